@@ -1,0 +1,83 @@
+package volume
+
+import "time"
+
+// Report is what a node tells the leader about itself every heartbeat: soft state
+// that is true for a moment and never goes into Raft.
+type Report struct {
+	Node    NodeID    `json:"node"`
+	BootID  string    `json:"boot_id"` // the kernel's; changes with every boot
+	Version string    `json:"version"`
+	Applied uint64    `json:"applied"` // Raft index this node has applied
+	At      time.Time `json:"at"`      // by the node's wall clock
+	Pool    PoolInfo  `json:"pool"`
+	Volumes []Status  `json:"volumes,omitempty"`
+	// Problems are sentences for the operator about the node itself (engine not
+	// reachable, pool degraded, shadowing local volume).
+	Problems []string `json:"problems,omitempty"`
+}
+
+// PoolInfo is the space and health of a node's pool. The zero value is a node
+// without a pool (a witness) or one that could not ask; Health tells.
+type PoolInfo struct {
+	Name   string `json:"name,omitempty"`
+	GUID   uint64 `json:"guid,string,omitempty"`
+	Size   int64  `json:"size,omitempty"`
+	Free   int64  `json:"free,omitempty"`
+	Health string `json:"health,omitempty"` // ONLINE, DEGRADED, SUSPENDED ..., or "unknown"
+}
+
+// Status is one node's copy of one volume, as the node sees it on its disk.
+type Status struct {
+	Volume ID       `json:"volume"`
+	Epoch  Epoch    `json:"epoch"` // highest epoch this copy has accepted
+	Role   Role     `json:"role"`
+	Exists bool     `json:"exists"` // the dataset is there
+	Newest Position `json:"newest"` // newest complete engine snapshot
+
+	Mounted bool `json:"mounted,omitempty"` // writable on this node now
+	// Holders are the containers (or "mount ID ...") that use the volume here.
+	Holders []Holder `json:"holders,omitempty"`
+	Used    int64    `json:"used,omitempty"` // bytes on disk, snapshots included
+	Data    int64    `json:"data,omitempty"` // bytes the user sees
+
+	// Links, on the primary: how far each replica has come.
+	Links []LinkStatus `json:"links,omitempty"`
+	// Problem is empty or a sentence saying why this copy is not as it should be.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Holder is one user of a mounted volume on one node.
+type Holder struct {
+	Container string `json:"container"`      // short ID, or "" when only a mount ID is known
+	Name      string `json:"name,omitempty"` // container name
+}
+
+// LinkState is what a link does right now.
+type LinkState string
+
+// The states of a link. Only LinkInSync means that the replica holds everything
+// the primary has snapshotted.
+const (
+	LinkConnecting LinkState = "connecting" // not reached yet, or unreachable: see Error
+	LinkSeeding    LinkState = "seeding"    // first full copy under way
+	LinkSending    LinkState = "sending"    // an increment under way
+	LinkInSync     LinkState = "in-sync"    // newest snapshot acknowledged
+	LinkLagging    LinkState = "lagging"    // behind by more than its interval and a grace
+	LinkRefused    LinkState = "refused"    // replica refuses: diverged, stale epoch, full; see Error
+)
+
+// LinkStatus is the progress of one link, as its primary knows it.
+type LinkStatus struct {
+	Replica NodeID    `json:"replica"`
+	State   LinkState `json:"state"`
+	// Acked is the newest position the replica acknowledged, with its GUID verified.
+	Acked Position `json:"acked"`
+	// CompleteAsOf is the primary's time up to which the replica provably holds all
+	// that was written; an idle volume's advances too.
+	CompleteAsOf time.Time `json:"complete_as_of,omitzero"`
+	LagBytes     int64     `json:"lag_bytes,omitempty"` // estimate; for display only
+	SentBytes    int64     `json:"sent_bytes,omitempty"`
+	TotalBytes   int64     `json:"total_bytes,omitempty"` // of a running stream; estimate
+	Error        string    `json:"error,omitempty"`
+}

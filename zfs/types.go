@@ -1,0 +1,196 @@
+package zfs
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// System is everything this package offers, as one list: *Host (real commands)
+// and *zfsfake.Host implement it and zfstest checks both. Users declare the few
+// methods they need for themselves; they do not depend on System.
+//
+// All methods may be called from many goroutines. Every method blocks until the
+// commands it runs have ended; when ctx ends, they are stopped and the error
+// wraps context.Cause(ctx). After any error the state of the disk is unknown: the
+// caller reads it again. Errors are *Error, and errors.Is finds their kind.
+type System interface {
+	// Capabilities of the userland and module, detected once.
+	Capabilities(ctx context.Context) (Capabilities, error)
+
+	// Pool by name; ErrNotFound when it is not imported.
+	Pool(ctx context.Context, name string) (Pool, error)
+	// CreateFilePool makes a pool on one sparse file (created, mode 0600; an
+	// existing file is refused with ErrExists) of size bytes.
+	CreateFilePool(ctx context.Context, pool, path string, size int64) error
+
+	// Datasets lists root and every filesystem below it, in one command, root
+	// first. ErrNotFound when root does not exist.
+	Datasets(ctx context.Context, root string) ([]Dataset, error)
+	// Dataset is the one named.
+	Dataset(ctx context.Context, name string) (Dataset, error)
+	// Snapshots lists the snapshots of root, and of everything below it when
+	// recursive, in one command, each dataset's in the order they were taken.
+	Snapshots(ctx context.Context, root string, recursive bool) ([]Snapshot, error)
+	// Bookmarks likewise.
+	Bookmarks(ctx context.Context, root string, recursive bool) ([]Bookmark, error)
+
+	// CreateFilesystem makes an unmounted filesystem (create -u) with these
+	// properties; ErrExists when there is one. Its parent must exist.
+	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
+	// SetProperties sets all of them in one command.
+	SetProperties(ctx context.Context, name string, props map[string]string) error
+	// Inherit drops the local value of a property.
+	Inherit(ctx context.Context, name, prop string) error
+	// Rename a filesystem (unmounted) or a snapshot.
+	Rename(ctx context.Context, from, to string) error
+	// Clone a snapshot into a new, unmounted filesystem with these properties.
+	Clone(ctx context.Context, snapshot, name string, props map[string]string) error
+	// Promote a clone, so that its origin depends on it and not the reverse.
+	Promote(ctx context.Context, name string) error
+
+	// Snapshot takes all of them (full names, "pool/fs@snap") in one command; those
+	// in one pool are in one transaction group. Props are user properties.
+	Snapshot(ctx context.Context, names []string, props map[string]string) error
+	// Bookmark makes bookmark (full name, "pool/fs#mark") of snapshot; again is no error.
+	Bookmark(ctx context.Context, snapshot, bookmark string) error
+	// Hold and Release are idempotent.
+	Hold(ctx context.Context, tag, snapshot string) error
+	Release(ctx context.Context, tag, snapshot string) error
+
+	// DestroySnapshots destroys the named snapshots of one dataset in one command
+	// (the comma form). One that is already gone is no error. A held one, or one
+	// with clones, gives ErrBusy, and it and perhaps others remain.
+	DestroySnapshots(ctx context.Context, dataset string, snaps []string) error
+	// DestroyBookmark destroys one; one that is gone is no error.
+	DestroyBookmark(ctx context.Context, bookmark string) error
+	// Destroy a filesystem together with its snapshots (-r), never with clones
+	// that live elsewhere: those give ErrHasClones. One that is gone is no error.
+	Destroy(ctx context.Context, name string) error
+
+	// Mount a filesystem at its mountpoint property. With write, the temporary
+	// option rw overrides readonly=on for this mount alone. ErrExists when mounted.
+	Mount(ctx context.Context, name string, write bool) error
+	// Unmount plainly, never forced: ErrBusy while something uses it. One that is
+	// not mounted is no error.
+	Unmount(ctx context.Context, name string) error
+
+	// Send writes a stream to w until it ends. When w is an *os.File or has one
+	// the child writes to it directly.
+	Send(ctx context.Context, req SendRequest, w io.Writer) error
+	// Receive reads one stream from r and returns when it is applied and durable.
+	// Trailing bytes of r are not read. An interrupted resumable receive leaves
+	// Dataset.ResumeToken and fails with ErrInterrupted.
+	Receive(ctx context.Context, req ReceiveRequest, r io.Reader) error
+	// AbortReceive throws the state of an interrupted receive away (receive -A).
+	// None there is no error.
+	AbortReceive(ctx context.Context, name string) error
+	// DecodeToken asks zfs what a resume token stands for (send -nvt), without
+	// sending. ErrBadToken when it is garbled or what it names is gone here.
+	DecodeToken(ctx context.Context, token string) (ResumeToken, error)
+	// EstimateSend is how many bytes Send would write, as zfs guesses (send -nvP).
+	// For display, never for decisions.
+	EstimateSend(ctx context.Context, req SendRequest) (int64, error)
+}
+
+// Capabilities of the installed OpenZFS.
+type Capabilities struct {
+	Userland string // "2.3.2-2~bpo12+2"
+	Kernel   string
+	Major    int
+	Minor    int
+	// CorrectiveReceive, BlockCloning and the like are added when something uses them.
+}
+
+// Pool is one imported pool. Sizes in bytes.
+type Pool struct {
+	Name     string
+	GUID     uint64
+	Size     int64
+	Alloc    int64
+	Free     int64
+	Health   string // ONLINE, DEGRADED, FAULTED, OFFLINE, REMOVED, UNAVAIL, SUSPENDED
+	ReadOnly bool
+}
+
+// Dataset is one filesystem. Sizes in bytes.
+type Dataset struct {
+	Name        string
+	GUID        uint64
+	CreateTXG   uint64
+	Used        int64
+	Available   int64
+	Referenced  int64
+	Written     int64 // since the newest snapshot; lags unflushed data by up to a txg
+	RefQuota    int64 // 0: none
+	Origin      string
+	Mountpoint  string
+	Mounted     bool
+	ReadOnly    bool // the property on disk; a temporary rw mount does not show here
+	CanMount    string
+	Encryption  string // "off" when plain
+	ResumeToken string // of an interrupted receive; ""
+	// User properties that are set on this dataset itself (not inherited).
+	User map[string]string
+}
+
+// Snapshot of a filesystem.
+type Snapshot struct {
+	Dataset    string
+	Name       string // after the @
+	GUID       uint64
+	CreateTXG  uint64
+	Creation   time.Time
+	Used       int64
+	Referenced int64
+	Written    int64 // since the snapshot before
+	UserRefs   int   // holds
+	Clones     []string
+	User       map[string]string
+}
+
+// FullName is dataset@name.
+func (s Snapshot) FullName() string { return s.Dataset + "@" + s.Name }
+
+// Bookmark of a snapshot that may be gone: good as a base to send from.
+type Bookmark struct {
+	Dataset   string
+	Name      string // after the #
+	GUID      uint64 // of the snapshot it was made of
+	CreateTXG uint64
+	Creation  time.Time
+}
+
+// FullName is dataset#name.
+func (b Bookmark) FullName() string { return b.Dataset + "#" + b.Name }
+
+// SendRequest says what to send. Flags -L -e -c are always used, so that they
+// stay the same for the life of a pair; -p and -R never.
+type SendRequest struct {
+	// Snapshot is the full name to send; ignored with Token.
+	Snapshot string
+	// From is the base's full name, snapshot or bookmark; "" for a full stream.
+	From string
+	// Token resumes an interrupted stream; it carries its own flags.
+	Token string
+}
+
+// ReceiveRequest says where a stream goes. Receive uses -u (never mounted) and
+// never -F.
+type ReceiveRequest struct {
+	// Dataset to receive into. For a full stream it must not exist; for an
+	// increment it must.
+	Dataset string
+	// Resumable keeps the state of an interrupted receive (-s).
+	Resumable bool
+	// Properties to set on a new dataset (-o); for a full stream only.
+	Properties map[string]string
+}
+
+// ResumeToken is what zfs says a token stands for.
+type ResumeToken struct {
+	ToName   string // full snapshot name on the sender
+	ToGUID   uint64
+	FromGUID uint64 // 0: full
+	Bytes    int64  // received so far
+}
