@@ -1,0 +1,243 @@
+package state
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Command is one wish to change the state. Its preconditions are checked by Apply,
+// where everybody agrees on the order; proposers check them only to fail early.
+type Command interface {
+	kind() string
+}
+
+// Envelope carries a command through the log.
+type Envelope struct {
+	// Request makes a repeat harmless: a second command with the same non-empty
+	// request is answered with the first one's result.
+	Request string
+	// At is the proposer's wall clock.
+	At      time.Time
+	Command Command
+}
+
+// Commands. A field named Epoch is a precondition: the command fails with
+// CodeConflict when the volume is at another epoch.
+type (
+	// InitCluster makes the cluster with its first node. It fails when there is one.
+	InitCluster struct {
+		Cluster Cluster `json:"cluster"`
+		Node    Node    `json:"node"`
+	}
+	// AddNode admits a node. A repeat with the same ID and key is fine.
+	AddNode struct {
+		Node  Node   `json:"node"`
+		Token string `json:"token"` // ID of the token that let it in; counted and checked
+	}
+	// UpdateNode changes what is not nil.
+	UpdateNode struct {
+		ID         volume.NodeID     `json:"id"`
+		Name       *string           `json:"name,omitempty"`
+		Zone       *volume.Zone      `json:"zone,omitempty"`
+		Addr       *string           `json:"addr,omitempty"`
+		GossipAddr *string           `json:"gossip_addr,omitempty"`
+		SetLabels  map[string]string `json:"set_labels,omitempty"`
+		DropLabels []string          `json:"drop_labels,omitempty"`
+	}
+
+	CreateToken struct {
+		Token Token `json:"token"`
+	}
+	RevokeToken struct {
+		ID string `json:"id"`
+	}
+
+	// CreateVolume starts a volume in PhaseCreating. When a live volume has the name
+	// already, the answer is that volume if its spec is equal, else a conflict.
+	CreateVolume struct {
+		ID        volume.ID        `json:"id"`
+		Name      string           `json:"name"`
+		Spec      volume.Spec      `json:"spec"`
+		Placement volume.Placement `json:"placement"`
+	}
+	// ConfirmCreate says that the primary's dataset is there.
+	ConfirmCreate struct {
+		ID    volume.ID    `json:"id"`
+		Epoch volume.Epoch `json:"epoch"`
+	}
+	// AbortCreate gives up a volume that nobody could have used yet.
+	AbortCreate struct {
+		ID     volume.ID    `json:"id"`
+		Epoch  volume.Epoch `json:"epoch"`
+		Reason string       `json:"reason"`
+	}
+	// SetReplicas changes the followers, never the primary.
+	SetReplicas struct {
+		ID     volume.ID       `json:"id"`
+		Epoch  volume.Epoch    `json:"epoch"`
+		Local  []volume.NodeID `json:"local"`
+		Remote []volume.NodeID `json:"remote"`
+	}
+
+	// BeginHandoff asks the primary to give the volume to the replica To.
+	BeginHandoff struct {
+		ID      volume.ID     `json:"id"`
+		Epoch   volume.Epoch  `json:"epoch"`
+		To      volume.NodeID `json:"to"`
+		Attempt string        `json:"attempt"`
+	}
+	// CommitHandoff changes the primary. Only the old primary proposes it, after it
+	// has unmounted the volume and To has acknowledged the final snapshot.
+	CommitHandoff struct {
+		ID      volume.ID       `json:"id"`
+		Epoch   volume.Epoch    `json:"epoch"`
+		Attempt string          `json:"attempt"`
+		Final   volume.Position `json:"final"`
+	}
+	// AbortHandoff keeps the volume where it is. Anybody may propose it.
+	AbortHandoff struct {
+		ID      volume.ID    `json:"id"`
+		Epoch   volume.Epoch `json:"epoch"`
+		Attempt string       `json:"attempt"`
+		Reason  string       `json:"reason"`
+	}
+
+	// BeginDelete asks the primary whether the volume may go.
+	BeginDelete struct {
+		ID      volume.ID    `json:"id"`
+		Epoch   volume.Epoch `json:"epoch"`
+		Attempt string       `json:"attempt"`
+	}
+	// CommitDelete moves the volume to the trash. Only the primary proposes it,
+	// after it has unmounted the volume.
+	CommitDelete struct {
+		ID      volume.ID    `json:"id"`
+		Epoch   volume.Epoch `json:"epoch"`
+		Attempt string       `json:"attempt"`
+	}
+	// AbortDelete keeps the volume. Anybody may propose it.
+	AbortDelete struct {
+		ID      volume.ID    `json:"id"`
+		Epoch   volume.Epoch `json:"epoch"`
+		Attempt string       `json:"attempt"`
+		Reason  string       `json:"reason"`
+	}
+	// Undelete takes a volume out of the trash, under Name.
+	Undelete struct {
+		ID   volume.ID `json:"id"`
+		Name string    `json:"name"`
+	}
+	// PurgeVolume lets every node destroy its copy of a volume in the trash.
+	PurgeVolume struct {
+		ID volume.ID `json:"id"`
+	}
+	// ForgetVolume drops the record of a purged volume of which no copy is left.
+	ForgetVolume struct {
+		ID volume.ID `json:"id"`
+	}
+	// SetSettings replaces the cluster's settings.
+	SetSettings struct {
+		Settings Settings `json:"settings"`
+	}
+)
+
+func (InitCluster) kind() string   { return "init-cluster" }
+func (AddNode) kind() string       { return "add-node" }
+func (UpdateNode) kind() string    { return "update-node" }
+func (CreateToken) kind() string   { return "create-token" }
+func (RevokeToken) kind() string   { return "revoke-token" }
+func (CreateVolume) kind() string  { return "create-volume" }
+func (ConfirmCreate) kind() string { return "confirm-create" }
+func (AbortCreate) kind() string   { return "abort-create" }
+func (SetReplicas) kind() string   { return "set-replicas" }
+func (BeginHandoff) kind() string  { return "begin-handoff" }
+func (CommitHandoff) kind() string { return "commit-handoff" }
+func (AbortHandoff) kind() string  { return "abort-handoff" }
+func (BeginDelete) kind() string   { return "begin-delete" }
+func (CommitDelete) kind() string  { return "commit-delete" }
+func (AbortDelete) kind() string   { return "abort-delete" }
+func (Undelete) kind() string      { return "undelete" }
+func (PurgeVolume) kind() string   { return "purge-volume" }
+func (ForgetVolume) kind() string  { return "forget-volume" }
+func (SetSettings) kind() string   { return "set-settings" }
+
+var decoders = map[string]func([]byte) (Command, error){
+	"init-cluster":   decode[InitCluster],
+	"add-node":       decode[AddNode],
+	"update-node":    decode[UpdateNode],
+	"create-token":   decode[CreateToken],
+	"revoke-token":   decode[RevokeToken],
+	"create-volume":  decode[CreateVolume],
+	"confirm-create": decode[ConfirmCreate],
+	"abort-create":   decode[AbortCreate],
+	"set-replicas":   decode[SetReplicas],
+	"begin-handoff":  decode[BeginHandoff],
+	"commit-handoff": decode[CommitHandoff],
+	"abort-handoff":  decode[AbortHandoff],
+	"begin-delete":   decode[BeginDelete],
+	"commit-delete":  decode[CommitDelete],
+	"abort-delete":   decode[AbortDelete],
+	"undelete":       decode[Undelete],
+	"purge-volume":   decode[PurgeVolume],
+	"forget-volume":  decode[ForgetVolume],
+	"set-settings":   decode[SetSettings],
+}
+
+// ErrUnknownCommand means that a newer version of flocker wrote the log. A node
+// that meets it must stop: skipping the entry would give it another state than its
+// peers have.
+var ErrUnknownCommand = errors.New("the log holds a command that this version does not know; install the version that the other nodes run")
+
+type wireEnvelope struct {
+	Version int             `json:"v"`
+	Kind    string          `json:"kind"`
+	Request string          `json:"request,omitempty"`
+	At      time.Time       `json:"at"`
+	Body    json.RawMessage `json:"body"`
+}
+
+const envelopeVersion = 1
+
+// Encode is the form of an envelope in the Raft log.
+func Encode(e Envelope) ([]byte, error) {
+	body, err := json.Marshal(e.Command)
+	if err != nil {
+		return nil, fmt.Errorf("encoding %s: %w", e.Command.kind(), err)
+	}
+	return json.Marshal(wireEnvelope{
+		Version: envelopeVersion, Kind: e.Command.kind(), Request: e.Request, At: e.At.UTC(), Body: body,
+	})
+}
+
+// Decode reads what Encode wrote. The error is ErrUnknownCommand for a command,
+// field or version of a later release.
+func Decode(b []byte) (Envelope, error) {
+	var w wireEnvelope
+	if err := json.Unmarshal(b, &w); err != nil {
+		return Envelope{}, fmt.Errorf("decoding a log entry: %w", err)
+	}
+	dec := decoders[w.Kind]
+	if w.Version != envelopeVersion || dec == nil {
+		return Envelope{}, fmt.Errorf("%w (version %d, kind %q)", ErrUnknownCommand, w.Version, w.Kind)
+	}
+	cmd, err := dec(w.Body)
+	if err != nil {
+		return Envelope{}, fmt.Errorf("decoding %s: %w (%w)", w.Kind, ErrUnknownCommand, err)
+	}
+	return Envelope{Request: w.Request, At: w.At, Command: cmd}, nil
+}
+
+func decode[T Command](b []byte) (Command, error) {
+	var c T
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&c); err != nil {
+		return nil, err
+	}
+	return c, nil
+}

@@ -1,0 +1,280 @@
+package state
+
+import (
+	"encoding/binary"
+	"iter"
+	"time"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// State is one version of everything the cluster has agreed on. It is immutable
+// and shared freely between goroutines. The zero value is not useful; New is the
+// empty state.
+type State struct {
+	// Index is the Raft index of the last command applied.
+	Index uint64
+
+	cluster  *Cluster
+	nodes    *iradix.Tree[*Node]     // by NodeID
+	volumes  *iradix.Tree[*Volume]   // by volume ID, trash included
+	names    *iradix.Tree[volume.ID] // name of a live volume to its ID
+	tokens   *iradix.Tree[*Token]    // by token ID
+	events   *iradix.Tree[*Event]    // by big-endian sequence
+	requests *iradix.Tree[*request]  // by request ID
+	// answered orders the requests, so that the oldest are forgotten first.
+	answered *iradix.Tree[string] // by big-endian index
+	eventSeq uint64
+}
+
+// New is the state before the cluster is initialised.
+func New() *State {
+	return &State{
+		nodes:    iradix.New[*Node](),
+		volumes:  iradix.New[*Volume](),
+		names:    iradix.New[volume.ID](),
+		tokens:   iradix.New[*Token](),
+		events:   iradix.New[*Event](),
+		requests: iradix.New[*request](),
+		answered: iradix.New[string](),
+	}
+}
+
+// Cluster is what all nodes share. Values are never changed in place.
+type Cluster struct {
+	ID         string    `json:"id"`
+	Generation uint32    `json:"generation"` // raised only by disaster recovery
+	Created    time.Time `json:"created"`
+	// CACert is the root certificate (PEM). CAKey is its private key, sealed with a
+	// key that only voters are given; this package does not look into it.
+	CACert []byte `json:"ca_cert"`
+	CAKey  []byte `json:"ca_key"`
+	// GossipKeys, the primary one first: 32 bytes each.
+	GossipKeys [][]byte `json:"gossip_keys"`
+	Settings   Settings `json:"settings"`
+}
+
+// Settings are the cluster-wide knobs. Zero means the default.
+type Settings struct {
+	TrashRetention time.Duration `json:"trash_retention,omitempty"`
+}
+
+// DefaultTrashRetention is how long removed volumes stay restorable.
+const DefaultTrashRetention = 7 * 24 * time.Hour
+
+// TrashKeep is the effective retention of removed volumes.
+func (s Settings) TrashKeep() time.Duration {
+	if s.TrashRetention == 0 {
+		return DefaultTrashRetention
+	}
+	return s.TrashRetention
+}
+
+// Availability is the operator's wish for a node.
+type Availability string
+
+// The availabilities. Only active nodes get new copies.
+const (
+	Active Availability = "active"
+	Drain  Availability = "drain"
+)
+
+// Node is one member.
+type Node struct {
+	ID           volume.NodeID     `json:"id"`
+	Name         string            `json:"name"`
+	Zone         volume.Zone       `json:"zone"`
+	Addr         string            `json:"addr"`        // host:port of the mTLS port
+	GossipAddr   string            `json:"gossip_addr"` // host:port of serf
+	Witness      bool              `json:"witness,omitempty"`
+	Availability Availability      `json:"availability"`
+	Labels       map[string]string `json:"labels,omitempty"`
+	Joined       time.Time         `json:"joined"`
+	// KeyHash is the SHA-256 of the node's public key (SubjectPublicKeyInfo): the
+	// identity that certificates are renewed for.
+	KeyHash []byte `json:"key_hash,omitempty"`
+	// Removed nodes stay listed so that their certificates are refused for ever.
+	Removed bool `json:"removed,omitempty"`
+}
+
+// Phase is where a volume is in its life.
+//
+//	            ConfirmCreate           BeginDelete            CommitDelete
+//	creating ───────────────► active ────────────────► deleting ──────────► trash
+//	    │ AbortCreate          ▲ │ ▲ ◄── AbortDelete ──────┘                │  │
+//	    ▼                      │ │ └───────────────── Undelete ─────────────┘  │ PurgeVolume
+//	  (gone)     AbortHandoff, │ │ BeginHandoff                                ▼
+//	             CommitHandoff │ ▼                           ForgetVolume    purged ──► (gone)
+//	                          moving
+//
+// Only in creating may a primary make an empty dataset: in every other phase a
+// missing dataset is a fault to report, never a reason to start from nothing.
+// CommitHandoff, CommitDelete and ConfirmCreate are proposed by the primary alone,
+// after it has done its part on its own disk.
+type Phase string
+
+// The phases.
+const (
+	PhaseCreating Phase = "creating"
+	PhaseActive   Phase = "active"
+	PhaseMoving   Phase = "moving"
+	PhaseDeleting Phase = "deleting"
+	PhaseTrash    Phase = "trash"
+	PhasePurged   Phase = "purged"
+)
+
+// Volume is one volume as the cluster wants it.
+type Volume struct {
+	ID        volume.ID        `json:"id"`
+	Name      string           `json:"name"`
+	Spec      volume.Spec      `json:"spec"`
+	Placement volume.Placement `json:"placement"`
+	Epoch     volume.Epoch     `json:"epoch"`
+	Phase     Phase            `json:"phase"`
+	// Pending is the move or removal that is under way in PhaseMoving and
+	// PhaseDeleting.
+	Pending *Pending `json:"pending,omitempty"`
+	// LastRefusal is why the last pending operation was given up.
+	LastRefusal *Refusal  `json:"last_refusal,omitempty"`
+	Created     time.Time `json:"created"`
+	Deleted     time.Time `json:"deleted,omitzero"`
+	// Changed is the Raft index of the last change.
+	Changed uint64 `json:"changed"`
+}
+
+// Live says that users see the volume under its name.
+func (v *Volume) Live() bool {
+	return v.Phase != PhaseTrash && v.Phase != PhasePurged
+}
+
+// Pending is an operation that its primary has to agree to.
+type Pending struct {
+	// Attempt tells this try from earlier ones of the same epoch, so that a late
+	// commit or abort of another try changes nothing.
+	Attempt string        `json:"attempt"`
+	To      volume.NodeID `json:"to,omitempty"` // of a move
+	Began   time.Time     `json:"began"`
+}
+
+// Refusal ends an attempt without its effect.
+type Refusal struct {
+	Attempt string    `json:"attempt"`
+	Reason  string    `json:"reason"`
+	At      time.Time `json:"at"`
+}
+
+// Token lets machines join. The secret itself is not here.
+type Token struct {
+	ID      string    `json:"id"`
+	Hash    []byte    `json:"hash"` // SHA-256 of the secret
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires"`
+	// MaxUses 0 means any number. Uses counts the nodes that joined with it.
+	MaxUses int    `json:"max_uses,omitempty"`
+	Uses    int    `json:"uses"`
+	Note    string `json:"note,omitempty"`
+}
+
+// Event is one fact worth telling the operator, made by Apply.
+type Event struct {
+	Seq     uint64        `json:"seq"`
+	At      time.Time     `json:"at"`
+	Kind    string        `json:"kind"` // "volume.created", "node.joined", ...
+	Volume  volume.ID     `json:"volume,omitempty"`
+	Name    string        `json:"name,omitempty"` // of the volume or node, at the time
+	Node    volume.NodeID `json:"node,omitempty"`
+	Message string        `json:"message"`
+}
+
+// Limits of what is remembered. They are part of the replicated behaviour: every
+// node must drop the same entries at the same index.
+const (
+	maxEvents   = 1000
+	maxRequests = 4096
+)
+
+// Cluster is nil before InitCluster.
+func (s *State) Cluster() *Cluster { return s.cluster }
+
+// Node by ID, removed ones included; nil when there is none.
+func (s *State) Node(id volume.NodeID) *Node {
+	n, _ := s.nodes.Get([]byte(id))
+	return n
+}
+
+// NodeName is the name of a node for people: its ID's start when it is unknown.
+func (s *State) NodeName(id volume.NodeID) string {
+	if n := s.Node(id); n != nil {
+		return n.Name
+	}
+	return id.Short()
+}
+
+// Nodes are the members in order of ID, removed ones not included.
+func (s *State) Nodes() iter.Seq[*Node] {
+	return func(yield func(*Node) bool) {
+		for n := range values(s.nodes) {
+			if !n.Removed && !yield(n) {
+				return
+			}
+		}
+	}
+}
+
+// Volume by ID, in any phase; nil when there is none.
+func (s *State) Volume(id volume.ID) *Volume {
+	v, _ := s.volumes.Get([]byte(id))
+	return v
+}
+
+// VolumeByName is the live volume of that name; nil when there is none.
+func (s *State) VolumeByName(name string) *Volume {
+	id, ok := s.names.Get([]byte(name))
+	if !ok {
+		return nil
+	}
+	return s.Volume(id)
+}
+
+// Volumes in order of ID, in every phase.
+func (s *State) Volumes() iter.Seq[*Volume] { return values(s.volumes) }
+
+// VolumeCount is how many Volumes yields.
+func (s *State) VolumeCount() int { return s.volumes.Len() }
+
+// Token by ID; nil when there is none.
+func (s *State) Token(id string) *Token {
+	t, _ := s.tokens.Get([]byte(id))
+	return t
+}
+
+// Tokens in order of ID, expired ones included.
+func (s *State) Tokens() iter.Seq[*Token] { return values(s.tokens) }
+
+// Events after the sequence number given, oldest first.
+func (s *State) Events(after uint64) iter.Seq[*Event] {
+	return func(yield func(*Event) bool) {
+		it := s.events.Root().Iterator()
+		it.SeekLowerBound(key64(after + 1))
+		for _, e, ok := it.Next(); ok; _, e, ok = it.Next() {
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+func values[T any](t *iradix.Tree[T]) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		it := t.Root().Iterator()
+		for _, v, ok := it.Next(); ok; _, v, ok = it.Next() {
+			if !yield(v) {
+				return
+			}
+		}
+	}
+}
+
+func key64(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
