@@ -31,6 +31,7 @@ type Error struct {
 	Args   []string // of the command, for the log
 	Stderr string   // trimmed
 	Kind   error    // one of the kinds above, or nil
+	Names  []string // the datasets and snapshots it complained about, when it said so
 	Err    error    // how the command ended, or the cause of its context
 }
 

@@ -21,8 +21,12 @@ type System interface {
 	// Pool by name; ErrNotFound when it is not imported.
 	Pool(ctx context.Context, name string) (Pool, error)
 	// CreateFilePool makes a pool on one sparse file (created, mode 0600; an
-	// existing file is refused with ErrExists) of size bytes.
+	// existing file is refused with ErrExists) of size bytes. Its root dataset is
+	// not mountable; what is below it inherits mountpoint none, lz4 and atime off.
 	CreateFilePool(ctx context.Context, pool, path string, size int64) error
+	// ImportPool brings back a pool whose files lie in dir and which nothing has
+	// imported since boot; ErrNotFound when there is none, no error when it is here.
+	ImportPool(ctx context.Context, pool, dir string) error
 
 	// Datasets lists root and every filesystem below it, in one command, root
 	// first. ErrNotFound when root does not exist.
@@ -40,7 +44,7 @@ type System interface {
 	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
 	// SetProperties sets all of them in one command.
 	SetProperties(ctx context.Context, name string, props map[string]string) error
-	// Inherit drops the local value of a property.
+	// Inherit drops the local value of a property; none there is no error.
 	Inherit(ctx context.Context, name, prop string) error
 	// Rename a filesystem (unmounted) or a snapshot.
 	Rename(ctx context.Context, from, to string) error
@@ -50,17 +54,23 @@ type System interface {
 	Promote(ctx context.Context, name string) error
 
 	// Snapshot takes all of them (full names, "pool/fs@snap") in one command; those
-	// in one pool are in one transaction group. Props are user properties.
+	// in one pool are in one transaction group. Props are user properties. When one
+	// name is refused (its dataset is missing, or it exists) none is taken and
+	// Error.Names says which. Only a list too long for one command line (about
+	// 20,000 names) is taken in several steps; then the first ones may be taken.
 	Snapshot(ctx context.Context, names []string, props map[string]string) error
 	// Bookmark makes bookmark (full name, "pool/fs#mark") of snapshot; again is no error.
 	Bookmark(ctx context.Context, snapshot, bookmark string) error
-	// Hold and Release are idempotent.
+	// Hold and Release are idempotent: a hold that is there, or one that is gone
+	// (with its snapshot or without), is no error. Hold on a missing snapshot is
+	// ErrNotFound.
 	Hold(ctx context.Context, tag, snapshot string) error
 	Release(ctx context.Context, tag, snapshot string) error
 
 	// DestroySnapshots destroys the named snapshots of one dataset in one command
 	// (the comma form). One that is already gone is no error. A held one, or one
-	// with clones, gives ErrBusy, and it and perhaps others remain.
+	// with clones, gives ErrBusy or ErrHasClones, and it and perhaps others remain.
+	// ErrNotFound when the dataset itself does not exist.
 	DestroySnapshots(ctx context.Context, dataset string, snaps []string) error
 	// DestroyBookmark destroys one; one that is gone is no error.
 	DestroyBookmark(ctx context.Context, bookmark string) error
@@ -69,18 +79,35 @@ type System interface {
 	Destroy(ctx context.Context, name string) error
 
 	// Mount a filesystem at its mountpoint property. With write, the temporary
-	// option rw overrides readonly=on for this mount alone. ErrExists when mounted.
+	// option rw overrides readonly=on for this mount alone. ErrExists when mounted,
+	// ErrInvalid when it has no mountpoint or canmount is off.
 	Mount(ctx context.Context, name string, write bool) error
-	// Unmount plainly, never forced: ErrBusy while something uses it. One that is
-	// not mounted is no error.
+	// Unmount plainly, never forced: ErrBusy while something uses it (after trying
+	// again for a tenth of a second, since ZFS is busy for a moment after its last
+	// user has gone). One that is not mounted is no error.
 	Unmount(ctx context.Context, name string) error
 
-	// Send writes a stream to w until it ends. When w is an *os.File or has one
-	// the child writes to it directly.
+	// Send writes a stream to w until it ends. When w is an *os.File, or has one
+	// (method File, as *net.TCPConn), the child writes to it directly: the
+	// connection is given away, its deadlines do not work any more, and ending ctx
+	// shuts it down. Any other w is written by a goroutine that is joined before Send
+	// returns. If it is blocked in w.Write when ctx ends, it is freed by
+	// w.SetWriteDeadline where there is one; without one Send returns a second later
+	// and w may be written until the caller closes it.
+	// ErrNotFound: no such snapshot. ErrNoBase: From is not there, or not before it.
 	Send(ctx context.Context, req SendRequest, w io.Writer) error
-	// Receive reads one stream from r and returns when it is applied and durable.
-	// Trailing bytes of r are not read. An interrupted resumable receive leaves
-	// Dataset.ResumeToken and fails with ErrInterrupted.
+	// Receive reads one stream from r and returns when it is applied and durable and
+	// r has ended. It owns r: what follows the stream is read and thrown away, so
+	// the caller frames the stream (half-close, chunks) and r gives EOF at its end.
+	// When it fails it returns without reading on. Files and blocked ends as for Send
+	// (a file's end is not waited for), with SetReadDeadline.
+	//
+	// An interrupted or damaged stream leaves Dataset.ResumeToken and fails with
+	// ErrInterrupted when the receive was resumable and far enough to be worth it;
+	// else nothing is left and it is ErrBadStream. An increment that is there by GUID
+	// is swallowed without error. ErrExists: full stream onto a dataset. ErrNotFound:
+	// increment onto none. ErrDiverged, ErrNoBase. ErrBusy: another receive is under
+	// way, the dataset holds an interrupted one, or it is mounted and in use.
 	Receive(ctx context.Context, req ReceiveRequest, r io.Reader) error
 	// AbortReceive throws the state of an interrupted receive away (receive -A).
 	// None there is no error.
@@ -127,6 +154,7 @@ type Dataset struct {
 	Mountpoint  string
 	Mounted     bool
 	ReadOnly    bool // the property on disk; a temporary rw mount does not show here
+	Writable    bool // mounted now, in the mount namespace of this process, and writable there
 	CanMount    string
 	Encryption  string // "off" when plain
 	ResumeToken string // of an interrupted receive; ""
@@ -134,7 +162,7 @@ type Dataset struct {
 	User map[string]string
 }
 
-// Snapshot of a filesystem.
+// Snapshot of a filesystem. User holds what was set on the snapshot itself.
 type Snapshot struct {
 	Dataset    string
 	Name       string // after the @

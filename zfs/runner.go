@@ -1,0 +1,196 @@
+package zfs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	// termGrace is how long a child may take to end after SIGTERM before SIGKILL.
+	termGrace = 2 * time.Second
+	// stderrCap bounds what is kept of a child's complaints.
+	stderrCap = 64 << 10
+	// pipeSize is asked of the kernel for our own stream pipes; it is set while they
+	// are empty, since resizing one that holds data has deadlocked (openzfs #13232).
+	pipeSize = 1 << 20
+	// streamBuffer is the size of one read and write of a stream.
+	streamBuffer = 256 << 10
+)
+
+// command is one zfs or zpool process to run. Stdin and stdout are handed to the
+// child as they are; with stdout nil the output is collected.
+type command struct {
+	op     string
+	argv   []string
+	stdin  *os.File
+	stdout *os.File
+
+	// stop makes a child that is blocked on one of our ends come loose; it is called
+	// before any signal, because a `zfs send` blocked on a full pipe ignores SIGKILL
+	// until the reader closes (openzfs #12500).
+	stop func()
+}
+
+// run runs c to its end and returns what it printed. The child is always reaped:
+// when ctx ends, our ends are closed, then its process group gets SIGTERM, then
+// SIGKILL. A child that sleeps uninterruptibly in the kernel (a suspended pool)
+// keeps run waiting, since it may still change the disk.
+func (h *Host) run(ctx context.Context, c command) (out []byte, err error) {
+	began := time.Now()
+	defer func() {
+		if h.options.Observe != nil {
+			h.options.Observe(c.op, c.argv, time.Since(began), err)
+		}
+	}()
+	if ctx.Err() != nil {
+		return nil, &Error{Op: c.op, Args: c.argv, Err: context.Cause(ctx)}
+	}
+
+	var stdout bytes.Buffer
+	stderr := &capped{max: stderrCap}
+	cmd := exec.Command(c.argv[0], c.argv[1:]...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "LANGUAGE=C", "TZ=UTC")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Stderr = stderr
+	cmd.Stdout = &stdout
+	if c.stdout != nil {
+		cmd.Stdout = c.stdout
+	}
+	if c.stdin != nil {
+		cmd.Stdin = c.stdin
+	}
+	// A grandchild that inherited stderr must not keep Wait.
+	cmd.WaitDelay = termGrace
+	if err := cmd.Start(); err != nil {
+		e := &Error{Op: c.op, Args: c.argv, Err: err}
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
+			e.Kind = ErrNoZFS
+		}
+		return nil, e
+	}
+	err = wait(ctx, cmd, c.stop)
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil
+	}
+	if err == nil {
+		return stdout.Bytes(), nil
+	}
+	e := newError(c.op, c.argv, stderr.String(), err)
+	if ctx.Err() != nil {
+		e.Err = context.Cause(ctx)
+	}
+	return stdout.Bytes(), e
+}
+
+func wait(ctx context.Context, cmd *exec.Cmd, stop func()) error {
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	if stop != nil {
+		stop()
+	}
+	signal(cmd, syscall.SIGTERM)
+	timer := time.NewTimer(termGrace)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+	}
+	signal(cmd, syscall.SIGKILL)
+	return <-done
+}
+
+// signal reaches the whole process group, unless the leader is reaped already and
+// its number may belong to somebody else.
+func signal(cmd *exec.Cmd, sig syscall.Signal) {
+	if cmd.Process.Signal(sig) == nil {
+		syscall.Kill(-cmd.Process.Pid, sig)
+	}
+}
+
+// newError gives what zfs printed its kind.
+func newError(op string, argv []string, stderr string, err error) *Error {
+	stderr = strings.TrimSpace(stderr)
+	return &Error{Op: op, Args: argv, Stderr: stderr, Kind: kindOf(stderr), Names: quotedNames(stderr), Err: err}
+}
+
+// capped keeps the first max bytes and swallows the rest.
+type capped struct {
+	bytes.Buffer
+	max int
+}
+
+func (b *capped) Write(p []byte) (int, error) {
+	if room := b.max - b.Len(); room > 0 {
+		b.Buffer.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+// asFile is the file a child can be given in place of end: end itself, or a copy
+// of the descriptor below it, which close closes.
+func asFile(end any) (f *os.File, closeFile func(), ok bool) {
+	switch e := end.(type) {
+	case *os.File:
+		return e, func() {}, e != nil
+	case interface{ File() (*os.File, error) }:
+		if f, err := e.File(); err == nil {
+			return f, func() { f.Close() }, true
+		}
+	}
+	return nil, nil, false
+}
+
+// shutdown ends the traffic on f when it is a socket, so that a child which reads
+// or writes it comes loose. On pipes and files it does nothing.
+func shutdown(f *os.File) {
+	if raw, err := f.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { syscall.Shutdown(int(fd), syscall.SHUT_RDWR) })
+	}
+}
+
+// streamPipe is a pipe between a child and our copier.
+func streamPipe() (r, w *os.File, err error) {
+	r, w, err = os.Pipe()
+	if err != nil {
+		return nil, nil, fmt.Errorf("pipe for a stream: %w", err)
+	}
+	const setPipeSize = 1031 // F_SETPIPE_SZ; a refusal leaves the default of 64 KiB
+	if raw, err := w.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { syscall.Syscall(syscall.SYS_FCNTL, fd, setPipeSize, pipeSize) })
+	}
+	return r, w, nil
+}
+
+// transfer copies without the shortcuts of io.Copy, which would hide the size of
+// the pieces and which side failed.
+func transfer(dst io.Writer, src io.Reader) (readErr, writeErr error) {
+	buf := make([]byte, streamBuffer)
+	for {
+		n, err := src.Read(buf)
+		if n > 0 {
+			if _, err := dst.Write(buf[:n]); err != nil {
+				return nil, err
+			}
+		}
+		if err == io.EOF {
+			return nil, nil
+		}
+		if err != nil {
+			return err, nil
+		}
+	}
+}

@@ -1,0 +1,247 @@
+package zfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+)
+
+// The data path. A child never has a reader or writer of ours behind exec's own
+// copier, for exec waits for that copier: a receive that fails at once would hang
+// until the peer sends something. Instead the child gets the caller's file, or one
+// end of a pipe whose other end is served by a goroutine that is joined here.
+
+// Send implements System.
+func (h *Host) Send(ctx context.Context, req SendRequest, w io.Writer) error {
+	argv, err := sendArgs(req)
+	if err != nil {
+		return err
+	}
+	c := command{op: "send", argv: argv}
+	if f, closeFile, ok := asFile(w); ok {
+		defer closeFile()
+		c.stdout, c.stop = f, func() { shutdown(f) }
+		_, err := h.run(ctx, c)
+		return refineSend(err)
+	}
+
+	pr, pw, err := streamPipe()
+	if err != nil {
+		return &Error{Op: "send", Err: err}
+	}
+	c.stdout, c.stop = pw, func() { pr.Close() }
+	var childErr error
+	childDone := make(chan struct{})
+	go func() {
+		defer close(childDone)
+		_, childErr = h.run(ctx, c)
+		pw.Close() // run's child has its own; ours must not keep pr from ending
+	}()
+	var readErr, writeErr error
+	_, err = Interruptible(ctx, WriteDeadline(w), func() error {
+		r, w := transfer(w, pr)
+		pr.Close() // after a failed write the child must not go on
+		if w != nil {
+			return &endError{w}
+		}
+		return r
+	})
+	<-childDone
+	var end *endError
+	if errors.As(err, &end) {
+		writeErr = end.error
+	} else {
+		readErr = err
+	}
+
+	// What happened first explains the rest: the end of ctx, a peer that closed, a
+	// child that failed.
+	switch {
+	case ctx.Err() != nil && childErr == nil && err == nil:
+		return nil // it was through
+	case ctx.Err() != nil:
+		return withCause(ctx, childErr, "send", argv)
+	case writeErr != nil:
+		return &Error{Op: "send", Args: argv, Err: fmt.Errorf("writing the stream: %w", writeErr)}
+	case childErr != nil:
+		return refineSend(childErr)
+	case readErr != nil:
+		return &Error{Op: "send", Args: argv, Err: readErr}
+	}
+	return nil
+}
+
+// endError marks an error of the caller's end of a transfer.
+type endError struct{ error }
+
+func (e *endError) Unwrap() error { return e.error }
+
+func sendArgs(req SendRequest) ([]string, error) {
+	argv := []string{"zfs", "send"}
+	if req.Token != "" {
+		if err := checkToken(req.Token); err != nil {
+			return nil, &Error{Op: "send", Kind: ErrBadToken, Err: err}
+		}
+		return append(argv, "-t", req.Token), nil
+	}
+	argv = append(argv, "-L", "-e", "-c")
+	err := CheckSnapshot(req.Snapshot)
+	if req.From != "" {
+		argv = append(argv, "-i", req.From)
+		if err == nil && CheckSnapshot(req.From) != nil {
+			err = CheckBookmark(req.From)
+		}
+	}
+	if err := check("send", err); err != nil {
+		return nil, err
+	}
+	return append(argv, req.Snapshot), nil
+}
+
+// refineSend has one text mean two things: for a plain send a missing incremental
+// source is ErrNoBase, and so it is told; for a resumed one the token is of no use.
+func refineSend(err error) error {
+	var e *Error
+	if errors.As(err, &e) && e.Kind == ErrNoBase && slices.Contains(e.Args, "-t") {
+		e.Kind = ErrBadToken
+	}
+	return err
+}
+
+// Receive implements System.
+func (h *Host) Receive(ctx context.Context, req ReceiveRequest, r io.Reader) error {
+	if err := check("receive", CheckDataset(req.Dataset), checkProps(req.Properties)); err != nil {
+		return err
+	}
+	argv := []string{"zfs", "receive", "-u"}
+	if req.Resumable {
+		argv = append(argv, "-s")
+	}
+	argv = append(slices.Concat(argv, options(req.Properties)), req.Dataset)
+	c := command{op: "receive", argv: argv}
+	if f, closeFile, ok := asFile(r); ok {
+		defer closeFile()
+		c.stdin, c.stop = f, func() { shutdown(f) }
+		_, err := h.run(ctx, c)
+		return err
+	}
+
+	pr, pw, err := streamPipe()
+	if err != nil {
+		return &Error{Op: "receive", Err: err}
+	}
+	// The copier stops when the child fails (failed ends) or ctx does.
+	failed, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	c.stdin, c.stop = pr, func() { pw.Close() }
+	var childErr error
+	childDone := make(chan struct{})
+	go func() {
+		defer close(childDone)
+		_, childErr = h.run(ctx, c)
+		pr.Close()
+		if childErr != nil {
+			fail(childErr)
+		}
+	}()
+	_, err = Interruptible(failed, ReadDeadline(r), func() error {
+		defer pw.Close()
+		return feed(failed, pw, r, childDone)
+	})
+	// The copier has closed its end, or it is stuck in r.Read and the child has
+	// failed; either way the child ends.
+	<-childDone
+
+	switch {
+	case childErr == nil:
+		// Applied and durable, whatever became of r after it.
+		return nil
+	case ctx.Err() != nil:
+		return withCause(ctx, childErr, "receive", argv)
+	}
+	var end *endError
+	var e *Error
+	if errors.As(err, &end) && errors.As(childErr, &e) {
+		e.Err = fmt.Errorf("reading the stream: %w", end.error)
+	}
+	return childErr
+}
+
+// feed copies r into the child. Once the child has ended well it reads r to its
+// end, so that the caller's framing is at a known place.
+func feed(ctx context.Context, pw *os.File, r io.Reader, childDone <-chan struct{}) error {
+	buf := make([]byte, streamBuffer)
+	var dst io.Writer = pw
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			if _, werr := dst.Write(buf[:n]); werr != nil {
+				pw.Close()
+				<-childDone
+				if ctx.Err() != nil {
+					return nil
+				}
+				dst = io.Discard
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return &endError{err}
+		}
+	}
+}
+
+// withCause is err with the end of ctx as its cause.
+func withCause(ctx context.Context, err error, op string, argv []string) error {
+	var e *Error
+	if errors.As(err, &e) {
+		e.Err = context.Cause(ctx)
+		return e
+	}
+	return &Error{Op: op, Args: argv, Err: context.Cause(ctx)}
+}
+
+// DecodeToken implements System.
+func (h *Host) DecodeToken(ctx context.Context, token string) (ResumeToken, error) {
+	if err := checkToken(token); err != nil {
+		return ResumeToken{}, &Error{Op: "decode-token", Kind: ErrBadToken, Err: err}
+	}
+	argv := []string{"zfs", "send", "-n", "-v", "-t", token}
+	out, err := h.run(ctx, command{op: "decode-token", argv: argv})
+	if err != nil {
+		// Whatever else zfs has against it, it cannot be sent from here.
+		var e *Error
+		if errors.As(err, &e) && ctx.Err() == nil && (e.Kind == nil || e.Kind == ErrNoBase || e.Kind == ErrNotFound) {
+			e.Kind = ErrBadToken
+		}
+		return ResumeToken{}, err
+	}
+	t, err := parseToken(out)
+	if err != nil {
+		return ResumeToken{}, &Error{Op: "decode-token", Args: argv, Kind: ErrBadToken, Err: err}
+	}
+	return t, nil
+}
+
+// EstimateSend implements System.
+func (h *Host) EstimateSend(ctx context.Context, req SendRequest) (int64, error) {
+	argv, err := sendArgs(req)
+	if err != nil {
+		return 0, err
+	}
+	argv = slices.Insert(argv, 2, "-n", "-v", "-P")
+	out, err := h.run(ctx, command{op: "estimate-send", argv: argv})
+	if err != nil {
+		return 0, refineSend(err)
+	}
+	n, err := parseEstimate(out)
+	if err != nil {
+		return 0, &Error{Op: "estimate-send", Args: argv, Err: err}
+	}
+	return n, nil
+}
