@@ -1,0 +1,119 @@
+package api
+
+import (
+	"context"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Backend is what one node can be asked by a person or a program. All methods may
+// be called at the same time, block until done or until ctx ends, and refuse with
+// a *volume.Error. Methods that change something leave it unchanged when they
+// refuse; after CodeTimeout, CodeUnavailable and CodeNoQuorum it may have happened
+// all the same.
+//
+// A ref is a name, a full ID or a prefix of an ID that only one thing has; see
+// Resolve.
+type Backend interface {
+	Version(ctx context.Context) (VersionInfo, error)
+	// Status is answered from local memory: without quorum, and on a node that is
+	// in no cluster, too.
+	Status(ctx context.Context) (ClusterStatus, error)
+
+	// Init makes a cluster of this node alone. Local callers only.
+	Init(ctx context.Context, req InitRequest) (InitReply, error)
+	// Join makes this node a member of a cluster. Local callers only.
+	Join(ctx context.Context, req JoinRequest) (JoinReply, error)
+
+	Nodes(ctx context.Context) ([]Node, error)
+	Node(ctx context.Context, ref string) (Node, error)
+	LabelNode(ctx context.Context, ref string, req LabelRequest) (Node, error)
+
+	// Volumes lists live volumes, or with Trash only removed ones, by name.
+	Volumes(ctx context.Context, q VolumesQuery) ([]Volume, error)
+	// Volume finds live volumes first, then removed ones.
+	Volume(ctx context.Context, ref string) (Volume, error)
+	// CreateVolume returns once the primary's dataset is there. A live volume of the
+	// same name and options is returned as it is; with other options it is a conflict.
+	CreateVolume(ctx context.Context, req CreateVolumeRequest) (Volume, error)
+	// RemoveVolume moves a volume to the trash. It is refused while mounted anywhere.
+	RemoveVolume(ctx context.Context, ref string, req RemoveVolumeRequest) error
+	// UndeleteVolume takes a volume out of the trash; ref is looked up there only.
+	UndeleteVolume(ctx context.Context, ref string, req UndeleteRequest) (Volume, error)
+
+	// CreateToken answers with Text and JoinCommand, which nobody can ask for again.
+	CreateToken(ctx context.Context, req TokenRequest) (Token, error)
+	Tokens(ctx context.Context) ([]Token, error)
+	RevokeToken(ctx context.Context, id string) error
+
+	// Events returns those after q.After, oldest first. When there are none it waits
+	// up to q.Wait for one and may then return none.
+	Events(ctx context.Context, q EventsQuery) ([]Event, error)
+}
+
+// Peer is what one node can be asked by another one, on the mutual-TLS port only;
+// Caller tells which node asks. The contract of Backend holds.
+type Peer interface {
+	// Report tells the leader how the calling node is. Have maps nodes to the
+	// revisions of those reports that the caller already holds, so that the reply
+	// carries only newer ones. Harmless to repeat.
+	Report(ctx context.Context, r volume.Report, have map[volume.NodeID]uint64) (ReportReply, error)
+	// Propose has the leader commit an encoded state.Envelope. Give the envelope a
+	// request ID: the answer may be lost after the commit.
+	Propose(ctx context.Context, envelope []byte) (ProposeReply, error)
+	// Barrier proves leadership and returns an index that covers everything
+	// committed before the call.
+	Barrier(ctx context.Context) (uint64, error)
+	// Acquire asks that a volume become mountable on a node: nil when it is. The
+	// refusal names who holds it.
+	Acquire(ctx context.Context, id volume.ID, node volume.NodeID) error
+}
+
+// ReportReply is what the leader answers a report.
+type ReportReply struct {
+	Leader volume.NodeID `json:"leader"`
+	Commit uint64        `json:"commit"` // Raft index the leader has committed
+	// Reports of other nodes that differ from what the caller has.
+	Reports []PeerReport `json:"reports,omitempty"`
+	// Ages are how long ago, in seconds, the leader last heard from each node.
+	Ages map[volume.NodeID]float64 `json:"ages,omitempty"`
+}
+
+// PeerReport is one node's report as the leader passes it on.
+type PeerReport struct {
+	// Rev names one report of one node. A leader starts its numbers from its clock,
+	// so that two leaders do not use one number for two reports.
+	Rev    uint64        `json:"rev"`
+	Report volume.Report `json:"report"`
+}
+
+// ProposeReply is the fate of a proposal that was committed.
+type ProposeReply struct {
+	Index  uint64 `json:"index"`
+	Result []byte `json:"result"` // encoded state.Result
+}
+
+// caller says who makes a call. Its zero value is nobody.
+type caller struct {
+	local bool
+	node  volume.NodeID
+}
+
+type callerKey struct{}
+
+// AsPeer marks a context as that of a call by another node.
+func AsPeer(ctx context.Context, node volume.NodeID) context.Context {
+	return context.WithValue(ctx, callerKey{}, caller{node: node})
+}
+
+// AsLocal marks a context as that of a call by this machine's administrator.
+func AsLocal(ctx context.Context) context.Context {
+	return context.WithValue(ctx, callerKey{}, caller{local: true})
+}
+
+// Caller is the node that made a call, as its certificate proved. ok is false for
+// local calls, which have the administrator's rights.
+func Caller(ctx context.Context) (node volume.NodeID, ok bool) {
+	c, _ := ctx.Value(callerKey{}).(caller)
+	return c.node, c.node != ""
+}

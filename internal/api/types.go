@@ -1,0 +1,357 @@
+package api
+
+import (
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// What travels, in both directions. Names in JSON are stable: fields are added,
+// never renamed. Durations are whole nanoseconds, as in Docker's API, unless the
+// name ends in _seconds; sizes are bytes; times are RFC 3339.
+
+// NodeRef names a node for programs and for people.
+type NodeRef struct {
+	ID   volume.NodeID `json:"id"`
+	Name string        `json:"name"`
+}
+
+// IsZero says that no node is meant.
+func (r NodeRef) IsZero() bool { return r.ID == "" && r.Name == "" }
+
+// String is the name, or the start of the ID where the name is unknown.
+func (r NodeRef) String() string {
+	if r.Name != "" {
+		return r.Name
+	}
+	return r.ID.Short()
+}
+
+// VersionInfo says what runs on the node that answers.
+type VersionInfo struct {
+	Version   string `json:"version"`
+	Commit    string `json:"commit,omitempty"`
+	GoVersion string `json:"go_version,omitempty"`
+	API       string `json:"api"` // APIVersion
+	ZFS       string `json:"zfs,omitempty"`
+	Kernel    string `json:"kernel,omitempty"`
+	Docker    string `json:"docker,omitempty"`
+}
+
+// APIVersion is the version of this API, the first part of every path.
+const APIVersion = "v1"
+
+// ClusterStatus is one node's view of the cluster.
+type ClusterStatus struct {
+	// Initialized is false on a node that belongs to no cluster; then only Node,
+	// Version and Problems mean anything.
+	Initialized bool   `json:"initialized"`
+	ClusterID   string `json:"cluster_id,omitempty"`
+	// Ready says that this node has loaded its state and answers Docker.
+	Ready   bool    `json:"ready"`
+	Node    NodeRef `json:"node"` // the one that answers
+	Version string  `json:"version"`
+
+	// Leader as this node believes; zero when it knows of none.
+	Leader NodeRef `json:"leader,omitzero"`
+	// Quorum says that this node hears a leader: changes are possible from here.
+	Quorum  bool    `json:"quorum"`
+	Voters  []Voter `json:"voters"`
+	Applied uint64  `json:"applied"` // Raft index this node has applied
+
+	Nodes   map[NodeHealth]int `json:"nodes"`   // number of nodes by health
+	Volumes map[Health]int     `json:"volumes"` // number of live volumes by health
+	Trash   int                `json:"trash"`   // number of removed, restorable volumes
+	// TrashKeep is how long removed volumes stay restorable.
+	TrashKeep time.Duration `json:"trash_keep"`
+
+	// Problems are sentences about what is wrong now.
+	Problems []string `json:"problems"`
+	// Safety are sentences about what this cluster cannot promise as it is set up,
+	// such as failover by hand only with fewer than three voters.
+	Safety []string `json:"safety"`
+}
+
+// Voter is a node whose vote counts in Raft.
+type Voter struct {
+	NodeRef
+	Health NodeHealth `json:"health"`
+}
+
+// NodeSetup is what init and join have in common.
+type NodeSetup struct {
+	Name      string `json:"name,omitempty"`      // "": the machine's host name
+	Zone      string `json:"zone,omitempty"`      // "": volume.DefaultZone
+	Advertise string `json:"advertise,omitempty"` // host or host:port that others dial; "": the address of the default route
+	// Pool is an existing zpool. Without it, PoolFileSize makes a pool in a file at
+	// PoolFilePath ("": in flockd's directory).
+	Pool         string `json:"pool,omitempty"`
+	PoolFileSize int64  `json:"pool_file_size,omitempty"`
+	PoolFilePath string `json:"pool_file_path,omitempty"`
+	// IfNew makes the call succeed, and do nothing, on a node that is in a cluster.
+	IfNew bool `json:"if_new,omitempty"`
+}
+
+// InitRequest makes a cluster.
+type InitRequest struct {
+	NodeSetup
+}
+
+// InitReply is the cluster made.
+type InitReply struct {
+	ClusterID string  `json:"cluster_id"`
+	Node      NodeRef `json:"node"`
+	// Existed says that IfNew found the node in a cluster; no token is made then.
+	Existed bool `json:"existed,omitempty"`
+	// Token is the text of a first join token, JoinCommand the whole line to type
+	// on the other nodes.
+	Token        string    `json:"token,omitempty"`
+	JoinCommand  string    `json:"join_command,omitempty"`
+	TokenExpires time.Time `json:"token_expires,omitzero"`
+}
+
+// JoinRequest makes this node a member.
+type JoinRequest struct {
+	NodeSetup
+	Token string `json:"token"`
+	// Peers are addresses of members, host or host:port; any one will do.
+	Peers []string `json:"peers"`
+	// Witness joins without a pool: the node votes and holds no data.
+	Witness bool `json:"witness,omitempty"`
+}
+
+// JoinReply is the membership gained.
+type JoinReply struct {
+	ClusterID string  `json:"cluster_id"`
+	Node      NodeRef `json:"node"`
+	Existed   bool    `json:"existed,omitempty"` // IfNew found the node in a cluster
+}
+
+// Role of a node in the control plane.
+type Role string
+
+// The roles. A witness votes (or leads) without holding data; Node.Witness tells.
+const (
+	RoleLeader   Role = "leader"
+	RoleVoter    Role = "voter"
+	RoleNonVoter Role = "non-voter"
+	RoleNone     Role = "none" // a member that Raft does not list yet
+)
+
+// NodeHealth is what the cluster thinks of a node's life.
+type NodeHealth string
+
+// The node healths. Unknown is what a node without a leader says of the others.
+const (
+	NodeAlive   NodeHealth = "alive"
+	NodeSuspect NodeHealth = "suspect"
+	NodeDead    NodeHealth = "dead"
+	NodeUnknown NodeHealth = "unknown"
+)
+
+// Node is one member.
+type Node struct {
+	NodeRef
+	Role         Role        `json:"role"`
+	Witness      bool        `json:"witness,omitempty"`
+	Zone         volume.Zone `json:"zone"`
+	Addr         string      `json:"addr"`
+	Version      string      `json:"version,omitempty"`
+	Availability string      `json:"availability"` // active or drain
+	Health       NodeHealth  `json:"health"`
+	Reason       string      `json:"reason,omitempty"` // why not alive, in words
+	// LastSeen is when the leader last heard from it; zero when never.
+	LastSeen time.Time       `json:"last_seen,omitzero"`
+	Joined   time.Time       `json:"joined,omitzero"`
+	Pool     volume.PoolInfo `json:"pool"`
+	// Labels are the operator's own.
+	Labels    map[string]string `json:"labels,omitempty"`
+	Primaries int               `json:"primaries"` // volumes it is the primary of
+	Replicas  int               `json:"replicas"`  // volumes it is a replica of
+	Problems  []string          `json:"problems,omitempty"`
+}
+
+// LabelRequest changes what is given.
+type LabelRequest struct {
+	Zone *string           `json:"zone,omitempty"`
+	Set  map[string]string `json:"set,omitempty"`
+	Drop []string          `json:"drop,omitempty"`
+}
+
+// VolumesQuery selects volumes.
+type VolumesQuery struct {
+	Trash bool // the removed ones instead of the live ones
+}
+
+// Health of a volume: the worst of its parts. Volume.Reason says which part.
+type Health string
+
+// The healths, from good to bad. See Worst.
+const (
+	HealthOK          Health = "ok"
+	HealthCreating    Health = "creating"    // no dataset on the primary yet
+	HealthMoving      Health = "moving"      // handoff under way
+	HealthDeleting    Health = "deleting"    // removal under way
+	HealthTrash       Health = "trash"       // removed, restorable
+	HealthSeeding     Health = "seeding"     // a replica gets its first full copy
+	HealthLagging     Health = "lagging"     // a replica is behind
+	HealthDegraded    Health = "degraded"    // fewer replicas than asked for, or one cannot be reached or refuses
+	HealthUnknown     Health = "unknown"     // the primary has not reported
+	HealthUnavailable Health = "unavailable" // the primary's node is lost
+	HealthFailed      Health = "failed"      // the primary's copy is missing or faulty
+)
+
+var healthOrder = []Health{
+	HealthOK, HealthCreating, HealthMoving, HealthDeleting, HealthTrash, HealthSeeding,
+	HealthLagging, HealthDegraded, HealthUnknown, HealthUnavailable, HealthFailed,
+}
+
+// Worst of several healths; HealthOK of none. A word that is not known counts as
+// HealthUnknown.
+func Worst(hs ...Health) Health {
+	worst := HealthOK
+	for _, h := range hs {
+		if !h.known() {
+			h = HealthUnknown
+		}
+		if h.rank() > worst.rank() {
+			worst = h
+		}
+	}
+	return worst
+}
+
+func (h Health) known() bool { return h.rank() >= 0 }
+
+func (h Health) rank() int {
+	for i, o := range healthOrder {
+		if h == o {
+			return i
+		}
+	}
+	return -1
+}
+
+// Volume is one volume with all that a person may want to see of it.
+type Volume struct {
+	ID     volume.ID `json:"id"`
+	Name   string    `json:"name"`
+	Phase  string    `json:"phase"` // as in internal/state
+	Health Health    `json:"health"`
+	Reason string    `json:"reason,omitempty"` // why not ok, in words
+
+	Spec volume.Spec `json:"spec"`
+	// AsOf is when the numbers below were seen on the primary; zero when never.
+	AsOf    time.Time `json:"as_of,omitzero"`
+	Used    int64     `json:"used"` // bytes on the primary's disk, snapshots included
+	Data    int64     `json:"data"` // bytes the user sees
+	Mounted bool      `json:"mounted"`
+	Holders []Holder  `json:"holders,omitempty"`
+
+	Primary  NodeRef      `json:"primary"`
+	Replicas []Replica    `json:"replicas"`
+	Epoch    volume.Epoch `json:"epoch"`
+	// Index is the Raft index of the last change of the record: a node that had the
+	// change made elsewhere waits until it has applied it.
+	Index   uint64    `json:"index"`
+	Created time.Time `json:"created"`
+	// Deleted and PurgeAfter are set in the trash only.
+	Deleted    time.Time `json:"deleted,omitzero"`
+	PurgeAfter time.Time `json:"purge_after,omitzero"`
+	// LastRefusal is why the last move or removal was given up.
+	LastRefusal string `json:"last_refusal,omitempty"`
+}
+
+// Holder is one user of a mounted volume.
+type Holder struct {
+	volume.Holder
+	Node NodeRef `json:"node"`
+}
+
+// ReplicaKind tells copies in the primary's zone from those in others.
+type ReplicaKind string
+
+// The kinds.
+const (
+	ReplicaLocal  ReplicaKind = "local"
+	ReplicaRemote ReplicaKind = "remote"
+)
+
+// Replica is one follower of a volume.
+type Replica struct {
+	Node  NodeRef          `json:"node"`
+	Kind  ReplicaKind      `json:"kind"`
+	State volume.LinkState `json:"state"`
+	Acked volume.Position  `json:"acked"`
+	// LagSeconds is how much of the volume's history would be lost if the primary
+	// vanished now; nil when it is not known.
+	LagSeconds *float64 `json:"lag_seconds"`
+	LagBytes   int64    `json:"lag_bytes,omitempty"`
+	// SentBytes of TotalBytes (an estimate) of the stream under way.
+	SentBytes  int64  `json:"sent_bytes,omitempty"`
+	TotalBytes int64  `json:"total_bytes,omitempty"`
+	Error      string `json:"error,omitempty"`
+}
+
+// CreateVolumeRequest asks for a volume. Options are those of the Docker plugin;
+// volume.ParseOptions reads them on the node that decides.
+type CreateVolumeRequest struct {
+	Name    string            `json:"name"`
+	Options map[string]string `json:"options,omitempty"`
+	// Node is the preferred primary: the node where the user asked. A forwarding
+	// node fills it in; it may be empty.
+	Node volume.NodeID `json:"node,omitempty"`
+	// Request makes a repeat harmless. The client fills it in when it is empty.
+	Request string `json:"request,omitempty"`
+}
+
+// RemoveVolumeRequest removes a volume.
+type RemoveVolumeRequest struct {
+	Request string `json:"request,omitempty"` // makes a repeat harmless; the client fills it in
+}
+
+// UndeleteRequest takes a volume out of the trash.
+type UndeleteRequest struct {
+	Name    string `json:"name,omitempty"`    // "": the name it had
+	Request string `json:"request,omitempty"` // makes a repeat harmless; the client fills it in
+}
+
+// TokenRequest asks for a join token.
+type TokenRequest struct {
+	TTL     time.Duration `json:"ttl,omitempty"`      // 0: 24 hours
+	MaxUses int           `json:"max_uses,omitempty"` // 0: any number
+	Note    string        `json:"note,omitempty"`
+}
+
+// Token lets machines join. Text and JoinCommand are there only in the answer to
+// the request that made it.
+type Token struct {
+	ID          string    `json:"id"`
+	Created     time.Time `json:"created"`
+	Expires     time.Time `json:"expires"`
+	MaxUses     int       `json:"max_uses,omitempty"`
+	Uses        int       `json:"uses"`
+	Note        string    `json:"note,omitempty"`
+	Text        string    `json:"text,omitempty"`
+	JoinCommand string    `json:"join_command,omitempty"`
+}
+
+// EventsQuery selects events.
+type EventsQuery struct {
+	After uint64        // only later ones
+	Wait  time.Duration // for the first one, when there is none yet
+}
+
+// MaxEventsWait bounds EventsQuery.Wait.
+const MaxEventsWait = 5 * time.Minute
+
+// Event is one fact worth telling the operator.
+type Event struct {
+	Seq     uint64        `json:"seq"`
+	At      time.Time     `json:"at"`
+	Kind    string        `json:"kind"` // "volume.created", "node.joined", ...
+	Volume  volume.ID     `json:"volume,omitempty"`
+	Name    string        `json:"name,omitempty"` // of the volume or node, at the time
+	Node    volume.NodeID `json:"node,omitempty"`
+	Message string        `json:"message"`
+}
