@@ -1,0 +1,130 @@
+package placement
+
+import (
+	"slices"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// PendingLimit is how long a create, a move or a removal may wait for its primary
+// before the leader gives it up, so that nothing hangs for ever. It is longer than
+// any caller waits (Docker gives up after 100 s or so).
+const PendingLimit = 2 * time.Minute
+
+// Decide is everything the leader wants to change at this moment, most urgent
+// first: operations given up, records of purged volumes dropped, replicas added,
+// expired trash purged. Each command carries its own preconditions, so a plan from
+// an old View does no harm; it is refused.
+func Decide(v *View) []state.Command {
+	var cmds []state.Command
+	for _, vol := range v.Volumes {
+		if cmd := v.giveUp(vol); cmd != nil {
+			cmds = append(cmds, cmd)
+		}
+	}
+	for _, vol := range v.Volumes {
+		if vol.Phase == state.PhasePurged && v.gone(vol) {
+			cmds = append(cmds, state.ForgetVolume{ID: vol.ID})
+		}
+	}
+	cmds = append(cmds, Repair(v)...)
+	clock := v.cautiousClock()
+	for _, vol := range v.Volumes {
+		if vol.Phase == state.PhaseTrash && vol.Deleted.Add(v.Settings.TrashKeep()).Before(clock) {
+			cmds = append(cmds, state.PurgeVolume{ID: vol.ID})
+		}
+	}
+	return cmds
+}
+
+// giveUp is the command that ends an operation that has waited too long; nil when
+// there is none.
+func (v *View) giveUp(vol *state.Volume) state.Command {
+	began := vol.Created
+	if vol.Pending != nil {
+		began = vol.Pending.Began
+	}
+	// A time in the future was stamped by another clock: that leader's, who is no
+	// longer leading. By how much it is off bounds how long we wait.
+	if v.Now.Sub(began).Abs() < PendingLimit {
+		return nil
+	}
+	primary := vol.Placement.Primary
+	name, reason := primary.Short(), "did not answer"
+	if n := v.Node(primary); n != nil {
+		name = n.Name
+		if !n.Alive {
+			reason = "cannot be reached"
+		}
+	}
+	why := "given up after " + PendingLimit.String() + ": the primary " + name + " " + reason
+	switch {
+	case vol.Phase == state.PhaseCreating:
+		return state.AbortCreate{ID: vol.ID, Epoch: vol.Epoch, Reason: why}
+	case vol.Pending == nil:
+		return nil
+	case vol.Phase == state.PhaseMoving:
+		return state.AbortHandoff{ID: vol.ID, Epoch: vol.Epoch, Attempt: vol.Pending.Attempt, Reason: why}
+	case vol.Phase == state.PhaseDeleting:
+		return state.AbortDelete{ID: vol.ID, Epoch: vol.Epoch, Attempt: vol.Pending.Attempt, Reason: why}
+	}
+	return nil
+}
+
+// gone says that no copy of a purged volume is left: every member of its placement
+// has applied the purge, has looked at its pool since, and reports none; nor does
+// any other node that is heard. Silence and an unreadable pool prove nothing. A
+// node that was removed from the cluster can no longer be asked.
+func (v *View) gone(vol *state.Volume) bool {
+	for _, id := range vol.Placement.Nodes() {
+		n := v.Node(id)
+		if n != nil && (!n.poolKnown() || n.applied < vol.Changed) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(v.Nodes, func(n NodeView) bool {
+		s, _ := n.Copy(vol.ID)
+		return s.Exists
+	})
+}
+
+// cautiousClock is the earlier of the leader's clock and the middle one of those
+// the nodes report. What purging destroys cannot be brought back, and one machine
+// that woke up in another year must not decide it.
+func (v *View) cautiousClock() time.Time {
+	var clocks []time.Time
+	for i := range v.Nodes {
+		if n := &v.Nodes[i]; n.Alive && !n.clock.IsZero() {
+			clocks = append(clocks, n.clock)
+		}
+	}
+	if len(clocks) == 0 {
+		return time.Time{}
+	}
+	slices.SortFunc(clocks, time.Time.Compare)
+	if middle := clocks[(len(clocks)-1)/2]; middle.Before(v.Now) {
+		return middle
+	}
+	return v.Now
+}
+
+// subject is the volume that one of our commands is about.
+func subject(cmd state.Command) volume.ID {
+	switch c := cmd.(type) {
+	case state.AbortCreate:
+		return c.ID
+	case state.AbortHandoff:
+		return c.ID
+	case state.AbortDelete:
+		return c.ID
+	case state.SetReplicas:
+		return c.ID
+	case state.PurgeVolume:
+		return c.ID
+	case state.ForgetVolume:
+		return c.ID
+	}
+	return ""
+}

@@ -1,0 +1,228 @@
+package placement
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// ReportFresh is how long a report speaks for its node. It is the default lease
+// time: five heartbeats, so that one lost message changes nothing.
+const ReportFresh = 10 * time.Second
+
+// Heard is the newest report of one node and when the leader received it, by the
+// leader's own clock. The report is only read, so that it may be shared.
+type Heard struct {
+	Report *volume.Report
+	At     time.Time
+}
+
+// View is what a leader knows about the cluster at one moment. It is immutable
+// and may be used by many goroutines.
+type View struct {
+	// Now is the moment, by the leader's clock.
+	Now time.Time
+	// Nodes are the members, by ID. Volumes are all volumes, by ID, in every phase.
+	Nodes    []NodeView
+	Volumes  []*state.Volume
+	Settings state.Settings
+
+	salt  uint64 // changes with the state, so that equal nodes take turns
+	index map[volume.NodeID]int
+	zones map[volume.Zone][]int // indices into Nodes
+}
+
+// NodeView is one member: what the state says of it, and what it reported if that
+// is still fresh.
+type NodeView struct {
+	ID           volume.NodeID
+	Name         string
+	Zone         volume.Zone
+	Availability state.Availability
+	Witness      bool
+
+	// Reported is when the leader last heard of it; zero: not since it leads.
+	// Alive says that this was recent. Without it Pool is the zero value.
+	Reported time.Time
+	Alive    bool
+	Pool     volume.PoolInfo
+
+	// Promised is what the volumes placed here may come to need, Held what they
+	// take already. What others use of the pool is the rest of its used space.
+	Promised int64
+	Held     int64
+	// Primaries and Replicas count the live volumes placed here by role.
+	Primaries int
+	Replicas  int
+	// Seeding counts the first copies this node is receiving, Feeding those it is
+	// sending. Repair keeps both small.
+	Seeding int
+	Feeding int
+
+	applied uint64
+	clock   time.Time       // the node's own, when it reported
+	copies  []volume.Status // of a fresh report, by volume ID
+}
+
+// NewView joins the state with the reports by node. Reports of strangers are
+// ignored; a member without a fresh report is unknown: not alive.
+func NewView(st *state.State, reports map[volume.NodeID]Heard, now time.Time) *View {
+	var settings state.Settings
+	if c := st.Cluster(); c != nil {
+		settings = c.Settings
+	}
+	volumes := make([]*state.Volume, 0, st.VolumeCount())
+	volumes = slices.AppendSeq(volumes, st.Volumes())
+	return newView(slices.Collect(st.Nodes()), volumes, settings, st.Index, reports, now)
+}
+
+func newView(nodes []*state.Node, volumes []*state.Volume, settings state.Settings, salt uint64, reports map[volume.NodeID]Heard, now time.Time) *View {
+	v := &View{
+		Now:      now,
+		Nodes:    make([]NodeView, 0, len(nodes)),
+		Volumes:  volumes,
+		Settings: settings,
+		salt:     salt,
+		index:    make(map[volume.NodeID]int, len(nodes)),
+		zones:    make(map[volume.Zone][]int),
+	}
+	for i, n := range nodes {
+		v.Nodes = append(v.Nodes, newNodeView(n, reports[n.ID], now))
+		v.index[n.ID] = i
+		zone := v.Nodes[i].Zone
+		v.zones[zone] = append(v.zones[zone], i)
+	}
+	for _, vol := range volumes {
+		v.count(vol)
+	}
+	return v
+}
+
+func newNodeView(n *state.Node, heard Heard, now time.Time) NodeView {
+	nv := NodeView{
+		ID: n.ID, Name: n.Name, Zone: cmp.Or(n.Zone, volume.DefaultZone),
+		Availability: cmp.Or(n.Availability, state.Active), Witness: n.Witness,
+	}
+	if heard.Report == nil {
+		return nv
+	}
+	nv.Reported = heard.At
+	if now.Sub(heard.At) >= ReportFresh {
+		return nv
+	}
+	nv.Alive = true
+	nv.Pool = heard.Report.Pool
+	nv.applied = heard.Report.Applied
+	nv.clock = heard.Report.At
+	nv.copies = heard.Report.Volumes
+	byVolume := func(a, b volume.Status) int { return cmp.Compare(a.Volume, b.Volume) }
+	if !slices.IsSortedFunc(nv.copies, byVolume) {
+		nv.copies = slices.SortedFunc(slices.Values(nv.copies), byVolume)
+	}
+	return nv
+}
+
+// count adds one volume to the nodes it is placed on.
+func (v *View) count(vol *state.Volume) {
+	claim := v.claim(vol)
+	for i, id := range vol.Placement.Nodes() {
+		n := v.Node(id)
+		if n == nil {
+			continue
+		}
+		status, _ := n.Copy(vol.ID)
+		n.Held += status.Used
+		if !vol.Live() {
+			n.Promised += status.Used
+			continue
+		}
+		n.Promised += claim
+		if i == 0 && vol.Placement.Primary != "" {
+			n.Primaries++
+			continue
+		}
+		n.Replicas++
+		if n.Alive && !seeded(status) {
+			n.Seeding++
+			if p := v.Node(vol.Placement.Primary); p != nil {
+				p.Feeding++
+			}
+		}
+	}
+}
+
+// seeded says that a replica has its first full copy.
+func seeded(s volume.Status) bool { return s.Exists && !s.Newest.IsZero() }
+
+// claim is the space one copy of a volume may come to need: its quota or, where
+// its snapshots have outgrown that or it has none, what its fullest copy takes now
+// and some room to grow.
+func (v *View) claim(vol *state.Volume) int64 {
+	var used int64
+	for _, id := range vol.Placement.Nodes() {
+		if n := v.Node(id); n != nil {
+			if s, ok := n.Copy(vol.ID); ok {
+				used = max(used, s.Used)
+			}
+		}
+	}
+	if vol.Spec.Size > 0 {
+		return max(vol.Spec.Size, used)
+	}
+	return used + used/4 + growthReserve
+}
+
+// growthReserve is the space counted for a volume without a quota besides a
+// quarter of what it takes: enough that many new ones are not put on one node, and
+// so little that a small pool still holds dozens.
+const growthReserve = 64 << 20
+
+// zoneOf a node; the default one when it is no member.
+func (v *View) zoneOf(id volume.NodeID) volume.Zone {
+	if n := v.Node(id); n != nil {
+		return n.Zone
+	}
+	return volume.DefaultZone
+}
+
+// Node by ID; nil when it is no member.
+func (v *View) Node(id volume.NodeID) *NodeView {
+	i, ok := v.index[id]
+	if !ok {
+		return nil
+	}
+	return &v.Nodes[i]
+}
+
+// Copy is what a node with a fresh report says about its copy of a volume; ok is
+// false when it says nothing.
+func (n *NodeView) Copy(id volume.ID) (_ volume.Status, ok bool) {
+	i, ok := slices.BinarySearchFunc(n.copies, id, func(s volume.Status, id volume.ID) int {
+		return cmp.Compare(s.Volume, id)
+	})
+	if !ok {
+		return volume.Status{}, false
+	}
+	return n.copies[i], true
+}
+
+// poolKnown says that the node has looked at its pool and could: only then does
+// silence about a volume mean that no copy is there.
+func (n *NodeView) poolKnown() bool {
+	return n.Alive && (n.Pool.Health == poolOnline || n.Pool.Health == poolDegraded)
+}
+
+const (
+	poolOnline   = "ONLINE"
+	poolDegraded = "DEGRADED"
+)
+
+// clone lets a planner count what it has decided without touching v.
+func (v *View) clone() *View {
+	c := *v
+	c.Nodes = slices.Clone(v.Nodes)
+	return &c
+}
