@@ -2,10 +2,9 @@ package volume
 
 import "time"
 
-// Spec is what the user asked of a volume. The zero value of each field is the
-// cluster's default, except where the comment says otherwise; Spec values are
-// compared by Equal to decide whether a second create of the same name is a
-// repeat or a conflict.
+// Spec is what the user asked of a volume, with every default filled in: specs come
+// from ParseOptions or DefaultSpec. Spec values are compared by Equal to decide
+// whether a second create of the same name is a repeat or a conflict.
 type Spec struct {
 	Size     int64         `json:"size,omitempty"`     // bytes the user may write (refquota); 0: no limit
 	Replicas int           `json:"replicas"`           // copies besides the primary, in its zone
@@ -13,7 +12,7 @@ type Spec struct {
 	Interval time.Duration `json:"interval"`           // between snapshots while data changes
 	Failover Failover      `json:"failover"`           // what may happen when the primary's node is lost
 	MaxLoss  time.Duration `json:"max_loss,omitempty"` // automatic failover only below this; 0: no bound
-	Profile  string        `json:"profile,omitempty"`  // named bundle the other fields came from
+	Profile  string        `json:"profile,omitempty"`  // named set of options that other fields came from; for display
 	// ZFS properties of the dataset, from the allow-list, set on every copy.
 	ZFS map[string]string `json:"zfs,omitempty"`
 	// UID, GID and Mode of the data directory, set once when the volume is made.

@@ -1,0 +1,84 @@
+package container
+
+import (
+	"context"
+	"slices"
+)
+
+// Engine is what flocker asks of a container engine. Every method but Follow ends
+// within a few seconds or with ctx. An error means "not known", never "none".
+type Engine interface {
+	Version(ctx context.Context) (Version, error)
+	// Users are all containers, in any state, that mount a volume of our driver.
+	Users(ctx context.Context) ([]Use, error)
+	// LocalVolumes are the names of the engine's own volumes.
+	LocalVolumes(ctx context.Context) ([]string, error)
+	// Activate makes the engine find our driver: until its first use a driver is not
+	// listed, and Swarm places nothing that needs it.
+	Activate(ctx context.Context) error
+	// Follow calls connected once events come in and changed after each one that may
+	// concern volumes. It returns when ctx ends or the engine goes away. The functions
+	// must not block.
+	Follow(ctx context.Context, connected, changed func()) error
+}
+
+// Version of an engine.
+type Version struct {
+	Engine string // "20.10.24"
+	API    string // the one we speak with it
+}
+
+// Use is one container that mounts volumes of our driver.
+type Use struct {
+	Container string // ID
+	Name      string // without the slash in front
+	State     State
+	Volumes   []Mount
+	Labels    map[string]string
+}
+
+// Mount is one volume in a container.
+type Mount struct {
+	Volume      string
+	Driver      string
+	Destination string
+	ReadOnly    bool
+}
+
+// State of a container, in the engine's words.
+type State string
+
+// The states.
+const (
+	Created    State = "created"
+	Running    State = "running"
+	Paused     State = "paused"
+	Restarting State = "restarting"
+	Removing   State = "removing"
+	Exited     State = "exited"
+	Dead       State = "dead"
+)
+
+// Live says that the container has processes, or will have without being asked to
+// start: in a restart loop Docker starts it again by itself.
+func (s State) Live() bool {
+	switch s {
+	case Created, Exited, Dead, Removing:
+		return false
+	}
+	return true // a state we do not know is in use
+}
+
+// Shadows are the volumes of ours that containers cannot reach by name on this node,
+// because the engine has a local volume of the same name. Docker makes one when a
+// container names a volume without its driver while our driver cannot be reached.
+func Shadows(local []string, ours func(name string) bool) []string {
+	var out []string
+	for _, name := range local {
+		if ours(name) {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}

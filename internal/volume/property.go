@@ -1,0 +1,140 @@
+package volume
+
+import (
+	"fmt"
+	"math/bits"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const (
+	zfsPrefix = "zfs."
+	// inherit takes a property of the profile back: the copy gets what the pool's
+	// dataset above it has.
+	inherit = "inherit"
+)
+
+// property is one ZFS property that users may set on a volume.
+type property struct {
+	value string // what it may be, for people
+	// parse returns the form in which zfs itself prints the value.
+	parse func(v string) (string, error)
+}
+
+// zfsProperties is the allow-list. On it is what changes how data is stored and
+// nothing that flocker itself lives by: where and how a dataset is mounted,
+// read-only, its quota, its name. Left out on purpose as well:
+//
+//   - sync=disabled: fsync would answer before the data is on any disk, and up to
+//     5 s of commits that an application has reported are lost at every power cut,
+//     with no failover and no word in status.
+//   - redundant_metadata=some and none: one bad sector may take the whole volume.
+//   - dnodesize other than legacy: such streams are refused by a pool without
+//     large_dnode, and then one old node stops replication.
+//   - special_small_blocks and anything else that needs a device the next pool may
+//     not have: set it on <pool>/flocker, and the volumes there inherit it.
+//   - dedup, encryption, checksum, casesensitivity: they cannot be taken back, or
+//     not without rewriting the data.
+var zfsProperties = map[string]property{
+	"compression":        {"on, off, lz4, lzjb, zle, gzip, gzip-1 to gzip-9, zstd, zstd-1 to zstd-19 or zstd-fast-1 to zstd-fast-10", parseCompression},
+	"recordsize":         {"a power of two from 512 to 1M", parseRecordsize},
+	"atime":              words("on", "off"),
+	"relatime":           words("on", "off"),
+	"xattr":              words("on", "off", "sa"),
+	"acltype":            {"off or posix", parseACLType},
+	"logbias":            words("latency", "throughput"),
+	"primarycache":       words("all", "none", "metadata"),
+	"secondarycache":     words("all", "none", "metadata"),
+	"sync":               {"standard or always", parseSync},
+	"copies":             words("1", "2", "3"),
+	"redundant_metadata": words("all", "most"),
+	"dnodesize":          words("legacy"),
+}
+
+// managed are properties that users reach in another way, or not at all.
+var managed = map[string]string{
+	"quota": "use size", "refquota": "use size", "reservation": "volumes are thin", "refreservation": "volumes are thin",
+	"mountpoint": "flocker mounts volumes itself", "canmount": "flocker mounts volumes itself",
+	"readonly":             "flocker decides which node may write",
+	"special_small_blocks": "set it on the pool's flocker dataset of each node that has a special device",
+	"encryption":           "create the pool's flocker dataset with encryption",
+}
+
+// parseProperty checks a property and returns its canonical value.
+func parseProperty(name, value string) (string, error) {
+	p, ok := zfsProperties[name]
+	if !ok {
+		if why, ok := managed[name]; ok {
+			return "", Errorf(CodeInvalid, "ZFS property %s cannot be set on a volume: %s", name, why).
+				WithHint("valid options are %s", strings.Join(OptionNames(), ", "))
+		}
+		return "", unknownOption(zfsPrefix + name)
+	}
+	canonical, err := p.parse(value)
+	if err != nil {
+		return "", badValue(zfsPrefix+name, value, err, p.value)
+	}
+	return canonical, nil
+}
+
+func words(values ...string) property {
+	last := len(values) - 1
+	about := values[last]
+	if last > 0 {
+		about = strings.Join(values[:last], ", ") + " or " + values[last]
+	}
+	return property{about, func(v string) (string, error) { return v, oneOf(v, values...) }}
+}
+
+// The default levels are printed without their number.
+func parseCompression(v string) (string, error) {
+	switch v {
+	case "gzip-6":
+		return "gzip", nil
+	case "zstd-3":
+		return "zstd", nil
+	case "zstd-fast-1":
+		return "zstd-fast", nil
+	}
+	if slices.Contains([]string{"on", "off", "lz4", "lzjb", "zle", "gzip", "zstd", "zstd-fast"}, v) {
+		return v, nil
+	}
+	for prefix, highest := range map[string]int{"gzip-": 9, "zstd-": 19, "zstd-fast-": 10} {
+		if level, ok := strings.CutPrefix(v, prefix); ok && isDigits(level) && level[0] != '0' {
+			if n, err := strconv.Atoi(level); err == nil && n <= highest {
+				return v, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("ZFS has no such compression")
+}
+
+// Larger records than 1M need a module parameter on the ZFS of some nodes.
+func parseRecordsize(v string) (string, error) {
+	n, err := ParseSize(v)
+	if err != nil {
+		return "", err
+	}
+	if n < 512 || n > 1<<20 || bits.OnesCount64(uint64(n)) != 1 {
+		return "", fmt.Errorf("it is not a power of two from 512 to 1M")
+	}
+	return strings.TrimSuffix(FormatSize(n), "iB"), nil
+}
+
+func parseACLType(v string) (string, error) {
+	switch v {
+	case "off", "noacl":
+		return "off", nil
+	case "posix", "posixacl":
+		return "posix", nil
+	}
+	return "", fmt.Errorf("it is neither off nor posix")
+}
+
+func parseSync(v string) (string, error) {
+	if v == "disabled" {
+		return "", fmt.Errorf("fsync would answer before the data is safe, and every power cut would lose commits that were already reported")
+	}
+	return v, oneOf(v, "standard", "always")
+}

@@ -1,0 +1,40 @@
+package plugin
+
+import (
+	"context"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Backend does what Docker asks. Get and List answer at once from local memory,
+// whatever state the cluster is in. The others may wait, until ctx ends: the driver
+// gives them less time than Docker waits, and what is not done by then must be
+// undone or safe to ask for again. All may be called at the same time, for the same
+// volume too. A *volume.Error is shown to the user as it is.
+type Backend interface {
+	// Create makes a volume. Making one that is there already is fine when the specs
+	// are Equal, and a conflict when they are not.
+	Create(ctx context.Context, name string, spec volume.Spec) error
+	// Remove puts a volume into the trash; refused while it is mounted anywhere.
+	Remove(ctx context.Context, name string) error
+	// Mount makes the volume writable here for the mount ID, and returns the
+	// directory for the container, which must exist. The same ID may come again.
+	Mount(ctx context.Context, name, id string) (path string, err error)
+	// Unmount takes back one Mount of that ID. One that is not known is no error.
+	Unmount(ctx context.Context, name, id string) error
+	// Get finds a volume; ok is false only when it is certain that there is none: at
+	// that answer Docker forgets the volume.
+	Get(name string) (info Info, ok bool)
+	List() []Info
+}
+
+// Info is what Docker is told about a volume.
+type Info struct {
+	Name string
+	// Mountpoint is the directory that Mount returned; empty while not mounted here.
+	Mountpoint string
+	Created    time.Time
+	// Status is shown by `docker volume inspect`. Values must be JSON.
+	Status map[string]any
+}
