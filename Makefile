@@ -1,0 +1,96 @@
+# `make` prints the targets. Everything here works on a bare Debian 12 machine with
+# Go: what else is needed is installed by the step that needs it.
+
+SHELL     := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# hashicorpmetrics: raft, serf and memberlist agree on one metrics library only with
+# it. nosystemd: the plugin helper library would otherwise take its socket from systemd.
+TAGS    := hashicorpmetrics,nosystemd
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
+
+module  := $(shell sed -n 's/^module //p' go.mod)
+ldflags  = -s -w -X $(module)/internal/version.Version=$(VERSION) -X $(module)/internal/version.Commit=$(COMMIT)
+go_test := go test -tags $(TAGS) -timeout 15m
+# The lab's stories are run by scripts/test alone: they need machines.
+packages = $(shell go list -tags $(TAGS) ./... | grep -v '^$(module)/test\(/\|$$\)')
+FUZZTIME ?= 5s
+NODES    ?= 3
+
+.PHONY: help
+help: ## print the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+.PHONY: build
+build: ## static flockd and flockctl, into bin/
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -tags $(TAGS) -trimpath -ldflags '$(ldflags)' -o bin/ ./cmd/...
+
+# ---- without machines
+
+.PHONY: check
+check: fmt vet staticcheck race ## the quick loop: formatting, vet, staticcheck, short tests with the race detector
+
+.PHONY: fmt
+fmt:
+	@out=$$(gofmt -l .); \
+	if [ -n "$$out" ]; then echo "not formatted (run gofmt -w):"; echo "$$out"; exit 1; fi
+
+.PHONY: vet
+vet:
+	go vet -tags $(TAGS) ./...
+
+.PHONY: staticcheck
+staticcheck: bin/tools/staticcheck
+	bin/tools/staticcheck -tags $(TAGS) ./...
+
+bin/tools/staticcheck: tools/go.mod tools/go.sum
+	@mkdir -p bin/tools
+	go -C tools build -o ../bin/tools/staticcheck honnef.co/go/tools/cmd/staticcheck
+	@touch $@
+
+.PHONY: race
+race:
+	@tools/need gcc libc6-dev
+	$(go_test) -race -short $(packages)
+
+.PHONY: unit
+unit: ## all tests without machines: unit, simulation, scenarios, stories on the fake
+	$(go_test) $(packages)
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (5s)
+	@TAGS=$(TAGS) tools/fuzz $(FUZZTIME)
+
+.PHONY: bench
+bench: ## all benchmarks
+	go test -tags $(TAGS) -run '^$$' -bench . -benchmem $(packages)
+
+# ---- with the lab: real virtual machines, OpenZFS and Docker
+
+.PHONY: test
+test: check unit fuzz ## everything a change must pass: check, unit, fuzz, one lab story per capability; at most 60 minutes on two cores
+	scripts/test core
+
+.PHONY: test-full
+test-full: check unit fuzz ## every story; its result is recorded in docs/TESTING.md
+	scripts/test full
+
+.PHONY: demo
+demo: ## the main job on three real nodes, told step by step
+	scripts/demo
+
+.PHONY: lab-up
+lab-up: build ## boot NODES (3) nodes and install flockd into them
+	scripts/lab up $(NODES)
+
+.PHONY: lab-down
+lab-down: ## stop the nodes
+	scripts/lab down
+
+.PHONY: clean
+clean: ## remove bin/ (the lab's cache stays)
+	rm -rf bin
