@@ -1,0 +1,191 @@
+package replicate
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// Assignment is what this node should do for one volume, derived from the
+// replicated state by the agent.
+type Assignment struct {
+	Volume volume.ID
+	Epoch  volume.Epoch
+	// Role is RolePrimary or RoleReplica.
+	Role volume.Role
+	// Primary is whom a replica accepts streams from at this epoch.
+	Primary volume.NodeID
+	// Replicas, on the primary, are whom to send to.
+	Replicas []volume.NodeID
+	// Interval between snapshots while data changes; 0: volume.DefaultInterval.
+	Interval time.Duration
+	// Properties of ZFS for the dataset that a seed makes.
+	Properties map[string]string
+	// Frozen, on the primary, stops snapshots by cadence: a handoff or a removal is
+	// under way. What is there is still sent, and Flush and Sync still work.
+	Frozen bool
+}
+
+func (a Assignment) interval() time.Duration {
+	if a.Interval <= 0 {
+		return volume.DefaultInterval
+	}
+	return a.Interval
+}
+
+// Pool is what the engine needs of zfs.System, whose contracts hold here. That it
+// cannot destroy or force a dataset is on purpose.
+type Pool interface {
+	Datasets(ctx context.Context, root string) ([]zfs.Dataset, error)
+	Dataset(ctx context.Context, name string) (zfs.Dataset, error)
+	Snapshots(ctx context.Context, root string, recursive bool) ([]zfs.Snapshot, error)
+	Bookmarks(ctx context.Context, root string, recursive bool) ([]zfs.Bookmark, error)
+
+	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
+	SetProperties(ctx context.Context, name string, props map[string]string) error
+	Rename(ctx context.Context, from, to string) error
+	Clone(ctx context.Context, snapshot, name string, props map[string]string) error
+	Promote(ctx context.Context, name string) error
+
+	Snapshot(ctx context.Context, names []string, props map[string]string) error
+	Bookmark(ctx context.Context, snapshot, bookmark string) error
+	DestroySnapshots(ctx context.Context, dataset string, snaps []string) error
+	DestroyBookmark(ctx context.Context, bookmark string) error
+
+	Send(ctx context.Context, req zfs.SendRequest, w io.Writer) error
+	Receive(ctx context.Context, req zfs.ReceiveRequest, r io.Reader) error
+	AbortReceive(ctx context.Context, name string) error
+	DecodeToken(ctx context.Context, token string) (zfs.ResumeToken, error)
+}
+
+// Dirty counts what is written to mounted datasets as it happens. ZFS's own
+// `written` lags by up to a transaction group (5 s); a counter that moved says that
+// a snapshot is worth taking now. It is a hint only: a dataset that is missing, or
+// a change it does not count, is still found by `written`. Kstats is the real one.
+type Dirty interface {
+	// Counters by dataset name. Only their change means something.
+	Counters(ctx context.Context) (map[string]uint64, error)
+}
+
+// Config of an Engine. The first five fields are required.
+type Config struct {
+	Node      volume.NodeID
+	ClusterID string
+	// Root is "<pool>/flocker"; a volume's dataset is Root/<volume id>.
+	Root string
+	Pool Pool
+	// Dial opens a stream connection, full duplex, to a peer whose identity has been
+	// verified. The engine closes it.
+	Dial func(ctx context.Context, to volume.NodeID) (net.Conn, error)
+
+	Dirty   Dirty        // nil: `written` alone tells what is due
+	Log     *slog.Logger // nil: nothing is logged
+	Observe func(Event)  // nil: nobody listens. Called without locks; must not block.
+
+	SendsPerReplica int // streams at once to one replica; 0: 4
+	Receives        int // streams at once into this pool; 0: 8
+	// Stall is how long a stream may make no progress in bytes before it is broken
+	// off; 0: one minute. Nothing limits how long a stream takes.
+	Stall time.Duration
+	// Settle is how long after a write `written` surely shows it; 0: ten seconds.
+	Settle time.Duration
+	// Verify is how often an idle replica is asked what it holds; 0: one minute.
+	Verify time.Duration
+	// Audit is how often all is read from disk again; 0: five minutes.
+	Audit time.Duration
+	// Away is how long a replica may be unreachable before its base is kept as a
+	// bookmark only; 0: thirty seconds.
+	Away time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	setDefault(&c.SendsPerReplica, 4)
+	setDefault(&c.Receives, 8)
+	setDefault(&c.Stall, time.Minute)
+	setDefault(&c.Settle, 10*time.Second)
+	setDefault(&c.Verify, time.Minute)
+	setDefault(&c.Audit, 5*time.Minute)
+	setDefault(&c.Away, 30*time.Second)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Observe == nil {
+		c.Observe = func(Event) {}
+	}
+	return c
+}
+
+func setDefault[T int | time.Duration](field *T, value T) {
+	if *field <= 0 {
+		*field = value
+	}
+}
+
+// Properties that the engine sets and reads.
+const (
+	propVolume = "flocker:volume"
+	propEpoch  = "flocker:epoch"
+)
+
+// dataset is where a volume's copy lives.
+func (c Config) dataset(id volume.ID) string { return c.Root + "/" + string(id) }
+
+// seed is where a first full copy is received, until it is complete. The epoch
+// stands in the name because properties of a half received dataset cannot be
+// relied on.
+func (c Config) seed(id volume.ID, epoch volume.Epoch) string {
+	return fmt.Sprintf("%s/%s-seed-%s", c.Root, id, epoch)
+}
+
+// fork is what a diverged copy's live part is called while it changes places.
+func (c Config) fork(id volume.ID) string { return c.Root + "/" + string(id) + "-fork" }
+
+// asideRoot is where diverged copies are kept, and aside one of them.
+func (c Config) asideRoot() string {
+	pool, _, _ := strings.Cut(c.Root, "/")
+	return pool + "/flocker-aside"
+}
+
+func (c Config) aside(id volume.ID, epoch volume.Epoch, n int) string {
+	return fmt.Sprintf("%s/%s-%s-%d", c.asideRoot(), id, epoch, n)
+}
+
+// kind of a dataset below Root, by its name.
+type kind int
+
+const (
+	kindOther kind = iota
+	kindCopy
+	kindSeed
+	kindFork
+)
+
+// parse says what the dataset called name is.
+func (c Config) parse(name string) (k kind, id volume.ID, epoch volume.Epoch) {
+	rest, ok := strings.CutPrefix(name, c.Root+"/")
+	if !ok || len(rest) < 16 {
+		return kindOther, "", 0
+	}
+	id, err := volume.ParseID(rest[:16])
+	if err != nil {
+		return kindOther, "", 0
+	}
+	switch suffix := rest[16:]; {
+	case suffix == "":
+		return kindCopy, id, 0
+	case suffix == "-fork":
+		return kindFork, id, 0
+	case strings.HasPrefix(suffix, "-seed-"):
+		if epoch, err := volume.ParseEpoch(suffix[len("-seed-"):]); err == nil {
+			return kindSeed, id, epoch
+		}
+	}
+	return kindOther, "", 0
+}

@@ -1,0 +1,179 @@
+package replicate
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Event is a fact about replication on this node. Logs, metrics and tests listen
+// to the same ones; String is for people.
+type Event interface {
+	String() string
+	// attrs and level are how the log shows it.
+	attrs() []any
+	level() slog.Level
+}
+
+// SnapshotsTaken says that one command took snapshots of these volumes.
+type SnapshotsTaken struct {
+	Volumes []volume.ID
+	Took    time.Duration
+}
+
+// StreamEnded says how one stream to a replica went. Kind is "full",
+// "incremental" or "resume". Err nil: the replica holds the snapshot, verified.
+type StreamEnded struct {
+	Volume  volume.ID
+	Replica volume.NodeID
+	Kind    string
+	To      string // snapshot's name
+	Bytes   int64
+	Took    time.Duration
+	Err     error
+}
+
+// LinkChanged says that a link began to fail, fails for another reason, or works
+// again (Err nil). It is not repeated for every retry.
+type LinkChanged struct {
+	Volume  volume.ID
+	Replica volume.NodeID
+	State   volume.LinkState
+	Err     error
+}
+
+// Received says how one stream from a primary went.
+type Received struct {
+	Volume  volume.ID
+	Primary volume.NodeID
+	To      string
+	Bytes   int64
+	Took    time.Duration
+	Err     error
+}
+
+// SetAside says that a copy went its own way and is kept under another name.
+type SetAside struct {
+	Volume  volume.ID
+	Dataset string // where it is now
+	Common  bool   // the history shared with the primary stayed
+	Reason  string
+}
+
+// Pruned says what retention did to one copy.
+type Pruned struct {
+	Volume    volume.ID
+	Snapshots int
+	Bookmarks int
+}
+
+// PoolFailed says that the pool cannot be asked, or obeyed, and PoolRecovered that
+// it can again. Meanwhile nothing is concluded from what is not seen.
+type PoolFailed struct {
+	Op  string
+	Err error
+}
+
+// PoolRecovered ends a PoolFailed.
+type PoolRecovered struct{ Op string }
+
+func (e SnapshotsTaken) String() string {
+	return fmt.Sprintf("took %d snapshots in %v", len(e.Volumes), e.Took)
+}
+
+func (e StreamEnded) String() string {
+	s := fmt.Sprintf("%s stream of %s to %s up to %s: %d bytes in %v", e.Kind, e.Volume, e.Replica.Short(), e.To, e.Bytes, e.Took)
+	return withError(s, e.Err)
+}
+
+func (e LinkChanged) String() string {
+	return withError(fmt.Sprintf("link of %s to %s is %s", e.Volume, e.Replica.Short(), e.State), e.Err)
+}
+
+func (e Received) String() string {
+	s := fmt.Sprintf("received %s of %s from %s: %d bytes in %v", e.To, e.Volume, e.Primary.Short(), e.Bytes, e.Took)
+	return withError(s, e.Err)
+}
+
+func (e SetAside) String() string {
+	return fmt.Sprintf("copy of %s set aside as %s: %s", e.Volume, e.Dataset, e.Reason)
+}
+
+func (e Pruned) String() string {
+	return fmt.Sprintf("pruned %d snapshots and %d bookmarks of %s", e.Snapshots, e.Bookmarks, e.Volume)
+}
+
+func (e PoolFailed) String() string { return fmt.Sprintf("%s: %v", e.Op, e.Err) }
+
+func (e PoolRecovered) String() string { return e.Op + ": works again" }
+
+func withError(s string, err error) string {
+	if err != nil {
+		return s + ": " + err.Error()
+	}
+	return s
+}
+
+func (e SnapshotsTaken) attrs() []any { return []any{"volumes", len(e.Volumes), "took", e.Took} }
+func (e StreamEnded) attrs() []any {
+	return []any{"volume", e.Volume, "replica", e.Replica.Short(), "kind", e.Kind, "to", e.To, "bytes", e.Bytes, "took", e.Took, "err", e.Err}
+}
+func (e LinkChanged) attrs() []any {
+	return []any{"volume", e.Volume, "replica", e.Replica.Short(), "state", e.State, "err", e.Err}
+}
+func (e Received) attrs() []any {
+	return []any{"volume", e.Volume, "primary", e.Primary.Short(), "to", e.To, "bytes", e.Bytes, "took", e.Took, "err", e.Err}
+}
+func (e SetAside) attrs() []any {
+	return []any{"volume", e.Volume, "dataset", e.Dataset, "common", e.Common, "reason", e.Reason}
+}
+func (e Pruned) attrs() []any {
+	return []any{"volume", e.Volume, "snapshots", e.Snapshots, "bookmarks", e.Bookmarks}
+}
+func (e PoolFailed) attrs() []any    { return []any{"op", e.Op, "err", e.Err} }
+func (e PoolRecovered) attrs() []any { return []any{"op", e.Op} }
+
+func (SnapshotsTaken) level() slog.Level { return slog.LevelDebug }
+func (StreamEnded) level() slog.Level    { return slog.LevelDebug }
+func (e LinkChanged) level() slog.Level {
+	if e.Err != nil {
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
+}
+func (Received) level() slog.Level      { return slog.LevelDebug }
+func (SetAside) level() slog.Level      { return slog.LevelWarn }
+func (Pruned) level() slog.Level        { return slog.LevelDebug }
+func (PoolFailed) level() slog.Level    { return slog.LevelWarn }
+func (PoolRecovered) level() slog.Level { return slog.LevelInfo }
+
+// emit tells everybody. It is called without locks.
+func (e *Engine) emit(ev Event) {
+	e.cfg.Log.Log(e.logCtx, ev.level(), kindOfEvent(ev), ev.attrs()...)
+	e.cfg.Observe(ev)
+}
+
+// kindOfEvent is the constant message of the log line.
+func kindOfEvent(ev Event) string {
+	switch ev.(type) {
+	case SnapshotsTaken:
+		return "snapshots taken"
+	case StreamEnded:
+		return "stream ended"
+	case LinkChanged:
+		return "link changed"
+	case Received:
+		return "stream received"
+	case SetAside:
+		return "copy set aside"
+	case Pruned:
+		return "pruned"
+	case PoolFailed:
+		return "pool failed"
+	case PoolRecovered:
+		return "pool recovered"
+	}
+	return "event"
+}

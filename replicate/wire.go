@@ -1,0 +1,426 @@
+package replicate
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"net"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// A connection carries frames, one exchange after the other:
+//
+//	sender    OFFER            BEGIN DATA* END
+//	receiver        ANSWER                     PING* ACK
+//
+// An exchange ends with an ANSWER that asks for no stream, or with the ACK. A
+// receiver that fails in mid-stream sends its ACK early and swallows what is still
+// coming up to END, so the connection stays in step and can carry the next one.
+//
+// A frame is its type, the length of its payload, a CRC-32C over both and the
+// payload, and the payload. Over TLS the CRC is a second net; it makes a damaged
+// byte an error of the frame, whatever carried it.
+type frame byte
+
+const (
+	frameOffer  frame = 'O'
+	frameAnswer frame = 'A'
+	frameBegin  frame = 'B'
+	frameData   frame = 'D'
+	frameEnd    frame = 'E'
+	framePing   frame = 'P'
+	frameAck    frame = 'K'
+)
+
+const (
+	headerSize  = 9
+	maxMessage  = 256 << 10 // payload of anything but DATA
+	maxData     = 256 << 10 // payload of DATA
+	maxBases    = 4096      // guids in an offer
+	maxText     = 1024      // of an error or a reason
+	maxToken    = 32 << 10
+	maxSnapName = 256
+)
+
+// errProtocol is what a peer does that no version of this protocol does.
+var errProtocol = errors.New("protocol error")
+
+// offer opens an exchange: what the primary has and would send.
+type offer struct {
+	Cluster string        `json:"cluster"`
+	Volume  volume.ID     `json:"volume"`
+	Epoch   volume.Epoch  `json:"epoch"`
+	Primary volume.NodeID `json:"primary"`
+	// Newest engine snapshot of the primary: where the replica should get to.
+	Newest volume.Position `json:"newest"`
+	// CompleteAsOf is the primary's time up to which Newest holds all that was written.
+	CompleteAsOf time.Time `json:"complete_as_of,omitzero"`
+	// Bases are the guids that the primary can send from, snapshots and bookmarks,
+	// newest first. Truncated says that it has more.
+	Bases     []guid `json:"bases"`
+	Truncated bool   `json:"truncated,omitempty"`
+	// Floor is the lowest position any present replica acknowledged; what lies below
+	// may be pruned. Keep are guids that some replica stands on: one below the floor
+	// is to be left as a bookmark.
+	Floor volume.Position `json:"floor,omitzero"`
+	Keep  []guid          `json:"keep,omitempty"`
+	// NoResume asks to throw a partial stream away: its token was of no use.
+	NoResume bool `json:"no_resume,omitempty"`
+}
+
+type verdict string
+
+// What a receiver answers to an offer.
+const (
+	saysAlready     verdict = "already"     // Have is the newest
+	saysResume      verdict = "resume"      // send the rest of Token; Have is the newest complete
+	saysIncremental verdict = "incremental" // send from Have
+	saysFull        verdict = "full"        // nothing is here
+	saysDiverged    verdict = "diverged"    // the copy has been set aside; offer again
+	saysStale       verdict = "stale-epoch" // Epoch is higher
+	saysBusy        verdict = "busy"        // not now; see Reason
+	saysRefused     verdict = "refused"     // see Reason
+)
+
+type answer struct {
+	Verdict verdict      `json:"verdict"`
+	Have    guid         `json:"have,omitempty"`
+	Token   string       `json:"token,omitempty"`
+	Epoch   volume.Epoch `json:"epoch,omitempty"`
+	Reason  string       `json:"reason,omitempty"`
+}
+
+// begin says what the stream that follows takes the replica to.
+type begin struct {
+	From guid      `json:"from,omitempty"` // 0: full
+	To   guid      `json:"to"`
+	Name string    `json:"name"` // of the snapshot, after the @
+	At   time.Time `json:"at,omitzero"`
+}
+
+// end closes a stream; without OK the sender failed and what came is cut short.
+type end struct {
+	OK    bool   `json:"ok"`
+	Bytes int64  `json:"bytes"`
+	Error string `json:"error,omitempty"`
+}
+
+// ack says what the receiver found on its disk after a stream. GUID is its newest
+// snapshot, read again; Code and Error say why it is not the one sent.
+type ack struct {
+	GUID  guid   `json:"guid,omitempty"`
+	Code  string `json:"code,omitempty"`
+	Error string `json:"error,omitempty"`
+}
+
+// Codes of an ack that failed.
+const (
+	codeFailed   = "failed"
+	codeNoSpace  = "no-space"
+	codeDiverged = "diverged"
+)
+
+// guid of a snapshot; a string in JSON, because it takes all 64 bits.
+type guid uint64
+
+func (g guid) MarshalJSON() ([]byte, error) { return fmt.Appendf(nil, `"%d"`, uint64(g)), nil }
+
+func (g *guid) UnmarshalJSON(b []byte) error {
+	if len(b) < 3 || b[0] != '"' || b[len(b)-1] != '"' || len(b) > 22 {
+		return fmt.Errorf("guid %.30q: want a decimal number in quotes", b)
+	}
+	var v uint64
+	for _, c := range b[1 : len(b)-1] {
+		if c < '0' || c > '9' || v > (1<<64-1-uint64(c-'0'))/10 {
+			return fmt.Errorf("guid %q: want a decimal number of 64 bits", b)
+		}
+		v = v*10 + uint64(c-'0')
+	}
+	*g = guid(v)
+	return nil
+}
+
+func (o *offer) check() error {
+	if o.Cluster == "" || len(o.Cluster) > 256 {
+		return errors.New("offer without a cluster")
+	}
+	if _, err := volume.ParseID(string(o.Volume)); err != nil {
+		return err
+	}
+	if _, err := volume.ParseNodeID(string(o.Primary)); err != nil {
+		return err
+	}
+	if o.Newest.IsZero() {
+		return errors.New("offer without a snapshot")
+	}
+	if len(o.Bases) > maxBases || len(o.Keep) > maxBases {
+		return errors.New("offer with too many bases")
+	}
+	if slices.Contains(o.Bases, 0) || slices.Contains(o.Keep, 0) {
+		return errors.New("offer with an empty base")
+	}
+	return nil
+}
+
+func (a *answer) check() error {
+	switch a.Verdict {
+	case saysAlready, saysIncremental:
+		if a.Have == 0 {
+			return fmt.Errorf("answer %s without a snapshot", a.Verdict)
+		}
+	case saysResume:
+		if a.Token == "" || len(a.Token) > maxToken {
+			return errors.New("answer resume without a token")
+		}
+	case saysFull, saysDiverged, saysStale, saysBusy, saysRefused:
+	default:
+		return fmt.Errorf("answer %.40q is unknown", a.Verdict)
+	}
+	if len(a.Reason) > 2*maxText {
+		return errors.New("reason too long")
+	}
+	return nil
+}
+
+func (b *begin) check() error {
+	if b.To == 0 || b.Name == "" || len(b.Name) > maxSnapName {
+		return errors.New("begin without a snapshot")
+	}
+	return nil
+}
+
+func (e *end) check() error {
+	if e.Bytes < 0 || len(e.Error) > 2*maxText {
+		return errors.New("end out of bounds")
+	}
+	return nil
+}
+
+func (a *ack) check() error {
+	if a.GUID == 0 && a.Code == "" || len(a.Code) > 32 || len(a.Error) > 2*maxText {
+		return errors.New("ack out of bounds")
+	}
+	return nil
+}
+
+// decode reads one message strictly: no unknown field, nothing after it.
+func decode(payload []byte, into interface{ check() error }) error {
+	if !utf8.Valid(payload) {
+		return fmt.Errorf("%w: not UTF-8", errProtocol)
+	}
+	dec := json.NewDecoder(bytes.NewReader(payload))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return fmt.Errorf("%w: %v", errProtocol, err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return fmt.Errorf("%w: something follows the message", errProtocol)
+	}
+	if err := into.check(); err != nil {
+		return fmt.Errorf("%w: %v", errProtocol, err)
+	}
+	return nil
+}
+
+// clip makes a text fit for the wire.
+func clip(s string) string {
+	if len(s) > maxText {
+		s = s[:maxText] + "..."
+	}
+	return string(bytes.ToValidUTF8([]byte(s), []byte("?")))
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// wire puts frames on a connection. One goroutine may read while another writes.
+type wire struct {
+	conn  net.Conn
+	r     *bufio.Reader
+	in    []byte // payload last read; good until the next read
+	out   []byte // frame being written
+	sent  int64  // DATA bytes of the running stream
+	stall time.Duration
+}
+
+func newWire(conn net.Conn, stall time.Duration) *wire {
+	return &wire{conn: conn, r: bufio.NewReaderSize(conn, 64<<10), stall: stall}
+}
+
+func (w *wire) close() { w.conn.Close() }
+
+// write sends one frame; it must get rid of it within the stall time.
+func (w *wire) write(f frame, payload []byte) error {
+	w.out = append(w.out[:0], byte(f))
+	w.out = binary.BigEndian.AppendUint32(w.out, uint32(len(payload)))
+	sum := crc32.Update(crc32.Checksum(w.out, castagnoli), castagnoli, payload)
+	w.out = binary.BigEndian.AppendUint32(w.out, sum)
+	w.out = append(w.out, payload...)
+	w.conn.SetWriteDeadline(time.Now().Add(w.stall))
+	_, err := w.conn.Write(w.out)
+	return err
+}
+
+func (w *wire) writeMessage(f frame, m any) error {
+	payload, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if len(payload) > maxMessage {
+		return fmt.Errorf("message of %d bytes is too long", len(payload))
+	}
+	return w.write(f, payload)
+}
+
+// read returns the next frame, which must be complete within patience (0: for
+// ever, until it begins). io.EOF comes only between frames.
+func (w *wire) read(patience time.Duration) (frame, []byte, error) {
+	deadline := time.Time{}
+	if patience > 0 {
+		deadline = time.Now().Add(patience)
+	}
+	w.conn.SetReadDeadline(deadline)
+	if _, err := w.r.Peek(1); err != nil {
+		return 0, nil, err
+	}
+	if patience == 0 {
+		w.conn.SetReadDeadline(time.Now().Add(w.stall))
+	}
+	var header [headerSize]byte
+	if _, err := io.ReadFull(w.r, header[:]); err != nil {
+		return 0, nil, unexpected(err)
+	}
+	f, size := frame(header[0]), binary.BigEndian.Uint32(header[1:])
+	limit := uint32(maxMessage)
+	switch f {
+	case frameData:
+		limit = maxData
+	case frameOffer, frameAnswer, frameBegin, frameEnd, frameAck:
+	case framePing:
+		limit = 0
+	default:
+		return 0, nil, fmt.Errorf("%w: unknown frame %#x", errProtocol, header[0])
+	}
+	if size > limit {
+		return 0, nil, fmt.Errorf("%w: frame %c of %d bytes", errProtocol, f, size)
+	}
+	w.in = slices.Grow(w.in[:0], int(size))[:size]
+	if _, err := io.ReadFull(w.r, w.in); err != nil {
+		return 0, nil, unexpected(err)
+	}
+	sum := crc32.Update(crc32.Checksum(header[:5], castagnoli), castagnoli, w.in)
+	if sum != binary.BigEndian.Uint32(header[5:]) {
+		return 0, nil, fmt.Errorf("%w: frame %c damaged on the way", errProtocol, f)
+	}
+	return f, w.in, nil
+}
+
+func unexpected(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// expect reads a message of one type, over PINGs.
+func (w *wire) expect(want frame, into interface{ check() error }) error {
+	for {
+		f, payload, err := w.read(w.stall)
+		switch {
+		case err != nil:
+			return err
+		case f == framePing:
+		case f != want:
+			return fmt.Errorf("%w: frame %c where %c belongs", errProtocol, f, want)
+		default:
+			return decode(payload, into)
+		}
+	}
+}
+
+// dataWriter turns what zfs send writes into DATA frames.
+type dataWriter struct {
+	w        *wire
+	progress func(n int)
+	err      error // of the connection
+}
+
+func (d *dataWriter) Write(p []byte) (int, error) {
+	done := 0
+	for done < len(p) {
+		n := min(len(p)-done, maxData)
+		if d.err = d.w.write(frameData, p[done:done+n]); d.err != nil {
+			return done, d.err
+		}
+		done += n
+		d.progress(n)
+	}
+	return done, nil
+}
+
+// dataReader gives zfs receive what the DATA frames hold. At END it says io.EOF;
+// when the sender failed, an error, so that a cut stream is never taken for a
+// complete one.
+type dataReader struct {
+	w     *wire
+	left  []byte
+	bytes int64
+	end   *end  // once it has come
+	err   error // of the connection: it is out of step
+}
+
+func (d *dataReader) Read(p []byte) (int, error) {
+	for len(d.left) == 0 {
+		if err := d.next(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, d.left)
+	d.left = d.left[n:]
+	return n, nil
+}
+
+func (d *dataReader) next() error {
+	if d.err != nil {
+		return d.err
+	}
+	if d.end != nil {
+		if !d.end.OK || d.end.Bytes != d.bytes {
+			return io.ErrUnexpectedEOF
+		}
+		return io.EOF
+	}
+	// The sender breaks off after one stall time without bytes, so after two it is gone.
+	f, payload, err := d.w.read(2 * d.w.stall)
+	switch {
+	case err != nil:
+		d.err = unexpected(err)
+	case f == frameData:
+		d.left, d.bytes = payload, d.bytes+int64(len(payload))
+	case f == frameEnd:
+		var e end
+		if d.err = decode(payload, &e); d.err == nil {
+			d.end = &e
+		}
+	default:
+		d.err = fmt.Errorf("%w: frame %c within a stream", errProtocol, f)
+	}
+	return d.err
+}
+
+// drain swallows what is left of the stream.
+func (d *dataReader) drain() error {
+	for d.end == nil && d.err == nil {
+		d.next()
+	}
+	d.left = nil
+	return d.err
+}
