@@ -202,8 +202,8 @@ func (t *txn) createVolume(c CreateVolume) Result {
 	if t.s.Volume(c.ID) != nil {
 		return failed(volume.CodeConflict, "volume id %s is taken", c.ID)
 	}
-	if t.s.Node(c.Placement.Primary) == nil {
-		return failed(volume.CodeInvalid, "volume %q is placed on no known node", c.Name)
+	if bad := t.placeable(c.Name, c.Placement); bad != nil {
+		return *bad
 	}
 	v := Volume{
 		ID: c.ID, Name: c.Name, Spec: c.Spec, Placement: c.Placement,
@@ -256,12 +256,8 @@ func (t *txn) setReplicas(c SetReplicas) Result {
 		return failed(volume.CodeConflict, "volume %q is %s; its replicas cannot change now", v.Name, v.Phase)
 	}
 	p := volume.Placement{Primary: v.Placement.Primary, Local: c.Local, Remote: c.Remote}
-	seen := map[volume.NodeID]bool{}
-	for _, id := range p.Nodes() {
-		if n := t.s.Node(id); n == nil || n.Removed || seen[id] {
-			return failed(volume.CodeInvalid, "volume %q: node %s is unknown, removed or named twice", v.Name, id)
-		}
-		seen[id] = true
+	if bad := t.placeable(v.Name, p); bad != nil {
+		return *bad
 	}
 	v.Placement = p
 	t.putVolume(v)
@@ -297,8 +293,8 @@ func (t *txn) commitHandoff(c CommitHandoff) Result {
 	}
 	from, to := v.Placement.Primary, v.Pending.To
 	v.Placement = t.rezone(v.Placement.Swap(to))
-	v.Epoch = v.Epoch.Next()
-	v.Phase, v.Pending = PhaseActive, nil
+	v.Epoch, v.Start = v.Epoch.Next(), c.Final
+	v.Phase, v.Pending, v.LastRefusal = PhaseActive, nil, nil
 	t.putVolume(v)
 	t.event(Event{Kind: "volume.moved", Volume: v.ID, Name: v.Name, Node: to,
 		Message: fmt.Sprintf("volume %s moved from %s to %s", v.Name, t.s.NodeName(from), t.s.NodeName(to))})
@@ -327,7 +323,7 @@ func (t *txn) commitDelete(c CommitDelete) Result {
 	if bad != nil {
 		return *bad
 	}
-	v.Phase, v.Pending, v.Deleted = PhaseTrash, nil, t.at
+	v.Phase, v.Pending, v.LastRefusal, v.Deleted = PhaseTrash, nil, nil, t.at
 	t.putVolume(v)
 	t.s.names, _, _ = t.s.names.Delete([]byte(v.Name))
 	t.event(Event{Kind: "volume.removed", Volume: v.ID, Name: v.Name,
@@ -395,6 +391,19 @@ func (t *txn) forget(c ForgetVolume) Result {
 	}
 	t.s.volumes, _, _ = t.s.volumes.Delete([]byte(c.ID))
 	return Result{}
+}
+
+// placeable checks that a placement has a primary and names members once each.
+func (t *txn) placeable(name string, p volume.Placement) *Result {
+	seen := map[volume.NodeID]bool{}
+	for _, id := range append([]volume.NodeID{p.Primary}, p.Replicas()...) {
+		if n := t.s.Node(id); n == nil || n.Removed || seen[id] {
+			r := failed(volume.CodeInvalid, "volume %q: node %q is unknown, removed or named twice", name, id)
+			return &r
+		}
+		seen[id] = true
+	}
+	return nil
 }
 
 // at1 is a copy of the volume if it is at this epoch.

@@ -136,6 +136,9 @@ type Volume struct {
 	// Pending is the move or removal that is under way in PhaseMoving and
 	// PhaseDeleting.
 	Pending *Pending `json:"pending,omitempty"`
+	// Start is what the primary's copy held when it took this epoch over; zero for
+	// the first epoch. A copy without it must not be written.
+	Start volume.Position `json:"start,omitzero"`
 	// LastRefusal is why the last pending operation was given up.
 	LastRefusal *Refusal  `json:"last_refusal,omitempty"`
 	Created     time.Time `json:"created"`

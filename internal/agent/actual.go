@@ -1,0 +1,100 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// Actual is what is on this node's disk.
+type Actual struct {
+	Copies map[volume.ID]Copy // below Layout.Root
+	Trash  map[volume.ID]Copy // below Layout.Trash
+	// Parts are datasets that replication keeps beside a copy: a seed that is not
+	// complete, a fork that changes places.
+	Parts map[volume.ID][]string
+	// Strange are datasets below Root that are no volume's; they are left alone.
+	Strange []string
+}
+
+// Copy is one dataset of a volume.
+type Copy struct {
+	Dataset  string
+	Epoch    volume.Epoch // highest it has accepted; 0 when it does not say
+	Mounted  bool
+	RefQuota int64
+	Used     int64
+	Data     int64
+	Mount    string // mountpoint property
+}
+
+// mounted are the volumes whose dataset is mounted.
+func (got Actual) mounted() []volume.ID {
+	var out []volume.ID
+	for id, c := range got.Copies {
+		if c.Mounted {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// observe reads the disk with one command per tree.
+func (a *Agent) observe(ctx context.Context) (Actual, error) {
+	got := Actual{Copies: map[volume.ID]Copy{}, Trash: map[volume.ID]Copy{}, Parts: map[volume.ID][]string{}}
+	live, err := a.zfs.Datasets(ctx, a.layout.Root())
+	if err != nil {
+		return Actual{}, fmt.Errorf("listing %s: %w", a.layout.Root(), err)
+	}
+	for _, d := range live {
+		if id, ok := volumeIn(a.layout.Root(), d.Name); ok {
+			got.Copies[id] = copyOf(d)
+		} else if id, ok := partOf(a.layout.Root(), d.Name); ok {
+			got.Parts[id] = append(got.Parts[id], d.Name)
+		} else if d.Name != a.layout.Root() {
+			got.Strange = append(got.Strange, d.Name)
+		}
+	}
+	trash, err := a.zfs.Datasets(ctx, a.layout.Trash())
+	if err != nil {
+		return Actual{}, fmt.Errorf("listing %s: %w", a.layout.Trash(), err)
+	}
+	for _, d := range trash {
+		if id, ok := volumeIn(a.layout.Trash(), d.Name); ok {
+			got.Trash[id] = copyOf(d)
+		}
+	}
+	return got, nil
+}
+
+func copyOf(d zfs.Dataset) Copy {
+	epoch, _ := volume.ParseEpoch(d.User[propEpoch]) // 0 when missing: older than any
+	return Copy{
+		Dataset: d.Name, Epoch: epoch, Mounted: d.Mounted, RefQuota: d.RefQuota,
+		Used: d.Used, Data: d.Referenced, Mount: d.Mountpoint,
+	}
+}
+
+// prepare makes the parents of all volume datasets. Safe to repeat.
+func (a *Agent) prepare(ctx context.Context) error {
+	parents := []struct {
+		name  string
+		props map[string]string
+	}{
+		{a.layout.Root(), map[string]string{"mountpoint": "none", "canmount": "off", "readonly": "on", "atime": "off"}},
+		{a.layout.Trash(), map[string]string{"mountpoint": "none", "canmount": "off", "readonly": "on"}},
+		{a.layout.Aside(), map[string]string{"mountpoint": "none", "canmount": "off", "readonly": "on"}},
+	}
+	for _, p := range parents {
+		err := a.zfs.CreateFilesystem(ctx, p.name, p.props)
+		if err != nil && !errors.Is(err, zfs.ErrExists) {
+			return fmt.Errorf("making %s: %w", p.name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,444 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/replicate"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// Cluster is the replicated state as the agent needs it.
+type Cluster interface {
+	// State is the newest that this node has applied.
+	State() *state.State
+	// Changed is closed when there is a newer one.
+	Changed() <-chan struct{}
+	// Propose commits a command, wherever the leader is, and returns once this node
+	// has applied it. An error leaves it open whether it was committed.
+	Propose(ctx context.Context, c state.Command) (state.Result, error)
+	// CatchUp returns once this node has applied everything that a leader, proven
+	// after the call began, had committed.
+	CatchUp(ctx context.Context) error
+}
+
+// Disk is the part of zfs.System that the agent uses.
+type Disk interface {
+	Datasets(ctx context.Context, root string) ([]zfs.Dataset, error)
+	Dataset(ctx context.Context, name string) (zfs.Dataset, error)
+	Snapshots(ctx context.Context, root string, recursive bool) ([]zfs.Snapshot, error)
+	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
+	SetProperties(ctx context.Context, name string, props map[string]string) error
+	Rename(ctx context.Context, from, to string) error
+	Destroy(ctx context.Context, name string) error
+	Mount(ctx context.Context, name string, write bool) error
+	Unmount(ctx context.Context, name string) error
+	Pool(ctx context.Context, name string) (zfs.Pool, error)
+}
+
+// Files is what the agent does with mounted datasets besides zfs.
+type Files interface {
+	// Prepare makes the data directory of a dataset mounted writable at mountpoint
+	// and returns its path. Owner and mode are set only when it makes the directory.
+	// It fails when mountpoint is not a mounted, writable filesystem of its own.
+	Prepare(mountpoint string, spec volume.Spec) (dir string, err error)
+	// Unused makes sure that no process, in any mount namespace, still has the
+	// filesystem mounted there; the error names who has.
+	Unused(mountpoint string) error
+}
+
+// Use keeps the books on who uses the volumes of this node.
+type Use interface {
+	// Mounting is followed by Mounted or MountFailed; all three, and Unmounted, keep
+	// hints that come from Docker.
+	Mounting(id volume.ID, mountID string)
+	Mounted(id volume.ID, mountID string)
+	MountFailed(id volume.ID, mountID string)
+	Unmounted(id volume.ID, mountID string)
+	// Idle says that no hint is kept for the volume.
+	Idle(id volume.ID) bool
+	// Refresh asks the engine and answers who uses, or may use, each of the mounted
+	// volumes. On an error the engine could not be asked, and every volume that is
+	// mounted has a holder that says so.
+	Refresh(ctx context.Context, mounted []volume.ID) (map[volume.ID][]volume.Holder, error)
+}
+
+// Replicator is the replication engine as the agent uses it.
+type Replicator interface {
+	Assign(all []replicate.Assignment)
+	Flush(ctx context.Context, id volume.ID, to volume.NodeID) (volume.Position, error)
+	Links(id volume.ID) []volume.LinkStatus
+	Positions() map[volume.ID]volume.Position
+}
+
+// Config of an Agent.
+type Config struct {
+	Self    volume.NodeID
+	Version string
+	BootID  string
+	Layout  Layout
+	Cluster Cluster
+	ZFS     Disk
+	Files   Files
+	Use     Use
+	Repl    Replicator
+	Log     *slog.Logger
+	// Poll is how often the disk is read without a reason; 0: 5 s.
+	Poll time.Duration
+}
+
+// Agent is one node's loop. Make it with New, run it with Run.
+type Agent struct {
+	self    volume.NodeID
+	version string
+	bootID  string
+	layout  Layout
+	cluster Cluster
+	zfs     Disk
+	files   Files
+	use     Use
+	repl    Replicator
+	log     *slog.Logger
+	poll    time.Duration
+
+	locks locks
+	fresh chan struct{} // closed once the node has caught up
+	wake  chan struct{}
+
+	mu      sync.Mutex
+	actual  Actual
+	holders map[volume.ID][]volume.Holder
+	pool    volume.PoolInfo
+	asked   time.Time // when pool was read
+	trouble []string  // problems of the node itself
+	running map[volume.ID]bool
+	failed  map[volume.ID]failure
+}
+
+// failure remembers why an action did not work and when to try again.
+type failure struct {
+	action Action
+	reason string
+	pause  time.Duration
+	again  time.Time
+}
+
+// New makes an Agent that does nothing until Run.
+func New(c Config) *Agent {
+	if c.Poll == 0 {
+		c.Poll = 5 * time.Second
+	}
+	return &Agent{
+		self: c.Self, version: c.Version, bootID: c.BootID, layout: c.Layout, cluster: c.Cluster,
+		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, log: c.Log, poll: c.Poll,
+		fresh: make(chan struct{}), wake: make(chan struct{}, 1),
+		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{},
+	}
+}
+
+// Wake makes the loop look again soon. Never blocks; wakes coalesce.
+func (a *Agent) Wake() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Fresh is closed when the node has caught up with a leader since it started, so that
+// it may act on its state.
+func (a *Agent) Fresh() <-chan struct{} { return a.fresh }
+
+func (a *Agent) isFresh() bool {
+	select {
+	case <-a.fresh:
+		return true
+	default:
+		return false
+	}
+}
+
+// Run works until ctx ends and joins what it started.
+func (a *Agent) Run(ctx context.Context) error {
+	var jobs sync.WaitGroup
+	defer jobs.Wait()
+
+	if err := a.retry(ctx, "preparing the pool", a.prepare); err != nil {
+		return err
+	}
+	if err := a.retry(ctx, "catching up with the cluster", a.cluster.CatchUp); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	close(a.fresh)
+	a.log.Info("caught up with the cluster", "index", a.cluster.State().Index)
+
+	poll := time.NewTicker(a.poll)
+	defer poll.Stop()
+	for {
+		changed := a.cluster.Changed()
+		next := a.step(ctx, &jobs)
+		timer := time.NewTimer(next)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-changed:
+		case <-a.wake:
+		case <-poll.C:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// step looks once and starts what there is to do. It returns how long nothing will
+// change by itself.
+func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup) time.Duration {
+	s := a.cluster.State()
+	got, err := a.observe(ctx)
+	if err != nil {
+		// "Cannot ask" is not "nothing there": do nothing.
+		a.setTrouble(fmt.Sprintf("the disk cannot be read: %v", err))
+		return time.Second
+	}
+	holders, engine := a.use.Refresh(ctx, got.mounted())
+	a.look(ctx, got, holders, engine)
+	a.repl.Assign(assignments(s, got, a.self))
+
+	inUse := func(id volume.ID) bool { return len(holders[id]) > 0 || !a.use.Idle(id) }
+	now, wait := time.Now(), a.poll
+	for _, act := range Diff(s, got, a.self, inUse) {
+		a.mu.Lock()
+		f, failed := a.failed[act.Volume]
+		switch {
+		case a.running[act.Volume]:
+		case failed && f.action == act && now.Before(f.again):
+			wait = min(wait, f.again.Sub(now))
+		default:
+			a.running[act.Volume] = true
+			jobs.Go(func() { a.perform(ctx, act) })
+		}
+		a.mu.Unlock()
+	}
+	return wait
+}
+
+// perform takes one action and remembers how it went.
+func (a *Agent) perform(ctx context.Context, act Action) {
+	err := a.do(ctx, act)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.running, act.Volume)
+	if err == nil || ctx.Err() != nil {
+		delete(a.failed, act.Volume)
+		a.Wake()
+		return
+	}
+	f := a.failed[act.Volume]
+	if f.action != act || f.reason != err.Error() {
+		a.log.Warn("a step did not work and will be tried again", "step", act.Do, "volume", act.Volume, "err", err)
+	}
+	if f.action != act {
+		f = failure{action: act}
+	}
+	f.reason = err.Error()
+	f.pause = min(max(2*f.pause, 500*time.Millisecond), 30*time.Second)
+	f.again = time.Now().Add(f.pause)
+	a.failed[act.Volume] = f
+	a.Wake()
+}
+
+func (a *Agent) do(ctx context.Context, act Action) error {
+	switch act.Do {
+	case StepCreate:
+		return a.create(ctx, act.Volume)
+	case StepConfirm:
+		v := a.cluster.State().Volume(act.Volume)
+		if v == nil {
+			return nil
+		}
+		return a.propose(ctx, state.ConfirmCreate{ID: v.ID, Epoch: v.Epoch})
+	case StepRelease:
+		return a.release(ctx, act.Volume)
+	case StepAgree:
+		return a.agree(ctx, act.Volume)
+	}
+	// The rest changes the disk only, under the lock and by the state of that moment.
+	unlock, err := a.locks.lock(ctx, act.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	v := a.cluster.State().Volume(act.Volume)
+	if v == nil {
+		return nil
+	}
+	ds, trash := a.layout.Dataset(v.ID), a.layout.TrashDataset(v.ID)
+	switch act.Do {
+	case StepPromote:
+		if v.Placement.Role(a.self) != volume.RolePrimary {
+			return nil
+		}
+		d, err := a.zfs.Dataset(ctx, ds)
+		if err != nil {
+			return err
+		}
+		return a.takeOver(ctx, v, copyOf(d))
+	case StepDemote:
+		if v.Placement.Role(a.self) == volume.RolePrimary {
+			return nil
+		}
+		return a.zfs.SetProperties(ctx, ds, map[string]string{"refquota": "none"})
+	case StepUnmount:
+		// A Mount may have come since the look at the disk.
+		if v.Placement.Role(a.self) == volume.RolePrimary && v.Live() && !a.use.Idle(v.ID) {
+			return nil
+		}
+		return a.zfs.Unmount(ctx, ds)
+	case StepToTrash:
+		if v.Phase != state.PhaseTrash {
+			return nil
+		}
+		return a.zfs.Rename(ctx, ds, trash)
+	case StepFromTrash:
+		if !v.Live() {
+			return nil
+		}
+		return a.zfs.Rename(ctx, trash, ds)
+	case StepDestroy:
+		if v.Phase != state.PhasePurged {
+			return nil
+		}
+		a.mu.Lock()
+		gone := append([]string{ds, trash}, a.actual.Parts[v.ID]...)
+		a.mu.Unlock()
+		var errs []error
+		for _, name := range gone {
+			errs = append(errs, a.zfs.Destroy(ctx, name))
+		}
+		return errors.Join(errs...)
+	}
+	return fmt.Errorf("no such step: %s", act.Do)
+}
+
+// create makes the dataset of a new volume. An error that will not go away by
+// itself ends the creation.
+func (a *Agent) create(ctx context.Context, id volume.ID) error {
+	v := a.cluster.State().Volume(id)
+	if v == nil || v.Phase != state.PhaseCreating || v.Placement.Primary != a.self {
+		return nil
+	}
+	props := map[string]string{
+		"canmount": "noauto", "readonly": "on",
+		"mountpoint": a.layout.Mountpoint(id), "refquota": quota(v.Spec.Size),
+		propVolume: string(id), propEpoch: v.Epoch.String(),
+	}
+	maps.Copy(props, v.Spec.ZFS)
+	err := a.zfs.CreateFilesystem(ctx, a.layout.Dataset(id), props)
+	switch {
+	case errors.Is(err, zfs.ErrExists):
+		return nil
+	case errors.Is(err, zfs.ErrNoSpace), errors.Is(err, zfs.ErrInvalid), errors.Is(err, zfs.ErrUnsupported):
+		return a.propose(ctx, state.AbortCreate{ID: id, Epoch: v.Epoch, Reason: err.Error()})
+	}
+	return err
+}
+
+// propose commits a command; a refusal that is only "somebody was faster" is fine.
+func (a *Agent) propose(ctx context.Context, c state.Command) error {
+	res, err := a.cluster.Propose(ctx, c)
+	if err != nil {
+		return err
+	}
+	if res.Err != nil && res.Err.Code != volume.CodeConflict && res.Err.Code != volume.CodeNotFound {
+		return res.Err
+	}
+	return nil
+}
+
+// whileState gives a context that ends when cond is no longer true of the state.
+func (a *Agent) whileState(ctx context.Context, cond func(*state.State) bool) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			changed := a.cluster.Changed()
+			if !cond(a.cluster.State()) {
+				cancel(errors.New("it was given up meanwhile"))
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(context.Canceled); <-done }
+}
+
+// retry calls f until it works or ctx ends, and logs each new reason once.
+func (a *Agent) retry(ctx context.Context, what string, f func(context.Context) error) error {
+	last, pause := "", 250*time.Millisecond
+	for {
+		err := f(ctx)
+		if err == nil {
+			a.setTrouble()
+			return nil
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err.Error() != last {
+			last = err.Error()
+			a.log.Warn(what+" does not work yet", "err", err)
+			a.setTrouble(fmt.Sprintf("%s: %v", what, err))
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+		pause = min(2*pause, 5*time.Second)
+	}
+}
+
+// look keeps what was seen for reports.
+func (a *Agent) look(ctx context.Context, got Actual, holders map[volume.ID][]volume.Holder, engine error) {
+	var trouble []string
+	if engine != nil {
+		trouble = append(trouble, fmt.Sprintf("the container engine cannot be asked: %v", engine))
+	}
+	if now := time.Now(); now.Sub(a.asked) >= a.poll/2 {
+		info, err := a.poolInfo(ctx)
+		if err != nil {
+			trouble = append(trouble, err.Error())
+		}
+		a.mu.Lock()
+		a.pool, a.asked = info, now
+		a.mu.Unlock()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.actual, a.holders, a.trouble = got, holders, trouble
+}
+
+func (a *Agent) setTrouble(problems ...string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.trouble = problems
+}
+
+func (a *Agent) name() string { return a.cluster.State().NodeName(a.self) }

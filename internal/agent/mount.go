@@ -1,0 +1,137 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// Mount makes the volume writable here for the holder of mountID and returns the
+// directory to hand to it. This node must be the primary in phase active; the
+// caller has arranged that and passes the ID. It blocks while the dataset is being
+// taken over; again with the same mountID is fine.
+func (a *Agent) Mount(ctx context.Context, id volume.ID, mountID string) (dir string, err error) {
+	unlock, err := a.locks.lock(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+
+	v, err := a.writable(id)
+	if err != nil {
+		return "", err
+	}
+	a.use.Mounting(id, mountID)
+	defer func() {
+		if err != nil {
+			a.use.MountFailed(id, mountID)
+		}
+	}()
+	ds, err := a.zfs.Dataset(ctx, a.layout.Dataset(id))
+	if errors.Is(err, zfs.ErrNotFound) {
+		return "", volume.Errorf(volume.CodeRefused,
+			"volume %q: its dataset is missing on this node", v.Name).
+			WithHint("a replica still holds the data; see `flockctl volume inspect %s`", v.Name)
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := a.takeOver(ctx, v, copyOf(ds)); err != nil {
+		return "", err
+	}
+	if !ds.Mounted {
+		if err := a.zfs.Mount(ctx, ds.Name, true); err != nil && !errors.Is(err, zfs.ErrExists) {
+			return "", fmt.Errorf("mounting volume %q: %w", v.Name, err)
+		}
+	}
+	dir, err = a.files.Prepare(a.layout.Mountpoint(id), v.Spec)
+	if err != nil {
+		return "", fmt.Errorf("mounting volume %q: %w", v.Name, err)
+	}
+	a.use.Mounted(id, mountID)
+	return dir, nil
+}
+
+// Unmount drops the hint that mountID uses the volume. The dataset is unmounted a
+// moment later by the loop, when the engine's list shows no other user: a mount ID
+// may be shared (docker cp), so it proves nothing by itself.
+func (a *Agent) Unmount(id volume.ID, mountID string) {
+	a.use.Unmounted(id, mountID)
+	a.Wake()
+}
+
+// writable is the volume if this node may write it now.
+func (a *Agent) writable(id volume.ID) (*state.Volume, error) {
+	v := a.cluster.State().Volume(id)
+	switch {
+	case v == nil || !v.Live():
+		return nil, volume.Errorf(volume.CodeNotFound, "no such volume")
+	case !a.isFresh():
+		return nil, volume.Errorf(volume.CodeUnavailable,
+			"volume %q: this node has not heard from the cluster's leader since it started", v.Name).
+			WithHint("it mounts volumes again as soon as a majority of the voters is up")
+	case v.Placement.Role(a.self) != volume.RolePrimary:
+		return nil, volume.Errorf(volume.CodeConflict, "volume %q: its primary is %s", v.Name,
+			a.cluster.State().NodeName(v.Placement.Primary))
+	case v.Phase != state.PhaseActive:
+		return nil, volume.Errorf(volume.CodeConflict, "volume %q is %s; try again in a moment", v.Name, v.Phase)
+	}
+	return v, nil
+}
+
+// takeOver gives a dataset what a primary of v needs. Caller holds the lock.
+func (a *Agent) takeOver(ctx context.Context, v *state.Volume, c Copy) error {
+	want := map[string]string{}
+	if c.Epoch < v.Epoch {
+		want[propEpoch] = v.Epoch.String()
+	}
+	if c.RefQuota != v.Spec.Size {
+		want["refquota"] = quota(v.Spec.Size)
+	}
+	if mp := a.layout.Mountpoint(v.ID); c.Mount != mp {
+		want["mountpoint"] = mp
+	}
+	if len(want) == 0 {
+		return nil
+	}
+	if c.Epoch > v.Epoch {
+		return volume.Errorf(volume.CodeRefused,
+			"volume %q: its dataset has accepted epoch %s, newer than the cluster's %s", v.Name, c.Epoch, v.Epoch)
+	}
+	if c.Epoch < v.Epoch && v.Start.GUID != 0 {
+		if err := a.holdsStart(ctx, v); err != nil {
+			return err
+		}
+	}
+	if err := a.zfs.SetProperties(ctx, a.layout.Dataset(v.ID), want); err != nil {
+		return fmt.Errorf("taking volume %q over: %w", v.Name, err)
+	}
+	return nil
+}
+
+// holdsStart checks that this copy is the one the volume was handed to: it must
+// have the snapshot that the old primary sent last.
+func (a *Agent) holdsStart(ctx context.Context, v *state.Volume) error {
+	snaps, err := a.zfs.Snapshots(ctx, a.layout.Dataset(v.ID), false)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(snaps, func(s zfs.Snapshot) bool { return s.GUID == v.Start.GUID }) {
+		return volume.Errorf(volume.CodeRefused,
+			"volume %q: the copy on %s lacks the snapshot it was handed over with", v.Name, a.name()).
+			WithHint("its data is on another node; see `flockctl volume inspect %s`", v.Name)
+	}
+	return nil
+}
+
+func quota(size int64) string {
+	if size == 0 {
+		return "none"
+	}
+	return fmt.Sprint(size)
+}

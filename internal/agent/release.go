@@ -1,0 +1,109 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// errInUse says who keeps a volume from being given up.
+type errInUse struct{ by string }
+
+func (e *errInUse) Error() string { return "it is in use by " + e.by }
+
+// letGo unmounts the volume if nobody uses it, and makes sure that it is unmounted.
+// In the phases in which it is called Mount refuses, so it stays unmounted.
+// *errInUse: it is in use, or may be.
+func (a *Agent) letGo(ctx context.Context, id volume.ID) error {
+	unlock, err := a.locks.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	ds, err := a.zfs.Dataset(ctx, a.layout.Dataset(id))
+	if err != nil {
+		return err
+	}
+	if !ds.Mounted {
+		return a.files.Unused(a.layout.Mountpoint(id))
+	}
+	holders, err := a.use.Refresh(ctx, []volume.ID{id})
+	switch {
+	case err != nil:
+		return &errInUse{fmt.Sprintf("perhaps a container: the engine on %s cannot be asked (%v)", a.name(), err)}
+	case len(holders[id]) > 0:
+		return &errInUse{describe(holders[id]) + " on " + a.name()}
+	case !a.use.Idle(id):
+		return &errInUse{"a container that is starting on " + a.name()}
+	}
+	if err := a.zfs.Unmount(ctx, ds.Name); err != nil {
+		return &errInUse{fmt.Sprintf("a process on %s (%v)", a.name(), err)}
+	}
+	return a.files.Unused(a.layout.Mountpoint(id))
+}
+
+// release carries a pending handoff out, or refuses it.
+func (a *Agent) release(ctx context.Context, id volume.ID) error {
+	v := a.cluster.State().Volume(id)
+	if v == nil || v.Phase != state.PhaseMoving || v.Placement.Primary != a.self {
+		return nil // over already
+	}
+	refuse := func(reason string) error {
+		return a.propose(ctx, state.AbortHandoff{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Reason: reason})
+	}
+	err := a.letGo(ctx, id)
+	if used := (*errInUse)(nil); errors.As(err, &used) {
+		return refuse(used.Error())
+	}
+	if err != nil {
+		return err
+	}
+
+	// Stop waiting for the target when somebody gives the attempt up.
+	ctx, cancel := a.whileState(ctx, func(s *state.State) bool {
+		now := s.Volume(id)
+		return now != nil && now.Phase == state.PhaseMoving && now.Pending.Attempt == v.Pending.Attempt
+	})
+	defer cancel()
+	final, err := a.repl.Flush(ctx, id, v.Pending.To)
+	if err != nil {
+		return fmt.Errorf("final copy of volume %q: %w", v.Name, err)
+	}
+	return a.propose(ctx, state.CommitHandoff{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Final: final})
+}
+
+// agree carries a pending removal out, or refuses it.
+func (a *Agent) agree(ctx context.Context, id volume.ID) error {
+	v := a.cluster.State().Volume(id)
+	if v == nil || v.Phase != state.PhaseDeleting || v.Placement.Primary != a.self {
+		return nil
+	}
+	err := a.letGo(ctx, id)
+	if used := (*errInUse)(nil); errors.As(err, &used) {
+		return a.propose(ctx, state.AbortDelete{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Reason: used.Error()})
+	}
+	if err != nil {
+		return err
+	}
+	return a.propose(ctx, state.CommitDelete{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt})
+}
+
+func describe(holders []volume.Holder) string {
+	var out []string
+	for _, h := range holders {
+		switch {
+		case h.Name != "":
+			out = append(out, "container "+h.Name)
+		case h.Container != "":
+			out = append(out, "container "+h.Container)
+		default:
+			out = append(out, "a container that is starting")
+		}
+	}
+	return strings.Join(out, ", ")
+}

@@ -1,0 +1,93 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/replicate"
+)
+
+// Report is what this node tells the leader: from memory, so it never blocks.
+func (a *Agent) Report() volume.Report {
+	s := a.cluster.State()
+	positions := a.repl.Positions()
+
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := volume.Report{
+		Node: a.self, BootID: a.bootID, Version: a.version, Applied: s.Index, At: time.Now(),
+		Pool: a.pool, Problems: slices.Clone(a.trouble),
+	}
+	for v := range s.Volumes() {
+		role := v.Placement.Role(a.self)
+		c, exists := a.actual.Copies[v.ID]
+		if t, ok := a.actual.Trash[v.ID]; ok && !exists {
+			c, exists = t, true
+		}
+		if role == volume.RoleNone && !exists {
+			continue
+		}
+		st := volume.Status{
+			Volume: v.ID, Epoch: c.Epoch, Role: role, Exists: exists, Mounted: c.Mounted,
+			Used: c.Used, Data: c.Data, Newest: positions[v.ID], Problem: problem(v, a.actual, a.self),
+		}
+		if c.Mounted {
+			st.Holders = a.holders[v.ID]
+		}
+		if role == volume.RolePrimary {
+			st.Links = a.repl.Links(v.ID)
+		}
+		if f, ok := a.failed[v.ID]; ok && st.Problem == "" {
+			st.Problem = fmt.Sprintf("%s: %s", f.action.Do, f.reason)
+		}
+		r.Volumes = append(r.Volumes, st)
+	}
+	for _, ds := range a.actual.Strange {
+		r.Problems = append(r.Problems, fmt.Sprintf("dataset %s is no volume of this cluster", ds))
+	}
+	for id := range a.actual.Copies {
+		if s.Volume(id) == nil {
+			r.Problems = append(r.Problems, fmt.Sprintf("dataset %s belongs to a volume that this cluster does not know", a.layout.Dataset(id)))
+		}
+	}
+	slices.Sort(r.Problems)
+	return r
+}
+
+func (a *Agent) poolInfo(ctx context.Context) (volume.PoolInfo, error) {
+	p, err := a.zfs.Pool(ctx, a.layout.Pool)
+	if err != nil {
+		return volume.PoolInfo{Name: a.layout.Pool, Health: "unknown"}, fmt.Errorf("pool %s cannot be asked: %w", a.layout.Pool, err)
+	}
+	return volume.PoolInfo{Name: p.Name, GUID: p.GUID, Size: p.Size, Free: p.Free, Health: p.Health}, nil
+}
+
+// assignments is what replication has to do here: every live volume this node has a
+// part in, except a primary whose dataset does not exist.
+func assignments(s *state.State, got Actual, self volume.NodeID) []replicate.Assignment {
+	var out []replicate.Assignment
+	for v := range s.Volumes() {
+		role := v.Placement.Role(self)
+		if !v.Live() || v.Phase == state.PhaseCreating || role == volume.RoleNone {
+			continue
+		}
+		c, exists := got.Copies[v.ID]
+		if role == volume.RolePrimary && (!exists || c.Epoch > v.Epoch) {
+			continue
+		}
+		as := replicate.Assignment{
+			Volume: v.ID, Epoch: v.Epoch, Role: role, Primary: v.Placement.Primary,
+			Interval: v.Spec.Interval, Properties: v.Spec.ZFS,
+			Frozen: v.Phase != state.PhaseActive,
+		}
+		if role == volume.RolePrimary {
+			as.Replicas = v.Placement.Replicas()
+		}
+		out = append(out, as)
+	}
+	return out
+}

@@ -1,0 +1,149 @@
+package daemon
+
+import (
+	"context"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/plugin"
+)
+
+// driver is plugin.Backend: Docker's view of this node. Get and List are answered
+// from local memory and never fail for a volume that is known.
+type driver struct{ d *Daemon }
+
+// Create implements plugin.Backend.
+func (b driver) Create(ctx context.Context, name string, spec volume.Spec) error {
+	m, err := b.d.member()
+	if err != nil {
+		return err
+	}
+	_, err = m.CreateVolume(ctx, api.CreateVolumeRequest{Name: name, Options: spec.Options()})
+	return err
+}
+
+// Remove implements plugin.Backend.
+func (b driver) Remove(ctx context.Context, name string) error {
+	m, err := b.d.member()
+	if err != nil {
+		return err
+	}
+	v := m.cluster.State().VolumeByName(name)
+	if v == nil {
+		return noVolume(name)
+	}
+	return m.RemoveVolume(ctx, string(v.ID), api.RemoveVolumeRequest{})
+}
+
+// Mount implements plugin.Backend: on the primary at once; where the volume is
+// unused elsewhere it is handed to this node first; where it is in use, refused.
+func (b driver) Mount(ctx context.Context, name, id string) (string, error) {
+	m, err := b.d.member()
+	if err != nil {
+		return "", err
+	}
+	if m.agent == nil {
+		return "", volume.Errorf(volume.CodeConflict, "volume %q cannot be mounted here: this node has no pool", name)
+	}
+	v := m.cluster.State().VolumeByName(name)
+	if v == nil {
+		return "", noVolume(name)
+	}
+	// A volume just made or restored becomes active in a moment.
+	s, err := m.cluster.Wait(ctx, func(s *state.State) bool {
+		now := s.Volume(v.ID)
+		return m.agent.Fresh() && (now == nil || now.Phase != state.PhaseCreating)
+	})
+	if err != nil {
+		return "", waited(err, "volume %q: this node has not caught up with the cluster", name)
+	}
+	if v = s.Volume(v.ID); v == nil || !v.Live() {
+		return "", noVolume(name)
+	}
+	if v.Placement.Primary != m.self {
+		if err := m.acquire(ctx, v); err != nil {
+			return "", err
+		}
+	}
+	return m.agent.Mount(ctx, v.ID, id)
+}
+
+// acquire has the leader make this node the primary, and waits until this node
+// knows that it is.
+func (m *member) acquire(ctx context.Context, v *state.Volume) error {
+	err := m.onLeader(ctx, func(ctx context.Context, leader *api.Client) error {
+		if leader != nil {
+			return leader.Acquire(ctx, v.ID, m.self)
+		}
+		return m.Acquire(ctx, v.ID, m.self)
+	})
+	if err != nil {
+		return err
+	}
+	_, err = m.cluster.Wait(ctx, func(s *state.State) bool {
+		now := s.Volume(v.ID)
+		return now == nil || now.Placement.Primary == m.self && now.Phase == state.PhaseActive
+	})
+	return waited(err, "volume %q was handed to this node, which has not heard of it yet", v.Name)
+}
+
+// Unmount implements plugin.Backend.
+func (b driver) Unmount(_ context.Context, name, id string) error {
+	m, err := b.d.member()
+	if err != nil || m.agent == nil {
+		return nil // nothing can be mounted
+	}
+	if v := m.cluster.State().VolumeByName(name); v != nil {
+		m.agent.Unmount(v.ID, id)
+	}
+	return nil
+}
+
+// Get implements plugin.Backend.
+func (b driver) Get(name string) (plugin.Info, bool) {
+	m, err := b.d.member()
+	if err != nil {
+		return plugin.Info{}, false
+	}
+	v := m.view()
+	vol := v.state.VolumeByName(name)
+	if vol == nil {
+		return plugin.Info{}, false
+	}
+	return m.info(v, vol, true), true
+}
+
+// List implements plugin.Backend.
+func (b driver) List() []plugin.Info {
+	m, err := b.d.member()
+	if err != nil {
+		return nil
+	}
+	v := m.view()
+	var out []plugin.Info
+	for vol := range v.state.Volumes() {
+		if vol.Live() {
+			out = append(out, m.info(v, vol, false))
+		}
+	}
+	return out
+}
+
+func (m *member) info(v view, vol *state.Volume, full bool) plugin.Info {
+	info := plugin.Info{Name: vol.Name, Created: vol.Created.UTC().Truncate(time.Second)}
+	if vol.Placement.Primary == m.self && m.agent != nil {
+		if st, _, known := v.status(m.self, vol.ID); known && st.Mounted {
+			info.Mountpoint = m.layout.DataDir(vol.ID)
+		}
+	}
+	if full {
+		info.Status = dockerStatus(v.volume(vol))
+	}
+	return info
+}
+
+func noVolume(name string) error {
+	return volume.Errorf(volume.CodeNotFound, "no volume %q", name)
+}

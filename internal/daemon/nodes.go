@@ -1,0 +1,242 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Nodes implements api.Backend.
+func (m *member) Nodes(context.Context) ([]api.Node, error) {
+	v := m.view()
+	primaries, replicas := map[volume.NodeID]int{}, map[volume.NodeID]int{}
+	for vol := range v.state.Volumes() {
+		if !vol.Live() {
+			continue
+		}
+		primaries[vol.Placement.Primary]++
+		for _, id := range vol.Placement.Replicas() {
+			replicas[id]++
+		}
+	}
+	roles := m.roles()
+	out := []api.Node{}
+	for n := range v.state.Nodes() {
+		node := api.Node{
+			NodeRef: api.NodeRef{ID: n.ID, Name: n.Name}, Role: cmp.Or(roles[n.ID], api.RoleNone), Witness: n.Witness,
+			Zone: n.Zone, Addr: n.Addr, Availability: string(n.Availability), Joined: n.Joined, Labels: n.Labels,
+			Primaries: primaries[n.ID], Replicas: replicas[n.ID],
+		}
+		node.Health, node.Reason = m.health(v, n.ID)
+		if h, ok := v.heard(n.ID); ok {
+			node.LastSeen, node.Version = m.now().Add(-h.Age), h.Version
+			node.Pool, node.Problems = h.Pool, h.Problems
+		}
+		out = append(out, node)
+	}
+	slices.SortFunc(out, func(a, b api.Node) int { return cmp.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// health of a node, by the age of its last report and what gossip hints.
+func (m *member) health(v view, id volume.NodeID) (api.NodeHealth, string) {
+	h, ok := v.heard(id)
+	hint := m.hint(id)
+	switch {
+	case id == m.self:
+		return api.NodeAlive, ""
+	case m.leaderless():
+		return api.NodeUnknown, "this node hears no leader"
+	case ok && h.Age <= v.stale:
+		return api.NodeAlive, ""
+	case !ok && hint != api.NodeDead:
+		return api.NodeUnknown, "has not reported yet"
+	case !ok:
+		return api.NodeDead, "gossip cannot reach it"
+	case hint == api.NodeAlive || h.Age <= 2*v.stale:
+		return api.NodeSuspect, fmt.Sprintf("last report %s ago", round(h.Age))
+	}
+	return api.NodeDead, fmt.Sprintf("last report %s ago", round(h.Age))
+}
+
+// Node implements api.Backend.
+func (m *member) Node(ctx context.Context, ref string) (api.Node, error) {
+	all, err := m.Nodes(ctx)
+	if err != nil {
+		return api.Node{}, err
+	}
+	id, err := findNode(m.cluster.State(), ref)
+	if err != nil {
+		return api.Node{}, err
+	}
+	i := slices.IndexFunc(all, func(n api.Node) bool { return n.ID == id })
+	if i < 0 {
+		return api.Node{}, volume.Errorf(volume.CodeNotFound, "no node %q", ref)
+	}
+	return all[i], nil
+}
+
+func findNode(s *state.State, ref string) (volume.NodeID, error) {
+	var all []api.Candidate
+	for n := range s.Nodes() {
+		all = append(all, api.Candidate{ID: string(n.ID), Name: n.Name})
+	}
+	id, err := api.Resolve("node", ref, all)
+	return volume.NodeID(id), err
+}
+
+// LabelNode implements api.Backend.
+func (m *member) LabelNode(ctx context.Context, ref string, req api.LabelRequest) (api.Node, error) {
+	id, err := findNode(m.cluster.State(), ref)
+	if err != nil {
+		return api.Node{}, err
+	}
+	cmd := state.UpdateNode{ID: id, SetLabels: req.Set, DropLabels: req.Drop}
+	if req.Zone != nil {
+		zone := volume.Zone(*req.Zone)
+		if err := volume.ValidateName(string(zone)); err != nil {
+			return api.Node{}, volume.Errorf(volume.CodeInvalid, "zone %q: %v", zone, err)
+		}
+		cmd.Zone = &zone
+	}
+	if err := m.asOperator(ctx, cmd); err != nil {
+		return api.Node{}, err
+	}
+	return m.Node(ctx, ref)
+}
+
+// Tokens implements api.Backend.
+func (m *member) Tokens(context.Context) ([]api.Token, error) {
+	out := []api.Token{}
+	for t := range m.cluster.State().Tokens() {
+		out = append(out, tokenOf(t))
+	}
+	slices.SortFunc(out, func(a, b api.Token) int { return a.Created.Compare(b.Created) })
+	return out, nil
+}
+
+func tokenOf(t *state.Token) api.Token {
+	return api.Token{ID: t.ID, Created: t.Created, Expires: t.Expires, MaxUses: t.MaxUses, Uses: t.Uses, Note: t.Note}
+}
+
+// RevokeToken implements api.Backend.
+func (m *member) RevokeToken(ctx context.Context, ref string) error {
+	var all []api.Candidate
+	for t := range m.cluster.State().Tokens() {
+		all = append(all, api.Candidate{ID: t.ID})
+	}
+	id, err := api.Resolve("token", ref, all)
+	if err != nil {
+		return err
+	}
+	return m.asOperator(ctx, state.RevokeToken{ID: id})
+}
+
+// Events implements api.Backend.
+func (m *member) Events(ctx context.Context, q api.EventsQuery) ([]api.Event, error) {
+	ctx, cancel := context.WithTimeout(ctx, q.Wait)
+	defer cancel()
+	for {
+		changed := m.cluster.Changed()
+		out := []api.Event{}
+		for e := range m.cluster.State().Events(q.After) {
+			out = append(out, api.Event{Seq: e.Seq, At: e.At, Kind: e.Kind, Volume: e.Volume, Name: e.Name, Node: e.Node, Message: e.Message})
+		}
+		if len(out) > 0 {
+			return out, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return out, nil
+		}
+	}
+}
+
+// Status implements api.Backend.
+func (m *member) Status(ctx context.Context) (api.ClusterStatus, error) {
+	v := m.view()
+	leader, ok := m.cluster.Leader()
+	out := api.ClusterStatus{
+		Initialized: true, ClusterID: v.state.Cluster().ID, Ready: true, Node: v.ref(m.self), Version: m.version,
+		Quorum: ok, Applied: v.state.Index, TrashKeep: v.state.Cluster().Settings.TrashKeep(),
+		Nodes: map[api.NodeHealth]int{}, Volumes: map[api.Health]int{},
+	}
+	if ok {
+		out.Leader = v.ref(leader)
+	} else {
+		out.Problems = append(out.Problems, "this node hears no leader: volumes in use go on, nothing can be changed")
+	}
+	nodes, err := m.Nodes(ctx)
+	if err != nil {
+		return out, err
+	}
+	voters := 0
+	for _, n := range nodes {
+		out.Nodes[n.Health]++
+		if n.Role == api.RoleLeader || n.Role == api.RoleVoter {
+			voters++
+			out.Voters = append(out.Voters, api.Voter{NodeRef: n.NodeRef, Health: n.Health})
+		}
+		if n.Health != api.NodeAlive {
+			out.Problems = append(out.Problems, fmt.Sprintf("node %s is %s: %s", n.Name, n.Health, n.Reason))
+		}
+		for _, p := range n.Problems {
+			out.Problems = append(out.Problems, fmt.Sprintf("node %s: %s", n.Name, p))
+		}
+	}
+	for vol := range v.state.Volumes() {
+		if !vol.Live() {
+			if vol.Phase == state.PhaseTrash {
+				out.Trash++
+			}
+			continue
+		}
+		av := v.volume(vol)
+		out.Volumes[av.Health]++
+		if av.Health != api.HealthOK && av.Reason != "" {
+			out.Problems = append(out.Problems, fmt.Sprintf("volume %s is %s: %s", av.Name, av.Health, av.Reason))
+		}
+	}
+	out.Safety = append(out.Safety, "volumes are moved and failed over by hand in this version: when a primary's node is lost, its volumes wait for it")
+	if voters < 3 {
+		out.Safety = append(out.Safety, fmt.Sprintf("%d voter(s): losing one stops all changes; three nodes or more survive the loss of one", voters))
+	}
+	return out, nil
+}
+
+// CreateToken implements api.Backend.
+func (m *member) CreateToken(ctx context.Context, req api.TokenRequest) (api.Token, error) {
+	if req.TTL < 0 || req.MaxUses < 0 {
+		return api.Token{}, volume.Errorf(volume.CodeInvalid, "a token's life and number of uses cannot be negative")
+	}
+	tok, text, err := m.newToken(cmp.Or(req.TTL, defaultTokenTTL), req.MaxUses)
+	if err != nil {
+		return api.Token{}, err
+	}
+	tok.Note = req.Note
+	if err := m.asOperator(ctx, state.CreateToken{Token: tok}); err != nil {
+		return api.Token{}, err
+	}
+	out := tokenOf(&tok)
+	out.Text, out.JoinCommand = text, m.joinCommand(text)
+	return out, nil
+}
+
+// defaultTokenTTL is how long a join token is good for.
+const defaultTokenTTL = 24 * time.Hour
+
+// joinCommand is the line to type on another node.
+func (m *member) joinCommand(token string) string {
+	addr := ""
+	if n := m.cluster.State().Node(m.self); n != nil {
+		addr = n.Addr
+	}
+	return fmt.Sprintf("flockctl join --peer %s %s", addr, token)
+}

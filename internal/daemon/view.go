@@ -1,0 +1,209 @@
+package daemon
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// heard is the newest report of a node, and how old it is by this node's clock.
+type heard struct {
+	volume.Report
+	Age time.Duration
+}
+
+// view is one moment as this node knows it: what is agreed and what was reported.
+// Everything people see of volumes is made from it, by pure functions.
+type view struct {
+	state *state.State
+	stale time.Duration // a report older than this says nothing any more
+	heard func(volume.NodeID) (heard, bool)
+}
+
+// ref names a node for people.
+func (v view) ref(id volume.NodeID) api.NodeRef {
+	if id == "" {
+		return api.NodeRef{}
+	}
+	return api.NodeRef{ID: id, Name: v.state.NodeName(id)}
+}
+
+// status is a node's last word about one volume. ok is false when it never said
+// anything or when its word is too old.
+func (v view) status(node volume.NodeID, id volume.ID) (volume.Status, heard, bool) {
+	h, ok := v.heard(node)
+	if !ok || h.Age > v.stale {
+		return volume.Status{}, h, false
+	}
+	// A report lists its volumes in order of ID.
+	i, found := slices.BinarySearchFunc(h.Volumes, id, func(s volume.Status, id volume.ID) int {
+		return cmp.Compare(s.Volume, id)
+	})
+	if !found {
+		return volume.Status{}, h, true
+	}
+	return h.Volumes[i], h, true
+}
+
+// volume describes one volume for people. It never says ok of what was not
+// acknowledged, and not known is told apart from bad.
+func (v view) volume(vol *state.Volume) api.Volume {
+	out := api.Volume{
+		ID: vol.ID, Name: vol.Name, Phase: string(vol.Phase), Spec: vol.Spec,
+		Primary: v.ref(vol.Placement.Primary), Epoch: vol.Epoch, Index: vol.Changed,
+		Created: vol.Created, Deleted: vol.Deleted,
+	}
+	if vol.LastRefusal != nil {
+		out.LastRefusal = vol.LastRefusal.Reason
+	}
+	if !vol.Live() {
+		out.PurgeAfter = vol.Deleted.Add(v.state.Cluster().Settings.TrashKeep())
+	}
+	st, from, known := v.status(vol.Placement.Primary, vol.ID)
+	if known {
+		out.AsOf = from.At
+		out.Used, out.Data, out.Mounted = st.Used, st.Data, st.Mounted
+		for _, h := range st.Holders {
+			out.Holders = append(out.Holders, api.Holder{Holder: h, Node: out.Primary})
+		}
+	}
+	for _, kind := range []struct {
+		of    api.ReplicaKind
+		nodes []volume.NodeID
+	}{{api.ReplicaLocal, vol.Placement.Local}, {api.ReplicaRemote, vol.Placement.Remote}} {
+		for _, n := range kind.nodes {
+			out.Replicas = append(out.Replicas, v.replica(vol, n, kind.of, st, from, known))
+		}
+	}
+	out.Health, out.Reason = v.health(vol, out, st, known)
+	return out
+}
+
+func (v view) replica(vol *state.Volume, node volume.NodeID, kind api.ReplicaKind, st volume.Status, from heard, known bool) api.Replica {
+	r := api.Replica{Node: v.ref(node), Kind: kind, State: volume.LinkConnecting}
+	if !known {
+		r.Error = "its primary has not reported lately"
+		return r
+	}
+	i := slices.IndexFunc(st.Links, func(l volume.LinkStatus) bool { return l.Replica == node })
+	if i < 0 {
+		return r
+	}
+	l := st.Links[i]
+	r.State, r.Acked, r.Error = l.State, l.Acked, l.Error
+	r.LagBytes, r.SentBytes, r.TotalBytes = l.LagBytes, l.SentBytes, l.TotalBytes
+	if !l.CompleteAsOf.IsZero() {
+		// Both times are the primary's own; the age of its report comes on top.
+		lag := max(0, from.At.Sub(l.CompleteAsOf)+from.Age).Seconds()
+		r.LagSeconds = &lag
+	}
+	return r
+}
+
+// health is the worst of a volume's parts, with the reason in words.
+func (v view) health(vol *state.Volume, out api.Volume, st volume.Status, known bool) (api.Health, string) {
+	type finding struct {
+		health api.Health
+		reason string
+	}
+	var found []finding
+	add := func(h api.Health, format string, args ...any) {
+		found = append(found, finding{h, fmt.Sprintf(format, args...)})
+	}
+	switch vol.Phase {
+	case state.PhaseTrash, state.PhasePurged:
+		return api.HealthTrash, ""
+	case state.PhaseCreating:
+		add(api.HealthCreating, "being made on %s", out.Primary)
+	case state.PhaseMoving:
+		add(api.HealthMoving, "moving to %s", v.ref(vol.Pending.To))
+	case state.PhaseDeleting:
+		add(api.HealthDeleting, "being removed")
+	}
+	switch h, ok := v.heard(vol.Placement.Primary); {
+	case !known && ok:
+		add(api.HealthUnknown, "primary %s was last heard of %s ago", out.Primary, round(h.Age))
+	case !known:
+		add(api.HealthUnknown, "primary %s has not reported yet", out.Primary)
+	case !st.Exists && vol.Phase != state.PhaseCreating && st.Volume != "":
+		add(api.HealthFailed, "the dataset is missing on %s", out.Primary)
+	case st.Problem != "":
+		add(api.HealthDegraded, "on %s: %s", out.Primary, st.Problem)
+	}
+	if want, have := vol.Spec.Replicas, len(vol.Placement.Local); have < want {
+		add(api.HealthDegraded, "%d of %d local replicas placed", have, want)
+	}
+	if want, have := vol.Spec.Remote, len(vol.Placement.Remote); have < want {
+		add(api.HealthDegraded, "%d of %d remote replicas placed", have, want)
+	}
+	if known && vol.Phase != state.PhaseCreating {
+		for _, r := range out.Replicas {
+			switch r.State {
+			case volume.LinkSeeding:
+				add(api.HealthSeeding, "first copy to %s under way", r.Node)
+			case volume.LinkLagging:
+				add(api.HealthLagging, "%s is behind", r.Node)
+			case volume.LinkConnecting:
+				add(api.HealthDegraded, "%s cannot be reached", r.Node)
+			case volume.LinkRefused:
+				add(api.HealthDegraded, "%s refuses: %s", r.Node, r.Error)
+			}
+		}
+	}
+	worst, reasons := api.HealthOK, []string{}
+	for _, f := range found {
+		worst = api.Worst(worst, f.health)
+		reasons = append(reasons, f.reason)
+	}
+	return worst, strings.Join(reasons, "; ")
+}
+
+// dockerStatus is what `docker volume inspect` shows under Status.
+func dockerStatus(vol api.Volume) map[string]any {
+	var replicas []map[string]any
+	for _, r := range vol.Replicas {
+		m := map[string]any{"node": r.Node.String(), "kind": r.Kind, "state": r.State}
+		if r.LagSeconds != nil {
+			m["lag_seconds"] = round(time.Duration(*r.LagSeconds * float64(time.Second))).Seconds()
+		}
+		if r.Error != "" {
+			m["error"] = r.Error
+		}
+		if !r.Acked.IsZero() {
+			m["snapshot"] = r.Acked.SnapshotName()
+		}
+		replicas = append(replicas, m)
+	}
+	status := map[string]any{
+		"id": vol.ID, "health": vol.Health, "phase": vol.Phase, "epoch": uint64(vol.Epoch),
+		"primary": vol.Primary.String(), "replicas": replicas, "options": vol.Spec.Options(),
+		"used_bytes": vol.Used, "data_bytes": vol.Data, "mounted": vol.Mounted,
+	}
+	if vol.Reason != "" {
+		status["reason"] = vol.Reason
+	}
+	if vol.Spec.Size > 0 {
+		status["size_bytes"] = vol.Spec.Size
+	}
+	if len(vol.Holders) > 0 {
+		var by []string
+		for _, h := range vol.Holders {
+			by = append(by, cmp.Or(h.Name, h.Container, "a starting container")+" on "+h.Node.String())
+		}
+		status["used_by"] = by
+	}
+	return status
+}
+
+func round(d time.Duration) time.Duration {
+	if d < time.Second {
+		return d.Round(10 * time.Millisecond)
+	}
+	return d.Round(time.Second)
+}

@@ -1,0 +1,310 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/placement"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Volumes implements api.Backend.
+func (m *member) Volumes(_ context.Context, q api.VolumesQuery) ([]api.Volume, error) {
+	v := m.view()
+	out := []api.Volume{}
+	for vol := range v.state.Volumes() {
+		if vol.Phase != state.PhasePurged && vol.Live() != q.Trash {
+			out = append(out, v.volume(vol))
+		}
+	}
+	slices.SortFunc(out, func(a, b api.Volume) int { return cmp.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// Volume implements api.Backend.
+func (m *member) Volume(_ context.Context, ref string) (api.Volume, error) {
+	v := m.view()
+	vol, err := findVolume(v.state, ref, live)
+	if volume.CodeOf(err) == volume.CodeNotFound {
+		vol, err = findVolume(v.state, ref, trashed)
+	}
+	if err != nil {
+		return api.Volume{}, err
+	}
+	return v.volume(vol), nil
+}
+
+func live(v *state.Volume) bool    { return v.Live() }
+func trashed(v *state.Volume) bool { return v.Phase == state.PhaseTrash }
+
+// findVolume is what ref means among the volumes of one kind.
+func findVolume(s *state.State, ref string, kind func(*state.Volume) bool) (*state.Volume, error) {
+	var all []api.Candidate
+	for v := range s.Volumes() {
+		if kind(v) {
+			all = append(all, api.Candidate{ID: string(v.ID), Name: v.Name})
+		}
+	}
+	id, err := api.Resolve("volume", ref, all)
+	if err != nil {
+		return nil, err
+	}
+	return s.Volume(volume.ID(id)), nil
+}
+
+// CreateVolume implements api.Backend.
+func (m *member) CreateVolume(ctx context.Context, req api.CreateVolumeRequest) (api.Volume, error) {
+	if err := volume.ValidateName(req.Name); err != nil {
+		return api.Volume{}, err
+	}
+	spec, err := volume.ParseOptions(req.Options)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	req.Node = cmp.Or(req.Node, m.self)
+	req.Request = cmp.Or(req.Request, newRequest())
+
+	var made api.Volume
+	err = m.onLeader(ctx, func(ctx context.Context, leader *api.Client) error {
+		if leader != nil {
+			made, err = leader.CreateVolume(ctx, req)
+			return err
+		}
+		made, err = m.createHere(ctx, req, spec)
+		return err
+	})
+	if err != nil {
+		return api.Volume{}, err
+	}
+	// Docker asks this node next: it must know the volume by then.
+	if err := m.cluster.CaughtUp(ctx, made.Index); err != nil {
+		return api.Volume{}, waited(err, "volume %q is made, but this node has not heard of it yet", req.Name)
+	}
+	return made, nil
+}
+
+// createHere is CreateVolume on the leader.
+func (m *member) createHere(ctx context.Context, req api.CreateVolumeRequest, spec volume.Spec) (api.Volume, error) {
+	s := m.cluster.State()
+	id := volume.NewID()
+	if old := s.VolumeByName(req.Name); old != nil {
+		if !old.Spec.Equal(spec) {
+			return api.Volume{}, volume.Errorf(volume.CodeConflict, "volume %q exists with other options (%s)",
+				req.Name, optionText(old.Spec)).WithHint("choose another name, or give the same options")
+		}
+		id = old.ID
+	} else {
+		view := placement.NewView(s, m.heardByPlacement(), m.now())
+		p, short, err := placement.Place(view, spec, req.Node)
+		if err != nil {
+			return api.Volume{}, err
+		}
+		if !short.IsZero() {
+			m.log.Warn("volume starts with fewer replicas than asked for", "volume", req.Name, "why", short.String())
+		}
+		res, err := m.commit(ctx, req.Request, state.CreateVolume{ID: id, Name: req.Name, Spec: spec, Placement: p})
+		if err != nil {
+			return api.Volume{}, err
+		}
+		id = res.Volume
+	}
+	// The primary makes the dataset and confirms, or gives up.
+	s, err := m.cluster.Wait(ctx, func(s *state.State) bool {
+		v := s.Volume(id)
+		return v == nil || v.Phase != state.PhaseCreating
+	})
+	if err != nil {
+		return api.Volume{}, waited(err, "volume %q is still being made on %s", req.Name, m.cluster.State().NodeName(m.primaryOf(id)))
+	}
+	v := s.Volume(id)
+	if v == nil || !v.Live() {
+		reason := "it was removed at once"
+		if v != nil && v.LastRefusal != nil {
+			reason = v.LastRefusal.Reason
+		}
+		return api.Volume{}, volume.Errorf(volume.CodeRefused, "volume %q could not be made: %s", req.Name, reason)
+	}
+	return m.view().volume(v), nil
+}
+
+// RemoveVolume implements api.Backend.
+func (m *member) RemoveVolume(ctx context.Context, ref string, req api.RemoveVolumeRequest) error {
+	req.Request = cmp.Or(req.Request, newRequest())
+	return m.onLeader(ctx, func(ctx context.Context, leader *api.Client) error {
+		if leader != nil {
+			return leader.RemoveVolume(ctx, ref, req)
+		}
+		v, err := findVolume(m.cluster.State(), ref, live)
+		if err != nil {
+			return err
+		}
+		// The primary has to agree; do not begin what it cannot answer.
+		if _, h, known := m.view().status(v.Placement.Primary, v.ID); !known {
+			return volume.Errorf(volume.CodeUnavailable, "volume %q: its primary %s has not reported for %s, so nobody knows whether it is in use",
+				v.Name, m.cluster.State().NodeName(v.Placement.Primary), round(h.Age)).WithHint("try again when the node is back")
+		}
+		attempt := req.Request
+		_, err = m.commit(ctx, "", state.BeginDelete{ID: v.ID, Epoch: v.Epoch, Attempt: attempt})
+		if err != nil {
+			return err
+		}
+		return m.awaitAttempt(ctx, v, attempt, state.PhaseDeleting, "removing", func(reason string) state.Command {
+			return state.AbortDelete{ID: v.ID, Epoch: v.Epoch, Attempt: m.pendingAttempt(v.ID, attempt), Reason: reason}
+		})
+	})
+}
+
+// pendingAttempt is the attempt that is under way: an earlier caller's, if he asked
+// for the same thing first.
+func (m *member) pendingAttempt(id volume.ID, mine string) string {
+	if v := m.cluster.State().Volume(id); v != nil && v.Pending != nil {
+		return v.Pending.Attempt
+	}
+	return mine
+}
+
+// awaitAttempt waits until the primary has carried a pending operation out or
+// refused it. When ctx ends first, it gives the operation up.
+func (m *member) awaitAttempt(ctx context.Context, v *state.Volume, attempt string, phase state.Phase, doing string,
+	abort func(reason string) state.Command) error {
+	attempt = m.pendingAttempt(v.ID, attempt)
+	s, err := m.cluster.Wait(ctx, func(s *state.State) bool {
+		now := s.Volume(v.ID)
+		return now == nil || now.Phase != phase
+	})
+	if err != nil {
+		gaveUp, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		reason := fmt.Sprintf("%s took too long", doing)
+		if _, aerr := m.commit(gaveUp, "", abort(reason)); aerr != nil && volume.CodeOf(aerr) != volume.CodeConflict {
+			return waited(errors.Join(err, aerr), "%s volume %q", doing, v.Name)
+		}
+		return volume.Errorf(volume.CodeTimeout, "%s volume %q took too long and was given up", doing, v.Name).
+			WithHint("see `flockctl volume inspect %s`, then try again", v.Name)
+	}
+	if now := s.Volume(v.ID); now != nil && now.LastRefusal != nil && now.LastRefusal.Attempt == attempt {
+		return volume.Errorf(volume.CodeConflict, "%s volume %q: %s", doing, v.Name, now.LastRefusal.Reason)
+	}
+	return nil
+}
+
+// UndeleteVolume implements api.Backend.
+func (m *member) UndeleteVolume(ctx context.Context, ref string, req api.UndeleteRequest) (api.Volume, error) {
+	req.Request = cmp.Or(req.Request, newRequest())
+	var back api.Volume
+	err := m.onLeader(ctx, func(ctx context.Context, leader *api.Client) (err error) {
+		if leader != nil {
+			back, err = leader.UndeleteVolume(ctx, ref, req)
+			return err
+		}
+		v, err := findVolume(m.cluster.State(), ref, trashed)
+		if err != nil {
+			return err
+		}
+		name := cmp.Or(req.Name, v.Name)
+		if err := volume.ValidateName(name); err != nil {
+			return err
+		}
+		if _, err := m.commit(ctx, req.Request, state.Undelete{ID: v.ID, Name: name}); err != nil {
+			return err
+		}
+		now := m.view()
+		back = now.volume(now.state.Volume(v.ID))
+		return nil
+	})
+	if err != nil {
+		return api.Volume{}, err
+	}
+	return back, m.cluster.CaughtUp(ctx, back.Index)
+}
+
+// Acquire implements api.Peer, on the leader: it makes node the primary of a
+// volume that nobody uses.
+func (m *member) Acquire(ctx context.Context, id volume.ID, node volume.NodeID) error {
+	s := m.cluster.State()
+	v := s.Volume(id)
+	switch {
+	case v == nil || !v.Live():
+		return volume.Errorf(volume.CodeNotFound, "no volume %s", id)
+	case v.Placement.Primary == node:
+		return nil
+	}
+	st, h, known := m.view().status(v.Placement.Primary, id)
+	primary := s.NodeName(v.Placement.Primary)
+	if !known {
+		return volume.Errorf(volume.CodeUnavailable, "volume %q: its primary %s has not reported for %s, so it may be in use there",
+			v.Name, primary, round(h.Age)).WithHint("it can be mounted elsewhere when %s is back", primary)
+	}
+	if st.Problem != "" && !st.Exists {
+		return volume.Errorf(volume.CodeUnavailable, "volume %q: on its primary %s: %s", v.Name, primary, st.Problem)
+	}
+	if v.Placement.Role(node) == volume.RoleNone {
+		if err := m.addReplica(ctx, v, node); err != nil {
+			return err
+		}
+	}
+	attempt := newRequest()
+	if _, err := m.commit(ctx, "", state.BeginHandoff{ID: id, Epoch: v.Epoch, To: node, Attempt: attempt}); err != nil {
+		return err
+	}
+	return m.awaitAttempt(ctx, v, attempt, state.PhaseMoving, "moving", func(reason string) state.Command {
+		return state.AbortHandoff{ID: id, Epoch: v.Epoch, Attempt: m.pendingAttempt(id, attempt), Reason: reason}
+	})
+}
+
+// addReplica puts a copy on the node where the volume is wanted, besides the ones it
+// has, and waits until that copy is complete.
+func (m *member) addReplica(ctx context.Context, v *state.Volume, node volume.NodeID) error {
+	s := m.cluster.State()
+	n := s.Node(node)
+	if n == nil || n.Witness {
+		return volume.Errorf(volume.CodeConflict, "volume %q cannot be mounted on %s: that node has no pool", v.Name, s.NodeName(node))
+	}
+	p := v.Placement
+	if home := s.Node(p.Primary); home != nil && home.Zone != n.Zone {
+		p.Remote = append(slices.Clone(p.Remote), node)
+	} else {
+		p.Local = append(slices.Clone(p.Local), node)
+	}
+	if _, err := m.commit(ctx, "", state.SetReplicas{ID: v.ID, Epoch: v.Epoch, Local: p.Local, Remote: p.Remote}); err != nil {
+		return err
+	}
+	return m.pollReports(ctx, func() bool {
+		st, _, known := m.view().status(v.Placement.Primary, v.ID)
+		return known && slices.ContainsFunc(st.Links, func(l volume.LinkStatus) bool {
+			return l.Replica == node && !l.Acked.IsZero()
+		})
+	}, "volume %q has no copy on %s yet; the first one is under way, try again", v.Name, s.NodeName(node))
+}
+
+func (m *member) primaryOf(id volume.ID) volume.NodeID {
+	if v := m.cluster.State().Volume(id); v != nil {
+		return v.Placement.Primary
+	}
+	return ""
+}
+
+// optionText is a spec as a user would have typed it.
+func optionText(s volume.Spec) string {
+	var out []string
+	for k, val := range s.Options() {
+		out = append(out, k+"="+val)
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ")
+}
+
+// waited turns the end of a context into a refusal that says what was waited for.
+func waited(err error, format string, args ...any) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return volume.Errorf(volume.CodeTimeout, format, args...).WithHint("it goes on; look again in a moment")
+	}
+	return err
+}

@@ -1,0 +1,273 @@
+package state
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Scripts in testdata drive Apply with one command a line and show the state.
+//
+//	init n1              the cluster with its first node
+//	token t1 [uses=N] [ttl=D]
+//	join n2 t1 [zone=Z]
+//	create NAME on=n1 [local=n2,n3] [remote=n4] [size=N] [id=V]
+//	confirm|purge|forget NAME
+//	abort-create NAME REASON
+//	replicas NAME [local=..] [remote=..]
+//	move NAME to=n2 try=a        commit-move NAME try=a     abort-move NAME try=a REASON
+//	remove NAME try=a            commit-remove NAME try=a   abort-remove NAME try=a REASON
+//	undelete NAME [as=NEW]
+//	later D              the proposers' clock moves on
+//	show                 prints volumes and tokens
+//
+// "epoch=N" gives another epoch than the volume's, "req=ID" a request ID. Node and
+// volume IDs are made from their names, so that scripts stay readable. Each line's
+// answer stands below it after "=> ".
+func TestScripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := runScript(t, string(text))
+			if os.Getenv("UPDATE") != "" {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if got != string(text) {
+				t.Errorf("got:\n%s\nwant:\n%s", got, text)
+			}
+		})
+	}
+}
+
+type script struct {
+	t     *testing.T
+	s     *State
+	index uint64
+	at    time.Time
+	ids   map[string]volume.ID
+}
+
+func runScript(t *testing.T, text string) string {
+	sc := &script{t: t, s: New(), at: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), ids: map[string]volume.ID{}}
+	var out strings.Builder
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\n")
+		if strings.HasPrefix(line, "=> ") || strings.HasPrefix(line, "   ") {
+			continue // an answer of the last run
+		}
+		out.WriteString(line + "\n")
+		words := strings.Fields(line)
+		if len(words) == 0 || strings.HasPrefix(line, "#") {
+			continue
+		}
+		for i, l := range strings.Split(strings.TrimRight(sc.do(words), "\n"), "\n") {
+			if i == 0 {
+				out.WriteString("=> " + l + "\n")
+			} else {
+				out.WriteString("   " + l + "\n")
+			}
+		}
+	}
+	return out.String()
+}
+
+func nodeID(name string) volume.NodeID {
+	return volume.NodeID(strings.Repeat("0", 32-2*len(name)) + fmt.Sprintf("%x", name))
+}
+
+func nodeIDs(list string) (out []volume.NodeID) {
+	for _, n := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' }) {
+		out = append(out, nodeID(n))
+	}
+	return out
+}
+
+func (sc *script) do(words []string) string {
+	opt, plain := map[string]string{}, []string{}
+	for _, w := range words[1:] {
+		if k, v, ok := strings.Cut(w, "="); ok {
+			opt[k] = v
+		} else {
+			plain = append(plain, w)
+		}
+	}
+	arg := func(i int) string {
+		if i < len(plain) {
+			return plain[i]
+		}
+		return ""
+	}
+	id := sc.ids[arg(0)]
+	var epoch volume.Epoch
+	if v := sc.s.Volume(id); v != nil {
+		epoch = v.Epoch
+	}
+	if n, err := strconv.Atoi(opt["epoch"]); err == nil {
+		epoch = volume.Epoch(n)
+	}
+	reason := strings.Join(plain[min(1, len(plain)):], " ")
+	uses, _ := strconv.Atoi(opt["uses"])
+	size, _ := strconv.ParseInt(opt["size"], 10, 64)
+
+	var c Command
+	switch words[0] {
+	case "later":
+		d, err := time.ParseDuration(arg(0))
+		if err != nil {
+			sc.t.Fatal(err)
+		}
+		sc.at = sc.at.Add(d)
+		return sc.at.Format(time.RFC3339)
+	case "show":
+		return sc.show()
+	case "init":
+		c = InitCluster{Cluster: Cluster{ID: "c1"}, Node: Node{ID: nodeID(arg(0)), Name: arg(0), Zone: "default"}}
+	case "token":
+		ttl, err := time.ParseDuration(opt["ttl"])
+		if err != nil {
+			ttl = time.Hour
+		}
+		c = CreateToken{Token{ID: arg(0), Expires: sc.at.Add(ttl), MaxUses: uses}}
+	case "revoke":
+		c = RevokeToken{ID: arg(0)}
+	case "join":
+		zone := volume.Zone("default")
+		if z := opt["zone"]; z != "" {
+			zone = volume.Zone(z)
+		}
+		c = AddNode{Node: Node{ID: nodeID(arg(0)), Name: arg(0), Zone: zone, KeyHash: []byte(opt["key"])}, Token: arg(1)}
+	case "create":
+		v := volume.ID(fmt.Sprintf("%016x", len(sc.ids)+1))
+		if old, ok := sc.ids[arg(0)]; ok && opt["again"] != "" {
+			v = old
+		}
+		c = CreateVolume{ID: v, Name: arg(0), Spec: volume.Spec{Size: size},
+			Placement: volume.Placement{Primary: nodeID(opt["on"]), Local: nodeIDs(opt["local"]), Remote: nodeIDs(opt["remote"])}}
+	case "confirm":
+		c = ConfirmCreate{ID: id, Epoch: epoch}
+	case "abort-create":
+		c = AbortCreate{ID: id, Epoch: epoch, Reason: reason}
+	case "replicas":
+		c = SetReplicas{ID: id, Epoch: epoch, Local: nodeIDs(opt["local"]), Remote: nodeIDs(opt["remote"])}
+	case "move":
+		c = BeginHandoff{ID: id, Epoch: epoch, To: nodeID(opt["to"]), Attempt: opt["try"]}
+	case "commit-move":
+		c = CommitHandoff{ID: id, Epoch: epoch, Attempt: opt["try"], Final: volume.Position{Epoch: epoch, Seq: 1, GUID: 7}}
+	case "abort-move":
+		c = AbortHandoff{ID: id, Epoch: epoch, Attempt: opt["try"], Reason: reason}
+	case "remove":
+		c = BeginDelete{ID: id, Epoch: epoch, Attempt: opt["try"]}
+	case "commit-remove":
+		c = CommitDelete{ID: id, Epoch: epoch, Attempt: opt["try"]}
+	case "abort-remove":
+		c = AbortDelete{ID: id, Epoch: epoch, Attempt: opt["try"], Reason: reason}
+	case "undelete":
+		name := arg(0)
+		if opt["as"] != "" {
+			name = opt["as"]
+		}
+		c = Undelete{ID: id, Name: name}
+	case "purge":
+		c = PurgeVolume{ID: id}
+	case "forget":
+		c = ForgetVolume{ID: id}
+	default:
+		sc.t.Fatalf("no such line: %q", words)
+	}
+	res := sc.apply(Envelope{Request: opt["req"], At: sc.at, Command: c})
+	if v := sc.s.Volume(res.Volume); v != nil {
+		sc.ids[v.Name] = v.ID
+	}
+	if res.Err != nil {
+		return fmt.Sprintf("%s: %s", res.Err.Code, res.Err)
+	}
+	return "ok"
+}
+
+// apply goes the way of the real log: encoded and decoded, with the old state left
+// untouched, and the whole state surviving a snapshot.
+func (sc *script) apply(e Envelope) Result {
+	sc.t.Helper()
+	b, err := Encode(e)
+	if err != nil {
+		sc.t.Fatal(err)
+	}
+	back, err := Decode(b)
+	if err != nil {
+		sc.t.Fatal(err)
+	}
+	before := dump(sc.t, sc.s)
+	old := sc.s
+	sc.index++
+	next, res := Apply(old, sc.index, back)
+	if after := dump(sc.t, old); !bytes.Equal(before, after) {
+		sc.t.Fatalf("%s changed the state it was applied to", e.Command.kind())
+	}
+	if err := next.Holds(); err != nil {
+		sc.t.Fatalf("after %s: %v", e.Command.kind(), err)
+	}
+	restored, err := Unmarshal(bytes.NewReader(dump(sc.t, next)))
+	if err != nil {
+		sc.t.Fatal(err)
+	}
+	if got, want := dump(sc.t, restored), dump(sc.t, next); !bytes.Equal(got, want) {
+		sc.t.Fatalf("a snapshot gives another state:\n%s\n%s", got, want)
+	}
+	sc.s = restored
+	return res
+}
+
+func dump(t *testing.T, s *State) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := s.Marshal(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func (sc *script) show() string {
+	var b strings.Builder
+	names := func(ids []volume.NodeID) string {
+		var out []string
+		for _, id := range ids {
+			out = append(out, sc.s.NodeName(id))
+		}
+		return strings.Join(out, ",")
+	}
+	for v := range sc.s.Volumes() {
+		fmt.Fprintf(&b, "%s %s epoch=%d on=%s local=%s remote=%s", v.Name, v.Phase, uint64(v.Epoch),
+			sc.s.NodeName(v.Placement.Primary), names(v.Placement.Local), names(v.Placement.Remote))
+		if v.Pending != nil {
+			fmt.Fprintf(&b, " try=%s to=%s", v.Pending.Attempt, sc.s.NodeName(v.Pending.To))
+		}
+		if v.LastRefusal != nil {
+			fmt.Fprintf(&b, " refused=%q", v.LastRefusal.Reason)
+		}
+		b.WriteString("\n")
+	}
+	for tok := range sc.s.Tokens() {
+		fmt.Fprintf(&b, "token %s uses=%d\n", tok.ID, tok.Uses)
+	}
+	for e := range sc.s.Events(0) {
+		fmt.Fprintf(&b, "event %s: %s\n", e.Kind, e.Message)
+	}
+	return b.String()
+}

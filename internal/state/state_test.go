@@ -1,0 +1,98 @@
+package state
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+func TestDecodeUnknown(t *testing.T) {
+	for name, entry := range map[string]string{
+		"kind":    `{"v":1,"kind":"summon","body":{}}`,
+		"version": `{"v":2,"kind":"purge-volume","body":{}}`,
+		"field":   `{"v":1,"kind":"purge-volume","body":{"id":"a","really":true}}`,
+	} {
+		if _, err := Decode([]byte(entry)); !errors.Is(err, ErrUnknownCommand) {
+			t.Errorf("unknown %s: got %v, want ErrUnknownCommand", name, err)
+		}
+	}
+	if _, err := Unmarshal(bytes.NewReader([]byte(`{"format":2}`))); !errors.Is(err, ErrUnknownCommand) {
+		t.Errorf("snapshot of a later format: got %v, want ErrUnknownCommand", err)
+	}
+}
+
+// Every command type must have a decoder under its own kind.
+func TestEveryCommandDecodes(t *testing.T) {
+	for kind, dec := range decoders {
+		c, err := dec([]byte("{}"))
+		if err != nil {
+			t.Errorf("%s: %v", kind, err)
+			continue
+		}
+		if c.kind() != kind {
+			t.Errorf("decoder %q makes a %q", kind, c.kind())
+		}
+		s, _ := Apply(New(), 1, Envelope{Command: InitCluster{Node: Node{ID: "n"}}})
+		if _, res := Apply(s, 2, Envelope{Command: c}); res.Err != nil && res.Err.Message == fmt.Sprintf("command %s has no effect", kind) {
+			t.Errorf("Apply has no case for %s", kind)
+		}
+	}
+}
+
+func TestBounds(t *testing.T) {
+	s := New()
+	index := uint64(0)
+	apply := func(c Command) {
+		index++
+		s, _ = Apply(s, index, Envelope{Request: fmt.Sprint(index), Command: c})
+	}
+	apply(InitCluster{Node: Node{ID: "n1", Name: "n1"}})
+	for i := range maxRequests + 10 {
+		id := volume.ID(fmt.Sprintf("%016x", i))
+		apply(CreateVolume{ID: id, Name: string(id), Placement: volume.Placement{Primary: "n1"}})
+		apply(ConfirmCreate{ID: id, Epoch: 1})
+	}
+	if got := s.events.Len(); got != maxEvents {
+		t.Errorf("%d events are kept, want %d", got, maxEvents)
+	}
+	if got := s.requests.Len(); got != maxRequests || s.answered.Len() != got {
+		t.Errorf("%d requests and %d places are kept, want %d", got, s.answered.Len(), maxRequests)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	b, err := Encode(Envelope{Request: "r", At: time.Unix(1, 0), Command: BeginDelete{ID: "a", Epoch: 1, Attempt: "x"}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte(`{"v":1,"kind":"create-volume","body":{"id":"a","name":"b"}}`))
+	s, _ := Apply(New(), 1, Envelope{Command: InitCluster{Node: Node{ID: "n1"}}})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := Decode(b)
+		if err != nil {
+			return
+		}
+		next, _ := Apply(s, 2, e)
+		if err := next.Holds(); err != nil {
+			t.Fatalf("%s: %v", b, err)
+		}
+	})
+}
+
+func BenchmarkApply(b *testing.B) {
+	s, _ := Apply(New(), 1, Envelope{Command: InitCluster{Node: Node{ID: "n1", Name: "n1"}}})
+	for i := range 10_000 {
+		id := volume.ID(fmt.Sprintf("%016x", i))
+		s, _ = Apply(s, uint64(i+2), Envelope{Command: CreateVolume{ID: id, Name: string(id), Placement: volume.Placement{Primary: "n1"}}})
+	}
+	b.ResetTimer()
+	for i := range b.N {
+		id := volume.ID(fmt.Sprintf("%016x", i%10_000))
+		Apply(s, uint64(20_000+i), Envelope{Request: fmt.Sprint(i), Command: ConfirmCreate{ID: id, Epoch: 1}})
+	}
+}
