@@ -1,0 +1,576 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/api/apitest"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// testLog writes to the test's output.
+func testLog(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// start runs serve over an in-memory listener until the test ends, and returns a
+// client of it.
+func start(t *testing.T, serve func(ctx context.Context, l net.Listener) error) *api.Client {
+	t.Helper()
+	l := apitest.NewListener()
+	ctx, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := serve(ctx, l); err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	c := api.NewClient(l.Dial)
+	t.Cleanup(func() { c.Close(); stop(); wg.Wait() })
+	return c
+}
+
+func startLocal(t *testing.T, f *apitest.Fake) *api.Client {
+	h := api.NewHandler(f, f, testLog(t))
+	return start(t, func(ctx context.Context, l net.Listener) error { return api.ServeLocal(ctx, l, h, testLog(t)) })
+}
+
+func startPeer(t *testing.T, f *apitest.Fake, id api.Identify) *api.Client {
+	h := api.NewHandler(f, f, testLog(t))
+	return start(t, func(ctx context.Context, l net.Listener) error { return api.ServePeers(ctx, l, id, h, testLog(t)) })
+}
+
+func isBeta(net.Conn) (volume.NodeID, error) { return apitest.Beta.ID, nil }
+
+// both is what a Client and a Fake have in common.
+type both interface {
+	api.Backend
+	api.Peer
+}
+
+// one turns a method that returns only an error into one that returns a value too.
+func one(err error) (any, error) { return nil, err }
+
+func two[T any](v T, err error) (any, error) { return v, err }
+
+var berlin = "berlin"
+
+// calls are calls of every method that every node may make.
+var calls = []struct {
+	name string
+	do   func(context.Context, both) (any, error)
+}{
+	{"version", func(ctx context.Context, b both) (any, error) { return two(b.Version(ctx)) }},
+	{"status", func(ctx context.Context, b both) (any, error) { return two(b.Status(ctx)) }},
+	{"nodes", func(ctx context.Context, b both) (any, error) { return two(b.Nodes(ctx)) }},
+	{"node", func(ctx context.Context, b both) (any, error) { return two(b.Node(ctx, "gamma")) }},
+	{"node by prefix", func(ctx context.Context, b both) (any, error) { return two(b.Node(ctx, "a1fa")) }},
+	{"no node", func(ctx context.Context, b both) (any, error) { return two(b.Node(ctx, "delta")) }},
+	{"label", func(ctx context.Context, b both) (any, error) {
+		return two(b.LabelNode(ctx, "gamma", api.LabelRequest{Zone: &berlin, Set: map[string]string{"disk": "ssd"}, Drop: []string{"x"}}))
+	}},
+	{"volumes", func(ctx context.Context, b both) (any, error) { return two(b.Volumes(ctx, api.VolumesQuery{})) }},
+	{"trash", func(ctx context.Context, b both) (any, error) {
+		return two(b.Volumes(ctx, api.VolumesQuery{Trash: true}))
+	}},
+	{"volume", func(ctx context.Context, b both) (any, error) { return two(b.Volume(ctx, "pgdata")) }},
+	{"volume with an odd name", func(ctx context.Context, b both) (any, error) { return two(b.Volume(ctx, "a/b?c d%2f#é")) }},
+	{"ambiguous volume", func(ctx context.Context, b both) (any, error) { return two(b.Volume(ctx, "0b5e")) }},
+	{"create", func(ctx context.Context, b both) (any, error) {
+		return two(b.CreateVolume(ctx, api.CreateVolumeRequest{
+			Name: "new", Options: map[string]string{"size": "1G"}, Node: apitest.Beta.ID, Request: "r1",
+		}))
+	}},
+	{"create again", func(ctx context.Context, b both) (any, error) {
+		return two(b.CreateVolume(ctx, api.CreateVolumeRequest{Name: "new", Options: map[string]string{"size": "1G"}, Request: "r1"}))
+	}},
+	{"create what is bad", func(ctx context.Context, b both) (any, error) {
+		return two(b.CreateVolume(ctx, api.CreateVolumeRequest{Name: "bad", Options: map[string]string{"size": "banana"}, Request: "r2"}))
+	}},
+	{"remove what is in use", func(ctx context.Context, b both) (any, error) {
+		return one(b.RemoveVolume(ctx, "pgdata", api.RemoveVolumeRequest{Request: "r3"}))
+	}},
+	{"remove", func(ctx context.Context, b both) (any, error) {
+		return one(b.RemoveVolume(ctx, "new", api.RemoveVolumeRequest{Request: "r4"}))
+	}},
+	{"undelete", func(ctx context.Context, b both) (any, error) {
+		return two(b.UndeleteVolume(ctx, "new", api.UndeleteRequest{Name: "newer", Request: "r5"}))
+	}},
+	{"create token", func(ctx context.Context, b both) (any, error) {
+		return two(b.CreateToken(ctx, api.TokenRequest{TTL: time.Hour, MaxUses: 3, Note: "rack 2"}))
+	}},
+	{"tokens", func(ctx context.Context, b both) (any, error) { return two(b.Tokens(ctx)) }},
+	{"revoke", func(ctx context.Context, b both) (any, error) { return one(b.RevokeToken(ctx, "k3y00001")) }},
+	{"revoke again", func(ctx context.Context, b both) (any, error) { return one(b.RevokeToken(ctx, "k3y00001")) }},
+	{"events", func(ctx context.Context, b both) (any, error) {
+		return two(b.Events(ctx, api.EventsQuery{After: 1, Wait: time.Second}))
+	}},
+}
+
+var localCalls = []struct {
+	name string
+	do   func(context.Context, both) (any, error)
+}{
+	{"init", func(ctx context.Context, b both) (any, error) {
+		return two(b.Init(ctx, api.InitRequest{NodeSetup: api.NodeSetup{Name: "n", Zone: "z", Advertise: "192.0.2.1", PoolFileSize: 20 << 30, PoolFilePath: "/pool", IfNew: true}}))
+	}},
+	{"join", func(ctx context.Context, b both) (any, error) {
+		return two(b.Join(ctx, api.JoinRequest{NodeSetup: api.NodeSetup{Pool: "tank"}, Token: "flk1-x", Peers: []string{"192.0.2.1"}, Witness: true}))
+	}},
+}
+
+var peerCalls = []struct {
+	name string
+	do   func(context.Context, both) (any, error)
+}{
+	{"report", func(ctx context.Context, b both) (any, error) {
+		r := volume.Report{
+			Node: apitest.Beta.ID, Applied: 12, At: apitest.Now, Pool: volume.PoolInfo{Name: "tank", GUID: 1<<64 - 1},
+			Volumes: []volume.Status{{Volume: "0b5e55ed00000001", Epoch: volume.NewEpoch(1, 2), Role: volume.RoleReplica}},
+		}
+		return two(b.Report(ctx, r, map[volume.NodeID]uint64{apitest.Alpha.ID: 1 << 63}))
+	}},
+	{"propose", func(ctx context.Context, b both) (any, error) { return two(b.Propose(ctx, []byte("\x00\xff{}"))) }},
+	{"barrier", func(ctx context.Context, b both) (any, error) { return two(b.Barrier(ctx)) }},
+	{"acquire", func(ctx context.Context, b both) (any, error) {
+		return one(b.Acquire(ctx, "0b5e55ed00000001", apitest.Beta.ID))
+	}},
+}
+
+// Through the wire, every call reaches the backend with the same arguments and
+// comes back with the same answer or refusal as a direct one.
+func TestClientIsABackend(t *testing.T) {
+	check := func(t *testing.T, ctx context.Context, client *api.Client, far, near *apitest.Fake, do func(context.Context, both) (any, error)) {
+		t.Helper()
+		got, gotErr := do(context.Background(), client)
+		want, wantErr := do(ctx, near)
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("through the wire:\n%+v\ndirectly:\n%+v", got, want)
+		}
+		if !sameError(gotErr, wantErr) {
+			t.Errorf("error through the wire: %v (code %q); directly: %v (code %q)", gotErr, volume.CodeOf(gotErr), wantErr, volume.CodeOf(wantErr))
+		}
+		gotCalls, wantCalls := far.Calls(), near.Calls()
+		g, w := gotCalls[len(gotCalls)-1], wantCalls[len(wantCalls)-1]
+		g.Request = ""
+		if !reflect.DeepEqual(g, w) {
+			t.Errorf("call through the wire:\n%+v\ndirectly:\n%+v", g, w)
+		}
+	}
+	t.Run("local", func(t *testing.T) {
+		far, near := apitest.Cluster(), apitest.Cluster()
+		client := startLocal(t, far)
+		for _, c := range append(calls, localCalls...) {
+			t.Run(c.name, func(t *testing.T) { check(t, context.Background(), client, far, near, c.do) })
+		}
+	})
+	t.Run("peer", func(t *testing.T) {
+		far, near := apitest.Cluster(), apitest.Cluster()
+		client := startPeer(t, far, isBeta)
+		for _, c := range append(calls, peerCalls...) {
+			t.Run(c.name, func(t *testing.T) {
+				check(t, api.AsPeer(context.Background(), apitest.Beta.ID), client, far, near, c.do)
+			})
+		}
+	})
+	t.Run("no cluster", func(t *testing.T) {
+		far, near := apitest.New(), apitest.New()
+		client := startLocal(t, far)
+		for _, c := range append(calls[:3:3], localCalls...) {
+			t.Run(c.name, func(t *testing.T) { check(t, context.Background(), client, far, near, c.do) })
+		}
+	})
+}
+
+func sameError(a, b error) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Error() == b.Error() && volume.CodeOf(a) == volume.CodeOf(b)
+}
+
+func TestErrorsCrossTheWire(t *testing.T) {
+	f := apitest.Cluster()
+	client := startLocal(t, f)
+	codes := []volume.Code{
+		volume.CodeInvalid, volume.CodeNotFound, volume.CodeConflict, volume.CodeRefused, volume.CodeTimeout,
+		volume.CodeNoQuorum, volume.CodeUnavailable, volume.CodeDenied, volume.CodeNotInit,
+	}
+	for _, code := range codes {
+		for _, err := range []error{
+			volume.Errorf(code, "it does not do"),
+			volume.Errorf(code, "it does not do").WithHint("try: %s", "that"),
+			fmt.Errorf("asking: %w", volume.Errorf(code, "it does not do").WithHint("try that")),
+		} {
+			f.Fail("Nodes", err)
+			_, got := client.Nodes(t.Context())
+			if !sameError(got, err) {
+				t.Errorf("got %v (code %q), want %v (code %q)", got, volume.CodeOf(got), err, code)
+			}
+		}
+	}
+	f.Fail("Nodes", errors.New("disk on fire"))
+	if _, err := client.Nodes(t.Context()); err == nil || err.Error() != "disk on fire" || volume.CodeOf(err) != "" {
+		t.Errorf("internal error: got %v (code %q)", err, volume.CodeOf(err))
+	}
+	f.Fail("Nodes", fmt.Errorf("waiting: %w", context.DeadlineExceeded))
+	if _, err := client.Nodes(t.Context()); volume.CodeOf(err) != volume.CodeTimeout {
+		t.Errorf("deadline inside the backend: got %v, want code timeout", err)
+	}
+}
+
+// panics is a backend with a bug.
+type panics struct{ api.Backend }
+
+func (panics) Nodes(context.Context) ([]api.Node, error) { panic("oh no") }
+
+func TestPanicIsAnInternalError(t *testing.T) {
+	h := api.NewHandler(panics{}, nil, testLog(t))
+	client := start(t, func(ctx context.Context, l net.Listener) error { return api.ServeLocal(ctx, l, h, testLog(t)) })
+	if _, err := client.Nodes(t.Context()); err == nil || !strings.Contains(err.Error(), "bug") {
+		t.Errorf("got %v, want a sentence about a bug", err)
+	}
+}
+
+// raw sends a request past the client's own care.
+func raw(h http.Handler, ctx context.Context, method, target, body string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, target, strings.NewReader(body)).WithContext(ctx)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+func TestStrictRequests(t *testing.T) {
+	local := api.AsLocal(context.Background())
+	peer := api.AsPeer(context.Background(), apitest.Beta.ID)
+	tests := []struct {
+		name         string
+		ctx          context.Context
+		method, path string
+		body         string
+		status       int
+		says         string
+	}{
+		{"unknown field", local, "POST", "/v1/volumes", `{"name":"x","sise":"1G"}`, 400, `unknown field \"sise\"`},
+		{"unknown field inside init", local, "POST", "/v1/init", `{"witness":true}`, 400, "witness"},
+		{"wrong type", local, "POST", "/v1/volumes", `{"name":7}`, 400, "cannot unmarshal number"},
+		{"empty body", local, "POST", "/v1/volumes", ``, 400, "not a JSON object"},
+		{"null", local, "POST", "/v1/volumes", `null`, 400, "not a JSON object"},
+		{"an array", local, "POST", "/v1/volumes", `[{"name":"x"}]`, 400, "not a JSON object"},
+		{"two objects", local, "POST", "/v1/volumes", `{"name":"x"}{"name":"y"}`, 400, "goes on"},
+		{"cut off", local, "POST", "/v1/volumes", `{"name":"x"`, 400, "unexpected EOF"},
+		{"a huge body", local, "POST", "/v1/volumes", `{"name":"` + strings.Repeat("x", 2<<20) + `"}`, 400, "larger than"},
+		{"a body for GET", local, "GET", "/v1/nodes", `{}`, 400, "takes no request body"},
+		{"a body for DELETE", local, "DELETE", "/v1/volumes/pgdata", `{}`, 400, "takes no request body"},
+		{"unknown parameter", local, "GET", "/v1/volumes?Trash=true", ``, 400, "unknown query parameter"},
+		{"unknown parameter where none is", local, "GET", "/v1/nodes?x=1", ``, 400, "unknown query parameter"},
+		{"parameter twice", local, "GET", "/v1/volumes?trash=true&trash=false", ``, 400, "2 times"},
+		{"bad boolean", local, "GET", "/v1/volumes?trash=maybe", ``, 400, "want true or false"},
+		{"bad number", local, "GET", "/v1/events?after=-1", ``, 400, "want a number"},
+		{"bad duration", local, "GET", "/v1/events?wait=30", ``, 400, "want a duration"},
+		{"long wait", local, "GET", "/v1/events?wait=1h", ``, 400, "at most 5m"},
+		{"negative wait", local, "GET", "/v1/events?wait=-1s", ``, 400, "want a duration"},
+		{"wrong method", local, "PUT", "/v1/volumes", `{}`, 405, "use GET or POST"},
+		{"no such path", local, "GET", "/v2/volumes", ``, 404, "openapi.yaml"},
+
+		{"stranger", context.Background(), "GET", "/v1/version", ``, 403, "not authenticated"},
+		{"peer inits", peer, "POST", "/v1/init", `{}`, 403, "own administrator"},
+		{"peer joins", peer, "POST", "/v1/join", `{}`, 403, "own administrator"},
+		{"local reports", local, "POST", "/v1/peer/report", `{}`, 403, "for other nodes"},
+		{"local proposes", local, "POST", "/v1/peer/propose", `{}`, 403, "for other nodes"},
+		{"report for another node", peer, "POST", "/v1/peer/report", `{"report":{"node":"a1fa0000000000000000000000000001"}}`, 403, "reports as"},
+		{"acquire with a bad id", peer, "POST", "/v1/peer/acquire", `{"volume":"../x","node":"be7a0000000000000000000000000002"}`, 400, "volume id"},
+		{"acquire for a bad node", peer, "POST", "/v1/peer/acquire", `{"volume":"0b5e55ed00000001","node":"beta"}`, 400, "node id"},
+		{"report of a newer version", peer, "POST", "/v1/peer/report", `{"report":{"node":"be7a0000000000000000000000000002","mood":"fine"}}`, 200, "leader"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f := apitest.Cluster()
+			w := raw(api.NewHandler(f, f, testLog(t)), tt.ctx, tt.method, tt.path, tt.body)
+			if w.Code != tt.status || !strings.Contains(w.Body.String(), tt.says) {
+				t.Errorf("got %d %s, want %d and %q", w.Code, w.Body, tt.status, tt.says)
+			}
+			if tt.status != 200 && len(f.Calls()) > 0 {
+				t.Errorf("the backend was asked: %+v", f.Calls())
+			}
+			if ct := w.Header().Get("Content-Type"); ct != "application/json" {
+				t.Errorf("content type %q", ct)
+			}
+		})
+	}
+}
+
+func TestClientRefusesRefsThatChangeThePath(t *testing.T) {
+	f := apitest.Cluster()
+	client := startLocal(t, f)
+	for ref, code := range map[string]volume.Code{"": volume.CodeInvalid, ".": volume.CodeNotFound, "..": volume.CodeNotFound} {
+		if err := client.RemoveVolume(t.Context(), ref, api.RemoveVolumeRequest{}); volume.CodeOf(err) != code {
+			t.Errorf("removing %q: got %v, want code %s", ref, err, code)
+		}
+		if err := client.RevokeToken(t.Context(), ref); volume.CodeOf(err) != code {
+			t.Errorf("revoking %q: got %v, want code %s", ref, err, code)
+		}
+		if _, err := client.Node(t.Context(), ref); volume.CodeOf(err) != code {
+			t.Errorf("node %q: got %v, want code %s", ref, err, code)
+		}
+	}
+	if n := len(f.Calls()); n > 0 {
+		t.Errorf("the backend was asked %d times", n)
+	}
+}
+
+// The ID of a user's wish is kept from node to node and stands in the log.
+func TestRequestID(t *testing.T) {
+	f := apitest.Cluster()
+	var log bytes.Buffer
+	h := api.NewHandler(f, f, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	for given, kept := range map[string]bool{"wish-1": true, "": false, "a\nb": false, strings.Repeat("x", 65): false} {
+		r := httptest.NewRequest("DELETE", "/v1/volumes/nothing", nil).WithContext(api.AsLocal(t.Context()))
+		if given != "" {
+			r.Header["X-Request-Id"] = []string{given}
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		calls := f.Calls()
+		got := calls[len(calls)-1].Request
+		if got == "" || (got == given) != kept || got != w.Header().Get("X-Request-Id") {
+			t.Errorf("given %q: backend saw %q, reply says %q; want it kept: %v", given, got, w.Header().Get("X-Request-Id"), kept)
+		}
+	}
+	for _, want := range []string{"request=wish-1", "level=INFO", "code=not-found", "path=/v1/volumes/nothing"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log lacks %q:\n%s", want, log.String())
+		}
+	}
+
+	client := startPeer(t, f, isBeta)
+	if _, err := client.Nodes(api.WithRequestID(t.Context(), "wish-2")); err != nil {
+		t.Fatal(err)
+	}
+	calls := f.Calls()
+	if got := calls[len(calls)-1].Request; got != "wish-2" {
+		t.Errorf("forwarded request ID: got %q, want wish-2", got)
+	}
+}
+
+// A node whose membership ends is refused on the connection that it has.
+func TestPeersAreIdentifiedForEveryRequest(t *testing.T) {
+	f := apitest.Cluster()
+	var mu sync.Mutex
+	var removed bool
+	client := startPeer(t, f, func(net.Conn) (volume.NodeID, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if removed {
+			return "", errors.New("node beta has been removed")
+		}
+		return apitest.Beta.ID, nil
+	})
+	if _, err := client.Barrier(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	removed = true
+	mu.Unlock()
+	if _, err := client.Barrier(t.Context()); volume.CodeOf(err) != volume.CodeDenied || !strings.Contains(err.Error(), "has been removed") {
+		t.Errorf("after removal: got %v, want code denied", err)
+	}
+}
+
+func TestEventsWait(t *testing.T) {
+	f := apitest.Cluster()
+	client := startLocal(t, f)
+	type answer struct {
+		events []api.Event
+		err    error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		es, err := client.Events(t.Context(), api.EventsQuery{After: 3, Wait: time.Minute})
+		got <- answer{es, err}
+	}()
+	until(t, "the call waits", func() bool { return f.Waiting() == 1 })
+	f.Emit("test", "x", "something has happened")
+	if a := <-got; a.err != nil || len(a.events) != 1 || a.events[0].Seq != 4 {
+		t.Errorf("got %+v, want the fourth event", a)
+	}
+	if es, err := client.Events(t.Context(), api.EventsQuery{After: 4, Wait: time.Millisecond}); err != nil || len(es) != 0 {
+		t.Errorf("waiting in vain: got %v, %v", es, err)
+	}
+}
+
+func until(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for range 1000 {
+		if done() {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Fatalf("never: %s", what)
+}
+
+func TestStoppingEndsLongPolls(t *testing.T) {
+	f := apitest.Cluster()
+	l := apitest.NewListener()
+	ctx, stop := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- api.ServeLocal(ctx, l, api.NewHandler(f, nil, testLog(t)), testLog(t)) }()
+	client := api.NewClient(l.Dial)
+	defer client.Close()
+
+	polled := make(chan error, 1)
+	go func() {
+		_, err := client.Events(context.Background(), api.EventsQuery{After: 3, Wait: time.Minute})
+		polled <- err
+	}()
+	until(t, "the call waits", func() bool { return f.Waiting() == 1 })
+	stop()
+	if err := <-polled; volume.CodeOf(err) != volume.CodeUnavailable {
+		t.Errorf("long poll at the end: got %v, want code unavailable", err)
+	}
+	if err := <-served; err != nil {
+		t.Errorf("ServeLocal: got %v, want nil", err)
+	}
+	if _, err := client.Version(context.Background()); volume.CodeOf(err) != volume.CodeUnavailable {
+		t.Errorf("calling what has stopped: got %v, want code unavailable", err)
+	}
+}
+
+func TestClientWithoutServer(t *testing.T) {
+	dir := t.TempDir()
+	missing := api.NewUnixClient(filepath.Join(dir, "missing.sock"))
+	_, err := missing.Status(t.Context())
+	if volume.CodeOf(err) != volume.CodeUnavailable || !strings.Contains(err.Error(), "systemctl start flockd") {
+		t.Errorf("missing socket: got %v", err)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	_, err = api.NewClient(func(ctx context.Context) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }).Status(ctx)
+	if volume.CodeOf(err) != volume.CodeTimeout {
+		t.Errorf("slow dial: got %v, want code timeout", err)
+	}
+
+	ctx, cancel = context.WithCancel(t.Context())
+	cancel()
+	if _, err = missing.Status(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: got %v, want context.Canceled", err)
+	}
+
+	stranger := start(t, func(ctx context.Context, l net.Listener) error {
+		s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "hello", 418) })}
+		context.AfterFunc(ctx, func() { s.Close() })
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	if _, err := stranger.Status(t.Context()); err == nil || !strings.Contains(err.Error(), "not flockd") {
+		t.Errorf("another server: got %v", err)
+	}
+}
+
+func TestListenUnix(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "run", "flockd.sock")
+	l, err := api.ListenUnix(path, "no-such-group")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o660 {
+		t.Errorf("socket: %v, %v; want mode 0660", fi.Mode(), err)
+	}
+	if _, err := api.ListenUnix(path, ""); err == nil || !strings.Contains(err.Error(), "already listens") {
+		t.Errorf("second listener: got %v", err)
+	}
+
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // as kill -9 leaves it
+	l.Close()
+	l, err = api.ListenUnix(path, "")
+	if err != nil {
+		t.Fatalf("over a stale socket: %v", err)
+	}
+	l.Close()
+
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := api.ListenUnix(file, ""); err == nil || !strings.Contains(err.Error(), "not a socket") {
+		t.Errorf("over a file: got %v", err)
+	}
+}
+
+func TestWorst(t *testing.T) {
+	tests := []struct {
+		in   []api.Health
+		want api.Health
+	}{
+		{nil, api.HealthOK},
+		{[]api.Health{api.HealthOK}, api.HealthOK},
+		{[]api.Health{api.HealthLagging, api.HealthOK, api.HealthSeeding}, api.HealthLagging},
+		{[]api.Health{api.HealthFailed, api.HealthDegraded}, api.HealthFailed},
+		{[]api.Health{api.HealthLagging, "new-word"}, api.HealthUnknown},
+	}
+	for _, tt := range tests {
+		if got := api.Worst(tt.in...); got != tt.want {
+			t.Errorf("Worst(%v) = %s, want %s", tt.in, got, tt.want)
+		}
+	}
+}
+
+// FuzzHandler: whatever comes in, the answer is JSON (or the description), of a
+// status we know, and nothing panics.
+func FuzzHandler(f *testing.F) {
+	f.Add("POST", "/v1/volumes", []byte(`{"name":"x","options":{"size":"1G"},"node":"be7a","request":"r"}`), false)
+	f.Add("POST", "/v1/init", []byte(`{"name":"x","pool_file_size":1}`), false)
+	f.Add("POST", "/v1/join", []byte(`{"token":"flk1-","peers":["a"]}`), false)
+	f.Add("PATCH", "/v1/nodes/beta", []byte(`{"zone":"z","set":{"a":"b"},"drop":["c"]}`), false)
+	f.Add("GET", "/v1/events?after=1&wait=1ns", []byte(nil), false)
+	f.Add("GET", "/v1/volumes/%2e%2e?trash=1", []byte(nil), false)
+	f.Add("DELETE", "/v1/volumes/scratch?request=1", []byte(nil), false)
+	f.Add("POST", "/v1/peer/report", []byte(`{"report":{"node":"be7a0000000000000000000000000002","at":"2026-01-01T00:00:00Z"},"have":{"x":1}}`), true)
+	f.Add("POST", "/v1/peer/propose", []byte(`{"envelope":"AAAA"}`), true)
+	f.Add("POST", "/v1/peer/acquire", []byte(`{"volume":"0b5e55ed00000001","node":"be7a0000000000000000000000000002"}`), true)
+	known := map[int]bool{200: true, 204: true, 307: true, 400: true, 403: true, 404: true, 405: true, 409: true, 412: true, 422: true, 500: false}
+	log := slog.New(slog.DiscardHandler)
+	f.Fuzz(func(t *testing.T, method, target string, body []byte, peer bool) {
+		r, err := http.NewRequest(method, target, bytes.NewReader(body))
+		if err != nil || !strings.HasPrefix(target, "/") || strings.Contains(target, "wait") {
+			t.Skip()
+		}
+		ctx := api.AsLocal(t.Context())
+		if peer {
+			ctx = api.AsPeer(t.Context(), apitest.Beta.ID)
+		}
+		fake := apitest.Cluster()
+		w := httptest.NewRecorder()
+		api.NewHandler(fake, fake, log).ServeHTTP(w, r.WithContext(ctx))
+		if !known[w.Code] {
+			t.Fatalf("%s %s: status %d: %s", method, target, w.Code, w.Body)
+		}
+		if w.Header().Get("Content-Type") != "application/json" {
+			return
+		}
+		var v any
+		if err := json.NewDecoder(w.Body).Decode(&v); err != nil && !errors.Is(err, io.EOF) {
+			t.Fatalf("%s %s: the reply is not JSON: %v", method, target, err)
+		}
+	})
+}
