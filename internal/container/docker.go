@@ -1,0 +1,195 @@
+package container
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/client"
+)
+
+// callTimeout bounds one question to the engine. A healthy one answers in
+// milliseconds; one that boots does not answer at all.
+const callTimeout = 10 * time.Second
+
+// activateTimeout is longer: the engine asks every volume driver, and a dead one
+// costs 15 s.
+const activateTimeout = 60 * time.Second
+
+// Docker is the Engine at a socket. The zero value with a Driver is ready and takes
+// the socket from DOCKER_HOST, else Docker's default.
+type Docker struct {
+	Host   string // like unix:///run/docker.sock; empty: the environment's
+	Driver string // the name of our volume driver
+
+	mu     sync.Mutex
+	client *client.Client // nil until an engine answered
+}
+
+var _ Engine = (*Docker)(nil)
+
+// connect returns a client that has agreed on an API version. It is made anew after
+// an engine went away, since the next one may be of another version.
+func (d *Docker) connect(ctx context.Context) (*client.Client, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.client != nil {
+		return d.client, nil
+	}
+	opts := []client.Opt{client.FromEnv}
+	if d.Host != "" {
+		opts = append(opts, client.WithHost(d.Host))
+	}
+	c, err := client.New(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("container engine: %w", err)
+	}
+	// The client would do this itself at the first call, but not safely at two calls
+	// at a time.
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if _, err := c.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("container engine: %w", err)
+	}
+	d.client = c
+	return c, nil
+}
+
+// disconnect forgets the client, unless another took its place.
+func (d *Docker) disconnect(c *client.Client) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.client == c {
+		d.client = nil
+	}
+	c.Close()
+}
+
+// Close ends idle connections.
+func (d *Docker) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.client == nil {
+		return nil
+	}
+	c := d.client
+	d.client = nil
+	return c.Close()
+}
+
+// ask does one question within a time.
+func ask[T any](ctx context.Context, d *Docker, what string, limit time.Duration, f func(context.Context, *client.Client) (T, error)) (T, error) {
+	var none T
+	c, err := d.connect(ctx)
+	if err != nil {
+		return none, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	v, err := f(ctx, c)
+	if err != nil {
+		return none, fmt.Errorf("container engine: %s: %w", what, err)
+	}
+	return v, nil
+}
+
+// Version of the engine that answers now.
+func (d *Docker) Version(ctx context.Context) (Version, error) {
+	return ask(ctx, d, "version", callTimeout, func(ctx context.Context, c *client.Client) (Version, error) {
+		v, err := c.ServerVersion(ctx, client.ServerVersionOptions{})
+		return Version{Engine: v.Version, API: c.ClientVersion()}, err
+	})
+}
+
+// Users lists the containers with volumes of our driver.
+func (d *Docker) Users(ctx context.Context) ([]Use, error) {
+	return ask(ctx, d, "list containers", callTimeout, func(ctx context.Context, c *client.Client) ([]Use, error) {
+		list, err := c.ContainerList(ctx, client.ContainerListOptions{All: true})
+		if err != nil {
+			return nil, err
+		}
+		var out []Use
+		for _, s := range list.Items {
+			u := Use{Container: s.ID, State: State(s.State), Labels: s.Labels}
+			if len(s.Names) > 0 {
+				u.Name = strings.TrimPrefix(s.Names[0], "/")
+			}
+			for _, m := range s.Mounts {
+				if m.Driver == d.Driver {
+					u.Volumes = append(u.Volumes, Mount{
+						Volume: m.Name, Driver: m.Driver, Destination: m.Destination, ReadOnly: !m.RW,
+					})
+				}
+			}
+			if len(u.Volumes) > 0 {
+				out = append(out, u)
+			}
+		}
+		return out, nil
+	})
+}
+
+// LocalVolumes lists the volumes of the engine's own driver.
+func (d *Docker) LocalVolumes(ctx context.Context) ([]string, error) {
+	return ask(ctx, d, "list local volumes", callTimeout, func(ctx context.Context, c *client.Client) ([]string, error) {
+		list, err := c.VolumeList(ctx, client.VolumeListOptions{Filters: client.Filters{}.Add("driver", "local")})
+		if err != nil {
+			return nil, err
+		}
+		var out []string
+		for _, v := range list.Items {
+			out = append(out, v.Name)
+		}
+		return out, nil
+	})
+}
+
+// Activate lists all volumes, at which the engine looks for drivers.
+func (d *Docker) Activate(ctx context.Context) error {
+	_, err := ask(ctx, d, "list volumes", activateTimeout, func(ctx context.Context, c *client.Client) (struct{}, error) {
+		_, err := c.VolumeList(ctx, client.VolumeListOptions{})
+		return struct{}{}, err
+	})
+	return err
+}
+
+// Follow reads the engine's events.
+func (d *Docker) Follow(ctx context.Context, connected, changed func()) error {
+	c, err := d.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer d.disconnect(c)
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream := c.Events(ctx, client.EventsListOptions{Filters: client.Filters{}.Add("type", "container", "volume")})
+	// Events has returned after the engine's answer, or with an error that waits.
+	select {
+	case err := <-stream.Err:
+		return fmt.Errorf("container engine: events: %w", err)
+	default:
+		connected()
+	}
+	for {
+		select {
+		case m := <-stream.Messages:
+			if concerns(m) {
+				changed()
+			}
+		case err := <-stream.Err:
+			return fmt.Errorf("container engine: events: %w", err)
+		}
+	}
+}
+
+// concerns leaves out what comes often and changes nobody's use of a volume: health
+// checks and exec.
+func concerns(m events.Message) bool {
+	action := string(m.Action)
+	return !strings.HasPrefix(action, "exec_") && !strings.HasPrefix(action, "health_status") && action != "top"
+}
