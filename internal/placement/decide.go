@@ -78,15 +78,15 @@ func (v *View) giveUp(vol *state.Volume) state.Command {
 // any other node that is heard. Silence and an unreadable pool prove nothing. A
 // node that was removed from the cluster can no longer be asked.
 func (v *View) gone(vol *state.Volume) bool {
-	for _, id := range vol.Placement.Nodes() {
+	for id := range nodesOf(vol.Placement) {
 		n := v.Node(id)
 		if n != nil && (!n.poolKnown() || n.applied < vol.Changed) {
 			return false
 		}
 	}
 	return !slices.ContainsFunc(v.Nodes, func(n NodeView) bool {
-		s, _ := n.Copy(vol.ID)
-		return s.Exists
+		c := n.Copy(vol.ID)
+		return c != nil && c.Exists
 	})
 }
 

@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -223,34 +224,44 @@ func (c *chooser) shortfall(p volume.Placement, local, remote int) Shortfall {
 	}
 	zone := c.v.zoneOf(p.Primary)
 	var here, elsewhere []int
-	spare := 0 // nodes elsewhere that could still take a copy
+	var roomHere, roomElsewhere []string // names of nodes that could still take a copy
 	for i := range c.v.Nodes {
 		n := &c.v.Nodes[i]
-		if n.Zone == zone {
+		room := c.unfit[i] == fit && p.Role(n.ID) == volume.RoleNone
+		switch {
+		case n.Zone == zone:
 			here = append(here, i)
-			continue
-		}
-		elsewhere = append(elsewhere, i)
-		if c.unfit[i] == fit && p.Role(n.ID) == volume.RoleNone {
-			spare++
+			if room {
+				roomHere = append(roomHere, n.Name)
+			}
+		default:
+			elsewhere = append(elsewhere, i)
+			if room {
+				roomElsewhere = append(roomElsewhere, n.Name)
+			}
 		}
 	}
 	if s.Local > 0 {
-		s.WhyLocal = c.reasons(here, p.Nodes())
-		if s.WhyLocal == "" {
-			s.WhyLocal = fmt.Sprintf("zone %s has no other node", zone)
-		}
-		if spare > 0 {
-			s.WhyLocal += fmt.Sprintf("; other zones have room: ask for remote=%d", len(p.Remote)+min(s.Local, spare))
+		s.WhyLocal = cmp.Or(soon(roomHere), c.reasons(here, p.Nodes()), fmt.Sprintf("zone %s has no other node", zone))
+		if len(roomHere) == 0 && len(roomElsewhere) > 0 {
+			s.WhyLocal += fmt.Sprintf("; other zones have room: ask for remote=%d", len(p.Remote)+min(s.Local, len(roomElsewhere)))
 		}
 	}
 	if s.Remote > 0 {
-		s.WhyRemote = c.reasons(elsewhere, p.Nodes())
-		if s.WhyRemote == "" {
-			s.WhyRemote = fmt.Sprintf("there is no other node outside zone %s", zone)
-		}
+		s.WhyRemote = cmp.Or(soon(roomElsewhere), c.reasons(elsewhere, p.Nodes()), fmt.Sprintf("there is no other node outside zone %s", zone))
 	}
 	return s
+}
+
+// soon is the reason when nothing but time is lacking: Repair has not come to it.
+func soon(room []string) string {
+	switch len(room) {
+	case 0:
+		return ""
+	case 1:
+		return room[0] + " has room and is next"
+	}
+	return fmt.Sprintf("%s and %d more have room and are next", room[0], len(room)-1)
 }
 
 // reasons lists why the nodes given may not take a copy, leaving out those that

@@ -2,6 +2,7 @@ package placement
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"github.com/flocker-io/flocker/internal/state"
@@ -54,10 +55,7 @@ func Repair(v *View) []state.Command {
 // and counts it in v.
 func (v *View) repairOne(vol *state.Volume, want volume.Placement) volume.Placement {
 	primary := v.Node(want.Primary)
-	if primary == nil || primary.Feeding >= seedsPerNode {
-		return want
-	}
-	if s, ok := primary.Copy(vol.ID); !ok || !s.Exists {
+	if v.noSource(vol) != "" || primary.Feeding >= seedsPerNode {
 		return want
 	}
 	claim := v.claim(vol)
@@ -69,6 +67,7 @@ func (v *View) repairOne(vol *state.Volume, want volume.Placement) volume.Placem
 	}
 	missing := v.missing(vol, want)
 	had := want.Nodes()
+	want.Local, want.Remote = slices.Clone(want.Local), slices.Clone(want.Remote)
 	c.fill(&want, len(want.Local)+missing.Local, len(want.Remote)+missing.Remote)
 	for _, id := range want.Nodes() {
 		if slices.Contains(had, id) {
@@ -87,6 +86,9 @@ func (v *View) repairOne(vol *state.Volume, want volume.Placement) volume.Placem
 // no member any more keeps its place.
 func (v *View) resort(p volume.Placement) volume.Placement {
 	zone := v.zoneOf(p.Primary)
+	if v.inZone(p.Local, zone, true) && v.inZone(p.Remote, zone, false) {
+		return p // as nearly all are
+	}
 	out := volume.Placement{Primary: p.Primary}
 	put := func(id volume.NodeID, local bool) {
 		if n := v.Node(id); n != nil {
@@ -107,6 +109,16 @@ func (v *View) resort(p volume.Placement) volume.Placement {
 	return out
 }
 
+// inZone says that every node of ids is in the zone, or that none is.
+func (v *View) inZone(ids []volume.NodeID, zone volume.Zone, in bool) bool {
+	for _, id := range ids {
+		if n := v.Node(id); n != nil && (n.Zone == zone) != in {
+			return false
+		}
+	}
+	return true
+}
+
 // missing counts the replicas that p lacks for the volume's spec. A replica too
 // many of the other kind counts as one that is there: after a move to another zone
 // the copies are all present, only in the wrong places, and adding more would
@@ -122,7 +134,7 @@ func (v *View) missing(vol *state.Volume, p volume.Placement) Shortfall {
 	return s
 }
 
-// Shortfall says which of its replicas a volume lacks, and why Repair cannot add
+// Shortfall says which of its replicas a volume lacks, and why Repair has not added
 // them; the zero value when it lacks none. A replica that is still being seeded
 // is not lacking.
 func (v *View) Shortfall(vol *state.Volume) Shortfall {
@@ -132,7 +144,26 @@ func (v *View) Shortfall(vol *state.Volume) Shortfall {
 		return s
 	}
 	c := newChooser(v, v.claim(vol), keyOf(vol.ID))
-	return c.shortfall(p, s.Local, s.Remote)
+	s = c.shortfall(p, s.Local, s.Remote)
+	if why := v.noSource(vol); why != "" {
+		s.WhyLocal, s.WhyRemote = why, why
+	}
+	return s
+}
+
+// noSource is why no replica of a volume can be seeded now; "" when one can.
+func (v *View) noSource(vol *state.Volume) string {
+	n := v.Node(vol.Placement.Primary)
+	switch {
+	case n == nil || !n.Alive:
+		return "there is nothing to copy from: its primary is not heard of"
+	case vol.Phase != state.PhaseActive:
+		return fmt.Sprintf("they are added when the volume, now %s, is active", vol.Phase)
+	}
+	if c := n.Copy(vol.ID); c == nil || !c.Exists {
+		return "there is nothing to copy from: its primary " + n.Name + " reports no copy"
+	}
+	return ""
 }
 
 func setReplicas(vol *state.Volume, p volume.Placement) state.Command {

@@ -25,9 +25,9 @@ func (m *norms) add(n *NodeView) {
 // hash spreads volumes over nodes that are otherwise alike.
 const (
 	weightFree = 0.6
-	weightRole = 0.2 // few copies in the role wanted
-	weightAll  = 0.1 // few copies at all
-	weightHash = 0.1
+	weightRole = 0.25 // few copies in the role wanted
+	weightAll  = 0.13 // few copies at all
+	weightHash = 0.02 // less than three points of space: it decides only between likes
 	// degradedFactor makes a pool that has lost redundancy a last resort, short of
 	// refusing it: its data is whole, and a volume with a copy there is better off
 	// than one without.
@@ -64,9 +64,7 @@ func (n *NodeView) rendezvous(key uint64, largest int64) float64 {
 	if largest <= 0 {
 		return 0
 	}
-	h := fnv.New64a()
-	h.Write([]byte(n.ID))
-	u := (float64(mix(h.Sum64()^key)>>11) + 0.5) / (1 << 53) // in (0, 1)
+	u := (float64(mix(n.hash^key)>>11) + 0.5) / (1 << 53) // in (0, 1)
 	weight := float64(n.Pool.Size) / float64(largest)
 	return math.Pow(u, 1/weight)
 }
@@ -79,8 +77,11 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-func keyOf(id volume.ID) uint64 {
+// keyOf a volume is what breaks ties for it.
+func keyOf(id volume.ID) uint64 { return mix(hashOf(string(id))) }
+
+func hashOf(s string) uint64 {
 	h := fnv.New64a()
-	h.Write([]byte(id))
-	return mix(h.Sum64())
+	h.Write([]byte(s))
+	return h.Sum64()
 }

@@ -2,7 +2,9 @@ package placement
 
 import (
 	"cmp"
+	"iter"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/state"
@@ -62,13 +64,15 @@ type NodeView struct {
 	Seeding int
 	Feeding int
 
+	hash    uint64 // of ID
 	applied uint64
 	clock   time.Time       // the node's own, when it reported
 	copies  []volume.Status // of a fresh report, by volume ID
 }
 
 // NewView joins the state with the reports by node. Reports of strangers are
-// ignored; a member without a fresh report is unknown: not alive.
+// ignored; a member without a fresh report is unknown: not alive. It looks at
+// every volume (10 ms for ten thousand), Place then only at the nodes.
 func NewView(st *state.State, reports map[volume.NodeID]Heard, now time.Time) *View {
 	var settings state.Settings
 	if c := st.Cluster(); c != nil {
@@ -105,6 +109,7 @@ func newNodeView(n *state.Node, heard Heard, now time.Time) NodeView {
 	nv := NodeView{
 		ID: n.ID, Name: n.Name, Zone: cmp.Or(n.Zone, volume.DefaultZone),
 		Availability: cmp.Or(n.Availability, state.Active), Witness: n.Witness,
+		hash: hashOf(string(n.ID)),
 	}
 	if heard.Report == nil {
 		return nv
@@ -118,9 +123,10 @@ func newNodeView(n *state.Node, heard Heard, now time.Time) NodeView {
 	nv.applied = heard.Report.Applied
 	nv.clock = heard.Report.At
 	nv.copies = heard.Report.Volumes
-	byVolume := func(a, b volume.Status) int { return cmp.Compare(a.Volume, b.Volume) }
-	if !slices.IsSortedFunc(nv.copies, byVolume) {
-		nv.copies = slices.SortedFunc(slices.Values(nv.copies), byVolume)
+	byVolume := func(i, j int) bool { return nv.copies[i].Volume < nv.copies[j].Volume }
+	if !sort.SliceIsSorted(nv.copies, byVolume) {
+		nv.copies = slices.Clone(nv.copies)
+		sort.Slice(nv.copies, byVolume)
 	}
 	return nv
 }
@@ -128,44 +134,48 @@ func newNodeView(n *state.Node, heard Heard, now time.Time) NodeView {
 // count adds one volume to the nodes it is placed on.
 func (v *View) count(vol *state.Volume) {
 	claim := v.claim(vol)
-	for i, id := range vol.Placement.Nodes() {
+	for id := range nodesOf(vol.Placement) {
 		n := v.Node(id)
 		if n == nil {
 			continue
 		}
-		status, _ := n.Copy(vol.ID)
-		n.Held += status.Used
-		if !vol.Live() {
-			n.Promised += status.Used
-			continue
+		c := n.Copy(vol.ID)
+		if c != nil {
+			n.Held += c.Used
 		}
-		n.Promised += claim
-		if i == 0 && vol.Placement.Primary != "" {
+		switch {
+		case !vol.Live():
+			if c != nil {
+				n.Promised += c.Used
+			}
+			continue
+		case id == vol.Placement.Primary:
 			n.Primaries++
-			continue
-		}
-		n.Replicas++
-		if n.Alive && !seeded(status) {
-			n.Seeding++
-			if p := v.Node(vol.Placement.Primary); p != nil {
-				p.Feeding++
+		default:
+			n.Replicas++
+			if n.Alive && !seeded(c) {
+				n.Seeding++
+				if p := v.Node(vol.Placement.Primary); p != nil {
+					p.Feeding++
+				}
 			}
 		}
+		n.Promised += claim
 	}
 }
 
 // seeded says that a replica has its first full copy.
-func seeded(s volume.Status) bool { return s.Exists && !s.Newest.IsZero() }
+func seeded(c *volume.Status) bool { return c != nil && c.Exists && !c.Newest.IsZero() }
 
 // claim is the space one copy of a volume may come to need: its quota or, where
 // its snapshots have outgrown that or it has none, what its fullest copy takes now
 // and some room to grow.
 func (v *View) claim(vol *state.Volume) int64 {
 	var used int64
-	for _, id := range vol.Placement.Nodes() {
+	for id := range nodesOf(vol.Placement) {
 		if n := v.Node(id); n != nil {
-			if s, ok := n.Copy(vol.ID); ok {
-				used = max(used, s.Used)
+			if c := n.Copy(vol.ID); c != nil {
+				used = max(used, c.Used)
 			}
 		}
 	}
@@ -197,16 +207,30 @@ func (v *View) Node(id volume.NodeID) *NodeView {
 	return &v.Nodes[i]
 }
 
-// Copy is what a node with a fresh report says about its copy of a volume; ok is
-// false when it says nothing.
-func (n *NodeView) Copy(id volume.ID) (_ volume.Status, ok bool) {
-	i, ok := slices.BinarySearchFunc(n.copies, id, func(s volume.Status, id volume.ID) int {
-		return cmp.Compare(s.Volume, id)
-	})
-	if !ok {
-		return volume.Status{}, false
+// Copy is what a node with a fresh report says about its copy of a volume; nil
+// when it says nothing.
+func (n *NodeView) Copy(id volume.ID) *volume.Status {
+	i := sort.Search(len(n.copies), func(i int) bool { return n.copies[i].Volume >= id })
+	if i == len(n.copies) || n.copies[i].Volume != id {
+		return nil
 	}
-	return n.copies[i], true
+	return &n.copies[i]
+}
+
+// nodesOf are p.Nodes() without making a slice: a View looks at tens of thousands.
+func nodesOf(p volume.Placement) iter.Seq[volume.NodeID] {
+	return func(yield func(volume.NodeID) bool) {
+		if p.Primary != "" && !yield(p.Primary) {
+			return
+		}
+		for _, list := range [...][]volume.NodeID{p.Local, p.Remote} {
+			for _, id := range list {
+				if !yield(id) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // poolKnown says that the node has looked at its pool and could: only then does

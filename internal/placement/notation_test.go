@@ -1,0 +1,334 @@
+package placement
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write what the code answers into testdata; the diff is the review")
+
+// TestData runs the files of testdata. Each starts with its purpose. Paragraphs of
+// lines that begin with # are prose. Every other paragraph is a command, its lines
+// and, after ----, what it must answer:
+//
+//	nodes                        what follows are all nodes of the cluster
+//	  a1 zone=a 100G free=80G    defaults: zone default, all free, ONLINE, active,
+//	                             reported just now
+//	volumes                      all volumes: primary > local | remote; then its spec
+//	  v1 a1 > a2 | b1 size=1G    defaults: active, what is placed is wanted, all copies
+//	                             seeded and empty
+//	place size=1G replicas=2     Place
+//	repair, decide, lacks        Repair, Decide, View.Shortfall of every volume
+func TestData(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no test files: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasPrefix(string(text), "# purpose: ") {
+				t.Fatalf("%s does not begin with its purpose", file)
+			}
+			var w world
+			var out []string
+			for paragraph := range strings.SplitSeq(strings.TrimSpace(string(text)), "\n\n") {
+				if strings.HasPrefix(paragraph, "#") {
+					out = append(out, paragraph)
+					continue
+				}
+				in, want, _ := strings.Cut(paragraph, "\n----\n")
+				got := w.run(t, in)
+				if got != want && !*rewrite {
+					t.Errorf("%s:\n%s\ngot:\n%s\nwant:\n%s", file, in, got, want)
+				}
+				if got != "" {
+					in += "\n----\n" + got
+				}
+				out = append(out, in)
+			}
+			if *rewrite {
+				if err := os.WriteFile(file, []byte(strings.Join(out, "\n\n")+"\n"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// world is what the paragraphs of one file have built up.
+type world struct {
+	nodes    []*state.Node
+	volumes  []*state.Volume
+	reports  map[volume.NodeID]Heard
+	settings state.Settings
+	salt     uint64
+}
+
+var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func (w *world) view() *View {
+	return newView(w.nodes, w.volumes, w.settings, w.salt, w.reports, now)
+}
+
+func (w *world) run(t *testing.T, in string) string {
+	t.Helper()
+	head, body, _ := strings.Cut(in, "\n")
+	command, args, _ := strings.Cut(head, " ")
+	var lines []string
+	if body != "" {
+		lines = strings.Split(body, "\n")
+	}
+	switch command {
+	case "nodes":
+		w.nodes, w.reports, w.volumes = nil, map[volume.NodeID]Heard{}, nil
+		for _, line := range lines {
+			w.addNode(t, line)
+		}
+		return ""
+	case "volumes":
+		w.volumes = nil
+		for _, heard := range w.reports {
+			heard.Report.Volumes = nil
+		}
+		for _, line := range lines {
+			w.addVolume(t, line)
+		}
+		return ""
+	case "place":
+		spec, prefer := volume.Spec{}, volume.NodeID("")
+		for _, arg := range strings.Fields(args) {
+			key, value, _ := strings.Cut(arg, "=")
+			if key == "prefer" {
+				prefer = volume.NodeID(value)
+			} else if !setSpec(t, &spec, key, value) {
+				t.Fatalf("place: unknown argument %q", arg)
+			}
+		}
+		p, short, err := Place(w.view(), spec, prefer)
+		if err != nil {
+			return fmt.Sprintf("%s: %v", volume.CodeOf(err), err)
+		}
+		out := show(p)
+		if !short.IsZero() {
+			out += "\n" + short.String()
+		}
+		return out
+	case "repair":
+		return showAll(Repair(w.view()))
+	case "decide":
+		return showAll(Decide(w.view()))
+	case "lacks":
+		var out []string
+		v := w.view()
+		for _, vol := range v.Volumes {
+			if s := v.Shortfall(vol); !s.IsZero() {
+				out = append(out, fmt.Sprintf("%s: %s", vol.ID, s))
+			}
+		}
+		if out == nil {
+			return "nothing"
+		}
+		return strings.Join(out, "\n")
+	}
+	t.Fatalf("unknown command %q", command)
+	return ""
+}
+
+func (w *world) addNode(t *testing.T, line string) {
+	t.Helper()
+	fields := strings.Fields(line)
+	n := &state.Node{ID: volume.NodeID(fields[0]), Name: fields[0], Availability: state.Active}
+	r := &volume.Report{Node: n.ID, At: now, Applied: 1000, Pool: volume.PoolInfo{Health: "ONLINE", Free: -1}}
+	heard, report := now, true
+	for _, f := range fields[1:] {
+		key, value, _ := strings.Cut(f, "=")
+		switch key {
+		case "zone":
+			n.Zone = volume.Zone(value)
+		case "free":
+			r.Pool.Free = parseBytes(t, value)
+		case "health":
+			r.Pool.Health = value
+		case "witness":
+			n.Witness, r.Pool = true, volume.PoolInfo{}
+		case "drain":
+			n.Availability = state.Drain
+		case "silent":
+			heard = now.Add(-duration(t, value))
+		case "unheard":
+			report = false
+		case "applied":
+			r.Applied = uint64(parseBytes(t, value))
+		case "clock":
+			r.At = now.Add(duration(t, value))
+		default:
+			r.Pool.Size = parseBytes(t, key)
+		}
+	}
+	if r.Pool.Free < 0 {
+		r.Pool.Free = r.Pool.Size
+	}
+	w.nodes = append(w.nodes, n)
+	if report {
+		w.reports[n.ID] = Heard{Report: r, At: heard}
+	}
+}
+
+func (w *world) addVolume(t *testing.T, line string) {
+	t.Helper()
+	fields := strings.Fields(line)
+	v := &state.Volume{
+		ID: volume.ID(fields[0]), Name: fields[0], Phase: state.PhaseActive,
+		Epoch: 1, Changed: 100, Created: now.Add(-time.Hour),
+	}
+	v.Placement.Primary = volume.NodeID(fields[1])
+	var used int64
+	absent := map[volume.NodeID]bool{}
+	list := (*[]volume.NodeID)(nil)
+	var rest []string
+	for _, f := range fields[2:] {
+		switch {
+		case f == ">":
+			list = &v.Placement.Local
+		case f == "|":
+			list = &v.Placement.Remote
+		case !strings.Contains(f, "=") && list != nil:
+			*list = append(*list, volume.NodeID(f))
+		default:
+			rest = append(rest, f)
+		}
+	}
+	v.Spec.Replicas, v.Spec.Remote = len(v.Placement.Local), len(v.Placement.Remote)
+	for _, f := range rest {
+		key, value, _ := strings.Cut(f, "=")
+		switch key {
+		case "used":
+			used = parseBytes(t, value)
+		case "phase":
+			v.Phase = state.Phase(value)
+		case "created":
+			v.Created = now.Add(-duration(t, value))
+		case "deleted":
+			v.Deleted = now.Add(-duration(t, value))
+		case "pending":
+			v.Pending = &state.Pending{Attempt: "try", Began: now.Add(-duration(t, value))}
+		case "absent": // nodes that have no copy
+			for id := range strings.SplitSeq(value, ",") {
+				absent[volume.NodeID(id)] = true
+			}
+		default:
+			if !setSpec(t, &v.Spec, key, value) {
+				t.Fatalf("volume: unknown word %q in %q", f, line)
+			}
+		}
+	}
+	w.volumes = append(w.volumes, v)
+	for _, id := range v.Placement.Nodes() {
+		if heard, ok := w.reports[id]; ok && !absent[id] {
+			heard.Report.Volumes = append(heard.Report.Volumes, volume.Status{
+				Volume: v.ID, Exists: true, Used: used, Newest: volume.Position{GUID: 1},
+			})
+		}
+	}
+}
+
+func setSpec(t *testing.T, s *volume.Spec, key, value string) bool {
+	t.Helper()
+	switch key {
+	case "size":
+		s.Size = parseBytes(t, value)
+	case "replicas":
+		s.Replicas = int(parseBytes(t, value))
+	case "remote":
+		s.Remote = int(parseBytes(t, value))
+	case "strict":
+		s.Strict = true
+	default:
+		return false
+	}
+	return true
+}
+
+func parseBytes(t *testing.T, s string) int64 {
+	t.Helper()
+	unit := int64(1)
+	digits := strings.TrimRight(s, "MG")
+	switch s[len(digits):] {
+	case "M":
+		unit = 1 << 20
+	case "G":
+		unit = 1 << 30
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil {
+		t.Fatalf("%q is no number of bytes", s)
+	}
+	return n * unit
+}
+
+func duration(t *testing.T, s string) time.Duration {
+	t.Helper()
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func show(p volume.Placement) string {
+	out := string(p.Primary)
+	if len(p.Local) > 0 {
+		out += " > " + join(p.Local)
+	}
+	if len(p.Remote) > 0 {
+		out += " | " + join(p.Remote)
+	}
+	return out
+}
+
+func join(ids []volume.NodeID) string {
+	var out []string
+	for _, id := range ids {
+		out = append(out, string(id))
+	}
+	return strings.Join(out, " ")
+}
+
+func showAll(cmds []state.Command) string {
+	var out []string
+	for _, cmd := range cmds {
+		switch c := cmd.(type) {
+		case state.SetReplicas:
+			out = append(out, fmt.Sprintf("%s: replicas %s", c.ID, strings.TrimSpace(show(volume.Placement{Local: c.Local, Remote: c.Remote}))))
+		case state.AbortCreate:
+			out = append(out, fmt.Sprintf("%s: abort create: %s", c.ID, c.Reason))
+		case state.AbortHandoff:
+			out = append(out, fmt.Sprintf("%s: abort handoff %s: %s", c.ID, c.Attempt, c.Reason))
+		case state.AbortDelete:
+			out = append(out, fmt.Sprintf("%s: abort delete %s: %s", c.ID, c.Attempt, c.Reason))
+		case state.PurgeVolume:
+			out = append(out, fmt.Sprintf("%s: purge", c.ID))
+		case state.ForgetVolume:
+			out = append(out, fmt.Sprintf("%s: forget", c.ID))
+		default:
+			out = append(out, fmt.Sprintf("%T", c))
+		}
+	}
+	if out == nil {
+		return "nothing"
+	}
+	return strings.Join(out, "\n")
+}
