@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -27,9 +28,9 @@ var options = []option{
 		"size", "bytes or a number with k, M, G, T (powers of 1024), at least 16M",
 		"most data the volume may hold; without it, as much as the pool has",
 		func(s *Spec, v string) (err error) {
-			s.Size, err = ParseSize(v)
+			s.Size, err = parseSize(v)
 			if err == nil && s.Size < MinSize {
-				err = fmt.Errorf("it is less than %s", FormatSize(MinSize))
+				err = fmt.Errorf("less than %s", FormatSize(MinSize))
 			}
 			return err
 		},
@@ -79,9 +80,9 @@ var options = []option{
 			return FormatDuration(s.MaxLoss)
 		},
 	}, {
-		"profile", strings.Join(slices.Sorted(maps.Keys(profiles)), ", "),
+		"profile", alternatives(Profiles()...),
 		"a named set of options; others given beside it win",
-		func(s *Spec, v string) error { s.Profile = v; return oneOf(v, slices.Sorted(maps.Keys(profiles))...) },
+		func(s *Spec, v string) error { s.Profile = v; return oneOf(v, Profiles()...) },
 		func(s Spec) string { return s.Profile },
 	}, {
 		"uid", "a user number",
@@ -99,7 +100,7 @@ var options = []option{
 		func(s *Spec, v string) error {
 			m, err := strconv.ParseUint(v, 8, 32)
 			if err != nil || m > 0o7777 || !isDigits(v) {
-				return fmt.Errorf("it is not an octal mode")
+				return errors.New("not an octal mode")
 			}
 			s.Mode = uint32(m)
 			return nil
@@ -306,12 +307,12 @@ func (s Spec) Validate() error {
 			return err
 		}
 		if canonical != v {
-			return badValue(zfsPrefix+property, v, fmt.Errorf("it has to be written %q", canonical), zfsProperties[property].value)
+			return badValue(zfsPrefix+property, v, fmt.Errorf("it has to be written %s", canonical), zfsProperties[property].value)
 		}
 	}
 	if s.MaxLoss != 0 && s.MaxLoss < s.Interval {
 		return badValue("max-loss", FormatDuration(s.MaxLoss),
-			fmt.Errorf("it is below the interval of %s, so a failover could never be automatic", FormatDuration(s.Interval)),
+			fmt.Errorf("below the interval of %s, so a failover could never be automatic", FormatDuration(s.Interval)),
 			"at least the interval, or none")
 	}
 	return nil
@@ -357,7 +358,7 @@ func unknownOption(name string) error {
 // badValue refuses a value.
 func badValue(name, value string, why error, want string) error {
 	return Errorf(CodeInvalid, "volume option %s=%s: %v", name, clip(value), why).
-		WithHint("%s is %s. Valid options are %s", name, want, strings.Join(OptionNames(), ", "))
+		WithHint("it takes %s. Valid options are %s", want, strings.Join(OptionNames(), ", "))
 }
 
 // nearest finds the option that a user meant, "" when nothing is near.
@@ -416,16 +417,16 @@ func oneOf(v string, values ...string) error {
 	if slices.Contains(values, v) {
 		return nil
 	}
-	return fmt.Errorf("it is none of %s", strings.Join(values, ", "))
+	return errors.New("no such value")
 }
 
 func parseInt(to *int, v string, low, high int) error {
 	n, err := strconv.Atoi(v)
 	if err != nil || strings.HasPrefix(v, "+") {
-		return fmt.Errorf("it is not a whole number")
+		return errors.New("not a whole number")
 	}
 	if n < low || n > high {
-		return fmt.Errorf("it is not from %d to %d", low, high)
+		return fmt.Errorf("not from %d to %d", low, high)
 	}
 	*to = n
 	return nil
@@ -435,11 +436,11 @@ func parseDuration(to *time.Duration, v string, low, high time.Duration) error {
 	d, err := time.ParseDuration(v)
 	switch {
 	case err != nil && isDigits(v):
-		return fmt.Errorf("it has no unit, like %ss", v)
+		return fmt.Errorf("no unit, as in %ss", v)
 	case err != nil:
-		return fmt.Errorf("it is not a time like 500ms, 5s or 2m")
+		return errors.New("not a time like 500ms, 5s or 2m")
 	case d < low || d > high:
-		return fmt.Errorf("it is not from %s to %s", FormatDuration(low), FormatDuration(high))
+		return fmt.Errorf("not from %s to %s", FormatDuration(low), FormatDuration(high))
 	}
 	*to = d
 	return nil

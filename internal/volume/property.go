@@ -1,7 +1,7 @@
 package volume
 
 import (
-	"fmt"
+	"errors"
 	"math/bits"
 	"slices"
 	"strconv"
@@ -66,7 +66,7 @@ func parseProperty(name, value string) (string, error) {
 	p, ok := zfsProperties[name]
 	if !ok {
 		if why, ok := managed[name]; ok {
-			return "", Errorf(CodeInvalid, "ZFS property %s cannot be set on a volume: %s", name, why).
+			return "", Errorf(CodeInvalid, "volume option %s%s is not for users: %s", zfsPrefix, name, why).
 				WithHint("valid options are %s", strings.Join(OptionNames(), ", "))
 		}
 		return "", unknownOption(zfsPrefix + name)
@@ -79,12 +79,16 @@ func parseProperty(name, value string) (string, error) {
 }
 
 func words(values ...string) property {
+	return property{alternatives(values...), func(v string) (string, error) { return v, oneOf(v, values...) }}
+}
+
+// alternatives are "a", "a or b", "a, b or c".
+func alternatives(values ...string) string {
 	last := len(values) - 1
-	about := values[last]
-	if last > 0 {
-		about = strings.Join(values[:last], ", ") + " or " + values[last]
+	if last == 0 {
+		return values[0]
 	}
-	return property{about, func(v string) (string, error) { return v, oneOf(v, values...) }}
+	return strings.Join(values[:last], ", ") + " or " + values[last]
 }
 
 // The default levels are printed without their number.
@@ -107,17 +111,17 @@ func parseCompression(v string) (string, error) {
 			}
 		}
 	}
-	return "", fmt.Errorf("ZFS has no such compression")
+	return "", errors.New("no such compression")
 }
 
 // Larger records than 1M need a module parameter on the ZFS of some nodes.
 func parseRecordsize(v string) (string, error) {
-	n, err := ParseSize(v)
+	n, err := parseSize(v)
 	if err != nil {
 		return "", err
 	}
 	if n < 512 || n > 1<<20 || bits.OnesCount64(uint64(n)) != 1 {
-		return "", fmt.Errorf("it is not a power of two from 512 to 1M")
+		return "", errors.New("not a power of two in that range")
 	}
 	return strings.TrimSuffix(FormatSize(n), "iB"), nil
 }
@@ -129,12 +133,12 @@ func parseACLType(v string) (string, error) {
 	case "posix", "posixacl":
 		return "posix", nil
 	}
-	return "", fmt.Errorf("it is neither off nor posix")
+	return "", errors.New("no such value")
 }
 
 func parseSync(v string) (string, error) {
 	if v == "disabled" {
-		return "", fmt.Errorf("fsync would answer before the data is safe, and every power cut would lose commits that were already reported")
+		return "", errors.New("fsync would answer before the data is safe, and every power cut would lose commits that were already reported")
 	}
 	return v, oneOf(v, "standard", "always")
 }

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/bits"
@@ -17,6 +18,15 @@ const sizeUnits = "kmgtp"
 // either case, alone or followed by B or iB. All units are powers of 1024, as in
 // Docker. A fraction of a byte is dropped.
 func ParseSize(s string) (int64, error) {
+	n, err := parseSize(s)
+	if err != nil {
+		return 0, fmt.Errorf("size %q: %w", s, err)
+	}
+	return n, nil
+}
+
+// parseSize is ParseSize with errors that do not repeat s.
+func parseSize(s string) (int64, error) {
 	digits := strings.TrimRight(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 	unit := strings.ToLower(s[len(digits):])
 
@@ -26,28 +36,28 @@ func ParseSize(s string) (int64, error) {
 	default:
 		i := strings.IndexByte(sizeUnits, unit[0])
 		if rest := unit[1:]; i < 0 || rest != "" && rest != "b" && rest != "ib" {
-			return 0, fmt.Errorf("%q is not a size: the unit is none of k, M, G, T, P", s)
+			return 0, errors.New("not a number with a unit k, M, G, T or P")
 		}
 		shift = 10 * uint(i+1)
 	}
 
 	whole, fraction, dotted := strings.Cut(digits, ".")
 	if !isDigits(whole) || dotted && (!isDigits(fraction) || shift == 0) {
-		return 0, fmt.Errorf("%q is not a size", s)
+		return 0, errors.New("not a size")
 	}
 	n, err := strconv.ParseUint(whole, 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("size %q is too large", s)
+		return 0, errors.New("too large")
 	}
 	hi, bytes := bits.Mul64(n, 1<<shift)
 	if hi != 0 {
-		return 0, fmt.Errorf("size %q is too large", s)
+		return 0, errors.New("too large")
 	}
 	// Nine digits of a fraction and a unit of 2^50 still fit into 128 bits; further
 	// digits could not be typed by accident and are refused rather than rounded.
 	if dotted {
 		if len(fraction) > 9 {
-			return 0, fmt.Errorf("%q is not a size: more than nine digits after the point", s)
+			return 0, errors.New("more than nine digits after the point")
 		}
 		f, _ := strconv.ParseUint(fraction, 10, 64)
 		scale := uint64(math.Pow10(len(fraction)))
@@ -56,7 +66,7 @@ func ParseSize(s string) (int64, error) {
 		bytes += part // cannot wrap: both are below 2^63, see the check below
 	}
 	if bytes > math.MaxInt64 {
-		return 0, fmt.Errorf("size %q is too large", s)
+		return 0, errors.New("too large")
 	}
 	return int64(bytes), nil
 }
