@@ -1,0 +1,80 @@
+package lint
+
+import (
+	"strings"
+	"testing"
+)
+
+// A rule that finds nothing may only be blind: each has to bite on a small
+// repository that breaks it, and to let the rightful neighbour pass.
+func TestRulesBite(t *testing.T) {
+	const mod = "example.org/m"
+	for _, tc := range []struct {
+		rule string
+		file string
+		text string
+		want string // part of the one complaint; "" for none
+	}{
+		{"layering", "zfs/a.go", `package zfs; import _ "` + mod + `/internal/volume"`, "may not import internal/volume"},
+		{"layering", "internal/state/a.go", `package state; import _ "` + mod + `/internal/volume"`, ""},
+		{"layering", "internal/daemon/a.go", `package daemon; import _ "` + mod + `/replicate"`, ""},
+		{"layering", "internal/daemon/a.go", `package daemon; import _ "` + mod + `/zfs/zfsfake"`, "may not import zfs/zfsfake"},
+		{"layering", "internal/daemon/a_test.go", `package daemon; import _ "` + mod + `/zfs/zfsfake"`, ""},
+		{"layering", "migrate/a.go", `package migrate; import _ "` + mod + `/proxy"`, "may not import proxy"},
+		{"layering", "internal/agent/a.go", `package agent; import _ "` + mod + `/internal/daemon"`, "may not import internal/daemon"},
+		{"layering", "replicate/a_test.go", `package replicate; import _ "` + mod + `/zfs/zfsfake"`, ""},
+		{"layering", "replicate/a_test.go", `package replicate; import _ "` + mod + `/plugin"`, "may not import plugin"},
+		{"layering", "internal/misc/a.go", `package misc`, "is not in the table"},
+		{"layering", "test/stories/a.go", `package stories; import _ "` + mod + `/internal/api"`, ""},
+
+		{"processes", "plugin/a.go", `package plugin; import _ "os/exec"`, "imports os/exec"},
+		{"processes", "plugin/a.go", `package plugin; import "os"; var _ = os.StartProcess`, "StartProcess"},
+		{"processes", "zfs/a.go", `package zfs; import _ "os/exec"`, ""},
+		{"processes", "plugin/a_test.go", `package plugin; import _ "os/exec"`, ""},
+
+		{"sockets", "replicate/a.go", `package replicate; import "net"; var _ = net.Dial`, "opens no sockets"},
+		{"sockets", "replicate/a.go", `package replicate; import n "net"; var d n.Dialer`, "opens no sockets"},
+		{"sockets", "replicate/a.go", `package replicate; import "net/http"; var _ = http.Get`, "opens no sockets"},
+		{"sockets", "replicate/a.go", `package replicate; import "net"; var l net.Listener`, ""},
+		{"sockets", "internal/transport/a.go", `package transport; import "net"; var _ = net.Listen`, ""},
+
+		{"package docs", "zfs/a.go", "package zfs", "no package comment"},
+		{"package docs", "zfs/a.go", "// All about pools.\npackage zfs", "does not begin with"},
+		{"package docs", "zfs/a.go", "// Package zfs is.\npackage zfs", ""},
+		{"package docs", "cmd/flockd/a.go", "// Flockd runs a node.\npackage main", ""},
+
+		{"formatting", "zfs/a.go", "package   zfs\n", "not formatted"},
+		{"formatting", "zfs/a.go", "package zfs\n", ""},
+
+		{"sleeping tests", "zfs/a_test.go", `package zfs; import "time"; func TestA() { time.Sleep(1) }`, "a test sleeps"},
+		{"sleeping tests", "zfs/a_test.go", `package zfs; import "time"; func waitFor() { time.Sleep(1) }`, ""},
+		{"sleeping tests", "zfs/a_test.go", `package zfs; import ("testing/synctest"; "time"); func TestA() { time.Sleep(1) }`, ""},
+		{"sleeping tests", "zfs/a.go", `package zfs; import "time"; func a() { time.Sleep(1) }`, ""},
+
+		{"private places", "scripts/x", "docker pull qu" + "ay.io/x", "names"},
+		{"private places", "scripts/x", "docker pull docker" + ".io/library/x", "names"},
+		{"private places", "scripts/x", "apt-get install docker.io", ""},
+		{"private places", "docs/x.md", "see /wo" + "rk/shared/x", "names"},
+
+		{"links", "docs/x.md", "see [y](y.md)", "not there"},
+		{"links", "docs/x.md", "see [x](x.md#part), [out](https://example.org/y), [docs](../docs), [me](#here)", ""},
+		{"links", "docs/x.md", "call `f[i](y)`", ""},
+	} {
+		r := newRepo(mod)
+		if err := r.add(tc.file, []byte(tc.text)); err != nil {
+			t.Fatalf("%s: %v", tc.text, err)
+		}
+		for _, rule := range rules {
+			if rule.name != tc.rule {
+				continue
+			}
+			got := strings.Join(rule.check(r), "\n")
+			switch {
+			case tc.want == "" && got != "":
+				t.Errorf("%s: %s with %q: complained: %s", tc.rule, tc.file, tc.text, got)
+			case tc.want != "" && !strings.Contains(got, tc.want):
+				t.Errorf("%s: %s with %q: got %q, want a complaint with %q", tc.rule, tc.file, tc.text, got, tc.want)
+			}
+		}
+	}
+}

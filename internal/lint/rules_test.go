@@ -1,0 +1,234 @@
+package lint
+
+import (
+	"bytes"
+	"fmt"
+	"go/ast"
+	"go/format"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// rules are checked one by one. Each returns its complaints, which say what to do.
+var rules = []struct {
+	name  string
+	check func(*repo) []string
+}{
+	{"layering", layering},
+	{"processes", processes},
+	{"sockets", sockets},
+	{"package docs", packageDocs},
+	{"formatting", formatting},
+	{"sleeping tests", sleepingTests},
+	{"private places", privatePlaces},
+	{"links", links},
+}
+
+func TestRepository(t *testing.T) {
+	for _, rule := range rules {
+		t.Run(rule.name, func(t *testing.T) {
+			for _, problem := range rule.check(load(t)) {
+				t.Error(problem)
+			}
+		})
+	}
+}
+
+// processes: child processes are started only where something watches over them.
+func processes(r *repo) (problems []string) {
+	// flockd proxy and flockd fence are started by systemd, not by us.
+	allowed := []string{"zfs", "internal/fence"}
+	for _, f := range r.goFiles {
+		if f.isTest() || isStory(f.pkg) || slices.Contains(allowed, f.pkg) {
+			continue
+		}
+		complain := func(at, what string) {
+			problems = append(problems, fmt.Sprintf("%s: %s: child processes run only in %s", at, what, strings.Join(allowed, " and ")))
+		}
+		if slices.Contains(f.imports(), "os/exec") {
+			complain(f.path, "imports os/exec")
+		}
+		f.selectors(func(n ast.Node, pkg, name string) {
+			switch pkg + "." + name {
+			case "os.StartProcess", "syscall.StartProcess", "syscall.ForkExec", "syscall.Exec",
+				"golang.org/x/sys/unix.Exec":
+				complain(f.at(n), name)
+			}
+		})
+	}
+	return problems
+}
+
+// sockets: connections are opened and accepted only where the design says, so that
+// a whole cluster can run in one test.
+func sockets(r *repo) (problems []string) {
+	allowed := map[string]string{
+		"internal/transport": "the mTLS port",
+		"proxy":              "routes",
+		"plugin":             "Docker's socket",
+		"internal/api":       "the control socket",
+		"internal/container": "the engine's socket",
+		"internal/cluster":   "only what Config's ListenFunc and DialFunc are by default",
+		"cmd/flockd":         "the metrics port and systemd's notify socket",
+	}
+	opens := map[string]*regexp.Regexp{
+		"net":        regexp.MustCompile(`^(Listen([A-Z].*)?|Dial.*|FileConn|FileListener|FilePacketConn)$`),
+		"crypto/tls": regexp.MustCompile(`^(Listen|Dial.*)$`),
+		"net/http":   regexp.MustCompile(`^(ListenAndServe.*|Get|Head|Post|PostForm|DefaultClient|DefaultTransport)$`),
+		"syscall":    regexp.MustCompile(`^(Socket|Socketpair)$`),
+	}
+	for _, f := range r.goFiles {
+		if f.isTest() || isStory(f.pkg) || allowed[f.pkg] != "" {
+			continue
+		}
+		f.selectors(func(n ast.Node, pkg, name string) {
+			if opens[pkg] != nil && opens[pkg].MatchString(name) {
+				problems = append(problems, fmt.Sprintf(
+					"%s: %s.%s: package %s opens no sockets (list in internal/lint/rules_test.go); take a dial or listen function as a parameter",
+					f.at(n), path.Base(pkg), name, f.pkg))
+			}
+		})
+	}
+	return problems
+}
+
+// packageDocs: every package says what it is for.
+func packageDocs(r *repo) (problems []string) {
+	doc, main, code := map[string]string{}, map[string]bool{}, map[string]bool{}
+	for _, f := range r.goFiles {
+		name := f.ast.Name.Name
+		main[f.pkg] = main[f.pkg] || name == "main"
+		code[f.pkg] = code[f.pkg] || !f.isTest()
+		if f.ast.Doc != nil && (!f.isTest() || !strings.HasSuffix(name, "_test")) {
+			doc[f.pkg] = f.ast.Doc.Text()
+		}
+	}
+	for _, pkg := range r.packages() {
+		want := "Package " + path.Base(pkg) + " "
+		switch {
+		case doc[pkg] == "":
+			problems = append(problems, fmt.Sprintf("package %s has no package comment: say what it is for, what it never does and who calls it", pkg))
+		case code[pkg] && !main[pkg] && !strings.HasPrefix(doc[pkg], want):
+			problems = append(problems, fmt.Sprintf("the comment of package %s does not begin with %q", pkg, want))
+		}
+	}
+	return problems
+}
+
+func formatting(r *repo) (problems []string) {
+	for _, f := range r.goFiles {
+		if out, err := format.Source(f.text); err != nil || !bytes.Equal(out, f.text) {
+			problems = append(problems, fmt.Sprintf("%s is not formatted: run gofmt -w", f.path))
+		}
+	}
+	return problems
+}
+
+// sleepingTests: a test waits for a condition, not for a time that is sometimes
+// too short and always too long. In a synctest bubble sleeping costs nothing and is
+// exact; elsewhere only helpers that wait for something may sleep between looks.
+func sleepingTests(r *repo) (problems []string) {
+	waits := regexp.MustCompile(`(?i)wait|until|retry|eventually|poll`)
+	for _, f := range r.goFiles {
+		bubble := slices.Contains(f.imports(), "testing/synctest") || f.pkg == "internal/scenario"
+		if !f.isTest() || bubble {
+			continue
+		}
+		f.selectors(func(n ast.Node, pkg, name string) {
+			if pkg != "time" || name != "Sleep" || waits.MatchString(enclosing(f.ast, n)) {
+				return
+			}
+			problems = append(problems, fmt.Sprintf(
+				"%s: a test sleeps: wait for the condition in a helper (named wait..., until..., retry...), or use a synctest bubble", f.at(n)))
+		})
+	}
+	return problems
+}
+
+// enclosing is the name of the declared function around a node.
+func enclosing(file *ast.File, n ast.Node) string {
+	for _, d := range file.Decls {
+		if fn, ok := d.(*ast.FuncDecl); ok && fn.Pos() <= n.Pos() && n.Pos() < fn.End() {
+			return fn.Name.Name
+		}
+	}
+	return ""
+}
+
+// privatePlaces: nothing in the repository names a registry, which no test can
+// reach, or a place on a developer's own machine. The patterns are put together
+// here so that this file holds none of them.
+func privatePlaces(r *repo) (problems []string) {
+	dot, slash := `\.`, "/"
+	var hosts []string
+	for _, h := range [][]string{
+		{"ghcr", "io"}, {"quay", "io"}, {"gcr", "io"}, {"registry", "k8s", "io"}, {"mcr", "microsoft", "com"},
+		{"hub", "docker", "com"}, {"registry-1", "docker", "io"}, {"index", "docker", "io"}, {"auth", "docker", "io"},
+		{"public", "ecr", "aws"}, {"registry", "npmjs", "org"}, {"pypi", "org"}, {"static", "crates", "io"},
+		{"proxy", "golang", "org"}, {"sum", "golang", "org"},
+	} {
+		hosts = append(hosts, strings.Join(h, dot))
+	}
+	// Debian's package of the engine is called like a registry; as a registry it is
+	// followed by a path.
+	hosts = append(hosts, "docker"+dot+"io"+slash)
+	for _, dir := range []string{"main", "shared", dot + "library"} {
+		hosts = append(hosts, slash+"work"+slash+dir)
+	}
+	pattern := regexp.MustCompile(`(^|[^\w.-])(` + strings.Join(hosts, "|") + `)`)
+	for _, name := range sorted(r.texts) {
+		for i, line := range strings.Split(string(r.texts[name]), "\n") {
+			if m := pattern.FindStringSubmatch(line); m != nil {
+				problems = append(problems, fmt.Sprintf("%s:%d names %s, which nobody else has or no test can reach", name, i+1, m[2]))
+			}
+		}
+	}
+	return problems
+}
+
+var link = regexp.MustCompile(`\]\(<?([^)\s>]+)>?[^)]*\)`)
+
+// links: what a document links to in this repository is there.
+func links(r *repo) (problems []string) {
+	dirs := map[string]bool{".": true}
+	for name := range r.texts {
+		for d := path.Dir(name); d != "."; d = path.Dir(d) {
+			dirs[d] = true
+		}
+	}
+	for _, name := range sorted(r.texts) {
+		if path.Ext(name) != ".md" {
+			continue
+		}
+		text := fenced.ReplaceAllString(string(r.texts[name]), "")
+		for _, m := range link.FindAllStringSubmatch(text, -1) {
+			target, _, _ := strings.Cut(m[1], "#")
+			if target == "" || strings.Contains(target, ":") {
+				continue // within the page, or somewhere else
+			}
+			to := path.Join(path.Dir(name), target)
+			if strings.HasPrefix(target, "/") {
+				to = path.Clean(target[1:])
+			}
+			if _, ok := r.texts[to]; !ok && !dirs[to] {
+				problems = append(problems, fmt.Sprintf("%s links to %s, which is not there", name, m[1]))
+			}
+		}
+	}
+	return problems
+}
+
+// fenced are code blocks and code in a line, where brackets are no links.
+var fenced = regexp.MustCompile("(?ms)^```.*?^```|`[^`\n]*`")
+
+func sorted(m map[string][]byte) []string {
+	var out []string
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
