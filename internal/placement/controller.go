@@ -37,6 +37,8 @@ type Controller struct {
 	Every time.Duration
 	Gap   time.Duration
 	Batch int
+	// Settle is how long Run waits before its first look; 0: ReportFresh.
+	Settle time.Duration
 
 	complained map[complaint]string // last error by command, so that each is logged once
 }
@@ -52,7 +54,7 @@ type complaint struct {
 // nodes that happened to be early. A Controller runs once at a time.
 func (c *Controller) Run(ctx context.Context) error {
 	c.complained = make(map[complaint]string)
-	if !sleep(ctx, ReportFresh) {
+	if !sleep(ctx, orDefault(c.Settle, ReportFresh)) {
 		return context.Cause(ctx)
 	}
 	every := orDefault(c.Every, 5*time.Second)

@@ -152,7 +152,7 @@ func (w *world) addNode(t *testing.T, line string) {
 	fields := strings.Fields(line)
 	n := &state.Node{ID: volume.NodeID(fields[0]), Name: fields[0], Availability: state.Active}
 	r := &volume.Report{Node: n.ID, At: now, Applied: 1000, Pool: volume.PoolInfo{Health: "ONLINE", Free: -1}}
-	heard, report := now, true
+	heard, lasts, report := now, time.Duration(0), true
 	for _, f := range fields[1:] {
 		key, value, _ := strings.Cut(f, "=")
 		switch key {
@@ -168,6 +168,8 @@ func (w *world) addNode(t *testing.T, line string) {
 			n.Availability = state.Drain
 		case "silent":
 			heard = now.Add(-duration(t, value))
+		case "for":
+			lasts = duration(t, value)
 		case "unheard":
 			report = false
 		case "applied":
@@ -183,7 +185,7 @@ func (w *world) addNode(t *testing.T, line string) {
 	}
 	w.nodes = append(w.nodes, n)
 	if report {
-		w.reports[n.ID] = Heard{Report: r, At: heard}
+		w.reports[n.ID] = Heard{Report: r, At: heard, For: lasts}
 	}
 }
 

@@ -11,8 +11,8 @@ import (
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
-// ReportFresh is how long a report speaks for its node. It is the default lease
-// time: five heartbeats, so that one lost message changes nothing.
+// ReportFresh is how long a report speaks for its node where Heard does not say: five
+// heartbeats, so that one lost message changes nothing.
 const ReportFresh = 10 * time.Second
 
 // Heard is the newest report of one node and when the leader received it, by the
@@ -20,6 +20,7 @@ const ReportFresh = 10 * time.Second
 type Heard struct {
 	Report *volume.Report
 	At     time.Time
+	For    time.Duration // how long it speaks for its node; 0: ReportFresh
 }
 
 // View is what a leader knows about the cluster at one moment. It is immutable
@@ -115,7 +116,7 @@ func newNodeView(n *state.Node, heard Heard, now time.Time) NodeView {
 		return nv
 	}
 	nv.Reported = heard.At
-	if now.Sub(heard.At) >= ReportFresh {
+	if now.Sub(heard.At) >= orDefault(heard.For, ReportFresh) {
 		return nv
 	}
 	nv.Alive = true
