@@ -49,9 +49,9 @@ type Files interface {
 	// and returns its path. Owner and mode are set only when it makes the directory.
 	// It fails when mountpoint is not a mounted, writable filesystem of its own.
 	Prepare(mountpoint string, spec volume.Spec) (dir string, err error)
-	// Unused makes sure that no process, in any mount namespace, still has the
-	// filesystem mounted there; the error names who has.
-	Unused(mountpoint string) error
+	// Unused makes sure that no process, in any mount namespace, still has the dataset
+	// mounted; the error names who has, and an answer that is not known is one too.
+	Unused(dataset string) error
 }
 
 // Use keeps the books on who uses the volumes of this node.

@@ -30,7 +30,7 @@ func (a *Agent) letGo(ctx context.Context, id volume.ID) error {
 		return err
 	}
 	if !ds.Mounted {
-		return a.files.Unused(a.layout.Mountpoint(id))
+		return a.verifyUnused(ds.Name)
 	}
 	holders, err := a.use.Refresh(ctx, []volume.ID{id})
 	switch {
@@ -44,7 +44,15 @@ func (a *Agent) letGo(ctx context.Context, id volume.ID) error {
 	if err := a.zfs.Unmount(ctx, ds.Name); err != nil {
 		return &errInUse{fmt.Sprintf("a process on %s (%v)", a.name(), err)}
 	}
-	return a.files.Unused(a.layout.Mountpoint(id))
+	return a.verifyUnused(ds.Name)
+}
+
+// verifyUnused believes an unmount only when no mount namespace shows the dataset.
+func (a *Agent) verifyUnused(dataset string) error {
+	if err := a.files.Unused(dataset); err != nil {
+		return &errInUse{fmt.Sprintf("a process on %s (%v)", a.name(), err)}
+	}
+	return nil
 }
 
 // release carries a pending handoff out, or refuses it.

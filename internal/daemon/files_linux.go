@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -15,13 +16,10 @@ import (
 const dataDir = "data"
 
 // osFiles is agent.Files on the real machine.
-type osFiles struct {
-	// heldBy lists who has a filesystem mounted at a path, in any mount namespace.
-	heldBy func(mountpoint string) ([]string, error)
-}
+type osFiles struct{}
 
 // Prepare implements agent.Files.
-func (f osFiles) Prepare(mountpoint string, spec volume.Spec) (string, error) {
+func (osFiles) Prepare(mountpoint string, spec volume.Spec) (string, error) {
 	if err := mountedWritable(mountpoint); err != nil {
 		return "", err
 	}
@@ -84,13 +82,13 @@ func mountedWritable(mountpoint string) error {
 }
 
 // Unused implements agent.Files.
-func (f osFiles) Unused(mountpoint string) error {
-	holders, err := f.heldBy(mountpoint)
+func (osFiles) Unused(dataset string) error {
+	holders, err := container.HeldBy("/proc", dataset)
 	if err != nil {
-		return fmt.Errorf("looking for mounts of %s: %w", mountpoint, err)
+		return fmt.Errorf("looking for mounts of %s: %w", dataset, err)
 	}
 	if len(holders) > 0 {
-		return fmt.Errorf("%s is still mounted by %v", mountpoint, holders)
+		return fmt.Errorf("still mounted by %s", holders[0])
 	}
 	return nil
 }

@@ -226,6 +226,9 @@ func (s *State) Nodes() iter.Seq[*Node] {
 	}
 }
 
+// AllNodes are the members and those that were removed, in order of ID.
+func (s *State) AllNodes() iter.Seq[*Node] { return values(s.nodes) }
+
 // Volume by ID, in any phase; nil when there is none.
 func (s *State) Volume(id volume.ID) *Volume {
 	v, _ := s.volumes.Get([]byte(id))

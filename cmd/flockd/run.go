@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/urfave/cli/v2"
+	"go.yaml.in/yaml/v3"
+
+	flockd "github.com/flocker-io/flocker/internal/daemon"
+	"github.com/flocker-io/flocker/internal/version"
+)
+
+// configFile is read when it exists; flockd runs without any.
+const configFile = "/etc/flocker/flockd.yml"
+
+func run(ctx context.Context, args []string, out, errOut io.Writer) error {
+	flags := []cli.Flag{&cli.StringFlag{
+		Name: "config", Usage: "configuration `FILE`; without the flag " + configFile + " is read if it is there", EnvVars: []string{"FLOCKD_CONFIG"},
+	}}
+	for _, s := range flockd.Settings() {
+		flags = append(flags, &cli.StringFlag{Name: s.Flag(), Usage: s.Usage, EnvVars: []string{s.Env()}, DefaultText: s.Def})
+	}
+	app := &cli.App{
+		Name: "flockd", Usage: "flocker's daemon: one per node",
+		Description: "Without a command it runs the node. Flags win over environment, environment over the file.",
+		Version:     version.String(), Writer: out, ErrWriter: errOut, HideHelpCommand: true, Flags: flags,
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return fmt.Errorf("no such command: %s", c.Args().First())
+			}
+			cfg, err := config(c)
+			if err != nil {
+				return err
+			}
+			return serve(ctx, cfg, errOut)
+		},
+		Commands: []*cli.Command{{
+			Name: "config", Usage: "check or show the configuration",
+			Subcommands: []*cli.Command{
+				{Name: "check", Usage: "say whether the configuration is valid", Action: func(c *cli.Context) error {
+					_, err := config(c)
+					return err
+				}},
+				{Name: "show", Usage: "print the effective configuration as YAML", Action: func(c *cli.Context) error {
+					cfg, err := config(c)
+					if err != nil {
+						return err
+					}
+					return yaml.NewEncoder(out).Encode(cfg)
+				}},
+			},
+		}},
+	}
+	return app.RunContext(ctx, args)
+}
+
+// config is what file, environment and flags say together.
+func config(c *cli.Context) (flockd.Config, error) {
+	path := c.String("config")
+	optional := path == ""
+	if optional {
+		path = configFile
+	}
+	cfg, err := flockd.ReadConfig(path, optional)
+	if err != nil {
+		return cfg, err
+	}
+	for _, s := range flockd.Settings() {
+		if c.IsSet(s.Flag()) {
+			*s.Field(&cfg) = c.String(s.Flag())
+		}
+	}
+	cfg = cfg.WithDefaults()
+	return cfg, cfg.Validate()
+}
+
+// serve runs the node until it is told to stop.
+func serve(ctx context.Context, cfg flockd.Config, errOut io.Writer) error {
+	log := cfg.Logger(errOut)
+	slog.SetDefault(log) // for libraries that know no other
+	log.Info("flockd starts", "version", version.String())
+
+	parts, err := flockd.Real(cfg, log)
+	if err != nil {
+		return err
+	}
+	parts.Started = func() { notify(log, daemon.SdNotifyReady) }
+	d := flockd.New(parts)
+
+	stop, err := serveHTTP(cfg, d, log)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	err = d.Run(ctx)
+	notify(log, daemon.SdNotifyStopping)
+	log.Info("flockd has stopped")
+	return err
+}
+
+// notify tells systemd, when it has started us.
+func notify(log *slog.Logger, what string) {
+	if _, err := daemon.SdNotify(false, what); err != nil {
+		log.Warn("systemd could not be told", "what", what, "err", err)
+	}
+}
+
+// serveHTTP serves metrics and health in clear, on loopback unless told otherwise.
+func serveHTTP(cfg flockd.Config, d *flockd.Daemon, log *slog.Logger) (stop func(), err error) {
+	if cfg.HTTPListen == "off" {
+		return func() {}, nil
+	}
+	l, err := net.Listen("tcp", cfg.HTTPListen)
+	if err != nil {
+		return nil, fmt.Errorf("listening for metrics: %w", err)
+	}
+	srv := &http.Server{Handler: d.HTTP(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("metrics are not served any more", "err", err)
+		}
+	}()
+	return func() { srv.Close(); <-done }, nil
+}

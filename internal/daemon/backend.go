@@ -1,0 +1,89 @@
+package daemon
+
+import (
+	"context"
+
+	"github.com/flocker-io/flocker/internal/api"
+)
+
+// backend is api.Backend of a node that may or may not be a member: what needs a
+// cluster is passed on to the membership.
+type backend struct{ d *Daemon }
+
+// ask calls f with the membership.
+func ask[T any](d *Daemon, f func(*member) (T, error)) (T, error) {
+	m, err := d.member()
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return f(m)
+}
+
+func (b backend) Version(ctx context.Context) (api.VersionInfo, error) { return b.d.Version(ctx) }
+
+func (b backend) Init(ctx context.Context, req api.InitRequest) (api.InitReply, error) {
+	return b.d.Init(ctx, req)
+}
+
+func (b backend) Join(ctx context.Context, req api.JoinRequest) (api.JoinReply, error) {
+	return b.d.Join(ctx, req)
+}
+
+func (b backend) Status(ctx context.Context) (api.ClusterStatus, error) {
+	m, err := b.d.member()
+	if err != nil {
+		return api.ClusterStatus{Version: b.d.parts.Version, Problems: []string{err.Error()}}, nil
+	}
+	return m.Status(ctx)
+}
+
+func (b backend) Nodes(ctx context.Context) ([]api.Node, error) {
+	return ask(b.d, func(m *member) ([]api.Node, error) { return m.Nodes(ctx) })
+}
+
+func (b backend) Node(ctx context.Context, ref string) (api.Node, error) {
+	return ask(b.d, func(m *member) (api.Node, error) { return m.Node(ctx, ref) })
+}
+
+func (b backend) LabelNode(ctx context.Context, ref string, req api.LabelRequest) (api.Node, error) {
+	return ask(b.d, func(m *member) (api.Node, error) { return m.LabelNode(ctx, ref, req) })
+}
+
+func (b backend) Volumes(ctx context.Context, q api.VolumesQuery) ([]api.Volume, error) {
+	return ask(b.d, func(m *member) ([]api.Volume, error) { return m.Volumes(ctx, q) })
+}
+
+func (b backend) Volume(ctx context.Context, ref string) (api.Volume, error) {
+	return ask(b.d, func(m *member) (api.Volume, error) { return m.Volume(ctx, ref) })
+}
+
+func (b backend) CreateVolume(ctx context.Context, req api.CreateVolumeRequest) (api.Volume, error) {
+	return ask(b.d, func(m *member) (api.Volume, error) { return m.CreateVolume(ctx, req) })
+}
+
+func (b backend) RemoveVolume(ctx context.Context, ref string, req api.RemoveVolumeRequest) error {
+	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.RemoveVolume(ctx, ref, req) })
+	return err
+}
+
+func (b backend) UndeleteVolume(ctx context.Context, ref string, req api.UndeleteRequest) (api.Volume, error) {
+	return ask(b.d, func(m *member) (api.Volume, error) { return m.UndeleteVolume(ctx, ref, req) })
+}
+
+func (b backend) CreateToken(ctx context.Context, req api.TokenRequest) (api.Token, error) {
+	return ask(b.d, func(m *member) (api.Token, error) { return m.CreateToken(ctx, req) })
+}
+
+func (b backend) Tokens(ctx context.Context) ([]api.Token, error) {
+	return ask(b.d, func(m *member) ([]api.Token, error) { return m.Tokens(ctx) })
+}
+
+func (b backend) RevokeToken(ctx context.Context, id string) error {
+	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.RevokeToken(ctx, id) })
+	return err
+}
+
+func (b backend) Events(ctx context.Context, q api.EventsQuery) ([]api.Event, error) {
+	return ask(b.d, func(m *member) ([]api.Event, error) { return m.Events(ctx, q) })
+}

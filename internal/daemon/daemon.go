@@ -1,0 +1,391 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/agent"
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/cluster"
+	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/plugin"
+	"github.com/flocker-io/flocker/replicate"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// ZFS is what a node uses of its pool; *zfs.Host and *zfsfake.Host are it.
+type ZFS interface {
+	zfs.System
+	Pools
+}
+
+// Parts are what a Daemon is built from: the real machine's in cmd/flockd, fakes in
+// tests. Optional ones say so.
+type Parts struct {
+	Version string
+	BootID  string
+	Log     *slog.Logger
+	Timers  timers
+	Metrics *Metrics
+	Now     func() time.Time // nil: time.Now
+
+	StateDir string
+	MountDir string
+	Pool     string // instead of the one that init or join was given; "": that one
+	ZFS      ZFS
+	Files    agent.Files
+	Engine   container.Engine // nil: a node without containers
+	// Dirty counts what is written to a pool; nil: `written` alone tells.
+	Dirty func(pool string) replicate.Dirty
+	// Cluster is the configuration of raft, gossip and the network; Dir, Version and
+	// Log are filled in.
+	Cluster cluster.Config
+
+	// The sockets. Local is where flockctl connects; nil: nobody does. Plugin is the
+	// path of Docker's socket; "": Docker is not served.
+	Local  func() (net.Listener, error)
+	Plugin string
+	// Started is called once the node answers on all its sockets. May be nil.
+	Started func()
+}
+
+func (p Parts) now() time.Time {
+	if p.Now == nil {
+		return time.Now()
+	}
+	return p.Now()
+}
+
+// Daemon is one node, in a cluster or not.
+type Daemon struct {
+	parts Parts
+	log   *slog.Logger
+	// current is nil while the node is in no cluster.
+	current atomic.Pointer[member]
+	// changing makes init and join exclude each other.
+	changing sync.Mutex
+	joined   chan *cluster.Cluster // a membership that init or join made
+}
+
+// New makes a Daemon; Run runs it.
+func New(p Parts) *Daemon {
+	if p.Log == nil {
+		p.Log = slog.New(slog.DiscardHandler)
+	}
+	if p.Metrics == nil {
+		p.Metrics = NewMetrics(p.Version)
+	}
+	p.Cluster.Dir, p.Cluster.Version, p.Cluster.Log = p.StateDir, p.Version, p.Log
+	return &Daemon{parts: p, log: p.Log, joined: make(chan *cluster.Cluster, 1)}
+}
+
+// Run serves until ctx ends or a part fails, and returns when everything has
+// stopped. A node that is a member works as one from the start; another waits for
+// Init or Join.
+func (d *Daemon) Run(ctx context.Context) error {
+	c, err := cluster.Open(d.parts.Cluster)
+	switch {
+	case errors.Is(err, cluster.ErrNoCluster):
+	case err != nil:
+		return err
+	default:
+		d.joined <- c
+	}
+
+	g := newGroup(ctx)
+	member := make(chan struct{}) // closed when a membership has been loaded
+	g.run("member", func(ctx context.Context) error { return d.runMember(ctx, sync.OnceFunc(func() { close(member) })) })
+	if err == nil {
+		// Docker must not be told "no such volume" about volumes that are there.
+		select {
+		case <-member:
+		case <-g.ctx.Done():
+		}
+	}
+
+	answering := make(chan struct{}) // closed once Docker's socket is there
+	if d.parts.Local != nil {
+		l, err := d.parts.Local()
+		if err != nil {
+			g.cancel(err)
+			return g.wait()
+		}
+		g.run("control socket", func(ctx context.Context) error {
+			return api.ServeLocal(ctx, l, api.NewHandler(backend{d}, nil, d.log), d.log)
+		})
+	}
+	if d.parts.Plugin != "" {
+		p := &plugin.Plugin{
+			Backend: driver{d}, Log: d.log, Socket: d.parts.Plugin, Observe: d.parts.Metrics.plugin,
+			Listening: sync.OnceFunc(func() { close(answering) }),
+		}
+		g.run("docker plugin", p.Run)
+	} else {
+		close(answering)
+	}
+	select {
+	case <-answering:
+		if d.parts.Started != nil {
+			d.parts.Started()
+		}
+	case <-g.ctx.Done():
+	}
+	return g.wait()
+}
+
+// runMember waits for a membership and runs it.
+func (d *Daemon) runMember(ctx context.Context, loaded func()) error {
+	var c *cluster.Cluster
+	select {
+	case c = <-d.joined:
+	case <-ctx.Done():
+		return nil
+	}
+	setup, err := readSetup(d.parts.StateDir)
+	if err != nil {
+		return err
+	}
+	if d.parts.Pool != "" {
+		setup = localSetup{Pool: d.parts.Pool}
+	}
+	if setup.Pool != "" {
+		if err := openPool(ctx, d.parts.ZFS, setup); err != nil {
+			// The node goes on as a member, so that its trouble can be seen from everywhere;
+			// the agent tries again.
+			d.log.Error("the pool cannot be opened", "pool", setup.Pool, "err", err)
+		}
+	}
+	m := newMember(d.parts, c, setup)
+	d.current.Store(m)
+	defer d.current.Store(nil)
+	defer m.closeClients()
+	loaded()
+	return m.run(ctx, api.NewHandler(backend{d}, m, d.log))
+}
+
+// member is the membership, or a refusal that says how to get one.
+func (d *Daemon) member() (*member, error) {
+	if m := d.current.Load(); m != nil {
+		return m, nil
+	}
+	return nil, cluster.ErrNoCluster
+}
+
+// Plugin is what Docker may ask of this node, for tests without a socket.
+func (d *Daemon) Plugin() plugin.Backend { return driver{d} }
+
+// API is what people may ask of this node.
+func (d *Daemon) API() api.Backend { return backend{d} }
+
+// setUp is what Init and Join have in common: enter makes the membership once the
+// pool is there.
+func (d *Daemon) setUp(ctx context.Context, req api.NodeSetup, witness bool, enter func(name string, addr, gossip string) (*cluster.Cluster, error)) (existed bool, err error) {
+	if _, ok := api.Caller(ctx); ok {
+		return false, volume.Errorf(volume.CodeDenied, "a node is set up from its own machine only")
+	}
+	if !d.changing.TryLock() {
+		return false, volume.Errorf(volume.CodeConflict, "this node is just being set up")
+	}
+	defer d.changing.Unlock()
+	if m := d.current.Load(); m != nil {
+		if req.IfNew {
+			return true, nil
+		}
+		return false, volume.Errorf(volume.CodeConflict, "this node is in cluster %s already", m.cluster.ClusterID()).
+			WithHint("to leave it, remove the node from the cluster and its state directory %s", d.parts.StateDir)
+	}
+	name := req.Name
+	if name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return false, fmt.Errorf("asking for the host name: %w", err)
+		}
+		name, _, _ = strings.Cut(host, ".")
+	}
+	addr, gossip, err := advertised(req.Advertise, d.parts.Cluster.Listen, d.parts.Cluster.GossipListen)
+	if err != nil {
+		return false, err
+	}
+	setup, err := preparePool(ctx, d.parts.ZFS, d.parts.StateDir, req, witness)
+	if err != nil {
+		return false, err
+	}
+	if err := writeSetup(d.parts.StateDir, setup); err != nil {
+		return false, err
+	}
+	c, err := enter(name, addr, gossip)
+	if err != nil {
+		return false, err
+	}
+	d.joined <- c
+	// From here on the node is a member whatever happens to the caller.
+	for d.current.Load() == nil && ctx.Err() == nil {
+		pause(ctx, 10*time.Millisecond)
+	}
+	return false, ctx.Err()
+}
+
+// Init implements api.Backend.
+func (d *Daemon) Init(ctx context.Context, req api.InitRequest) (api.InitReply, error) {
+	existed, err := d.setUp(ctx, req.NodeSetup, false, func(name, addr, gossip string) (*cluster.Cluster, error) {
+		return cluster.Init(ctx, d.parts.Cluster, cluster.InitRequest{
+			Name: name, Zone: zoneOf(req.Zone), Advertise: addr, GossipAdvertise: gossip,
+		})
+	})
+	if err != nil {
+		return api.InitReply{}, err
+	}
+	m, err := d.member()
+	if err != nil {
+		return api.InitReply{}, err
+	}
+	out := api.InitReply{ClusterID: m.cluster.ClusterID(), Node: m.view().ref(m.self), Existed: existed}
+	if existed {
+		return out, nil
+	}
+	tok, err := m.CreateToken(ctx, api.TokenRequest{Note: "made by init"})
+	if err != nil {
+		return out, fmt.Errorf("the cluster is made; making a first join token: %w", err)
+	}
+	out.Token, out.JoinCommand, out.TokenExpires = tok.Text, tok.JoinCommand, tok.Expires
+	return out, nil
+}
+
+// Join implements api.Backend.
+func (d *Daemon) Join(ctx context.Context, req api.JoinRequest) (api.JoinReply, error) {
+	existed, err := d.setUp(ctx, req.NodeSetup, req.Witness, func(name, addr, gossip string) (*cluster.Cluster, error) {
+		return cluster.Join(ctx, d.parts.Cluster, cluster.JoinRequest{
+			Token: req.Token, Peers: req.Peers, Name: name, Zone: zoneOf(req.Zone), Advertise: addr, GossipAdvertise: gossip, Witness: req.Witness,
+		})
+	})
+	if err != nil {
+		return api.JoinReply{}, err
+	}
+	m, err := d.member()
+	if err != nil {
+		return api.JoinReply{}, err
+	}
+	return api.JoinReply{ClusterID: m.cluster.ClusterID(), Node: m.view().ref(m.self), Existed: existed}, nil
+}
+
+func zoneOf(s string) volume.Zone {
+	if s == "" {
+		return volume.DefaultZone
+	}
+	return volume.Zone(s)
+}
+
+// advertised are the addresses at which others reach this node: host is what the
+// operator gave, with or without a port; without it, the machine's own.
+func advertised(host, listen, gossipListen string) (addr, gossip string, err error) {
+	_, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", "", fmt.Errorf("listen address %q: %w", listen, err)
+	}
+	gossipPort := ""
+	if gossipListen != "" {
+		if _, gossipPort, err = net.SplitHostPort(gossipListen); err != nil {
+			return "", "", fmt.Errorf("gossip address %q: %w", gossipListen, err)
+		}
+	}
+	if h, p, serr := net.SplitHostPort(host); serr == nil {
+		host, port = h, p
+	}
+	if host == "" {
+		if h, _, serr := net.SplitHostPort(listen); serr == nil && h != "" && !net.ParseIP(h).IsUnspecified() {
+			host = h
+		} else if host, err = ownAddress(); err != nil {
+			return "", "", err
+		}
+	}
+	addr = net.JoinHostPort(host, port)
+	if gossipPort != "" {
+		gossip = net.JoinHostPort(host, gossipPort)
+	}
+	return addr, gossip, nil
+}
+
+// ownAddress is the machine's only global unicast address; with several the operator
+// has to choose.
+func ownAddress() (string, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", fmt.Errorf("asking for this machine's addresses: %w", err)
+	}
+	var found []string
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
+			found = append(found, n.IP.String())
+		}
+	}
+	if len(found) != 1 {
+		return "", volume.Errorf(volume.CodeInvalid, "this machine has %d addresses (%s)", len(found), strings.Join(found, ", ")).
+			WithHint("say with --advertise at which one the other nodes reach it")
+	}
+	return found[0], nil
+}
+
+// Version implements api.Backend.
+func (d *Daemon) Version(ctx context.Context) (api.VersionInfo, error) {
+	out := api.VersionInfo{Version: d.parts.Version, GoVersion: runtime.Version(), API: api.APIVersion}
+	// What cannot be asked is left out.
+	if caps, err := d.parts.ZFS.Capabilities(ctx); err == nil {
+		out.ZFS, out.Kernel = caps.Userland, caps.Kernel
+	}
+	if d.parts.Engine != nil {
+		ectx, cancel := context.WithTimeout(ctx, engineTimeout)
+		defer cancel()
+		if v, err := d.parts.Engine.Version(ectx); err == nil {
+			out.Docker = v.Engine
+		}
+	}
+	return out, nil
+}
+
+// Health says whether this node answers: nil, or why not.
+func (d *Daemon) Health(ready bool) error {
+	m := d.current.Load()
+	if !ready {
+		return nil
+	}
+	switch {
+	case m == nil:
+		return cluster.ErrNoCluster
+	case m.leaderless():
+		return errNoLeader
+	case m.agent != nil:
+		select {
+		case <-m.agent.Fresh():
+		default:
+			return errors.New("the agent has not caught up with the cluster")
+		}
+	}
+	return nil
+}
+
+// HTTP serves /metrics, /healthz and /readyz.
+func (d *Daemon) HTTP() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", d.parts.Metrics.Handler(d))
+	for path, ready := range map[string]bool{"GET /healthz": false, "GET /readyz": true} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
+			if err := d.Health(ready); err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
+			fmt.Fprintln(w, "ok")
+		})
+	}
+	return mux
+}

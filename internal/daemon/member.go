@@ -1,0 +1,530 @@
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/agent"
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/cluster"
+	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/placement"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/transport"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/replicate"
+)
+
+// member is everything of this node that belongs to its membership in a cluster. It
+// is api.Backend (but for Init, Join and Version) and api.Peer.
+type member struct {
+	self    volume.NodeID
+	version string
+	log     *slog.Logger
+	now     func() time.Time
+	timers  timers
+	layout  agent.Layout
+
+	cluster *cluster.Cluster
+	reports *cluster.Reports
+	agent   *agent.Agent      // nil on a witness
+	repl    *replicate.Engine // nil on a witness
+	use     *use
+
+	mu      sync.Mutex
+	clients map[volume.NodeID]*api.Client
+	shadows []string // local volumes of the engine that hide ours
+}
+
+// newMember builds the node from its parts; run runs it.
+func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
+	m := &member{
+		self: c.ID(), version: p.Version, log: p.Log.With("node", c.ID().Short()), now: p.now, timers: p.Timers,
+		cluster: c, reports: c.Reports(), clients: map[volume.NodeID]*api.Client{},
+	}
+	if setup.Pool == "" {
+		return m
+	}
+	m.layout = agent.Layout{Pool: setup.Pool, MountBase: p.MountDir}
+	m.use = &use{engine: p.Engine, now: p.now,
+		id: func(name string) (volume.ID, bool) {
+			v := c.State().VolumeByName(name)
+			if v == nil {
+				return "", false
+			}
+			return v.ID, true
+		},
+	}
+	if p.Engine != nil {
+		m.use.watch = container.NewWatcher(p.Engine, m.log)
+	}
+	var dirty replicate.Dirty
+	if p.Dirty != nil {
+		dirty = p.Dirty(setup.Pool)
+	}
+	m.repl = replicate.New(replicate.Config{
+		Node: m.self, ClusterID: c.ClusterID(), Root: m.layout.Root(), Pool: p.ZFS, Dirty: dirty,
+		Dial: func(ctx context.Context, to volume.NodeID) (net.Conn, error) {
+			return c.Dial(ctx, to, transport.ProtoStream)
+		},
+		Log: m.log, Observe: p.Metrics.replication,
+	})
+	m.agent = agent.New(agent.Config{
+		Self: m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,
+		Cluster: agentCluster{m}, ZFS: p.ZFS, Files: p.Files, Use: m.use, Repl: m.repl, Log: m.log, Poll: p.Timers.Poll,
+	})
+	return m
+}
+
+// run runs everything of the membership until ctx ends or a part fails, and joins
+// it all.
+func (m *member) run(ctx context.Context, h http.Handler) error {
+	g := newGroup(ctx)
+	g.run("cluster", m.cluster.Run)
+	g.run("reports", m.reportLoop)
+	g.run("leader", func(ctx context.Context) error { return m.cluster.Lead(ctx, m.lead) })
+	g.run("api", func(ctx context.Context) error {
+		return api.ServePeers(ctx, m.cluster.Listener(transport.ProtoAPI), peerOf, h, m.log)
+	})
+	if m.agent != nil {
+		g.run("replication", m.repl.Run)
+		g.run("streams", m.serveStreams)
+		g.run("agent", m.agent.Run)
+	}
+	if m.agent != nil && m.use.watch != nil {
+		g.run("engine", m.use.watch.Run)
+		g.run("engine events", m.passEvents)
+	}
+	return g.wait()
+}
+
+// peerOf tells the API server which node a connection comes from.
+func peerOf(c net.Conn) (volume.NodeID, error) {
+	id, ok := transport.PeerOf(c)
+	if !ok {
+		return "", errors.New("the connection says of no node")
+	}
+	return id, nil
+}
+
+// passEvents wakes the agent when containers may have changed, and looks for local
+// volumes of the engine that hide ours.
+func (m *member) passEvents(ctx context.Context) error {
+	for {
+		m.agent.Wake()
+		lctx, cancel := context.WithTimeout(ctx, engineTimeout)
+		local, err := m.use.engine.LocalVolumes(lctx)
+		cancel()
+		if err == nil { // when the engine does not answer, the agent's report says so
+			m.mu.Lock()
+			m.shadows = container.Shadows(local, func(name string) bool { return m.cluster.State().VolumeByName(name) != nil })
+			m.mu.Unlock()
+		}
+		select {
+		case <-m.use.watch.C():
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// lead is what only the leader does.
+func (m *member) lead(ctx context.Context) error {
+	m.log.Info("this node leads the cluster")
+	defer m.log.Info("this node leads the cluster no more")
+	running, stop := context.WithCancel(ctx)
+	wake := make(chan struct{}, 1)
+	var bell sync.WaitGroup
+	bell.Go(func() { m.ring(running, wake) })
+	defer bell.Wait()
+	defer stop()
+	c := &placement.Controller{Cluster: leaderView{m}, Wake: wake, Log: m.log}
+	err := c.Run(running)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// ring turns new states and reports into coalesced signals until ctx ends.
+func (m *member) ring(ctx context.Context, bell chan<- struct{}) {
+	for {
+		state, reports := m.cluster.Changed(), m.reports.Changed()
+		select {
+		case bell <- struct{}{}:
+		default:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-state:
+		case <-reports:
+		}
+	}
+}
+
+// serveStreams hands incoming streams to the replication engine.
+func (m *member) serveStreams(ctx context.Context) error {
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	l := m.cluster.Listener(transport.ProtoStream)
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("accepting streams: %w", err)
+		}
+		peer, ok := transport.PeerOf(conn)
+		if !ok {
+			conn.Close()
+			continue
+		}
+		conns.Go(func() {
+			defer conn.Close()
+			if err := m.repl.ServeConn(ctx, conn, peer); err != nil && ctx.Err() == nil {
+				m.log.Info("a stream ended", "from", m.cluster.State().NodeName(peer), "err", err)
+			}
+		})
+	}
+}
+
+// reportLoop tells the leader how this node is, and learns how the others are.
+func (m *member) reportLoop(ctx context.Context) error {
+	var failed string
+	for ctx.Err() == nil {
+		began := m.now()
+		rctx, cancel := context.WithTimeout(ctx, m.timers.Stale/2)
+		err := m.report(rctx)
+		cancel()
+		switch {
+		case err == nil && failed != "":
+			m.log.Info("reports reach the leader again")
+			failed = ""
+		case err != nil && ctx.Err() == nil && err.Error() != failed:
+			m.log.Warn("this node's report did not reach the leader", "err", err)
+			failed = err.Error()
+		}
+		pause(ctx, max(m.timers.Report-m.now().Sub(began), m.timers.Report/4))
+	}
+	return nil
+}
+
+func (m *member) report(ctx context.Context) error {
+	rep := volume.Report{Node: m.self, Version: m.version, Applied: m.cluster.State().Index, At: m.now()}
+	if m.agent != nil {
+		rep = m.agent.Report()
+		m.mu.Lock()
+		for _, name := range m.shadows {
+			rep.Problems = append(rep.Problems, fmt.Sprintf("the engine has a local volume %q that hides the flocker volume", name))
+		}
+		m.mu.Unlock()
+	}
+	leader, ok := m.cluster.Leader()
+	if !ok {
+		m.reports.Put(rep, m.now()) // so that this node at least knows itself
+		return errNoLeader
+	}
+	if leader == m.self {
+		m.reports.Put(rep, m.now())
+		return nil
+	}
+	reply, err := m.client(leader).Report(ctx, rep, m.reports.Revisions())
+	if err != nil {
+		m.reports.Put(rep, m.now())
+		return fmt.Errorf("reporting to %s: %w", m.cluster.State().NodeName(leader), err)
+	}
+	var got []cluster.Received
+	for _, r := range reply.Reports {
+		age := time.Duration(reply.Ages[r.Report.Node] * float64(time.Second))
+		got = append(got, cluster.Received{Report: r.Report, Rev: r.Rev, Age: age})
+	}
+	m.reports.Merge(got, m.now())
+	return nil
+}
+
+// Report implements api.Peer, on the leader.
+func (m *member) Report(ctx context.Context, r volume.Report, have map[volume.NodeID]uint64) (api.ReportReply, error) {
+	from, ok := api.Caller(ctx)
+	if !ok || from != r.Node {
+		return api.ReportReply{}, volume.Errorf(volume.CodeDenied, "a node reports for itself only")
+	}
+	if leader, ok := m.cluster.Leader(); !ok || leader != m.self {
+		return api.ReportReply{}, errNotLeader
+	}
+	m.reports.Put(r, m.now())
+	reply := api.ReportReply{Leader: m.self, Commit: m.cluster.State().Index, Ages: map[volume.NodeID]float64{}}
+	for _, got := range m.reports.Since(have, m.now()) {
+		reply.Reports = append(reply.Reports, api.PeerReport{Rev: got.Rev, Report: got.Report})
+		reply.Ages[got.Report.Node] = got.Age.Seconds()
+	}
+	return reply, nil
+}
+
+// view is what this node knows now.
+func (m *member) view() view {
+	now := m.now()
+	return view{state: m.cluster.State(), stale: m.timers.Stale, heard: func(id volume.NodeID) (heard, bool) {
+		r, ok := m.reports.Get(id, now)
+		return heard{Report: r.Report, Age: r.Age}, ok
+	}}
+}
+
+// errNotLeader asks the caller to look for the leader again.
+var errNotLeader = volume.Errorf(volume.CodeUnavailable, "this node does not lead the cluster")
+
+var errNoLeader = volume.Errorf(volume.CodeNoQuorum, "the cluster has no leader").
+	WithHint("more than half of the voters must be up and reach each other; see `flockctl status`")
+
+// onLeader calls f until the leader has answered: with nil when this node leads, else
+// with a client of the node that does. A call that came from another node is not
+// passed on a second time. What f asks for must be safe to repeat.
+func (m *member) onLeader(ctx context.Context, f func(ctx context.Context, leader *api.Client) error) error {
+	_, forwarded := api.Caller(ctx)
+	deadline := m.now().Add(3 * m.timers.Stale)
+	for {
+		err := error(errNoLeader)
+		if leader, ok := m.cluster.Leader(); ok {
+			switch {
+			case leader == m.self:
+				err = f(ctx, nil)
+			case forwarded:
+				return errNotLeader
+			default:
+				err = f(ctx, m.client(leader))
+			}
+		}
+		again := errors.Is(err, errNoLeader) || isNotLeader(err)
+		if err == nil || !again || forwarded || ctx.Err() != nil || m.now().After(deadline) {
+			return err
+		}
+		pause(ctx, 250*time.Millisecond)
+	}
+}
+
+// isNotLeader says that a call reached a node which does not lead (any more), or
+// none: the leader is to be looked for again.
+func isNotLeader(err error) bool {
+	var not *cluster.NotLeaderError
+	if errors.As(err, &not) {
+		return true
+	}
+	var e *volume.Error
+	return errors.As(err, &e) && (e.Message == errNotLeader.Message || e.Code == volume.CodeNoQuorum)
+}
+
+// commit proposes on this node, which leads.
+func (m *member) commit(ctx context.Context, request string, c state.Command) (state.Result, error) {
+	res, err := m.cluster.Propose(ctx, state.Envelope{Request: request, At: m.now(), Command: c})
+	if err != nil {
+		return state.Result{}, err
+	}
+	if res.Err != nil {
+		return res, res.Err
+	}
+	return res, nil
+}
+
+// asOperator commits a command that a person asked for, wherever the leader is, and
+// waits until this node has applied it.
+func (m *member) asOperator(ctx context.Context, c state.Command) error {
+	res, err := m.propose(ctx, c)
+	if err != nil {
+		return err
+	}
+	if res.Err != nil {
+		return res.Err
+	}
+	return nil
+}
+
+// propose commits a command wherever the leader is. It returns once this node has
+// applied it.
+func (m *member) propose(ctx context.Context, c state.Command) (state.Result, error) {
+	env := state.Envelope{Request: newRequest(), At: m.now(), Command: c}
+	var res state.Result
+	var index uint64
+	err := m.onLeader(ctx, func(ctx context.Context, leader *api.Client) (err error) {
+		if leader == nil {
+			res, err = m.cluster.Propose(ctx, env)
+			index = m.cluster.State().Index
+			return err
+		}
+		b, err := state.Encode(env)
+		if err != nil {
+			return err
+		}
+		reply, err := leader.Propose(ctx, b)
+		if err != nil {
+			return err
+		}
+		index = reply.Index
+		return json.Unmarshal(reply.Result, &res)
+	})
+	if err != nil {
+		return res, err
+	}
+	return res, m.cluster.CaughtUp(ctx, index)
+}
+
+// Propose implements api.Peer, on the leader. A node proposes what is its own to
+// say; what concerns a volume's primary comes from that primary alone.
+func (m *member) Propose(ctx context.Context, envelope []byte) (api.ProposeReply, error) {
+	env, err := state.Decode(envelope)
+	if err != nil {
+		return api.ProposeReply{}, volume.Errorf(volume.CodeInvalid, "%v", err)
+	}
+	from, ok := api.Caller(ctx)
+	if !ok {
+		return api.ProposeReply{}, volume.Errorf(volume.CodeDenied, "only nodes propose")
+	}
+	if err := m.mayPropose(from, env.Command); err != nil {
+		return api.ProposeReply{}, err
+	}
+	res, err := m.cluster.Propose(ctx, env)
+	if err != nil {
+		if isNotLeader(err) {
+			return api.ProposeReply{}, errNotLeader
+		}
+		return api.ProposeReply{}, err
+	}
+	b, err := json.Marshal(res)
+	return api.ProposeReply{Index: m.cluster.State().Index, Result: b}, err
+}
+
+func (m *member) mayPropose(from volume.NodeID, c state.Command) error {
+	var id volume.ID
+	switch c := c.(type) {
+	case state.ConfirmCreate:
+		id = c.ID
+	case state.AbortCreate:
+		id = c.ID
+	case state.CommitHandoff:
+		id = c.ID
+	case state.CommitDelete:
+		id = c.ID
+	case state.AbortHandoff, state.AbortDelete, state.UpdateNode, state.CreateToken, state.RevokeToken:
+		return nil // any member may: an operator's wish, or the end of an attempt
+	default:
+		return volume.Errorf(volume.CodeDenied, "a node may not propose that")
+	}
+	v := m.cluster.State().Volume(id)
+	if v != nil && v.Placement.Primary != from {
+		return volume.Errorf(volume.CodeDenied, "only the primary of a volume may say so")
+	}
+	return nil
+}
+
+// Barrier implements api.Peer, on the leader.
+func (m *member) Barrier(ctx context.Context) (uint64, error) {
+	index, err := m.cluster.Barrier(ctx)
+	if isNotLeader(err) {
+		return 0, errNotLeader
+	}
+	return index, err
+}
+
+// catchUp returns once this node has applied everything that a leader, proven after
+// the call began, had committed.
+func (m *member) catchUp(ctx context.Context) error {
+	var index uint64
+	err := m.onLeader(ctx, func(ctx context.Context, leader *api.Client) (err error) {
+		if leader == nil {
+			index, err = m.cluster.Barrier(ctx)
+			return err
+		}
+		index, err = leader.Barrier(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return m.cluster.CaughtUp(ctx, index)
+}
+
+// client of another node's API. Clients are kept, so that connections are reused.
+func (m *member) client(id volume.NodeID) *api.Client {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.clients[id]
+	if c == nil {
+		c = api.NewClient(func(ctx context.Context) (net.Conn, error) {
+			return m.cluster.Dial(ctx, id, transport.ProtoAPI)
+		})
+		m.clients[id] = c
+	}
+	return c
+}
+
+func (m *member) closeClients() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range m.clients {
+		c.Close()
+	}
+}
+
+// pollReports waits until what the leader hears says so.
+func (m *member) pollReports(ctx context.Context, cond func() bool, format string, args ...any) error {
+	for {
+		changed := m.reports.Changed()
+		if cond() {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return waited(ctx.Err(), format, args...)
+		}
+	}
+}
+
+func (m *member) leaderless() bool {
+	_, ok := m.cluster.Leader()
+	return !ok
+}
+
+// heardByPlacement is what the leader heard of every node.
+func (m *member) heardByPlacement() map[volume.NodeID]placement.Heard {
+	now := m.now()
+	out := map[volume.NodeID]placement.Heard{}
+	for _, r := range m.reports.All(now) {
+		out[r.Report.Node] = placement.Heard{Report: &r.Report, At: now.Add(-r.Age)}
+	}
+	return out
+}
+
+// leaderView is placement.Cluster.
+type leaderView struct{ m *member }
+
+func (l leaderView) State() *state.State                        { return l.m.cluster.State() }
+func (l leaderView) Reports() map[volume.NodeID]placement.Heard { return l.m.heardByPlacement() }
+func (l leaderView) Propose(ctx context.Context, c state.Command) error {
+	_, err := l.m.commit(ctx, newRequest(), c)
+	return err
+}
+
+// agentCluster is agent.Cluster.
+type agentCluster struct{ m *member }
+
+func (a agentCluster) State() *state.State      { return a.m.cluster.State() }
+func (a agentCluster) Changed() <-chan struct{} { return a.m.cluster.Changed() }
+func (a agentCluster) Propose(ctx context.Context, c state.Command) (state.Result, error) {
+	return a.m.propose(ctx, c)
+}
+func (a agentCluster) CatchUp(ctx context.Context) error { return a.m.catchUp(ctx) }
+
+// newRequest is a fresh request ID.
+func newRequest() string { return strings.ToLower(rand.Text()[:16]) }

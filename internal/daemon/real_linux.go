@@ -1,0 +1,42 @@
+package daemon
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/cluster"
+	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/version"
+	"github.com/flocker-io/flocker/replicate"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// Real makes the Parts of a node on this machine.
+func Real(cfg Config, log *slog.Logger) (Parts, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return Parts{}, fmt.Errorf("asking for the boot ID: %w", err)
+	}
+	metrics := NewMetrics(version.Version)
+	t := profiles[cfg.Profile]
+	timing := cluster.Timing{Heartbeat: t.Raft, Election: t.Raft, LeaderLease: t.Raft * 2 / 3, Stable: t.Stable}
+	p := Parts{
+		Version: version.Version, BootID: strings.TrimSpace(string(boot)), Log: log, Timers: t, Metrics: metrics,
+		StateDir: cfg.StateDir, MountDir: cfg.MountDir, Files: osFiles{},
+		ZFS:     zfs.New(zfs.Options{Observe: func(op string, _ []string, took time.Duration, err error) { metrics.Command(op, took, err) }}),
+		Dirty:   func(pool string) replicate.Dirty { return replicate.Kstats{Pool: pool} },
+		Cluster: cluster.Config{Listen: cfg.Listen, GossipListen: cfg.GossipListen, Timing: timing},
+		Local:   func() (net.Listener, error) { return api.ListenUnix(cfg.Socket(), api.SocketGroup) },
+		Pool:    cfg.Pool,
+	}
+	if cfg.DockerHost != "off" {
+		p.Engine = &container.Docker{Host: cfg.DockerHost}
+		p.Plugin = cfg.PluginSocket
+	}
+	return p, nil
+}
