@@ -1,0 +1,461 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/transport"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// ErrRemoved is why Run ends on a node that the operator removed.
+var ErrRemoved = errors.New("this node was removed from the cluster")
+
+// ErrStopped means that Run has ended, or is ending.
+var ErrStopped error = volume.Errorf(volume.CodeUnavailable, "this node's control plane has stopped")
+
+var errStarting = volume.Errorf(volume.CodeUnavailable, "this node's control plane is still starting")
+
+// Raft's housekeeping. Few entries are kept after a snapshot, since a follower that
+// was away for longer gets the whole state, which is small.
+const (
+	snapshotAfter    = 2000
+	trailingLogs     = 2000
+	snapshotInterval = 30 * time.Second
+	raftTimeout      = 5 * time.Second  // for one RPC
+	stopTimeout      = 10 * time.Second // for everything to stop
+)
+
+// Cluster is this node's membership. Open makes one, Run makes it work; everything
+// else may be called from any goroutine at any time, and says "starting" or
+// "stopped" when that is so.
+type Cluster struct {
+	cfg    Config
+	log    *slog.Logger
+	disk   Disk
+	record record
+
+	id       *transport.Identity
+	listener *transport.Listener
+	dialer   *transport.Dialer
+	layer    *streamLayer
+	book     addressBook
+	gossip   Gossip
+	reports  *Reports
+
+	current atomic.Pointer[state.State] // what State answers
+	changed notifier                    // a newer one is there
+
+	raft    atomic.Pointer[raft.Raft]
+	lead    leadership
+	barrier barrierBatch
+	io      ioWatch
+
+	fatal   chan error      // the first reason to stop
+	stopCtx context.Context // ends when the node stops
+	stop    context.CancelFunc
+
+	mu      sync.Mutex
+	running bool // goroutines may be added to wg
+	wg      sync.WaitGroup
+}
+
+// Open loads this node's membership and binds its port. The error is ErrNoCluster
+// when Init or Join must come first.
+func Open(cfg Config) (*Cluster, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	rec, err := loadRecord(cfg.Disk)
+	if err != nil {
+		return nil, err
+	}
+	id, err := loadIdentity(cfg.Disk, rec)
+	if err != nil {
+		return nil, err
+	}
+	ln, err := cfg.ListenFunc(context.Background(), "tcp", cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("opening the node port: %w", err)
+	}
+	c := &Cluster{
+		cfg: cfg, disk: cfg.Disk, record: rec, id: id,
+		log:     cfg.Log.With("node", rec.Node.Short()),
+		dialer:  &transport.Dialer{Identity: id, Dial: cfg.DialFunc},
+		reports: NewReports(),
+		fatal:   make(chan error, 1),
+	}
+	c.stopCtx, c.stop = context.WithCancel(context.Background())
+	c.changed.init()
+	c.lead.changed.init()
+	c.book.init(rec.Peers)
+	c.current.Store(state.New())
+	c.loadCache()
+	c.gossip = cfg.Gossip
+	if c.gossip == nil {
+		c.gossip = newGossip(cfg, rec, c.log)
+	}
+	c.listener = transport.Listen(ln, id, c.admit, c.log)
+	c.layer = &streamLayer{
+		Listener: c.listener.Protocol(transport.ProtoRaft),
+		self:     rec.Node,
+		conns:    map[net.Conn]struct{}{},
+		dial: func(ctx context.Context, id volume.NodeID) (net.Conn, error) {
+			return c.Dial(ctx, id, transport.ProtoRaft)
+		},
+	}
+	return c, nil
+}
+
+// ID of this node.
+func (c *Cluster) ID() volume.NodeID { return c.record.Node }
+
+// ClusterID of the cluster.
+func (c *Cluster) ClusterID() string { return c.record.Cluster }
+
+// State is the newest state this node has applied; never nil. After a restart, and
+// until Raft has spoken, it is the one that was last saved: old perhaps, but one
+// that the whole cluster had agreed on.
+func (c *Cluster) State() *state.State { return c.current.Load() }
+
+// Changed is closed when State answers a newer one. Take the channel first, then
+// look at the state, then wait.
+func (c *Cluster) Changed() <-chan struct{} { return c.changed.wait() }
+
+// Wait until a state satisfies cond, and return it. The error is the end of ctx, or
+// ErrStopped.
+func (c *Cluster) Wait(ctx context.Context, cond func(*state.State) bool) (*state.State, error) {
+	for {
+		changed := c.Changed()
+		s := c.State()
+		if cond(s) {
+			return s, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return s, context.Cause(ctx)
+		case <-c.stopCtx.Done():
+			return s, ErrStopped
+		}
+	}
+}
+
+// CaughtUp waits until this node has applied everything up to index. With an index
+// that the leader's Barrier gave after a question was asked, the state answers the
+// question as the leader would have.
+func (c *Cluster) CaughtUp(ctx context.Context, index uint64) error {
+	_, err := c.Wait(ctx, func(s *state.State) bool { return s.Index >= index })
+	return err
+}
+
+// Reports is this node's copy of every node's last report.
+func (c *Cluster) Reports() *Reports { return c.reports }
+
+// Health is what is thought of a node now.
+func (c *Cluster) Health(id volume.NodeID) Health {
+	if id == c.record.Node {
+		return Alive
+	}
+	r, ok := c.reports.Get(id, time.Now())
+	return HealthOf(ok, r.Age, c.gossip.Health(id))
+}
+
+// Listener of one protocol on the node port. Its connections are *transport.Conn.
+// It is closed when Run ends.
+func (c *Cluster) Listener(p transport.Protocol) net.Listener { return c.listener.Protocol(p) }
+
+// Addr that the node port is bound to.
+func (c *Cluster) Addr() net.Addr { return c.listener.Addr() }
+
+// Dial another member. The connection is with that node and no other, or fails.
+func (c *Cluster) Dial(ctx context.Context, id volume.NodeID, p transport.Protocol) (net.Conn, error) {
+	if n := c.State().Node(id); n != nil && n.Removed {
+		return nil, volume.Errorf(volume.CodeNotFound, "node %s was removed from the cluster", n.Name)
+	}
+	addr := c.book.find(c.State(), id)
+	if addr == "" {
+		return nil, volume.Errorf(volume.CodeUnavailable, "the address of node %s is not known yet", id.Short())
+	}
+	conn, err := c.dialer.DialNode(ctx, id, addr, p)
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// admit is asked about each node that connects. A node that is not listed is let in:
+// its certificate proves that it was admitted, and this node may be the one that is
+// behind. A removed node stays listed, and is refused for ever.
+func (c *Cluster) admit(id volume.NodeID) error {
+	if n := c.State().Node(id); n != nil && n.Removed {
+		return fmt.Errorf("node %s was removed from the cluster", n.Name)
+	}
+	return nil
+}
+
+// Close gives the port back when Run was never called. After Run it does nothing.
+func (c *Cluster) Close() error {
+	c.stop()
+	return c.listener.Close()
+}
+
+// Run is the node's part in the cluster. It returns when ctx ends (nil), when this
+// node was removed (ErrRemoved), or when it must not go on: the log has an entry of a
+// newer version (state.ErrUnknownCommand), the disk hangs, the port fails. It is
+// called once.
+func (c *Cluster) Run(ctx context.Context) error {
+	stores, err := c.disk.OpenRaft(raftLogger(c.log))
+	if err != nil {
+		c.Close()
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	// Raft, with what it talks over.
+	c.layer.ctx = ctx
+	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		ServerAddressProvider: addrByID{},
+		Logger:                raftLogger(c.log),
+		Stream:                c.layer,
+		MaxPool:               2,
+		MaxRPCsInFlight:       1, // with pipelining, replication to a node whose disk stalled may never resume
+		Timeout:               raftTimeout,
+	})
+	notify := make(chan bool, 16)
+	r, err := c.startRaft(stores, trans, notify)
+	if err != nil {
+		trans.Close()
+		stores.Close()
+		c.Close()
+		return fmt.Errorf("starting raft: %w", err)
+	}
+	c.raft.Store(r)
+
+	// Everything that runs beside it. Tasks end with ctx; the leadership watcher must
+	// outlive Raft, which blocks on its channel.
+	c.mu.Lock()
+	c.running = true
+	c.mu.Unlock()
+	watchCtx, stopWatch := context.WithCancel(context.WithoutCancel(ctx))
+	var watch sync.WaitGroup
+	watch.Go(func() { c.lead.watch(watchCtx, notify) })
+	var portErr error
+	tasks := []func(context.Context){
+		func(ctx context.Context) {
+			if portErr = c.listener.Run(ctx); portErr != nil {
+				c.fail(portErr)
+			}
+		},
+		c.finishInit,
+		c.reconcile,
+		c.announce,
+		c.renew,
+		c.keepCache,
+		c.watchRemoval,
+		c.serve,
+		func(ctx context.Context) { c.gossip.Run(ctx, c) },
+	}
+	var wg sync.WaitGroup
+	for _, t := range tasks {
+		wg.Go(func() { t(ctx) })
+	}
+	canaryDone := make(chan struct{})
+	go func() { // not joined when the disk hangs: then it cannot end
+		defer close(canaryDone)
+		c.canary(ctx)
+	}()
+
+	var why error
+	select {
+	case <-ctx.Done():
+	case why = <-c.fatal:
+		c.log.Error("the control plane stops", "err", why)
+	}
+
+	// Stop in the order of dependence. A hung disk can block Raft for ever, and the
+	// process is about to exit, so nothing waits for it longer than stopTimeout.
+	if why == nil {
+		c.handOver(r)
+	}
+	c.stop()
+	cancel()
+	c.listener.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.Shutdown().Error()
+		trans.CloseStreams()
+		trans.Close()
+		wg.Wait()
+		c.mu.Lock()
+		c.running = false
+		c.mu.Unlock()
+		c.wg.Wait()
+		stopWatch()
+		watch.Wait()
+		<-canaryDone
+		stores.Close()
+	}()
+	timer := time.NewTimer(stopTimeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return why
+	case <-timer.C:
+		return cmp.Or(why, errors.New("the control plane did not stop in time; its disk may hang"))
+	}
+}
+
+// startRaft also bootstraps the log of a cluster that Init has just made.
+func (c *Cluster) startRaft(stores *Stores, trans raft.Transport, notify chan<- bool) (*raft.Raft, error) {
+	conf := raft.DefaultConfig()
+	conf.LocalID = raft.ServerID(c.record.Node)
+	conf.HeartbeatTimeout = c.cfg.Timing.Heartbeat
+	conf.ElectionTimeout = c.cfg.Timing.Election
+	conf.LeaderLeaseTimeout = c.cfg.Timing.LeaderLease
+	conf.SnapshotThreshold = snapshotAfter
+	conf.SnapshotInterval = snapshotInterval
+	conf.TrailingLogs = trailingLogs
+	conf.NotifyCh = notify
+	conf.NoLegacyTelemetry = true
+	conf.Logger = raftLogger(c.log)
+
+	logs := c.io.wrap(stores.Logs)
+	_, err := c.disk.Read(fileInit)
+	if err == nil {
+		existing, err := raft.HasExistingState(stores.Logs, stores.Stable, stores.Snapshots)
+		if err != nil {
+			return nil, err
+		}
+		if !existing {
+			self := raft.Server{Suffrage: raft.Voter, ID: conf.LocalID, Address: trans.LocalAddr()}
+			err := raft.BootstrapCluster(conf, stores.Logs, stores.Stable, stores.Snapshots, trans,
+				raft.Configuration{Servers: []raft.Server{self}})
+			if err != nil {
+				return nil, err
+			}
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	f := &fsm{state: state.New(), publish: c.publish, fatal: c.fail}
+	return raft.NewRaft(conf, f, logs, stores.Stable, stores.Snapshots, trans)
+}
+
+// publish makes a state the current one, unless it is older: Raft applies its log
+// again after a restart, from further back than the saved state.
+func (c *Cluster) publish(s *state.State) {
+	if s.Index <= c.State().Index {
+		return
+	}
+	c.current.Store(s)
+	c.changed.notify()
+}
+
+// fail stops Run with the first reason given.
+func (c *Cluster) fail(err error) {
+	select {
+	case c.fatal <- err:
+	default:
+	}
+}
+
+// handOver gives leadership away before a planned stop, which saves the others an
+// election.
+func (c *Cluster) handOver(r *raft.Raft) {
+	if r.State() != raft.Leader || len(votersOf(r)) < 2 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*c.cfg.Timing.Election)
+	defer cancel()
+	if err := c.await(ctx, r.LeadershipTransfer()); err != nil {
+		c.log.Info("could not hand over leadership before stopping", "err", err)
+	}
+}
+
+// watchRemoval closes the connections of nodes that are removed, and stops this node
+// when it is one of them.
+func (c *Cluster) watchRemoval(ctx context.Context) {
+	members := map[volume.NodeID]bool{c.record.Node: true}
+	for {
+		changed := c.Changed()
+		s := c.State()
+		for id := range members {
+			if n := s.Node(id); n != nil && n.Removed {
+				delete(members, id)
+				c.listener.CloseNode(id)
+				c.layer.closeNode(id)
+				c.reports.Forget(id)
+				if id == c.record.Node {
+					c.fail(ErrRemoved)
+				}
+			}
+		}
+		for n := range s.Nodes() {
+			members[n.ID] = true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// goRun starts a goroutine that Run joins, unless the node has stopped.
+func (c *Cluster) goRun(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.running {
+		return false
+	}
+	c.wg.Go(f)
+	return true
+}
+
+// notifier wakes everybody who waits for the next change.
+type notifier struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+func (n *notifier) init() { n.ch = make(chan struct{}) }
+
+func (n *notifier) wait() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ch
+}
+
+func (n *notifier) notify() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	close(n.ch)
+	n.ch = make(chan struct{})
+}
+
+// sleep until d has passed or ctx ends; false in the second case.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,178 @@
+package cluster
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// member is what the choice of voters looks at.
+type member struct {
+	ID      volume.NodeID
+	Zone    volume.Zone
+	Witness bool
+	Leader  bool
+	Removed bool // by the operator
+
+	InRaft bool // Raft's configuration has it
+	Voter  bool
+
+	AliveFor time.Duration // without a break; 0: not alive now
+	DeadFor  time.Duration // without a break; 0: not dead now
+	Lag      uint64        // entries it has not applied yet
+}
+
+// voterRules are the thresholds of nextChange.
+type voterRules struct {
+	Stable    time.Duration
+	DeadAfter time.Duration
+	MaxLag    uint64
+}
+
+// change is one step of Raft's configuration. The zero change is "nothing to do".
+type change struct {
+	Op     op
+	Node   volume.NodeID
+	Reason string
+}
+
+type op string
+
+const (
+	opAdd      op = "add" // as a non-voter
+	opRemove   op = "remove"
+	opPromote  op = "promote"
+	opDemote   op = "demote"
+	opStepDown op = "step-down" // the leader hands over, so that it can be changed
+)
+
+// voterTarget is how many voters a cluster of n nodes wants. Two voters would be
+// worse than one: the loss of either would stop every change.
+func voterTarget(n int) int {
+	switch {
+	case n >= 5:
+		return 5
+	case n >= 3:
+		return 3
+	}
+	return 1
+}
+
+// nextChange decides the next step of Raft's configuration. It is pure; the leader
+// asks it again after each step, so every answer must be good by itself. The rules,
+// in order:
+//
+//   - What the operator removed leaves; what the state lists and Raft does not know
+//     comes in as a non-voter.
+//   - An even number of voters is never aimed at. It exists for the moment between
+//     two steps, and is left towards the side that needs no new node.
+//   - A voter dead for DeadAfter makes way for a replacement that is ready. From five
+//     voters it goes first, from three the replacement comes first: automation never
+//     leaves fewer than three of them (the quorum would shrink to two machines, of
+//     which the loss of one more stops everything). Without a replacement it stays.
+//   - New voters come two at a time, from the zone with the fewest voters.
+//   - A zone with two voters more than another that has a candidate gives one away.
+//   - The leader is never demoted; nobody is removed for being dead.
+func nextChange(all []member, rules voterRules) change {
+	var members, voters, candidates []member
+	for _, m := range all {
+		if m.Removed {
+			if m.InRaft && m.Leader {
+				return change{opStepDown, m.ID, "it was removed from the cluster"}
+			}
+			if m.InRaft {
+				return change{opRemove, m.ID, "it was removed from the cluster"}
+			}
+			continue
+		}
+		members = append(members, m)
+		if m.Voter {
+			voters = append(voters, m)
+		} else if m.InRaft && m.AliveFor >= rules.Stable && m.Lag <= rules.MaxLag {
+			candidates = append(candidates, m)
+		}
+	}
+	for _, m := range members {
+		if !m.InRaft {
+			return change{opAdd, m.ID, "it joined the cluster"}
+		}
+	}
+
+	perZone := map[volume.Zone]int{}
+	var dead []member
+	for _, v := range voters {
+		perZone[v.Zone]++
+		if v.DeadFor >= rules.DeadAfter && v.DeadFor > 0 && !v.Leader {
+			dead = append(dead, v)
+		}
+	}
+	// Best candidate first: the zone with the fewest voters, then nodes that hold
+	// data, then any fixed order.
+	slices.SortFunc(candidates, func(a, b member) int {
+		return cmp.Or(cmp.Compare(perZone[a.Zone], perZone[b.Zone]), compareBool(a.Witness, b.Witness), cmp.Compare(a.ID, b.ID))
+	})
+	target := voterTarget(len(members))
+	n := len(voters)
+
+	// Too many, or an even number with a dead one among them.
+	if len(dead) > 0 && n > 3 && n%2 == 0 {
+		return demote(dead, perZone, "it is dead and the number of voters is even")
+	}
+	if n > target && (n > 3 || n == 2) {
+		return demote(voters, perZone, fmt.Sprintf("%d voters are enough for %d nodes", target, len(members)))
+	}
+
+	// A dead one to replace.
+	if len(dead) > 0 && len(candidates) > 0 && n == target {
+		switch {
+		case n > 3:
+			return demote(dead, perZone, "it is dead and another node is ready")
+		case n == 3:
+			return change{opPromote, candidates[0].ID, fmt.Sprintf("it replaces the dead voter %s", dead[0].ID.Short())}
+		}
+	}
+
+	// Too few. From an odd number, start only when the next odd one can be reached.
+	if n < target && len(candidates) > 0 && (n%2 == 0 || len(candidates) >= 2) {
+		return change{opPromote, candidates[0].ID, fmt.Sprintf("%d nodes want %d voters", len(members), target)}
+	}
+
+	// The right number in the wrong places.
+	if n == target && len(candidates) > 0 && len(dead) == 0 {
+		best := candidates[0]
+		for _, v := range voters {
+			if perZone[v.Zone] >= perZone[best.Zone]+2 {
+				return change{opPromote, best.ID, fmt.Sprintf("zone %s has %d voters, zone %s has %d",
+					v.Zone, perZone[v.Zone], best.Zone, perZone[best.Zone])}
+			}
+		}
+	}
+	return change{}
+}
+
+// demote picks the one to go: dead before alive, then from the fullest zone, then a
+// witness last (it was put where it is to vote).
+func demote(from []member, perZone map[volume.Zone]int, reason string) change {
+	from = slices.DeleteFunc(slices.Clone(from), func(m member) bool { return m.Leader })
+	if len(from) == 0 {
+		return change{}
+	}
+	slices.SortFunc(from, func(a, b member) int {
+		return cmp.Or(compareBool(b.DeadFor > 0, a.DeadFor > 0), cmp.Compare(perZone[b.Zone], perZone[a.Zone]),
+			compareBool(a.Witness, b.Witness), cmp.Compare(b.ID, a.ID))
+	})
+	return change{opDemote, from[0].ID, reason}
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
