@@ -62,6 +62,9 @@ type Cluster struct {
 	barrier barrierBatch
 	io      ioWatch
 
+	// initialised is closed once what Init has prepared is committed.
+	initialised chan struct{}
+
 	fatal   chan error      // the first reason to stop
 	stopCtx context.Context // ends when the node stops
 	stop    context.CancelFunc
@@ -96,6 +99,8 @@ func Open(cfg Config) (*Cluster, error) {
 		dialer:  &transport.Dialer{Identity: id, Dial: cfg.DialFunc},
 		reports: NewReports(),
 		fatal:   make(chan error, 1),
+
+		initialised: make(chan struct{}),
 	}
 	c.stopCtx, c.stop = context.WithCancel(context.Background())
 	c.changed.init()

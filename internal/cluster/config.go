@@ -122,15 +122,15 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-var nodeName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$`)
+var nodeName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$`)
 
-// checkNames refuses names that could not be used in a command line or a DNS name.
+// checkNames refuses names that would be hard to tell apart or to type.
 func checkNames(name string, zone volume.Zone) *volume.Error {
 	if !nodeName.MatchString(name) {
-		return volume.Errorf(volume.CodeInvalid, "node name %q: want up to 64 letters, digits, dots and dashes", name)
+		return volume.Errorf(volume.CodeInvalid, "node name %q: want up to 64 letters, digits, dots, dashes and underscores", name)
 	}
 	if !nodeName.MatchString(string(zone)) {
-		return volume.Errorf(volume.CodeInvalid, "zone %q: want up to 64 letters, digits, dots and dashes", zone)
+		return volume.Errorf(volume.CodeInvalid, "zone %q: want up to 64 letters, digits, dots, dashes and underscores", zone)
 	}
 	return nil
 }

@@ -47,7 +47,7 @@ const (
 	fileRoot    = "ca.crt"       // the cluster's root certificate
 	fileSeal    = "ca.seal"      // opens the CA's key in the state; only some nodes have it
 	filePending = "pending.json" // identity of a join that has not been answered yet
-	fileInit    = "init.json"    // commands of an init that are not committed yet
+	fileInit    = "init.json"    // first command of an init, while it is not committed
 	fileCache   = "state.json"   // last published state, see cache.go
 	fileCanary  = "canary"
 

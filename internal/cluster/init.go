@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"time"
@@ -19,44 +18,53 @@ type InitRequest struct {
 	// Advertise and GossipAdvertise are where other nodes reach this one; empty ones
 	// are taken from the Config.
 	Advertise, GossipAdvertise string
-	// IfNew makes Init succeed, and do nothing, on a node that is in a cluster.
+	// IfNew makes Init succeed on a node that is in a cluster: it opens that.
 	IfNew bool
 }
 
-// InitResult is the cluster made, or found.
-type InitResult struct {
-	ClusterID string
-	Node      volume.NodeID
-	// Existed says that IfNew found the node in a cluster; then there is no token.
-	Existed bool
-	// Token lets other nodes join, for DefaultTokenTTL. It cannot be read again.
-	Token   string
-	Expires time.Time
-}
-
-// Init makes the identity of a new cluster and of its first node, on disk. Open and
-// Run then bring it to life: the cluster exists when State().Cluster() is not nil,
-// which Wait can wait for. A crash in between loses nothing: before node.json is
+// Init makes the identity of a new cluster and of its first node, on disk, and opens
+// it; Run brings it to life. A crash in between loses nothing: before node.json is
 // written the next Init starts anew; after that Run finishes the work.
-func Init(_ context.Context, cfg Config, req InitRequest) (InitResult, error) {
+func Init(_ context.Context, cfg Config, req InitRequest) (*Cluster, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
-		return InitResult{}, err
+		return nil, err
 	}
-	switch rec, err := loadRecord(cfg.Disk); {
-	case err == nil && req.IfNew:
-		return InitResult{ClusterID: rec.Cluster, Node: rec.Node, Existed: true}, nil
-	case err == nil:
-		return InitResult{}, volume.Errorf(volume.CodeConflict, "this node is a member of cluster %s already", rec.Cluster)
-	case !errors.Is(err, ErrNoCluster):
-		return InitResult{}, err
+	if err := checkNew(cfg, req.IfNew); errors.Is(err, errIsMember) {
+		return Open(cfg)
+	} else if err != nil {
+		return nil, err
 	}
-	if err := checkFresh(cfg.Disk); err != nil {
-		return InitResult{}, err
+	if err := writeInit(cfg, req); err != nil {
+		return nil, err
 	}
+	return Open(cfg)
+}
+
+// errIsMember means that there is nothing to do.
+var errIsMember = errors.New("this node is a member already")
+
+// checkNew refuses to make a member of a node that is one; errIsMember says that
+// this is fine with the caller.
+func checkNew(cfg Config, ifNew bool) error {
+	rec, err := loadRecord(cfg.Disk)
+	switch {
+	case errors.Is(err, ErrNoCluster):
+		return checkFresh(cfg.Disk)
+	case err != nil:
+		return err
+	case ifNew:
+		return errIsMember
+	}
+	return volume.Errorf(volume.CodeConflict, "this node is a member of cluster %s already", rec.Cluster).
+		WithHint("a node leaves its cluster only by being removed from it")
+}
+
+// writeInit makes the files of the first member.
+func writeInit(cfg Config, req InitRequest) error {
 	node, err := newNode(cfg, req.Name, req.Zone, req.Advertise, req.GossipAdvertise)
 	if err != nil {
-		return InitResult{}, err
+		return err
 	}
 
 	// The CA, this node's certificate, and the CA's key under its seal.
@@ -64,69 +72,51 @@ func Init(_ context.Context, cfg Config, req InitRequest) (InitResult, error) {
 	clusterID := string(volume.NewNodeID()) // 128 random bits, too
 	ca, err := transport.NewAuthority(clusterID, now)
 	if err != nil {
-		return InitResult{}, err
+		return err
 	}
 	caKey, err := ca.KeyPEM()
 	if err != nil {
-		return InitResult{}, err
+		return err
 	}
 	sealKey := newSealKey()
 	sealed, err := seal(sealKey, clusterID, caKey)
 	if err != nil {
-		return InitResult{}, err
+		return err
 	}
 	node.ID = volume.NewNodeID()
 	key, err := transport.NewKey()
 	if err != nil {
-		return InitResult{}, err
+		return err
 	}
 	if node.KeyHash, err = transport.KeyHash(key); err != nil {
-		return InitResult{}, err
+		return err
 	}
 	csr, err := transport.NewRequest(key)
 	if err != nil {
-		return InitResult{}, err
+		return err
 	}
 	cert, err := ca.Issue(csr, clusterID, node.ID, now)
 	if err != nil {
-		return InitResult{}, err
-	}
-	digest, err := transport.DigestRoot(ca.CertPEM())
-	if err != nil {
-		return InitResult{}, err
+		return err
 	}
 
 	// What Run commits.
-	token, text := NewToken(digest, now, 0, 0)
-	token.Note = "made by init"
 	node.Joined = now
-	commands := []state.Command{
-		state.InitCluster{
-			Cluster: state.Cluster{
-				ID: clusterID, Created: now, CACert: ca.CertPEM(), CAKey: sealed,
-				GossipKeys: [][]byte{newSealKey()}, // as long, as random
-			},
-			Node: node,
+	first, err := state.Encode(state.Envelope{Request: string(volume.NewNodeID()), At: now, Command: state.InitCluster{
+		Cluster: state.Cluster{
+			ID: clusterID, Created: now, CACert: ca.CertPEM(), CAKey: sealed,
+			GossipKeys: [][]byte{newSealKey()}, // as long, as random
 		},
-		state.CreateToken{Token: token},
+		Node: node,
+	}})
+	if err != nil {
+		return err
 	}
-	var first initFile
-	for _, cmd := range commands {
-		b, err := state.Encode(state.Envelope{Request: string(volume.NewNodeID()), At: now, Command: cmd})
-		if err != nil {
-			return InitResult{}, err
-		}
-		first.Commands = append(first.Commands, b)
-	}
-	err = writeAll(cfg.Disk,
+	return writeAll(cfg.Disk,
 		file{fileKey, key}, file{fileCert, cert}, file{fileRoot, ca.CertPEM()}, file{fileSeal, sealKey},
 		file{fileInit, first},
 		file{fileNode, record{Node: node.ID, Cluster: clusterID, Name: node.Name}},
 	)
-	if err != nil {
-		return InitResult{}, err
-	}
-	return InitResult{ClusterID: clusterID, Node: node.ID, Token: text, Expires: token.Expires}, nil
 }
 
 // newNode checks what the user said of the node.
@@ -154,17 +144,12 @@ func newNode(cfg Config, name string, zone volume.Zone, addr, gossip string) (st
 	return state.Node{Name: name, Zone: zone, Addr: addr, GossipAddr: gossip, Availability: state.Active}, nil
 }
 
-// initFile is init.json: the first entries of the log. They have request IDs, so
-// proposing them twice is harmless.
-type initFile struct {
-	Commands []json.RawMessage `json:"commands"`
-}
-
-// finishInit proposes what Init has prepared, once this node leads itself.
+// finishInit proposes what Init has prepared, once this node leads itself. The
+// command has a request ID, so proposing it twice is harmless.
 func (c *Cluster) finishInit(ctx context.Context) {
-	var first initFile
-	err := readJSON(c.disk, fileInit, &first)
+	b, err := c.disk.Read(fileInit)
 	if errors.Is(err, fs.ErrNotExist) {
+		close(c.initialised)
 		return
 	}
 	if err != nil {
@@ -172,20 +157,18 @@ func (c *Cluster) finishInit(ctx context.Context) {
 		return
 	}
 	c.Lead(ctx, func(ctx context.Context) error {
-		for _, b := range first.Commands {
-			e, err := state.Decode(b)
-			if err != nil {
-				return err
-			}
-			res, err := c.Propose(ctx, e)
-			if err != nil {
-				return err
-			}
-			if res.Err != nil && res.Err.Code != volume.CodeConflict {
-				return res.Err
-			}
+		e, err := state.Decode(b)
+		if err != nil {
+			return err
 		}
-		return c.disk.Remove(fileInit)
+		if _, err := c.propose(ctx, e); err != nil {
+			return err
+		}
+		if err := c.disk.Remove(fileInit); err != nil {
+			return err
+		}
+		close(c.initialised)
+		return nil
 	})
 }
 

@@ -26,17 +26,10 @@ type JoinRequest struct {
 	Advertise, GossipAdvertise string
 	// Witness nodes have no pool: they vote, and hold no volumes.
 	Witness bool
-	// IfNew makes Join succeed, and do nothing, on a node that is in a cluster.
+	// IfNew makes Join succeed on a node that is in a cluster: it opens that.
 	IfNew bool
 	// Wait goes on trying while no member answers, until ctx ends.
 	Wait bool
-}
-
-// JoinResult is the membership gained, or found.
-type JoinResult struct {
-	ClusterID string
-	Node      volume.NodeID
-	Existed   bool
 }
 
 // Messages of the operation "join".
@@ -57,57 +50,50 @@ type (
 // at the moment.
 const joinPatience = 20 * time.Second
 
-// Join asks a member to be let in, and writes the membership to disk. Open and Run
-// then bring it to life. The machine knows the cluster by the token's digest before it
-// says the token's secret. A join that failed half-way, on either side, is repeated
-// with the same identity and does no harm.
-func Join(ctx context.Context, cfg Config, req JoinRequest) (JoinResult, error) {
+// Join asks a member to be let in, writes the membership to disk and opens it; Run
+// brings it to life. The machine knows the cluster by the token's digest before it says
+// the token's secret. A join that failed half-way, on either side, is repeated with
+// the same identity and does no harm.
+func Join(ctx context.Context, cfg Config, req JoinRequest) (*Cluster, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
-		return JoinResult{}, err
+		return nil, err
 	}
-	switch rec, err := loadRecord(cfg.Disk); {
-	case err == nil && req.IfNew:
-		return JoinResult{ClusterID: rec.Cluster, Node: rec.Node, Existed: true}, nil
-	case err == nil:
-		return JoinResult{}, volume.Errorf(volume.CodeConflict, "this node is a member of cluster %s already", rec.Cluster).
-			WithHint("a node changes clusters only by being removed from the first")
-	case !errors.Is(err, ErrNoCluster):
-		return JoinResult{}, err
-	}
-	if err := checkFresh(cfg.Disk); err != nil {
-		return JoinResult{}, err
+	if err := checkNew(cfg, req.IfNew); errors.Is(err, errIsMember) {
+		return Open(cfg)
+	} else if err != nil {
+		return nil, err
 	}
 	token, err := ParseToken(req.Token)
 	if err != nil {
-		return JoinResult{}, err
+		return nil, err
 	}
 	if len(req.Peers) == 0 {
-		return JoinResult{}, volume.Errorf(volume.CodeInvalid, "no address of a member to ask").WithHint("use --peer HOST:PORT")
+		return nil, volume.Errorf(volume.CodeInvalid, "no address of a member to ask").WithHint("use --peer HOST:PORT")
 	}
 	who, err := loadPending(cfg.Disk)
 	if err != nil {
-		return JoinResult{}, err
+		return nil, err
 	}
 	j := &joiner{cfg: cfg, req: req, token: token, who: who}
 	srv, answer, err := j.run(ctx)
 	if err != nil {
-		return JoinResult{}, err
+		return nil, err
 	}
 	if _, err := transport.NewIdentity(answer.Cert, who.Key, srv.RootPEM); err != nil {
-		return JoinResult{}, fmt.Errorf("the certificate that the cluster gave cannot be used: %w", err)
+		return nil, fmt.Errorf("the certificate that the cluster gave cannot be used: %w", err)
 	}
 	err = writeAll(cfg.Disk,
 		file{fileKey, who.Key}, file{fileCert, answer.Cert}, file{fileRoot, srv.RootPEM},
 		file{fileNode, record{Node: who.Node, Cluster: srv.Cluster, Name: req.Name, Peers: answer.Peers}},
 	)
 	if err != nil {
-		return JoinResult{}, err
+		return nil, err
 	}
 	if err := cfg.Disk.Remove(filePending); err != nil {
 		cfg.Log.Warn("cannot remove a file that is no longer needed", "file", filePending, "err", err)
 	}
-	return JoinResult{ClusterID: srv.Cluster, Node: who.Node}, nil
+	return Open(cfg)
 }
 
 // loadPending makes the identity of a join, or reads that of the last try.

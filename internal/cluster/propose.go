@@ -42,6 +42,21 @@ const enqueueTimeout = 5 * time.Second
 // in its chain when the command may still take effect; after any other error it never
 // will.
 func (c *Cluster) Propose(ctx context.Context, e state.Envelope) (state.Result, error) {
+	if c.raft.Load() == nil {
+		return state.Result{}, errStarting
+	}
+	// The very first command makes the cluster; others wait for it.
+	select {
+	case <-c.initialised:
+	case <-c.stopCtx.Done():
+		return state.Result{}, ErrStopped
+	case <-ctx.Done():
+		return state.Result{}, context.Cause(ctx)
+	}
+	return c.propose(ctx, e)
+}
+
+func (c *Cluster) propose(ctx context.Context, e state.Envelope) (state.Result, error) {
 	r := c.raft.Load()
 	if r == nil {
 		return state.Result{}, errStarting

@@ -1,0 +1,25 @@
+package cluster
+
+import (
+	"github.com/hashicorp/raft"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Servers are the nodes in Raft's latest configuration, as this node knows it; true
+// for those that vote. It is empty while the node starts.
+func (c *Cluster) Servers() map[volume.NodeID]bool {
+	out := map[volume.NodeID]bool{}
+	r := c.raft.Load()
+	if r == nil {
+		return out
+	}
+	f := r.GetConfiguration()
+	if f.Error() != nil {
+		return out
+	}
+	for _, s := range f.Configuration().Servers {
+		out[volume.NodeID(s.ID)] = s.Suffrage == raft.Voter
+	}
+	return out
+}
