@@ -37,10 +37,13 @@ type Driver struct {
 	slow    time.Duration
 	fast    time.Duration
 
-	// ctx ends when calls are to be given up; calls are those under way, also those
-	// that Docker no longer waits for.
-	ctx   context.Context
-	calls sync.WaitGroup
+	ctx context.Context // ends when calls are to be given up
+
+	// calls is how many are under way, also those that Docker no longer waits for. No
+	// WaitGroup, since one may begin while Wait waits.
+	mu    sync.Mutex
+	calls int
+	idle  sync.Cond // on mu
 }
 
 var _ protocol.Driver = (*Driver)(nil)
@@ -51,11 +54,27 @@ func NewDriver(ctx context.Context, backend Backend, log *slog.Logger, observe f
 	if observe == nil {
 		observe = func(Call) {}
 	}
-	return &Driver{backend: backend, log: log, observe: observe, slow: SlowBudget, fast: FastBudget, ctx: ctx}
+	d := &Driver{backend: backend, log: log, observe: observe, slow: SlowBudget, fast: FastBudget, ctx: ctx}
+	d.idle.L = &d.mu
+	return d
 }
 
 // Wait returns when no call is under way.
-func (d *Driver) Wait() { d.calls.Wait() }
+func (d *Driver) Wait() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.calls > 0 {
+		d.idle.Wait()
+	}
+}
+
+// count notes the beginning or end of a call.
+func (d *Driver) count(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.calls += n
+	d.idle.Broadcast()
+}
 
 // Call is one call that was answered.
 type Call struct {
@@ -233,10 +252,12 @@ func (d *Driver) do(method, vol, mountID string, budget time.Duration, f func(co
 	} else {
 		ctx, cancel := context.WithTimeout(context.WithValue(d.ctx, requestKey{}, call.Request), budget)
 		answer := make(chan error, 1)
-		d.calls.Go(func() {
+		d.count(+1)
+		go func(call Call) {
+			defer d.count(-1)
 			defer cancel()
 			answer <- d.guard(call, func() error { return f(ctx) })
-		})
+		}(call)
 		tooLate := time.NewTimer(budget + answerSlack)
 		defer tooLate.Stop()
 		select {

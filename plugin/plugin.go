@@ -82,6 +82,8 @@ func (p *Plugin) Run(ctx context.Context) error {
 	defer deadline.Stop()
 	driver.Wait()
 	l.wait()
+	giveUp() // calls that came in after all, by connections that are closed by now
+	driver.Wait()
 	if failed != nil {
 		return fmt.Errorf("plugin socket: %w", failed)
 	}
