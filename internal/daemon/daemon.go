@@ -18,6 +18,7 @@ import (
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/cluster"
 	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/plugin"
 	"github.com/flocker-io/flocker/replicate"
@@ -167,11 +168,17 @@ func (d *Daemon) runMember(ctx context.Context, loaded func()) error {
 		}
 	}
 	m := newMember(d.parts, c, setup)
-	d.current.Store(m)
-	defer d.current.Store(nil)
 	defer m.closeClients()
-	loaded()
-	return m.run(ctx, api.NewHandler(backend{d}, m, d.log))
+	g := newGroup(ctx)
+	g.run("member", func(ctx context.Context) error { return m.run(ctx, api.NewHandler(backend{d}, m, d.log)) })
+	// A cluster that was just made or joined is known once Raft has spoken; after a
+	// restart the state on disk is there at once.
+	if _, err := c.Wait(g.ctx, func(s *state.State) bool { return s.Cluster() != nil && s.Node(m.self) != nil }); err == nil {
+		d.current.Store(m)
+		defer d.current.Store(nil)
+		loaded()
+	}
+	return g.wait()
 }
 
 // member is the membership, or a refusal that says how to get one.
@@ -188,65 +195,66 @@ func (d *Daemon) Plugin() plugin.Backend { return driver{d} }
 // API is what people may ask of this node.
 func (d *Daemon) API() api.Backend { return backend{d} }
 
-// setUp is what Init and Join have in common: enter makes the membership once the
-// pool is there.
-func (d *Daemon) setUp(ctx context.Context, req api.NodeSetup, witness bool, enter func(name string, addr, gossip string) (*cluster.Cluster, error)) (existed bool, err error) {
+// setUp is what Init and Join have in common: enter writes the membership to disk
+// once the pool is there.
+func (d *Daemon) setUp(ctx context.Context, req api.NodeSetup, witness bool, enter func(name string) (*cluster.Cluster, error)) (*member, bool, error) {
 	if _, ok := api.Caller(ctx); ok {
-		return false, volume.Errorf(volume.CodeDenied, "a node is set up from its own machine only")
+		return nil, false, volume.Errorf(volume.CodeDenied, "a node is set up from its own machine only")
 	}
 	if !d.changing.TryLock() {
-		return false, volume.Errorf(volume.CodeConflict, "this node is just being set up")
+		return nil, false, volume.Errorf(volume.CodeConflict, "this node is just being set up")
 	}
 	defer d.changing.Unlock()
 	if m := d.current.Load(); m != nil {
 		if req.IfNew {
-			return true, nil
+			return m, true, nil
 		}
-		return false, volume.Errorf(volume.CodeConflict, "this node is in cluster %s already", m.cluster.ClusterID()).
+		return nil, false, volume.Errorf(volume.CodeConflict, "this node is in cluster %s already", m.cluster.ClusterID()).
 			WithHint("to leave it, remove the node from the cluster and its state directory %s", d.parts.StateDir)
 	}
 	name := req.Name
 	if name == "" {
 		host, err := os.Hostname()
 		if err != nil {
-			return false, fmt.Errorf("asking for the host name: %w", err)
+			return nil, false, fmt.Errorf("asking for the host name: %w", err)
 		}
 		name, _, _ = strings.Cut(host, ".")
 	}
-	addr, gossip, err := advertised(req.Advertise, d.parts.Cluster.Listen, d.parts.Cluster.GossipListen)
-	if err != nil {
-		return false, err
-	}
 	setup, err := preparePool(ctx, d.parts.ZFS, d.parts.StateDir, req, witness)
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
 	if err := writeSetup(d.parts.StateDir, setup); err != nil {
-		return false, err
+		return nil, false, err
 	}
-	c, err := enter(name, addr, gossip)
+	c, err := enter(name)
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
+	// From here on the node is a member, whatever happens to the caller.
 	d.joined <- c
-	// From here on the node is a member whatever happens to the caller.
-	for d.current.Load() == nil && ctx.Err() == nil {
+	for {
+		if m := d.current.Load(); m != nil {
+			return m, false, nil
+		}
+		if ctx.Err() != nil {
+			return nil, false, waited(ctx.Err(), "this node is a member now, but has not heard from the cluster yet")
+		}
 		pause(ctx, 10*time.Millisecond)
 	}
-	return false, ctx.Err()
 }
 
 // Init implements api.Backend.
 func (d *Daemon) Init(ctx context.Context, req api.InitRequest) (api.InitReply, error) {
-	existed, err := d.setUp(ctx, req.NodeSetup, false, func(name, addr, gossip string) (*cluster.Cluster, error) {
+	m, existed, err := d.setUp(ctx, req.NodeSetup, false, func(name string) (*cluster.Cluster, error) {
+		addr, gossip, err := advertised(req.Advertise, d.parts.Cluster.Listen, d.parts.Cluster.GossipListen)
+		if err != nil {
+			return nil, err
+		}
 		return cluster.Init(ctx, d.parts.Cluster, cluster.InitRequest{
-			Name: name, Zone: zoneOf(req.Zone), Advertise: addr, GossipAdvertise: gossip,
+			Name: name, Zone: volume.Zone(req.Zone), Advertise: addr, GossipAdvertise: gossip,
 		})
 	})
-	if err != nil {
-		return api.InitReply{}, err
-	}
-	m, err := d.member()
 	if err != nil {
 		return api.InitReply{}, err
 	}
@@ -256,34 +264,36 @@ func (d *Daemon) Init(ctx context.Context, req api.InitRequest) (api.InitReply, 
 	}
 	tok, err := m.CreateToken(ctx, api.TokenRequest{Note: "made by init"})
 	if err != nil {
-		return out, fmt.Errorf("the cluster is made; making a first join token: %w", err)
+		return out, fmt.Errorf("the cluster is made, a first join token is not; make one with `flockctl token create`: %w", err)
 	}
-	out.Token, out.JoinCommand, out.TokenExpires = tok.Text, tok.JoinCommand, tok.Expires
+	out.Token, out.TokenExpires, out.JoinCommand = tok.Text, tok.Expires, tok.JoinCommand
 	return out, nil
 }
 
 // Join implements api.Backend.
 func (d *Daemon) Join(ctx context.Context, req api.JoinRequest) (api.JoinReply, error) {
-	existed, err := d.setUp(ctx, req.NodeSetup, req.Witness, func(name, addr, gossip string) (*cluster.Cluster, error) {
+	m, existed, err := d.setUp(ctx, req.NodeSetup, req.Witness, func(name string) (*cluster.Cluster, error) {
+		addr, gossip := "", "" // the address from which this machine reaches the member
+		if req.Advertise != "" {
+			var err error
+			if addr, gossip, err = advertised(req.Advertise, d.parts.Cluster.Listen, d.parts.Cluster.GossipListen); err != nil {
+				return nil, err
+			}
+		} else if _, port, err := net.SplitHostPort(d.parts.Cluster.Listen); err == nil {
+			addr = ":" + port
+			if _, gport, err := net.SplitHostPort(d.parts.Cluster.GossipListen); err == nil {
+				gossip = ":" + gport
+			}
+		}
 		return cluster.Join(ctx, d.parts.Cluster, cluster.JoinRequest{
-			Token: req.Token, Peers: req.Peers, Name: name, Zone: zoneOf(req.Zone), Advertise: addr, GossipAdvertise: gossip, Witness: req.Witness,
+			Token: req.Token, Peers: req.Peers, Name: name, Zone: volume.Zone(req.Zone),
+			Advertise: addr, GossipAdvertise: gossip, Witness: req.Witness,
 		})
 	})
 	if err != nil {
 		return api.JoinReply{}, err
 	}
-	m, err := d.member()
-	if err != nil {
-		return api.JoinReply{}, err
-	}
 	return api.JoinReply{ClusterID: m.cluster.ClusterID(), Node: m.view().ref(m.self), Existed: existed}, nil
-}
-
-func zoneOf(s string) volume.Zone {
-	if s == "" {
-		return volume.DefaultZone
-	}
-	return volume.Zone(s)
 }
 
 // advertised are the addresses at which others reach this node: host is what the

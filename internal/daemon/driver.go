@@ -51,13 +51,19 @@ func (b driver) Mount(ctx context.Context, name, id string) (string, error) {
 	if v == nil {
 		return "", noVolume(name)
 	}
-	// A volume just made or restored becomes active in a moment.
+	select {
+	case <-m.agent.Fresh():
+	case <-ctx.Done():
+		return "", volume.Errorf(volume.CodeNoQuorum, "volume %q: this node has not heard from a leader since it started", name).
+			WithHint("it can be mounted as soon as a majority of the voters is up; see `flockctl status`")
+	}
+	// A volume just made becomes active in a moment.
 	s, err := m.cluster.Wait(ctx, func(s *state.State) bool {
 		now := s.Volume(v.ID)
-		return m.agent.Fresh() && (now == nil || now.Phase != state.PhaseCreating)
+		return now == nil || now.Phase != state.PhaseCreating
 	})
 	if err != nil {
-		return "", waited(err, "volume %q: this node has not caught up with the cluster", name)
+		return "", waited(err, "volume %q is still being made", name)
 	}
 	if v = s.Volume(v.ID); v == nil || !v.Live() {
 		return "", noVolume(name)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/state"
@@ -44,25 +43,40 @@ func (m *member) Nodes(context.Context) ([]api.Node, error) {
 	return out, nil
 }
 
-// health of a node, by the age of its last report and what gossip hints.
+// health of a node for people, with the reason when it is not alive.
 func (m *member) health(v view, id volume.NodeID) (api.NodeHealth, string) {
-	h, ok := v.heard(id)
-	hint := m.hint(id)
-	switch {
-	case id == m.self:
+	if id == m.self {
 		return api.NodeAlive, ""
-	case m.leaderless():
-		return api.NodeUnknown, "this node hears no leader"
-	case ok && h.Age <= v.stale:
-		return api.NodeAlive, ""
-	case !ok && hint != api.NodeDead:
-		return api.NodeUnknown, "has not reported yet"
-	case !ok:
-		return api.NodeDead, "gossip cannot reach it"
-	case hint == api.NodeAlive || h.Age <= 2*v.stale:
-		return api.NodeSuspect, fmt.Sprintf("last report %s ago", round(h.Age))
 	}
-	return api.NodeDead, fmt.Sprintf("last report %s ago", round(h.Age))
+	if m.leaderless() {
+		return api.NodeUnknown, "this node hears no leader"
+	}
+	health := api.NodeHealth(m.cluster.Health(id))
+	h, ok := v.heard(id)
+	switch {
+	case health == api.NodeAlive:
+		return health, ""
+	case !ok:
+		return health, "it has not reported yet"
+	}
+	return health, fmt.Sprintf("its last report is %s old", round(h.Age))
+}
+
+// roles of the nodes in Raft, as this node knows them.
+func (m *member) roles() map[volume.NodeID]api.Role {
+	leader, _ := m.cluster.Leader()
+	out := map[volume.NodeID]api.Role{}
+	for id, voter := range m.cluster.Servers() {
+		switch {
+		case id == leader:
+			out[id] = api.RoleLeader
+		case voter:
+			out[id] = api.RoleVoter
+		default:
+			out[id] = api.RoleNonVoter
+		}
+	}
+	return out
 }
 
 // Node implements api.Backend.
@@ -216,7 +230,7 @@ func (m *member) CreateToken(ctx context.Context, req api.TokenRequest) (api.Tok
 	if req.TTL < 0 || req.MaxUses < 0 {
 		return api.Token{}, volume.Errorf(volume.CodeInvalid, "a token's life and number of uses cannot be negative")
 	}
-	tok, text, err := m.newToken(cmp.Or(req.TTL, defaultTokenTTL), req.MaxUses)
+	tok, text, err := m.cluster.NewToken(m.now(), req.TTL, req.MaxUses)
 	if err != nil {
 		return api.Token{}, err
 	}
@@ -228,9 +242,6 @@ func (m *member) CreateToken(ctx context.Context, req api.TokenRequest) (api.Tok
 	out.Text, out.JoinCommand = text, m.joinCommand(text)
 	return out, nil
 }
-
-// defaultTokenTTL is how long a join token is good for.
-const defaultTokenTTL = 24 * time.Hour
 
 // joinCommand is the line to type on another node.
 func (m *member) joinCommand(token string) string {
