@@ -3,57 +3,347 @@ package replicate
 import (
 	"context"
 	"errors"
-	"net"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
 // Engine replicates the volumes of one node.
+//
+// Its goroutines: the supervisor and the cadence loop and the pruner, one link for
+// every volume and replica, and, in their callers' goroutines, the receivers. They
+// share what is known of the local copies, under mu, which is never held while
+// anything is waited for.
 type Engine struct {
 	cfg    Config
 	logCtx context.Context
+
+	snapping chan struct{} // one slot: who takes snapshots
+	slots    chan struct{} // of receives
+
+	wakeLinks   chan struct{}
+	wakeCadence chan struct{}
+	wakePruner  chan struct{}
+
+	mu       sync.Mutex
+	table    map[volume.ID]*Assignment // values are never changed
+	surveyed bool                      // copies is what the disk held, once
+	copies   map[volume.ID]*localCopy
+	leftover map[volume.ID]bool // a seed or a fork is there
+	links    map[linkKey]*link
+	peers    map[volume.NodeID]*peer
+	receives map[volume.ID]*receive
+	changes  uint64            // counts what we do to copies
+	failing  map[string]string // by operation on the pool: the error it failed with
 }
+
+// receive is the right to change one volume's copy on a replica. There is at most
+// one at a time.
+type receive struct {
+	epoch  volume.Epoch
+	peer   volume.NodeID
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+}
+
+var (
+	errSuperseded = errors.New("the assignment of the volume has changed")
+	errStopped    = errors.New("replication has stopped")
+)
 
 // New returns an engine that does nothing until Run.
 func New(cfg Config) *Engine {
-	return &Engine{cfg: cfg.withDefaults(), logCtx: context.Background()}
+	cfg = cfg.withDefaults()
+	return &Engine{
+		cfg:         cfg,
+		logCtx:      context.Background(),
+		snapping:    make(chan struct{}, 1),
+		slots:       make(chan struct{}, cfg.Receives),
+		wakeLinks:   make(chan struct{}, 1),
+		wakeCadence: make(chan struct{}, 1),
+		wakePruner:  make(chan struct{}, 1),
+		table:       map[volume.ID]*Assignment{},
+		copies:      map[volume.ID]*localCopy{},
+		leftover:    map[volume.ID]bool{},
+		links:       map[linkKey]*link{},
+		peers:       map[volume.NodeID]*peer{},
+		receives:    map[volume.ID]*receive{},
+		failing:     map[string]string{},
+	}
 }
 
-var errTODO = errors.New("not built yet")
+// wake tells a loop that there is something to do; many wakes become one.
+func wake(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
 
-// Run works until ctx ends and joins everything it started.
-func (e *Engine) Run(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
+// Run works until ctx ends and joins everything it started. It is called once.
+func (e *Engine) Run(ctx context.Context) error {
+	e.begin(ctx)
+	var all sync.WaitGroup
+	all.Go(func() { e.runCadence(ctx) })
+	all.Go(func() { e.runPruner(ctx) })
+	for ctx.Err() == nil {
+		for _, l := range e.unstarted(ctx) {
+			all.Go(func() { l.run() })
+		}
+		select {
+		case <-ctx.Done():
+		case <-e.wakeLinks:
+		}
+	}
+	all.Wait()
+	e.closePeers()
+	return context.Cause(ctx)
+}
+
+// begin reads the disk until it can be read, and finishes what a crash left half
+// done. Before that nothing is sent, received or pruned.
+func (e *Engine) begin(ctx context.Context) {
+	for delay := 250 * time.Millisecond; ctx.Err() == nil; delay = min(2*delay, maxTick) {
+		if err := e.survey(ctx); err == nil {
+			return
+		}
+		sleep(ctx, jitter(delay))
+	}
+}
+
+// unstarted gives the links whose goroutine is to begin now.
+func (e *Engine) unstarted(ctx context.Context) []*link {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var list []*link
+	for _, l := range e.links {
+		if !l.started {
+			l.started = true
+			l.ctx, l.cancel = context.WithCancelCause(ctx)
+			list = append(list, l)
+		}
+	}
+	return list
+}
 
 // Assign replaces the whole table of what this node should do. It does not block
 // and may be called with the same table any number of times.
-func (e *Engine) Assign(all []Assignment) {}
+func (e *Engine) Assign(all []Assignment) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	table := make(map[volume.ID]*Assignment, len(all))
+	changed := len(all) != len(e.table)
+	for _, a := range all {
+		if old := e.table[a.Volume]; old != nil && reflect.DeepEqual(*old, a) {
+			table[a.Volume] = old
+			continue
+		}
+		a.Replicas = slices.Clone(a.Replicas)
+		table[a.Volume], changed = &a, true
+	}
+	if !changed {
+		return
+	}
+	e.table = table
+	e.assignLinks()
 
-// ServeConn is the receiving side of one connection from peer, whose identity the
-// caller has verified. It returns when the connection or ctx ends, and closes conn.
-func (e *Engine) ServeConn(ctx context.Context, conn net.Conn, peer volume.NodeID) error {
-	return errTODO
+	// What is being received for another epoch, or from another primary, ends here.
+	for id, r := range e.receives {
+		a := table[id]
+		if a == nil || a.Role != volume.RoleReplica || a.Epoch != r.epoch || a.Primary != r.peer {
+			r.cancel(errSuperseded)
+		}
+	}
+	wake(e.wakeLinks)
+	wake(e.wakeCadence)
 }
 
-// Links of a volume whose primary this node is, in the order of its replicas.
-func (e *Engine) Links(id volume.ID) []volume.LinkStatus { return nil }
+// assignLinks makes the links that the table asks for and ends the others. The
+// caller holds mu.
+func (e *Engine) assignLinks() {
+	wanted := map[linkKey]bool{}
+	for id, a := range e.table {
+		if a.Role != volume.RolePrimary {
+			continue
+		}
+		for _, replica := range a.Replicas {
+			if replica != e.cfg.Node {
+				wanted[linkKey{id, replica, a.Epoch}] = true
+			}
+		}
+	}
+	before := map[linkKey]<-chan struct{}{} // of the same pair, epoch 0
+	for key, l := range e.links {
+		if wanted[key] {
+			l.retryAt = time.Time{}
+			wake(l.wake)
+			continue
+		}
+		delete(e.links, key)
+		before[linkKey{key.volume, key.replica, 0}] = l.done
+		if l.started {
+			l.cancel(errSuperseded)
+		} else {
+			close(l.done)
+		}
+	}
+	for key := range wanted {
+		if e.links[key] == nil {
+			e.links[key] = newLink(e, key, before[linkKey{key.volume, key.replica, 0}])
+		}
+	}
+}
+
+// wakeVolume wakes the links of a volume. The caller holds mu.
+func (e *Engine) wakeVolume(id volume.ID) {
+	a := e.table[id]
+	if a == nil {
+		return
+	}
+	for _, replica := range a.Replicas {
+		if l := e.links[linkKey{id, replica, a.Epoch}]; l != nil {
+			wake(l.wake)
+		}
+	}
+}
 
 // Positions are the newest complete engine snapshots of every copy on this node,
 // from memory; zero for a copy without one. It is nil until the disk has been read.
-func (e *Engine) Positions() map[volume.ID]volume.Position { return nil }
-
-// Flush takes a snapshot of a volume now and returns when the replica `to` has
-// acknowledged exactly it; with to "" as soon as it is taken.
-func (e *Engine) Flush(ctx context.Context, id volume.ID, to volume.NodeID) (volume.Position, error) {
-	return volume.Position{}, errTODO
+func (e *Engine) Positions() map[volume.ID]volume.Position {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.surveyed {
+		return nil
+	}
+	positions := make(map[volume.ID]volume.Position, len(e.copies))
+	for id, c := range e.copies {
+		positions[id] = c.newest().pos
+	}
+	return positions
 }
 
-// Sync takes a snapshot of a volume now and returns when all its replicas have it.
-func (e *Engine) Sync(ctx context.Context, id volume.ID) error { return errTODO }
+// CompleteAsOf is the primary's time up to which this node's copy, as a replica,
+// surely holds all that was written; zero when it does not know.
+func (e *Engine) CompleteAsOf(id volume.ID) time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c := e.copies[id]; c != nil {
+		return c.completeAsOf
+	}
+	return time.Time{}
+}
 
-// Refresh reads one volume's copy from disk again and wakes its links: for a caller
-// that has just taken or destroyed a user snapshot. It does not wait.
-func (e *Engine) Refresh(id volume.ID) {}
+// Links of a volume whose primary this node is, in the order of its replicas.
+func (e *Engine) Links(id volume.ID) []volume.LinkStatus {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a := e.table[id]
+	if a == nil || a.Role != volume.RolePrimary {
+		return nil
+	}
+	var list []volume.LinkStatus
+	for _, replica := range a.Replicas {
+		if l := e.links[linkKey{id, replica, a.Epoch}]; l != nil {
+			list = append(list, l.status(time.Now()))
+		}
+	}
+	return list
+}
 
-// Settle returns when no stream older than the current assignment is being
-// received for the volume and nothing half received is left: before a promotion.
-func (e *Engine) Settle(ctx context.Context, id volume.ID) error { return errTODO }
+// Refresh reads one volume's copy from disk again soon and wakes its links: for a
+// caller that has just taken or destroyed a user's snapshot.
+func (e *Engine) Refresh(id volume.ID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c := e.copies[id]; c != nil {
+		c.known = false
+	}
+	wake(e.wakeCadence)
+}
+
+// claim takes the right to change a copy. ok is false when somebody has it.
+func (e *Engine) claim(ctx context.Context, id volume.ID, epoch volume.Epoch, peer volume.NodeID) (rctx context.Context, release func(), ok bool) {
+	if e.receives[id] != nil {
+		return nil, nil, false
+	}
+	r := &receive{epoch: epoch, peer: peer, done: make(chan struct{})}
+	rctx, r.cancel = context.WithCancelCause(ctx)
+	e.receives[id] = r
+	return rctx, func() {
+		r.cancel(nil)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.receives, id)
+		close(r.done)
+	}, true
+}
+
+// Settle returns when nothing is being received for the volume and nothing half
+// received or half set aside is left of it: before a promotion, after Assign has
+// said that this node receives no more.
+func (e *Engine) Settle(ctx context.Context, id volume.ID) error {
+	for {
+		e.mu.Lock()
+		r := e.receives[id]
+		if r == nil {
+			rctx, release, _ := e.claim(ctx, id, 0, "")
+			e.mu.Unlock()
+			defer release()
+			return e.tidy(rctx, id, true)
+		}
+		e.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-r.done:
+		}
+	}
+}
+
+// copyOf returns what is known of a copy, and begins to know it. The caller holds mu.
+func (e *Engine) copyOf(id volume.ID) *localCopy {
+	c := e.copies[id]
+	if c == nil {
+		c = newCopy()
+		e.copies[id] = c
+	}
+	return c
+}
+
+// touch marks a copy as changed by us, so that a listing which began before is not
+// believed. The caller holds mu.
+func (e *Engine) touch(c *localCopy) {
+	e.changes++
+	c.changed = e.changes
+}
+
+// asked notes how an operation on the pool went and tells when that changes.
+func (e *Engine) asked(op string, err error) {
+	e.mu.Lock()
+	_, failed := e.failing[op]
+	if err != nil {
+		e.failing[op] = err.Error()
+	} else {
+		delete(e.failing, op)
+	}
+	e.mu.Unlock()
+	switch {
+	case err != nil && !failed:
+		e.emit(PoolFailed{Op: op, Err: err})
+	case err == nil && failed:
+		e.emit(PoolRecovered{Op: op})
+	}
+}
+
+// sleep waits, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

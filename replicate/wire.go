@@ -20,11 +20,11 @@ import (
 // A connection carries frames, one exchange after the other:
 //
 //	sender    OFFER            BEGIN DATA* END
-//	receiver        ANSWER                     PING* ACK
+//	receiver        ANSWER        PING*        PING* ACK
 //
-// An exchange ends with an ANSWER that asks for no stream, or with the ACK. A
-// receiver that fails in mid-stream sends its ACK early and swallows what is still
-// coming up to END, so the connection stays in step and can carry the next one.
+// An exchange ends with an ANSWER that asks for no stream, or with the ACK. After
+// an ANSWER that asks for one the sender may also make another OFFER. A receiver
+// that fails in mid-stream sends its ACK early, and the connection is given up.
 //
 // A frame is its type, the length of its payload, a CRC-32C over both and the
 // payload, and the payload. Over TLS the CRC is a second net; it makes a damaged
@@ -257,6 +257,13 @@ func newWire(conn net.Conn, stall time.Duration) *wire {
 
 func (w *wire) close() { w.conn.Close() }
 
+func (w *wire) interrupt(deadline time.Time) error {
+	if !deadline.IsZero() && deadline.Before(time.Now()) {
+		w.close()
+	}
+	return nil
+}
+
 // write sends one frame; it must get rid of it within the stall time.
 func (w *wire) write(f frame, payload []byte) error {
 	w.out = append(w.out[:0], byte(f))
@@ -353,6 +360,10 @@ type dataWriter struct {
 	err      error // of the connection
 }
 
+// SetWriteDeadline hangs up when the deadline is past: package zfs sets one to come
+// loose from a peer that does not read (zfs.Interruptible).
+func (d *dataWriter) SetWriteDeadline(t time.Time) error { return d.w.interrupt(t) }
+
 func (d *dataWriter) Write(p []byte) (int, error) {
 	done := 0
 	for done < len(p) {
@@ -376,6 +387,9 @@ type dataReader struct {
 	end   *end  // once it has come
 	err   error // of the connection: it is out of step
 }
+
+// SetReadDeadline hangs up when the deadline is past, like dataWriter's.
+func (d *dataReader) SetReadDeadline(t time.Time) error { return d.w.interrupt(t) }
 
 func (d *dataReader) Read(p []byte) (int, error) {
 	for len(d.left) == 0 {

@@ -1,0 +1,214 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// perform does one step about a copy, on disk. Each step can be done again, and is
+// recognisable half done from names and origins alone. Epoch 0: leave it.
+func (e *Engine) perform(ctx context.Context, id volume.ID, st step, epoch volume.Epoch, props map[string]string) error {
+	e.mu.Lock()
+	if c := e.copies[id]; c != nil {
+		c.known = false
+		e.touch(c)
+	}
+	e.mu.Unlock()
+	pool, name := e.cfg.Pool, e.cfg.dataset(id)
+	switch st.act {
+	case actRaiseEpoch:
+		return pool.SetProperties(ctx, name, map[string]string{propEpoch: epoch.String(), propVolume: string(id)})
+	case actAbort:
+		return pool.AbortReceive(ctx, name)
+	case actAbortSeed:
+		return e.abortSeed(ctx, id, st.epoch)
+	case actAdoptSeed:
+		from := e.cfg.seed(id, st.epoch)
+		if err := pool.SetProperties(ctx, from, copyProperties(id, max(epoch, st.epoch), props)); err != nil {
+			return err
+		}
+		return pool.Rename(ctx, from, name)
+	case actShelveSeed:
+		return e.shelve(ctx, id, e.cfg.seed(id, st.epoch), st.reason, false)
+	case actFork:
+		return e.forkCopy(ctx, id, st, epoch, props)
+	case actShelve:
+		if err := e.saveHead(ctx, name); err != nil {
+			return err
+		}
+		return e.shelve(ctx, id, name, st.reason, false)
+	}
+	return fmt.Errorf("no such step: %s", st.act)
+}
+
+// abortSeed throws a partial seed away; one that zfs does not know as partial is
+// set aside instead.
+func (e *Engine) abortSeed(ctx context.Context, id volume.ID, epoch volume.Epoch) error {
+	name := e.cfg.seed(id, epoch)
+	if err := e.cfg.Pool.AbortReceive(ctx, name); err != nil && !errors.Is(err, zfs.ErrNotFound) {
+		return err
+	}
+	_, err := e.cfg.Pool.Dataset(ctx, name)
+	if errors.Is(err, zfs.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return e.shelve(ctx, id, name, "a seed that zfs cannot abort", false)
+}
+
+// saveHead makes sure that everything in a copy that is about to be set aside is
+// in a snapshot, and that no partial receive is in the way.
+func (e *Engine) saveHead(ctx context.Context, name string) error {
+	d, err := e.cfg.Pool.Dataset(ctx, name)
+	if err != nil {
+		return err
+	}
+	if d.ResumeToken != "" {
+		if err := e.cfg.Pool.AbortReceive(ctx, name); err != nil {
+			return err
+		}
+	}
+	if d.Written == 0 {
+		return nil
+	}
+	snaps, err := e.cfg.Pool.Snapshots(ctx, name, false)
+	if err != nil {
+		return err
+	}
+	taken := map[string]bool{}
+	for _, s := range snaps {
+		taken[s.Name] = true
+	}
+	for n := 1; ; n++ {
+		if lost := fmt.Sprintf("lost-%d", n); !taken[lost] {
+			return e.cfg.Pool.Snapshot(ctx, []string{name + "@" + lost}, nil)
+		}
+	}
+}
+
+// shelve renames a dataset to where set-aside copies are kept.
+func (e *Engine) shelve(ctx context.Context, id volume.ID, name, reason string, common bool) error {
+	root := e.cfg.asideRoot()
+	err := e.cfg.Pool.CreateFilesystem(ctx, root, map[string]string{"mountpoint": "none", "canmount": "off"})
+	if err != nil && !errors.Is(err, zfs.ErrExists) {
+		return err
+	}
+	list, err := e.cfg.Pool.Datasets(ctx, root)
+	if err != nil {
+		return err
+	}
+	used := map[string]bool{}
+	for _, d := range list {
+		used[d.Name] = true
+	}
+	epoch, err := e.newestEpoch(ctx, name)
+	if err != nil {
+		return err
+	}
+	n := 1
+	for used[e.cfg.aside(id, epoch, n)] {
+		n++
+	}
+	to := e.cfg.aside(id, epoch, n)
+	if err := e.cfg.Pool.Rename(ctx, name, to); err != nil {
+		return err
+	}
+	e.emit(SetAside{Volume: id, Dataset: to, Common: common, Reason: reason})
+	return nil
+}
+
+// newestEpoch is that of a dataset's newest engine snapshot: the one it diverged in.
+func (e *Engine) newestEpoch(ctx context.Context, name string) (volume.Epoch, error) {
+	snaps, err := e.cfg.Pool.Snapshots(ctx, name, false)
+	if err != nil {
+		return 0, err
+	}
+	var c localCopy
+	c.setSnapshots(snaps)
+	return c.newest().pos.Epoch, nil
+}
+
+// forkCopy sets aside what a copy has beyond the newest snapshot it shares with
+// its primary, in constant time and space:
+//
+//	copy@common --clone--> fork; promote fork: the history up to common is its own
+//	copy --rename--> flocker-aside/...; fork --rename--> copy
+//
+// From the names and origins it finds what is already done, so after a crash it
+// goes on, whoever calls it.
+func (e *Engine) forkCopy(ctx context.Context, id volume.ID, st step, epoch volume.Epoch, props map[string]string) error {
+	pool, name, fork := e.cfg.Pool, e.cfg.dataset(id), e.cfg.fork(id)
+	live, err := lookup(ctx, pool, name)
+	if err != nil {
+		return err
+	}
+	forked, err := lookup(ctx, pool, fork)
+	if err != nil {
+		return err
+	}
+	if forked == nil {
+		if live == nil || st.common == 0 {
+			return nil // all done, or never begun
+		}
+		if err := e.saveHead(ctx, name); err != nil {
+			return err
+		}
+		if err := e.cloneAt(ctx, id, st.common, epoch, props); err != nil {
+			return err
+		}
+		if forked, err = lookup(ctx, pool, fork); err != nil || forked == nil {
+			return errors.Join(err, errors.New("the fork is not there"))
+		}
+	}
+	if strings.HasPrefix(forked.Origin, name+"@") {
+		if err := pool.Promote(ctx, fork); err != nil {
+			return err
+		}
+		if live, err = lookup(ctx, pool, name); err != nil {
+			return err
+		}
+	}
+	if live != nil {
+		if !strings.HasPrefix(live.Origin, fork+"@") {
+			return fmt.Errorf("%s and %s have nothing to do with each other; one must be renamed by hand", name, fork)
+		}
+		if err := e.shelve(ctx, id, name, st.reason, true); err != nil {
+			return err
+		}
+	}
+	return pool.Rename(ctx, fork, name)
+}
+
+// cloneAt makes the fork from the snapshot with this guid.
+func (e *Engine) cloneAt(ctx context.Context, id volume.ID, common guid, epoch volume.Epoch, props map[string]string) error {
+	name := e.cfg.dataset(id)
+	snaps, err := e.cfg.Pool.Snapshots(ctx, name, false)
+	if err != nil {
+		return err
+	}
+	for _, s := range snaps {
+		if guid(s.GUID) == common {
+			return e.cfg.Pool.Clone(ctx, s.FullName(), e.cfg.fork(id), copyProperties(id, epoch, props))
+		}
+	}
+	return fmt.Errorf("%s has no snapshot with guid %d", name, common)
+}
+
+// lookup returns the dataset, or nil when zfs says that there is none.
+func lookup(ctx context.Context, pool Pool, name string) (*zfs.Dataset, error) {
+	d, err := pool.Dataset(ctx, name)
+	if errors.Is(err, zfs.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &d, nil
+}

@@ -1,0 +1,53 @@
+package replicate
+
+import (
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+const (
+	minTick = volume.MinInterval
+	maxTick = 15 * time.Second
+	// maxUnacked snapshots may be on their way to the fastest replica. Without this
+	// a slow link only piles them up.
+	maxUnacked = 2
+)
+
+// pulse is what decides whether one volume is due.
+type pulse struct {
+	frozen   bool
+	replicas int
+	interval time.Duration
+	since    time.Duration // since the newest was taken; negative: not in this process
+	unacked  int           // engine snapshots that the fastest replica lacks
+	none     bool          // there is no engine snapshot yet
+	userTop  bool          // the newest snapshot is a user's
+	written  int64
+	moved    bool // the hint says that something was written
+}
+
+// due says whether a volume gets a snapshot in this tick.
+func due(p pulse) bool {
+	switch {
+	case p.frozen, p.replicas == 0:
+		return false
+	case p.none:
+		return true
+	case p.unacked >= maxUnacked:
+		return false
+	case p.since >= 0 && p.since < p.interval-p.interval/10:
+		return false // a tenth early is better than a whole tick late
+	}
+	return p.userTop || p.written > 0 || p.moved
+}
+
+// tickEvery is the time from one tick to the next: as often as the busiest volume
+// asks, but never so often that ticks take more than half of the time.
+func tickEvery(intervals []time.Duration, took time.Duration) time.Duration {
+	every := maxTick
+	for _, i := range intervals {
+		every = min(every, i)
+	}
+	return max(every, minTick, 2*took)
+}

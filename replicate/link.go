@@ -1,0 +1,288 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// linkKey names a link. Another epoch is another link: the old one ends first.
+type linkKey struct {
+	volume  volume.ID
+	replica volume.NodeID
+	epoch   volume.Epoch
+}
+
+// link is the running replication of one volume to one replica. Its goroutine does
+// one exchange at a time:
+//
+//	waiting ──(new snapshot, time to verify, retry)──> offering ──> streaming
+//	   ^                                                  |  ^          |
+//	   └──(already there, failed, refused)────────────────┘  └──(ack)───┘
+type link struct {
+	e     *Engine
+	key   linkKey
+	wake  chan struct{}
+	after <-chan struct{} // of the link of the epoch before; nil: none
+	done  chan struct{}   // closed when it has ended
+
+	// The rest is guarded by Engine.mu.
+	started bool
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+
+	spoken   bool            // the replica has answered
+	acked    volume.Position // newest engine snapshot acknowledged
+	top      guid            // newest snapshot of any kind that the replica has
+	complete time.Time
+	verified time.Time // when the replica last said what it has
+
+	streaming string // kind of the stream under way; ""
+	seeding   bool   // the replica has no complete copy
+	from, to  guid   // of the stream under way, or of the last: its rest may be wanted
+	sent      int64
+	total     int64
+
+	err      error // of the last exchange
+	told     string
+	failed   bool
+	refused  bool
+	failing  time.Time // since when
+	backoff  time.Duration
+	retryAt  time.Time
+	noResume bool
+	waiters  map[*waiter]bool
+}
+
+// waiter waits for one snapshot to be acknowledged.
+type waiter struct {
+	snap snap
+	done chan struct{}
+}
+
+func newLink(e *Engine, key linkKey, after <-chan struct{}) *link {
+	return &link{
+		e: e, key: key, after: after,
+		wake:    make(chan struct{}, 1),
+		done:    make(chan struct{}),
+		waiters: map[*waiter]bool{},
+	}
+}
+
+// run works until the link's context ends.
+func (l *link) run() {
+	defer close(l.done)
+	if l.after != nil {
+		<-l.after // it has been cancelled
+	}
+	for l.ctx.Err() == nil {
+		at, now := l.next(time.Now())
+		if now {
+			l.settle(l.exchange(l.ctx))
+			continue
+		}
+		timer := time.NewTimer(time.Until(at))
+		select {
+		case <-l.ctx.Done():
+		case <-l.wake:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// next says whether there is something to do now, or when to look again.
+func (l *link) next(now time.Time) (at time.Time, do bool) {
+	e := l.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	later := now.Add(e.cfg.Verify)
+	c := e.copies[l.key.volume]
+	if !e.surveyed || c == nil || !c.known || c.newest().guid == 0 {
+		return later, false
+	}
+	if now.Before(l.retryAt) {
+		return l.retryAt, false
+	}
+	if guid(l.acked.GUID) != c.newest().guid || l.failed {
+		return now, true
+	}
+	if at := l.verified.Add(e.cfg.Verify); now.Before(at) {
+		return at, false
+	}
+	return now, true
+}
+
+// settle notes how an exchange went: when to try again, and whether somebody ought
+// to hear of it.
+func (l *link) settle(err error) {
+	e := l.e
+	if l.ctx.Err() != nil {
+		return
+	}
+	e.mu.Lock()
+	now := time.Now()
+	var busy *busyError
+	var refused *refusedError
+	var unreachable *unreachableError
+	wasFailed, told := l.failed, l.told
+	l.failed, l.err = err != nil, err
+	l.refused = errors.As(err, &refused)
+	switch {
+	case err == nil:
+		l.backoff, l.retryAt, l.failing, l.told = 0, time.Time{}, time.Time{}, ""
+	case errors.As(err, &busy):
+		l.backoff = min(max(2*l.backoff, busyRetry), 2*time.Second)
+		l.retryAt = now.Add(jitter(l.backoff))
+		l.told = "busy"
+	case errors.As(err, &unreachable):
+		l.retryAt = unreachable.retryAt.Add(jitter(20 * time.Millisecond))
+		l.told = "unreachable"
+	case l.refused:
+		l.backoff = min(max(2*l.backoff, firstRetry), lastRetry)
+		l.retryAt = now.Add(jitter(l.backoff))
+		l.told = err.Error()
+	default:
+		l.backoff = min(max(2*l.backoff, firstRetry), lastRetry)
+		l.retryAt = now.Add(jitter(l.backoff))
+		l.told = "failed"
+	}
+	if err != nil && !wasFailed {
+		l.failing = now
+	}
+	changed := told != l.told
+	ev := LinkChanged{Volume: l.key.volume, Replica: l.key.replica, State: l.status(now).State, Err: err}
+	e.mu.Unlock()
+	if changed {
+		e.emit(ev)
+	}
+}
+
+// heard notes what the replica holds; it says so itself. The caller holds mu.
+func (l *link) heard(have guid, now time.Time) {
+	c := l.e.copies[l.key.volume]
+	l.spoken, l.verified, l.top = true, now, have
+	if have == 0 || c == nil {
+		return
+	}
+	pos, txg, known := c.place(have)
+	c.bases[l.key.replica] = base{guid: have, pos: pos, heard: now}
+	l.seeding = false
+	if !known {
+		return
+	}
+	l.acked = pos
+	if l.acked.Taken.After(l.complete) {
+		l.complete = l.acked.Taken
+	}
+	if c.unproven > 0 {
+		c.unproven = 0
+	}
+	for w := range l.waiters {
+		if w.snap.txg <= txg {
+			delete(l.waiters, w)
+			close(w.done)
+		}
+	}
+	wake(l.e.wakePruner)
+}
+
+// await blocks until the replica has acknowledged the snapshot, or a later one.
+func (l *link) await(ctx context.Context, s snap) error {
+	e := l.e
+	w := &waiter{snap: s, done: make(chan struct{})}
+	e.mu.Lock()
+	if c := e.copies[l.key.volume]; c != nil && l.top != 0 {
+		if _, txg, ok := c.place(l.top); ok && txg >= s.txg {
+			e.mu.Unlock()
+			return nil
+		}
+	}
+	l.waiters[w] = true
+	l.retryAt = time.Time{}
+	wake(l.wake)
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		delete(l.waiters, w)
+		e.mu.Unlock()
+	}()
+	select {
+	case <-w.done:
+		return nil
+	case <-l.done:
+		return volume.Errorf(volume.CodeConflict, "replica %s of volume %s: %v", l.key.replica.Short(), l.key.volume, errSuperseded)
+	case <-ctx.Done():
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if l.err != nil {
+			return fmt.Errorf("%w; last: %w", context.Cause(ctx), l.err)
+		}
+		return context.Cause(ctx)
+	}
+}
+
+// away says that the replica has not been reached for long. The caller holds mu.
+func (l *link) away(now time.Time) bool {
+	return l.failed && now.Sub(l.failing) > l.e.cfg.Away
+}
+
+// status is what the link reports. The caller holds mu.
+func (l *link) status(now time.Time) volume.LinkStatus {
+	e := l.e
+	st := volume.LinkStatus{Replica: l.key.replica, Acked: l.acked, CompleteAsOf: l.complete}
+	s := signs{
+		streaming: l.streaming, seeding: l.seeding, spoken: l.spoken,
+		refused: l.refused, failed: l.failed, acked: guid(l.acked.GUID),
+		allowed: lagGrace + e.cfg.Settle,
+	}
+	if a := e.table[l.key.volume]; a != nil {
+		s.allowed += a.interval()
+		if a.Frozen {
+			s.allowed += maxTick // its ticks are rare; so is what they prove
+		}
+	}
+	if c := e.copies[l.key.volume]; c != nil {
+		s.newest = c.newest().guid
+		if s.newest != 0 && s.newest == s.acked && c.idleAsOf.After(st.CompleteAsOf) {
+			st.CompleteAsOf = c.idleAsOf
+			l.complete = c.idleAsOf
+		}
+		st.LagBytes = c.lagBytes(l.top)
+	}
+	if !st.CompleteAsOf.IsZero() {
+		s.behind = now.Sub(st.CompleteAsOf)
+	}
+	st.State = linkState(s)
+	if l.streaming != "" {
+		st.SentBytes, st.TotalBytes = l.sent, max(l.total, l.sent)
+	}
+	switch {
+	case l.err != nil:
+		st.Error = l.err.Error()
+	case st.State == volume.LinkLagging:
+		for op, msg := range e.failing {
+			st.Error = op + ": " + msg
+		}
+	}
+	return st
+}
+
+// busyError is a replica that asks to come again later.
+type busyError struct{ reason string }
+
+func (b *busyError) Error() string { return "replica is busy: " + b.reason }
+
+// refusedError is a replica that will not take the volume as things are.
+type refusedError struct {
+	verdict verdict
+	epoch   volume.Epoch
+	reason  string
+}
+
+func (r *refusedError) Error() string {
+	return fmt.Sprintf("replica refuses (%s): %s", r.verdict, r.reason)
+}

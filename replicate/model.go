@@ -1,0 +1,261 @@
+package replicate
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// snap is one snapshot of a copy. pos is set when the engine took it.
+type snap struct {
+	name    string
+	guid    guid
+	txg     uint64
+	written int64
+	pos     volume.Position // zero: a user's
+	pinned  bool            // a hold or a clone is on it
+}
+
+func (s snap) engine() bool { return !s.pos.IsZero() }
+
+// mark is one bookmark.
+type mark struct {
+	name string
+	guid guid
+	txg  uint64
+}
+
+// base is where a replica stands, as far as this primary ever heard.
+type base struct {
+	guid  guid
+	pos   volume.Position // zero when it is a user's snapshot or a foreign one
+	heard time.Time       // when the replica last answered
+}
+
+// localCopy is what is known of one dataset of this node, from its last listing
+// and from what the engine did since. Engine.mu guards it.
+type localCopy struct {
+	known   bool   // snaps and marks are as on disk
+	changed uint64 // Engine.changes when we last changed it, to tell a stale listing
+
+	written    int64
+	referenced int64
+	mounted    bool
+	epoch      volume.Epoch // the property; 0 when it is not set
+	badEpoch   string       // the property when it cannot be read
+	origin     string
+
+	snaps []snap // in the order they were taken
+	marks []mark // in the order of their snapshots
+
+	condemned map[guid]bool        // being destroyed; never listed
+	takenAt   map[string]time.Time // by snapshot name: more exact than ZFS's seconds
+
+	// On a primary.
+	counter   uint64    // of Dirty, last read
+	baseline  uint64    // of Dirty, before the newest snapshot
+	lastTaken time.Time // when the newest was taken by this process
+	unproven  int       // taken by this process while no replica had acknowledged any
+	idleAsOf  time.Time // the newest engine snapshot holds all that was written until then
+	bases     map[volume.NodeID]base
+	found     map[guid]bool // on disk when the process began: any replica may stand on them
+	since     time.Time     // when found was filled
+	stops     map[guid]int  // snapshots that somebody waits for: to be sent exactly
+
+	// On a replica, from the last offer.
+	floor        volume.Position
+	keep         []guid
+	completeAsOf time.Time
+	modified     bool      // zfs said that the head was changed since the newest snapshot
+	pruneAt      time.Time // after a failure: not before
+}
+
+func newCopy() *localCopy {
+	return &localCopy{
+		condemned: map[guid]bool{},
+		takenAt:   map[string]time.Time{},
+		bases:     map[volume.NodeID]base{},
+		stops:     map[guid]int{},
+	}
+}
+
+// newest is the newest engine snapshot; the zero one when there is none.
+func (c *localCopy) newest() snap {
+	for _, s := range slices.Backward(c.snaps) {
+		if s.engine() {
+			return s
+		}
+	}
+	return snap{}
+}
+
+// top is the newest snapshot of any kind.
+func (c *localCopy) top() snap {
+	if len(c.snaps) == 0 {
+		return snap{}
+	}
+	return c.snaps[len(c.snaps)-1]
+}
+
+func (c *localCopy) find(g guid) (snap, bool) {
+	i := slices.IndexFunc(c.snaps, func(s snap) bool { return s.guid == g })
+	if i < 0 {
+		return snap{}, false
+	}
+	return c.snaps[i], true
+}
+
+// place says where a guid stands: the newest engine snapshot at or below it (a
+// user's may lie on top) and its txg. known is false when it is neither snapshot
+// nor bookmark here.
+func (c *localCopy) place(g guid) (pos volume.Position, txg uint64, known bool) {
+	for _, m := range c.marks {
+		if m.guid == g {
+			txg, known = m.txg, true
+			if epoch, seq, ok := volume.ParseSnapshotName(m.name); ok {
+				pos = volume.Position{Epoch: epoch, Seq: seq, GUID: uint64(g)}
+			}
+		}
+	}
+	if s, ok := c.find(g); ok {
+		txg, known = s.txg, true
+	}
+	for _, s := range c.snaps {
+		if known && s.engine() && s.txg <= txg && (pos.IsZero() || s.pos.Compare(pos) >= 0) {
+			pos = s.pos
+		}
+	}
+	return pos, txg, known
+}
+
+// next is the position of the next snapshot at an epoch: one above the highest on
+// disk, never a clock.
+func (c *localCopy) next(epoch volume.Epoch) volume.Position {
+	p := volume.Position{Epoch: epoch, Seq: 1}
+	for _, s := range c.snaps {
+		if s.engine() && s.pos.Epoch == epoch {
+			p.Seq = max(p.Seq, s.pos.Seq+1)
+		}
+	}
+	// A bookmark's snapshot is gone, but its name shall not come back.
+	for _, m := range c.marks {
+		if e, seq, ok := volume.ParseSnapshotName(m.name); ok && e == epoch {
+			p.Seq = max(p.Seq, seq+1)
+		}
+	}
+	return p
+}
+
+// candidates are all guids to send from, newest first.
+func (c *localCopy) candidates(limit int) (bases []guid, truncated bool) {
+	type from struct {
+		guid guid
+		txg  uint64
+	}
+	all := make([]from, 0, len(c.snaps)+len(c.marks))
+	for _, s := range c.snaps {
+		all = append(all, from{s.guid, s.txg})
+	}
+	for _, m := range c.marks {
+		all = append(all, from{m.guid, m.txg})
+	}
+	slices.SortStableFunc(all, func(a, b from) int { return -compare(a.txg, b.txg) })
+	seen := map[guid]bool{}
+	for _, f := range all {
+		if seen[f.guid] {
+			continue
+		}
+		if len(bases) == limit {
+			return bases, true
+		}
+		seen[f.guid] = true
+		bases = append(bases, f.guid)
+	}
+	return bases, false
+}
+
+func compare(a, b uint64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// setDataset takes over what a listing says of the dataset itself.
+func (c *localCopy) setDataset(d zfs.Dataset) {
+	c.written, c.referenced, c.mounted, c.origin = d.Written, d.Referenced, d.Mounted, d.Origin
+	c.epoch, c.badEpoch = 0, ""
+	if s := d.User[propEpoch]; s != "" {
+		epoch, err := volume.ParseEpoch(s)
+		if err != nil {
+			c.badEpoch = s
+		}
+		c.epoch = epoch
+	}
+}
+
+// setSnapshots takes over a listing of snapshots. The exact times of those that
+// this process saw taken stay.
+func (c *localCopy) setSnapshots(list []zfs.Snapshot) {
+	c.snaps = c.snaps[:0:0]
+	times := map[string]time.Time{}
+	for _, z := range list {
+		g := guid(z.GUID)
+		if c.condemned[g] {
+			continue
+		}
+		s := snap{name: z.Name, guid: g, txg: z.CreateTXG, written: z.Written, pinned: z.UserRefs > 0 || len(z.Clones) > 0}
+		if epoch, seq, ok := volume.ParseSnapshotName(z.Name); ok {
+			s.pos = volume.Position{Epoch: epoch, Seq: seq, GUID: z.GUID, Taken: z.Creation}
+			if t, ok := c.takenAt[z.Name]; ok {
+				s.pos.Taken, times[z.Name] = t, t
+			}
+		}
+		c.snaps = append(c.snaps, s)
+	}
+	slices.SortStableFunc(c.snaps, func(a, b snap) int { return compare(a.txg, b.txg) })
+	c.takenAt = times
+}
+
+func (c *localCopy) setBookmarks(list []zfs.Bookmark) {
+	c.marks = c.marks[:0:0]
+	for _, z := range list {
+		c.marks = append(c.marks, mark{name: z.Name, guid: guid(z.GUID), txg: z.CreateTXG})
+	}
+	slices.SortStableFunc(c.marks, func(a, b mark) int { return compare(a.txg, b.txg) })
+}
+
+// remember fills found, once: from then on the process knows what it sent.
+func (c *localCopy) remember(now time.Time) {
+	if c.found != nil {
+		return
+	}
+	c.found, c.since = map[guid]bool{}, now
+	for _, s := range c.snaps {
+		c.found[s.guid] = true
+	}
+	for _, m := range c.marks {
+		c.found[m.guid] = true
+	}
+}
+
+// lagBytes is about how much a replica that stands on base lacks.
+func (c *localCopy) lagBytes(base guid) int64 {
+	lag := c.written
+	for _, s := range slices.Backward(c.snaps) {
+		if s.guid == base {
+			return lag
+		}
+		lag += s.written
+	}
+	return max(lag, c.referenced)
+}
+
+// sortedIDs gives a map's volumes in a fixed order.
+func sortedIDs[V any](m map[volume.ID]V) []volume.ID { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,459 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// slotWait is how long an offer may wait for its turn to receive.
+const slotWait = 5 * time.Second
+
+// ServeConn is the receiving side of one connection from peer, whose identity the
+// caller has verified. It returns when the connection or ctx ends, nil when the
+// peer has hung up between two exchanges, and closes conn.
+func (e *Engine) ServeConn(ctx context.Context, conn net.Conn, peer volume.NodeID) error {
+	w := newWire(conn, e.cfg.Stall)
+	defer w.close()
+	stop := context.AfterFunc(ctx, w.close)
+	defer stop()
+	e.peerSeen(peer)
+	for {
+		f, payload, err := w.read(0)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		case f != frameOffer:
+			return fmt.Errorf("%w: frame %c where an offer belongs", errProtocol, f)
+		}
+		o := &offer{}
+		if err := decode(payload, o); err != nil {
+			return err
+		}
+		for o != nil {
+			if o, err = e.receive(ctx, w, *o, peer); err != nil {
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				return err
+			}
+		}
+	}
+}
+
+// receive does one exchange. When the sender does not begin the stream it was asked
+// for but makes another offer, that one is returned.
+func (e *Engine) receive(ctx context.Context, w *wire, o offer, peer volume.NodeID) (*offer, error) {
+	e.mu.Lock()
+	a := e.table[o.Volume]
+	refusal, ok := admit(o, peer, e.cfg.ClusterID, a)
+	if ok && !e.surveyed {
+		refusal, ok = say(saysBusy, "this node is starting"), false
+	}
+	var release func()
+	if ok {
+		if ctx, release, ok = e.claim(ctx, o.Volume, o.Epoch, peer); !ok {
+			refusal = say(saysBusy, "another stream for the volume is being received")
+		}
+	}
+	e.mu.Unlock()
+	if !ok {
+		return nil, w.writeMessage(frameAnswer, refusal.answer)
+	}
+	defer release()
+	stop := context.AfterFunc(ctx, w.close) // also when the assignment changes
+	defer stop()
+
+	stopPings := pings(w) // setting a copy aside may take a while
+	defer func() { stopPings() }()
+	ans, s, err := e.prepare(ctx, o, a)
+	if err != nil {
+		// "Cannot ask" is not "nothing there".
+		ans = say(saysBusy, "%v", err).answer
+	}
+	ans.Reason = clip(ans.Reason)
+	if ans.Verdict != saysResume && ans.Verdict != saysIncremental && ans.Verdict != saysFull {
+		if ans.Verdict == saysAlready {
+			e.noteOffer(o, true)
+		}
+		stopPings()
+		err := w.writeMessage(frameAnswer, ans)
+		if ans.Verdict == saysAlready && err == nil {
+			e.pruneCopy(ctx, o.Volume)
+		}
+		return nil, err
+	}
+
+	slot := time.NewTimer(slotWait)
+	defer slot.Stop()
+	select {
+	case e.slots <- struct{}{}:
+		defer func() { <-e.slots }()
+	case <-slot.C:
+		stopPings()
+		return nil, w.writeMessage(frameAnswer, say(saysBusy, "as many streams as this node takes are being received").answer)
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	stopPings()
+	if err := w.writeMessage(frameAnswer, ans); err != nil {
+		return nil, err
+	}
+	f, payload, err := w.read(w.stall)
+	switch {
+	case err != nil:
+		return nil, unexpected(err)
+	case f == frameOffer:
+		again := &offer{}
+		return again, decode(payload, again)
+	case f != frameBegin:
+		return nil, fmt.Errorf("%w: frame %c where a stream should begin", errProtocol, f)
+	}
+	var b begin
+	if err := decode(payload, &b); err != nil {
+		return nil, err
+	}
+	if b.From != ans.Have {
+		return nil, fmt.Errorf("%w: the stream begins at another snapshot than was asked for", errProtocol)
+	}
+	e.noteOffer(o, false)
+	if err := e.receiveStream(ctx, w, o, b, ans, s, a); err != nil {
+		return nil, err
+	}
+	e.pruneCopy(ctx, o.Volume)
+	return nil, nil
+}
+
+// noteOffer remembers what the primary said besides: what may be pruned, and how
+// fresh a copy is that holds the newest.
+func (e *Engine) noteOffer(o offer, complete bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.copies[o.Volume]
+	if c == nil {
+		return
+	}
+	c.floor, c.keep = o.Floor, o.Keep
+	c.setTaken(o.Newest.SnapshotName(), o.Newest.Taken)
+	if complete && o.CompleteAsOf.After(c.completeAsOf) {
+		c.completeAsOf = o.CompleteAsOf
+	}
+}
+
+// setTaken remembers a snapshot's time as its primary told it.
+func (c *localCopy) setTaken(name string, at time.Time) {
+	if at.IsZero() {
+		return
+	}
+	c.takenAt[name] = at
+	for i := range c.snaps {
+		if c.snaps[i].name == name && c.snaps[i].engine() {
+			c.snaps[i].pos.Taken = at
+		}
+	}
+}
+
+// prepare takes the steps that an offer asks for until there is an answer.
+func (e *Engine) prepare(ctx context.Context, o offer, a *Assignment) (answer, standing, error) {
+	reread, setAside := false, ""
+	for range maxSteps {
+		s, err := e.look(ctx, o.Volume, reread)
+		if err != nil {
+			return answer{}, s, err
+		}
+		st := decide(o, s)
+		if st.act == actAnswer {
+			if setAside != "" && (st.answer.Verdict == saysIncremental || st.answer.Verdict == saysFull) {
+				return say(saysDiverged, "%s; it has been set aside", setAside).answer, s, nil
+			}
+			return st.answer, s, nil
+		}
+		if st.act == actFork || st.act == actShelve {
+			setAside = st.reason
+		}
+		if err := e.perform(ctx, o.Volume, st, o.Epoch, a.Properties); err != nil {
+			return answer{}, s, err
+		}
+		reread = true
+	}
+	return answer{}, standing{}, errors.New("the copy cannot be made ready to receive")
+}
+
+// look reads how this node's copy of a volume stands. The snapshots come from
+// memory unless reread: nobody but the claimant changes them.
+func (e *Engine) look(ctx context.Context, id volume.ID, reread bool) (standing, error) {
+	name := e.cfg.dataset(id)
+	d, err := e.cfg.Pool.Dataset(ctx, name)
+	s := standing{exists: err == nil}
+	if err != nil && !errors.Is(err, zfs.ErrNotFound) {
+		return s, err
+	}
+	e.mu.Lock()
+	leftover := e.leftover[id]
+	if !s.exists {
+		delete(e.copies, id)
+	}
+	e.mu.Unlock()
+	if leftover || reread || !s.exists {
+		if err := e.lookLeftover(ctx, id, &s); err != nil {
+			return s, err
+		}
+	}
+	if !s.exists {
+		return s, nil
+	}
+
+	e.mu.Lock()
+	c := e.copyOf(id)
+	known := c.known && !reread
+	e.mu.Unlock()
+	var snaps []zfs.Snapshot
+	var marks []zfs.Bookmark
+	if !known {
+		if snaps, err = e.cfg.Pool.Snapshots(ctx, name, false); err != nil {
+			return s, err
+		}
+		if marks, err = e.cfg.Pool.Bookmarks(ctx, name, false); err != nil {
+			return s, err
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c = e.copyOf(id)
+	e.touch(c)
+	c.setDataset(d)
+	if !known {
+		c.setSnapshots(snaps)
+		c.setBookmarks(marks)
+		c.known = true
+		c.remember(time.Now())
+	}
+	s.mounted, s.token = d.Mounted, d.ResumeToken
+	s.epoch, s.badEpoch = c.epoch, c.badEpoch
+	s.snaps, s.modified = c.snaps, c.modified
+	return s, nil
+}
+
+// lookLeftover finds seeds and forks of a volume.
+func (e *Engine) lookLeftover(ctx context.Context, id volume.ID, s *standing) error {
+	list, err := e.cfg.Pool.Datasets(ctx, e.cfg.Root)
+	if err != nil {
+		return err
+	}
+	for _, d := range list {
+		k, of, epoch := e.cfg.parse(d.Name)
+		switch {
+		case of != id:
+		case k == kindFork:
+			s.fork = true
+		case k == kindSeed:
+			sd := seed{epoch: epoch, token: d.ResumeToken}
+			if sd.token == "" {
+				snaps, err := e.cfg.Pool.Snapshots(ctx, d.Name, false)
+				if err != nil {
+					return err
+				}
+				var c localCopy
+				c.setSnapshots(snaps)
+				sd.snaps = c.snaps
+			}
+			s.seeds = append(s.seeds, sd)
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s.fork || len(s.seeds) > 0 {
+		e.leftover[id] = true
+	} else {
+		delete(e.leftover, id)
+	}
+	return nil
+}
+
+// receiveStream receives one stream, looks what is on the disk then, and says so.
+// What was received counts by the guid that is there, whatever the commands said.
+func (e *Engine) receiveStream(ctx context.Context, w *wire, o offer, b begin, ans answer, s standing, a *Assignment) error {
+	began := time.Now()
+	id := o.Volume
+	target, seeding := e.cfg.dataset(id), !s.exists
+	req := zfs.ReceiveRequest{Dataset: target, Resumable: true}
+	if seeding {
+		target = e.cfg.seed(id, o.Epoch)
+		req.Dataset = target
+		if ans.Verdict == saysFull {
+			req.Properties = copyProperties(id, o.Epoch, a.Properties)
+		}
+		e.mu.Lock()
+		e.leftover[id] = true
+		e.mu.Unlock()
+	}
+
+	stopPings := pings(w)
+	in := &dataReader{w: w}
+	recvErr := e.cfg.Pool.Receive(ctx, req, in)
+	top, err := e.verify(ctx, id, target, seeding, o, b, a)
+	stopPings()
+	reached := err == nil && top == b.To
+
+	e.emit(Received{Volume: id, Primary: o.Primary, To: b.Name, Bytes: in.bytes, Took: time.Since(began), Err: receivedError(recvErr, err, reached)})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	reply := ack{GUID: top}
+	if !reached {
+		reply.Code, reply.Error = e.failure(id, recvErr, err)
+	} else if in.drain() != nil {
+		return in.err // it is here; the next offer will tell
+	}
+	if err := w.writeMessage(frameAck, reply); err != nil {
+		return err
+	}
+	if !reached && in.end == nil {
+		in.drain() // until the sender has hung up
+		return fmt.Errorf("receiving %s: %s", b.Name, reply.Error)
+	}
+	return in.err
+}
+
+func receivedError(recvErr, lookErr error, reached bool) error {
+	switch {
+	case reached:
+		return nil
+	case recvErr != nil:
+		return recvErr
+	case lookErr != nil:
+		return lookErr
+	}
+	return errors.New("what was received is not what was announced")
+}
+
+// failure says why a stream did not take the copy to where it should, and notes
+// what the next offer must know.
+func (e *Engine) failure(id volume.ID, recvErr, lookErr error) (code, text string) {
+	code = codeFailed
+	switch {
+	case errors.Is(recvErr, zfs.ErrDiverged):
+		code = codeDiverged
+	case errors.Is(recvErr, zfs.ErrNoSpace):
+		code = codeNoSpace
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c := e.copies[id]; c != nil {
+		c.modified = c.modified || code == codeDiverged
+		if lookErr != nil || errors.Is(recvErr, zfs.ErrNoBase) {
+			c.known = false
+		}
+	}
+	return code, clip(receivedError(recvErr, lookErr, false).Error())
+}
+
+// verify reads the newest snapshot of what was received into. A seed that got
+// there is given its place first.
+func (e *Engine) verify(ctx context.Context, id volume.ID, target string, seeding bool, o offer, b begin, a *Assignment) (guid, error) {
+	snaps, err := e.cfg.Pool.Snapshots(ctx, target, false)
+	if errors.Is(err, zfs.ErrNotFound) && seeding {
+		return 0, nil // nothing of it was kept
+	}
+	if err != nil {
+		e.forget(id, seeding)
+		return 0, err
+	}
+	var listed localCopy
+	listed.setSnapshots(snaps)
+	top := listed.top().guid
+	if seeding && top == b.To {
+		st := step{act: actAdoptSeed, epoch: o.Epoch}
+		if err := e.perform(ctx, id, st, o.Epoch, a.Properties); err != nil {
+			return 0, err
+		}
+	} else if seeding {
+		return top, nil
+	}
+
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.copyOf(id)
+	e.touch(c)
+	c.setTaken(b.Name, b.At)
+	c.setSnapshots(snaps)
+	if seeding {
+		c.known, c.epoch = true, o.Epoch
+		c.marks = nil
+		c.remember(time.Now())
+		delete(e.leftover, id)
+	}
+	if top == b.To {
+		c.modified = false
+		c.floor, c.keep = o.Floor, o.Keep
+		c.setTaken(o.Newest.SnapshotName(), o.Newest.Taken)
+		if uint64(top) == o.Newest.GUID && o.CompleteAsOf.After(c.completeAsOf) {
+			c.completeAsOf = o.CompleteAsOf
+		}
+	}
+	return top, nil
+}
+
+// forget makes the next offer read the copy from disk.
+func (e *Engine) forget(id volume.ID, seeding bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c := e.copies[id]; c != nil && !seeding {
+		c.known = false
+	}
+}
+
+// pings tells the sender that this node is alive while zfs works, until the
+// returned function is called, which waits for the last one to be out and may be
+// called again.
+func pings(w *wire) (stop func()) {
+	var once sync.Once
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		ticker := time.NewTicker(w.stall / 4)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-quit:
+				return
+			case <-ticker.C:
+				if w.write(framePing, nil) != nil {
+					return
+				}
+			}
+		}
+	}()
+	return func() {
+		once.Do(func() { close(quit) })
+		<-done
+	}
+}
+
+// copyProperties are those of every copy: never mounted by itself, read-only, and
+// what the volume's spec says.
+func copyProperties(id volume.ID, epoch volume.Epoch, spec map[string]string) map[string]string {
+	props := map[string]string{
+		"canmount": "noauto",
+		"readonly": "on",
+		propVolume: string(id),
+		propEpoch:  epoch.String(),
+	}
+	for key, value := range spec {
+		if _, ours := props[key]; !ours {
+			props[key] = value
+		}
+	}
+	return props
+}

@@ -1,0 +1,354 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// maxSteps bounds what a receiver does about one offer, and how often a sender
+// offers again without getting anywhere.
+const maxSteps = 20
+
+var (
+	errStalled = errors.New("the stream made no progress")
+	errUnasked = errors.New("this node's copy has seen a higher epoch than its assignment")
+	errNoBase  = errors.New("what the replica stands on is not known here any more")
+)
+
+// exchange brings the replica to the newest snapshot, over one connection: offer,
+// stream, offer again where a user's snapshot lies on the way.
+func (l *link) exchange(ctx context.Context) error {
+	e := l.e
+	e.mu.Lock()
+	p := e.peerOf(l.key.replica)
+	e.mu.Unlock()
+	select {
+	case p.slots <- struct{}{}:
+		defer func() { <-p.slots }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	w, reused, err := e.connect(ctx, p, false)
+	if err != nil {
+		return err
+	}
+	answered, err := l.converse(ctx, p, w)
+	if err != nil && reused && !answered && ctx.Err() == nil {
+		// It may have been dead since long ago: only a fresh one tells.
+		if w, _, err = e.connect(ctx, p, true); err != nil {
+			return err
+		}
+		_, err = l.converse(ctx, p, w)
+	}
+	return err
+}
+
+// converse uses the connection up to the end of the exchange, and then parks or
+// closes it. answered says whether the replica said anything.
+func (l *link) converse(ctx context.Context, p *peer, w *wire) (answered bool, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(ctx, w.close)
+	inStep := false // the next exchange may use the connection
+	defer func() {
+		if stop() && inStep {
+			l.e.park(p, w)
+		} else {
+			w.close()
+		}
+		l.e.mu.Lock()
+		l.streaming = ""
+		l.e.mu.Unlock()
+		if err != nil && ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)) {
+			err = context.Cause(ctx)
+		}
+	}()
+
+	for idle := 0; idle < maxSteps; idle++ {
+		o, err := l.offer(time.Now())
+		if err != nil {
+			inStep = true
+			return answered, err
+		}
+		var ans answer
+		if err := w.writeMessage(frameOffer, o); err != nil {
+			return answered, err
+		}
+		if err := w.expect(frameAnswer, &ans); err != nil {
+			return answered, err
+		}
+		answered = true
+		h, kind, token, err := l.plan(ctx, o, ans)
+		if err != nil {
+			// Where the receiver waits for a stream, only hanging up gets out of it.
+			inStep = kind == ""
+			return answered, err
+		}
+		if h.to.guid == 0 {
+			if kind == kindAgain {
+				continue
+			}
+			inStep = true
+			return answered, nil
+		}
+		more, ok, err := l.stream(ctx, w, h, kind, token)
+		inStep = ok
+		if err != nil || !more {
+			return answered, err
+		}
+		if h.to.guid == l.topNow() {
+			idle = 0
+		}
+	}
+	inStep = true
+	return answered, errors.New("replica asks again and again without getting further")
+}
+
+func (l *link) topNow() guid {
+	l.e.mu.Lock()
+	defer l.e.mu.Unlock()
+	return l.top
+}
+
+// Kinds of stream, as status and events name them. kindAgain is no stream: offer
+// once more.
+const (
+	kindFull        = "full"
+	kindIncremental = "incremental"
+	kindResume      = "resume"
+	kindAgain       = "again"
+)
+
+// offer says what this primary has, from memory.
+func (l *link) offer(now time.Time) (offer, error) {
+	e := l.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a, c := e.table[l.key.volume], e.copies[l.key.volume]
+	if a == nil || a.Epoch != l.key.epoch {
+		return offer{}, errSuperseded
+	}
+	if c == nil || !c.known {
+		return offer{}, errors.New("this node's copy is being read")
+	}
+	if c.epoch > a.Epoch || c.badEpoch != "" {
+		return offer{}, errUnasked
+	}
+	o := offer{
+		Cluster: e.cfg.ClusterID, Volume: l.key.volume, Epoch: a.Epoch, Primary: e.cfg.Node,
+		Newest: c.newest().pos, NoResume: l.noResume,
+	}
+	if o.Newest.IsZero() {
+		return offer{}, errors.New("there is no snapshot yet")
+	}
+	o.CompleteAsOf = o.Newest.Taken
+	if c.idleAsOf.After(o.CompleteAsOf) {
+		o.CompleteAsOf = c.idleAsOf
+	}
+	o.Bases, o.Truncated = c.candidates(maxBases)
+	o.Floor = e.floor(a, c, now)
+	for _, id := range sortedBases(c.bases) {
+		o.Keep = append(o.Keep, c.bases[id].guid)
+	}
+	return o, nil
+}
+
+// plan is what the sender does about an answer: a stream, nothing more (h.to and
+// kind empty), or another offer (kindAgain). With an error, kind says whether the
+// receiver now waits for a stream.
+func (l *link) plan(ctx context.Context, o offer, ans answer) (h hop, kind, token string, err error) {
+	switch ans.Verdict {
+	case saysBusy:
+		return hop{}, "", "", &busyError{ans.Reason}
+	case saysRefused, saysStale:
+		return hop{}, "", "", &refusedError{ans.Verdict, ans.Epoch, ans.Reason}
+	case saysDiverged:
+		l.e.emit(LinkChanged{Volume: l.key.volume, Replica: l.key.replica, State: volume.LinkRefused,
+			Err: &refusedError{saysDiverged, 0, ans.Reason}})
+		return hop{}, kindAgain, "", nil
+	case saysResume:
+		return l.planResume(ctx, ans)
+	}
+
+	e := l.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l.noResume = false
+	l.heard(ans.Have, time.Now())
+	if ans.Verdict == saysAlready {
+		if uint64(ans.Have) != o.Newest.GUID {
+			return hop{}, "", "", fmt.Errorf("%w: the replica has already what was not offered", errProtocol)
+		}
+		if o.CompleteAsOf.After(l.complete) {
+			l.complete = o.CompleteAsOf
+		}
+		return hop{}, "", "", nil
+	}
+	kind = kindIncremental
+	if ans.Verdict == saysFull {
+		kind, ans.Have, l.seeding = kindFull, 0, true
+	}
+	c := e.copies[l.key.volume]
+	if c == nil {
+		return hop{}, kind, "", errSuperseded
+	}
+	h, ok := nextHop(c.snaps, c.marks, c.stops, ans.Have)
+	if !ok {
+		c.known = false
+		wake(e.wakeCadence)
+		return hop{}, kind, "", errNoBase
+	}
+	l.from, l.to = h.fromGUID, h.to.guid // the pruner leaves them alone from here on
+	return h, kind, "", nil
+}
+
+// planResume checks what the replica's token stands for. A token that names what
+// is not here any more is of no use, and the replica is told so.
+func (l *link) planResume(ctx context.Context, ans answer) (h hop, kind, token string, err error) {
+	e := l.e
+	t, err := e.cfg.Pool.DecodeToken(ctx, ans.Token)
+	useless := errors.Is(err, zfs.ErrBadToken) || errors.Is(err, zfs.ErrNotFound) || errors.Is(err, zfs.ErrNoBase)
+	if err != nil && !useless {
+		return hop{}, kindResume, "", err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l.spoken = true
+	if ans.Have != 0 {
+		l.heard(ans.Have, time.Now())
+	}
+	c := e.copies[l.key.volume]
+	if c == nil {
+		return hop{}, kindResume, "", errSuperseded
+	}
+	if err == nil {
+		to, here := c.find(guid(t.ToGUID))
+		if here && t.ToName == e.cfg.dataset(l.key.volume)+"@"+to.name && guid(t.FromGUID) == ans.Have {
+			l.seeding = ans.Have == 0
+			l.from, l.to = ans.Have, to.guid
+			return hop{fromGUID: ans.Have, to: to}, kindResume, ans.Token, nil
+		}
+	}
+	l.noResume = true
+	return hop{}, kindAgain, "", nil
+}
+
+// stream sends one stream and takes the acknowledgement. ok says that the
+// connection is still in step, more that the replica is not at the newest yet.
+func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (more, ok bool, err error) {
+	e := l.e
+	began := time.Now()
+	name := e.cfg.dataset(l.key.volume)
+	e.mu.Lock()
+	l.streaming, l.sent, l.total = kind, 0, 0
+	if c := e.copies[l.key.volume]; c != nil {
+		l.total = c.lagBytes(h.fromGUID)
+	}
+	e.mu.Unlock()
+
+	req := zfs.SendRequest{Snapshot: name + "@" + h.to.name, Token: token}
+	if h.from != "" && token == "" {
+		req.From = name + h.from
+	}
+	a, bytes, ok, err := l.transfer(ctx, w, req, begin{From: h.fromGUID, To: h.to.guid, Name: h.to.name, At: h.to.pos.Taken})
+	switch {
+	case err != nil:
+	case a.GUID == h.to.guid:
+	case a.Code == codeNoSpace:
+		err = &refusedError{saysRefused, 0, "it is out of space: " + a.Error}
+	case a.Code != "":
+		err = fmt.Errorf("replica could not receive %s: %s", h.to.name, a.Error)
+	default:
+		err = fmt.Errorf("%w: after %s the replica stands on another snapshot", errProtocol, h.to.name)
+	}
+	again := a.Code == codeDiverged // it sets its copy aside at the next offer
+
+	e.mu.Lock()
+	l.streaming = ""
+	if err == nil {
+		l.heard(a.GUID, time.Now())
+		l.from, l.to = 0, 0
+		c := e.copies[l.key.volume]
+		more = c != nil && uint64(l.top) != c.newest().pos.GUID
+	}
+	if errors.Is(err, zfs.ErrNotFound) || errors.Is(err, zfs.ErrNoBase) {
+		if c := e.copies[l.key.volume]; c != nil {
+			c.known = false
+			wake(e.wakeCadence)
+		}
+	}
+	e.mu.Unlock()
+	e.emit(StreamEnded{Volume: l.key.volume, Replica: l.key.replica, Kind: kind, To: h.to.name,
+		Bytes: bytes, Took: time.Since(began), Err: err})
+	if again && ok {
+		return true, ok, nil
+	}
+	return more, ok, err
+}
+
+// transfer is the stream itself. The acknowledgement is awaited from the first
+// byte on, because a receiver that fails says so at once; then the connection,
+// with half a stream in it, is given up.
+func (l *link) transfer(ctx context.Context, w *wire, req zfs.SendRequest, b begin) (a ack, bytes int64, ok bool, err error) {
+	if err := w.writeMessage(frameBegin, b); err != nil {
+		return ack{}, 0, false, err
+	}
+	sendCtx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watchdog := time.AfterFunc(w.stall, func() { cancel(errStalled); w.close() })
+	defer watchdog.Stop()
+
+	var ackErr error
+	acked := make(chan struct{})
+	go func() {
+		defer close(acked)
+		if ackErr = w.expect(frameAck, &a); ackErr != nil || a.Code != "" {
+			cancel(errEarly)
+		}
+	}()
+
+	out := &dataWriter{w: w, progress: func(n int) {
+		bytes += int64(n)
+		watchdog.Reset(w.stall)
+		l.e.mu.Lock()
+		l.sent += int64(n)
+		l.e.mu.Unlock()
+	}}
+	sendErr := l.e.cfg.Pool.Send(sendCtx, req, out)
+	watchdog.Stop()
+	e := end{OK: sendErr == nil, Bytes: bytes}
+	if sendErr != nil {
+		e.Error = clip(sendErr.Error())
+	}
+	if out.err != nil {
+		w.close()
+	} else if err := w.writeMessage(frameEnd, e); err != nil {
+		out.err = err
+		w.close()
+	}
+	<-acked
+
+	switch {
+	case ackErr == nil && a.GUID == b.To:
+		return a, bytes, out.err == nil, nil // it is there, whatever we saw of it
+	case ackErr == nil && (sendErr == nil || errors.Is(context.Cause(sendCtx), errEarly)):
+		return a, bytes, out.err == nil, nil
+	case sendErr != nil && !errors.Is(context.Cause(sendCtx), errEarly):
+		return ack{}, bytes, ackErr == nil && out.err == nil, fmt.Errorf("send: %w", sendErr)
+	case out.err != nil && ackErr == nil:
+		return ack{}, bytes, false, out.err
+	}
+	if errors.Is(ackErr, io.EOF) {
+		ackErr = io.ErrUnexpectedEOF
+	}
+	return ack{}, bytes, false, fmt.Errorf("no acknowledgement: %w", ackErr)
+}
+
+// errEarly ends a send whose receiver has spoken before the end.
+var errEarly = errors.New("the replica broke the stream off")

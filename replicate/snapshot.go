@@ -1,0 +1,352 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// runCadence is the one loop that takes snapshots.
+func (e *Engine) runCadence(ctx context.Context) {
+	audit := time.Now().Add(e.cfg.Audit)
+	for ctx.Err() == nil {
+		began := time.Now()
+		if began.After(audit) {
+			e.survey(ctx)
+			audit = began.Add(e.cfg.Audit)
+		}
+		err := e.tick(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		e.asked("take snapshots", err)
+		e.closeIdle(time.Now())
+		wake(e.wakePruner)
+
+		// Woken early, it still leaves a moment for others to wake it too.
+		took := time.Since(began)
+		timer := time.NewTimer(tickEvery(e.intervals(), took) - took)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-e.wakeCadence:
+			sleep(ctx, minTick/10)
+		}
+		timer.Stop()
+	}
+}
+
+// intervals of the volumes that may be due.
+func (e *Engine) intervals() []time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var list []time.Duration
+	for _, a := range e.table {
+		if a.Role == volume.RolePrimary && !a.Frozen && len(a.Replicas) > 0 {
+			list = append(list, a.interval())
+		}
+	}
+	return list
+}
+
+// tick asks once what was written where, and takes a snapshot of all that is due
+// in one command.
+func (e *Engine) tick(ctx context.Context) error {
+	e.mu.Lock()
+	since := e.changes
+	e.mu.Unlock()
+	var counters map[string]uint64
+	if e.cfg.Dirty != nil {
+		// A hint that fails is no hint: `written` still tells, a little later.
+		counters, _ = e.cfg.Dirty.Counters(ctx)
+	}
+	asked := time.Now()
+	list, err := e.cfg.Pool.Datasets(ctx, e.cfg.Root)
+	if err != nil {
+		return err
+	}
+	e.noteCounters(counters)
+	e.noteDatasets(list, since, asked)
+	if err := e.load(ctx, e.unknown()); err != nil && !errors.Is(err, zfs.ErrNotFound) {
+		return err
+	}
+	_, err = e.take(ctx, e.dueNow(time.Now()), false)
+	return err
+}
+
+func (e *Engine) noteCounters(counters map[string]uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for id, c := range e.copies {
+		if n, ok := counters[e.cfg.dataset(id)]; ok {
+			c.counter = n
+		} else {
+			c.counter = c.baseline
+		}
+	}
+}
+
+// unknown are the copies whose snapshots must be listed. Those being received into
+// are their receiver's business.
+func (e *Engine) unknown() []volume.ID {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var ids []volume.ID
+	for _, id := range sortedIDs(e.copies) {
+		if !e.copies[id].known && e.receives[id] == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// dueNow are the volumes that get a snapshot in this tick.
+func (e *Engine) dueNow(now time.Time) []volume.ID {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var ids []volume.ID
+	for _, id := range sortedIDs(e.table) {
+		a, c := e.table[id], e.copies[id]
+		if a.Role != volume.RolePrimary || c == nil || !c.known || c.epoch > a.Epoch || c.badEpoch != "" {
+			continue
+		}
+		newest := c.newest()
+		p := pulse{
+			frozen: a.Frozen, replicas: len(a.Replicas), interval: a.interval(),
+			since: -1, unacked: e.unacked(a, c),
+			none: newest.guid == 0, userTop: !c.top().engine(),
+			written: c.written, moved: c.counter != c.baseline,
+		}
+		if !c.lastTaken.IsZero() {
+			p.since = now.Sub(c.lastTaken)
+		}
+		if due(p) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// unacked counts the engine snapshots that the fastest replica lacks. As long as
+// none has said where it stands, those that this process took count. The caller
+// holds mu.
+func (e *Engine) unacked(a *Assignment, c *localCopy) int {
+	fewest := c.unproven
+	for _, replica := range a.Replicas {
+		l := e.links[linkKey{a.Volume, replica, a.Epoch}]
+		if l == nil || l.acked.IsZero() {
+			continue
+		}
+		n := 0
+		for _, s := range c.snaps {
+			if s.engine() && s.pos.Compare(l.acked) > 0 {
+				n++
+			}
+		}
+		fewest = min(fewest, n)
+	}
+	return fewest
+}
+
+// take takes a snapshot of each volume, in one command, and lists what came of it.
+// With stop each is one that links must stop at, until unstop.
+func (e *Engine) take(ctx context.Context, ids []volume.ID, stop bool) (map[volume.ID]snap, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	select {
+	case e.snapping <- struct{}{}:
+		defer func() { <-e.snapping }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+
+	began := time.Now()
+	names := map[volume.ID]string{}
+	e.mu.Lock()
+	for _, id := range ids {
+		a, c := e.table[id], e.copies[id]
+		if a == nil || a.Role != volume.RolePrimary || c == nil || !c.known {
+			continue
+		}
+		names[id] = c.next(a.Epoch).SnapshotName()
+		c.takenAt[names[id]] = began
+		c.baseline = c.counter
+		e.touch(c)
+	}
+	e.mu.Unlock()
+
+	failed := e.snapshotAll(ctx, names)
+	if ctx.Err() != nil {
+		failed = context.Cause(ctx)
+	}
+	err := e.load(ctx, sortedIDs(names))
+	if err == nil {
+		err = failed
+	}
+
+	taken := map[volume.ID]snap{}
+	e.mu.Lock()
+	for id, name := range names {
+		c := e.copies[id]
+		if c == nil {
+			continue
+		}
+		for _, s := range c.snaps {
+			if s.name == name {
+				taken[id] = s
+			}
+		}
+		s, ok := taken[id]
+		if !ok {
+			c.known = false
+			continue
+		}
+		c.lastTaken, c.written = began, 0
+		c.unproven++
+		if stop {
+			c.stops[s.guid]++
+		}
+		e.wakeVolume(id)
+	}
+	e.mu.Unlock()
+	if len(taken) > 0 {
+		e.emit(SnapshotsTaken{Volumes: sortedIDs(taken), Took: time.Since(began)})
+	}
+	return taken, err
+}
+
+// snapshotAll takes them all in one command. zfs takes all or none: when it
+// complains of some, the rest are tried once more without them, and when it does
+// not say of which, in halves, so that one bad dataset does not stop the others.
+func (e *Engine) snapshotAll(ctx context.Context, names map[volume.ID]string) error {
+	var full []string
+	for _, id := range sortedIDs(names) {
+		full = append(full, e.cfg.dataset(id)+"@"+names[id])
+	}
+	return e.snapshotNames(ctx, full)
+}
+
+func (e *Engine) snapshotNames(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	err := e.cfg.Pool.Snapshot(ctx, names, nil)
+	if err == nil || ctx.Err() != nil || len(names) == 1 || errors.Is(err, zfs.ErrSuspended) || errors.Is(err, zfs.ErrNoSpace) {
+		return err
+	}
+	first := e.snapshotNames(ctx, names[:len(names)/2])
+	second := e.snapshotNames(ctx, names[len(names)/2:])
+	return errors.Join(first, second)
+}
+
+// Flush takes a snapshot of a volume now, whether it is frozen or not, and returns
+// when the replica `to` has acknowledged exactly it; with to "" as soon as it is
+// taken. It waits as long as ctx.
+func (e *Engine) Flush(ctx context.Context, id volume.ID, to volume.NodeID) (volume.Position, error) {
+	var links []volume.NodeID
+	if to != "" {
+		links = []volume.NodeID{to}
+	}
+	return e.flush(ctx, id, links)
+}
+
+// Sync takes a snapshot of a volume now and returns when all its replicas have it.
+func (e *Engine) Sync(ctx context.Context, id volume.ID) error {
+	e.mu.Lock()
+	var links []volume.NodeID
+	if a := e.table[id]; a != nil {
+		links = a.Replicas
+	}
+	e.mu.Unlock()
+	_, err := e.flush(ctx, id, links)
+	return err
+}
+
+func (e *Engine) flush(ctx context.Context, id volume.ID, to []volume.NodeID) (volume.Position, error) {
+	s, waiting, err := e.takeNow(ctx, id, to)
+	if err != nil {
+		return volume.Position{}, err
+	}
+	defer e.unstop(id, s.guid)
+	for _, l := range waiting {
+		if err := l.await(ctx, s); err != nil {
+			return s.pos, err
+		}
+	}
+	return s.pos, nil
+}
+
+// takeNow takes a snapshot that links stop at. While the pool fails it is tried
+// again until ctx ends.
+func (e *Engine) takeNow(ctx context.Context, id volume.ID, to []volume.NodeID) (snap, []*link, error) {
+	for delay := 50 * time.Millisecond; ; delay = min(2*delay, time.Second) {
+		waiting, known, err := e.linksTo(id, to)
+		if err != nil {
+			return snap{}, nil, err
+		}
+		if !known {
+			err = e.see(ctx, id)
+		}
+		if err == nil {
+			var taken map[volume.ID]snap
+			taken, err = e.take(ctx, []volume.ID{id}, true)
+			if s, ok := taken[id]; ok {
+				return s, waiting, nil
+			}
+		}
+		if errors.Is(err, zfs.ErrNotFound) {
+			return snap{}, nil, volume.Errorf(volume.CodeNotFound, "volume %s has no dataset on this node", id)
+		}
+		if sleep(ctx, delay); ctx.Err() != nil {
+			if err == nil {
+				err = context.Cause(ctx)
+			}
+			return snap{}, nil, err
+		}
+	}
+}
+
+// linksTo finds the links to these replicas, and whether the copy is known.
+func (e *Engine) linksTo(id volume.ID, to []volume.NodeID) (links []*link, known bool, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a := e.table[id]
+	if a == nil || a.Role != volume.RolePrimary {
+		return nil, false, volume.Errorf(volume.CodeConflict, "this node is not the primary of volume %s", id)
+	}
+	for _, replica := range to {
+		l := e.links[linkKey{id, replica, a.Epoch}]
+		if l == nil {
+			return nil, false, volume.Errorf(volume.CodeInvalid, "node %s is not a replica of volume %s", replica.Short(), id)
+		}
+		links = append(links, l)
+	}
+	c := e.copies[id]
+	return links, c != nil && c.known, nil
+}
+
+// see learns of one primary's dataset without waiting for a tick.
+func (e *Engine) see(ctx context.Context, id volume.ID) error {
+	d, err := e.cfg.Pool.Dataset(ctx, e.cfg.dataset(id))
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.copyOf(id).setDataset(d)
+	e.mu.Unlock()
+	return e.load(ctx, []volume.ID{id})
+}
+
+func (e *Engine) unstop(id volume.ID, g guid) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c := e.copies[id]; c != nil {
+		if c.stops[g]--; c.stops[g] <= 0 {
+			delete(c.stops, g)
+		}
+	}
+}

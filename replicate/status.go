@@ -1,0 +1,43 @@
+package replicate
+
+import (
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// lagGrace is how much a replica may be behind, besides its interval, before it
+// is called lagging.
+const lagGrace = 5 * time.Second
+
+// signs are what the state of a link is told from.
+type signs struct {
+	streaming string // "full", "incremental", "resume"; "" when nothing is under way
+	seeding   bool   // the replica has no complete copy yet
+	spoken    bool   // the replica has answered since the link began
+	refused   bool   // its last answer was a refusal
+	failed    bool   // the last exchange failed
+	newest    guid   // of the primary; 0: none yet
+	acked     guid
+	behind    time.Duration // since the time up to which the replica has everything
+	allowed   time.Duration // interval, settling and grace
+}
+
+// linkState tells a link's state. In sync is only what the replica has proven.
+func linkState(s signs) volume.LinkState {
+	switch {
+	case s.streaming != "" && s.seeding:
+		return volume.LinkSeeding
+	case s.streaming != "":
+		return volume.LinkSending
+	case s.refused:
+		return volume.LinkRefused
+	case s.failed, !s.spoken:
+		return volume.LinkConnecting
+	case s.behind > s.allowed:
+		return volume.LinkLagging
+	case s.newest != 0 && s.acked == s.newest:
+		return volume.LinkInSync
+	}
+	return volume.LinkSending // about to
+}

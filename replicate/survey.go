@@ -1,0 +1,253 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// survey reads everything from disk, in three commands, and finishes what was left
+// half done. When the pool cannot be asked, what is known stays as it is.
+func (e *Engine) survey(ctx context.Context) error {
+	e.mu.Lock()
+	since := e.changes
+	e.mu.Unlock()
+	asked := time.Now()
+	datasets, err := e.cfg.Pool.Datasets(ctx, e.cfg.Root)
+	var snaps []zfs.Snapshot
+	var marks []zfs.Bookmark
+	if err == nil {
+		snaps, err = e.cfg.Pool.Snapshots(ctx, e.cfg.Root, true)
+	}
+	if err == nil {
+		marks, err = e.cfg.Pool.Bookmarks(ctx, e.cfg.Root, true)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	e.asked("read the pool", err)
+	if err != nil {
+		return err
+	}
+
+	e.noteDatasets(datasets, since, asked)
+	bySnap, byMark := groupSnapshots(snaps), groupBookmarks(marks)
+	e.mu.Lock()
+	for id, c := range e.copies {
+		if c.changed > since || e.receives[id] != nil {
+			continue
+		}
+		name := e.cfg.dataset(id)
+		c.setSnapshots(bySnap[name])
+		c.setBookmarks(byMark[name])
+		c.known = true
+		c.remember(asked)
+	}
+	left := sortedIDs(e.leftover)
+	e.mu.Unlock()
+	for _, id := range left {
+		e.tidyLeftover(ctx, id)
+	}
+	e.mu.Lock()
+	e.surveyed = true
+	e.mu.Unlock()
+	return nil
+}
+
+// noteDatasets takes over a listing of the datasets that was asked for at `asked`,
+// when e.changes was since. Copies that we changed meanwhile, or are receiving
+// into, are left as they are.
+func (e *Engine) noteDatasets(list []zfs.Dataset, since uint64, asked time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	seen, leftover := map[volume.ID]bool{}, map[volume.ID]bool{}
+	for _, d := range list {
+		k, id, _ := e.cfg.parse(d.Name)
+		switch k {
+		case kindSeed, kindFork:
+			leftover[id] = true
+		case kindCopy:
+			seen[id] = true
+			if c := e.copyOf(id); c.changed <= since && e.receives[id] == nil {
+				c.setDataset(d)
+				c.noteIdle(asked, e.cfg.Settle, e.cfg.Dirty != nil)
+			}
+		}
+	}
+	for id, c := range e.copies {
+		if !seen[id] && c.changed <= since && e.receives[id] == nil {
+			delete(e.copies, id)
+		}
+	}
+	for id := range e.receives {
+		if e.leftover[id] {
+			leftover[id] = true
+		}
+	}
+	e.leftover = leftover
+}
+
+// noteIdle moves idleAsOf on when nothing was written since the newest snapshot.
+// `written` is trusted for what was written a settling time before it was asked.
+func (c *localCopy) noteIdle(asked time.Time, settle time.Duration, hinted bool) {
+	top := c.top()
+	if !top.engine() || c.written != 0 || hinted && c.counter != c.baseline {
+		return
+	}
+	if t := asked.Add(-settle); t.After(top.pos.Taken) && t.After(c.idleAsOf) {
+		c.idleAsOf = t
+	}
+}
+
+// load lists the snapshots of these copies again, and their bookmarks when they
+// were not known. For more than two of them everything is listed at once, so that
+// the number of commands does not grow with that of volumes.
+func (e *Engine) load(ctx context.Context, ids []volume.ID) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	e.mu.Lock()
+	since, unknown := e.changes, false
+	for _, id := range ids {
+		if c := e.copies[id]; c != nil && !c.known {
+			unknown = true
+		}
+	}
+	e.mu.Unlock()
+
+	var snaps []zfs.Snapshot
+	var marks []zfs.Bookmark
+	var err error
+	list := func(root string, recursive bool) error {
+		s, err := e.cfg.Pool.Snapshots(ctx, root, recursive)
+		if err != nil {
+			return err
+		}
+		snaps = append(snaps, s...)
+		if unknown {
+			m, err := e.cfg.Pool.Bookmarks(ctx, root, recursive)
+			if err != nil {
+				return err
+			}
+			marks = append(marks, m...)
+		}
+		return nil
+	}
+	if len(ids) > 2 {
+		err = list(e.cfg.Root, true)
+	} else {
+		for _, id := range ids {
+			if err == nil {
+				err = list(e.cfg.dataset(id), false)
+			}
+		}
+	}
+
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err != nil {
+		for _, id := range ids {
+			if c := e.copies[id]; c != nil {
+				c.known = false
+			}
+		}
+		return err
+	}
+	bySnap, byMark := groupSnapshots(snaps), groupBookmarks(marks)
+	for _, id := range ids {
+		c := e.copies[id]
+		if c == nil {
+			continue
+		}
+		if c.changed > since {
+			c.known = false // somebody else was at it; the next load tells
+			continue
+		}
+		name := e.cfg.dataset(id)
+		c.setSnapshots(bySnap[name])
+		if unknown {
+			c.setBookmarks(byMark[name])
+			c.known = true
+			c.remember(time.Now())
+			e.wakeVolume(id)
+		}
+	}
+	return nil
+}
+
+func groupSnapshots(list []zfs.Snapshot) map[string][]zfs.Snapshot {
+	by := map[string][]zfs.Snapshot{}
+	for _, s := range list {
+		by[s.Dataset] = append(by[s.Dataset], s)
+	}
+	return by
+}
+
+func groupBookmarks(list []zfs.Bookmark) map[string][]zfs.Bookmark {
+	by := map[string][]zfs.Bookmark{}
+	for _, b := range list {
+		by[b.Dataset] = append(by[b.Dataset], b)
+	}
+	return by
+}
+
+// tidyLeftover finishes what a crash left of one volume, unless it is being
+// received right now.
+func (e *Engine) tidyLeftover(ctx context.Context, id volume.ID) {
+	e.mu.Lock()
+	rctx, release, ok := e.claim(ctx, id, 0, "")
+	e.mu.Unlock()
+	if !ok {
+		return
+	}
+	defer release()
+	err := e.tidy(rctx, id, false)
+	if ctx.Err() == nil {
+		e.asked(fmt.Sprintf("finish what was left of %s", id), err)
+	}
+}
+
+// tidy finishes a set-aside that was cut short, and gives a complete seed its
+// place. With all it also throws partial streams away. The caller has claimed the
+// volume.
+func (e *Engine) tidy(ctx context.Context, id volume.ID, all bool) error {
+	for range maxSteps {
+		s, err := e.look(ctx, id, true)
+		if err != nil {
+			return err
+		}
+		st, more := tidyStep(s, all)
+		if !more {
+			return nil
+		}
+		if err := e.perform(ctx, id, st, 0, nil); err != nil {
+			return err
+		}
+	}
+	return errors.New("the leftovers of a volume do not go away")
+}
+
+// tidyStep is the next thing to do about leftovers; more is false when there are
+// none.
+func tidyStep(s standing, all bool) (st step, more bool) {
+	if s.fork {
+		return step{act: actFork, reason: "an interrupted set-aside"}, true
+	}
+	for _, seed := range s.seeds {
+		complete := seed.token == "" && len(seed.snaps) > 0
+		switch {
+		case complete && !s.exists:
+			return step{act: actAdoptSeed, epoch: seed.epoch}, true
+		case all || s.exists || !complete && seed.token == "":
+			return clearSeed(seed), true
+		}
+	}
+	if all && s.token != "" {
+		return step{act: actAbort, reason: "nothing is received any more"}, true
+	}
+	return step{}, false
+}
