@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// The shells' scripts all ask "flockctl __complete WORD... CURRENT", which answers
+// with lines of a candidate, a tab and what it is.
+const completeName = "__complete"
+
+const bashCompletion = `# bash completion for flockctl
+_flockctl() {
+    local IFS=$'\n' words=("${COMP_WORDS[@]:1:COMP_CWORD}")
+    COMPREPLY=($(compgen -W "$("${COMP_WORDS[0]}" __complete "${words[@]}" 2>/dev/null | cut -f 1)" -- "${COMP_WORDS[COMP_CWORD]}"))
+    [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace
+}
+complete -o default -F _flockctl flockctl
+`
+
+const zshCompletion = `#compdef flockctl
+_flockctl() {
+    local -a found
+    local line
+    while IFS= read -r line; do
+        found+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}")
+    done < <("${words[1]}" __complete "${(@)words[2,$CURRENT]}" 2>/dev/null)
+    if (( $#found )); then _describe flockctl found; else _files; fi
+}
+if [ "$funcstack[1]" = _flockctl ]; then _flockctl "$@"; else compdef _flockctl flockctl; fi
+`
+
+const fishCompletion = `# fish completion for flockctl
+function __flockctl_complete
+    set -l words (commandline -opc)
+    command $words[1] __complete $words[2..-1] (commandline -ct) 2>/dev/null
+end
+complete -c flockctl -f -a '(__flockctl_complete)'
+`
+
+func (a *app) completionCommand() *cli.Command {
+	scripts := []struct{ shell, script, use string }{
+		{"bash", bashCompletion, "flockctl completion bash > /etc/bash_completion.d/flockctl"},
+		{"zsh", zshCompletion, `flockctl completion zsh > "${fpath[1]}/_flockctl"`},
+		{"fish", fishCompletion, "flockctl completion fish > ~/.config/fish/completions/flockctl.fish"},
+	}
+	group := &cli.Command{Name: "completion", Usage: "print a script that completes flockctl's commands in a shell"}
+	for _, s := range scripts {
+		group.Subcommands = append(group.Subcommands, &cli.Command{
+			Name: s.shell, Usage: "for " + s.shell, Description: s.use,
+			Action: a.action(0, 0, func(context.Context, *cli.Context) error {
+				a.printf("%s", s.script)
+				return nil
+			}),
+		})
+	}
+	return group
+}
+
+func (a *app) completeCommand() *cli.Command {
+	return &cli.Command{
+		Name: completeName, Hidden: true, SkipFlagParsing: true,
+		Action: func(c *cli.Context) error {
+			ctx, cancel := context.WithTimeout(c.Context, completionPatience)
+			defer cancel()
+			for _, line := range a.complete(ctx, a.root(), c.Args().Slice()) {
+				a.printf("%s\n", line)
+			}
+			return nil
+		},
+	}
+}
+
+// complete is what may stand in place of the last word.
+func (a *app) complete(ctx context.Context, root *cli.App, args []string) []string {
+	current := ""
+	if n := len(args); n > 0 {
+		args, current = args[:n-1], args[n-1]
+	}
+	w := parse(root, args)
+	var out []string
+	add := func(word, about string) {
+		if strings.HasPrefix(word, current) {
+			out = append(out, word+"\t"+about)
+		}
+	}
+	switch {
+	case w.open != nil:
+		a.completeValue(ctx, w.open.Names()[0], add)
+	case strings.HasPrefix(current, "-") && !w.dashes:
+		flags := root.Flags
+		if w.command != nil {
+			flags = slices.Concat(w.command.Flags, flags)
+		}
+		for _, f := range flags {
+			about := ""
+			if d, ok := f.(cli.DocGenerationFlag); ok {
+				about = strings.ReplaceAll(d.GetUsage(), "`", "")
+			}
+			add("--"+f.Names()[0], about)
+		}
+	case w.command == nil || len(w.command.Subcommands) > 0:
+		commands := root.Commands
+		if w.command != nil {
+			commands = w.command.Subcommands
+		}
+		if len(w.rest) > 0 {
+			break // no such command
+		}
+		for _, c := range commands {
+			if !c.Hidden {
+				add(c.Name, c.Usage)
+			}
+		}
+	default:
+		a.completeArgument(ctx, w, add)
+	}
+	return out
+}
+
+// completeArgument offers names of what a command is about. Not being able to ask
+// is no error here: then there is nothing to offer.
+func (a *app) completeArgument(ctx context.Context, w words, add func(word, about string)) {
+	what, _, _ := strings.Cut(w.command.ArgsUsage, " ")
+	several := strings.HasSuffix(what, "...")
+	if len(w.rest) > 0 && !several {
+		return
+	}
+	switch strings.TrimSuffix(what, "...") {
+	case "VOLUME":
+		trash := w.command.Name == "undelete"
+		vs, _ := a.client.Volumes(ctx, api.VolumesQuery{Trash: trash})
+		for _, v := range vs {
+			if !slices.Contains(w.rest, v.Name) {
+				add(v.Name, fmt.Sprintf("%s on %s", v.Health, v.Primary))
+			}
+		}
+	case "NODE":
+		a.completeValue(ctx, "node", add)
+	case "ID":
+		ts, _ := a.client.Tokens(ctx)
+		for _, t := range ts {
+			if !slices.Contains(w.rest, t.ID) {
+				add(t.ID, t.Note)
+			}
+		}
+	}
+}
+
+// completeValue offers values of an option.
+func (a *app) completeValue(ctx context.Context, option string, add func(word, about string)) {
+	switch option {
+	case "option":
+		for _, name := range volume.OptionNames() {
+			value, _, _ := volume.OptionHelp(name)
+			add(name+"=", value)
+		}
+	case "failover":
+		for _, p := range []volume.Failover{volume.FailoverAuto, volume.FailoverManual, volume.FailoverNever} {
+			add(string(p), "")
+		}
+	case "profile":
+		for _, p := range volume.Profiles() {
+			add(p, "")
+		}
+	case "node":
+		ns, _ := a.client.Nodes(ctx)
+		for _, n := range ns {
+			add(n.Name, fmt.Sprintf("%s, zone %s", n.Health, n.Zone))
+		}
+	}
+}

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Exit codes. Scripts rely on them: they never change their meaning.
+const (
+	exitOK          = 0
+	exitError       = 1
+	exitUsage       = 2
+	exitNotFound    = 3
+	exitConflict    = 4
+	exitTimeout     = 5
+	exitUnavailable = 6
+	exitDenied      = 7
+)
+
+const exitHelp = `Exit codes:
+   0  done
+   1  failed inside, or interrupted
+   2  the command line or an option is wrong
+   3  no such volume, node or token
+   4  conflict, or refused by a safety rule
+   5  not done in time; it may still happen
+   6  flockd is not running, in no cluster, or has no quorum
+   7  not allowed: no permission, wrong token, foreign cluster`
+
+var exitCodes = map[volume.Code]int{
+	volume.CodeInvalid:     exitUsage,
+	volume.CodeNotFound:    exitNotFound,
+	volume.CodeConflict:    exitConflict,
+	volume.CodeRefused:     exitConflict,
+	volume.CodeTimeout:     exitTimeout,
+	volume.CodeNoQuorum:    exitUnavailable,
+	volume.CodeUnavailable: exitUnavailable,
+	volume.CodeNotInit:     exitUnavailable,
+	volume.CodeDenied:      exitDenied,
+}
+
+// usageError is a wrong command line.
+type usageError struct {
+	err     error
+	command string // where to look for help
+}
+
+func (e usageError) Error() string {
+	return fmt.Sprintf("%v: see %s --help", e.err, e.command)
+}
+
+// told is an error that has been printed already.
+type told struct{ err error }
+
+func (e told) Error() string { return e.err.Error() }
+func (e told) Unwrap() error { return e.err }
+
+func exitCode(err error) int {
+	if err == nil {
+		return exitOK
+	}
+	var u usageError
+	if errors.As(err, &u) {
+		return exitUsage
+	}
+	if code, ok := exitCodes[volume.CodeOf(err)]; ok {
+		return code
+	}
+	return exitError
+}
+
+// printError says on one line what went wrong and what to do.
+func (a *app) printError(err error) {
+	var t told
+	if err == nil || errors.As(err, &t) {
+		return
+	}
+	text := err.Error()
+	if errors.Is(err, context.Canceled) {
+		text = "interrupted: what was asked may still happen"
+	}
+	fmt.Fprintln(a.stderr, "flockctl:", strings.Join(strings.Fields(text), " "))
+}

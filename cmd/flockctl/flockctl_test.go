@@ -1,0 +1,361 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/urfave/cli/v2"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/api/apitest"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"flockctl": func() {
+			w := system()
+			w.now = func() time.Time { return apitest.Now } // the fake flockd's clock
+			os.Exit(run(os.Args[1:], w))
+		},
+	})
+}
+
+// TestStories runs testdata/*.txtar against a fake flockd. Besides testscript's own,
+// a story has these commands:
+//
+//	flockd cluster|new|stop   start one (anew) that leads a cluster or is in none
+//	fail METHOD [CODE TEXT]   make a method of the API fail from now on, or no more
+//	emit KIND NAME TEXT       let an event happen
+//	waiting N                 wait until N calls wait for events
+//	calls METHOD              print the arguments of the calls of a method
+//	code N flockctl ...       run a command that exits with N
+func TestStories(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		UpdateScripts:       os.Getenv("UPDATE_STORIES") != "",
+		Setup: func(e *testscript.Env) error {
+			s := &server{socket: filepath.Join(e.WorkDir, "s")}
+			e.Defer(s.stop)
+			e.Values[server{}] = s
+			e.Setenv("FLOCKCTL_SOCKET", s.socket)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"flockd":  storyFlockd,
+			"fail":    storyFail,
+			"emit":    storyEmit,
+			"waiting": storyWaiting,
+			"calls":   storyCalls,
+			"code":    storyCode,
+		},
+	})
+}
+
+// server is the flockd of one story.
+type server struct {
+	socket string
+	fake   *apitest.Fake
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+func (s *server) start(f *apitest.Fake) error {
+	s.stop()
+	l, err := api.ListenUnix(s.socket, "")
+	if err != nil {
+		return err
+	}
+	var ctx context.Context
+	ctx, s.cancel = context.WithCancel(context.Background())
+	s.fake = f
+	log := slog.New(slog.DiscardHandler)
+	s.wg.Go(func() { api.ServeLocal(ctx, l, api.NewHandler(f, f, log), log) })
+	return nil
+}
+
+func (s *server) stop() {
+	if s.cancel != nil {
+		s.cancel()
+		s.wg.Wait()
+	}
+}
+
+func story(ts *testscript.TestScript) *server { return ts.Value(server{}).(*server) }
+
+func storyFlockd(ts *testscript.TestScript, _ bool, args []string) {
+	switch strings.Join(args, " ") {
+	case "cluster":
+		ts.Check(story(ts).start(apitest.Cluster()))
+	case "new":
+		ts.Check(story(ts).start(apitest.New()))
+	case "stop":
+		story(ts).stop()
+	default:
+		ts.Fatalf("usage: flockd cluster|new|stop")
+	}
+}
+
+func storyFail(ts *testscript.TestScript, _ bool, args []string) {
+	switch {
+	case len(args) == 1:
+		story(ts).fake.Fail(args[0], nil)
+	case len(args) == 3 && args[1] == "internal":
+		story(ts).fake.Fail(args[0], errors.New(args[2]))
+	case len(args) == 3:
+		story(ts).fake.Fail(args[0], volume.Errorf(volume.Code(args[1]), "%s", args[2]))
+	default:
+		ts.Fatalf("usage: fail METHOD [CODE TEXT]")
+	}
+}
+
+func storyEmit(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: emit KIND NAME TEXT")
+	}
+	story(ts).fake.Emit(args[0], args[1], args[2])
+}
+
+func storyWaiting(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(strings.Join(args, " "))
+	ts.Check(err)
+	for range 2000 {
+		if story(ts).fake.Waiting() == want {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	ts.Fatalf("%d calls wait for events, want %d", story(ts).fake.Waiting(), want)
+}
+
+func storyCalls(ts *testscript.TestScript, _ bool, args []string) {
+	for _, c := range story(ts).fake.Calls() {
+		if c.Method != args[0] {
+			continue
+		}
+		b, err := json.Marshal(c.Args)
+		ts.Check(err)
+		var plain []any
+		ts.Check(json.Unmarshal(b, &plain))
+		for _, arg := range plain {
+			if m, ok := arg.(map[string]any); ok {
+				delete(m, "request") // random
+			}
+		}
+		b, err = json.Marshal(plain)
+		ts.Check(err)
+		fmt.Fprintf(ts.Stdout(), "%s\n", b)
+	}
+}
+
+func storyCode(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+func TestArrange(t *testing.T) {
+	root := (&app{world: system()}).root()
+	tests := []struct{ in, want string }{
+		{"", ""},
+		{"ls", "ls"},
+		{"ls --json", "--json ls"},
+		{"volume ls -q --trash", "-q volume list --trash"},
+		{"vol create db --size 1G -o a=b", "volume create --size 1G -o a=b -- db"},
+		{"create --size=1G db --timeout 3s", "--timeout 3s create --size=1G -- db"},
+		{"create --strict db", "create --strict -- db"},
+		{"join TOKEN --peer a,b", "join --peer a,b -- TOKEN"},
+		{"rm -- -odd", "rm -- -odd"},
+		{"rm --yes ls ls", "rm --yes -- ls ls"},
+		{"inspect volume", "inspect -- volume"},
+		{"node label n zone- a=b --zone z", "node label --zone z -- n zone- a=b"},
+		{"node label n -", "node label -- n -"},
+		{"help volume rm", "volume remove --help"},
+		{"help", "--help"},
+		{"volume rm --help", "volume remove --help"},
+		{"volume foo", "volume foo"},
+		{"foo bar", "foo bar"},
+		{"--socket /x ls", "--socket /x ls"},
+		{"ls --socket", "--socket ls"}, // refused by the library: the value is missing
+		{"ls --bogus x", "ls --bogus -- x"},
+		{"__complete vol --", "__complete vol --"},
+	}
+	for _, tt := range tests {
+		if got := strings.Join(arrange(root, strings.Fields(tt.in)), " "); got != tt.want {
+			t.Errorf("arrange(%q) = %q, want %q", tt.in, got, tt.want)
+		}
+	}
+}
+
+func TestComplete(t *testing.T) {
+	fake := apitest.Cluster()
+	l := apitest.NewListener()
+	ctx, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	log := slog.New(slog.DiscardHandler)
+	wg.Go(func() { api.ServeLocal(ctx, l, api.NewHandler(fake, nil, log), log) })
+	defer wg.Wait()
+	defer stop()
+	a := &app{world: system(), client: api.NewClient(l.Dial)}
+	defer a.client.Close()
+
+	tests := []struct {
+		line string // the last word is the one to complete
+		want []string
+	}{
+		{"vol", []string{"volume"}},
+		{"volume ", []string{"create", "list", "inspect", "remove", "undelete"}},
+		{"volume remove ", []string{"pgdata", "scratch", "uploads"}},
+		{"rm pg", []string{"pgdata"}},
+		{"rm pgdata ", []string{"scratch", "uploads"}},
+		{"undelete ", nil},
+		{"volume undelete ", []string{"old"}},
+		{"volume undelete old ", nil},
+		{"create ", nil},
+		{"create --n", []string{"--node"}},
+		{"create --node b", []string{"beta"}},
+		{"create x --failover ", []string{"auto", "manual", "never"}},
+		{"create x --profile d", []string{"database", "default"}},
+		{"create -o rep", []string{"replicas="}},
+		{"node inspect ", []string{"alpha", "beta", "gamma"}},
+		{"node label al", []string{"alpha"}},
+		{"node label alpha ", nil},
+		{"token revoke ", []string{"k3y00001", "k3y00002"}},
+		{"completion ", []string{"bash", "zsh", "fish"}},
+		{"ls --js", []string{"--json"}},
+		{"nonsense ", nil},
+		{"rm -- --", nil},
+	}
+	for _, tt := range tests {
+		args := strings.Split(tt.line, " ")
+		var got []string
+		for _, line := range a.complete(t.Context(), a.root(), args) {
+			word, _, _ := strings.Cut(line, "\t")
+			got = append(got, word)
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("completing %q: got %q, want %q", tt.line, got, tt.want)
+		}
+	}
+}
+
+// Whatever cannot be asked, completion stays silent.
+func TestCompleteWithoutFlockd(t *testing.T) {
+	a := &app{world: system(), client: api.NewClient(func(context.Context) (net.Conn, error) { return nil, errors.New("no") })}
+	if got := a.complete(t.Context(), a.root(), []string{"rm", ""}); len(got) > 0 {
+		t.Errorf("got %q, want nothing", got)
+	}
+}
+
+// Every command has help, in one voice: no capital at its start, no full stop.
+func TestEveryCommandHasHelp(t *testing.T) {
+	var walk func(prefix string, commands []*cli.Command)
+	walk = func(prefix string, commands []*cli.Command) {
+		for _, c := range commands {
+			name := prefix + " " + c.Name
+			if c.Hidden {
+				continue
+			}
+			if c.Usage == "" || strings.ToLower(c.Usage[:1]) != c.Usage[:1] || strings.HasSuffix(c.Usage, ".") {
+				t.Errorf("%s: usage %q", name, c.Usage)
+			}
+			for _, f := range c.Flags {
+				if d, ok := f.(cli.DocGenerationFlag); ok && d.GetUsage() == "" {
+					t.Errorf("%s: option %s has no help", name, f.Names()[0])
+				}
+			}
+			walk(name, c.Subcommands)
+		}
+	}
+	walk("flockctl", (&app{world: system()}).root().Commands)
+}
+
+func TestHumanNumbers(t *testing.T) {
+	sizes := map[int64]string{
+		0: "0B", 1023: "1023B", 1024: "1KiB", 1536: "1.5KiB", 10 << 10: "10KiB", 1<<20 - 1: "1MiB", 1 << 20: "1MiB",
+		650 << 20: "650MiB", 1<<30 + 1<<29: "1.5GiB", 10 << 40: "10TiB", 1<<63 - 1: "8EiB",
+	}
+	for in, want := range sizes {
+		if got := size(in); got != want {
+			t.Errorf("size(%d) = %s, want %s", in, got, want)
+		}
+	}
+	const day = 24 * time.Hour
+	ages := map[time.Duration]string{
+		-time.Second: "0s", 0: "0s", 59 * time.Second: "59s", time.Minute: "1m", 119 * time.Minute: "1h", 47 * time.Hour: "47h",
+		2 * day: "2d", 700 * day: "700d", 800 * day: "2y",
+	}
+	for in, want := range ages {
+		if got := age(in); got != want {
+			t.Errorf("age(%s) = %s, want %s", in, got, want)
+		}
+	}
+	lags := map[float64]string{0: "0.0s", 0.84: "0.8s", 9.99: "10s", 59: "59s", 301: "5m1s", 7200: "2h"}
+	for in, want := range lags {
+		if got := lag(&in); got != want {
+			t.Errorf("lag(%v) = %s, want %s", in, got, want)
+		}
+	}
+	if got := lag(nil); got != "?" {
+		t.Errorf("lag(nil) = %s, want ?", got)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	tests := []struct {
+		err  error
+		want int
+	}{
+		{nil, 0},
+		{errors.New("x"), 1},
+		{context.Canceled, 1},
+		{usageError{errors.New("x"), "flockctl"}, 2},
+		{fmt.Errorf("a: %w", volume.Errorf(volume.CodeNotFound, "x")), 3},
+		{told{volume.Errorf(volume.CodeRefused, "x")}, 4},
+	}
+	for _, tt := range tests {
+		if got := exitCode(tt.err); got != tt.want {
+			t.Errorf("exitCode(%v) = %d, want %d", tt.err, got, tt.want)
+		}
+	}
+	want := []volume.Code{
+		volume.CodeConflict, volume.CodeDenied, volume.CodeInvalid, volume.CodeNoQuorum, volume.CodeNotFound,
+		volume.CodeNotInit, volume.CodeRefused, volume.CodeTimeout, volume.CodeUnavailable,
+	}
+	var got []volume.Code
+	for c := range exitCodes {
+		got = append(got, c)
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("codes with an exit code: %v, want %v", got, want)
+	}
+}
