@@ -33,7 +33,7 @@ kvm_boots() {
 
 # start_qemu FOLDER NUMBER ACCEL QEMU-OPTIONS...
 start_qemu() {
-	local node=$1 number=$2 accel=$3 port cpu=max
+	local node=$1 number=$2 accel=$3 port cpu=${LAB_CPU:-max}
 	shift 3
 	((${#node} < 90)) || die "$node is too long a path for a socket: set FLOCKER_LAB_DIR to a shorter one"
 	port=$(free_port "$node")
