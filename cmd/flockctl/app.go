@@ -58,7 +58,10 @@ func run(args []string, w world) int {
 
 	a := &app{world: w}
 	root := a.root()
-	err := root.RunContext(ctx, append([]string{"flockctl"}, arrange(root, args)...))
+	args, err := arrange(root, args)
+	if err == nil {
+		err = root.RunContext(ctx, append([]string{root.Name}, args...))
+	}
 	if a.client != nil {
 		a.client.Close()
 	}
@@ -147,8 +150,11 @@ func unknownCommand(c *cli.Context) error {
 		return cli.ShowSubcommandHelp(c)
 	}
 	err := fmt.Errorf("there is no command %q", name)
-	if near := cli.SuggestCommand(c.Command.Subcommands, name); near != "" && strings.HasPrefix(near, name[:1]) {
-		err = fmt.Errorf("%w, did you mean %q?", err, near)
+	for _, sub := range c.Command.Subcommands {
+		if !sub.Hidden && (strings.HasPrefix(sub.Name, name) || strings.HasPrefix(name, sub.Name)) {
+			err = fmt.Errorf("%w, did you mean %q?", err, sub.Name)
+			break
+		}
 	}
 	return usageError{err, c.Command.HelpName}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -62,14 +63,17 @@ func parse(root *cli.App, args []string) words {
 }
 
 // arrange puts a command line into the order that the library wants.
-func arrange(root *cli.App, args []string) []string {
+func arrange(root *cli.App, args []string) ([]string, error) {
 	if len(args) > 0 && args[0] == completeName {
-		return args
+		return args, nil
 	}
 	if len(args) > 0 && args[0] == "help" {
 		args = append(args[1:len(args):len(args)], "--help")
 	}
 	w := parse(root, args)
+	if w.open != nil {
+		return nil, usageError{fmt.Errorf("option %s needs a value", args[len(args)-1]), strings.Join(append([]string{root.Name}, w.path...), " ")}
+	}
 	out := append(w.global, w.path...)
 	out = append(out, w.options...)
 	// Without the dashes, an argument that begins with one would be an option. For a
@@ -77,7 +81,7 @@ func arrange(root *cli.App, args []string) []string {
 	if len(w.rest) > 0 && (w.command != nil && len(w.command.Subcommands) == 0 || w.dashes) {
 		out = append(out, "--")
 	}
-	return append(out, w.rest...)
+	return append(out, w.rest...), nil
 }
 
 // find is the option of the command that arg means, nil when there is none.

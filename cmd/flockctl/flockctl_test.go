@@ -54,8 +54,9 @@ func TestStories(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			s := &server{socket: filepath.Join(e.WorkDir, "s")}
 			e.Defer(s.stop)
-			e.Values[server{}] = s
+			e.Values[serverKey{}] = s
 			e.Setenv("FLOCKCTL_SOCKET", s.socket)
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // else each of many runs sleeps a second
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -98,7 +99,9 @@ func (s *server) stop() {
 	}
 }
 
-func story(ts *testscript.TestScript) *server { return ts.Value(server{}).(*server) }
+type serverKey struct{}
+
+func story(ts *testscript.TestScript) *server { return ts.Value(serverKey{}).(*server) }
 
 func storyFlockd(ts *testscript.TestScript, _ bool, args []string) {
 	switch strings.Join(args, " ") {
@@ -203,13 +206,13 @@ func TestArrange(t *testing.T) {
 		{"volume foo", "volume foo"},
 		{"foo bar", "foo bar"},
 		{"--socket /x ls", "--socket /x ls"},
-		{"ls --socket", "--socket ls"}, // refused by the library: the value is missing
 		{"ls --bogus x", "ls --bogus -- x"},
 		{"__complete vol --", "__complete vol --"},
 	}
 	for _, tt := range tests {
-		if got := strings.Join(arrange(root, strings.Fields(tt.in)), " "); got != tt.want {
-			t.Errorf("arrange(%q) = %q, want %q", tt.in, got, tt.want)
+		got, err := arrange(root, strings.Fields(tt.in))
+		if got := strings.Join(got, " "); got != tt.want || err != nil {
+			t.Errorf("arrange(%q) = %q, %v; want %q", tt.in, got, err, tt.want)
 		}
 	}
 }
@@ -325,6 +328,17 @@ func TestHumanNumbers(t *testing.T) {
 	}
 	if got := lag(nil); got != "?" {
 		t.Errorf("lag(nil) = %s, want ?", got)
+	}
+}
+
+func TestErrorsAreOneLine(t *testing.T) {
+	var out strings.Builder
+	a := &app{world: world{stderr: &out}}
+	a.printError(errors.New("first line\n  second line\n"))
+	a.printError(told{errors.New("printed before")})
+	a.printError(nil)
+	if got, want := out.String(), "flockctl: first line second line\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

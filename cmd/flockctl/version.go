@@ -9,20 +9,15 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/flocker-io/flocker/internal/api"
-)
-
-// version and commit are set by the linker (-X main.version=...).
-var (
-	version = "dev"
-	commit  = ""
+	"github.com/flocker-io/flocker/internal/version"
 )
 
 func ownVersion() api.VersionInfo {
-	return api.VersionInfo{Version: version, Commit: commit, GoVersion: runtime.Version(), API: api.APIVersion}
+	return api.VersionInfo{Version: version.Version, Commit: version.Commit, GoVersion: runtime.Version(), API: api.APIVersion}
 }
 
 func (a *app) printOwnVersion() error {
-	a.printf("flockctl %s\n", version)
+	a.printf("flockctl %s\n", version.Version)
 	return nil
 }
 
@@ -33,7 +28,7 @@ func (a *app) versionCommand() *cli.Command {
 		Description: "With --quiet only flockctl's own, without asking flockd.",
 		Action: a.action(0, 0, func(ctx context.Context, c *cli.Context) error {
 			if a.quiet {
-				a.printf("%s\n", version)
+				a.printf("%s\n", version.Version)
 				return nil
 			}
 			server, err := a.client.Version(ctx)

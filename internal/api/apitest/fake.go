@@ -78,7 +78,7 @@ func (f *Fake) Calls() []Call {
 	return slices.Clone(f.calls)
 }
 
-// Waiting is how many Events calls wait right now.
+// Waiting is how many Events calls wait for the next event.
 func (f *Fake) Waiting() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -98,7 +98,7 @@ func (f *Fake) emit(kind, name, message string) {
 	})
 	if f.news != nil {
 		close(f.news)
-		f.news = nil
+		f.news, f.waiting = nil, 0
 	}
 }
 
@@ -493,7 +493,9 @@ func (f *Fake) Events(ctx context.Context, q api.EventsQuery) ([]api.Event, erro
 			err = context.Cause(ctx)
 		}
 		f.mu.Lock()
-		f.waiting--
+		if f.news == news {
+			f.waiting--
+		}
 		if err != nil || done {
 			return nil, err
 		}
