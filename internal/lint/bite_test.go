@@ -24,6 +24,7 @@ func TestRulesBite(t *testing.T) {
 		{"layering", "internal/agent/a.go", `package agent; import _ "` + mod + `/internal/daemon"`, "may not import internal/daemon"},
 		{"layering", "replicate/a_test.go", `package replicate; import _ "` + mod + `/zfs/zfsfake"`, ""},
 		{"layering", "replicate/a_test.go", `package replicate; import _ "` + mod + `/plugin"`, "may not import plugin"},
+		{"layering", "internal/scenario/a.go", `package scenario; import _ "` + mod + `/zfs/zfsfake"`, ""},
 		{"layering", "internal/misc/a.go", `package misc`, "is not in the table"},
 		{"layering", "test/stories/a.go", `package stories; import _ "` + mod + `/internal/api"`, ""},
 
@@ -49,6 +50,8 @@ func TestRulesBite(t *testing.T) {
 		{"sleeping tests", "zfs/a_test.go", `package zfs; import "time"; func TestA() { time.Sleep(1) }`, "a test sleeps"},
 		{"sleeping tests", "zfs/a_test.go", `package zfs; import "time"; func waitFor() { time.Sleep(1) }`, ""},
 		{"sleeping tests", "zfs/a_test.go", `package zfs; import ("testing/synctest"; "time"); func TestA() { time.Sleep(1) }`, ""},
+		{"sleeping tests", "zfs/a_test.go", `package zfs; import "time"; func TestA() { for !done() { time.Sleep(1) } }`, ""},
+		{"sleeping tests", "zfs/a_test.go", `package zfs; import "time"; func TestA() { time.Sleep(1) } // it must not come`, ""},
 		{"sleeping tests", "zfs/a.go", `package zfs; import "time"; func a() { time.Sleep(1) }`, ""},
 
 		{"private places", "scripts/x", "docker pull qu" + "ay.io/x", "names"},

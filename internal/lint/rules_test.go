@@ -129,33 +129,49 @@ func formatting(r *repo) (problems []string) {
 
 // sleepingTests: a test waits for a condition, not for a time that is sometimes
 // too short and always too long. In a synctest bubble sleeping costs nothing and is
-// exact; elsewhere only helpers that wait for something may sleep between looks.
+// exact; elsewhere a test may sleep between looks, in a loop or a helper named for
+// it, and where nothing could be waited for, if the same line says so.
 func sleepingTests(r *repo) (problems []string) {
 	waits := regexp.MustCompile(`(?i)wait|until|retry|eventually|poll`)
 	for _, f := range r.goFiles {
-		bubble := slices.Contains(f.imports(), "testing/synctest") || f.pkg == "internal/scenario"
+		bubble := slices.Contains(f.imports(), "testing/synctest") || isWorld(f.pkg)
 		if !f.isTest() || bubble {
 			continue
 		}
+		reasons := map[int]bool{} // lines with a comment
+		for _, group := range f.ast.Comments {
+			reasons[f.fset.Position(group.Pos()).Line] = true
+		}
 		f.selectors(func(n ast.Node, pkg, name string) {
-			if pkg != "time" || name != "Sleep" || waits.MatchString(enclosing(f.ast, n)) {
+			if pkg != "time" || name != "Sleep" || reasons[f.fset.Position(n.Pos()).Line] {
+				return
+			}
+			fn, looped := around(f.ast, n)
+			if looped || waits.MatchString(fn) {
 				return
 			}
 			problems = append(problems, fmt.Sprintf(
-				"%s: a test sleeps: wait for the condition in a helper (named wait..., until..., retry...), or use a synctest bubble", f.at(n)))
+				"%s: a test sleeps: wait for the condition, or say in a comment on this line why there is none", f.at(n)))
 		})
 	}
 	return problems
 }
 
-// enclosing is the name of the declared function around a node.
-func enclosing(file *ast.File, n ast.Node) string {
-	for _, d := range file.Decls {
-		if fn, ok := d.(*ast.FuncDecl); ok && fn.Pos() <= n.Pos() && n.Pos() < fn.End() {
-			return fn.Name.Name
+// around is the declared function around a node, and whether a loop is.
+func around(file *ast.File, n ast.Node) (fn string, looped bool) {
+	ast.Inspect(file, func(outer ast.Node) bool {
+		if outer == nil || n.Pos() < outer.Pos() || outer.End() <= n.Pos() {
+			return false
 		}
-	}
-	return ""
+		switch outer := outer.(type) {
+		case *ast.FuncDecl:
+			fn = outer.Name.Name
+		case *ast.ForStmt, *ast.RangeStmt:
+			looped = true
+		}
+		return true
+	})
+	return fn, looped
 }
 
 // privatePlaces: nothing in the repository names a registry, which no test can
