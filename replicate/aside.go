@@ -36,7 +36,11 @@ func (e *Engine) perform(ctx context.Context, id volume.ID, st step, epoch volum
 	case actShelveSeed:
 		return e.shelve(ctx, id, e.cfg.seed(id, st.epoch), st.reason, false)
 	case actFork:
-		return e.forkCopy(ctx, id, st, epoch, props)
+		if err := e.forkCopy(ctx, id, st, epoch, props); err != nil {
+			return err
+		}
+		e.unmodified(id)
+		return nil
 	case actShelve:
 		if err := e.saveHead(ctx, name); err != nil {
 			return err
@@ -44,6 +48,15 @@ func (e *Engine) perform(ctx context.Context, id volume.ID, st step, epoch volum
 		return e.shelve(ctx, id, name, st.reason, false)
 	}
 	return fmt.Errorf("no such step: %s", st.act)
+}
+
+// unmodified notes that a copy's head is that of its newest snapshot again.
+func (e *Engine) unmodified(id volume.ID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c := e.copies[id]; c != nil {
+		c.modified = false
+	}
 }
 
 // abortSeed throws a partial seed away; one that zfs does not know as partial is

@@ -1,0 +1,232 @@
+package replicate
+
+import (
+	"context"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// A first copy is made, then increments follow as data changes, to two replicas.
+func TestFirstReplication(t *testing.T) {
+	inBubble(t, "a b c", func(w *world) {
+		a := w.node("a")
+		a.create()
+		a.write("f", "one")
+		w.assign(1, "a", "b", "c")
+		w.waitFor("b in sync", w.inSync("a", "b"))
+		w.waitFor("c in sync", w.inSync("a", "c"))
+		if n := a.streams(kindFull); n != 2 {
+			t.Errorf("%d full streams, want 2", n)
+		}
+		for _, data := range []string{"two", "three", "four"} {
+			a.write("f", data)
+			w.waitFor("b has "+data, w.inSync("a", "b"))
+			w.waitFor("c has "+data, w.inSync("a", "c"))
+		}
+		if n := a.streams(kindFull); n != 2 {
+			t.Errorf("%d full streams after increments, want 2", n)
+		}
+		l := a.link("b")
+		if got := w.node("b").eng().Positions()[testVol]; got.GUID != l.Acked.GUID || !got.Taken.Equal(l.Acked.Taken) {
+			t.Errorf("b holds %+v, the link acked %+v", got, l.Acked)
+		}
+		d, err := w.node("b").host.Dataset(context.Background(), a.dataset())
+		w.must(err)
+		if !d.ReadOnly || d.CanMount != "noauto" || d.User[propEpoch] != volume.Epoch(1).String() || d.User[propVolume] != string(testVol) || d.Mounted {
+			t.Errorf("replica's dataset: %+v", d)
+		}
+	})
+}
+
+// An idle volume costs nothing but the shared query, is proven complete again and
+// again, and never takes a snapshot.
+func TestIdle(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("b in sync", w.inSync("a", "b"))
+		time.Sleep(15 * time.Second)
+		_, name := a.newest()
+		a.host.ResetCommands()
+		b.host.ResetCommands()
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		if cmds := a.host.Commands(); len(cmds) != 1 || cmds["datasets"] < 29 || cmds["datasets"] > 31 {
+			t.Errorf("commands of an idle primary in 30 s: %v", cmds)
+		}
+		if cmds := b.host.Commands(); len(cmds) > 1 || cmds["dataset"] > 1 || cmds["datasets"] > 2 {
+			t.Errorf("commands of an idle replica in 30 s: %v", cmds)
+		}
+		if _, now := a.newest(); now != name {
+			t.Errorf("idle volume got a snapshot: %s, then %s", name, now)
+		}
+		l := a.link("b")
+		if age := time.Since(l.CompleteAsOf); l.State != volume.LinkInSync || age > 12*time.Second || age < 10*time.Second {
+			t.Errorf("idle link is %s, complete as of %v ago", l.State, age)
+		}
+		time.Sleep(2 * time.Minute)
+		if age := time.Since(b.eng().CompleteAsOf(testVol)); age > 100*time.Second {
+			t.Errorf("replica believes to be complete as of %v ago", age)
+		}
+	})
+}
+
+// User snapshots on the way are replicated too, oldest first.
+func TestUserSnapshots(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		a.write("f", "0")
+		w.must(a.host.Snapshot(context.Background(), []string{a.dataset() + "@before"}, nil))
+		a.write("f", "1")
+		w.assign(1, "a", "b")
+		w.waitFor("seeded", w.inSync("a", "b"))
+		w.partition("a", "b", true)
+		a.write("f", "2")
+		w.must(a.host.Snapshot(context.Background(), []string{a.dataset() + "@x"}, nil))
+		a.write("f", "3")
+		w.must(a.host.Snapshot(context.Background(), []string{a.dataset() + "@y"}, nil))
+		a.eng().Refresh(testVol)
+		time.Sleep(5 * time.Second)
+		w.partition("a", "b", false)
+		w.waitFor("caught up", w.inSync("a", "b"))
+		have := map[string]bool{}
+		for _, s := range b.snapshots() {
+			have[s.Name] = true
+		}
+		for _, name := range []string{"before", "x", "y"} {
+			if !have[name] {
+				t.Errorf("replica lacks @%s: %v", name, have)
+			}
+		}
+	})
+}
+
+// A replica that was away catches up with one increment, and meanwhile neither
+// snapshots nor bookmarks pile up.
+func TestAwayForLong(t *testing.T) {
+	inBubble(t, "a b c", func(w *world) {
+		a := w.node("a")
+		a.create()
+		w.assign(1, "a", "b", "c")
+		w.waitFor("b in sync", w.inSync("a", "b"))
+		w.waitFor("c in sync", w.inSync("a", "c"))
+		w.partition("a", "c", true)
+		for i := range 400 {
+			a.write("f", string(rune('a'+i%26))+time.Now().String())
+			time.Sleep(time.Second)
+		}
+		if n := len(a.snapshots()); n > 3+pruneBatch+4 {
+			t.Errorf("%d snapshots piled up on the primary", n)
+		}
+		if n := len(w.node("b").snapshots()); n > 3+pruneBatch+4 {
+			t.Errorf("%d snapshots piled up on the other replica", n)
+		}
+		marks, err := a.host.Bookmarks(context.Background(), a.dataset(), false)
+		w.must(err)
+		if len(marks) > keepBookmarks+pruneBatch+2 {
+			t.Errorf("%d bookmarks piled up", len(marks))
+		}
+		if l := a.link("c"); l.State != volume.LinkConnecting || l.Error == "" {
+			t.Errorf("link to the lost replica: %+v", l)
+		}
+		if n := a.count(func(ev Event) bool { c, ok := ev.(LinkChanged); return ok && c.Replica == w.node("c").id }); n > 2 {
+			t.Errorf("the loss was told %d times", n)
+		}
+		before, full := a.streams(""), a.streams(kindFull)
+		w.partition("a", "c", false)
+		w.waitFor("c caught up", w.inSync("a", "c"))
+		if n := a.streams("") - before; n > 2 {
+			t.Errorf("catching up took %d streams", n)
+		}
+		if a.streams(kindFull) != full {
+			t.Error("catching up took a full stream")
+		}
+	})
+}
+
+// Every replica alone away: at most two snapshots wait.
+func TestSelfClocked(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a := w.node("a")
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		before := len(a.snapshots())
+		w.partition("a", "b", true)
+		for i := range 30 {
+			a.write("f", time.Now().String()+string(rune('a'+i)))
+			time.Sleep(time.Second)
+		}
+		if n := len(a.snapshots()) - before; n > maxUnacked {
+			t.Errorf("%d snapshots taken while nobody acknowledged", n)
+		}
+		w.partition("a", "b", false)
+		w.waitFor("caught up", w.inSync("a", "b"))
+	})
+}
+
+// A connection cut after any power of two bytes, either way, ends in a copy that is
+// alike, for a seed and for an increment.
+func TestCuts(t *testing.T) {
+	for _, way := range []string{"sender", "receiver"} {
+		for size := 1; size <= 1<<21; size *= 2 {
+			inBubble(t, "a b", func(w *world) {
+				rng := rand.New(rand.NewPCG(1, uint64(size)))
+				left := size
+				w.wrap = cutOnce(way, &left, false)
+				a := w.node("a")
+				a.create()
+				a.write("f", blob(rng, 600<<10))
+				w.assign(1, "a", "b")
+				w.waitFor("seeded", w.inSync("a", "b"))
+				a.write("g", blob(rng, 300<<10))
+				w.waitFor("in sync", w.inSync("a", "b"))
+				if n := w.node("b").count(setAside); n > 0 {
+					t.Errorf("cut after %d bytes of the %s: %d copies set aside", size, way, n)
+				}
+			})
+		}
+	}
+}
+
+// One damaged byte is noticed and never becomes data.
+func TestDamage(t *testing.T) {
+	for _, way := range []string{"sender", "receiver"} {
+		for size := 1; size <= 1<<20; size = size*3 + 1 {
+			inBubble(t, "a b", func(w *world) {
+				rng := rand.New(rand.NewPCG(2, uint64(size)))
+				left := size
+				w.wrap = cutOnce(way, &left, true)
+				a := w.node("a")
+				a.create()
+				a.write("f", blob(rng, 300<<10))
+				w.assign(1, "a", "b")
+				w.waitFor("seeded", w.inSync("a", "b"))
+				a.write("g", blob(rng, 300<<10))
+				w.waitFor("in sync", w.inSync("a", "b"))
+			})
+		}
+	}
+}
+
+// A partial stream is resumed, not begun again.
+func TestResume(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		left := 1 << 20
+		w.wrap = cutOnce("sender", &left, false)
+		a := w.node("a")
+		a.create()
+		a.write("f", blob(rand.New(rand.NewPCG(3, 3)), 3<<20))
+		w.assign(1, "a", "b")
+		w.waitFor("seeded", w.inSync("a", "b"))
+		if n := a.streams(kindResume); n != 1 {
+			t.Errorf("%d resumed streams, want 1", n)
+		}
+	})
+}

@@ -1,0 +1,543 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+	"github.com/flocker-io/flocker/zfs/zfsfake"
+)
+
+// powerCut makes a node lose power at its engine's nth command from now on, before or after
+// the command has done its work, and start again a second later.
+func (n *node) powerCut(nth int, after bool) (happened func() bool) {
+	cut := make(chan struct{}, 1)
+	var count atomic.Int64
+	n.host.Inject(zfsfake.Rule{After: after, Do: func(ctx context.Context, op, names string) error {
+		if ctx.Value(byEngine{}) == nil || count.Add(1) != int64(nth) {
+			return nil
+		}
+		n.host.Crash()
+		cut <- struct{}{}
+		return zfsfake.ErrCrashed
+	}})
+	ctx, cancel := context.WithCancel(context.Background())
+	n.w.onStop = append(n.w.onStop, cancel)
+	go func() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-cut:
+		}
+		n.stop()
+		sleep(ctx, time.Second)
+		n.start()
+	}()
+	return func() bool { return count.Load() >= int64(nth) }
+}
+
+// A power cut of either node at each command of a story with a seed, increments and
+// a user's snapshot ends in copies that are alike, with nothing set aside.
+func TestPowerCuts(t *testing.T) {
+	for _, who := range []string{"a", "b"} {
+		for _, after := range []bool{false, true} {
+			for nth := 1; ; nth++ {
+				happened := false
+				inBubble(t, "a b", func(w *world) {
+					a, b := w.node("a"), w.node("b")
+					synctest.Wait() // both have read their pools
+					a.create()
+					a.write("f", "one")
+					cut := w.node(who).powerCut(nth, after)
+					w.assign(1, "a", "b")
+					w.waitFor("seeded", w.inSync("a", "b"))
+					for i := range 12 {
+						w.try(func() error { return a.tryWrite("f", fmt.Sprint(i)) })
+						if i == 5 {
+							w.try(func() error {
+								err := a.host.Snapshot(context.Background(), []string{a.dataset() + "@user"}, nil)
+								if errors.Is(err, zfs.ErrExists) {
+									return nil
+								}
+								return err
+							})
+						}
+						time.Sleep(1100 * time.Millisecond)
+					}
+					w.waitFor("in sync", func() bool { return !w.down(who) && w.inSync("a", "b")() })
+					w.waitFor("the user's snapshot", func() bool { return has(b, "user") })
+					if n := b.count(setAside); n > 0 {
+						w.Errorf("cut of %s at command %d (after %v): %d copies set aside", who, nth, after, n)
+					}
+					happened = cut()
+				})
+				if !happened || t.Failed() {
+					break
+				}
+			}
+		}
+	}
+}
+
+func has(n *node, name string) bool {
+	for _, s := range n.snapshots() {
+		if s.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// A returning primary with a tail that nobody else has: the tail is set aside,
+// whole, and the copy goes on from the last common snapshot. Then the same with a
+// power cut at every command.
+func TestDiverged(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		for nth := 0; ; nth++ {
+			happened := false
+			inBubble(t, "a b", func(w *world) {
+				a, b := w.node("a"), w.node("b")
+				a.create()
+				a.write("f", "one")
+				w.assign(1, "a", "b")
+				w.waitFor("in sync", w.inSync("a", "b"))
+
+				// a goes on alone; b is promoted.
+				w.partition("a", "b", true)
+				a.write("tail", "snapshotted")
+				time.Sleep(3 * time.Second)
+				a.write("tail2", "not snapshotted, the two slots are taken or not")
+				a.assign()
+				time.Sleep(time.Second)
+				a.write("tail3", "surely not snapshotted")
+				w.assign(2, "b", "a")
+				b.write("g", "two")
+				cut := func() bool { return false }
+				if nth > 0 {
+					cut = a.powerCut(nth, after)
+				}
+				w.partition("a", "b", false)
+				w.waitFor("in sync", func() bool { return !w.down("a") && w.inSync("b", "a")() })
+				if n := b.streams(kindFull); n > 0 {
+					w.Errorf("%d full streams", n)
+				}
+				w.hasAside(a, "tail", "tail2", "tail3")
+				happened = cut()
+			})
+			if nth > 0 && !happened || t.Failed() {
+				break
+			}
+		}
+	}
+}
+
+// hasAside checks that exactly one set-aside copy is there, with these files.
+func (w *world) hasAside(n *node, files ...string) {
+	w.Helper()
+	list, err := n.host.Datasets(context.Background(), "tank/flocker-aside")
+	w.must(err)
+	if len(list) != 2 {
+		w.Fatalf("datasets set aside: %d, want one", len(list)-1)
+	}
+	for _, file := range files {
+		if _, err := n.host.ReadFile(list[1].Name, file); err != nil {
+			w.Errorf("%s lacks %s: %v", list[1].Name, file, err)
+		}
+	}
+}
+
+// A copy with nothing in common is renamed as a whole, and a full stream follows.
+func TestNothingInCommon(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		a.write("f", "ours")
+		b.create()
+		b.write("f", "theirs")
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		w.hasAside(b, "f")
+	})
+}
+
+// A replica that somebody wrote to: found out by zfs, set aside with what was
+// written, never rolled back.
+func TestModifiedReplica(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		a.write("f", "one")
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		b.write("vandal", "was here")
+		a.write("f", "two")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		w.hasAside(b, "vandal")
+		if n := a.streams(kindFull); n != 1 {
+			t.Errorf("%d full streams, want the seed alone", n)
+		}
+	})
+}
+
+// A replica out of space says so, keeps what it has, and goes on from there.
+func TestNoSpace(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		a.write("f", "one")
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		b.host.SetCapacity("tank", 4<<20)
+		a.write("big", blob(rand.New(rand.NewPCG(4, 4)), 8<<20))
+		w.waitFor("refused", func() bool {
+			l := a.link("b")
+			return l.State == volume.LinkRefused && strings.Contains(l.Error, "space")
+		})
+		time.Sleep(time.Minute)
+		b.host.SetCapacity("tank", 1<<30)
+		w.waitFor("in sync", w.inSync("a", "b"))
+		if n := b.count(setAside); n > 0 {
+			t.Errorf("%d copies set aside", n)
+		}
+		if n := a.count(func(ev Event) bool { c, ok := ev.(LinkChanged); return ok && c.Err != nil }); n > 2 {
+			t.Errorf("it was told %d times", n)
+		}
+	})
+}
+
+// A pool that cannot be asked never leads to a full stream or a set-aside.
+func TestCannotAsk(t *testing.T) {
+	for _, op := range []string{"datasets", "dataset", "snapshots", "bookmarks", "receive", "set", "rename"} {
+		for _, who := range []string{"a", "b"} {
+			inBubble(t, "a b", func(w *world) {
+				a, n := w.node("a"), w.node(who)
+				a.create()
+				a.write("f", "one")
+				w.assign(1, "a", "b")
+				w.waitFor("in sync", w.inSync("a", "b"))
+				heal := n.host.Inject(zfsfake.Rule{Op: op, Do: func(ctx context.Context, op, names string) error {
+					if ctx.Value(byEngine{}) == nil {
+						return nil
+					}
+					return errors.New("injected")
+				}})
+				for i := range 5 {
+					a.write("f", fmt.Sprint(i))
+					time.Sleep(2 * time.Second)
+				}
+				n.stop()
+				n.start()
+				time.Sleep(20 * time.Second)
+				heal()
+				a.write("f", "healed")
+				w.waitFor("in sync", w.inSync("a", "b"))
+				if full := a.streams(kindFull); full != 1 {
+					t.Errorf("%s of %s failed: %d full streams", op, who, full)
+				}
+				if n := w.node("b").count(setAside); n > 0 {
+					t.Errorf("%s of %s failed: %d set aside", op, who, n)
+				}
+			})
+		}
+	}
+}
+
+// One volume that cannot be snapshotted does not stop the others.
+func TestOneBadVolume(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		var forA, forB []Assignment
+		for i := range 8 {
+			id := volume.ID(fmt.Sprintf("%016x", i+1))
+			w.must(a.host.CreateFilesystem(context.Background(), testRoot+"/"+string(id), nil))
+			forA = append(forA, Assignment{Volume: id, Epoch: 1, Role: volume.RolePrimary, Primary: a.id, Replicas: []volume.NodeID{b.id}})
+			forB = append(forB, Assignment{Volume: id, Epoch: 1, Role: volume.RoleReplica, Primary: a.id})
+		}
+		bad := forA[3].Volume
+		a.host.Fail("snapshot", string(bad), 0, errors.New("injected"))
+		a.assign(forA...)
+		b.assign(forB...)
+		time.Sleep(10 * time.Second)
+		for id, p := range b.eng().Positions() {
+			if p.IsZero() {
+				t.Errorf("volume %s has no position", id)
+			}
+		}
+		if n := len(b.eng().Positions()); n != 7 {
+			t.Errorf("%d volumes replicated, want 7", n)
+		}
+	})
+}
+
+// What a receiver turns away before it looks at its disk, and that it goes on with
+// the same connection afterwards.
+func TestAdmission(t *testing.T) {
+	inBubble(t, "a b c", func(w *world) {
+		a, b, c := w.node("a"), w.node("b"), w.node("c")
+		a.create()
+		a.write("f", "one")
+		w.assign(5, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		pos := a.eng().Positions()[testVol]
+		good := offer{Cluster: "test", Volume: testVol, Epoch: 5, Primary: a.id, Newest: pos, Bases: []guid{guid(pos.GUID)}}
+
+		ask := func(from *node, change func(*offer)) answer {
+			t.Helper()
+			conn, err := from.dial(b.id)
+			w.must(err)
+			defer conn.Close()
+			wire := newWire(conn, time.Minute)
+			var first answer
+			for range 2 {
+				o := good
+				change(&o)
+				w.must(wire.writeMessage(frameOffer, o))
+				w.must(wire.expect(frameAnswer, &first))
+			}
+			return first
+		}
+		for _, c := range []struct {
+			what   string
+			from   *node
+			change func(*offer)
+			want   verdict
+		}{
+			{"good", a, func(o *offer) {}, saysAlready},
+			{"stale epoch", a, func(o *offer) { o.Epoch = 4 }, saysStale},
+			{"unheard epoch", a, func(o *offer) { o.Epoch = 6 }, saysBusy},
+			{"other cluster", a, func(o *offer) { o.Cluster = "x" }, saysRefused},
+			{"wrong sender", c, func(o *offer) { o.Primary = c.id }, saysRefused},
+			{"impostor", c, func(o *offer) {}, saysRefused},
+			{"unknown volume", a, func(o *offer) { o.Volume = "00000000000000bb" }, saysRefused},
+		} {
+			got := ask(c.from, c.change)
+			if got.Verdict != c.want {
+				t.Errorf("%s: got %s (%s), want %s", c.what, got.Verdict, got.Reason, c.want)
+			}
+			if got.Verdict == saysStale && got.Epoch != 5 {
+				t.Errorf("stale epoch: told %d is current, want 5", got.Epoch)
+			}
+		}
+
+		// The epoch on disk counts too, when the assignment is older.
+		w.must(b.host.SetProperties(context.Background(), b.dataset(), map[string]string{propEpoch: volume.Epoch(9).String()}))
+		if got := ask(a, func(*offer) {}); got.Verdict != saysStale || got.Epoch != 9 {
+			t.Errorf("epoch 9 on disk: %+v", got)
+		}
+		w.must(b.host.SetProperties(context.Background(), b.dataset(), map[string]string{propEpoch: "nonsense"}))
+		if got := ask(a, func(*offer) {}); got.Verdict != saysRefused {
+			t.Errorf("unreadable epoch on disk: %+v", got)
+		}
+		w.must(b.host.SetProperties(context.Background(), b.dataset(), map[string]string{propEpoch: volume.Epoch(5).String(), "mountpoint": "/m"}))
+		w.must(b.host.Mount(context.Background(), b.dataset(), false))
+		if got := ask(a, func(*offer) {}); got.Verdict != saysRefused {
+			t.Errorf("mounted: %+v", got)
+		}
+		w.must(b.host.Unmount(context.Background(), b.dataset()))
+	})
+}
+
+// A stream under way ends when its epoch does, and what it left half done is thrown
+// away before anything of the higher epoch arrives.
+func TestEpochEndsStream(t *testing.T) {
+	inBubble(t, "a b c", func(w *world) {
+		a, b, c := w.node("a"), w.node("b"), w.node("c")
+		a.create()
+		w.assign(1, "a", "b", "c")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		w.waitFor("in sync", w.inSync("a", "c"))
+		unslow := slowNet(w, "a", "b", 100*time.Millisecond)
+		a.write("big", blob(rand.New(rand.NewPCG(5, 5)), 8<<20))
+		w.waitFor("sending", func() bool { l := a.link("b"); return l.State == volume.LinkSending && l.SentBytes > 1<<20 })
+		b.assign(Assignment{Volume: testVol, Epoch: 2, Role: volume.RoleReplica})
+		w.must(b.eng().Settle(context.Background(), testVol))
+		d, err := b.host.Dataset(context.Background(), b.dataset())
+		w.must(err)
+		if d.ResumeToken != "" {
+			t.Error("Settle left a partial stream")
+		}
+		before, _ := b.newest()
+		time.Sleep(10 * time.Second)
+		if after, _ := b.newest(); after != before {
+			t.Error("a stream of the old epoch got through")
+		}
+		if l := a.link("b"); l.State != volume.LinkRefused {
+			t.Errorf("old primary's link: %+v", l)
+		}
+		unslow()
+		w.assign(2, "c", "a", "b")
+		c.write("new", "by c")
+		w.waitFor("b follows c", w.inSync("c", "b"))
+		w.waitFor("a follows c", w.inSync("c", "a"))
+	})
+}
+
+// Flush returns with exactly the snapshot it took acknowledged, frozen or not, and
+// ends when the link or the context does.
+func TestFlush(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		ctx := context.Background()
+		a.create()
+		w.assign(1, "a", "b")
+		for i := range 5 {
+			a.write("f", fmt.Sprint(i))
+			pos, err := a.eng().Flush(ctx, testVol, b.id)
+			w.must(err)
+			if g, _ := b.newest(); g != pos.GUID {
+				t.Errorf("flushed %d, replica stands on %d", pos.GUID, g)
+			}
+			if !w.alike("a", "b")() {
+				t.Error("flushed, but not alike")
+			}
+		}
+		frozen := a.table[0]
+		frozen.Frozen = true
+		a.assign(frozen)
+		a.write("f", "frozen")
+		before := len(a.snapshots())
+		time.Sleep(5 * time.Second)
+		if n := len(a.snapshots()); n != before {
+			t.Errorf("frozen, yet %d snapshots were taken", n-before)
+		}
+		pos, err := a.eng().Flush(ctx, testVol, "")
+		w.must(err)
+		if g, _ := a.newest(); g != pos.GUID {
+			t.Error("Flush to nobody returned another position")
+		}
+		w.must(a.eng().Sync(ctx, testVol))
+
+		if _, err := a.eng().Flush(ctx, "00000000000000bb", ""); volume.CodeOf(err) != volume.CodeConflict {
+			t.Errorf("Flush of a foreign volume: %v", err)
+		}
+		if _, err := a.eng().Flush(ctx, testVol, a.id); volume.CodeOf(err) != volume.CodeInvalid {
+			t.Errorf("Flush to no replica: %v", err)
+		}
+		w.partition("a", "b", true)
+		short, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if _, err := a.eng().Flush(short, testVol, b.id); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Flush to a lost replica: %v", err)
+		}
+		failed := make(chan error)
+		go func() { failed <- a.eng().Sync(ctx, testVol) }()
+		time.Sleep(time.Second)
+		w.assign(2, "b", "a")
+		if err := <-failed; volume.CodeOf(err) != volume.CodeConflict {
+			t.Errorf("Sync when the epoch ended: %v", err)
+		}
+	})
+}
+
+// A stalled connection is given up after the stall time, by both sides, and the
+// next one does it.
+func TestStall(t *testing.T) {
+	for size := 1; size < 1<<20; size *= 8 {
+		inBubble(t, "a b", func(w *world) {
+			stuck := false
+			left := size
+			w.wrap = func(from, to string, conn net.Conn) net.Conn {
+				if stuck {
+					return conn
+				}
+				return &blackHole{Conn: conn, left: &left, stuck: &stuck}
+			}
+			a := w.node("a")
+			a.create()
+			a.write("f", blob(rand.New(rand.NewPCG(6, 6)), 1<<20))
+			w.assign(1, "a", "b")
+			began := time.Now()
+			w.waitFor("in sync", w.inSync("a", "b"))
+			if took := time.Since(began); took > 4*time.Minute {
+				t.Errorf("it took %v", took)
+			}
+		})
+	}
+}
+
+// blackHole swallows what is written after so many bytes, as a dead peer does
+// whose connection is not reset.
+type blackHole struct {
+	net.Conn
+	left  *int
+	stuck *bool
+}
+
+func (h *blackHole) Write(p []byte) (int, error) {
+	if *h.left -= len(p); *h.left < 0 {
+		*h.stuck = true
+		return len(p), nil
+	}
+	return h.Conn.Write(p)
+}
+
+// slowNet makes every write from one node to another take d.
+func slowNet(w *world, from, to string, d time.Duration) (undo func()) {
+	slow := true
+	old := w.wrap
+	w.node(from).hangUpTo(w.node(to))
+	w.wrap = func(f, t string, conn net.Conn) net.Conn {
+		if slow && f == from && t == to {
+			return &slowConn{conn, d}
+		}
+		return conn
+	}
+	return func() { slow, w.wrap = false, old }
+}
+
+type slowConn struct {
+	net.Conn
+	d time.Duration
+}
+
+func (s *slowConn) Write(p []byte) (int, error) {
+	time.Sleep(s.d)
+	return s.Conn.Write(p)
+}
+
+// A send that fails on its own leaves the connection usable; a receiver that fails
+// is believed; a stream that comes twice is swallowed.
+func TestSendFails(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a := w.node("a")
+		a.create()
+		a.write("f", blob(rand.New(rand.NewPCG(7, 7)), 1<<20))
+		a.host.Fail("send", "", 1, io.ErrClosedPipe)
+		a.host.FailAfter("send", "", 2, io.ErrClosedPipe)
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		if a.link("b").Acked.IsZero() {
+			t.Error("nothing acknowledged")
+		}
+	})
+}
+
+// A lost acknowledgement costs an offer, not a stream.
+func TestLostAck(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		b.host.Inject(zfsfake.Rule{Op: "receive", Nth: 1, Times: 1, After: true, Do: func(context.Context, string, string) error {
+			b.hangUp()
+			return nil
+		}})
+		before := a.streams("")
+		a.write("f", "two")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		if n := a.streams("") - before; n != 0 {
+			t.Errorf("%d streams were acknowledged, want none: ALREADY tells", n)
+		}
+	})
+}
