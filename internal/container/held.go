@@ -20,9 +20,13 @@ type Holder struct {
 	PID     int
 	Command string
 	// Container is the full ID when the process belongs to a container.
-	Container  string
-	Namespace  string // like "mnt:[4026531840]"
-	Ours       bool   // it is the mount namespace of this process
+	Container string
+	Namespace string // like "mnt:[4026531840]"
+	Ours      bool   // it is the mount namespace of this process
+	// Follows: the kernel ends this mount together with ours at the same place, unless
+	// a file is open there, and then it refuses to end ours. systemd gives many
+	// services such a copy of everything.
+	Follows    bool
 	Mountpoint string
 	Root       string // the directory of the file system that is mounted there
 }
@@ -53,6 +57,10 @@ func HeldBy(procfs, what string) ([]Holder, error) {
 		return nil, fmt.Errorf("mount namespaces: %w", err)
 	}
 	match, err := matcher(procfs, what)
+	if err != nil {
+		return nil, err
+	}
+	groups, err := parentGroups(procfs, match)
 	if err != nil {
 		return nil, err
 	}
@@ -98,6 +106,7 @@ func HeldBy(procfs, what string) ([]Holder, error) {
 					out = append(out, Holder{
 						PID: pid, Command: readWord(filepath.Join(dir, "comm")), Container: containerOf(dir),
 						Namespace: ns, Ours: ns == ours, Mountpoint: e.mountpoint, Root: e.root,
+						Follows: ns != ours && follows(e, entries, groups[e.mountpoint]),
 					})
 				}
 			}
@@ -109,11 +118,12 @@ func HeldBy(procfs, what string) ([]Holder, error) {
 	return out, nil
 }
 
-// Foreign leaves out the mount that we made ourselves.
+// Foreign leaves out the mount that we made ourselves and those that end with it:
+// what is left uses the file system, and would go on to when it is unmounted here.
 func Foreign(holders []Holder, mountpoint string) []Holder {
 	var out []Holder
 	for _, h := range holders {
-		if !h.Ours || h.Mountpoint != mountpoint {
+		if !h.Follows && !(h.Ours && h.Mountpoint == mountpoint) {
 			out = append(out, h)
 		}
 	}
@@ -140,6 +150,38 @@ func matcher(procfs, what string) (func(mountEntry) bool, error) {
 	return func(e mountEntry) bool {
 		return e.mountpoint == what || device != "" && e.device == device
 	}, nil
+}
+
+// parentGroups finds, for each place in our namespace where the file system is
+// mounted, the peer group of the mount that this place is on: by it, and not by the
+// group of the mount itself, an unmount travels.
+func parentGroups(procfs string, match func(mountEntry) bool) (map[string]string, error) {
+	entries, err := readMountinfo(filepath.Join(procfs, "self/mountinfo"))
+	if err != nil {
+		return nil, fmt.Errorf("mount table: %w", err)
+	}
+	out := map[string]string{}
+	for _, e := range entries {
+		if p := parentOf(e, entries); match(e) && p != nil {
+			out[e.mountpoint] = p.shared
+		}
+	}
+	return out, nil
+}
+
+// follows says that a mount goes with ours at the same place, on a mount of group.
+func follows(e mountEntry, entries []mountEntry, group string) bool {
+	p := parentOf(e, entries)
+	return group != "" && p != nil && (p.master == group || p.shared == group)
+}
+
+func parentOf(e mountEntry, entries []mountEntry) *mountEntry {
+	for i := range entries {
+		if entries[i].id == e.parent {
+			return &entries[i]
+		}
+	}
+	return nil
 }
 
 func readMountinfo(path string) ([]mountEntry, error) {

@@ -61,7 +61,8 @@ func TestHeldBy(t *testing.T) {
 		proc{50, 50, "cron", 100, "/system.slice/cron.service", "host.mountinfo"},
 		proc{300, 300, "redis-server", 200, "/system.slice/docker-" + id + ".scope", "container.mountinfo"},
 		proc{301, 301, "sh", 200, "/system.slice/docker-" + id + ".scope", "container.mountinfo"},
-		proc{400, 400, "resolved", 300, "/system.slice/systemd-resolved.service", "private.mountinfo"},
+		proc{400, 400, "resolved", 300, "/system.slice/systemd-resolved.service", "follower.mountinfo"},
+		proc{410, 410, "backup", 310, "/system.slice/backup.service", "private.mountinfo"},
 		proc{500, 500, "dockerd", 100, "/system.slice/docker.service", "host.mountinfo"},
 		proc{500, 512, "dockerd", 400, "/system.slice/docker.service", "copy.mountinfo"},
 		proc{600, 600, "gone", 500, "/", ""}, // ended between two looks
@@ -70,6 +71,7 @@ func TestHeldBy(t *testing.T) {
 		"process 1 (systemd) at /var/lib/flocker/mnt/5f2d4be093a1c7de",
 		"process 300 (redis-server) of container 0123456789ab at /data in its own mount namespace",
 		"process 400 (resolved) at /var/lib/flocker/mnt/5f2d4be093a1c7de in its own mount namespace",
+		"process 410 (backup) at /var/lib/flocker/mnt/5f2d4be093a1c7de in its own mount namespace",
 		"process 500 (dockerd) at /var/lib/docker/overlay2/copy/merged/my data in its own mount namespace",
 	}
 	for _, what := range []string{dataset, "/var/lib/flocker/mnt/5f2d4be093a1c7de"} {
@@ -85,8 +87,8 @@ func TestHeldBy(t *testing.T) {
 			t.Errorf("HeldBy(%s) =\n%s\nwant\n%s", what, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
 		foreign := Foreign(holders, "/var/lib/flocker/mnt/5f2d4be093a1c7de")
-		if len(foreign) != len(want)-1 || foreign[0].PID != 300 || foreign[0].Container != id {
-			t.Errorf("Foreign = %v; want all but our own mount", foreign)
+		if len(foreign) != len(want)-2 || foreign[0].PID != 300 || foreign[0].Container != id || foreign[1].PID != 410 {
+			t.Errorf("Foreign = %v; want all but our own mount and the one that follows it", foreign)
 		}
 	}
 

@@ -10,6 +10,11 @@ import (
 
 // mountEntry is one line of /proc/<pid>/mountinfo, as far as we need it.
 type mountEntry struct {
+	id, parent string
+	// shared is the peer group of the mount and master the one it follows: what happens
+	// below a mount of a group happens below all that follow it. "" for none.
+	shared, master string
+
 	device     string // major:minor
 	root       string // directory of the file system that is mounted here
 	mountpoint string
@@ -32,13 +37,24 @@ func parseMountinfo(r io.Reader) ([]mountEntry, error) {
 		if !ok || len(mount) < 6 || len(fs) < 2 {
 			return nil, fmt.Errorf("mountinfo: cannot read %q", lines.Text())
 		}
-		out = append(out, mountEntry{
+		e := mountEntry{
+			id:         mount[0],
+			parent:     mount[1],
 			device:     mount[2],
 			root:       unescapeMount(mount[3]),
 			mountpoint: unescapeMount(mount[4]),
 			fstype:     fs[0],
 			source:     unescapeMount(fs[1]),
-		})
+		}
+		for _, tag := range mount[6:] {
+			switch name, group, _ := strings.Cut(tag, ":"); name {
+			case "shared":
+				e.shared = group
+			case "master":
+				e.master = group
+			}
+		}
+		out = append(out, e)
 	}
 	return out, lines.Err()
 }
