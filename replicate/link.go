@@ -25,6 +25,7 @@ type linkKey struct {
 type link struct {
 	e     *Engine
 	key   linkKey
+	born  time.Time
 	wake  chan struct{}
 	after <-chan struct{} // of the link of the epoch before; nil: none
 	done  chan struct{}   // closed when it has ended
@@ -65,7 +66,7 @@ type waiter struct {
 
 func newLink(e *Engine, key linkKey, after <-chan struct{}) *link {
 	return &link{
-		e: e, key: key, after: after,
+		e: e, key: key, after: after, born: time.Now(),
 		wake:    make(chan struct{}, 1),
 		done:    make(chan struct{}),
 		waiters: map[*waiter]bool{},
@@ -253,6 +254,7 @@ func (l *link) status(now time.Time) volume.LinkStatus {
 		}
 		st.LagBytes = c.lagBytes(l.top)
 	}
+	s.behind = now.Sub(l.born)
 	if !st.CompleteAsOf.IsZero() {
 		s.behind = now.Sub(st.CompleteAsOf)
 	}

@@ -1,0 +1,351 @@
+package replicate
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+var update = flag.Bool("update", false, "write what the functions say now into testdata")
+
+// The files in testdata hold cases: prose after #, a line of input in words
+// key=value, and after -> what the function says. Snapshots are written as their
+// txg, which is their guid too: 5 is the engine's at epoch 1 with sequence 5, 2.5
+// at epoch 2, u5 a user's, 5! has a hold, #5 is a bookmark.
+func dataDriven(t *testing.T, file string, f func(in map[string]string) string) {
+	t.Helper()
+	path := "testdata/" + file
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	cases := 0
+	for i, line := range strings.Split(strings.TrimSuffix(string(b), "\n"), "\n") {
+		input, want, found := strings.Cut(line, "->")
+		if strings.HasPrefix(line, "#") || strings.TrimSpace(line) == "" {
+			fmt.Fprintln(&out, line)
+			continue
+		}
+		in := map[string]string{}
+		for _, word := range strings.Fields(input) {
+			key, value, _ := strings.Cut(word, "=")
+			in[key] = value
+		}
+		got := f(in)
+		cases++
+		if want = strings.TrimSpace(want); !*update && (!found || got != want) {
+			t.Errorf("%s:%d: %s\n got %s\nwant %s", path, i+1, strings.TrimSpace(input), got, want)
+		}
+		fmt.Fprintf(&out, "%s -> %s\n", strings.TrimSpace(input), got)
+	}
+	if cases == 0 {
+		t.Errorf("%s holds no case", path)
+	}
+	if *update {
+		if err := os.WriteFile(path, []byte(out.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func parseSnaps(t *testing.T, s string) (snaps []snap, marks []mark) {
+	t.Helper()
+	for _, word := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' }) {
+		sn := snap{pinned: strings.HasSuffix(word, "!")}
+		text := strings.TrimSuffix(word, "!")
+		bookmark := strings.HasPrefix(text, "#")
+		user := strings.HasPrefix(text, "u")
+		epoch, seq, dotted := strings.Cut(strings.TrimLeft(text, "#u"), ".")
+		if !dotted {
+			epoch, seq = "1", epoch
+		}
+		n, err := strconv.ParseUint(seq, 10, 64)
+		if err != nil {
+			t.Fatalf("snapshot %q: %v", word, err)
+		}
+		ep, err := strconv.ParseUint(epoch, 10, 32)
+		if err != nil {
+			t.Fatalf("snapshot %q: %v", word, err)
+		}
+		sn.txg, sn.guid, sn.name = n, guid(n), text
+		p := volume.Position{Epoch: volume.Epoch(ep), Seq: n, GUID: n}
+		switch {
+		case bookmark:
+			marks = append(marks, mark{name: p.SnapshotName(), guid: guid(n), txg: n})
+			continue
+		case !user:
+			sn.pos, sn.name = p, p.SnapshotName()
+		}
+		snaps = append(snaps, sn)
+	}
+	return snaps, marks
+}
+
+func parseGUIDs(t *testing.T, s string) []guid {
+	t.Helper()
+	var list []guid
+	for _, word := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' }) {
+		list = append(list, guid(number(t, word)))
+	}
+	return list
+}
+
+func number(t *testing.T, s string) uint64 {
+	t.Helper()
+	if s == "" {
+		return 0
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func set(list []guid) map[guid]bool {
+	m := map[guid]bool{}
+	for _, g := range list {
+		m[g] = true
+	}
+	return m
+}
+
+func TestDecide(t *testing.T) {
+	dataDriven(t, "decide.txt", func(in map[string]string) string {
+		o := offer{Epoch: 2, Bases: parseGUIDs(t, in["bases"])}
+		if in["epoch"] != "" {
+			o.Epoch = volume.Epoch(number(t, in["epoch"]))
+		}
+		_, o.Truncated = in["truncated"]
+		_, o.NoResume = in["noresume"]
+		if len(o.Bases) > 0 {
+			o.Newest = volume.Position{Epoch: o.Epoch, Seq: 1, GUID: uint64(o.Bases[0])}
+		}
+		s := standing{epoch: o.Epoch, token: in["token"], badEpoch: in["badepoch"]}
+		var snaps string
+		snaps, s.exists = in["copy"]
+		s.snaps, _ = parseSnaps(t, snaps)
+		if in["has"] != "" {
+			s.epoch = volume.Epoch(number(t, in["has"]))
+		}
+		_, s.mounted = in["mounted"]
+		_, s.modified = in["modified"]
+		_, s.fork = in["fork"]
+		for _, key := range slices.Sorted(maps.Keys(in)) {
+			if n, ok := strings.CutPrefix(key, "seed"); ok {
+				sd := seed{epoch: volume.Epoch(number(t, n))}
+				if token, ok := strings.CutPrefix(in[key], "token:"); ok {
+					sd.token = token
+				} else {
+					sd.snaps, _ = parseSnaps(t, in[key])
+				}
+				s.seeds = append(s.seeds, sd)
+			}
+		}
+		st := decide(o, s)
+		text := string(st.act)
+		if st.act == actAnswer {
+			text = string(st.answer.Verdict)
+			if st.answer.Have != 0 {
+				text += fmt.Sprintf(" have=%d", st.answer.Have)
+			}
+			if st.answer.Token != "" {
+				text += " token=" + st.answer.Token
+			}
+			if st.answer.Epoch != 0 {
+				text += fmt.Sprintf(" epoch=%d", st.answer.Epoch)
+			}
+		}
+		if st.epoch != 0 {
+			text += fmt.Sprintf(" epoch=%d", st.epoch)
+		}
+		if st.common != 0 {
+			text += fmt.Sprintf(" common=%d", st.common)
+		}
+		return text
+	})
+}
+
+func TestNextHop(t *testing.T) {
+	dataDriven(t, "hops.txt", func(in map[string]string) string {
+		snaps, marks := parseSnaps(t, in["snaps"])
+		stops := map[guid]int{}
+		for _, g := range parseGUIDs(t, in["stops"]) {
+			stops[g] = 1
+		}
+		var path []string
+		for have := guid(number(t, in["have"])); ; {
+			h, ok := nextHop(snaps, marks, stops, have)
+			if !ok {
+				return strings.TrimSpace(strings.Join(path, " ") + " end")
+			}
+			from := "full"
+			if h.from != "" {
+				from = h.from[:1] + fmt.Sprint(h.fromGUID)
+			}
+			path = append(path, fmt.Sprintf("%s..%d", from, h.to.guid))
+			have = h.to.guid
+		}
+	})
+}
+
+func TestKeep(t *testing.T) {
+	dataDriven(t, "keep.txt", func(in map[string]string) string {
+		var all []string
+		for _, part := range strings.Split(in["copy"], ",") {
+			first, last, ranged := strings.Cut(part, "..")
+			mark := strings.HasPrefix(first, "#")
+			if !ranged {
+				all = append(all, part)
+				continue
+			}
+			for n := number(t, strings.TrimPrefix(first, "#")); n <= number(t, last); n++ {
+				word := fmt.Sprint(n)
+				if mark {
+					word = "#" + word
+				}
+				all = append(all, word)
+			}
+		}
+		k := kept{stay: set(parseGUIDs(t, in["stay"])), reachable: set(parseGUIDs(t, in["reachable"]))}
+		k.snaps, k.marks = parseSnaps(t, strings.Join(all, ","))
+		if n := number(t, in["floor"]); n != 0 {
+			k.floor = volume.Position{Epoch: 1, Seq: n, GUID: n}
+		}
+		p := keep(k)
+		var text []string
+		list := func(what string, guids []string) {
+			if len(guids) > 0 {
+				text = append(text, what+" "+strings.Join(guids, ","))
+			}
+		}
+		list("mark", names(p.mark, func(s snap) guid { return s.guid }))
+		list("destroy", names(p.destroy, func(s snap) guid { return s.guid }))
+		list("unmark", names(p.unmark, func(m mark) guid { return m.guid }))
+		if text == nil {
+			return "nothing"
+		}
+		return strings.Join(text, "; ")
+	})
+}
+
+func names[T any](list []T, of func(T) guid) []string {
+	var out []string
+	for _, v := range list {
+		out = append(out, fmt.Sprint(of(v)))
+	}
+	return out
+}
+
+func TestDue(t *testing.T) {
+	dataDriven(t, "due.txt", func(in map[string]string) string {
+		p := pulse{replicas: 1, interval: time.Second, since: duration(t, in["since"], -1)}
+		if in["replicas"] != "" {
+			p.replicas = int(number(t, in["replicas"]))
+		}
+		if in["interval"] != "" {
+			p.interval = duration(t, in["interval"], 0)
+		}
+		p.unacked, p.written = int(number(t, in["unacked"])), int64(number(t, in["written"]))
+		_, p.frozen = in["frozen"]
+		_, p.none = in["none"]
+		_, p.userTop = in["usertop"]
+		_, p.moved = in["moved"]
+		return fmt.Sprint(due(p))
+	})
+}
+
+func duration(t *testing.T, s string, empty time.Duration) time.Duration {
+	t.Helper()
+	if s == "" {
+		return empty
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestLinkState(t *testing.T) {
+	dataDriven(t, "link.txt", func(in map[string]string) string {
+		s := signs{streaming: in["streaming"], allowed: 10 * time.Second, behind: duration(t, in["behind"], 0)}
+		s.newest, s.acked = guid(number(t, in["newest"])), guid(number(t, in["acked"]))
+		_, s.seeding = in["seeding"]
+		_, s.spoken = in["spoken"]
+		_, s.refused = in["refused"]
+		_, s.failed = in["failed"]
+		return string(linkState(s))
+	})
+}
+
+func TestTickEvery(t *testing.T) {
+	for _, c := range []struct {
+		intervals []time.Duration
+		took      time.Duration
+		want      time.Duration
+	}{
+		{nil, 0, maxTick},
+		{[]time.Duration{time.Hour, time.Second}, 0, time.Second},
+		{[]time.Duration{time.Millisecond}, 0, minTick},
+		{[]time.Duration{time.Second}, 900 * time.Millisecond, 1800 * time.Millisecond},
+		{[]time.Duration{time.Second}, time.Minute, 2 * time.Minute},
+	} {
+		if got := tickEvery(c.intervals, c.took); got != c.want {
+			t.Errorf("tickEvery(%v, %v) = %v, want %v", c.intervals, c.took, got, c.want)
+		}
+	}
+}
+
+func TestNames(t *testing.T) {
+	c := Config{Root: testRoot}
+	for name, want := range map[string]kind{
+		c.dataset(testVol):                  kindCopy,
+		c.fork(testVol):                     kindFork,
+		c.seed(testVol, 7):                  kindSeed,
+		testRoot:                            kindOther,
+		testRoot + "/other":                 kindOther,
+		c.dataset(testVol) + "x":            kindOther,
+		c.dataset(testVol) + "/child":       kindOther,
+		c.dataset(testVol) + "-seed-7":      kindOther,
+		"tank/elsewhere/" + string(testVol): kindOther,
+		c.asideRoot() + "/" + string(testVol) + "-0000000000000001-1": kindOther,
+	} {
+		k, id, epoch := c.parse(name)
+		if k != want || k != kindOther && id != testVol || k == kindSeed && epoch != 7 {
+			t.Errorf("parse(%s) = %v %s %d, want %v", name, k, id, epoch, want)
+		}
+	}
+}
+
+// The next position is above all that is on disk, bookmarks included.
+func TestNextPosition(t *testing.T) {
+	c := newCopy()
+	c.snaps, c.marks = parseSnaps(t, "#9,3,4,2.7,u8")
+	for epoch, want := range map[volume.Epoch]uint64{1: 10, 2: 8, 3: 1} {
+		if got := c.next(epoch); got.Seq != want || got.Epoch != epoch {
+			t.Errorf("next(%d) = %+v, want sequence %d", epoch, got, want)
+		}
+	}
+}
+
+func TestCandidates(t *testing.T) {
+	c := newCopy()
+	c.snaps, c.marks = parseSnaps(t, "#1,#2,#5,3,u4,5,6")
+	got, truncated := c.candidates(100)
+	if want := []guid{6, 5, 4, 3, 2, 1}; !slices.Equal(got, want) || truncated {
+		t.Errorf("candidates: %v %v, want %v", got, truncated, want)
+	}
+	if got, truncated = c.candidates(2); !slices.Equal(got, []guid{6, 5}) || !truncated {
+		t.Errorf("two candidates: %v %v", got, truncated)
+	}
+}

@@ -1,0 +1,201 @@
+package replicate
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+var sampleOffer = offer{
+	Cluster: "c", Volume: testVol, Epoch: 1 << 40, Primary: volume.NodeID(strings.Repeat("a", 32)),
+	Newest: volume.Position{Epoch: 1 << 40, Seq: 9, GUID: 1<<64 - 1, Taken: time.Unix(1, 2).UTC()},
+	Bases:  []guid{1<<64 - 1, 7}, Floor: volume.Position{Epoch: 1, Seq: 1, GUID: 7}, Keep: []guid{7},
+}
+
+// What is written is read back; what is not exactly a message is refused.
+func TestMessages(t *testing.T) {
+	b, err := json.Marshal(sampleOffer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got offer
+	if err := decode(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := json.Marshal(got); !bytes.Equal(again, b) {
+		t.Errorf("read back as %s, want %s", again, b)
+	}
+	text := string(b)
+	for what, bad := range map[string]string{
+		"empty":         "",
+		"trailing":      text + "{}",
+		"unknown field": strings.Replace(text, `"bases"`, `"basis"`, 1),
+		"no cluster":    strings.Replace(text, `"cluster":"c"`, `"cluster":""`, 1),
+		"bad volume":    strings.Replace(text, string(testVol), "../../x", 1),
+		"bad node":      strings.Replace(text, "aaaa", "zzzz", 1),
+		"zero base":     strings.Replace(text, `"7"`, `"0"`, 1),
+		"number":        strings.Replace(text, `"7"`, `7`, 1),
+		"too big":       strings.Replace(text, `"18446744073709551615","7"`, `"18446744073709551616"`, 1),
+		"not utf-8":     strings.Replace(text, `"c"`, "\"\xff\"", 1),
+		"no snapshot":   `{"cluster":"c","volume":"00000000000000aa","epoch":1,"primary":"` + strings.Repeat("a", 32) + `","newest":{"epoch":1,"seq":1,"guid":"0"},"bases":[]}`,
+	} {
+		if bad == text {
+			t.Fatalf("%s: the case changes nothing", what)
+		}
+		if err := decode([]byte(bad), &offer{}); !errors.Is(err, errProtocol) {
+			t.Errorf("%s: %v, want a protocol error", what, err)
+		}
+	}
+	for _, bad := range []string{`{"verdict":"hello"}`, `{"verdict":"already"}`, `{"verdict":"resume"}`, `{"verdict":"incremental","have":"0"}`} {
+		if err := decode([]byte(bad), &answer{}); err == nil {
+			t.Errorf("answer %s was accepted", bad)
+		}
+	}
+	if err := decode([]byte(`{}`), &ack{}); err == nil {
+		t.Error("an empty ack was accepted")
+	}
+}
+
+// script is a connection that gives fixed bytes and swallows what is written.
+type script struct {
+	net.Conn
+	r io.Reader
+	w bytes.Buffer
+}
+
+func (s *script) Read(p []byte) (int, error)       { return s.r.Read(p) }
+func (s *script) Write(p []byte) (int, error)      { return s.w.Write(p) }
+func (s *script) SetReadDeadline(time.Time) error  { return nil }
+func (s *script) SetWriteDeadline(time.Time) error { return nil }
+func (s *script) Close() error                     { return nil }
+
+// frames gives the bytes of these frames.
+func frames(write func(w *wire)) []byte {
+	s := &script{}
+	write(newWire(s, time.Minute))
+	return s.w.Bytes()
+}
+
+// A stream ends at END and nowhere else; a cut, a lie about its length and a failed
+// sender are errors, never its end.
+func TestStreamEnds(t *testing.T) {
+	data := strings.Repeat("x", maxData+10)
+	stream := func(e end) []byte {
+		return frames(func(w *wire) {
+			d := &dataWriter{w: w, progress: func(int) {}}
+			io.WriteString(d, data)
+			w.writeMessage(frameEnd, e)
+		})
+	}
+	whole := stream(end{OK: true, Bytes: int64(len(data))})
+	read := func(b []byte) (string, error) {
+		d := &dataReader{w: newWire(&script{r: bytes.NewReader(b)}, time.Minute)}
+		got, err := io.ReadAll(d)
+		return string(got), err
+	}
+	if got, err := read(whole); err != nil || got != data {
+		t.Errorf("whole stream: %d bytes, %v", len(got), err)
+	}
+	for n := range len(whole) {
+		if n > 100 && n < maxData || n%7 != 0 && n > 100 && n < len(whole)-100 {
+			continue
+		}
+		if _, err := read(whole[:n]); err == nil {
+			t.Fatalf("cut after %d of %d bytes: no error", n, len(whole))
+		}
+	}
+	for i := 0; i < len(whole); i += 1 + len(whole)/500 {
+		bad := slices.Clone(whole)
+		bad[i] ^= 4
+		if _, err := read(bad); err == nil {
+			t.Fatalf("byte %d damaged: no error", i)
+		}
+	}
+	if _, err := read(stream(end{Error: "broken", Bytes: int64(len(data))})); err != io.ErrUnexpectedEOF {
+		t.Errorf("failed sender: %v", err)
+	}
+	if _, err := read(stream(end{OK: true, Bytes: 5})); err != io.ErrUnexpectedEOF {
+		t.Errorf("wrong length: %v", err)
+	}
+}
+
+// Whatever comes, reading frames ends without panic and without taking much memory,
+// and what is accepted is written the same again.
+func FuzzDecodeFrames(f *testing.F) {
+	f.Add(frames(func(w *wire) {
+		w.writeMessage(frameOffer, sampleOffer)
+		w.write(framePing, nil)
+		w.writeMessage(frameAnswer, answer{Verdict: saysResume, Token: "1-2", Have: 3})
+		w.writeMessage(frameBegin, begin{To: 1, Name: "x"})
+		w.write(frameData, []byte("data"))
+		w.writeMessage(frameEnd, end{OK: true, Bytes: 4})
+		w.writeMessage(frameAck, ack{GUID: 1})
+	}))
+	f.Add([]byte("D\xff\xff\xff\xff...."))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		w := newWire(&script{r: bytes.NewReader(b)}, time.Minute)
+		var again bytes.Buffer
+		for {
+			kind, payload, err := w.read(0)
+			if err != nil {
+				break
+			}
+			again.Write(frames(func(w *wire) { w.write(kind, payload) }))
+			switch kind {
+			case frameOffer:
+				fuzzMessage(t, payload, &offer{}, &offer{})
+			case frameAnswer:
+				fuzzMessage(t, payload, &answer{}, &answer{})
+			case frameBegin:
+				fuzzMessage(t, payload, &begin{}, &begin{})
+			case frameEnd:
+				fuzzMessage(t, payload, &end{}, &end{})
+			case frameAck:
+				fuzzMessage(t, payload, &ack{}, &ack{})
+			}
+		}
+		if !bytes.HasPrefix(b, again.Bytes()) {
+			t.Error("frames that were read are not those that came")
+		}
+	})
+}
+
+// FuzzDecodeMessages is for payloads, which a fuzzer cannot reach past the CRC.
+func FuzzDecodeMessages(f *testing.F) {
+	for _, m := range []any{sampleOffer, answer{Verdict: saysStale, Epoch: 4, Reason: "r"}, begin{From: 1, To: 2, Name: "n"}, end{Bytes: 3, Error: "e"}, ack{Code: codeFailed, Error: "e"}} {
+		b, _ := json.Marshal(m)
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		fuzzMessage(t, b, &offer{}, &offer{})
+		fuzzMessage(t, b, &answer{}, &answer{})
+		fuzzMessage(t, b, &begin{}, &begin{})
+		fuzzMessage(t, b, &end{}, &end{})
+		fuzzMessage(t, b, &ack{}, &ack{})
+	})
+}
+
+func fuzzMessage(t *testing.T, b []byte, m, again interface{ check() error }) {
+	if decode(b, m) != nil {
+		return
+	}
+	text, err := json.Marshal(m)
+	if err != nil {
+		t.Fatalf("accepted, but cannot be written: %v", err)
+	}
+	if err := decode(text, again); err != nil {
+		t.Fatalf("accepted, but not when written again: %v\n%s", err, text)
+	}
+	if twice, _ := json.Marshal(again); !bytes.Equal(text, twice) {
+		t.Errorf("%s became %s", text, twice)
+	}
+}
