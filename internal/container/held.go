@@ -52,13 +52,41 @@ func (h Holder) String() string {
 // known: a process that cannot be looked into may hold what we are asked about.
 // What this cannot see: file systems detached by a lazy unmount and still open.
 func HeldBy(procfs, what string) ([]Holder, error) {
+	if !filepath.IsAbs(what) {
+		held, err := Held(procfs, func(source string) bool { return source == what })
+		return held[what], err
+	}
+	// A mountpoint is followed to the device that is mounted there, so that its copies
+	// in other places are found.
+	entries, err := readMountinfo(filepath.Join(procfs, "self/mountinfo"))
+	if err != nil {
+		return nil, fmt.Errorf("mount table: %w", err)
+	}
+	device := ""
+	for _, e := range entries {
+		if e.mountpoint == what {
+			device = e.device // the last one is on top
+		}
+	}
+	held, err := scan(procfs, func(e mountEntry) (string, bool) {
+		// Unmounted here, it may still be at the same path elsewhere.
+		return what, e.mountpoint == what || device != "" && e.device == device
+	})
+	return held[what], err
+}
+
+// Held is HeldBy for many sources in one pass over all processes: for every source
+// that wanted says yes to and that is mounted anywhere.
+func Held(procfs string, wanted func(source string) bool) (map[string][]Holder, error) {
+	return scan(procfs, func(e mountEntry) (string, bool) { return e.source, wanted(e.source) })
+}
+
+// scan looks at every mount of every namespace and keeps those that match, by the key
+// that match gives them.
+func scan(procfs string, match func(mountEntry) (key string, ok bool)) (map[string][]Holder, error) {
 	ours, err := os.Readlink(filepath.Join(procfs, "self/ns/mnt"))
 	if err != nil {
 		return nil, fmt.Errorf("mount namespaces: %w", err)
-	}
-	match, err := matcher(procfs, what)
-	if err != nil {
-		return nil, err
 	}
 	groups, err := parentGroups(procfs, match)
 	if err != nil {
@@ -69,9 +97,7 @@ func HeldBy(procfs, what string) ([]Holder, error) {
 		return nil, fmt.Errorf("mount namespaces: %w", err)
 	}
 
-	// Threads count: the engine copies files in a namespace that only one of its
-	// threads is in.
-	var out []Holder
+	out := map[string][]Holder{}
 	seen := map[string]bool{}
 	for _, pid := range pids {
 		tasks, err := numbers(filepath.Join(procfs, strconv.Itoa(pid), "task"))
@@ -81,41 +107,56 @@ func HeldBy(procfs, what string) ([]Holder, error) {
 		if err != nil {
 			return nil, fmt.Errorf("mount namespaces: %w", err)
 		}
+		// Threads count: newer engines copy files in a namespace that only one of their
+		// threads is in.
 		for _, tid := range tasks {
 			dir := filepath.Join(procfs, strconv.Itoa(pid), "task", strconv.Itoa(tid))
-			ns, err := os.Readlink(filepath.Join(dir, "ns/mnt"))
-			// A process in a chroot is shown only what lies below its root.
-			root, _ := os.Readlink(filepath.Join(dir, "root"))
-			view := ns + root
-			if gone(err) || err == nil && seen[view] {
-				continue
-			}
-			var entries []mountEntry
-			if err == nil {
-				entries, err = readMountinfo(filepath.Join(dir, "mountinfo"))
-			}
+			ns, entries, err := newNamespace(dir, seen)
 			if gone(err) {
 				continue // the next process of the namespace, if any, is asked instead
 			}
 			if err != nil {
 				return nil, fmt.Errorf("mount namespaces: %w", err)
 			}
-			seen[view] = true
 			for _, e := range entries {
-				if match(e) {
-					out = append(out, Holder{
-						PID: pid, Command: readWord(filepath.Join(dir, "comm")), Container: containerOf(dir),
-						Namespace: ns, Ours: ns == ours, Mountpoint: e.mountpoint, Root: e.root,
-						Follows: ns != ours && follows(e, entries, groups[e.mountpoint]),
-					})
+				key, ok := match(e)
+				if !ok {
+					continue
 				}
+				out[key] = append(out[key], Holder{
+					PID: pid, Command: readWord(filepath.Join(dir, "comm")), Container: containerOf(dir),
+					Namespace: ns, Ours: ns == ours, Mountpoint: e.mountpoint, Root: e.root,
+					Follows: ns != ours && follows(e, entries, groups[e.mountpoint]),
+				})
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b Holder) int {
-		return cmp.Or(cmp.Compare(a.PID, b.PID), strings.Compare(a.Mountpoint, b.Mountpoint))
-	})
+	for _, holders := range out {
+		slices.SortFunc(holders, func(a, b Holder) int {
+			return cmp.Or(cmp.Compare(a.PID, b.PID), strings.Compare(a.Mountpoint, b.Mountpoint))
+		})
+	}
 	return out, nil
+}
+
+// newNamespace reads the mounts that a thread sees, nothing when another one with the
+// same view was read already.
+func newNamespace(dir string, seen map[string]bool) (ns string, entries []mountEntry, err error) {
+	ns, err = os.Readlink(filepath.Join(dir, "ns/mnt"))
+	if err != nil {
+		return "", nil, err
+	}
+	// A process in a chroot is shown only what lies below its root.
+	root, _ := os.Readlink(filepath.Join(dir, "root"))
+	view := ns + root
+	if seen[view] {
+		return ns, nil, nil
+	}
+	entries, err = readMountinfo(filepath.Join(dir, "mountinfo"))
+	if err == nil {
+		seen[view] = true
+	}
+	return ns, entries, err
 }
 
 // Foreign leaves out the mount that we made ourselves and those that end with it:
@@ -130,39 +171,20 @@ func Foreign(holders []Holder, mountpoint string) []Holder {
 	return out
 }
 
-// matcher tells the mounts of one file system. A mountpoint is followed to the device
-// that is mounted there, so that its copies in other places are found.
-func matcher(procfs, what string) (func(mountEntry) bool, error) {
-	if !filepath.IsAbs(what) {
-		return func(e mountEntry) bool { return e.source == what }, nil
-	}
-	entries, err := readMountinfo(filepath.Join(procfs, "self/mountinfo"))
-	if err != nil {
-		return nil, fmt.Errorf("mount table: %w", err)
-	}
-	device := ""
-	for _, e := range entries {
-		if e.mountpoint == what {
-			device = e.device // the last one is on top
-		}
-	}
-	// Unmounted here: elsewhere it may still be at the same path.
-	return func(e mountEntry) bool {
-		return e.mountpoint == what || device != "" && e.device == device
-	}, nil
-}
-
-// parentGroups finds, for each place in our namespace where the file system is
-// mounted, the peer group of the mount that this place is on: by it, and not by the
+// parentGroups finds, for each place in our namespace where a file system
+// is mounted, the peer group of the mount that this place is on: by it, and not by the
 // group of the mount itself, an unmount travels.
-func parentGroups(procfs string, match func(mountEntry) bool) (map[string]string, error) {
+func parentGroups(procfs string, match func(mountEntry) (string, bool)) (map[string]string, error) {
 	entries, err := readMountinfo(filepath.Join(procfs, "self/mountinfo"))
 	if err != nil {
 		return nil, fmt.Errorf("mount table: %w", err)
 	}
 	out := map[string]string{}
 	for _, e := range entries {
-		if p := parentOf(e, entries); match(e) && p != nil {
+		if _, ok := match(e); !ok {
+			continue
+		}
+		if p := parentOf(e, entries); p != nil {
 			out[e.mountpoint] = p.shared
 		}
 	}

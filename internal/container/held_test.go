@@ -92,6 +92,10 @@ func TestHeldBy(t *testing.T) {
 		}
 	}
 
+	held, err := Held(root, func(source string) bool { return strings.HasPrefix(source, "tank/flocker/") })
+	if err != nil || len(held) != 2 || len(held[dataset]) != len(want) || len(held["tank/flocker/77ab4be093a1c7de"]) != 1 {
+		t.Errorf("Held = %v, %v; want both datasets", held, err)
+	}
 	for _, what := range []string{"tank/flocker/5f2d", "tank/flocker", "/nowhere"} {
 		if holders, err := HeldBy(root, what); err != nil || len(holders) != 0 {
 			t.Errorf("HeldBy(%s) = %v, %v; want none", what, holders, err)
