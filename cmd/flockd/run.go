@@ -65,8 +65,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 // config is what file, environment and flags say together.
 func config(c *cli.Context) (flockd.Config, error) {
 	path := c.String("config")
-	optional := path == ""
-	if optional {
+	optional := path == "" || path == configFile // the unit names the latter
+	if path == "" {
 		path = configFile
 	}
 	cfg, err := flockd.ReadConfig(path, optional)

@@ -33,7 +33,7 @@ func (b backend) Join(ctx context.Context, req api.JoinRequest) (api.JoinReply, 
 func (b backend) Status(ctx context.Context) (api.ClusterStatus, error) {
 	m, err := b.d.member()
 	if err != nil {
-		return api.ClusterStatus{Version: b.d.parts.Version, Problems: []string{err.Error()}}, nil
+		return api.ClusterStatus{Version: b.d.parts.Version}, nil // Initialized is false, which says it
 	}
 	return m.Status(ctx)
 }

@@ -156,8 +156,8 @@ func (c Config) level() (slog.Level, error) {
 // Socket is the path of the control socket.
 func (c Config) Socket() string { return filepath.Join(c.RunDir, "flockd.sock") }
 
-// timers are all waiting times of a node, chosen together.
-type timers struct {
+// Timers are all waiting times of a node, chosen together.
+type Timers struct {
 	Report time.Duration // between reports to the leader
 	Stale  time.Duration // a report older than this says nothing any more
 	Poll   time.Duration // between looks at the disk without a reason
@@ -166,8 +166,16 @@ type timers struct {
 }
 
 // profiles by name. lab is for emulated machines that are ten times slower.
-var profiles = map[string]timers{
+var profiles = map[string]Timers{
 	"default": {Report: 2 * time.Second, Stale: 10 * time.Second, Poll: 5 * time.Second, Raft: 1500 * time.Millisecond, Stable: 30 * time.Second},
 	"fast":    {Report: time.Second, Stale: 6 * time.Second, Poll: 5 * time.Second, Raft: time.Second, Stable: 15 * time.Second},
 	"lab":     {Report: 2 * time.Second, Stale: 15 * time.Second, Poll: 10 * time.Second, Raft: 4 * time.Second, Stable: 5 * time.Second},
+}
+
+// Profile is the set of timers of that name; the default one when there is none.
+func Profile(name string) Timers {
+	if t, ok := profiles[name]; ok {
+		return t
+	}
+	return profiles["default"]
 }

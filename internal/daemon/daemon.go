@@ -37,7 +37,7 @@ type Parts struct {
 	Version string
 	BootID  string
 	Log     *slog.Logger
-	Timers  timers
+	Timers  Timers
 	Metrics *Metrics
 	Now     func() time.Time // nil: time.Now
 
@@ -398,4 +398,35 @@ func (d *Daemon) HTTP() http.Handler {
 		})
 	}
 	return mux
+}
+
+// State is what this node has applied; nil while it is in no cluster. For tests.
+func (d *Daemon) State() *state.State {
+	if m := d.current.Load(); m != nil {
+		return m.cluster.State()
+	}
+	return nil
+}
+
+// ID of this node; "" while it is in no cluster. For tests.
+func (d *Daemon) ID() volume.NodeID {
+	if m := d.current.Load(); m != nil {
+		return m.self
+	}
+	return ""
+}
+
+// Links of the volumes this node is the primary of. For tests.
+func (d *Daemon) Links() map[volume.ID][]volume.LinkStatus {
+	out := map[volume.ID][]volume.LinkStatus{}
+	m := d.current.Load()
+	if m == nil || m.repl == nil {
+		return out
+	}
+	for v := range m.cluster.State().Volumes() {
+		if v.Placement.Primary == m.self {
+			out[v.ID] = m.repl.Links(v.ID)
+		}
+	}
+	return out
 }

@@ -31,7 +31,7 @@ type member struct {
 	version string
 	log     *slog.Logger
 	now     func() time.Time
-	timers  timers
+	timers  Timers
 	layout  agent.Layout
 
 	cluster *cluster.Cluster
@@ -147,7 +147,7 @@ func (m *member) lead(ctx context.Context) error {
 	bell.Go(func() { m.ring(running, wake) })
 	defer bell.Wait()
 	defer stop()
-	c := &placement.Controller{Cluster: leaderView{m}, Wake: wake, Log: m.log}
+	c := &placement.Controller{Cluster: leaderView{m}, Wake: wake, Log: m.log, Settle: m.timers.Stale}
 	err := c.Run(running)
 	if ctx.Err() != nil {
 		return nil
@@ -501,7 +501,7 @@ func (m *member) heardByPlacement() map[volume.NodeID]placement.Heard {
 	now := m.now()
 	out := map[volume.NodeID]placement.Heard{}
 	for _, r := range m.reports.All(now) {
-		out[r.Report.Node] = placement.Heard{Report: &r.Report, At: now.Add(-r.Age)}
+		out[r.Report.Node] = placement.Heard{Report: &r.Report, At: now.Add(-r.Age), For: m.timers.Stale}
 	}
 	return out
 }

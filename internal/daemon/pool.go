@@ -79,6 +79,10 @@ func preparePool(ctx context.Context, pools Pools, stateDir string, req api.Node
 			WithHint("name a zpool with --pool, or have one made in a file with --pool-file 20G")
 	case req.PoolFileSize == 0:
 		if _, err := pools.Pool(ctx, req.Pool); err != nil {
+			if errors.Is(err, zfs.ErrNoZFS) {
+				return localSetup{}, volume.Errorf(volume.CodeUnavailable, "ZFS does not work on this node: %v", err).
+					WithHint("scripts/provision installs it; `modprobe zfs` loads it")
+			}
 			if errors.Is(err, zfs.ErrNotFound) {
 				return localSetup{}, volume.Errorf(volume.CodeInvalid, "no zpool named %q on this node", req.Pool).
 					WithHint("`zpool list` shows what there is; --pool-file 20G makes one in a file")

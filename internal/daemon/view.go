@@ -150,7 +150,11 @@ func (v view) health(vol *state.Volume, out api.Volume, st volume.Status, known 
 			case volume.LinkLagging:
 				add(api.HealthLagging, "%s is behind", r.Node)
 			case volume.LinkConnecting:
-				add(api.HealthDegraded, "%s cannot be reached", r.Node)
+				if r.Error == "" {
+					add(api.HealthSeeding, "%s is being asked what it holds", r.Node)
+					continue
+				}
+				add(api.HealthDegraded, "%s cannot be reached: %s", r.Node, r.Error)
 			case volume.LinkRefused:
 				add(api.HealthDegraded, "%s refuses: %s", r.Node, r.Error)
 			}

@@ -1,0 +1,407 @@
+package scenario
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/cluster"
+	"github.com/flocker-io/flocker/internal/container/containerfake"
+	"github.com/flocker-io/flocker/internal/daemon"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/transport/memnet"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/plugin"
+	"github.com/flocker-io/flocker/zfs/zfsfake"
+)
+
+// World is a set of machines. Make it inside a bubble; Close it before the bubble
+// ends.
+type World struct {
+	t     testing.TB
+	net   *memnet.Network
+	nodes map[string]*Machine
+	join  string // line of token and peer
+
+	mu        sync.Mutex
+	primaries map[string]volume.NodeID // "volume epoch" to the primary seen first
+	epochs    map[string]volume.Epoch  // "machine volume" to the newest seen there
+}
+
+// Machine is one computer: disks and engine outlive its daemon.
+type Machine struct {
+	Name   string
+	ZFS    *zfsfake.Host
+	Engine *containerfake.Engine
+
+	world *World
+	disk  *cluster.MemDisk
+	dir   string
+	boots int
+
+	daemon *daemon.Daemon // nil: powered off
+	driver *plugin.Driver
+	stop   context.CancelFunc
+	done   chan error
+	files  *files
+}
+
+// Pool is the name of every machine's pool.
+const Pool = "tank"
+
+// NewWorld makes machines n1 to nN, powered on and in no cluster.
+func NewWorld(t testing.TB, n int) *World {
+	w := &World{t: t, net: memnet.New(), nodes: map[string]*Machine{},
+		primaries: map[string]volume.NodeID{}, epochs: map[string]volume.Epoch{}}
+	for i := range n {
+		name := fmt.Sprintf("n%d", i+1)
+		m := &Machine{
+			Name: name, world: w, disk: cluster.NewMemDisk(), dir: t.TempDir(),
+			ZFS:    zfsfake.New(zfsfake.Options{Seed: uint64(i + 1), Pool: Pool, Capacity: 1 << 40}),
+			Engine: containerfake.New(name),
+		}
+		w.nodes[name] = m
+		m.Start()
+	}
+	return w
+}
+
+// Close powers everything off and waits until nothing runs any more.
+func (w *World) Close() {
+	for _, name := range w.Names() {
+		w.nodes[name].Engine.Shutdown()
+	}
+	for _, name := range w.Names() {
+		w.nodes[name].Stop()
+	}
+}
+
+// Names of the machines, in order.
+func (w *World) Names() []string { return slices.Sorted(maps.Keys(w.nodes)) }
+
+// Machine by name.
+func (w *World) Machine(name string) *Machine {
+	w.t.Helper()
+	m := w.nodes[name]
+	if m == nil {
+		w.t.Fatalf("there is no machine %q", name)
+	}
+	return m
+}
+
+// Start runs flockd.
+func (m *Machine) Start() {
+	host := m.world.net.Host(m.Name)
+	m.boots++
+	m.files = &files{zfs: m.ZFS}
+	d := daemon.New(daemon.Parts{
+		Version: "scenario", BootID: fmt.Sprintf("%s-%d", m.Name, m.boots), Timers: daemon.Profile("default"),
+		Log:      slog.New(slog.NewTextHandler(writer{m.world.t, m.Name}, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		StateDir: m.dir, MountDir: "/volumes", ZFS: m.ZFS, Files: m.files, Engine: m.Engine,
+		Cluster: cluster.Config{
+			Disk: m.disk, Listen: m.Name + ":4523", ListenFunc: host.Listen, DialFunc: host.Dial, Gossip: cluster.NoGossip{},
+			Timing: cluster.Timing{Stable: 5 * time.Second},
+		},
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	m.daemon, m.stop, m.done = d, cancel, make(chan error, 1)
+	m.driver = plugin.NewDriver(ctx, d.Plugin(), slog.New(slog.DiscardHandler), nil)
+	m.Engine.SetDriver(m.driver)
+	go func() { m.done <- d.Run(ctx) }()
+}
+
+// Stop ends flockd in an orderly way; containers go on.
+func (m *Machine) Stop() {
+	if m.daemon == nil {
+		return
+	}
+	m.Engine.SetDriver(nil)
+	m.stop()
+	if err := <-m.done; err != nil && !errors.Is(err, context.Canceled) {
+		m.world.t.Errorf("flockd on %s: %v", m.Name, err)
+	}
+	m.driver.Wait()
+	m.daemon = nil
+}
+
+// Cut is a power loss: what was not durable is gone, and nobody says goodbye.
+func (m *Machine) Cut() {
+	m.world.net.Crash(m.Name)
+	m.isolate(true)
+	m.Engine.Crash(false)
+	m.ZFS.Crash()
+	m.Stop()
+	m.isolate(false)
+}
+
+// isolate cuts or heals the links to all other machines.
+func (m *Machine) isolate(on bool) {
+	for other := range m.world.nodes {
+		if other == m.Name {
+			continue
+		}
+		if on {
+			m.world.net.Partition(m.Name, other)
+		} else {
+			m.world.net.Heal(m.Name, other)
+		}
+	}
+}
+
+// Boot powers a machine on: flockd first, then the engine.
+func (m *Machine) Boot() {
+	m.Start()
+	m.Engine.Boot()
+}
+
+// Up says that the machine has power.
+func (m *Machine) Up() bool { return m.daemon != nil }
+
+// API of the machine's flockd.
+func (m *Machine) API() api.Backend { return m.daemon.API() }
+
+// Cluster makes a cluster of all machines.
+func (w *World) Cluster() {
+	w.t.Helper()
+	for i, name := range w.Names() {
+		if i == 0 {
+			w.Init(name)
+		} else {
+			w.Join(name)
+		}
+	}
+	// The voters that this many nodes should have.
+	want := map[int]int{1: 1, 2: 1, 3: 3, 4: 3}[len(w.nodes)]
+	if want == 0 {
+		want = 5
+	}
+	w.Await(fmt.Sprintf("%d voters", want), func() bool {
+		st, err := w.Machine("n1").API().Status(w.ctx())
+		return err == nil && len(st.Voters) == want
+	})
+}
+
+// Init makes a cluster on one machine.
+func (w *World) Init(name string) {
+	w.t.Helper()
+	rep, err := w.Machine(name).API().Init(api.AsLocal(w.ctx()), api.InitRequest{NodeSetup: api.NodeSetup{Name: name, Pool: Pool, Advertise: name}})
+	if err != nil {
+		w.t.Fatalf("init on %s: %v", name, err)
+	}
+	w.join = rep.Token
+}
+
+// Join adds a machine to the cluster that Init made.
+func (w *World) Join(name string) {
+	w.t.Helper()
+	_, err := w.Machine(name).API().Join(api.AsLocal(w.ctx()), api.JoinRequest{
+		NodeSetup: api.NodeSetup{Name: name, Pool: Pool, Advertise: name}, Token: w.join, Peers: []string{"n1:4523"}})
+	if err != nil {
+		w.t.Fatalf("join of %s: %v", name, err)
+	}
+}
+
+// ctx bounds one step; generous, since the bubble's time costs nothing.
+func (w *World) ctx() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	w.t.Cleanup(cancel)
+	return ctx
+}
+
+// Await lets time pass until cond holds, checking the invariants on the way.
+func (w *World) Await(what string, cond func() bool) {
+	w.t.Helper()
+	for range 3000 {
+		w.Check()
+		if cond() {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	w.t.Fatalf("waited five minutes for: %s\n%s", what, w.Describe())
+}
+
+// Leader is the machine that leads, as the majority sees it; nil when there is none.
+func (w *World) Leader() *Machine {
+	for _, name := range w.Names() {
+		m := w.nodes[name]
+		if !m.Up() {
+			continue
+		}
+		st, err := m.API().Status(w.ctx())
+		if err == nil && st.Leader.ID == st.Node.ID && st.Initialized {
+			return m
+		}
+	}
+	return nil
+}
+
+// states are what each machine that is up and a member has applied.
+func (w *World) states() map[string]*state.State {
+	out := map[string]*state.State{}
+	for name, m := range w.nodes {
+		if m.Up() {
+			if s := m.daemon.State(); s != nil {
+				out[name] = s
+			}
+		}
+	}
+	return out
+}
+
+// Check fails the test when a standing invariant does not hold.
+func (w *World) Check() {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+
+	// At most one writable dataset per volume at any instant.
+	writable := map[string][]string{}
+	for name, m := range w.nodes {
+		for _, mount := range m.ZFS.Mounts() {
+			if mount.Writable {
+				id := path.Base(mount.Dataset)
+				writable[id] = append(writable[id], name)
+			}
+		}
+		if err := m.ZFS.Check(); err != nil {
+			w.t.Fatalf("disk of %s: %v", name, err)
+		}
+	}
+	for id, on := range writable {
+		if len(on) > 1 {
+			w.t.Fatalf("volume %s is writable on %v at once\n%s", id, on, w.Describe())
+		}
+	}
+
+	for name, s := range w.states() {
+		if err := s.Holds(); err != nil {
+			w.t.Fatalf("state of %s: %v", name, err)
+		}
+		for v := range s.Volumes() {
+			// Never two primaries in one epoch; epochs only rise.
+			key := fmt.Sprintf("%s %s", v.ID, v.Epoch)
+			if was, ok := w.primaries[key]; ok && was != v.Placement.Primary {
+				w.t.Fatalf("volume %s has primaries %s and %s in epoch %s", v.Name, was, v.Placement.Primary, v.Epoch)
+			}
+			w.primaries[key] = v.Placement.Primary
+			key = name + " " + string(v.ID)
+			if v.Epoch < w.epochs[key] {
+				w.t.Fatalf("volume %s went back from epoch %s to %s on %s", v.Name, w.epochs[key], v.Epoch, name)
+			}
+			w.epochs[key] = v.Epoch
+		}
+	}
+	w.checkAcked()
+}
+
+// checkAcked makes sure that every acknowledged position is on that replica, with
+// the same GUID.
+func (w *World) checkAcked() {
+	w.t.Helper()
+	for name, m := range w.nodes {
+		if !m.Up() {
+			continue
+		}
+		for id, links := range m.daemon.Links() {
+			for _, l := range links {
+				replica := w.byID(l.Replica)
+				if l.Acked.IsZero() || replica == nil {
+					continue
+				}
+				snap := fmt.Sprintf("%s/flocker/%s@%s", Pool, id, l.Acked.SnapshotName())
+				if guid, ok := replica.guid(snap); ok && guid != l.Acked.GUID {
+					w.t.Fatalf("%s says that %s acknowledged %s with guid %d; there it has %d", name, replica.Name, snap, l.Acked.GUID, guid)
+				}
+			}
+		}
+	}
+}
+
+func (w *World) byID(id volume.NodeID) *Machine {
+	for _, m := range w.nodes {
+		if m.Up() && m.daemon.ID() == id {
+			return m
+		}
+	}
+	return nil
+}
+
+func (m *Machine) guid(snapshot string) (uint64, bool) {
+	ds, name, _ := strings.Cut(snapshot, "@")
+	snaps, err := m.ZFS.Snapshots(context.Background(), ds, false)
+	if err != nil {
+		return 0, false
+	}
+	for _, s := range snaps {
+		if s.Name == name {
+			return s.GUID, true
+		}
+	}
+	return 0, false
+}
+
+// Describe is everything worth knowing when a test fails.
+func (w *World) Describe() string {
+	var b strings.Builder
+	for _, name := range w.Names() {
+		m := w.nodes[name]
+		fmt.Fprintf(&b, "--- %s up=%v\n", name, m.Up())
+		if m.Up() {
+			if st, err := m.API().Status(context.Background()); err == nil {
+				fmt.Fprintf(&b, "leader %s, index %d, problems %q\n", st.Leader, st.Applied, st.Problems)
+			}
+			if s := m.daemon.State(); s != nil {
+				for v := range s.Volumes() {
+					fmt.Fprintf(&b, "%s %s %s epoch=%d primary=%s pending=%+v refusal=%+v\n", v.ID, v.Name, v.Phase, uint64(v.Epoch),
+						s.NodeName(v.Placement.Primary), v.Pending, v.LastRefusal)
+				}
+			}
+		}
+		for _, mount := range m.ZFS.Mounts() {
+			fmt.Fprintf(&b, "mounted %s writable=%v\n", mount.Dataset, mount.Writable)
+		}
+	}
+	return b.String()
+}
+
+// files is agent.Files on the fake: a mounted dataset is its own data directory.
+type files struct{ zfs *zfsfake.Host }
+
+func (f *files) Prepare(mountpoint string, _ volume.Spec) (string, error) {
+	for _, m := range f.zfs.Mounts() {
+		if m.Path == mountpoint && m.Writable {
+			return path.Join(mountpoint, "data"), nil
+		}
+	}
+	return "", fmt.Errorf("nothing writable is mounted at %s", mountpoint)
+}
+
+func (f *files) Unused(dataset string) error {
+	for _, m := range f.zfs.Mounts() {
+		if m.Dataset == dataset {
+			return fmt.Errorf("%s is still mounted", dataset)
+		}
+	}
+	return nil
+}
+
+// writer sends a daemon's warnings to the test's log.
+type writer struct {
+	t    testing.TB
+	name string
+}
+
+func (w writer) Write(b []byte) (int, error) {
+	w.t.Logf("%s %s %s", time.Now().Format("15:04:05.000"), w.name, strings.TrimSpace(string(b)))
+	return len(b), nil
+}
