@@ -332,6 +332,7 @@ func (c *Cluster) startRaft(stores *Stores, trans raft.Transport, notify chan<- 
 	conf.HeartbeatTimeout = c.cfg.Timing.Heartbeat
 	conf.ElectionTimeout = c.cfg.Timing.Election
 	conf.LeaderLeaseTimeout = c.cfg.Timing.LeaderLease
+	conf.CommitTimeout = c.cfg.Timing.Commit
 	conf.SnapshotThreshold = snapshotAfter
 	conf.SnapshotInterval = snapshotInterval
 	conf.TrailingLogs = trailingLogs

@@ -43,7 +43,10 @@ type Config struct {
 	// Gossip replaces serf, in tests.
 	Gossip Gossip
 
-	Timing  Timing
+	Timing Timing
+	// certLife is the life of the certificates that this node signs; 0: 90 days.
+	certLife time.Duration
+
 	Version string       // of flockd, shown to the others
 	Log     *slog.Logger // nil: slog.Default()
 }
@@ -53,6 +56,9 @@ type Timing struct {
 	Heartbeat   time.Duration // 1.5 s: a follower without contact for so long calls an election
 	Election    time.Duration // 1.5 s
 	LeaderLease time.Duration // 1 s: a leader without contact to a majority for so long steps down
+	// Commit (50 ms) bounds, doubled, how long a follower is behind the leader while
+	// little happens. It costs one RPC per follower and interval.
+	Commit time.Duration
 
 	Stable    time.Duration // 30 s: alive without a break before a node may become a voter
 	DeadAfter time.Duration // 60 s: dead without a break before a voter is replaced
@@ -79,6 +85,7 @@ func (t Timing) withDefaults() Timing {
 	def(&t.Heartbeat, 1500*time.Millisecond)
 	def(&t.Election, 1500*time.Millisecond)
 	def(&t.LeaderLease, time.Second)
+	def(&t.Commit, 50*time.Millisecond)
 	def(&t.Stable, 30*time.Second)
 	def(&t.DeadAfter, 60*time.Second)
 	def(&t.Reconcile, time.Second)

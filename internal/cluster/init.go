@@ -95,7 +95,7 @@ func writeInit(cfg Config, req InitRequest) error {
 	if err != nil {
 		return err
 	}
-	cert, err := ca.Issue(csr, clusterID, node.ID, now)
+	cert, err := ca.Issue(csr, clusterID, node.ID, now, cfg.certLife)
 	if err != nil {
 		return err
 	}
@@ -156,6 +156,8 @@ func (c *Cluster) finishInit(ctx context.Context) {
 		c.fail(err)
 		return
 	}
+	ctx, done := context.WithCancel(ctx)
+	defer done()
 	c.Lead(ctx, func(ctx context.Context) error {
 		e, err := state.Decode(b)
 		if err != nil {
@@ -168,6 +170,7 @@ func (c *Cluster) finishInit(ctx context.Context) {
 			return err
 		}
 		close(c.initialised)
+		done()
 		return nil
 	})
 }

@@ -259,7 +259,7 @@ func (c *Cluster) handleJoin(ctx context.Context, _ volume.NodeID, body json.Raw
 		c.log.Warn("refused a join", "name", node.Name, "addr", node.Addr, "err", res.Err)
 		return nil, res.Err
 	}
-	cert, err := ca.Issue(m.CSR, c.record.Cluster, node.ID, time.Now())
+	cert, err := ca.Issue(m.CSR, c.record.Cluster, node.ID, time.Now(), c.cfg.certLife)
 	if err != nil {
 		return nil, err
 	}

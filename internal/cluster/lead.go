@@ -119,13 +119,16 @@ func (c *Cluster) Lead(ctx context.Context, f func(context.Context) error) error
 			return err
 		}
 		if _, err := c.Barrier(ctx); err != nil {
-			if ctx.Err() == nil && !sleep(ctx, c.cfg.Timing.Heartbeat/4) {
+			if !sleep(ctx, c.cfg.Timing.Heartbeat/4) {
 				return context.Cause(ctx)
 			}
 			continue
 		}
 		err = c.reignOnce(ctx, reign, f)
-		if now, ok := c.lead.now(); ctx.Err() != nil || !ok || now != reign {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if now, ok := c.lead.now(); !ok || now != reign {
 			continue // the end of leadership explains whatever f returned
 		}
 		if err == nil {

@@ -89,7 +89,7 @@ func (c *Cluster) renewOnce(ctx context.Context) error {
 
 func (c *Cluster) newCertificate(ctx context.Context, csr []byte) ([]byte, error) {
 	if ca, err := c.authority(); err == nil {
-		return ca.Issue(csr, c.record.Cluster, c.record.Node, time.Now())
+		return ca.Issue(csr, c.record.Cluster, c.record.Node, time.Now(), c.cfg.certLife)
 	}
 	digest, err := transport.DigestRoot(c.id.RootPEM())
 	if err != nil {
@@ -133,7 +133,7 @@ func (c *Cluster) handleRenew(_ context.Context, _ volume.NodeID, body json.RawM
 	if err != nil {
 		return nil, err
 	}
-	cert, err := ca.Issue(m.CSR, c.record.Cluster, n.ID, time.Now())
+	cert, err := ca.Issue(m.CSR, c.record.Cluster, n.ID, time.Now(), c.cfg.certLife)
 	if err != nil {
 		return nil, fmt.Errorf("renewing the certificate of %s: %w", n.Name, err)
 	}

@@ -20,13 +20,15 @@ import (
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
-// Lifetimes of certificates. NotBefore is set back by backdate, so that a node whose
-// clock is a little behind accepts a certificate that was just made.
+// Lifetimes of certificates.
 const (
 	RootLife = 20 * 365 * 24 * time.Hour
 	NodeLife = 90 * 24 * time.Hour
-	backdate = time.Hour
 )
+
+// backdate is how far NotBefore is set back, so that a node whose clock is a little
+// behind accepts a certificate that was just made.
+func backdate(life time.Duration) time.Duration { return min(time.Hour, life/10) }
 
 // Authority is the cluster's CA: a root certificate and its key. It signs node
 // certificates and nothing else.
@@ -44,7 +46,7 @@ func NewAuthority(clusterID string, now time.Time) (*Authority, error) {
 	tmpl := &x509.Certificate{
 		SerialNumber:          newSerial(),
 		Subject:               pkix.Name{Organization: []string{"flocker"}, CommonName: "flocker cluster " + clusterID},
-		NotBefore:             now.Add(-backdate),
+		NotBefore:             now.Add(-backdate(RootLife)),
 		NotAfter:              now.Add(RootLife),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
@@ -85,8 +87,12 @@ func (a *Authority) CertPEM() []byte { return encodePEM(pemCertificate, a.cert.R
 func (a *Authority) KeyPEM() ([]byte, error) { return encodeKey(a.key) }
 
 // Issue signs a certificate for the key of a signing request. Nothing else of the
-// request is used: the names are those that the caller vouches for.
-func (a *Authority) Issue(csrPEM []byte, clusterID string, node volume.NodeID, now time.Time) ([]byte, error) {
+// request is used: the names are those that the caller vouches for. A life of 0 is
+// NodeLife.
+func (a *Authority) Issue(csrPEM []byte, clusterID string, node volume.NodeID, now time.Time, life time.Duration) ([]byte, error) {
+	if life == 0 {
+		life = NodeLife
+	}
 	csr, err := ParseRequest(csrPEM)
 	if err != nil {
 		return nil, err
@@ -94,8 +100,8 @@ func (a *Authority) Issue(csrPEM []byte, clusterID string, node volume.NodeID, n
 	tmpl := &x509.Certificate{
 		SerialNumber: newSerial(),
 		Subject:      pkix.Name{Organization: []string{"flocker"}, CommonName: string(node)},
-		NotBefore:    now.Add(-backdate),
-		NotAfter:     now.Add(NodeLife),
+		NotBefore:    now.Add(-backdate(life)),
+		NotAfter:     now.Add(life),
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		URIs:         []*url.URL{nodeURI(clusterID, node)},

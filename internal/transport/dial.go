@@ -83,11 +83,11 @@ func DialJoin(ctx context.Context, dial DialFunc, addr string, root RootDigest) 
 				}
 				pool := x509.NewCertPool()
 				pool.AddCert(c)
-				if err := verifyLeaf(cs.PeerCertificates[0], pool); err != nil {
-					return err
-				}
 				s, err := subjectOf(cs.PeerCertificates[0])
 				if err != nil {
+					return err
+				}
+				if err := verifyLeaf(cs.PeerCertificates[0], s, pool, "this machine"); err != nil {
 					return err
 				}
 				srv = Server{Cluster: s.cluster, Node: s.node, RootPEM: encodePEM(pemCertificate, c.Raw)}

@@ -112,17 +112,19 @@ func (id *Identity) verify(certs []*x509.Certificate) (subject, error) {
 	// A foreign cluster is told apart before its signature fails, for the sake of
 	// the message; the signature is what counts.
 	if s.cluster != id.cluster {
-		return subject{}, fmt.Errorf("%w: it belongs to cluster %s, this is %s", ErrForeignCluster, s.cluster, id.cluster)
+		return subject{}, fmt.Errorf("%w: node %s is of cluster %s, node %s of cluster %s",
+			ErrForeignCluster, s.node.Short(), s.cluster, id.node.Short(), id.cluster)
 	}
-	if err := verifyLeaf(certs[0], id.current.Load().pool); err != nil {
+	if err := verifyLeaf(certs[0], s, id.current.Load().pool, "node "+id.node.Short()); err != nil {
 		return subject{}, err
 	}
 	return s, nil
 }
 
-// verifyLeaf checks signature, dates and usages. All node certificates are signed
-// by the root itself and may both serve and dial.
-func verifyLeaf(leaf *x509.Certificate, roots *x509.CertPool) error {
+// verifyLeaf checks signature, dates and usages of the certificate of s. All node
+// certificates are signed by the root itself and may both serve and dial. judge is
+// whose clock counts, for the message.
+func verifyLeaf(leaf *x509.Certificate, s subject, roots *x509.CertPool, judge string) error {
 	now := time.Now()
 	_, err := leaf.Verify(x509.VerifyOptions{
 		Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
@@ -133,9 +135,9 @@ func verifyLeaf(leaf *x509.Certificate, roots *x509.CertPool) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return &ClockError{Now: now, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter}
+		return &ClockError{Node: s.node, Judge: judge, Now: now, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter}
 	case errors.As(err, &unknown):
-		return fmt.Errorf("%w: its certificate is not signed by this cluster's root", ErrForeignCluster)
+		return fmt.Errorf("%w: the certificate of node %s is not signed by this cluster's root", ErrForeignCluster, s.node.Short())
 	}
 	return err
 }
