@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"log/slog"
 
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -26,7 +25,3 @@ func (NoGossip) Run(ctx context.Context, _ *Cluster) { <-ctx.Done() }
 
 // Health is Unknown.
 func (NoGossip) Health(volume.NodeID) Health { return Unknown }
-
-func newGossip(cfg Config, rec record, log *slog.Logger) Gossip {
-	return NoGossip{}
-}
