@@ -320,11 +320,29 @@ func (h *Host) Snapshot(ctx context.Context, names []string, props map[string]st
 		for batch := range batches(byPool[pool], argMax) {
 			argv := slices.Concat([]string{"zfs", "snapshot"}, options(props), batch)
 			if _, err := h.run(ctx, command{op: "snapshot", argv: argv}); err != nil {
-				return err
+				return blameSnapshots(err, batch)
 			}
 		}
 	}
 	return nil
+}
+
+// blameSnapshots turns a dataset that zfs could not open into the snapshots of it
+// that were asked for.
+func blameSnapshots(err error, asked []string) error {
+	var e *Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	var names []string
+	for _, name := range asked {
+		dataset, _, _ := strings.Cut(name, "@")
+		if slices.Contains(e.Names, name) || slices.Contains(e.Names, dataset) {
+			names = append(names, name)
+		}
+	}
+	e.Names = names
+	return err
 }
 
 // batches splits names so that each part fits into max bytes of arguments.
@@ -444,7 +462,7 @@ func (h *Host) AbortReceive(ctx context.Context, name string) error {
 	if errors.As(err, &e) && strings.Contains(e.Stderr, "does not have any resumable receive state") {
 		return nil
 	}
-	return err
+	return unless(err, ErrNotFound)
 }
 
 // options are properties as zfs takes them, sorted so that a command is the same

@@ -107,6 +107,9 @@ func checkTag(tag string) error {
 	if err := checkComponent(tag); err != nil {
 		return fmt.Errorf("%w: hold tag %q: %s", ErrInvalid, tag, err)
 	}
+	if len(tag) > maxName {
+		return fmt.Errorf("%w: hold tag longer than %d bytes", ErrInvalid, maxName)
+	}
 	return nil
 }
 

@@ -33,7 +33,7 @@ var kinds = []struct {
 	{"local origin for clone", ErrNoBase},
 	{"does not match incremental source", ErrNoBase},
 	{"not an ancestor", ErrNoBase},
-	{"is not earlier than it", ErrNoBase},
+	{"not an earlier snapshot from the same fs", ErrNoBase},
 	{"space quota exceeded", ErrNoSpace},
 	{"checksum mismatch or incomplete stream", ErrBadStream},
 	{"failed to read from stream", ErrBadStream},
@@ -69,7 +69,7 @@ var kinds = []struct {
 	{"already exists", ErrExists},
 	{"tag already exists", ErrExists},
 	{"bookmark exists", ErrExists},
-	{"snapshot name conflicts", ErrExists},
+	{"conflicting snapshot", ErrExists},
 	{"must specify -f to overwrite", ErrExists},
 
 	// Arguments.
@@ -77,6 +77,8 @@ var kinds = []struct {
 	{"bad property", ErrInvalid},
 	{"is readonly", ErrInvalid},
 	{"must be one of", ErrInvalid},
+	{"cannot be inherited", ErrInvalid},
+	{"multiple snapshots of same fs not allowed", ErrInvalid},
 	{"bad numeric value", ErrInvalid},
 	{"size is less than current used", ErrInvalid},
 	{"no mountpoint set", ErrInvalid},

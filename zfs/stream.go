@@ -25,7 +25,7 @@ func (h *Host) Send(ctx context.Context, req SendRequest, w io.Writer) error {
 		defer closeFile()
 		c.stdout, c.stop = f, func() { shutdown(f) }
 		_, err := h.run(ctx, c)
-		return refineSend(err)
+		return refineSend(err, req)
 	}
 
 	pr, pw, err := streamPipe()
@@ -67,7 +67,7 @@ func (h *Host) Send(ctx context.Context, req SendRequest, w io.Writer) error {
 	case writeErr != nil:
 		return &Error{Op: "send", Args: argv, Err: fmt.Errorf("writing the stream: %w", writeErr)}
 	case childErr != nil:
-		return refineSend(childErr)
+		return refineSend(childErr, req)
 	case readErr != nil:
 		return &Error{Op: "send", Args: argv, Err: readErr}
 	}
@@ -101,12 +101,18 @@ func sendArgs(req SendRequest) ([]string, error) {
 	return append(argv, req.Snapshot), nil
 }
 
-// refineSend has one text mean two things: for a plain send a missing incremental
-// source is ErrNoBase, and so it is told; for a resumed one the token is of no use.
-func refineSend(err error) error {
+// refineSend gives texts that mean two things their kind: a base that zfs cannot
+// open is ErrNoBase, and for a token any missing thing makes it useless.
+func refineSend(err error, req SendRequest) error {
 	var e *Error
-	if errors.As(err, &e) && e.Kind == ErrNoBase && slices.Contains(e.Args, "-t") {
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch {
+	case req.Token != "" && (e.Kind == ErrNoBase || e.Kind == ErrNotFound):
 		e.Kind = ErrBadToken
+	case req.From != "" && e.Kind == ErrNotFound && slices.Contains(e.Names, req.From):
+		e.Kind = ErrNoBase
 	}
 	return err
 }
@@ -237,7 +243,7 @@ func (h *Host) EstimateSend(ctx context.Context, req SendRequest) (int64, error)
 	argv = slices.Insert(argv, 2, "-n", "-v", "-P")
 	out, err := h.run(ctx, command{op: "estimate-send", argv: argv})
 	if err != nil {
-		return 0, refineSend(err)
+		return 0, refineSend(err, req)
 	}
 	n, err := parseEstimate(out)
 	if err != nil {

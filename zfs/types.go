@@ -56,7 +56,8 @@ type System interface {
 	// Snapshot takes all of them (full names, "pool/fs@snap") in one command; those
 	// in one pool are in one transaction group. Props are user properties. When one
 	// name is refused (its dataset is missing, or it exists) none is taken and
-	// Error.Names says which. Only a list too long for one command line (about
+	// Error.Names has at least the first that was refused. Two of one dataset in one
+	// call are ErrInvalid. Only a list too long for one command line (about
 	// 20,000 names) is taken in several steps; then the first ones may be taken.
 	Snapshot(ctx context.Context, names []string, props map[string]string) error
 	// Bookmark makes bookmark (full name, "pool/fs#mark") of snapshot; again is no error.
@@ -109,8 +110,8 @@ type System interface {
 	// increment onto none. ErrDiverged, ErrNoBase. ErrBusy: another receive is under
 	// way, the dataset holds an interrupted one, or it is mounted and in use.
 	Receive(ctx context.Context, req ReceiveRequest, r io.Reader) error
-	// AbortReceive throws the state of an interrupted receive away (receive -A).
-	// None there is no error.
+	// AbortReceive throws the state of an interrupted receive away (receive -A), and
+	// with a full stream's the whole dataset. None there is no error.
 	AbortReceive(ctx context.Context, name string) error
 	// DecodeToken asks zfs what a resume token stands for (send -nvt), without
 	// sending. ErrBadToken when it is garbled or what it names is gone here.

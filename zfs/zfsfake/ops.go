@@ -332,6 +332,12 @@ func (h *Host) Promote(ctx context.Context, name string) error {
 		for _, s := range moved {
 			s.ds = d
 		}
+		for name, b := range old.bookmarks {
+			if b.txg <= pivot.txg {
+				d.bookmarks[name] = b
+				delete(old.bookmarks, name)
+			}
+		}
 		d.origin = old.origin
 		if d.origin != nil {
 			delete(d.origin.clones, old)
@@ -424,7 +430,7 @@ func (h *Host) Snapshot(ctx context.Context, names []string, props map[string]st
 	}
 	return h.command(ctx, "snapshot", strings.Join(names, " "), func() error {
 		byPool := map[*pool][]string{}
-		seen := map[string]bool{}
+		seen := map[*dataset]bool{}
 		var bad []string
 		var kind error
 		for _, full := range names {
@@ -433,12 +439,14 @@ func (h *Host) Snapshot(ctx context.Context, names []string, props map[string]st
 			switch {
 			case err != nil:
 				bad, kind = append(bad, full), cmp.Or(kind, error(zfs.ErrNotFound))
-			case d.find(name) != nil, seen[full]:
+			case seen[d]:
+				return fail(zfs.ErrInvalid, "cannot create snapshots : multiple snapshots of same fs not allowed\nno snapshots were created")
+			case d.find(name) != nil:
 				bad, kind = append(bad, full), cmp.Or(kind, error(zfs.ErrExists))
 			case d.inconsistent:
 				bad, kind = append(bad, full), cmp.Or(kind, error(zfs.ErrBusy))
 			default:
-				seen[full] = true
+				seen[d] = true
 				byPool[d.pool] = append(byPool[d.pool], full)
 			}
 		}

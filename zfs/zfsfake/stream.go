@@ -127,7 +127,7 @@ func (h *Host) EstimateSend(ctx context.Context, req zfs.SendRequest) (n int64, 
 // DecodeToken implements zfs.System.
 func (h *Host) DecodeToken(ctx context.Context, text string) (out zfs.ResumeToken, err error) {
 	err = h.command(ctx, "decode-token", text, func() error {
-		if _, err := h.plan(zfs.SendRequest{Token: text}); err != nil {
+		if _, err := h.planResume(text); err != nil {
 			return err
 		}
 		t, err := parseToken(text)
@@ -626,7 +626,7 @@ func (in *receiver) apply() error {
 	d.changed, d.inconsistent, d.partial = false, false, nil
 	d.snaps = append(d.snaps, &snapshot{
 		ds: d, name: short, guid: q.header.ToGUID, txg: d.pool.txg, creation: time.Unix(q.header.Creation, 0),
-		tree: d.head.view(), changed: true, holds: map[string]bool{}, clones: map[*dataset]bool{},
+		tree: d.head.view(), changed: q.from == nil || q.next > 0, holds: map[string]bool{}, clones: map[*dataset]bool{},
 	})
 	in.applied = true
 	return nil
@@ -691,13 +691,11 @@ func (h *Host) AbortReceive(ctx context.Context, name string) error {
 	}
 	return h.command(ctx, "abort-receive", name, func() error {
 		d, err := h.dataset(name)
-		if err != nil {
-			return err
+		if err != nil || d.partial == nil {
+			return nil
 		}
 		q := d.partial
 		switch {
-		case q == nil:
-			return nil
 		case !q.kept:
 			return fail(zfs.ErrBusy, "cannot abort receive of '%s': dataset is busy", name)
 		}

@@ -1,0 +1,187 @@
+package zfstest
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/flocker-io/flocker/zfs"
+)
+
+func testSnapshots(w *world, _ Env) {
+	z := w.a.ZFS
+	fs := w.a.mounted("a")
+	w.a.must(z.SetProperties(w.ctx, fs, map[string]string{"flocker:volume": "v"}))
+	// Names against the order of time, as two in one second.
+	for _, n := range []string{"z", "m", "a"} {
+		w.a.write(fs, "f", data(1, 50000))
+		w.a.must(z.Snapshot(w.ctx, []string{fs + "@" + n}, map[string]string{"flocker:name": "of " + n}))
+	}
+	list := w.a.snapshots(fs)
+	if got := w.a.names(fs); got != "z m a" {
+		w.Errorf("order: %s", got)
+	}
+	guids := map[uint64]bool{}
+	for i, s := range list {
+		guids[s.GUID] = true
+		if s.Dataset != fs || s.FullName() != fs+"@"+s.Name || s.UserRefs != 0 || len(s.Clones) != 0 {
+			w.Errorf("snapshot: %+v", s)
+		}
+		if i > 0 && s.CreateTXG <= list[i-1].CreateTXG {
+			w.Errorf("createtxg of %s: %d, before it %d", s.Name, s.CreateTXG, list[i-1].CreateTXG)
+		}
+		if s.Written < 50000 || s.Referenced < 50000 {
+			w.Errorf("figures of %s: %+v", s.Name, s)
+		}
+		if time.Since(s.Creation).Abs() > time.Hour {
+			w.Errorf("creation of %s: %s", s.Name, s.Creation)
+		}
+		// Its own, not what the filesystem has.
+		if len(s.User) != 1 || s.User["flocker:name"] != "of "+s.Name {
+			w.Errorf("user properties of %s: %v", s.Name, s.User)
+		}
+	}
+	if len(guids) != 3 {
+		w.Errorf("guids: %v", guids)
+	}
+	if d := w.a.dataset(fs); d.Written != 0 {
+		w.Errorf("written right after a snapshot: %d", d.Written)
+	}
+	// An idle one differs by nothing.
+	if s := w.a.snap(fs, "idle"); s.Written != 0 {
+		w.Errorf("written of an idle snapshot: %d", s.Written)
+	}
+	w.a.must(z.SetProperties(w.ctx, fs+"@z", map[string]string{"flocker:name": "later"}))
+	if s := w.a.snapshot(fs, "z"); s.User["flocker:name"] != "later" {
+		w.Errorf("property set on a snapshot: %v", s.User)
+	}
+
+	w.wantKind("same name", z.Snapshot(w.ctx, []string{fs + "@z"}, nil), zfs.ErrExists)
+	w.wantKind("of nothing", z.Snapshot(w.ctx, []string{w.a.name("nope") + "@z"}, nil), zfs.ErrNotFound)
+	w.wantKind("native property", z.Snapshot(w.ctx, []string{fs + "@q"}, map[string]string{"readonly": "on"}), zfs.ErrInvalid)
+	w.a.must(z.Snapshot(w.ctx, nil, nil))
+}
+
+func testSnapshotsAtOnce(w *world, _ Env) {
+	z := w.a.ZFS
+	a, b, c := w.a.create("a"), w.a.create("b"), w.a.create("b/c")
+	all := []string{a + "@1", b + "@1", c + "@1"}
+	w.a.must(z.Snapshot(w.ctx, all, map[string]string{"flocker:name": "x"}))
+	list, err := z.Snapshots(w.ctx, w.a.Root, true)
+	w.a.must(err)
+	if len(list) != 3 {
+		w.Fatalf("%d snapshots, want 3", len(list))
+	}
+	for _, s := range list {
+		if s.CreateTXG != list[0].CreateTXG || s.User["flocker:name"] != "x" || !slices.Contains(all, s.FullName()) {
+			w.Errorf("one of several: %+v", s)
+		}
+	}
+	if list, err := z.Snapshots(w.ctx, b, false); err != nil || len(list) != 1 {
+		w.Errorf("not recursive: %v, %v", list, err)
+	}
+
+	// One bad name, and none is taken; the error says which.
+	nope := w.a.name("nope") + "@2"
+	w.wantBlame(z.Snapshot(w.ctx, []string{a + "@2", nope, b + "@2"}, nil), zfs.ErrNotFound, nope)
+	w.wantBlame(z.Snapshot(w.ctx, []string{a + "@2", b + "@1", c + "@2"}, nil), zfs.ErrExists, b+"@1")
+	w.wantKind("two of one", z.Snapshot(w.ctx, []string{a + "@2", a + "@3"}, nil), zfs.ErrInvalid)
+	if got := w.a.names(a) + w.a.names(b) + w.a.names(c); got != "111" {
+		w.Errorf("after refusals: %s", got)
+	}
+}
+
+func (w *world) wantBlame(err, kind error, name string) {
+	w.Helper()
+	w.wantKind("one bad name", err, kind)
+	var e *zfs.Error
+	if errors.As(err, &e) && !slices.Equal(e.Names, []string{name}) {
+		w.Errorf("blamed %q, want %q", e.Names, name)
+	}
+}
+
+func testBookmarks(w *world, _ Env) {
+	z := w.a.ZFS
+	fs := w.a.mounted("a")
+	w.a.write(fs, "f", []byte("1"))
+	one := w.a.snap(fs, "1")
+	w.a.write(fs, "f", []byte("2"))
+	two := w.a.snap(fs, "2")
+	w.a.must(z.Bookmark(w.ctx, fs+"@2", fs+"#a"))
+	w.a.must(z.Bookmark(w.ctx, fs+"@1", fs+"#b"))
+	w.a.must(z.Bookmark(w.ctx, fs+"@1", fs+"#b"))
+	w.wantKind("other snapshot, same bookmark", z.Bookmark(w.ctx, fs+"@2", fs+"#b"), zfs.ErrExists)
+	w.wantKind("bookmark of nothing", z.Bookmark(w.ctx, fs+"@nope", fs+"#c"), zfs.ErrNotFound)
+	w.a.must(z.DestroySnapshots(w.ctx, fs, []string{"1"}))
+
+	list, err := z.Bookmarks(w.ctx, fs, false)
+	w.a.must(err)
+	if len(list) != 2 || list[0].FullName() != fs+"#b" || list[1].Name != "a" {
+		w.Fatalf("bookmarks: %+v", list)
+	}
+	if list[0].GUID != one.GUID || list[0].CreateTXG != one.CreateTXG || !list[0].Creation.Equal(one.Creation) || list[1].GUID != two.GUID {
+		w.Errorf("bookmarks %+v of %+v and %+v", list, one, two)
+	}
+	w.a.create("a/c")
+	w.a.snap(fs+"/c", "1")
+	w.a.must(z.Bookmark(w.ctx, fs+"/c@1", fs+"/c#x"))
+	if list, err := z.Bookmarks(w.ctx, fs, true); err != nil || len(list) != 3 {
+		w.Errorf("recursive: %+v, %v", list, err)
+	}
+	if list, err := z.Bookmarks(w.ctx, fs, false); err != nil || len(list) != 2 {
+		w.Errorf("not recursive: %+v, %v", list, err)
+	}
+	w.a.must(z.DestroyBookmark(w.ctx, fs+"#b"))
+	w.a.must(z.DestroyBookmark(w.ctx, fs+"#b"))
+	w.a.must(z.DestroyBookmark(w.ctx, w.a.name("nope")+"#b"))
+	if list, err := z.Bookmarks(w.ctx, fs, false); err != nil || len(list) != 1 {
+		w.Errorf("after destroy: %+v, %v", list, err)
+	}
+}
+
+func testHolds(w *world, _ Env) {
+	z := w.a.ZFS
+	fs := w.a.create("a")
+	w.a.snap(fs, "1")
+	w.a.must(z.Hold(w.ctx, "one", fs+"@1"))
+	w.a.must(z.Hold(w.ctx, "one", fs+"@1"))
+	w.a.must(z.Hold(w.ctx, "two", fs+"@1"))
+	if s := w.a.snapshot(fs, "1"); s.UserRefs != 2 {
+		w.Errorf("userrefs %d, want 2", s.UserRefs)
+	}
+	w.wantKind("destroy what is held", z.DestroySnapshots(w.ctx, fs, []string{"1"}), zfs.ErrBusy)
+	w.a.must(z.Rename(w.ctx, fs+"@1", fs+"@one"))
+	w.a.must(z.Release(w.ctx, "one", fs+"@one"))
+	w.a.must(z.Release(w.ctx, "one", fs+"@one"))
+	w.wantKind("destroy what is still held", z.DestroySnapshots(w.ctx, fs, []string{"one"}), zfs.ErrBusy)
+	w.a.must(z.Release(w.ctx, "two", fs+"@one"))
+	w.a.must(z.DestroySnapshots(w.ctx, fs, []string{"one"}))
+	w.a.must(z.Release(w.ctx, "two", fs+"@one"))
+	w.a.must(z.Release(w.ctx, "two", w.a.name("nope")+"@one"))
+	w.wantKind("hold nothing", z.Hold(w.ctx, "one", fs+"@one"), zfs.ErrNotFound)
+}
+
+func testDestroySnapshots(w *world, _ Env) {
+	z := w.a.ZFS
+	fs := w.a.create("a")
+	for _, n := range []string{"1", "2", "3", "4", "5"} {
+		w.a.snap(fs, n)
+	}
+	w.a.must(z.DestroySnapshots(w.ctx, fs, []string{"1", "nope", "3"}))
+	if got := w.a.names(fs); got != "2 4 5" {
+		w.Errorf("left: %s", got)
+	}
+	w.a.must(z.DestroySnapshots(w.ctx, fs, []string{"1", "nope"}))
+	w.a.must(z.DestroySnapshots(w.ctx, fs, nil))
+	w.wantKind("of nothing", z.DestroySnapshots(w.ctx, w.a.name("nope"), []string{"1"}), zfs.ErrNotFound)
+	// With one that must stay, it stays, and the others may.
+	w.a.must(z.Hold(w.ctx, "keep", fs+"@4"))
+	w.wantKind("one held", z.DestroySnapshots(w.ctx, fs, []string{"2", "4", "5"}), zfs.ErrBusy)
+	w.a.snapshot(fs, "4")
+	w.Logf("with one of three held, left: %s", w.a.names(fs))
+	w.a.must(z.Release(w.ctx, "keep", fs+"@4"))
+	w.a.must(z.Clone(w.ctx, fs+"@4", w.a.name("k"), nil))
+	w.wantKind("one cloned", z.DestroySnapshots(w.ctx, fs, []string{"2", "4", "5"}), zfs.ErrHasClones)
+	w.a.snapshot(fs, "4")
+	w.Logf("with one of three cloned, left: %s", w.a.names(fs))
+}

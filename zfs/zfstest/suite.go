@@ -1,0 +1,50 @@
+package zfstest
+
+import "testing"
+
+// Run checks the System of both sides of what newEnv gives; every test gets an
+// environment of its own.
+func Run(t *testing.T, newEnv func(t *testing.T) Env) {
+	for _, test := range []struct {
+		name string
+		run  func(*world, Env)
+	}{
+		{"host", testHost},
+		{"new pool", testNewPool},
+		{"bad names", testBadNames},
+		{"filesystems", testFilesystems},
+		{"properties", testProperties},
+		{"mount", testMount},
+		{"mount in use", testMountInUse},
+		{"refquota", testRefquota},
+		{"snapshots", testSnapshots},
+		{"snapshots at once", testSnapshotsAtOnce},
+		{"bookmarks", testBookmarks},
+		{"holds", testHolds},
+		{"destroy snapshots", testDestroySnapshots},
+		{"destroy", testDestroy},
+		{"clone and promote", testClonePromote},
+		{"rename", testRename},
+		{"replicate", testReplicate},
+		{"send errors", testSendErrors},
+		{"receive errors", testReceiveErrors},
+		{"receive twice", testReceiveTwice},
+		{"receive onto snapshots", testReceiveOntoSnapshots},
+		{"diverged", testDiverged},
+		{"clone stream", testCloneStream},
+		{"receive without room", testReceiveNoRoom},
+		{"damaged streams", testDamaged},
+		{"truncated streams", testTruncated},
+		{"resume full", testResumeFull},
+		{"resume increment", testResumeIncrement},
+		{"partial state", testPartialState},
+		{"tokens", testTokens},
+		{"stalled peers", testStalled},
+		{"concurrent streams", testConcurrent},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			env := newEnv(t)
+			test.run(newWorld(t, env), env)
+		})
+	}
+}
