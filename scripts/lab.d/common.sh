@@ -1,5 +1,5 @@
 # Settings and small helpers of scripts/lab. Sourced, never run.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154,SC2034 # settings of the other parts
 
 cache=${FLOCKER_LAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/flocker-lab}
 run=${FLOCKER_LAB_DIR:-$cache/run}

@@ -1,64 +1,29 @@
 # Builds what nodes boot from: kernel, initrd and one disk image that all nodes share. Sourced by scripts/lab.
-# Two stages, each kept under a hash of what it is made of: the root (packages and the ZFS module), then the image
-# (our files, the container images, one boot to load them).
-# shellcheck shell=bash
+# Two stages: the root (packages and the ZFS module), then the image (our files, the container images, one boot to load
+# them). cache.sh keeps both under a hash of what they are made of.
+# shellcheck shell=bash disable=SC2154,SC2034 # settings of the other parts
 
 node_packages=systemd,systemd-sysv,dbus,udev,kmod,linux-image-cloud-amd64,linux-headers-cloud-amd64,initramfs-tools
 node_packages+=,openssh-server,iproute2,iputils-ping,procps,psmisc,less,zstd,netcat-openbsd,util-linux-extra,tcpdump,strace
 node_packages+=,docker-compose,redis-tools,postgresql-client-15,nano
 
-root_key() { { printf '%s\n' "$node_packages" && cat "$repo/scripts/provision"; } | hash_of; }
-
-image_key() {
-	{
-		root_key
-		cd "$lab_d" && find node images image.sh -type f | LC_ALL=C sort | xargs sha256sum
-	} | hash_of
-}
-
-hash_of() { sha256sum | cut -c1-16; }
-
-image_dir() { echo "$cache/image-$(image_key)"; }
-
-# The finished image, built when it is not there.
-ensure_image() {
-	image=$(image_dir)
-	[[ -e $image/base.raw ]] && return
-	mkdir -p "$cache"
-	local work start=$SECONDS
-	work=$(mktemp -d "$cache/build.XXXXXX")
-	# shellcheck disable=SC2064 # the value of now
-	trap "as_root rm -rf '$work'" EXIT
-	say "building the node image (once; some minutes)"
+# Builds the image in a folder.
+build_image() {
 	ensure_root_tar
-	build_container_images "$work/oci" &
+	build_container_images "$1/oci" &
 	local containers=$!
-	assemble_root "$work"
-	wait "$containers" || die "a container image did not build"
-	make_disks "$work"
-	load_containers "$work"
-	as_root rm -rf "$work/root" "$work/oci" "$work/containers.raw"
-	rm -rf "$image"
-	mv "$work" "$image"
-	trap - EXIT
-	remove_old_images
-	say "image built in $((SECONDS - start))s"
-}
-
-# Images of earlier recipes, unless a node's disk still stands on one.
-remove_old_images() {
-	local old
-	for old in "$cache"/image-* "$cache"/root-*.tar.zst; do
-		[[ $old == "$image" || $old == "$cache/root-$(root_key).tar.zst" ]] && continue
-		grep -qsF "$old" "$run"/n*/image || as_root rm -rf "$old"
-	done
+	assemble_root "$1"
+	wait "$containers" || die "a container image did not build; see $cache/build.log"
+	make_disks "$1"
+	load_containers "$1"
+	as_root rm -rf "$1/root" "$1/oci" "$1/containers.raw"
 }
 
 # --- the root -----------------------------------------------------------------------------------------------------------
 
 ensure_root_tar() {
 	local tar
-	tar=root-$(root_key).tar.zst
+	tar=$(basename "$(root_tar)")
 	[[ -e $cache/$tar ]] && return
 	say "installing Debian and building the ZFS module"
 	"$repo/scripts/provision" --print-sources | debstrap --variant=minbase --include="$node_packages" \
@@ -83,7 +48,7 @@ debstrap() {
 assemble_root() {
 	local root=$1/root
 	mkdir "$root"
-	as_root tar -C "$root" --zstd -xf "$cache/root-$(root_key).tar.zst"
+	as_root tar -C "$root" --zstd -xf "$(root_tar)"
 	as_root cp -r --no-preserve=ownership "$lab_d/node/." "$root/"
 	as_root install -m 644 "$repo/packaging/systemd/flockd.service" "$root/etc/systemd/system/flockd.service"
 
@@ -154,9 +119,9 @@ shrink_root() { # FOLDER KEEP DROP
 	mkdir -p "$all" "$root"/{bin,etc,tmp,lib64}
 	tar -C "$all" -xf "$1/all.tar"
 	chmod 1777 "$root/tmp"
-	cd "$all"
+	cd "$all" || return
 	for path in $2; do cp -a --parents "$path" "$root"; done # $2 and $3 are patterns
-	cd "$root"
+	cd "$root" || return
 	for path in $3; do rm -rf "$path"; done
 	if [[ -n $2 ]]; then
 		loader=$all/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2
@@ -186,10 +151,10 @@ load_containers() {
 		-drive "file=$1/containers.raw,if=none,id=c,format=raw" -device virtio-blk-pci,drive=c,serial=containers
 	# shellcheck disable=SC2064
 	trap "kill_qemu '$node'; as_root rm -rf '$1'" EXIT
-	wait_ssh "$node" && node_ssh "$node" lab-import >>"$cache/build.log" 2>&1 && retry 120 "its shutdown" qemu_gone "$node" || {
+	if ! { wait_ssh "$node" && node_ssh "$node" lab-import >>"$cache/build.log" 2>&1 && retry 120 "its shutdown" qemu_gone "$node"; }; then
 		cp "$node/console.log" "$cache/build-console.log"
 		die "the container images could not be loaded; see $cache/build.log and $cache/build-console.log"
-	}
+	fi
 	rm -rf "$node"
 	trap - EXIT
 	# shellcheck disable=SC2064

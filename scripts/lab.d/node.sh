@@ -1,7 +1,7 @@
 # One virtual machine: its QEMU process, its disks, its ssh. Sourced by scripts/lab.
 # A node's folder holds: root, tank, spare (disks), image (what they stand on), port, accel, saved (what its saved state
 # is made of), pid, qmp and con (sockets), ssh (the multiplexing socket), console.log.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154,SC2034 # settings of the other parts
 
 # --- accelerator --------------------------------------------------------------------------------------------------------
 
@@ -97,7 +97,8 @@ monitor() {
 		while ((answers < 2)) && read -r -t 120 line <&"${QMP[0]}"; do
 			case $line in '{"return"'*) answers=$((answers + 1)) ;; '{"error"'*) break ;; esac
 		done
-		kill "$QMP_PID" && wait "$QMP_PID" || true
+		kill "$QMP_PID"
+		wait "$QMP_PID" || true
 	} 2>/dev/null
 	[[ $line == '{"return": ""}'* ]] || die "QEMU refused '$2': $line"
 }
@@ -111,6 +112,7 @@ make_node_disks() {
 	qemu-img create -q -f qcow2 "$node/tank" 8G
 	qemu-img create -q -f qcow2 "$node/spare" 4G
 	echo "$image" >"$node/image"
+	register_lab "$image"
 }
 
 disk_options() {
@@ -171,6 +173,7 @@ node_ssh() {
 	shift
 	[[ -S $node/ssh ]] || open_ssh "$node" || true
 	mapfile -t options < <(ssh_options "$node")
+	# shellcheck disable=SC2029 # the node's shell reads the command
 	ssh "${options[@]}" root@127.0.0.1 "$@"
 }
 
