@@ -2,18 +2,24 @@ package plugin
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/docker/go-plugins-helpers/sdk"
 	protocol "github.com/docker/go-plugins-helpers/volume"
+
+	"github.com/flocker-io/flocker/internal/volume"
 )
 
 // DefaultSocket is where engines look for the driver "flocker".
@@ -55,7 +61,9 @@ func (p *Plugin) Run(ctx context.Context) error {
 	defer giveUp()
 	driver := NewDriver(calls, p.Backend, p.Log, p.Observe)
 	served := make(chan error, 1)
-	go func() { served <- protocol.NewHandler(driver).Serve(l) }()
+	handler := protocol.NewHandler(driver)
+	handler.HandleFunc("POST /VolumeDriver.Get", serveGet(driver)) // wins over the library's own
+	go func() { served <- handler.Serve(l) }()
 	p.Log.Info("plugin socket is open", "socket", socket)
 	if p.Listening != nil {
 		p.Listening()
@@ -88,6 +96,34 @@ func (p *Plugin) Run(ctx context.Context) error {
 		return fmt.Errorf("plugin socket: %w", failed)
 	}
 	return nil
+}
+
+// serveGet answers Get with a volume, with "not found", or not at all. Whatever else is
+// answered means to the engine that the volume is gone: it forgets the labels and sends
+// no more Unmount. A connection that breaks means "not known", which is the truth of a
+// bug, of a backend that hangs, and above all of the empty body with which the engine
+// repeats a Get that a dying flockd left without an answer.
+func serveGet(d *Driver) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var request protocol.GetRequest
+		err := json.NewDecoder(r.Body).Decode(&request)
+		if err == io.EOF {
+			panic(http.ErrAbortHandler) // breaks the connection, without a log line
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		answer, err := d.Get(&request)
+		switch {
+		case err == nil:
+			sdk.EncodeResponse(w, answer, false)
+		case volume.CodeOf(err) == volume.CodeNotFound:
+			sdk.EncodeResponse(w, protocol.NewErrorResponse(err.Error()), true)
+		default:
+			panic(http.ErrAbortHandler)
+		}
+	}
 }
 
 // listener is the unix socket with the connections that came in by it, so that they

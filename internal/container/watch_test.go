@@ -105,12 +105,12 @@ func TestFakeCallsTheDriver(t *testing.T) {
 		ok(e.CreateVolume("db", map[string]string{"size": "2G"}))
 		want("Get db")
 		ok(e.Run("web", containerfake.RunOptions{Restart: "always", CopyUp: true}, "db"))
-		want("Get db", "Get db", "Mount db 1", "Get db", "Unmount db 1", "Get db", "Mount db 1")
+		want("Get db", "Get db", "Mount db 1", "Get db", "Unmount db 1", "Get db", "Mount db 2")
 		copied, err := e.Copy("web")
 		ok(err)
-		want("Get db", "Mount db 1")
+		want("Get db", "Mount db 2")
 		copied()
-		want("Get db", "Unmount db 1")
+		want("Get db", "Unmount db 2")
 
 		// The engine dies: no unmount, and the same ID again.
 		e.Crash(false)
@@ -119,14 +119,14 @@ func TestFakeCallsTheDriver(t *testing.T) {
 			t.Error("a dead engine lists containers")
 		}
 		e.Boot()
-		want("Get db", "Get db", "Mount db 1")
+		want("Get db", "Get db", "Mount db 2")
 
 		// A refused mount at the restart of a process is final.
 		d.refuse = errors.New("not here")
 		if err := e.Die("web", 1); err == nil {
 			t.Error("restart with a refused mount succeeded")
 		}
-		want("Get db", "Unmount db 1", "Get db", "Mount db 1")
+		want("Get db", "Unmount db 2", "Get db", "Mount db 3")
 		if state, msg, _ := e.Container("web"); state != container.Exited || msg == "" {
 			t.Errorf("container is %s (%q); want exited with the reason", state, msg)
 		}
@@ -134,7 +134,7 @@ func TestFakeCallsTheDriver(t *testing.T) {
 		want()
 		d.refuse = nil
 		ok(e.Start("web"))
-		want("Get db", "Mount db 1")
+		want("Get db", "Mount db 4")
 
 		// Stop with nobody at the socket: the unmount is lost, after a while.
 		e.SetDriver(nil)
@@ -145,6 +145,19 @@ func TestFakeCallsTheDriver(t *testing.T) {
 		}
 		e.SetDriver(d)
 		want()
+
+		// So the engine still has the ID, uses it again, and sends an unmount for a mount
+		// that is refused.
+		ok(e.Start("web"))
+		want("Get db", "Mount db 4")
+		ok(e.Stop("web"))
+		want("Get db", "Unmount db 4")
+		d.refuse = errors.New("not here")
+		if err := e.Start("web"); err == nil {
+			t.Error("start with a refused mount succeeded")
+		}
+		want("Get db", "Mount db 4", "Get db", "Unmount db 4")
+		d.refuse = nil
 
 		// A volume named without its driver while that cannot be reached: a local volume
 		// takes its name.

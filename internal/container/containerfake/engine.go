@@ -63,13 +63,15 @@ type record struct {
 	exitCode int
 }
 
-// mountPoint is one volume of one container. Its ID stays the same for the life of
-// the container.
+// mountPoint is one volume of one container. The engine makes an ID for the first
+// Mount, writes it down, uses it for every further one and forgets it when its count is
+// back at zero. The count is lost with the engine's process, and an Unmount that did
+// not get through is not counted: so an ID outlives what it was made for.
 type mountPoint struct {
 	id     string
 	volume string
 	local  bool
-	active int // Mounts without Unmount, as this engine process counts them
+	active int
 	path   string
 }
 
@@ -129,7 +131,7 @@ func (e *Engine) Create(name string, opts RunOptions, volumes ...string) error {
 		id: e.nextID(), name: name, state: container.Created, restart: opts.Restart, labels: opts.Labels,
 	}
 	for _, v := range volumes {
-		c.mounts = append(c.mounts, &mountPoint{id: e.nextID(), volume: v})
+		c.mounts = append(c.mounts, &mountPoint{volume: v})
 	}
 	e.mu.Unlock()
 
@@ -184,11 +186,9 @@ func (e *Engine) start(name string) error {
 	if running {
 		return nil
 	}
-	for i, m := range c.mounts {
+	for _, m := range c.mounts {
 		if err := e.mount(m); err != nil {
-			for _, done := range c.mounts[:i] {
-				e.unmount(done)
-			}
+			e.unmountAll(c) // the refused one too, if it has an ID of old
 			e.setState(c, container.Exited, 128, err.Error())
 			return fmt.Errorf("error while mounting volume %s: %w", m.volume, err)
 		}
@@ -264,11 +264,9 @@ func (e *Engine) Copy(name string) (done func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	for i, m := range c.mounts {
+	for _, m := range c.mounts {
 		if err := e.mount(m); err != nil {
-			for _, mounted := range c.mounts[:i] {
-				e.unmount(mounted)
-			}
+			e.unmountAll(c)
 			return nil, err
 		}
 	}
@@ -567,12 +565,19 @@ func (e *Engine) mount(m *mountPoint) error {
 	if err != nil {
 		return err
 	}
-	r, err := d.Mount(&protocol.MountRequest{Name: m.volume, ID: m.id})
+	e.mu.Lock()
+	id := m.id
+	if id == "" {
+		id = e.nextID()
+	}
+	e.mu.Unlock()
+	r, err := d.Mount(&protocol.MountRequest{Name: m.volume, ID: id})
 	if err != nil {
 		return err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	m.id = id
 	m.active++
 	m.path = r.Mountpoint
 	return nil
@@ -581,17 +586,21 @@ func (e *Engine) mount(m *mountPoint) error {
 // unmount is skipped when the driver says the volume is gone, and lost when nobody
 // is there.
 func (e *Engine) unmount(m *mountPoint) {
-	if m.local {
+	e.mu.Lock()
+	id := m.id
+	e.mu.Unlock()
+	if m.local || id == "" || e.get(m.volume) != nil {
+		return
+	}
+	d, err := e.reach()
+	if err != nil || d.Unmount(&protocol.UnmountRequest{Name: m.volume, ID: id}) != nil {
 		return
 	}
 	e.mu.Lock()
-	m.active = max(0, m.active-1)
-	e.mu.Unlock()
-	if e.get(m.volume) != nil {
-		return
-	}
-	if d, err := e.reach(); err == nil {
-		d.Unmount(&protocol.UnmountRequest{Name: m.volume, ID: m.id})
+	defer e.mu.Unlock()
+	m.active--
+	if m.active == 0 {
+		m.id = ""
 	}
 }
 
