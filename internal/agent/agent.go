@@ -175,6 +175,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.retry(ctx, "catching up with the cluster", a.cluster.CatchUp); err != nil {
 		return err
 	}
+	if err := a.retry(ctx, "reading the disk", a.firstLook); err != nil {
+		return err
+	}
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -413,6 +416,17 @@ func (a *Agent) retry(ctx context.Context, what string, f func(context.Context) 
 		}
 		pause = min(2*pause, 5*time.Second)
 	}
+}
+
+// firstLook makes the first report after a start complete.
+func (a *Agent) firstLook(ctx context.Context) error {
+	got, err := a.observe(ctx)
+	if err != nil {
+		return err
+	}
+	holders, engine := a.use.Refresh(ctx, got.mounted())
+	a.look(ctx, got, holders, engine)
+	return nil
 }
 
 // look keeps what was seen for reports.

@@ -234,11 +234,11 @@ func (d *Daemon) setUp(ctx context.Context, req api.NodeSetup, witness bool, ent
 	// From here on the node is a member, whatever happens to the caller.
 	d.joined <- c
 	for {
-		if m := d.current.Load(); m != nil {
+		if m := d.current.Load(); m != nil && m.ready() {
 			return m, false, nil
 		}
 		if ctx.Err() != nil {
-			return nil, false, waited(ctx.Err(), "this node is a member now, but has not heard from the cluster yet")
+			return nil, false, waited(ctx.Err(), "this node is a member now, but has not caught up with the cluster yet")
 		}
 		pause(ctx, 10*time.Millisecond)
 	}

@@ -107,6 +107,19 @@ func (m *member) run(ctx context.Context, h http.Handler) error {
 	return g.wait()
 }
 
+// ready says that the node has caught up with the cluster and looked at its disk.
+func (m *member) ready() bool {
+	if m.agent == nil {
+		return !m.leaderless()
+	}
+	select {
+	case <-m.agent.Fresh():
+		return true
+	default:
+		return false
+	}
+}
+
 // peerOf tells the API server which node a connection comes from.
 func peerOf(c net.Conn) (volume.NodeID, error) {
 	id, ok := transport.PeerOf(c)
@@ -204,6 +217,10 @@ func (m *member) serveStreams(ctx context.Context) error {
 // reportLoop tells the leader how this node is, and learns how the others are.
 func (m *member) reportLoop(ctx context.Context) error {
 	var failed string
+	var fresh <-chan struct{} // the first complete report must not wait for its turn
+	if m.agent != nil {
+		fresh = m.agent.Fresh()
+	}
 	for ctx.Err() == nil {
 		began := m.now()
 		rctx, cancel := context.WithTimeout(ctx, m.timers.Stale/2)
@@ -217,7 +234,14 @@ func (m *member) reportLoop(ctx context.Context) error {
 			m.log.Warn("this node's report did not reach the leader", "err", err)
 			failed = err.Error()
 		}
-		pause(ctx, max(m.timers.Report-m.now().Sub(began), m.timers.Report/4))
+		next := time.NewTimer(max(m.timers.Report-m.now().Sub(began), m.timers.Report/4))
+		select {
+		case <-next.C:
+		case <-fresh:
+			fresh = nil
+		case <-ctx.Done():
+		}
+		next.Stop()
 	}
 	return nil
 }

@@ -101,8 +101,7 @@ func (m *member) createHere(ctx context.Context, req api.CreateVolumeRequest, sp
 		}
 		id = old.ID
 	} else {
-		view := placement.NewView(s, m.heardByPlacement(), m.now())
-		p, short, err := placement.Place(view, spec, req.Node)
+		p, short, err := m.place(ctx, spec, req.Node)
 		if err != nil {
 			return api.Volume{}, err
 		}
@@ -132,6 +131,25 @@ func (m *member) createHere(ctx context.Context, req api.CreateVolumeRequest, sp
 		return api.Volume{}, volume.Errorf(volume.CodeRefused, "volume %q could not be made: %s", req.Name, reason)
 	}
 	return m.view().volume(v), nil
+}
+
+// place chooses nodes. Where an answer hangs on nodes that have not reported yet, as
+// just after a change of leader, it waits a little for their reports.
+func (m *member) place(ctx context.Context, spec volume.Spec, prefer volume.NodeID) (volume.Placement, placement.Shortfall, error) {
+	patience, cancel := context.WithTimeout(ctx, m.timers.Stale)
+	defer cancel()
+	for {
+		changed := m.reports.Changed()
+		p, short, err := placement.Place(placement.NewView(m.cluster.State(), m.heardByPlacement(), m.now()), spec, prefer)
+		if volume.CodeOf(err) != volume.CodeUnavailable {
+			return p, short, err
+		}
+		select {
+		case <-changed:
+		case <-patience.Done():
+			return p, short, err
+		}
+	}
 }
 
 // RemoveVolume implements api.Backend.

@@ -173,10 +173,10 @@ func (c *chooser) nowhere() *volume.Error {
 	return err.WithHint("add a node with a pool, or free space; flockctl node list shows what each has")
 }
 
-// refusal is CodeUnavailable when a node that is only unheard could change the
-// answer, so that trying again makes sense.
+// refusal is CodeUnavailable when a node that is only unheard, or cannot read its
+// pool at the moment, could change the answer, so that trying again makes sense.
 func (c *chooser) refusal() volume.Code {
-	if slices.ContainsFunc(c.unfit, func(u unfit) bool { return u == unheard || u == silent }) {
+	if slices.ContainsFunc(c.unfit, func(u unfit) bool { return u == unheard || u == silent || u == sick }) {
 		return volume.CodeUnavailable
 	}
 	return volume.CodeRefused

@@ -1,27 +1,134 @@
 package scenario
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
-	"github.com/flocker-io/flocker/internal/container/containerfake"
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/volume"
 )
 
-func TestFirst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := NewWorld(t, 3)
-		defer w.Close()
-		w.Cluster()
-		n2 := w.Machine("n2")
-		if err := n2.Engine.CreateVolume("pg", map[string]string{"replicas": "2"}); err != nil {
+// Each file of testdata is a story; its name ends in the number of machines.
+func TestScripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if err := n2.Engine.Run("web", containerfake.RunOptions{}, "pg"); err != nil {
-			t.Fatal(err)
-		}
-		w.Await("replicas in sync", func() bool {
-			v, err := w.Machine("n3").API().Volume(w.ctx(), "pg")
-			return err == nil && v.Health == "ok"
+		name := strings.TrimSuffix(filepath.Base(file), ".txt")
+		n := int(name[len(name)-1] - '0')
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := NewWorld(t, n)
+				defer w.Close()
+				w.Script(string(text))
+			})
 		})
-	})
+	}
+}
+
+// The leader loses power at every moment of a create: the volume is made once or not
+// at all, and asking again with the same options gets it.
+func TestLeaderLostDuringCreate(t *testing.T) {
+	for _, after := range moments(t) {
+		t.Run(after.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := NewWorld(t, 3)
+				defer w.Close()
+				w.Cluster()
+				leader, asked := w.leaderAndOther()
+				create := func() error {
+					_, err := asked.API().CreateVolume(w.ctx(), api.CreateVolumeRequest{Name: "pg", Options: map[string]string{"replicas": "1"}})
+					return err
+				}
+				first := make(chan error, 1)
+				go func() { first <- create() }()
+				time.Sleep(after)
+				leader.Cut()
+				if err := <-first; err != nil {
+					w.Await("the create works when it is repeated", func() bool { return create() == nil })
+				}
+				leader.Boot()
+				w.Script("await pg ok")
+				for _, name := range w.Names() {
+					vols, err := w.Machine(name).API().Volumes(w.ctx(), api.VolumesQuery{})
+					if err != nil || len(vols) != 1 {
+						t.Fatalf("%s lists %d volumes (%v), want the one", name, len(vols), err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// The leader loses power at every moment of a remove: the volume ends in the trash
+// with its data, or stays; never in between, and never twice mounted.
+func TestLeaderLostDuringRemove(t *testing.T) {
+	for _, after := range moments(t) {
+		t.Run(after.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := NewWorld(t, 3)
+				defer w.Close()
+				w.Cluster()
+				leader, asked := w.leaderAndOther()
+				w.Script(fmt.Sprintf(`
+					create %[1]s pg replicas=2
+					run %[1]s web pg
+					write %[1]s pg file kept
+					await pg ok
+					stop %[1]s web
+					unmounted pg`, asked.Name))
+				remove := func() error { return asked.API().RemoveVolume(w.ctx(), "pg", api.RemoveVolumeRequest{}) }
+				first := make(chan error, 1)
+				go func() { first <- remove() }()
+				time.Sleep(after)
+				leader.Cut()
+				if err := <-first; err != nil {
+					w.Await("the remove works when it is repeated", func() bool {
+						err := remove()
+						return err == nil || volume.CodeOf(err) == volume.CodeNotFound
+					})
+				}
+				leader.Boot()
+				w.Script(fmt.Sprintf(`
+					await pg trash
+					undelete %[1]s pg
+					await pg ok
+					start %[1]s web
+					has %[1]s pg file kept`, asked.Name))
+			})
+		})
+	}
+}
+
+// moments are when a fault strikes after something began: each step of a command
+// takes some milliseconds of the bubble at most, an election some seconds.
+func moments(t *testing.T) []time.Duration {
+	out := []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 50 * time.Millisecond, 500 * time.Millisecond}
+	if !testing.Short() {
+		for d := 100 * time.Microsecond; d < 3*time.Second; d = d * 3 / 2 {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// leaderAndOther are the machine that leads and one that does not.
+func (w *World) leaderAndOther() (leader, other *Machine) {
+	w.Await("a leader", func() bool { leader = w.Leader(); return leader != nil })
+	for _, name := range w.Names() {
+		if name != leader.Name {
+			return leader, w.Machine(name)
+		}
+	}
+	return leader, nil
 }

@@ -103,10 +103,12 @@ func (m *Machine) Start() {
 	host := m.world.net.Host(m.Name)
 	m.boots++
 	m.files = &files{zfs: m.ZFS}
+	started := make(chan struct{})
 	d := daemon.New(daemon.Parts{
 		Version: "scenario", BootID: fmt.Sprintf("%s-%d", m.Name, m.boots), Timers: daemon.Profile("default"),
 		Log:      slog.New(slog.NewTextHandler(writer{m.world.t, m.Name}, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		StateDir: m.dir, MountDir: "/volumes", ZFS: m.ZFS, Files: m.files, Engine: m.Engine,
+		Started: func() { close(started) },
 		Cluster: cluster.Config{
 			Disk: m.disk, Listen: m.Name + ":4523", ListenFunc: host.Listen, DialFunc: host.Dial, Gossip: cluster.NoGossip{},
 			Timing: cluster.Timing{Stable: 5 * time.Second},
@@ -115,8 +117,13 @@ func (m *Machine) Start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	m.daemon, m.stop, m.done = d, cancel, make(chan error, 1)
 	m.driver = plugin.NewDriver(ctx, d.Plugin(), slog.New(slog.DiscardHandler), nil)
-	m.Engine.SetDriver(m.driver)
 	go func() { m.done <- d.Run(ctx) }()
+	select {
+	case <-started:
+	case err := <-m.done:
+		m.world.t.Fatalf("flockd on %s does not start: %v", m.Name, err)
+	}
+	m.Engine.SetDriver(m.driver)
 }
 
 // Stop ends flockd in an orderly way; containers go on.

@@ -1,0 +1,186 @@
+package scenario
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/container/containerfake"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Script runs a text of one step a line. Lines that begin with # are prose.
+//
+//	cluster                        all machines make one cluster
+//	create NODE VOLUME [OPTION..]  docker volume create
+//	run NODE CONTAINER VOLUME..    docker run, restarted always; start and stop NODE CONTAINER
+//	remove NODE VOLUME             docker volume rm
+//	undelete NODE VOLUME           flockctl volume undelete
+//	write NODE VOLUME FILE TEXT    the container writes and syncs
+//	has NODE VOLUME FILE TEXT      the container reads exactly that
+//	cut NODE, boot NODE            power loss, and power on
+//	quit NODE, flockd NODE         flockd is stopped, and started; containers go on
+//	partition NODE NODE, heal
+//	await VOLUME HEALTH            until every machine that is up says so
+//	primary VOLUME NODE            holds
+//	unmounted VOLUME               until no machine has it mounted
+//	sleep DURATION                 of the bubble
+//
+// "! STEP ~ TEXT" is a step that must be refused with an error that has TEXT in it.
+// The invariants are checked after each line.
+func (w *World) Script(text string) {
+	w.t.Helper()
+	for i, line := range strings.Split(text, "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		step, want, refused := line, "", false
+		if rest, ok := strings.CutPrefix(line, "! "); ok {
+			refused = true
+			step, want, _ = strings.Cut(rest, " ~ ")
+		}
+		err := w.step(strings.Fields(step))
+		switch {
+		case refused && err == nil:
+			w.t.Fatalf("line %d: %s: it was not refused", i+1, line)
+		case refused && !strings.Contains(err.Error(), want):
+			w.t.Fatalf("line %d: %s: refused with %q", i+1, line, err)
+		case !refused && err != nil:
+			w.t.Fatalf("line %d: %s: %v\n%s", i+1, line, err, w.Describe())
+		}
+		w.Check()
+	}
+}
+
+func (w *World) step(words []string) error {
+	w.t.Helper()
+	arg := func(i int) string {
+		if i < len(words) {
+			return words[i]
+		}
+		return ""
+	}
+	node := func() *Machine { return w.Machine(arg(1)) }
+	switch words[0] {
+	case "cluster":
+		w.Cluster()
+	case "create":
+		opts := map[string]string{}
+		for _, o := range words[3:] {
+			k, v, _ := strings.Cut(o, "=")
+			opts[k] = v
+		}
+		return node().Engine.CreateVolume(arg(2), opts)
+	case "run":
+		return node().Engine.Run(arg(2), containerfake.RunOptions{Restart: "always"}, words[3:]...)
+	case "start":
+		return node().Engine.Start(arg(2))
+	case "stop":
+		return node().Engine.Stop(arg(2))
+	case "remove":
+		return node().Engine.RemoveVolume(arg(2))
+	case "undelete":
+		_, err := node().API().UndeleteVolume(w.ctx(), arg(2), api.UndeleteRequest{})
+		return err
+	case "write":
+		ds, err := w.dataset(arg(2))
+		if err != nil {
+			return err
+		}
+		if err := node().ZFS.WriteFile(ds, arg(3), []byte(arg(4))); err != nil {
+			return err
+		}
+		return node().ZFS.Sync(ds)
+	case "has":
+		ds, err := w.dataset(arg(2))
+		if err != nil {
+			return err
+		}
+		got, err := node().ZFS.ReadFile(ds, arg(3))
+		if err == nil && string(got) != arg(4) {
+			err = fmt.Errorf("%s has %q, want %q", arg(3), got, arg(4))
+		}
+		return err
+	case "cut":
+		node().Cut()
+	case "boot":
+		node().Boot()
+	case "quit":
+		node().Stop()
+	case "flockd":
+		node().Start()
+	case "partition":
+		w.net.Partition(arg(1), arg(2))
+	case "heal":
+		w.net.HealAll()
+	case "await":
+		w.Await(fmt.Sprintf("%s is %s everywhere", arg(1), arg(2)), func() bool {
+			for _, name := range w.Names() {
+				if m := w.nodes[name]; m.Up() {
+					v, err := m.API().Volume(w.ctx(), arg(1))
+					if err != nil || string(v.Health) != arg(2) {
+						return false
+					}
+				}
+			}
+			return true
+		})
+	case "primary":
+		v, err := w.volume(arg(1))
+		if err == nil && v.Primary.Name != arg(2) {
+			err = fmt.Errorf("it is %s", v.Primary)
+		}
+		return err
+	case "unmounted":
+		ds, err := w.dataset(arg(1))
+		if err != nil {
+			return err
+		}
+		w.Await(arg(1)+" is mounted nowhere", func() bool { return len(w.mountedOn(ds)) == 0 })
+	case "sleep":
+		d, err := time.ParseDuration(arg(1))
+		if err != nil {
+			return err
+		}
+		time.Sleep(d)
+	default:
+		w.t.Fatalf("no such step: %q", words)
+	}
+	return nil
+}
+
+// volume as any machine that is up knows it, removed ones too.
+func (w *World) volume(name string) (api.Volume, error) {
+	err := errors.New("no machine is up")
+	for _, n := range w.Names() {
+		if m := w.nodes[n]; m.Up() {
+			var v api.Volume
+			if v, err = m.API().Volume(w.ctx(), name); err == nil {
+				return v, nil
+			}
+		}
+	}
+	return api.Volume{}, err
+}
+
+func (w *World) dataset(name string) (string, error) {
+	v, err := w.volume(name)
+	return datasetOf(v.ID), err
+}
+
+func datasetOf(id volume.ID) string { return Pool + "/flocker/" + string(id) }
+
+func (w *World) mountedOn(dataset string) []string {
+	var out []string
+	for _, name := range w.Names() {
+		for _, m := range w.nodes[name].ZFS.Mounts() {
+			if m.Dataset == dataset {
+				out = append(out, name)
+			}
+		}
+	}
+	return out
+}
