@@ -12,6 +12,7 @@ keep='usr/bin/setpriv usr/lib/postgresql usr/share/postgresql usr/share/zoneinfo
 
 fill() {
 	mkdir -p "$1/var/lib/postgresql/data" "$1/run/postgresql"
+	ln -s /run "$1/var/run"
 	chown -R 70:70 "$1/var/lib/postgresql" "$1/run/postgresql"
 	cat >"$1/entrypoint" <<'SCRIPT'
 #!/bin/sh
