@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
 
 // A first copy is made, then increments follow as data changes, to two replicas.
@@ -104,6 +105,56 @@ func TestUserSnapshots(t *testing.T) {
 				t.Errorf("replica lacks @%s: %v", name, have)
 			}
 		}
+	})
+}
+
+// A replica that stands on a user's snapshot has not acknowledged the engine's
+// snapshot that was skipped on the way there (found by TestHistories).
+func TestSkippedIsNotAcked(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		w.partition("a", "b", true)
+		a.write("f", "1")
+		time.Sleep(2 * time.Second) // an engine's snapshot, skipped
+		a.write("f", "2")
+		w.must(a.host.Snapshot(context.Background(), []string{a.dataset() + "@user"}, nil))
+		a.eng().Refresh(testVol)
+		time.Sleep(2 * time.Second)
+		b.host.Inject(zfsfake.Rule{Op: "receive", Nth: 2, Times: 5, Do: func(ctx context.Context, _, _ string) error {
+			return zfsfake.ErrInjected
+		}})
+		w.partition("a", "b", false)
+		w.waitFor("the user's snapshot is there", func() bool { return has(b, "user") })
+		for range 100 {
+			acked := a.link("b").Acked
+			found := false
+			for _, s := range b.snapshots() {
+				found = found || s.GUID == acked.GUID
+			}
+			if !found {
+				t.Fatalf("%s is called acknowledged, but is not on the replica", acked.SnapshotName())
+			}
+			time.Sleep(50 * time.Millisecond)
+			synctest.Wait()
+		}
+		w.waitFor("in sync", w.inSync("a", "b"))
+	})
+}
+
+// A replica whose copy vanished is not called in sync for longer than it takes to
+// ask, and gets another.
+func TestVanishedReplica(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		a.write("f", "1")
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		w.must(b.host.Destroy(context.Background(), b.dataset()))
+		w.waitFor("seeded again", func() bool { return a.streams(kindFull) == 2 && w.inSync("a", "b")() })
 	})
 }
 

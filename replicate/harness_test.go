@@ -169,8 +169,11 @@ func (n *node) dial(to volume.NodeID) (net.Conn, error) {
 	ours, theirs := net.Pipe()
 	target.conns[theirs] = true
 	go target.engine.ServeConn(target.ctx, theirs, n.id)
-	if n.w.wrap != nil {
-		ours = n.w.wrap(n.name, target.name, ours)
+	n.w.mu.Lock()
+	wrap := n.w.wrap
+	n.w.mu.Unlock()
+	if wrap != nil {
+		ours = wrap(n.name, target.name, ours)
 	}
 	return ours, nil
 }

@@ -9,6 +9,9 @@ import (
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
+// verifySpacing is the time between two links asking only whether all is well.
+const verifySpacing = 100 * time.Millisecond
+
 // linkKey names a link. Another epoch is another link: the old one ends first.
 type linkKey struct {
 	volume  volume.ID
@@ -111,7 +114,9 @@ func (l *link) next(now time.Time) (at time.Time, do bool) {
 	if guid(l.acked.GUID) != c.newest().guid || l.failed {
 		return now, true
 	}
-	if at := l.verified.Add(e.cfg.Verify); now.Before(at) {
+	// So many links ask in turn that a replica never answers many a second.
+	every := max(e.cfg.Verify, time.Duration(len(e.links))*verifySpacing)
+	if at := l.verified.Add(every); now.Before(at) {
 		return at, false
 	}
 	return now, true
@@ -166,18 +171,25 @@ func (l *link) settle(err error) {
 func (l *link) heard(have guid, now time.Time) {
 	c := l.e.copies[l.key.volume]
 	l.spoken, l.verified, l.top = true, now, have
-	if have == 0 || c == nil {
-		return
+	before := l.acked
+	var pos volume.Position
+	var txg uint64
+	if have != 0 && c != nil {
+		pos, txg = c.place(have)
+		c.bases[l.key.replica] = base{guid: have, pos: pos, heard: now}
+		l.seeding = false
 	}
-	pos, txg, known := c.place(have)
-	c.bases[l.key.replica] = base{guid: have, pos: pos, heard: now}
-	l.seeding = false
-	if !known {
-		return
+	// On a user's snapshot the replica still has the engine's that it had before,
+	// unless it went back, or stands on what this copy does not know.
+	_, was := c.place(guid(before.GUID))
+	if !pos.IsZero() || txg == 0 || was > txg {
+		l.acked = pos
 	}
-	l.acked = pos
-	if l.acked.Taken.After(l.complete) {
+	if l.acked.Taken.After(l.complete) || l.acked.IsZero() || l.acked.Compare(before) < 0 {
 		l.complete = l.acked.Taken
+	}
+	if txg == 0 {
+		return
 	}
 	if c.unproven > 0 {
 		c.unproven = 0
@@ -197,7 +209,7 @@ func (l *link) await(ctx context.Context, s snap) error {
 	w := &waiter{snap: s, done: make(chan struct{})}
 	e.mu.Lock()
 	if c := e.copies[l.key.volume]; c != nil && l.top != 0 {
-		if _, txg, ok := c.place(l.top); ok && txg >= s.txg {
+		if _, txg := c.place(l.top); txg >= s.txg {
 			e.mu.Unlock()
 			return nil
 		}

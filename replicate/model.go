@@ -108,27 +108,24 @@ func (c *localCopy) find(g guid) (snap, bool) {
 	return c.snaps[i], true
 }
 
-// place says where a guid stands: the newest engine snapshot at or below it (a
-// user's may lie on top) and its txg. known is false when it is neither snapshot
-// nor bookmark here.
-func (c *localCopy) place(g guid) (pos volume.Position, txg uint64, known bool) {
+// place says where a guid stands: its txg, 0 when it is neither snapshot nor
+// bookmark here, and its position, when it is one of the engine's.
+func (c *localCopy) place(g guid) (pos volume.Position, txg uint64) {
+	if c == nil || g == 0 {
+		return pos, 0
+	}
+	if s, ok := c.find(g); ok {
+		return s.pos, s.txg
+	}
 	for _, m := range c.marks {
 		if m.guid == g {
-			txg, known = m.txg, true
+			txg = m.txg
 			if epoch, seq, ok := volume.ParseSnapshotName(m.name); ok {
 				pos = volume.Position{Epoch: epoch, Seq: seq, GUID: uint64(g)}
 			}
 		}
 	}
-	if s, ok := c.find(g); ok {
-		txg, known = s.txg, true
-	}
-	for _, s := range c.snaps {
-		if known && s.engine() && s.txg <= txg && (pos.IsZero() || s.pos.Compare(pos) >= 0) {
-			pos = s.pos
-		}
-	}
-	return pos, txg, known
+	return pos, txg
 }
 
 // next is the position of the next snapshot at an epoch: one above the highest on

@@ -13,9 +13,6 @@ import (
 	"github.com/flocker-io/flocker/zfs"
 )
 
-// slotWait is how long an offer may wait for its turn to receive.
-const slotWait = 5 * time.Second
-
 // ServeConn is the receiving side of one connection from peer, whose identity the
 // caller has verified. It returns when the connection or ctx ends, nil when the
 // peer has hung up between two exchanges, and closes conn.
@@ -55,20 +52,11 @@ func (e *Engine) ServeConn(ctx context.Context, conn net.Conn, peer volume.NodeI
 // receive does one exchange. When the sender does not begin the stream it was asked
 // for but makes another offer, that one is returned.
 func (e *Engine) receive(ctx context.Context, w *wire, o offer, peer volume.NodeID) (*offer, error) {
-	e.mu.Lock()
-	a := e.table[o.Volume]
-	refusal, ok := admit(o, peer, e.cfg.ClusterID, a)
-	if ok && !e.surveyed {
-		refusal, ok = say(saysBusy, "this node is starting"), false
+	ctx, release, a, refusal, err := e.accept(ctx, o, peer)
+	if err != nil {
+		return nil, err
 	}
-	var release func()
-	if ok {
-		if ctx, release, ok = e.claim(ctx, o.Volume, o.Epoch, peer); !ok {
-			refusal = say(saysBusy, "another stream for the volume is being received")
-		}
-	}
-	e.mu.Unlock()
-	if !ok {
+	if release == nil {
 		return nil, w.writeMessage(frameAnswer, refusal.answer)
 	}
 	defer release()
@@ -95,7 +83,7 @@ func (e *Engine) receive(ctx context.Context, w *wire, o offer, peer volume.Node
 		return nil, err
 	}
 
-	slot := time.NewTimer(slotWait)
+	slot := time.NewTimer(e.slotWait())
 	defer slot.Stop()
 	select {
 	case e.slots <- struct{}{}:
@@ -134,6 +122,39 @@ func (e *Engine) receive(ctx context.Context, w *wire, o offer, peer volume.Node
 	e.pruneCopy(ctx, o.Volume)
 	return nil, nil
 }
+
+// accept admits an offer and claims its volume. When another stream for it is just
+// ending, it waits a little. Without release the offer is turned away.
+func (e *Engine) accept(ctx context.Context, o offer, peer volume.NodeID) (rctx context.Context, release func(), a *Assignment, refusal step, err error) {
+	patience := time.NewTimer(e.slotWait())
+	defer patience.Stop()
+	for {
+		e.mu.Lock()
+		a = e.table[o.Volume]
+		refusal, ok := admit(o, peer, e.cfg.ClusterID, a)
+		if ok && !e.surveyed {
+			refusal, ok = say(saysBusy, "this node is starting"), false
+		}
+		running := e.receives[o.Volume]
+		if ok && running == nil {
+			rctx, release, _ = e.claim(ctx, o.Volume, o.Epoch, peer)
+		}
+		e.mu.Unlock()
+		if !ok || release != nil {
+			return rctx, release, a, refusal, nil
+		}
+		select {
+		case <-running.done:
+		case <-patience.C:
+			return nil, nil, a, say(saysBusy, "another stream for the volume is being received"), nil
+		case <-ctx.Done():
+			return nil, nil, a, step{}, context.Cause(ctx)
+		}
+	}
+}
+
+// slotWait is how long an offer may wait for its turn.
+func (e *Engine) slotWait() time.Duration { return min(5*time.Second, e.cfg.Stall/4) }
 
 // noteOffer remembers what the primary said besides: what may be pruned, and how
 // fresh a copy is that holds the newest.
