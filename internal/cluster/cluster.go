@@ -227,11 +227,10 @@ func (c *Cluster) Run(ctx context.Context) error {
 		c.Close()
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-
-	// Raft, with what it talks over.
-	c.layer.ctx = ctx
+	// The network outlives ctx, so that leadership can be handed over at the end.
+	netCtx, closeNet := context.WithCancel(context.WithoutCancel(ctx))
+	defer closeNet()
+	c.layer.ctx = netCtx
 	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider: addrByID{},
 		Logger:                raftLogger(c.log),
@@ -249,76 +248,65 @@ func (c *Cluster) Run(ctx context.Context) error {
 		return fmt.Errorf("starting raft: %w", err)
 	}
 	c.raft.Store(r)
-
-	// Everything that runs beside it. Tasks end with ctx; the leadership watcher must
-	// outlive Raft, which blocks on its channel.
 	c.mu.Lock()
 	c.running = true
 	c.mu.Unlock()
+
+	// What Raft needs. It blocks on notify, so that is taken until it has stopped.
 	watchCtx, stopWatch := context.WithCancel(context.WithoutCancel(ctx))
-	var watch sync.WaitGroup
-	watch.Go(func() { c.lead.watch(watchCtx, notify) })
-	var portErr error
-	tasks := []func(context.Context){
-		func(ctx context.Context) {
-			if portErr = c.listener.Run(ctx); portErr != nil {
-				c.fail(portErr)
-			}
-		},
-		c.finishInit,
-		c.reconcile,
-		c.announce,
-		c.renew,
-		c.keepCache,
-		c.watchRemoval,
-		c.serve,
+	defer stopWatch()
+	var carriers sync.WaitGroup
+	carriers.Go(func() { c.lead.watch(watchCtx, notify) })
+	carriers.Go(func() {
+		if err := c.listener.Run(netCtx); err != nil {
+			c.fail(err)
+		}
+	})
+
+	// What needs Raft.
+	taskCtx, stopTasks := context.WithCancel(ctx)
+	defer stopTasks()
+	var tasks sync.WaitGroup
+	for _, task := range []func(context.Context){
+		c.finishInit, c.reconcile, c.announce, c.renew, c.keepCache, c.watchRemoval, c.serve, c.canary,
 		func(ctx context.Context) { c.gossip.Run(ctx, c) },
+	} {
+		tasks.Go(func() { task(taskCtx) })
 	}
-	var wg sync.WaitGroup
-	for _, t := range tasks {
-		wg.Go(func() { t(ctx) })
-	}
-	canaryDone := make(chan struct{})
-	go func() { // not joined when the disk hangs: then it cannot end
-		defer close(canaryDone)
-		c.canary(ctx)
-	}()
 
 	var why error
 	select {
 	case <-ctx.Done():
+		c.handOver(r)
 	case why = <-c.fatal:
 		c.log.Error("the control plane stops", "err", why)
 	}
 
-	// Stop in the order of dependence. A hung disk can block Raft for ever, and the
-	// process is about to exit, so nothing waits for it longer than stopTimeout.
-	if why == nil {
-		c.handOver(r)
-	}
+	// Stop in the order of dependence, but wait for a hung disk no longer than
+	// stopTimeout: it can block Raft, and whoever writes, for ever, and the process is
+	// about to exit.
 	c.stop()
-	cancel()
-	c.listener.Close()
-	done := make(chan struct{})
+	stopTasks()
+	stopped := make(chan struct{})
 	go func() {
-		defer close(done)
+		defer close(stopped)
+		trans.Close() // first, or Raft would wait for peers that do not answer
+		closeNet()
 		r.Shutdown().Error()
 		trans.CloseStreams()
-		trans.Close()
-		wg.Wait()
+		stopWatch()
+		carriers.Wait()
+		tasks.Wait()
 		c.mu.Lock()
 		c.running = false
 		c.mu.Unlock()
 		c.wg.Wait()
-		stopWatch()
-		watch.Wait()
-		<-canaryDone
 		stores.Close()
 	}()
 	timer := time.NewTimer(stopTimeout)
 	defer timer.Stop()
 	select {
-	case <-done:
+	case <-stopped:
 		return why
 	case <-timer.C:
 		return cmp.Or(why, errors.New("the control plane did not stop in time; its disk may hang"))
