@@ -161,6 +161,7 @@ func (n *Node) Put(path, text string, mode os.FileMode) {
 	if err := os.WriteFile(local, []byte(text), mode); err != nil {
 		n.lab.Fatal(err)
 	}
+	n.Sh("mkdir -p " + Quote(filepath.Dir(path)))
 	n.Copy(local, path)
 	n.Sh(fmt.Sprintf("chmod %o %s", mode, quote([]string{path})))
 }
