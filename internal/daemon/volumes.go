@@ -130,7 +130,17 @@ func (m *member) createHere(ctx context.Context, req api.CreateVolumeRequest, sp
 		}
 		return api.Volume{}, volume.Errorf(volume.CodeRefused, "volume %q could not be made: %s", req.Name, reason)
 	}
+	m.spread(ctx)
 	return m.view().volume(v), nil
+}
+
+// spread makes the other nodes hear of what was just committed at once, instead of
+// with the leader's next heartbeat: people type their next command elsewhere. It
+// promises nothing, so an error does not matter.
+func (m *member) spread(ctx context.Context) {
+	if _, err := m.cluster.Barrier(ctx); err != nil {
+		m.log.Debug("a change is not spread yet", "err", err)
+	}
 }
 
 // place chooses nodes. Where an answer hangs on nodes that have not reported yet, as
@@ -207,6 +217,7 @@ func (m *member) awaitAttempt(ctx context.Context, v *state.Volume, attempt stri
 		return volume.Errorf(volume.CodeTimeout, "%s volume %q took too long and was given up", doing, v.Name).
 			WithHint("see `flockctl volume inspect %s`, then try again", v.Name)
 	}
+	m.spread(ctx)
 	if now := s.Volume(v.ID); now != nil && now.LastRefusal != nil && now.LastRefusal.Attempt == attempt {
 		return volume.Errorf(volume.CodeConflict, "%s volume %q: %s", doing, v.Name, now.LastRefusal.Reason)
 	}
@@ -233,6 +244,7 @@ func (m *member) UndeleteVolume(ctx context.Context, ref string, req api.Undelet
 		if _, err := m.commit(ctx, req.Request, state.Undelete{ID: v.ID, Name: name}); err != nil {
 			return err
 		}
+		m.spread(ctx)
 		now := m.view()
 		back = now.volume(now.state.Volume(v.ID))
 		return nil
