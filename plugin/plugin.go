@@ -22,6 +22,9 @@ import (
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
+// Name of the driver, as users write it after --driver.
+const Name = "flocker"
+
 // DefaultSocket is where engines look for the driver "flocker".
 const DefaultSocket = "/run/docker/plugins/flocker.sock"
 

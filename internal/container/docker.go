@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/client"
 )
@@ -18,6 +19,9 @@ const callTimeout = 10 * time.Second
 // activateTimeout is longer: the engine asks every volume driver, and a dead one
 // costs 15 s.
 const activateTimeout = 60 * time.Second
+
+// startTimeout covers a Mount that takes all the time that an engine gives it.
+const startTimeout = 3 * time.Minute
 
 // Docker is the Engine at a socket. The zero value with a Driver is ready and takes
 // the socket from DOCKER_HOST, else Docker's default.
@@ -131,6 +135,50 @@ func (d *Docker) Users(ctx context.Context) ([]Use, error) {
 		}
 		return out, nil
 	})
+}
+
+// Refused looks at the stopped containers one by one: only their inspection tells the
+// restart policy and why the last start failed.
+func (d *Docker) Refused(ctx context.Context) ([]Use, error) {
+	all, err := d.Users(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []Use
+	for _, u := range all {
+		if u.State != Exited {
+			continue
+		}
+		info, err := ask(ctx, d, "inspect container", callTimeout, func(ctx context.Context, c *client.Client) (client.ContainerInspectResult, error) {
+			return c.ContainerInspect(ctx, u.Container, client.ContainerInspectOptions{})
+		})
+		if cerrdefs.IsNotFound(err) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		c := info.Container
+		if c.State != nil && c.HostConfig != nil && mountRefused(c.State.Error) &&
+			(c.HostConfig.RestartPolicy.IsAlways() || c.HostConfig.RestartPolicy.IsUnlessStopped()) {
+			out = append(out, u)
+		}
+	}
+	return out, nil
+}
+
+// mountRefused says whether a start failed at a volume driver: it refused, or could
+// not be reached.
+func mountRefused(failure string) bool {
+	return strings.Contains(failure, "VolumeDriver.") || strings.Contains(failure, "volume plugin") || strings.Contains(failure, "/docker/plugins/")
+}
+
+// StartAgain starts a container.
+func (d *Docker) StartAgain(ctx context.Context, id string) error {
+	_, err := ask(ctx, d, "start container", startTimeout, func(ctx context.Context, c *client.Client) (client.ContainerStartResult, error) {
+		return c.ContainerStart(ctx, id, client.ContainerStartOptions{})
+	})
+	return err
 }
 
 // LocalVolumes lists the volumes of the engine's own driver.

@@ -16,6 +16,13 @@ type Engine interface {
 	// Activate makes the engine find our driver: until its first use a driver is not
 	// listed, and Swarm places nothing that needs it.
 	Activate(ctx context.Context) error
+	// Refused are the stopped containers that should be running by their restart policy
+	// and are not because a mount of our driver failed at their last start. Engines do
+	// not try those again.
+	Refused(ctx context.Context) ([]Use, error)
+	// StartAgain starts one of them, by ID. The engine calls our driver for it, so it
+	// must not be called from a call of the driver.
+	StartAgain(ctx context.Context, container string) error
 	// Follow calls connected once events come in and changed after each one that may
 	// concern volumes. It returns when ctx ends or the engine goes away. The functions
 	// must not block.

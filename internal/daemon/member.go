@@ -129,25 +129,39 @@ func peerOf(c net.Conn) (volume.NodeID, error) {
 	return id, nil
 }
 
-// passEvents wakes the agent when containers may have changed, and looks for local
-// volumes of the engine that hide ours.
+// passEvents wakes the agent when containers may have changed, looks for local
+// volumes of the engine that hide ours, and starts containers again that could not
+// start because of us.
 func (m *member) passEvents(ctx context.Context) error {
+	fresh := m.agent.Fresh()
+	again := restarts{m: m, next: map[string]attempt{}}
+	retry := time.NewTicker(restartPause)
+	defer retry.Stop()
 	for {
 		m.agent.Wake()
-		lctx, cancel := context.WithTimeout(ctx, engineTimeout)
-		local, err := m.use.engine.LocalVolumes(lctx)
-		cancel()
-		if err == nil { // when the engine does not answer, the agent's report says so
-			m.mu.Lock()
-			m.shadows = container.Shadows(local, func(name string) bool { return m.cluster.State().VolumeByName(name) != nil })
-			m.mu.Unlock()
-		}
+		m.lookForShadows(ctx)
+		again.try(ctx)
 		select {
 		case <-m.use.watch.C():
+		case <-retry.C:
+		case <-fresh:
+			fresh = nil
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+func (m *member) lookForShadows(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	local, err := m.use.engine.LocalVolumes(ctx)
+	if err != nil {
+		return // the agent's report says that the engine does not answer
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.shadows = container.Shadows(local, func(name string) bool { return m.cluster.State().VolumeByName(name) != nil })
 }
 
 // lead is what only the leader does.

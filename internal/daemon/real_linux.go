@@ -12,6 +12,7 @@ import (
 	"github.com/flocker-io/flocker/internal/cluster"
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/version"
+	"github.com/flocker-io/flocker/plugin"
 	"github.com/flocker-io/flocker/replicate"
 	"github.com/flocker-io/flocker/zfs"
 )
@@ -35,7 +36,7 @@ func Real(cfg Config, log *slog.Logger) (Parts, error) {
 		Pool:    cfg.Pool,
 	}
 	if cfg.DockerHost != "off" {
-		p.Engine = &container.Docker{Host: cfg.DockerHost}
+		p.Engine = &container.Docker{Host: cfg.DockerHost, Driver: plugin.Name}
 		p.Plugin = cfg.PluginSocket
 	}
 	return p, nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/container/containerfake"
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -25,6 +26,7 @@ import (
 //	partition NODE NODE, heal
 //	await VOLUME HEALTH            until every machine that is up says so
 //	primary VOLUME NODE            holds
+//	running NODE CONTAINER         until it runs; stopped NODE CONTAINER holds
 //	unmounted VOLUME               until no machine has it mounted
 //	sleep DURATION                 of the bubble
 //
@@ -134,6 +136,13 @@ func (w *World) step(words []string) error {
 			err = fmt.Errorf("it is %s", v.Primary)
 		}
 		return err
+	case "running":
+		m := node()
+		w.Await(arg(2)+" runs", func() bool { st, _, _ := m.Engine.Container(arg(2)); return st == container.Running })
+	case "stopped":
+		if st, _, ok := node().Engine.Container(arg(2)); !ok || st.Live() {
+			return fmt.Errorf("it is %s", st)
+		}
 	case "unmounted":
 		ds, err := w.dataset(arg(1))
 		if err != nil {

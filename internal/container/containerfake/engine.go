@@ -471,6 +471,34 @@ func (e *Engine) Activate(context.Context) error {
 	return nil
 }
 
+// Refused lists the containers that a refused mount keeps from running.
+func (e *Engine) Refused(ctx context.Context) ([]container.Use, error) {
+	all, err := e.Users(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(u container.Use) bool {
+		c, err := e.find(u.Name)
+		if err != nil {
+			return true
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		wanted := c.restart == "always" || c.restart == "unless-stopped" && !c.byHand
+		return c.state != container.Exited || c.err == "" || !wanted
+	}), nil
+}
+
+// StartAgain starts a container by ID.
+func (e *Engine) StartAgain(_ context.Context, id string) error {
+	for _, c := range e.all() {
+		if c.id == id {
+			return e.Start(c.name)
+		}
+	}
+	return fmt.Errorf("no such container: %s", id)
+}
+
 // Follow tells of changes until the engine goes away.
 func (e *Engine) Follow(ctx context.Context, connected, changed func()) error {
 	e.mu.Lock()
