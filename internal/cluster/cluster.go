@@ -292,15 +292,17 @@ func (c *Cluster) Run(ctx context.Context) error {
 		defer close(stopped)
 		trans.Close() // first, or Raft would wait for peers that do not answer
 		closeNet()
-		r.Shutdown().Error()
-		trans.CloseStreams()
-		stopWatch()
-		carriers.Wait()
 		tasks.Wait()
+		// Raft answers what is under way, at the latest when it steps down for want of
+		// peers; once it is shutting down it may forget to.
 		c.mu.Lock()
 		c.running = false
 		c.mu.Unlock()
 		c.wg.Wait()
+		r.Shutdown().Error()
+		trans.CloseStreams()
+		stopWatch()
+		carriers.Wait()
 		stores.Close()
 	}()
 	timer := time.NewTimer(stopTimeout)

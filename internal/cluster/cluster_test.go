@@ -454,3 +454,56 @@ func TestUnknownCommand(t *testing.T) {
 		n.mu.Unlock()
 	})
 }
+
+// A node that was away for longer than the log is kept gets the state as a snapshot,
+// and all nodes start from their own.
+func TestSnapshots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		defer l.close()
+		l.form(3)
+		var away *labNode
+		for _, n := range l.nodes {
+			if n != l.leader() {
+				away = n
+			}
+		}
+		away.stop()
+		lead := l.leader()
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				for range 50 {
+					if _, err := lead.cluster().Propose(t.Context(), state.Envelope{Command: state.SetSettings{}}); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		l.eventually("the log is trimmed", func() bool {
+			first, err := lead.disk.store.FirstIndex()
+			return err == nil && first > 1000
+		})
+		l.propose(state.SetSettings{Settings: state.Settings{TrashRetention: time.Hour}})
+		away.start()
+		l.settle(3)
+		for _, n := range l.nodes {
+			n.stop()
+			if err := n.disk.Remove(fileCache); err != nil { // so that it is not this that helps
+				t.Fatal(err)
+			}
+		}
+		for _, n := range l.nodes {
+			n.start()
+		}
+		l.eventually("all have the state back", func() bool {
+			for _, n := range l.nodes {
+				if cl := n.cluster().State().Cluster(); cl == nil || cl.Settings.TrashRetention != time.Hour {
+					return false
+				}
+			}
+			return true
+		})
+	})
+}

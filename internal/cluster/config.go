@@ -70,12 +70,6 @@ type Timing struct {
 	Canary time.Duration
 }
 
-// LabTiming is for machines that people wait for: the same elections, quicker
-// changes of voters.
-func LabTiming() Timing {
-	return Timing{Stable: 5 * time.Second, DeadAfter: 20 * time.Second, Retry: 2 * time.Second}.withDefaults()
-}
-
 func (t Timing) withDefaults() Timing {
 	def := func(d *time.Duration, v time.Duration) {
 		if *d == 0 {

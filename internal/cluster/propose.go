@@ -83,9 +83,6 @@ func (c *Cluster) propose(ctx context.Context, e state.Envelope) (state.Result, 
 
 // await waits for a future of Raft or the end of ctx, whichever comes first.
 func (c *Cluster) await(ctx context.Context, f raft.Future) error {
-	if ctx.Done() == nil {
-		return f.Error()
-	}
 	done := make(chan error, 1)
 	if !c.goRun(func() { done <- f.Error() }) {
 		return raft.ErrRaftShutdown

@@ -65,8 +65,8 @@ func voterTarget(n int) int {
 // asks it again after each step, so every answer must be good by itself. The rules,
 // in order:
 //
-//   - What the operator removed leaves; what the state lists and Raft does not know
-//     comes in as a non-voter.
+//   - What the state lists and Raft does not know comes in as a non-voter. What the
+//     operator removed leaves, as soon as a living majority remains without it.
 //   - An even number of voters is never aimed at. It exists for the moment between
 //     two steps, and is left towards the side that needs no new node.
 //   - A voter dead for DeadAfter makes way for a replacement that is ready. From five
@@ -74,37 +74,35 @@ func voterTarget(n int) int {
 //     leaves fewer than three of them (the quorum would shrink to two machines, of
 //     which the loss of one more stops everything). Without a replacement it stays.
 //   - New voters come two at a time, from the zone with the fewest voters.
-//   - A zone with two voters more than another that has a candidate gives one away.
+//   - A zone with two voters more than another that has a candidate gives one away,
+//     while all voters are well.
 //   - The leader is never demoted; nobody is removed for being dead.
 func nextChange(all []member, rules voterRules) change {
-	var members, voters, candidates []member
+	var members, voters, candidates, leaving []member
 	for _, m := range all {
-		if m.Removed {
-			if m.InRaft && m.Leader {
-				return change{opStepDown, m.ID, "it was removed from the cluster"}
-			}
-			if m.InRaft {
-				return change{opRemove, m.ID, "it was removed from the cluster"}
-			}
+		switch {
+		case m.Removed && m.InRaft:
+			leaving = append(leaving, m)
+		case m.Removed:
 			continue
+		default:
+			members = append(members, m)
+			if m.InRaft && !m.Voter && m.AliveFor >= rules.Stable && m.Lag <= rules.MaxLag {
+				candidates = append(candidates, m)
+			}
 		}
-		members = append(members, m)
 		if m.Voter {
 			voters = append(voters, m)
-		} else if m.InRaft && m.AliveFor >= rules.Stable && m.Lag <= rules.MaxLag {
-			candidates = append(candidates, m)
 		}
 	}
-	for _, m := range members {
-		if !m.InRaft {
-			return change{opAdd, m.ID, "it joined the cluster"}
-		}
-	}
-
 	perZone := map[volume.Zone]int{}
 	var dead []member
+	unwell := 0
 	for _, v := range voters {
 		perZone[v.Zone]++
+		if !v.alive() {
+			unwell++
+		}
 		if v.DeadFor >= rules.DeadAfter && v.DeadFor > 0 && !v.Leader {
 			dead = append(dead, v)
 		}
@@ -114,22 +112,41 @@ func nextChange(all []member, rules voterRules) change {
 	slices.SortFunc(candidates, func(a, b member) int {
 		return cmp.Or(cmp.Compare(perZone[a.Zone], perZone[b.Zone]), compareBool(a.Witness, b.Witness), cmp.Compare(a.ID, b.ID))
 	})
+
+	// Who is there, and who is not.
+	for _, m := range members {
+		if !m.InRaft {
+			return change{opAdd, m.ID, "it joined the cluster"}
+		}
+	}
+	for _, m := range leaving {
+		const reason = "it was removed from the cluster"
+		switch {
+		case m.Leader && len(voters) > 1:
+			return change{opStepDown, m.ID, reason}
+		case !m.Leader && majorityWithout(voters, m.ID):
+			return change{opRemove, m.ID, reason}
+		case !m.Leader && len(candidates) > 0:
+			return change{opPromote, candidates[0].ID, fmt.Sprintf("the voter %s is to be removed", m.ID.Short())}
+		}
+	}
+
 	target := voterTarget(len(members))
 	n := len(voters)
 
 	// Too many, or an even number with a dead one among them.
 	if len(dead) > 0 && n > 3 && n%2 == 0 {
-		return demote(dead, perZone, "it is dead and the number of voters is even")
+		return demote(dead, voters, perZone, "it is dead and the number of voters is even")
 	}
 	if n > target && (n > 3 || n == 2) {
-		return demote(voters, perZone, fmt.Sprintf("%d voters are enough for %d nodes", target, len(members)))
+		return demote(voters, voters, perZone, fmt.Sprintf("%d nodes want %d voters", len(members), target))
 	}
 
 	// A dead one to replace.
 	if len(dead) > 0 && len(candidates) > 0 && n == target {
 		switch {
 		case n > 3:
-			return demote(dead, perZone, "it is dead and another node is ready")
+			return demote(dead, voters, perZone, "it is dead and another node is ready")
 		case n == 3:
 			return change{opPromote, candidates[0].ID, fmt.Sprintf("it replaces the dead voter %s", dead[0].ID.Short())}
 		}
@@ -141,7 +158,7 @@ func nextChange(all []member, rules voterRules) change {
 	}
 
 	// The right number in the wrong places.
-	if n == target && len(candidates) > 0 && len(dead) == 0 {
+	if n == target && len(candidates) > 0 && unwell == 0 {
 		best := candidates[0]
 		for _, v := range voters {
 			if perZone[v.Zone] >= perZone[best.Zone]+2 {
@@ -153,20 +170,43 @@ func nextChange(all []member, rules voterRules) change {
 	return change{}
 }
 
-// demote picks the one to go: dead before alive, then from the fullest zone, then a
-// witness last (it was put where it is to vote).
-func demote(from []member, perZone map[volume.Zone]int, reason string) change {
-	from = slices.DeleteFunc(slices.Clone(from), func(m member) bool { return m.Leader })
+// alive says that the leader, or a report, vouches for the node.
+func (m member) alive() bool { return m.Leader || m.AliveFor > 0 }
+
+// majorityWithout says whether the living voters are a majority of what remains
+// without one of them. A change that leaves none could not even be agreed on.
+func majorityWithout(voters []member, id volume.NodeID) bool {
+	living, total := 0, 0
+	for _, v := range voters {
+		if v.ID == id {
+			continue
+		}
+		total++
+		if v.alive() {
+			living++
+		}
+	}
+	return 2*living > total
+}
+
+// demote picks the one to go: dead before alive, then from the fullest zone, and
+// within it a witness last (it was put where it is to vote). Nobody goes whose going
+// would cost the majority.
+func demote(from, voters []member, perZone map[volume.Zone]int, reason string) change {
+	from = slices.DeleteFunc(slices.Clone(from), func(m member) bool {
+		return m.Leader || !majorityWithout(voters, m.ID)
+	})
 	if len(from) == 0 {
 		return change{}
 	}
 	slices.SortFunc(from, func(a, b member) int {
-		return cmp.Or(compareBool(b.DeadFor > 0, a.DeadFor > 0), cmp.Compare(perZone[b.Zone], perZone[a.Zone]),
+		return cmp.Or(compareBool(a.alive(), b.alive()), cmp.Compare(perZone[b.Zone], perZone[a.Zone]),
 			compareBool(a.Witness, b.Witness), cmp.Compare(b.ID, a.ID))
 	})
 	return change{opDemote, from[0].ID, reason}
 }
 
+// compareBool puts false first.
 func compareBool(a, b bool) int {
 	switch {
 	case a == b:
