@@ -49,13 +49,17 @@ type Files interface {
 	// and returns its path. Owner and mode are set only when it makes the directory.
 	// It fails when mountpoint is not a mounted, writable filesystem of its own.
 	Prepare(mountpoint string, spec volume.Spec) (dir string, err error)
-	// Unused makes sure that no process, in any mount namespace, still has the dataset
-	// mounted; the error names who has, and an answer that is not known is one too.
-	Unused(dataset string) error
+	// Unused makes sure that no process, in any mount namespace, has the dataset mounted
+	// besides our own mount at mountpoint ("": not even that); the error names who has,
+	// and an answer that is not known is one too. A successful unmount of ours does not
+	// end a container's own mount.
+	Unused(dataset, mountpoint string) error
 }
 
 // Use keeps the books on who uses the volumes of this node.
 type Use interface {
+	// Found notes a volume that was mounted when flockd started.
+	Found(id volume.ID)
 	// Mounting is followed by Mounted or MountFailed; all three, and Unmounted, keep
 	// hints that come from Docker.
 	Mounting(id volume.ID, mountID string)
@@ -306,6 +310,9 @@ func (a *Agent) do(ctx context.Context, act Action) error {
 		if v.Placement.Role(a.self) == volume.RolePrimary && v.Live() && !a.use.Idle(v.ID) {
 			return nil
 		}
+		if err := a.files.Unused(ds, a.layout.Mountpoint(v.ID)); err != nil {
+			return err
+		}
 		return a.zfs.Unmount(ctx, ds)
 	case StepToTrash:
 		if v.Phase != state.PhaseTrash {
@@ -423,6 +430,9 @@ func (a *Agent) firstLook(ctx context.Context) error {
 	got, err := a.observe(ctx)
 	if err != nil {
 		return err
+	}
+	for _, id := range got.mounted() {
+		a.use.Found(id)
 	}
 	holders, engine := a.use.Refresh(ctx, got.mounted())
 	a.look(ctx, got, holders, engine)

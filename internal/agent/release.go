@@ -41,6 +41,9 @@ func (a *Agent) letGo(ctx context.Context, id volume.ID) error {
 	case !a.use.Idle(id):
 		return &errInUse{"a container that is starting on " + a.name()}
 	}
+	if err := a.files.Unused(ds.Name, a.layout.Mountpoint(id)); err != nil {
+		return &errInUse{fmt.Sprintf("a process on %s (%v)", a.name(), err)}
+	}
 	if err := a.zfs.Unmount(ctx, ds.Name); err != nil {
 		return &errInUse{fmt.Sprintf("a process on %s (%v)", a.name(), err)}
 	}
@@ -49,7 +52,7 @@ func (a *Agent) letGo(ctx context.Context, id volume.ID) error {
 
 // verifyUnused believes an unmount only when no mount namespace shows the dataset.
 func (a *Agent) verifyUnused(dataset string) error {
-	if err := a.files.Unused(dataset); err != nil {
+	if err := a.files.Unused(dataset, ""); err != nil {
 		return &errInUse{fmt.Sprintf("a process on %s (%v)", a.name(), err)}
 	}
 	return nil

@@ -82,10 +82,13 @@ func mountedWritable(mountpoint string) error {
 }
 
 // Unused implements agent.Files.
-func (osFiles) Unused(dataset string) error {
+func (osFiles) Unused(dataset, mountpoint string) error {
 	holders, err := container.HeldBy("/proc", dataset)
 	if err != nil {
 		return fmt.Errorf("looking for mounts of %s: %w", dataset, err)
+	}
+	if mountpoint != "" {
+		holders = container.Foreign(holders, mountpoint)
 	}
 	if len(holders) > 0 {
 		return fmt.Errorf("still mounted by %s", holders[0])

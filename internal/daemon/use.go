@@ -23,6 +23,7 @@ type use struct {
 	id func(name string) (volume.ID, bool)
 }
 
+func (u *use) Found(id volume.ID)                  { u.mounts.Found(string(id), u.now()) }
 func (u *use) Mounting(id volume.ID, mount string) { u.mounts.Mounting(string(id), mount, u.now()) }
 func (u *use) Mounted(id volume.ID, mount string)  { u.mounts.Mounted(string(id), mount, u.now()) }
 func (u *use) MountFailed(id volume.ID, mount string) {

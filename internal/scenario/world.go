@@ -401,9 +401,9 @@ func (f *files) Prepare(mountpoint string, _ volume.Spec) (string, error) {
 	return "", fmt.Errorf("nothing writable is mounted at %s", mountpoint)
 }
 
-func (f *files) Unused(dataset string) error {
+func (f *files) Unused(dataset, mountpoint string) error {
 	for _, m := range f.zfs.Mounts() {
-		if m.Dataset == dataset {
+		if m.Dataset == dataset && m.Path != mountpoint {
 			return fmt.Errorf("%s is still mounted", dataset)
 		}
 	}
