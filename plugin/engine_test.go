@@ -127,7 +127,7 @@ func TestRealEngine(t *testing.T) {
 	backend.rule(vol, rule{refuse: volume.Errorf(volume.CodeRefused, "volume %s is in use on n2", vol)})
 	refused("is in use on n2", "start", "flk-plugin-c")
 	backend.rule(vol, rule{})
-	time.Sleep(3 * time.Second)
+	time.Sleep(3 * time.Second) // nothing must happen, which has no condition to wait for
 	if out := ok("inspect", "-f", "{{.State.Status}}", "flk-plugin-c"); out == "running" {
 		t.Error("the engine started a container again whose mount was refused")
 	}
@@ -141,7 +141,7 @@ func TestRealEngine(t *testing.T) {
 	}
 	mounts(before)
 	engine("kill", "-s", "KILL", "docker")
-	time.Sleep(3 * time.Second)
+	time.Sleep(3 * time.Second) // the engine must be noticed to be gone by systemd, which has no other sign
 	engine("restart", "docker")
 	if out := ok("inspect", "-f", "{{.State.Status}}", "flk-plugin-c"); out != "running" {
 		t.Errorf("after the engine's crash the container is %s", out)
