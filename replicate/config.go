@@ -91,8 +91,9 @@ type Config struct {
 
 	SendsPerReplica int // streams at once to one replica; 0: 4
 	Receives        int // streams at once into this pool; 0: 8
-	// Stall is how long a stream may make no progress in bytes before it is broken
-	// off; 0: one minute. Nothing limits how long a stream takes.
+	// Stall is how long a peer may be silent, and a fifth of how long a stream may
+	// make no progress in bytes, before it is broken off; 0: one minute. Nothing
+	// limits how long a stream takes.
 	Stall time.Duration
 	// Settle is how long after a write `written` surely shows it; 0: ten seconds.
 	Settle time.Duration

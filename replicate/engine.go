@@ -3,6 +3,7 @@ package replicate
 import (
 	"context"
 	"errors"
+	"maps"
 	"reflect"
 	"slices"
 	"sync"
@@ -47,6 +48,7 @@ type receive struct {
 	peer   volume.NodeID
 	cancel context.CancelCauseFunc
 	done   chan struct{}
+	stream *dataReader // nil unless a stream is coming in
 }
 
 var (
@@ -141,7 +143,10 @@ func (e *Engine) Assign(all []Assignment) {
 			table[a.Volume] = old
 			continue
 		}
-		a.Replicas = slices.Clone(a.Replicas)
+		a.Replicas, a.Properties = slices.Clone(a.Replicas), maps.Clone(a.Properties)
+		if old := e.table[a.Volume]; a.Role == volume.RolePrimary && (old == nil || old.Role != a.Role || old.Epoch != a.Epoch) {
+			e.copies[a.Volume].becomePrimary(time.Now())
+		}
 		table[a.Volume], changed = &a, true
 	}
 	if !changed {

@@ -3,6 +3,8 @@ package replicate
 import (
 	"context"
 	"math/rand/v2"
+	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -201,6 +203,42 @@ func TestAwayForLong(t *testing.T) {
 	})
 }
 
+// A promoted replica can serve one that was away for long, and the old primary, with
+// increments: the bases of others were kept for it.
+func TestPromotedServesLaggard(t *testing.T) {
+	inBubble(t, "a b c", func(w *world) {
+		a, b, c := w.node("a"), w.node("b"), w.node("c")
+		a.create()
+		w.assign(1, "a", "b", "c")
+		w.waitFor("b in sync", w.inSync("a", "b"))
+		w.waitFor("c in sync", w.inSync("a", "c"))
+		w.partition("a", "c", true)
+		w.partition("b", "c", true)
+		for range 100 {
+			a.write("f", time.Now().String())
+			time.Sleep(time.Second)
+		}
+		w.waitFor("b in sync", w.inSync("a", "b"))
+		w.assign(2, "b", "a", "c")
+		w.must(b.eng().Settle(context.Background(), testVol))
+		for range 100 {
+			b.write("f", time.Now().String())
+			time.Sleep(time.Second)
+		}
+		w.partition("b", "c", false)
+		w.waitFor("c caught up", w.inSync("b", "c"))
+		w.waitFor("a follows", w.inSync("b", "a"))
+		if n := b.streams(kindFull); n > 0 {
+			t.Errorf("%d full streams", n)
+		}
+		for _, n := range []*node{a, c} {
+			if k := n.count(setAside); k > 0 {
+				t.Errorf("%d copies of %s set aside", k, n.name)
+			}
+		}
+	})
+}
+
 // Every replica alone away: at most two snapshots wait.
 func TestSelfClocked(t *testing.T) {
 	inBubble(t, "a b", func(w *world) {
@@ -226,14 +264,14 @@ func TestSelfClocked(t *testing.T) {
 // alike, for a seed and for an increment.
 func TestCuts(t *testing.T) {
 	for _, way := range []string{"sender", "receiver"} {
-		for size := 1; size <= 1<<21; size *= 2 {
+		for size := 1; size <= 1<<19; size *= 2 {
 			inBubble(t, "a b", func(w *world) {
 				rng := rand.New(rand.NewPCG(1, uint64(size)))
 				left := size
 				w.wrap = cutOnce(way, &left, false)
 				a := w.node("a")
 				a.create()
-				a.write("f", blob(rng, 600<<10))
+				a.write("f", blob(rng, 200<<10))
 				w.assign(1, "a", "b")
 				w.waitFor("seeded", w.inSync("a", "b"))
 				a.write("g", blob(rng, 300<<10))
@@ -264,6 +302,78 @@ func TestDamage(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The same over TLS, whose connections do not survive an expired write and may
+// wait while they are closed: a seed, increments, an idle hour, a stalled stream.
+func TestOverTLS(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		w.tls = selfSigned(t)
+		a := w.node("a")
+		a.create()
+		a.write("f", blob(rand.New(rand.NewPCG(8, 8)), 2<<20))
+		w.assign(1, "a", "b")
+		w.waitFor("seeded", w.inSync("a", "b"))
+		for i := range 5 {
+			a.write("f", string(rune('a'+i)))
+			time.Sleep(2 * time.Second)
+		}
+		w.waitFor("in sync", w.inSync("a", "b"))
+		time.Sleep(time.Hour)
+		a.write("f", "after an hour")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		w.node("b").host.Inject(zfsfake.Rule{Op: "receive", After: true, Times: 1, Do: func(ctx context.Context, _, _ string) error {
+			sleep(ctx, 5*time.Minute)
+			return context.Cause(ctx)
+		}})
+		w.node("b").host.Inject(zfsfake.Rule{Op: "receive", Nth: 2, Times: 1, Do: func(ctx context.Context, _, _ string) error {
+			sleep(ctx, 4*time.Minute)
+			return context.Cause(ctx)
+		}})
+		failed := a.count(func(ev Event) bool { s, ok := ev.(StreamEnded); return ok && s.Err != nil })
+		for _, what := range []string{"slow to end", "slow to begin"} {
+			a.write("f", what)
+			w.waitFor(what, w.inSync("a", "b"))
+		}
+		if n := a.count(func(ev Event) bool { s, ok := ev.(StreamEnded); return ok && s.Err != nil }) - failed; n > 0 {
+			t.Errorf("%d slow streams were broken off", n)
+		}
+	})
+}
+
+// A sender that lost power in mid-stream, whose connection nobody reset, does not
+// have to wait for the receiver to notice.
+func TestHalfOpen(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		var stuck atomic.Bool
+		left := 1 << 20
+		w.wrap = func(from, to string, conn net.Conn) net.Conn {
+			if stuck.Load() {
+				return conn
+			}
+			return &neverClosed{blackHole{Conn: conn, left: &left, stuck: &stuck}}
+		}
+		a := w.node("a")
+		a.create()
+		a.write("f", blob(rand.New(rand.NewPCG(9, 9)), 2<<20))
+		w.assign(1, "a", "b")
+		w.waitFor("stuck", stuck.Load)
+		a.stop()
+		a.start()
+		began := time.Now()
+		w.waitFor("seeded", w.inSync("a", "b"))
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+// neverClosed is a connection whose end is not seen at the other end.
+type neverClosed struct{ blackHole }
+
+func (n *neverClosed) Close() error {
+	n.SetDeadline(time.Unix(1, 0))
+	return nil
 }
 
 // A partial stream is resumed, not begun again.

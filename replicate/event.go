@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -138,7 +139,8 @@ func (e PoolRecovered) attrs() []any { return []any{"op", e.Op} }
 func (SnapshotsTaken) level() slog.Level { return slog.LevelDebug }
 func (StreamEnded) level() slog.Level    { return slog.LevelDebug }
 func (e LinkChanged) level() slog.Level {
-	if e.Err != nil {
+	var busy *busyError
+	if e.Err != nil && !errors.As(e.Err, &busy) {
 		return slog.LevelWarn
 	}
 	return slog.LevelInfo

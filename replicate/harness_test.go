@@ -2,9 +2,13 @@ package replicate
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -31,6 +35,7 @@ type world struct {
 	nodes map[string]*node
 	// wrap, when set, puts itself around the dialing end of every new connection.
 	wrap   func(from, to string, conn net.Conn) net.Conn
+	tls    *tls.Config // nil: plain pipes
 	onStop []func()
 	mu     sync.Mutex
 	cut    map[string]bool // "a b": a cannot reach b
@@ -166,7 +171,10 @@ func (n *node) dial(to volume.NodeID) (net.Conn, error) {
 	if cut || target.down {
 		return nil, errors.New("no route to " + target.name)
 	}
-	ours, theirs := net.Pipe()
+	var ours, theirs net.Conn = net.Pipe()
+	if n.w.tls != nil {
+		ours, theirs = tls.Client(ours, n.w.tls), tls.Server(theirs, n.w.tls)
+	}
 	target.conns[theirs] = true
 	go target.engine.ServeConn(target.ctx, theirs, n.id)
 	n.w.mu.Lock()
@@ -484,4 +492,19 @@ func cutOnce(way string, left *int, flip bool) func(from, to string, conn net.Co
 		}
 		return &cutter{Conn: conn, reads: left, flip: flip}
 	}
+}
+
+// selfSigned is a TLS configuration for both ends.
+func selfSigned(tb testing.TB) *tls.Config {
+	tb.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cert := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<33, 0), DNSNames: []string{"x"}}
+	der, err := x509.CreateCertificate(nil, cert, cert, public, private)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: private}}, InsecureSkipVerify: true, MinVersion: tls.VersionTLS13}
 }

@@ -61,7 +61,7 @@ type localCopy struct {
 	unproven  int       // taken by this process while no replica had acknowledged any
 	idleAsOf  time.Time // the newest engine snapshot holds all that was written until then
 	bases     map[volume.NodeID]base
-	found     map[guid]bool // on disk when the process began: any replica may stand on them
+	found     map[guid]bool // on disk when this node became primary: any replica may stand on them
 	since     time.Time     // when found was filled
 	stops     map[guid]int  // snapshots that somebody waits for: to be sent exactly
 
@@ -228,7 +228,19 @@ func (c *localCopy) setBookmarks(list []zfs.Bookmark) {
 	slices.SortStableFunc(c.marks, func(a, b mark) int { return compare(a.txg, b.txg) })
 }
 
-// remember fills found, once: from then on the process knows what it sent.
+// becomePrimary forgets what an earlier time as primary, or none, made of the copy:
+// where the replicas stand is to be heard anew.
+func (c *localCopy) becomePrimary(now time.Time) {
+	if c == nil {
+		return
+	}
+	c.found, c.unproven, c.idleAsOf, c.lastTaken = nil, 0, time.Time{}, time.Time{}
+	if c.known {
+		c.remember(now)
+	}
+}
+
+// remember fills found, once: from then on this node knows what it sent.
 func (c *localCopy) remember(now time.Time) {
 	if c.found != nil {
 		return

@@ -77,7 +77,7 @@ func history(t *testing.T, seed uint64) {
 		for _, name := range []string{"a", "b", "c"} {
 			p.tell(name)
 		}
-		for range 15 + p.rng.IntN(30) {
+		for range 15 + p.int(30) {
 			p.act()
 			synctest.Wait()
 			p.ackedIsThere()

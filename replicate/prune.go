@@ -15,6 +15,9 @@ import (
 // replicas that have not spoken yet; after that bookmarks must do.
 const foundFor = 10 * time.Minute
 
+// prunePause is the least time between two looks for what can be pruned.
+const prunePause = 500 * time.Millisecond
+
 func sortedBases(m map[volume.NodeID]base) []volume.NodeID { return slices.Sorted(maps.Keys(m)) }
 
 // floor is the lowest position that a present replica has acknowledged; zero when
@@ -72,7 +75,7 @@ func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 	}
 
 	// As long as a replica has not said where it stands, it may stand on anything
-	// that was here when this process began.
+	// that was here when this node became primary.
 	if spoken {
 		c.found = map[guid]bool{}
 	}
@@ -106,6 +109,7 @@ func (e *Engine) runPruner(ctx context.Context) {
 				e.pruneCopy(ctx, id)
 			}
 		}
+		sleep(ctx, prunePause) // every acknowledgement wakes it
 	}
 }
 

@@ -136,6 +136,11 @@ func (e *Engine) accept(ctx context.Context, o offer, peer volume.NodeID) (rctx 
 			refusal, ok = say(saysBusy, "this node is starting"), false
 		}
 		running := e.receives[o.Volume]
+		if ok && running != nil && running.peer == peer && running.stream != nil && !running.stream.ended.Load() {
+			// A link does one exchange at a time: the connection that this stream came
+			// on is dead, though nobody has told us.
+			running.cancel(errSuperseded)
+		}
 		if ok && running == nil {
 			rctx, release, _ = e.claim(ctx, o.Volume, o.Epoch, peer)
 		}
@@ -322,6 +327,9 @@ func (e *Engine) receiveStream(ctx context.Context, w *wire, o offer, b begin, a
 
 	stopPings := pings(w)
 	in := &dataReader{w: w}
+	e.mu.Lock()
+	e.receives[id].stream = in
+	e.mu.Unlock()
 	recvErr := e.cfg.Pool.Receive(ctx, req, in)
 	top, err := e.verify(ctx, id, target, seeding, o, b, a)
 	stopPings()

@@ -301,7 +301,7 @@ func (l *link) transfer(ctx context.Context, w *wire, req zfs.SendRequest, b beg
 	}
 	sendCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watchdog := time.AfterFunc(w.stall, func() { cancel(errStalled); w.close() })
+	watchdog := time.AfterFunc(slowFactor*w.stall, func() { cancel(errStalled); w.close() })
 	defer watchdog.Stop()
 
 	var ackErr error
@@ -315,7 +315,7 @@ func (l *link) transfer(ctx context.Context, w *wire, req zfs.SendRequest, b beg
 
 	out := &dataWriter{w: w, progress: func(n int) {
 		bytes += int64(n)
-		watchdog.Reset(w.stall)
+		watchdog.Reset(slowFactor * w.stall)
 		l.e.mu.Lock()
 		l.sent += int64(n)
 		l.e.mu.Unlock()

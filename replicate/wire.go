@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -49,6 +50,10 @@ const (
 	maxText     = 1024      // of an error or a reason
 	maxToken    = 32 << 10
 	maxSnapName = 256
+
+	// slowFactor stall times may pass without bytes while the receiver's PINGs say
+	// that it is alive: zfs receive stops reading while it commits.
+	slowFactor = 5
 )
 
 // errProtocol is what a peer does that no version of this protocol does.
@@ -266,12 +271,16 @@ func (w *wire) interrupt(deadline time.Time) error {
 
 // write sends one frame; it must get rid of it within the stall time.
 func (w *wire) write(f frame, payload []byte) error {
+	return w.writeWithin(w.stall, f, payload)
+}
+
+func (w *wire) writeWithin(patience time.Duration, f frame, payload []byte) error {
 	w.out = append(w.out[:0], byte(f))
 	w.out = binary.BigEndian.AppendUint32(w.out, uint32(len(payload)))
 	sum := crc32.Update(crc32.Checksum(w.out, castagnoli), castagnoli, payload)
 	w.out = binary.BigEndian.AppendUint32(w.out, sum)
 	w.out = append(w.out, payload...)
-	w.conn.SetWriteDeadline(time.Now().Add(w.stall))
+	w.conn.SetWriteDeadline(time.Now().Add(patience))
 	_, err := w.conn.Write(w.out)
 	return err
 }
@@ -368,7 +377,7 @@ func (d *dataWriter) Write(p []byte) (int, error) {
 	done := 0
 	for done < len(p) {
 		n := min(len(p)-done, maxData)
-		if d.err = d.w.write(frameData, p[done:done+n]); d.err != nil {
+		if d.err = d.w.writeWithin(slowFactor*d.w.stall, frameData, p[done:done+n]); d.err != nil {
 			return done, d.err
 		}
 		done += n
@@ -384,8 +393,9 @@ type dataReader struct {
 	w     *wire
 	left  []byte
 	bytes int64
-	end   *end  // once it has come
-	err   error // of the connection: it is out of step
+	end   *end        // once it has come
+	err   error       // of the connection: it is out of step
+	ended atomic.Bool // either of them is set; others may ask
 }
 
 // SetReadDeadline hangs up when the deadline is past, like dataWriter's.
@@ -412,8 +422,8 @@ func (d *dataReader) next() error {
 		}
 		return io.EOF
 	}
-	// The sender breaks off after one stall time without bytes, so after two it is gone.
-	f, payload, err := d.w.read(2 * d.w.stall)
+	// The sender breaks off itself before that, so by then it is gone.
+	f, payload, err := d.w.read((slowFactor + 1) * d.w.stall)
 	switch {
 	case err != nil:
 		d.err = unexpected(err)
@@ -427,6 +437,7 @@ func (d *dataReader) next() error {
 	default:
 		d.err = fmt.Errorf("%w: frame %c within a stream", errProtocol, f)
 	}
+	d.ended.Store(d.end != nil || d.err != nil)
 	return d.err
 }
 
