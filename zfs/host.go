@@ -3,6 +3,7 @@ package zfs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -74,7 +75,7 @@ func (h *Host) Capabilities(ctx context.Context) (Capabilities, error) {
 	if err != nil {
 		// The userland prints its own version and then fails without the module.
 		var e *Error
-		if errors.As(err, &e) && e.Kind == nil && ctx.Err() == nil {
+		if errors.As(err, &e) && ctx.Err() == nil {
 			e.Kind = ErrNoZFS
 		}
 		return Capabilities{}, err
@@ -169,7 +170,7 @@ func (h *Host) Dataset(ctx context.Context, name string) (Dataset, error) {
 		return Dataset{}, err
 	}
 	if len(list) != 1 {
-		return Dataset{}, &Error{Op: "dataset", Kind: ErrNotFound, Err: errors.New("zfs printed nothing about " + name)}
+		return Dataset{}, &Error{Op: "dataset", Err: fmt.Errorf("zfs printed %d filesystems for %s", len(list), name)}
 	}
 	return list[0], nil
 }

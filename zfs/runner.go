@@ -83,7 +83,7 @@ func (h *Host) run(ctx context.Context, c command) (out []byte, err error) {
 	if err == nil {
 		return stdout.Bytes(), nil
 	}
-	e := newError(c.op, c.argv, stderr.String(), err)
+	e := newError(c.op, c.argv, string(stderr.kept), err)
 	if ctx.Err() != nil {
 		e.Err = context.Cause(ctx)
 	}
@@ -127,16 +127,15 @@ func newError(op string, argv []string, stderr string, err error) *Error {
 	return &Error{Op: op, Args: argv, Stderr: stderr, Kind: kindOf(stderr), Names: quotedNames(stderr), Err: err}
 }
 
-// capped keeps the first max bytes and swallows the rest.
+// capped keeps the first max bytes and swallows the rest. It must have Write alone:
+// with a ReadFrom, exec would go round it.
 type capped struct {
-	bytes.Buffer
-	max int
+	kept []byte
+	max  int
 }
 
 func (b *capped) Write(p []byte) (int, error) {
-	if room := b.max - b.Len(); room > 0 {
-		b.Buffer.Write(p[:min(room, len(p))])
-	}
+	b.kept = append(b.kept, p[:min(b.max-len(b.kept), len(p))]...)
 	return len(p), nil
 }
 

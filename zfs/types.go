@@ -73,6 +73,13 @@ type System interface {
 	// with clones, gives ErrBusy or ErrHasClones, and it and perhaps others remain.
 	// ErrNotFound when the dataset itself does not exist.
 	DestroySnapshots(ctx context.Context, dataset string, snaps []string) error
+	// Prune destroys snapshots of any number of datasets, a hundred in one command and
+	// one transaction group, each first leaving a bookmark when it is asked for. Every
+	// one stands for itself: those that cannot go are in failed, by full name, with
+	// their kind (ErrBusy, ErrHasClones; ErrExists when another snapshot has the
+	// bookmark's name), and one that is gone is no failure. With err, which ones went
+	// is unknown. All of them in one pool or not, mounted or not.
+	Prune(ctx context.Context, reqs []PruneRequest) (failed map[string]error, err error)
 	// DestroyBookmark destroys one; one that is gone is no error.
 	DestroyBookmark(ctx context.Context, bookmark string) error
 	// Destroy a filesystem together with its snapshots (-r), never with clones
@@ -212,7 +219,9 @@ type ReceiveRequest struct {
 	Dataset string
 	// Resumable keeps the state of an interrupted receive (-s).
 	Resumable bool
-	// Properties to set on a new dataset (-o); for a full stream only.
+	// Properties to set on a new dataset (-o); for a full stream only. One that ZFS
+	// knows but will not take here (a refquota below the size) is left out without an
+	// error: read it again where it matters. A refquota does not refuse a stream.
 	Properties map[string]string
 }
 

@@ -577,6 +577,56 @@ func (h *Host) DestroySnapshots(ctx context.Context, ds string, snaps []string) 
 	})
 }
 
+// Prune implements zfs.System. It counts as one command.
+func (h *Host) Prune(ctx context.Context, reqs []zfs.PruneRequest) (failed map[string]error, err error) {
+	var names []string
+	for _, r := range reqs {
+		ds, _, _ := strings.Cut(r.Snapshot, "@")
+		err := zfs.CheckSnapshot(r.Snapshot)
+		if err == nil && r.Bookmark != "" {
+			err = zfs.CheckBookmark(ds + "#" + r.Bookmark)
+		}
+		if err := invalid("prune", err); err != nil {
+			return nil, err
+		}
+		names = append(names, r.Snapshot)
+	}
+	failed = map[string]error{}
+	if len(reqs) == 0 {
+		return failed, nil
+	}
+	err = h.command(ctx, "prune", strings.Join(names, " "), func() error {
+		for _, r := range reqs {
+			p := h.poolOf(r.Snapshot)
+			if p == nil {
+				return fail(zfs.ErrNotFound, "cannot open '%s': no such pool", r.Snapshot)
+			}
+			if err := p.begin(0); err != nil {
+				return err
+			}
+			s, err := h.snapshot(r.Snapshot)
+			if err != nil {
+				continue
+			}
+			if r.Bookmark != "" {
+				err = h.bookmark(r.Snapshot, s.ds.name+"#"+r.Bookmark)
+			} else {
+				err = nil
+			}
+			if err == nil {
+				err = s.mayGo(nil)
+			}
+			if err != nil {
+				failed[r.Snapshot] = wrap("prune", err)
+				continue
+			}
+			s.ds.destroySnapshot(s)
+		}
+		return nil
+	})
+	return failed, err
+}
+
 // mayGo says why a snapshot cannot be destroyed together with the datasets along.
 func (s *snapshot) mayGo(along []*dataset) error {
 	full := s.fullName()

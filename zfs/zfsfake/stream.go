@@ -610,9 +610,6 @@ func (in *receiver) record(kind byte, body []byte, n int) error {
 // apply swaps the received state in and takes the snapshot, in one step.
 func (in *receiver) apply() error {
 	d, q := in.ds, in.ds.partial
-	if quota := d.refquota(); quota > 0 && datasetOver+q.tree.size > quota {
-		return fail(zfs.ErrNoSpace, "cannot receive: destination %s space quota exceeded.", d.name)
-	}
 	if q.from != nil && d.changedSince(q.from) {
 		return fail(zfs.ErrDiverged, "cannot receive incremental stream: destination %s has been modified\nsince most recent snapshot", d.name)
 	}

@@ -228,11 +228,8 @@ func (w *world) wantKind(what string, err error, kinds ...error) {
 
 // data is n bytes that no compression shrinks, the same for the same seed.
 func data(seed uint64, n int) []byte {
-	r := rand.New(rand.NewPCG(seed, 1))
 	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(r.Uint32())
-	}
+	rand.NewChaCha8([32]byte{byte(seed)}).Read(b)
 	return b
 }
 

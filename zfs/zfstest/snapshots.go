@@ -185,3 +185,45 @@ func testDestroySnapshots(w *world, _ Env) {
 	w.a.snapshot(fs, "4")
 	w.Logf("with one of three cloned, left: %s", w.a.names(fs))
 }
+
+func testPrune(w *world, _ Env) {
+	z := w.a.ZFS
+	a, b, c := w.a.mounted("a"), w.a.create("b"), w.a.create("c")
+	w.a.write(a, "f", []byte("1"))
+	w.a.must(z.Snapshot(w.ctx, []string{a + "@1", b + "@1", c + "@1"}, nil))
+	w.a.must(z.Snapshot(w.ctx, []string{a + "@2", b + "@2"}, nil))
+	one := w.a.snapshot(a, "1")
+	w.a.must(z.Hold(w.ctx, "keep", b+"@1"))
+	w.a.must(z.Clone(w.ctx, c+"@1", w.a.name("k"), nil))
+	w.a.must(z.Bookmark(w.ctx, a+"@2", a+"#two"))
+	w.a.must(z.Bookmark(w.ctx, b+"@1", b+"#two"))
+
+	failed, err := z.Prune(w.ctx, []zfs.PruneRequest{
+		{Snapshot: b + "@1"},
+		{Snapshot: c + "@1"},
+		{Snapshot: a + "@1", Bookmark: "one"},
+		{Snapshot: a + "@2", Bookmark: "two"}, // its bookmark is there
+		{Snapshot: b + "@2", Bookmark: "two"}, // and here it is another's
+		{Snapshot: a + "@gone", Bookmark: "x"},
+		{Snapshot: w.a.name("nope") + "@1", Bookmark: "x"},
+	})
+	w.a.must(err)
+	if len(failed) != 3 {
+		w.Errorf("failed: %v", failed)
+	}
+	w.wantKind("prune what is held", failed[b+"@1"], zfs.ErrBusy)
+	w.wantKind("prune what is cloned", failed[c+"@1"], zfs.ErrHasClones)
+	w.wantKind("prune where the bookmark is another's", failed[b+"@2"], zfs.ErrExists)
+	if got := w.a.names(a) + " | " + w.a.names(b) + " | " + w.a.names(c); got != " | 1 2 | 1" {
+		w.Errorf("left: %s", got)
+	}
+	marks, err := z.Bookmarks(w.ctx, a, false)
+	w.a.must(err)
+	if len(marks) != 2 || marks[0].Name != "one" || marks[0].GUID != one.GUID {
+		w.Errorf("bookmarks: %+v", marks)
+	}
+	_, err = z.Prune(w.ctx, []zfs.PruneRequest{{Snapshot: a + "@-x"}})
+	w.wantKind("bad name", err, zfs.ErrInvalid)
+	_, err = z.Prune(w.ctx, []zfs.PruneRequest{{Snapshot: "nosuchpool/a@1"}})
+	w.wantKind("missing pool", err, zfs.ErrNotFound)
+}

@@ -22,6 +22,7 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		{"bookmarks", testBookmarks},
 		{"holds", testHolds},
 		{"destroy snapshots", testDestroySnapshots},
+		{"prune", testPrune},
 		{"destroy", testDestroy},
 		{"clone and promote", testClonePromote},
 		{"rename", testRename},

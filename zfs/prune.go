@@ -1,0 +1,167 @@
+package zfs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// PruneRequest is one snapshot to destroy, leaving a bookmark of it if asked.
+type PruneRequest struct {
+	Snapshot string // full name
+	Bookmark string // short name of the bookmark in the same dataset; "" for none
+}
+
+// pruneProgram is a channel program: it runs inside the kernel in one transaction
+// group, so that a whole pool is pruned by one process and one commit. Each
+// snapshot stands for itself: one that is held does not stop the others. The
+// bookmark comes first, and a snapshot without its bookmark stays. A bookmark that
+// exists is told as 1000 more than its errno, since a program cannot read whose it
+// is. ENOENT (2): gone already.
+const pruneProgram = `
+local args = ...
+local argv = args["argv"]
+local failed = {}
+for i = 1, #argv, 2 do
+	local snap, mark = argv[i], argv[i + 1]
+	local err = 0
+	if mark ~= "-" then
+		if zfs.exists(snap) then
+			err = zfs.sync.bookmark(snap, mark)
+			if err ~= 0 then
+				err = err + 1000
+			end
+		end
+	end
+	if err == 0 then
+		err = zfs.sync.destroy(snap)
+	end
+	if err ~= 0 and err ~= 2 then
+		failed[snap] = err
+	end
+end
+return failed
+`
+
+// pruneBatch bounds the snapshots of one program: it holds up its transaction
+// group, and so every writer of the pool, while it runs.
+const pruneBatch = 100
+
+// Prune implements System.
+func (h *Host) Prune(ctx context.Context, reqs []PruneRequest) (map[string]error, error) {
+	byPool := map[string][]PruneRequest{}
+	for _, r := range reqs {
+		err := CheckSnapshot(r.Snapshot)
+		if err == nil && r.Bookmark != "" {
+			err = CheckBookmark(r.mark())
+		}
+		if err := check("prune", err); err != nil {
+			return nil, err
+		}
+		byPool[poolOf(r.Snapshot)] = append(byPool[poolOf(r.Snapshot)], r)
+	}
+	failed := map[string]error{}
+	for _, pool := range slices.Sorted(maps.Keys(byPool)) {
+		for batch := range slices.Chunk(byPool[pool], pruneBatch) {
+			errs, err := h.prune(ctx, pool, batch)
+			if err != nil {
+				return failed, err
+			}
+			maps.Copy(failed, errs)
+		}
+	}
+	return failed, nil
+}
+
+func (r PruneRequest) mark() string {
+	if r.Bookmark == "" {
+		return "-"
+	}
+	dataset, _, _ := strings.Cut(r.Snapshot, "@")
+	return dataset + "#" + r.Bookmark
+}
+
+func (h *Host) prune(ctx context.Context, pool string, batch []PruneRequest) (map[string]error, error) {
+	// The program goes in by a pipe, whose buffer holds all of it.
+	pr, pw, err := os.Pipe()
+	if err != nil {
+		return nil, &Error{Op: "prune", Err: err}
+	}
+	defer pr.Close()
+	_, err = pw.WriteString(pruneProgram)
+	if err = errors.Join(err, pw.Close()); err != nil {
+		return nil, &Error{Op: "prune", Err: err}
+	}
+	argv := []string{"zfs", "program", "-j", pool, "-"}
+	for _, r := range batch {
+		argv = append(argv, r.Snapshot, r.mark())
+	}
+	out, err := h.run(ctx, command{op: "prune", argv: argv, stdin: pr})
+	if err != nil {
+		return nil, err
+	}
+	codes, err := parsePruned(out)
+	if err != nil {
+		return nil, &Error{Op: "prune", Args: argv, Err: err}
+	}
+
+	// Those whose bookmark was there: the same one is success, and they go now.
+	var again []PruneRequest
+	errs := map[string]error{}
+	for _, r := range batch {
+		switch code := codes[r.Snapshot]; code {
+		case 0:
+		case markFailed + int(syscall.EEXIST):
+			if err := h.Bookmark(ctx, r.Snapshot, r.mark()); err != nil {
+				errs[r.Snapshot] = err
+			} else {
+				again = append(again, PruneRequest{Snapshot: r.Snapshot})
+			}
+		default:
+			errs[r.Snapshot] = pruneError(r.Snapshot, code)
+		}
+	}
+	if len(again) > 0 {
+		more, err := h.prune(ctx, pool, again)
+		if err != nil {
+			return errs, err
+		}
+		maps.Copy(errs, more)
+	}
+	return errs, nil
+}
+
+// markFailed is what the program adds to the errno of a bookmark.
+const markFailed = 1000
+
+// parsePruned reads the answer of the program: {"return": {snapshot: errno}}, or
+// an empty object when nothing failed.
+func parsePruned(out []byte) (map[string]int, error) {
+	var answer struct {
+		Return map[string]int `json:"return"`
+	}
+	if err := json.Unmarshal(out, &answer); err != nil {
+		return nil, fmt.Errorf("zfs program printed %.200q: %w", out, err)
+	}
+	return answer.Return, nil
+}
+
+func pruneError(snap string, code int) error {
+	errno := syscall.Errno(code % markFailed)
+	e := &Error{Op: "prune", Names: []string{snap}, Err: fmt.Errorf("%s: %w", snap, errno)}
+	switch errno {
+	case syscall.EBUSY:
+		e.Kind = ErrBusy
+	case syscall.EEXIST:
+		e.Kind = ErrHasClones
+	case syscall.ENOSPC, syscall.EDQUOT:
+		e.Kind = ErrNoSpace
+	}
+	return e
+}
