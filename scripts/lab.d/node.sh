@@ -45,7 +45,7 @@ start_qemu() {
 	qemu-system-x86_64 -name "flocker-n$number" -machine pc -accel "$accel" -cpu "$cpu" -smp 1 -m "$memory" \
 		-nodefaults -no-user-config -display none -rtc base=utc,clock=host \
 		-kernel "$image/vmlinuz" -initrd "$image/initrd" \
-		-append "root=/dev/vda rw console=ttyS0 quiet apparmor=0 mitigations=off systemd.hostname=n$number lab.node=$number" \
+		-append "root=/dev/vda rw console=ttyS0 quiet apparmor=0 selinux=0 mitigations=off systemd.hostname=n$number lab.node=$number" \
 		-netdev "user,id=mgmt,restrict=on,hostfwd=tcp:127.0.0.1:$port-:22" \
 		-device "virtio-net-pci,netdev=mgmt,mac=52:54:00:77:00:0$number,romfile=" \
 		-netdev "$(lan_netdev "$number")" -device "virtio-net-pci,netdev=lan,mac=52:54:00:77:01:0$number,romfile=" \
