@@ -51,10 +51,7 @@ type receive struct {
 	stream *dataReader // nil unless a stream is coming in
 }
 
-var (
-	errSuperseded = errors.New("the assignment of the volume has changed")
-	errStopped    = errors.New("replication has stopped")
-)
+var errSuperseded = errors.New("the assignment of the volume has changed")
 
 // New returns an engine that does nothing until Run.
 func New(cfg Config) *Engine {

@@ -7,12 +7,8 @@ import (
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
-// standing is what a receiver knows of itself when an offer comes: what the agent
-// assigned, and what its disk says.
+// standing is how a receiver's disk stands when an offer comes.
 type standing struct {
-	cluster  string
-	assigned *Assignment // nil: this node has no part in the volume
-
 	exists   bool // the copy's dataset is there
 	mounted  bool
 	epoch    volume.Epoch // its property
@@ -107,11 +103,11 @@ func decide(o offer, s standing) step {
 	case s.mounted:
 		return say(saysRefused, "the copy is mounted")
 	}
-	for _, seed := range s.seeds {
-		if seed.epoch > o.Epoch {
-			return stale(seed.epoch)
+	if len(s.seeds) > 0 {
+		if first := s.seeds[0]; first.epoch <= o.Epoch {
+			return clearSeed(first)
 		}
-		return clearSeed(seed)
+		return stale(s.seeds[0].epoch)
 	}
 
 	// Of a lower epoch nothing may arrive any more once the higher one is accepted.

@@ -36,8 +36,6 @@ type pruning struct {
 	unmark  []mark
 }
 
-func (p pruning) empty() bool { return len(p.destroy) == 0 && len(p.unmark) == 0 }
-
 // keep is the retention rule of one copy, on a primary and on a replica alike.
 //
 // A user's snapshot always stays, and so does one with a hold or a clone. Of the

@@ -252,7 +252,6 @@ type wire struct {
 	r     *bufio.Reader
 	in    []byte // payload last read; good until the next read
 	out   []byte // frame being written
-	sent  int64  // DATA bytes of the running stream
 	stall time.Duration
 }
 
