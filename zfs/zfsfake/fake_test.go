@@ -2,10 +2,8 @@ package zfsfake_test
 
 import (
 	"fmt"
-	"io"
 	"testing"
 
-	"github.com/flocker-io/flocker/zfs"
 	"github.com/flocker-io/flocker/zfs/zfsfake"
 	"github.com/flocker-io/flocker/zfs/zfstest"
 )
@@ -48,6 +46,3 @@ func side(t *testing.T, h *zfsfake.Host) zfstest.Side {
 		},
 	}
 }
-
-var _ io.Writer = nil
-var _ zfs.System = (*zfsfake.Host)(nil)

@@ -99,8 +99,10 @@ func (h *Host) Send(ctx context.Context, req zfs.SendRequest, w io.Writer) error
 	defer h.locked(life, "send", func() error { plan.hold(-1); return nil })
 
 	_, err := zfs.Interruptible(ctx, zfs.WriteDeadline(w), func() error { return plan.write(ctx, w) })
-	if ctx.Err() != nil && err != nil {
-		err = context.Cause(ctx)
+	for _, ctx := range []context.Context{ctx, life} {
+		if ctx.Err() != nil && err != nil {
+			err = context.Cause(ctx)
+		}
 	}
 	if err != nil {
 		return &zfs.Error{Op: "send", Err: err}
@@ -645,8 +647,10 @@ func (in *receiver) end(err error) error {
 	if err == nil {
 		err = errDamaged
 	}
-	if in.ctx.Err() != nil {
-		return &zfs.Error{Op: "receive", Err: context.Cause(in.ctx)}
+	for _, ctx := range []context.Context{in.life, in.ctx} {
+		if ctx.Err() != nil {
+			return &zfs.Error{Op: "receive", Err: context.Cause(ctx)}
+		}
 	}
 	if errors.Is(err, errDamaged) {
 		e := &zfs.Error{Op: "receive", Kind: zfs.ErrBadStream, Stderr: "cannot receive stream: " + errDamaged.Error()}

@@ -587,13 +587,15 @@ func testStalled(w *world, _ Env) {
 	defer near.Close()
 	defer far.Close()
 	go func() { done <- w.b.ZFS.Receive(w.ctx, zfs.ReceiveRequest{Dataset: b}, near) }()
-	go far.Write(append(full[:1<<20:1<<20], 'y'))
+	go far.Write(full[:1<<20])
 	select {
 	case err := <-done:
 		w.wantKind("refused stream", err, zfs.ErrExists)
 	case <-time.After(20 * time.Second):
 		w.Fatal("a refused receive waits for its peer")
 	}
+	go far.Write([]byte("z"))
+	near.SetReadDeadline(time.Now().Add(20 * time.Second))
 	if _, err := near.Read(make([]byte, 1)); err != nil {
 		w.Errorf("the connection cannot be read after it: %v", err)
 	}
