@@ -39,6 +39,7 @@ func (c *Cluster) announce(ctx context.Context) {
 			err = c.ask(ctx, id, "update", m, &empty{})
 			var moved *redirect
 			if errors.As(err, &moved) {
+				c.book.learn(c.State(), moved.to.Node, moved.to.Addr)
 				err = c.ask(ctx, moved.to.Node, "update", m, &empty{})
 			}
 		}

@@ -31,7 +31,7 @@ func (b *addressBook) init(peers []peer) {
 	}
 }
 
-// learn that a node, whose certificate was seen, says to be at addr.
+// learn that a node is said, by itself or by a member, to be at addr.
 func (b *addressBook) learn(s *state.State, id volume.NodeID, addr string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -40,19 +40,32 @@ func (b *addressBook) learn(s *state.State, id volume.NodeID, addr string) {
 
 // find is "" when nothing is known.
 func (b *addressBook) find(s *state.State, id volume.NodeID) string {
+	addr, _ := b.lookUp(s, id)
+	return addr
+}
+
+// lookUp is find, and says whether the address is only a hint.
+func (b *addressBook) lookUp(s *state.State, id volume.NodeID) (addr string, hinted bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	agreed := agreedAddr(s, id)
 	if h, ok := b.hints[id]; ok {
 		if h.instead == agreed && h.addr != agreed {
-			return h.addr
+			return h.addr, true
 		}
 		delete(b.hints, id)
 	}
 	if agreed != "" {
-		return agreed
+		return agreed, false
 	}
-	return b.joined[id]
+	return b.joined[id], false
+}
+
+// forget a hint that did not work. If it was right, it will come again.
+func (b *addressBook) forget(id volume.NodeID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.hints, id)
 }
 
 // peers are all known members but self.

@@ -190,15 +190,23 @@ func (c *Cluster) Dial(ctx context.Context, id volume.NodeID, p transport.Protoc
 	if n := c.State().Node(id); n != nil && n.Removed {
 		return nil, volume.Errorf(volume.CodeNotFound, "node %s was removed from the cluster", n.Name)
 	}
-	addr := c.book.find(c.State(), id)
+	addr, hinted := c.book.lookUp(c.State(), id)
 	if addr == "" {
 		return nil, volume.Errorf(volume.CodeUnavailable, "the address of node %s is not known yet", id.Short())
 	}
 	conn, err := c.dialer.DialNode(ctx, id, addr, p)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		return conn, nil
 	}
-	return conn, nil
+	if hinted && ctx.Err() == nil {
+		c.book.forget(id)
+		if addr := c.book.find(c.State(), id); addr != "" {
+			if conn, err := c.dialer.DialNode(ctx, id, addr, p); err == nil {
+				return conn, nil
+			}
+		}
+	}
+	return nil, err
 }
 
 // admit is asked about each node that connects. A node that is not listed is let in:
