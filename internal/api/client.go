@@ -309,5 +309,16 @@ func transportError(ctx context.Context, err error) error {
 	case errors.As(err, &ue):
 		err = ue.Err // without the made-up URL
 	}
-	return volume.Errorf(volume.CodeUnavailable, "no answer from flockd: %v", err)
+	return &noAnswer{volume.Errorf(volume.CodeUnavailable, "no answer from flockd: %v", err)}
 }
+
+// ErrNoAnswer is in the chain of an error that does not come from the other flockd:
+// it could not be reached, or the connection broke before its answer. What was asked
+// may have happened.
+var ErrNoAnswer = errors.New("no answer from flockd")
+
+// noAnswer is a refusal for people and an ErrNoAnswer for programs.
+type noAnswer struct{ e *volume.Error }
+
+func (n *noAnswer) Error() string   { return n.e.Error() }
+func (n *noAnswer) Unwrap() []error { return []error{n.e, ErrNoAnswer} }

@@ -326,8 +326,9 @@ var errNotLeader = volume.Errorf(volume.CodeUnavailable, "this node does not lea
 var errNoLeader = volume.Errorf(volume.CodeNoQuorum, "the cluster has no leader").
 	WithHint("more than half of the voters must be up and reach each other; see `flockctl status`")
 
-// onLeader calls f until the leader has answered: with nil when this node leads, else
-// with a client of the node that does. A call that came from another node is not
+// onLeader calls f until a leader has answered: with nil when this node leads, else
+// with a client of the node that does. It looks for the leader again while there is
+// none, or none that answers. A call that came from another node is not
 // passed on a second time. What f asks for must be safe to repeat.
 func (m *member) onLeader(ctx context.Context, f func(ctx context.Context, leader *api.Client) error) error {
 	_, forwarded := api.Caller(ctx)
@@ -344,7 +345,7 @@ func (m *member) onLeader(ctx context.Context, f func(ctx context.Context, leade
 				err = f(ctx, m.client(leader))
 			}
 		}
-		again := errors.Is(err, errNoLeader) || isNotLeader(err)
+		again := isNotLeader(err) || errors.Is(err, api.ErrNoAnswer)
 		if err == nil || !again || forwarded || ctx.Err() != nil || m.now().After(deadline) {
 			return err
 		}
