@@ -157,12 +157,13 @@ func listen(path string) (*listener, error) {
 	}
 	u.SetUnlinkOnClose(false) // see remove
 	l := &listener{UnixListener: u, path: path, conns: map[*conn]struct{}{}}
-	if err := os.Chmod(path, 0o600); err == nil {
+	err = os.Chmod(path, 0o600)
+	if err == nil {
 		l.file, err = os.Lstat(path)
 	}
-	if l.file == nil {
+	if err != nil {
 		u.Close()
-		return nil, fmt.Errorf("%s vanished while it was made; is another flockd starting?", path)
+		return nil, fmt.Errorf("%s vanished while it was made; is another flockd starting? (%w)", path, err)
 	}
 	return l, nil
 }
