@@ -1,0 +1,67 @@
+package daemon
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestReadConfig(t *testing.T) {
+	tests := []struct {
+		name, file string
+		want       string // of the error; "": none
+	}{
+		{"empty", "", ""},
+		{"all good", "listen: 10.0.0.1:4523\nprofile: fast\nlog_format: json\n", ""},
+		{"unknown key", "listen: :1\nlisten_addr: x\n", "line 2: field listen_addr not found"},
+		{"not a map", "- a\n", "line 1"},
+		{"profile", "profile: turbo\n", "want default, fast or lab"},
+		{"level", "log_level: loud\n", "want debug, info, warn or error"},
+		{"format", "log_format: xml\n", "want text or json"},
+		{"relative", "state_dir: here\n", "want an absolute path"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "flockd.yml")
+			if err := os.WriteFile(path, []byte(tt.file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c, err := ReadConfig(path, false)
+			if err == nil {
+				err = c.WithDefaults().Validate()
+			}
+			switch {
+			case tt.want == "" && err != nil:
+				t.Errorf("got %v, want none", err)
+			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
+				t.Errorf("got %v, want %q in it", err, tt.want)
+			}
+		})
+	}
+	if _, err := ReadConfig("/nowhere/flockd.yml", true); err != nil {
+		t.Errorf("an optional file that is missing: %v", err)
+	}
+	if _, err := ReadConfig("/nowhere/flockd.yml", false); err == nil {
+		t.Error("a file that was asked for is missing, and nothing is said")
+	}
+}
+
+// Every field of Config has a setting, so that flags and environment reach all.
+func TestSettings(t *testing.T) {
+	var c Config
+	seen := map[*string]bool{}
+	for _, s := range Settings() {
+		if s.Usage == "" || strings.Contains(s.Flag(), "_") || seen[s.Field(&c)] {
+			t.Errorf("setting %q has no usage, a bad flag or another one's field", s.Name)
+		}
+		seen[s.Field(&c)] = true
+		*s.Field(&c) = s.Name
+	}
+	for _, line := range strings.Split(strings.TrimSpace(dumpYAML(t, c)), "\n") {
+		key, value, _ := strings.Cut(line, ": ")
+		if key != value {
+			t.Errorf("field %q has the value of setting %q", key, value)
+		}
+	}
+}

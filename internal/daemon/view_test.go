@@ -1,0 +1,111 @@
+package daemon
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+func dumpYAML(t *testing.T, v any) string {
+	t.Helper()
+	b, err := yaml.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// testState is a state with three nodes and one volume, on n1 with replicas on n2 and n3.
+func testState(t *testing.T, change ...state.Command) *state.State {
+	t.Helper()
+	s, index := state.New(), uint64(0)
+	commands := append([]state.Command{
+		state.InitCluster{Cluster: state.Cluster{ID: "c"}, Node: state.Node{ID: "n1", Name: "n1"}},
+		state.CreateToken{Token: state.Token{ID: "t", Expires: time.Unix(100, 0)}},
+		state.AddNode{Node: state.Node{ID: "n2", Name: "n2"}, Token: "t"},
+		state.AddNode{Node: state.Node{ID: "n3", Name: "n3"}, Token: "t"},
+		state.CreateVolume{ID: "v", Name: "pg", Spec: volume.Spec{Replicas: 2},
+			Placement: volume.Placement{Primary: "n1", Local: []volume.NodeID{"n2", "n3"}}},
+	}, change...)
+	for _, c := range commands {
+		index++
+		var res state.Result
+		if s, res = state.Apply(s, index, state.Envelope{At: time.Unix(50, 0), Command: c}); res.Err != nil {
+			t.Fatalf("%#v: %v", c, res.Err)
+		}
+	}
+	return s
+}
+
+var confirmed = state.ConfirmCreate{ID: "v", Epoch: 1}
+
+// Health never says ok of what was not acknowledged, and tells unknown from bad.
+func TestVolumeHealth(t *testing.T) {
+	at := time.Unix(1000, 0)
+	link := func(n volume.NodeID, st volume.LinkState) volume.LinkStatus {
+		return volume.LinkStatus{Replica: n, State: st, CompleteAsOf: at.Add(-2 * time.Second)}
+	}
+	status := func(links ...volume.LinkStatus) *volume.Status {
+		return &volume.Status{Volume: "v", Exists: true, Links: links}
+	}
+	inSync := []volume.LinkStatus{link("n2", volume.LinkInSync), link("n3", volume.LinkInSync)}
+	tests := []struct {
+		name   string
+		state  *state.State
+		status *volume.Status // of the primary; nil: it never reported
+		age    time.Duration
+		want   api.Health
+		reason string
+	}{
+		{"all well", testState(t, confirmed), status(inSync...), time.Second, api.HealthOK, ""},
+		{"being made", testState(t), &volume.Status{Volume: "v"}, 0, api.HealthCreating, "being made on n1"},
+		{"never heard", testState(t, confirmed), nil, 0, api.HealthUnknown, "n1 has not reported yet"},
+		{"report too old", testState(t, confirmed), status(inSync...), time.Minute, api.HealthUnknown, "n1 was last heard of 1m0s ago"},
+		{"a replica behind", testState(t, confirmed), status(inSync[0], link("n3", volume.LinkLagging)), 0, api.HealthLagging, "n3 is behind"},
+		{"a replica refuses", testState(t, confirmed), status(inSync[0], link("n3", volume.LinkRefused)), 0, api.HealthDegraded, "n3 refuses"},
+		{"first copy", testState(t, confirmed), status(inSync[0], link("n3", volume.LinkSeeding)), 0, api.HealthSeeding, "first copy to n3"},
+		{"a link not begun", testState(t, confirmed), status(inSync[0]), 0, api.HealthSeeding, "n3 is being asked"},
+		{"dataset missing", testState(t, confirmed), &volume.Status{Volume: "v", Links: inSync}, 0, api.HealthFailed, "missing on n1"},
+		{"too few replicas", testState(t, confirmed, state.SetReplicas{ID: "v", Epoch: 1, Local: []volume.NodeID{"n2"}}),
+			status(inSync[0]), 0, api.HealthDegraded, "1 of 2 local replicas"},
+		{"moving", testState(t, confirmed, state.BeginHandoff{ID: "v", Epoch: 1, To: "n2", Attempt: "a"}),
+			status(inSync...), 0, api.HealthMoving, "moving to n2"},
+		{"worst of two", testState(t, confirmed, state.BeginHandoff{ID: "v", Epoch: 1, To: "n2", Attempt: "a"}),
+			status(inSync[0], link("n3", volume.LinkLagging)), 0, api.HealthLagging, "moving to n2; n3 is behind"},
+		{"in the trash", testState(t, confirmed, state.BeginDelete{ID: "v", Epoch: 1, Attempt: "a"}, state.CommitDelete{ID: "v", Epoch: 1, Attempt: "a"}),
+			nil, 0, api.HealthTrash, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := view{state: tt.state, stale: 10 * time.Second, heard: func(n volume.NodeID) (heard, bool) {
+				if n != "n1" || tt.status == nil {
+					return heard{}, false
+				}
+				return heard{Report: volume.Report{Node: n, At: at, Volumes: []volume.Status{*tt.status}}, Age: tt.age}, true
+			}}
+			got := v.volume(tt.state.Volume("v"))
+			if got.Health != tt.want || !strings.Contains(got.Reason, tt.reason) {
+				t.Errorf("got %s (%s), want %s (%s)", got.Health, got.Reason, tt.want, tt.reason)
+			}
+			if got.Health == api.HealthOK {
+				// Lag is by the primary's own clock, and the age of its report comes on top.
+				if lag := got.Replicas[0].LagSeconds; lag == nil || *lag != 3 {
+					t.Errorf("lag is %v, want 3 s", lag)
+				}
+			}
+			if tt.age > 10*time.Second {
+				for _, r := range got.Replicas {
+					if r.State == volume.LinkInSync {
+						t.Errorf("%s is said to be in sync by a report of %s ago", r.Node, tt.age)
+					}
+				}
+			}
+		})
+	}
+}
