@@ -163,13 +163,14 @@ type Timers struct {
 	Poll   time.Duration // between looks at the disk without a reason
 	Raft   time.Duration // heartbeat and election timeout
 	Stable time.Duration // a node is healthy this long before it becomes a voter
+	Commit time.Duration // an idle leader tells its followers what is committed
 }
 
 // profiles by name. lab is for emulated machines that are ten times slower.
 var profiles = map[string]Timers{
-	"default": {Report: 2 * time.Second, Stale: 10 * time.Second, Poll: 5 * time.Second, Raft: 1500 * time.Millisecond, Stable: 30 * time.Second},
-	"fast":    {Report: time.Second, Stale: 6 * time.Second, Poll: 5 * time.Second, Raft: time.Second, Stable: 15 * time.Second},
-	"lab":     {Report: 2 * time.Second, Stale: 15 * time.Second, Poll: 10 * time.Second, Raft: 4 * time.Second, Stable: 5 * time.Second},
+	"default": {Report: 2 * time.Second, Stale: 10 * time.Second, Poll: 5 * time.Second, Raft: 1500 * time.Millisecond, Stable: 30 * time.Second, Commit: 50 * time.Millisecond},
+	"fast":    {Report: time.Second, Stale: 6 * time.Second, Poll: 5 * time.Second, Raft: time.Second, Stable: 15 * time.Second, Commit: 50 * time.Millisecond},
+	"lab":     {Report: 2 * time.Second, Stale: 15 * time.Second, Poll: 10 * time.Second, Raft: 5 * time.Second, Stable: 5 * time.Second, Commit: 250 * time.Millisecond},
 }
 
 // Profile is the set of timers of that name; the default one when there is none.

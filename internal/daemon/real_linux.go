@@ -25,7 +25,7 @@ func Real(cfg Config, log *slog.Logger) (Parts, error) {
 	}
 	metrics := NewMetrics(version.Version)
 	t := profiles[cfg.Profile]
-	timing := cluster.Timing{Heartbeat: t.Raft, Election: t.Raft, LeaderLease: t.Raft * 2 / 3, Stable: t.Stable}
+	timing := cluster.Timing{Heartbeat: t.Raft, Election: t.Raft, LeaderLease: t.Raft * 2 / 3, Stable: t.Stable, Commit: t.Commit}
 	p := Parts{
 		Version: version.Version, BootID: strings.TrimSpace(string(boot)), Log: log, Timers: t, Metrics: metrics,
 		StateDir: cfg.StateDir, MountDir: cfg.MountDir, Files: osFiles{},
