@@ -76,13 +76,28 @@ func (h *Host) Destroy(ctx context.Context, name string) error {
 	if !strings.Contains(name, "/") {
 		return invalid("destroy", "a pool's root is not destroyed")
 	}
-	err := h.library(ctx, "destroy", []string{"zfs", "destroy", "-r", name}, func() error {
+	// zfs destroys the snapshots first and then finds that it cannot unmount. Whoever
+	// has the filesystem open shall keep all of it.
+	err := h.Unmount(ctx, name)
+	if err != nil {
+		return asOp("destroy", unless(err, ErrNotFound))
+	}
+	err = h.library(ctx, "destroy", []string{"zfs", "destroy", "-r", name}, func() error {
 		return (&gozfs.Dataset{Name: name}).Destroy(gozfs.DestroyRecursive)
 	})
 	// Something below it that vanished meanwhile is another matter than name itself.
 	var e *Error
 	if errors.As(err, &e) && e.Kind == ErrNotFound && slices.Equal(e.Names, []string{name}) {
 		return nil
+	}
+	return err
+}
+
+// asOp makes an error of one step that of the whole.
+func asOp(op string, err error) error {
+	var e *Error
+	if errors.As(err, &e) {
+		e.Op = op
 	}
 	return err
 }

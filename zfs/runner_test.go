@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -25,9 +26,9 @@ func misbehave(mode string) int {
 	case "stubborn": // in the kernel, deaf to SIGTERM
 		signal.Ignore(syscall.SIGTERM)
 		fmt.Fprintln(os.Stderr, "still here")
-		time.Sleep(time.Hour)
+		time.Sleep(time.Hour) // until it is killed
 	case "sleep":
-		time.Sleep(time.Hour)
+		time.Sleep(time.Hour) // until it is killed
 	case "flood": // a stream without end
 		buf := make([]byte, 64<<10)
 		for {
@@ -315,6 +316,21 @@ func TestObserve(t *testing.T) {
 	h.Snapshot(t.Context(), []string{"tank/a@1", "tank/b@1"}, nil)
 	if n.Load() != 4 {
 		t.Errorf("observed %d commands, want 4", n.Load())
+	}
+}
+
+// zfs destroys the snapshots of a filesystem in use before it finds it in use.
+func TestDestroyInUse(t *testing.T) {
+	busy := reply{1, "cannot unmount '/mnt/a': pool or dataset is busy\n"}
+	calls := install(t, slices.Repeat([]reply{busy}, 100))
+	err := zfs.New(zfs.Options{}).Destroy(t.Context(), "tank/a")
+	if !errors.Is(err, zfs.ErrBusy) {
+		t.Errorf("got %v", err)
+	}
+	for _, argv := range calls() {
+		if argv[1] != "unmount" {
+			t.Errorf("ran %q", argv)
+		}
 	}
 }
 

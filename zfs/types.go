@@ -82,8 +82,11 @@ type System interface {
 	Prune(ctx context.Context, reqs []PruneRequest) (failed map[string]error, err error)
 	// DestroyBookmark destroys one; one that is gone is no error.
 	DestroyBookmark(ctx context.Context, bookmark string) error
-	// Destroy a filesystem together with its snapshots (-r), never with clones
-	// that live elsewhere: those give ErrHasClones. One that is gone is no error.
+	// Destroy a filesystem together with its snapshots and what is below it (-r),
+	// never with clones that live elsewhere: those give ErrHasClones. One that is gone
+	// is no error. A filesystem and its snapshots go together or stay, also when it is
+	// mounted and in use (ErrBusy); but one below it that must stay does not save its
+	// neighbours.
 	Destroy(ctx context.Context, name string) error
 
 	// Mount a filesystem at its mountpoint property. With write, the temporary

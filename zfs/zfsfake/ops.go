@@ -691,28 +691,51 @@ func (h *Host) Destroy(ctx context.Context, name string) error {
 		if err != nil {
 			return nil
 		}
+		if m := h.mounts[d]; m != nil && m.inUse {
+			return fail(zfs.ErrBusy, "cannot unmount '%s': pool or dataset is busy", m.path)
+		}
 		list := d.pool.below(name)
 		for _, d := range list {
 			for _, s := range d.snaps {
-				if err := s.mayGo(list); err != nil {
-					if errors.Is(err, zfs.ErrHasClones) {
-						err = fail(zfs.ErrHasClones, "cannot destroy '%s': filesystem has dependent clones", name)
+				for clone := range s.clones {
+					if !slices.Contains(list, clone) {
+						return fail(zfs.ErrHasClones, "cannot destroy '%s': filesystem has dependent clones", name)
 					}
-					return err
 				}
-			}
-			if m := h.mounts[d]; m != nil && m.inUse || d.partial != nil && !d.partial.kept {
-				return fail(zfs.ErrBusy, "cannot destroy '%s': dataset is busy", d.name)
 			}
 		}
 		if err := d.pool.begin(0); err != nil {
 			return err
 		}
-		for _, d := range list {
+		// From below, each for itself: what must stay keeps what is above it.
+		var refused error
+		kept := map[string]bool{}
+		for _, d := range slices.Backward(list) {
+			err := h.mayGo(d, list)
+			if err != nil {
+				refused = cmp.Or(refused, err)
+			}
+			if err != nil || kept[d.name] {
+				kept[path.Dir(d.name)] = true
+				continue
+			}
 			h.remove(d)
 		}
-		return nil
+		return refused
 	})
+}
+
+// mayGo says why a dataset cannot be destroyed together with those along.
+func (h *Host) mayGo(d *dataset, along []*dataset) error {
+	for _, s := range d.snaps {
+		if err := s.mayGo(along); err != nil {
+			return err
+		}
+	}
+	if m := h.mounts[d]; m != nil && m.inUse || d.partial != nil && !d.partial.kept {
+		return fail(zfs.ErrBusy, "cannot destroy '%s': dataset is busy", d.name)
+	}
+	return nil
 }
 
 // remove takes a dataset out of its pool, with all that hangs on it.

@@ -243,6 +243,7 @@ func testMountInUse(w *world, _ Env) {
 	z := w.a.ZFS
 	fs := w.a.mounted("a")
 	w.a.write(fs, "f", []byte("one"))
+	w.a.snap(fs, "1")
 	release, err := w.a.Use(fs, "f")
 	w.a.must(err)
 	w.wantKind("unmount in use", z.Unmount(w.ctx, fs), zfs.ErrBusy)
@@ -250,6 +251,9 @@ func testMountInUse(w *world, _ Env) {
 	w.wantKind("rename in use", z.Rename(w.ctx, fs, w.a.name("b")), zfs.ErrBusy)
 	if d := w.a.dataset(fs); !d.Mounted || !d.Writable {
 		w.Errorf("after refusals: %+v", d)
+	}
+	if got := w.a.names(fs); got != "1" {
+		w.Errorf("snapshots after refusals: %q", got)
 	}
 	release()
 	w.a.must(z.Unmount(w.ctx, fs))
@@ -287,6 +291,16 @@ func testDestroy(w *world, _ Env) {
 	w.wantKind("destroy with a hold", z.Destroy(w.ctx, fs), zfs.ErrBusy)
 	w.a.snapshot(fs, "1")
 	w.a.must(z.Release(w.ctx, "keep", fs+"@1"))
+	// One below that must stay keeps what is above it.
+	if !w.a.exists(fs + "/b") {
+		w.a.create("a/b")
+		w.a.snap(fs+"/b", "1")
+	}
+	w.a.must(z.Hold(w.ctx, "keep", fs+"/b@1"))
+	w.wantKind("destroy with a hold below", z.Destroy(w.ctx, fs), zfs.ErrBusy)
+	w.a.snapshot(fs+"/b", "1")
+	w.Logf("with a hold below, above is left: %s", w.a.names(fs))
+	w.a.must(z.Release(w.ctx, "keep", fs+"/b@1"))
 	// Mounted but unused goes.
 	w.a.must(z.Mount(w.ctx, fs, true))
 	w.a.must(z.Destroy(w.ctx, fs))
