@@ -23,11 +23,15 @@ type signs struct {
 	allowed   time.Duration // interval, settling and grace
 }
 
-// linkState tells a link's state. In sync is only what the replica has proven.
+// linkState tells a link's state. In sync is only what the replica has proven. A
+// stream under way does not hide how far the replica is behind: it may be going to
+// a machine that has no power any more.
 func linkState(s signs) volume.LinkState {
 	switch {
 	case s.streaming != "" && s.seeding:
 		return volume.LinkSeeding
+	case s.streaming != "" && s.behind > s.allowed:
+		return volume.LinkLagging
 	case s.streaming != "":
 		return volume.LinkSending
 	case s.refused:
