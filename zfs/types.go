@@ -85,8 +85,8 @@ type System interface {
 	// Destroy a filesystem together with its snapshots and what is below it (-r),
 	// never with clones that live elsewhere: those give ErrHasClones. One that is gone
 	// is no error. A filesystem and its snapshots go together or stay, also when it is
-	// mounted and in use (ErrBusy); but one below it that must stay does not save its
-	// neighbours.
+	// mounted and in use (ErrBusy). With others below it this is not so: one that must
+	// stay saves neither its neighbours nor the snapshots of what is above it.
 	Destroy(ctx context.Context, name string) error
 
 	// Mount a filesystem at its mountpoint property. With write, the temporary

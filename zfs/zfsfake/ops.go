@@ -707,7 +707,8 @@ func (h *Host) Destroy(ctx context.Context, name string) error {
 		if err := d.pool.begin(0); err != nil {
 			return err
 		}
-		// From below, each for itself: what must stay keeps what is above it.
+		// From below, each for itself: what must stay keeps what is above it, but not the
+		// snapshots of that.
 		var refused error
 		kept := map[string]bool{}
 		for _, d := range slices.Backward(list) {
@@ -717,6 +718,9 @@ func (h *Host) Destroy(ctx context.Context, name string) error {
 			}
 			if err != nil || kept[d.name] {
 				kept[path.Dir(d.name)] = true
+				for err == nil && len(d.snaps) > 0 {
+					d.destroySnapshot(d.snaps[0])
+				}
 				continue
 			}
 			h.remove(d)

@@ -222,6 +222,7 @@ func testPrune(w *world, _ Env) {
 	if len(marks) != 2 || marks[0].Name != "one" || marks[0].GUID != one.GUID {
 		w.Errorf("bookmarks: %+v", marks)
 	}
+	w.a.must(z.Release(w.ctx, "keep", b+"@1"))
 	_, err = z.Prune(w.ctx, []zfs.PruneRequest{{Snapshot: a + "@-x"}})
 	w.wantKind("bad name", err, zfs.ErrInvalid)
 	_, err = z.Prune(w.ctx, []zfs.PruneRequest{{Snapshot: "nosuchpool/a@1"}})
