@@ -718,8 +718,10 @@ func (h *Host) Destroy(ctx context.Context, name string) error {
 			}
 			if err != nil || kept[d.name] {
 				kept[path.Dir(d.name)] = true
-				for err == nil && len(d.snaps) > 0 {
-					d.destroySnapshot(d.snaps[0])
+				for _, s := range slices.Clone(d.snaps) {
+					if err == nil && len(s.clones) == 0 {
+						d.destroySnapshot(s)
+					}
 				}
 				continue
 			}
