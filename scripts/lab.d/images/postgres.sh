@@ -20,7 +20,8 @@ fill() {
 set -eu
 [ "$1" = postgres ] || exec "$@"
 shift
-as_postgres='setpriv --reuid=postgres --regid=postgres --clear-groups'
+# By its path: this shell prefers busybox' own, which knows less.
+as_postgres='/usr/bin/setpriv --reuid=postgres --regid=postgres --clear-groups'
 
 # A new volume belongs to root.
 mkdir -p "$PGDATA" /run/postgresql
