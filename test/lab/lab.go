@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -72,7 +73,7 @@ func (l *Lab) Step(what string, do func()) {
 }
 
 // commandTimeout bounds one command in a node; an emulated machine is slow.
-const commandTimeout = 5 * time.Minute
+const commandTimeout = 10 * time.Minute
 
 // Failure is a command that did not end well.
 type Failure struct {
@@ -188,7 +189,7 @@ func (l *Lab) Diagnose() {
 		if err := os.WriteFile(file, []byte(journal), 0o644); err != nil {
 			l.Log(err)
 		}
-		lines := strings.Split(journal, "\n")
+		lines := slices.DeleteFunc(strings.Split(journal, "\n"), func(line string) bool { return strings.Contains(line, "part=gossip") })
 		l.Logf("%s: the end of its journal (all of it: %s)\n%s", n, file, strings.Join(lines[max(0, len(lines)-25):], "\n"))
 		said, _ := n.Try(`systemctl is-active flockd docker
 timeout 20 flockctl status 2>&1; timeout 20 flockctl volume list 2>&1

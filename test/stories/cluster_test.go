@@ -15,7 +15,7 @@ import (
 // machine needs. Only failures take that long.
 const (
 	soon  = time.Minute
-	later = 3 * time.Minute
+	later = 5 * time.Minute
 )
 
 // cluster is three clean nodes in one cluster.

@@ -44,6 +44,11 @@ func (db database) wait() time.Duration {
 	db.c.Helper()
 	return db.c.Until("PostgreSQL in "+db.container+" on "+db.node.Name, later, func() error {
 		_, err := db.try("select 1")
+		if err != nil {
+			if said, lerr := db.node.Try("docker logs --tail 3 " + db.container + " 2>&1"); lerr == nil {
+				err = fmt.Errorf("%w; the container says: %s", err, said)
+			}
+		}
 		return err
 	})
 }
