@@ -67,7 +67,8 @@ func (a *Agent) poolInfo(ctx context.Context) (volume.PoolInfo, error) {
 }
 
 // assignments is what replication has to do here: every live volume this node has a
-// part in, except a primary whose dataset does not exist.
+// part in, except a primary whose dataset does not exist, and a copy that is still to
+// come back from the trash: a replica that showed no copy would be sent a whole new one.
 func assignments(s *state.State, got Actual, self volume.NodeID) []replicate.Assignment {
 	var out []replicate.Assignment
 	for v := range s.Volumes() {
@@ -76,6 +77,9 @@ func assignments(s *state.State, got Actual, self volume.NodeID) []replicate.Ass
 			continue
 		}
 		c, exists := got.Copies[v.ID]
+		if _, trashed := got.Trash[v.ID]; trashed && !exists {
+			continue
+		}
 		if role == volume.RolePrimary && (!exists || c.Epoch > v.Epoch) {
 			continue
 		}

@@ -49,6 +49,8 @@ type Parts struct {
 	Engine   container.Engine // nil: a node without containers
 	// Dirty counts what is written to a pool; nil: `written` alone tells.
 	Dirty func(pool string) replicate.Dirty
+	// Observe hears of every event of replication; nil: only the metrics do.
+	Observe func(replicate.Event)
 	// Cluster is the configuration of raft, gossip and the network; Dir, Version and
 	// Log are filled in.
 	Cluster cluster.Config

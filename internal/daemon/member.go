@@ -76,7 +76,12 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		Dial: func(ctx context.Context, to volume.NodeID) (net.Conn, error) {
 			return c.Dial(ctx, to, transport.ProtoStream)
 		},
-		Log: m.log, Observe: p.Metrics.replication,
+		Log: m.log, Observe: func(e replicate.Event) {
+			p.Metrics.replication(e)
+			if p.Observe != nil {
+				p.Observe(e)
+			}
+		},
 	})
 	m.agent = agent.New(agent.Config{
 		Self: m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,

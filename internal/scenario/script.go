@@ -28,6 +28,8 @@ import (
 //	primary VOLUME NODE            holds
 //	running NODE CONTAINER         until it runs; stopped NODE CONTAINER holds
 //	unmounted VOLUME               until no machine has it mounted
+//	full-streams N                 so many whole copies were sent so far, by all
+//	aside N                        so many copies were set aside, on all machines
 //	sleep DURATION                 of the bubble
 //
 // "! STEP ~ TEXT" is a step that must be refused with an error that has TEXT in it.
@@ -149,6 +151,10 @@ func (w *World) step(words []string) error {
 			return err
 		}
 		w.Await(arg(1)+" is mounted nowhere", func() bool { return len(w.mountedOn(ds)) == 0 })
+	case "full-streams":
+		return count("whole copies sent", w.fullStreams(), arg(1))
+	case "aside":
+		return count("copies set aside", w.setAside(), arg(1))
 	case "sleep":
 		d, err := time.ParseDuration(arg(1))
 		if err != nil {
@@ -159,6 +165,24 @@ func (w *World) step(words []string) error {
 		w.t.Fatalf("no such step: %q", words)
 	}
 	return nil
+}
+
+func count(what string, got int, want string) error {
+	if fmt.Sprint(got) != want {
+		return fmt.Errorf("%d %s, want %s", got, what, want)
+	}
+	return nil
+}
+
+// setAside counts the datasets below the place for diverged copies.
+func (w *World) setAside() (n int) {
+	for _, m := range w.nodes {
+		list, err := m.ZFS.Datasets(w.ctx(), Pool+"/flocker-aside")
+		if err == nil {
+			n += len(list) - 1
+		}
+	}
+	return n
 }
 
 // volume as any machine that is up knows it, removed ones too.

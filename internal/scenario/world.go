@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/flocker-io/flocker/internal/transport/memnet"
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/plugin"
+	"github.com/flocker-io/flocker/replicate"
 	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
 
@@ -47,6 +49,8 @@ type Machine struct {
 	disk  *cluster.MemDisk
 	dir   string
 	boots int
+	// full counts the whole copies that this machine has sent.
+	full atomic.Int64
 
 	daemon *daemon.Daemon // nil: powered off
 	driver *plugin.Driver
@@ -115,6 +119,11 @@ func (m *Machine) Start() {
 		Log:      slog.New(slog.NewTextHandler(writer{m.world.t, m.Name}, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		StateDir: m.dir, MountDir: "/volumes", ZFS: m.ZFS, Files: m.files, Engine: m.Engine,
 		Started: func() { close(started) },
+		Observe: func(e replicate.Event) {
+			if s, ok := e.(replicate.StreamEnded); ok && s.Kind == "full" && s.Err == nil {
+				m.full.Add(1)
+			}
+		},
 		Cluster: cluster.Config{
 			Disk: m.disk, Listen: m.Name + ":4523", ListenFunc: host.Listen, DialFunc: host.Dial, Gossip: cluster.NoGossip{},
 			Timing: cluster.Timing{Stable: 5 * time.Second},
@@ -261,6 +270,14 @@ func (w *World) Leader() *Machine {
 		}
 	}
 	return nil
+}
+
+// fullStreams counts the whole copies that were sent so far.
+func (w *World) fullStreams() (n int) {
+	for _, m := range w.nodes {
+		n += int(m.full.Load())
+	}
+	return n
 }
 
 // states are what each machine that is up and a member has applied.
