@@ -28,6 +28,7 @@ import (
 //	primary VOLUME NODE            holds
 //	running NODE CONTAINER         until it runs; stopped NODE CONTAINER holds
 //	unmounted VOLUME               until no machine has it mounted
+//	slow NODE OP DURATION          a ZFS operation takes so long from now on
 //	full-streams N                 so many whole copies were sent so far, by all
 //	aside N                        so many copies were set aside, on all machines
 //	sleep DURATION                 of the bubble
@@ -151,6 +152,12 @@ func (w *World) step(words []string) error {
 			return err
 		}
 		w.Await(arg(1)+" is mounted nowhere", func() bool { return len(w.mountedOn(ds)) == 0 })
+	case "slow":
+		d, err := time.ParseDuration(arg(3))
+		if err != nil {
+			return err
+		}
+		node().ZFS.Slow(arg(2), "", d)
 	case "full-streams":
 		return count("whole copies sent", w.fullStreams(), arg(1))
 	case "aside":
