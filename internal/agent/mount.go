@@ -86,6 +86,10 @@ func (a *Agent) writable(id volume.ID) (*state.Volume, error) {
 
 // takeOver gives a dataset what a primary of v needs. Caller holds the lock.
 func (a *Agent) takeOver(ctx context.Context, v *state.Volume, c Copy) error {
+	if c.Epoch > v.Epoch {
+		return volume.Errorf(volume.CodeRefused,
+			"volume %q: its dataset has accepted epoch %s, newer than the cluster's %s", v.Name, c.Epoch, v.Epoch)
+	}
 	want := map[string]string{}
 	if c.Epoch < v.Epoch {
 		want[propEpoch] = v.Epoch.String()
@@ -98,10 +102,6 @@ func (a *Agent) takeOver(ctx context.Context, v *state.Volume, c Copy) error {
 	}
 	if len(want) == 0 {
 		return nil
-	}
-	if c.Epoch > v.Epoch {
-		return volume.Errorf(volume.CodeRefused,
-			"volume %q: its dataset has accepted epoch %s, newer than the cluster's %s", v.Name, c.Epoch, v.Epoch)
 	}
 	if c.Epoch < v.Epoch && v.Start.GUID != 0 {
 		if err := a.holdsStart(ctx, v); err != nil {

@@ -31,6 +31,7 @@ import (
 //	slow NODE OP DURATION          a ZFS operation takes so long from now on
 //	full-streams N                 so many whole copies were sent so far, by all
 //	aside N                        so many copies were set aside, on all machines
+//	property NODE VOLUME KEY VALUE  somebody sets a property of a copy by hand
 //	sleep DURATION                 of the bubble
 //
 // "! STEP ~ TEXT" is a step that must be refused with an error that has TEXT in it.
@@ -162,6 +163,12 @@ func (w *World) step(words []string) error {
 		return count("whole copies sent", w.fullStreams(), arg(1))
 	case "aside":
 		return count("copies set aside", w.setAside(), arg(1))
+	case "property":
+		ds, err := w.dataset(arg(2))
+		if err != nil {
+			return err
+		}
+		return node().ZFS.SetProperties(w.ctx(), ds, map[string]string{arg(3): arg(4)})
 	case "sleep":
 		d, err := time.ParseDuration(arg(1))
 		if err != nil {
