@@ -32,7 +32,7 @@ func (a *Agent) Mount(ctx context.Context, id volume.ID, mountID string) (dir st
 			a.use.MountFailed(id, mountID)
 		}
 	}()
-	ds, err := a.zfs.Dataset(ctx, a.layout.Dataset(id))
+	ds, err := a.wantedBack(ctx, id)
 	if errors.Is(err, zfs.ErrNotFound) {
 		return "", volume.Errorf(volume.CodeRefused,
 			"volume %q: its dataset is missing on this node", v.Name).
@@ -55,6 +55,20 @@ func (a *Agent) Mount(ctx context.Context, id volume.ID, mountID string) (dir st
 	}
 	a.use.Mounted(id, mountID)
 	return dir, nil
+}
+
+// wantedBack is the dataset of a live volume, out of the trash when an undelete is so
+// recent that the loop has not come to it. Caller holds the lock.
+func (a *Agent) wantedBack(ctx context.Context, id volume.ID) (zfs.Dataset, error) {
+	name := a.layout.Dataset(id)
+	ds, err := a.zfs.Dataset(ctx, name)
+	if !errors.Is(err, zfs.ErrNotFound) {
+		return ds, err
+	}
+	if err := a.zfs.Rename(ctx, a.layout.TrashDataset(id), name); err != nil {
+		return zfs.Dataset{}, err
+	}
+	return a.zfs.Dataset(ctx, name)
 }
 
 // Unmount drops the hint that mountID uses the volume. The dataset is unmounted a
