@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -269,6 +270,7 @@ func (m *member) report(ctx context.Context) error {
 	rep := volume.Report{Node: m.self, Version: m.version, Applied: m.cluster.State().Index, At: m.now()}
 	if m.agent != nil {
 		rep = m.agent.Report()
+		rep.At = m.now()
 		m.mu.Lock()
 		for _, name := range m.shadows {
 			rep.Problems = append(rep.Problems, fmt.Sprintf("the engine has a local volume %q that hides the flocker volume", name))
@@ -402,6 +404,7 @@ func (m *member) propose(ctx context.Context, c state.Command) (state.Result, er
 	var index uint64
 	err := m.onLeader(ctx, func(ctx context.Context, leader *api.Client) (err error) {
 		if leader == nil {
+			env.At = m.stamp(c)
 			res, err = m.cluster.Propose(ctx, env)
 			index = m.cluster.State().Index
 			return err
@@ -437,6 +440,7 @@ func (m *member) Propose(ctx context.Context, envelope []byte) (api.ProposeReply
 	if err := m.mayPropose(from, env.Command); err != nil {
 		return api.ProposeReply{}, err
 	}
+	env.At = m.stamp(env.Command)
 	res, err := m.cluster.Propose(ctx, env)
 	if err != nil {
 		if isNotLeader(err) {
@@ -446,6 +450,28 @@ func (m *member) Propose(ctx context.Context, envelope []byte) (api.ProposeReply
 	}
 	b, err := json.Marshal(res)
 	return api.ProposeReply{Index: m.cluster.State().Index, Result: b}, err
+}
+
+// stamp is the time that a command gets, on the leader: its own. The clock of whoever
+// proposes might be days behind, and so might the leader's: a volume that is removed
+// would leave the trash at once, for good. So the time of a removal is not before the
+// middle one of those that the nodes report.
+func (m *member) stamp(c state.Command) time.Time {
+	now := m.now()
+	if _, removal := c.(state.CommitDelete); !removal {
+		return now
+	}
+	var clocks []time.Time
+	for _, r := range m.reports.All(now) {
+		if r.Age <= m.timers.Stale {
+			clocks = append(clocks, r.Report.At.Add(r.Age))
+		}
+	}
+	slices.SortFunc(clocks, time.Time.Compare)
+	if n := len(clocks); n > 0 && clocks[n/2].After(now) {
+		return clocks[n/2]
+	}
+	return now
 }
 
 func (m *member) mayPropose(from volume.NodeID, c state.Command) error {

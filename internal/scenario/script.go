@@ -31,6 +31,7 @@ import (
 //	slow NODE OP DURATION          a ZFS operation takes so long from now on
 //	full-streams N                 so many whole copies were sent so far, by all
 //	aside N                        so many copies were set aside, on all machines
+//	clock NODE DURATION            its clock is wrong by that much
 //	property NODE VOLUME KEY VALUE  somebody sets a property of a copy by hand
 //	sleep DURATION                 of the bubble
 //
@@ -163,6 +164,12 @@ func (w *World) step(words []string) error {
 		return count("whole copies sent", w.fullStreams(), arg(1))
 	case "aside":
 		return count("copies set aside", w.setAside(), arg(1))
+	case "clock":
+		d, err := time.ParseDuration(arg(2))
+		if err != nil {
+			return err
+		}
+		node().clock.Store(int64(d))
 	case "property":
 		ds, err := w.dataset(arg(2))
 		if err != nil {

@@ -48,6 +48,7 @@ type Machine struct {
 	world *World
 	disk  *cluster.MemDisk
 	dir   string
+	clock atomic.Int64 // by how many nanoseconds its clock is wrong
 	boots int
 	// full counts the whole copies that this machine has sent.
 	full atomic.Int64
@@ -118,6 +119,7 @@ func (m *Machine) Start() {
 		Version: "scenario", BootID: fmt.Sprintf("%s-%d", m.Name, m.boots), Timers: daemon.Profile("default"),
 		Log:      slog.New(slog.NewTextHandler(writer{m.world.t, m.Name}, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		StateDir: m.dir, MountDir: "/volumes", ZFS: m.ZFS, Files: m.files, Engine: m.Engine,
+		Now:     func() time.Time { return time.Now().Add(time.Duration(m.clock.Load())) },
 		Started: func() { close(started) },
 		Observe: func(e replicate.Event) {
 			if s, ok := e.(replicate.StreamEnded); ok && s.Kind == "full" && s.Err == nil {
