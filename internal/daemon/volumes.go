@@ -297,14 +297,23 @@ func (m *member) addReplica(ctx context.Context, v *state.Volume, node volume.No
 	if n == nil || n.Witness {
 		return volume.Errorf(volume.CodeConflict, "volume %q cannot be mounted on %s: that node has no pool", v.Name, s.NodeName(node))
 	}
-	p := v.Placement
-	if home := s.Node(p.Primary); home != nil && home.Zone != n.Zone {
-		p.Remote = append(slices.Clone(p.Remote), node)
-	} else {
-		p.Local = append(slices.Clone(p.Local), node)
-	}
-	if _, err := m.commit(ctx, "", state.SetReplicas{ID: v.ID, Epoch: v.Epoch, Local: p.Local, Remote: p.Remote}); err != nil {
-		return err
+	// Repair may change the replicas at the same time; then this looks again.
+	for tries := 5; v.Placement.Role(node) == volume.RoleNone; tries-- {
+		p := v.Placement
+		if home := s.Node(p.Primary); home != nil && home.Zone != n.Zone {
+			p.Remote = append(slices.Clone(p.Remote), node)
+		} else {
+			p.Local = append(slices.Clone(p.Local), node)
+		}
+		_, err := m.commit(ctx, "", state.SetReplicas{ID: v.ID, Epoch: v.Epoch, Local: p.Local, Remote: p.Remote, Changed: v.Changed})
+		now := m.cluster.State().Volume(v.ID)
+		switch {
+		case now == nil:
+			return volume.Errorf(volume.CodeNotFound, "no volume %s", v.ID)
+		case err != nil && (volume.CodeOf(err) != volume.CodeConflict || tries == 0 || now.Changed == v.Changed || now.Epoch != v.Epoch):
+			return err
+		}
+		v = now
 	}
 	return m.pollReports(ctx, func() bool {
 		st, _, known := m.view().status(v.Placement.Primary, v.ID)

@@ -33,7 +33,7 @@ func Decide(v *View) []state.Command {
 	clock := v.cautiousClock()
 	for _, vol := range v.Volumes {
 		if vol.Phase == state.PhaseTrash && vol.Deleted.Add(v.Settings.TrashKeep()).Before(clock) {
-			cmds = append(cmds, state.PurgeVolume{ID: vol.ID})
+			cmds = append(cmds, state.PurgeVolume{ID: vol.ID, Changed: vol.Changed})
 		}
 	}
 	return cmds

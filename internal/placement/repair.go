@@ -167,7 +167,7 @@ func (v *View) noSource(vol *state.Volume) string {
 }
 
 func setReplicas(vol *state.Volume, p volume.Placement) state.Command {
-	return state.SetReplicas{ID: vol.ID, Epoch: vol.Epoch, Local: p.Local, Remote: p.Remote}
+	return state.SetReplicas{ID: vol.ID, Epoch: vol.Epoch, Local: p.Local, Remote: p.Remote, Changed: vol.Changed}
 }
 
 func same(p, q volume.Placement) bool {

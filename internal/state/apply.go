@@ -255,6 +255,9 @@ func (t *txn) setReplicas(c SetReplicas) Result {
 	if v.Phase != PhaseActive && v.Phase != PhaseCreating {
 		return failed(volume.CodeConflict, "volume %q is %s; its replicas cannot change now", v.Name, v.Phase)
 	}
+	if bad := unchanged(&v, c.Changed); bad != nil {
+		return *bad
+	}
 	p := volume.Placement{Primary: v.Placement.Primary, Local: c.Local, Remote: c.Remote}
 	if bad := t.placeable(v.Name, p); bad != nil {
 		return *bad
@@ -373,6 +376,9 @@ func (t *txn) purge(c PurgeVolume) Result {
 	if v.Phase != PhaseTrash {
 		return failed(volume.CodeConflict, "volume %q is not in the trash", v.Name)
 	}
+	if bad := unchanged(v, c.Changed); bad != nil {
+		return *bad
+	}
 	gone := *v
 	gone.Phase = PhasePurged
 	t.putVolume(gone)
@@ -418,6 +424,15 @@ func (t *txn) at1(id volume.ID, e volume.Epoch) (Volume, *Result) {
 		return Volume{}, &r
 	}
 	return *v, nil
+}
+
+// unchanged refuses what was decided about an earlier version of the volume; 0 is any.
+func unchanged(v *Volume, seen uint64) *Result {
+	if seen == 0 || seen == v.Changed {
+		return nil
+	}
+	r := failed(volume.CodeConflict, "volume %q has changed meanwhile; try again", v.Name)
+	return &r
 }
 
 // attempt is a copy of the volume if this very attempt is pending.

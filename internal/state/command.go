@@ -82,6 +82,9 @@ type (
 		Epoch  volume.Epoch    `json:"epoch"`
 		Local  []volume.NodeID `json:"local"`
 		Remote []volume.NodeID `json:"remote"`
+		// Changed is that of the volume which the proposer saw: who adds a replica must
+		// not take away the one that another has just added. 0: not checked.
+		Changed uint64 `json:"changed,omitempty"`
 	}
 
 	// BeginHandoff asks the primary to give the volume to the replica To.
@@ -135,6 +138,9 @@ type (
 	// PurgeVolume lets every node destroy its copy of a volume in the trash.
 	PurgeVolume struct {
 		ID volume.ID `json:"id"`
+		// Changed is that of the volume which the proposer saw expire: one that was
+		// restored and removed again meanwhile has its time before it. 0: not checked.
+		Changed uint64 `json:"changed,omitempty"`
 	}
 	// ForgetVolume drops the record of a purged volume of which no copy is left.
 	ForgetVolume struct {

@@ -28,7 +28,7 @@ import (
 //	later D              the proposers' clock moves on
 //	show                 prints volumes and tokens
 //
-// "epoch=N" gives another epoch than the volume's, "req=ID" a request ID. Node and
+// "changed=N" is the version of the volume that the proposer has seen. "epoch=N" gives another epoch than the volume's, "req=ID" a request ID. Node and
 // volume IDs are made from their names, so that scripts stay readable. Each line's
 // answer stands below it after "=> ".
 func TestScripts(t *testing.T) {
@@ -122,6 +122,7 @@ func (sc *script) do(words []string) string {
 	if n, err := strconv.Atoi(opt["epoch"]); err == nil {
 		epoch = volume.Epoch(n)
 	}
+	changed, _ := strconv.ParseUint(opt["changed"], 10, 64)
 	reason := strings.Join(plain[min(1, len(plain)):], " ")
 	uses, _ := strconv.Atoi(opt["uses"])
 	size, _ := strconv.ParseInt(opt["size"], 10, 64)
@@ -165,7 +166,7 @@ func (sc *script) do(words []string) string {
 	case "abort-create":
 		c = AbortCreate{ID: id, Epoch: epoch, Reason: reason}
 	case "replicas":
-		c = SetReplicas{ID: id, Epoch: epoch, Local: nodeIDs(opt["local"]), Remote: nodeIDs(opt["remote"])}
+		c = SetReplicas{ID: id, Epoch: epoch, Local: nodeIDs(opt["local"]), Remote: nodeIDs(opt["remote"]), Changed: changed}
 	case "move":
 		c = BeginHandoff{ID: id, Epoch: epoch, To: nodeID(opt["to"]), Attempt: opt["try"]}
 	case "commit-move":
@@ -185,7 +186,7 @@ func (sc *script) do(words []string) string {
 		}
 		c = Undelete{ID: id, Name: name}
 	case "purge":
-		c = PurgeVolume{ID: id}
+		c = PurgeVolume{ID: id, Changed: changed}
 	case "forget":
 		c = ForgetVolume{ID: id}
 	default:
