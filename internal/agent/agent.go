@@ -223,7 +223,9 @@ func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup) time.Duration {
 
 	inUse := func(id volume.ID) bool { return len(holders[id]) > 0 || !a.use.Idle(id) }
 	now, wait := time.Now(), a.poll
-	for _, act := range Diff(s, got, a.self, inUse) {
+	actions := Diff(s, got, a.self, inUse)
+	a.forgive(actions)
+	for _, act := range actions {
 		a.mu.Lock()
 		f, failed := a.failed[act.Volume]
 		switch {
@@ -237,6 +239,21 @@ func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup) time.Duration {
 		a.mu.Unlock()
 	}
 	return wait
+}
+
+// forgive forgets failures of steps that are not wanted any more: a status that still
+// told of them would never be well again.
+func (a *Agent) forgive(wanted []Action) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.failed) == 0 {
+		return
+	}
+	still := make(map[Action]bool, len(wanted))
+	for _, act := range wanted {
+		still[act] = true
+	}
+	maps.DeleteFunc(a.failed, func(_ volume.ID, f failure) bool { return !still[f.action] })
 }
 
 // perform takes one action and remembers how it went.
