@@ -345,11 +345,11 @@ func (m *member) onLeader(ctx context.Context, f func(ctx context.Context, leade
 		if leader, ok := m.cluster.Leader(); ok {
 			switch {
 			case leader == m.self:
-				err = f(ctx, nil)
+				err = m.whileLeading(ctx, leader, func(ctx context.Context) error { return f(ctx, nil) })
 			case forwarded:
 				return errNotLeader
 			default:
-				err = f(ctx, m.client(leader))
+				err = m.whileLeading(ctx, leader, func(ctx context.Context) error { return f(ctx, m.client(leader)) })
 			}
 		}
 		again := isNotLeader(err) || errors.Is(err, api.ErrNoAnswer)
@@ -358,6 +358,29 @@ func (m *member) onLeader(ctx context.Context, f func(ctx context.Context, leade
 		}
 		pause(ctx, 250*time.Millisecond)
 	}
+}
+
+// whileLeading ends f when another node leads: one that was cut off may never answer,
+// and the network takes a quarter of an hour to say so.
+func (m *member) whileLeading(ctx context.Context, leader volume.NodeID, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for ctx.Err() == nil {
+			pause(ctx, time.Second)
+			if now, ok := m.cluster.Leader(); ok && now != leader {
+				cancel(errNotLeader)
+			}
+		}
+	})
+	err := f(ctx)
+	deposed := errors.Is(context.Cause(ctx), errNotLeader)
+	cancel(nil)
+	watch.Wait()
+	if err != nil && deposed {
+		return errNotLeader
+	}
+	return err
 }
 
 // isNotLeader says that a call reached a node which does not lead (any more), or

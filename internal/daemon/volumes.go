@@ -165,9 +165,16 @@ func (m *member) place(ctx context.Context, spec volume.Spec, prefer volume.Node
 // RemoveVolume implements api.Backend.
 func (m *member) RemoveVolume(ctx context.Context, ref string, req api.RemoveVolumeRequest) error {
 	req.Request = cmp.Or(req.Request, newRequest())
+	// A repeat must not find another volume that took the name of the first meanwhile.
+	if v, err := findVolume(m.cluster.State(), ref, live); err == nil {
+		ref = string(v.ID)
+	}
 	return m.onLeader(ctx, func(ctx context.Context, leader *api.Client) error {
 		if leader != nil {
 			return leader.RemoveVolume(ctx, ref, req)
+		}
+		if v := m.cluster.State().Volume(volume.ID(ref)); v != nil && v.Phase == state.PhaseTrash {
+			return nil // done, but the answer was lost
 		}
 		v, err := findVolume(m.cluster.State(), ref, live)
 		if err != nil {
@@ -183,7 +190,7 @@ func (m *member) RemoveVolume(ctx context.Context, ref string, req api.RemoveVol
 		if err != nil {
 			return err
 		}
-		return m.awaitAttempt(ctx, v, attempt, state.PhaseDeleting, "removing", func(reason string) state.Command {
+		return m.awaitAttempt(ctx, v, attempt, state.PhaseDeleting, "removing", func(now *state.Volume) bool { return !now.Live() }, func(reason string) state.Command {
 			return state.AbortDelete{ID: v.ID, Epoch: v.Epoch, Attempt: m.pendingAttempt(v.ID, attempt), Reason: reason}
 		})
 	})
@@ -198,10 +205,10 @@ func (m *member) pendingAttempt(id volume.ID, mine string) string {
 	return mine
 }
 
-// awaitAttempt waits until the primary has carried a pending operation out or
-// refused it. When ctx ends first, it gives the operation up.
+// awaitAttempt waits until the primary has carried a pending operation out, which done
+// tells, or refused it. When ctx ends first, it gives the operation up.
 func (m *member) awaitAttempt(ctx context.Context, v *state.Volume, attempt string, phase state.Phase, doing string,
-	abort func(reason string) state.Command) error {
+	done func(*state.Volume) bool, abort func(reason string) state.Command) error {
 	attempt = m.pendingAttempt(v.ID, attempt)
 	s, err := m.cluster.Wait(ctx, func(s *state.State) bool {
 		now := s.Volume(v.ID)
@@ -214,14 +221,21 @@ func (m *member) awaitAttempt(ctx context.Context, v *state.Volume, attempt stri
 		if _, aerr := m.commit(gaveUp, "", abort(reason)); aerr != nil && volume.CodeOf(aerr) != volume.CodeConflict {
 			return waited(errors.Join(err, aerr), "%s volume %q", doing, v.Name)
 		}
+		if now := m.cluster.State().Volume(v.ID); now == nil || done(now) {
+			return nil // at the last moment
+		}
 		return volume.Errorf(volume.CodeTimeout, "%s volume %q took too long and was given up", doing, v.Name).
 			WithHint("see `flockctl volume inspect %s`, then try again", v.Name)
 	}
 	m.spread(ctx)
-	if now := s.Volume(v.ID); now != nil && now.LastRefusal != nil && now.LastRefusal.Attempt == attempt {
+	now := s.Volume(v.ID)
+	switch {
+	case now == nil || done(now):
+		return nil
+	case now.LastRefusal != nil && now.LastRefusal.Attempt == attempt:
 		return volume.Errorf(volume.CodeConflict, "%s volume %q: %s", doing, v.Name, now.LastRefusal.Reason)
 	}
-	return nil
+	return volume.Errorf(volume.CodeConflict, "%s volume %q: something else came first", doing, v.Name).WithHint("try again")
 }
 
 // UndeleteVolume implements api.Backend.
@@ -284,7 +298,7 @@ func (m *member) Acquire(ctx context.Context, id volume.ID, node volume.NodeID) 
 	if _, err := m.commit(ctx, "", state.BeginHandoff{ID: id, Epoch: v.Epoch, To: node, Attempt: attempt}); err != nil {
 		return err
 	}
-	return m.awaitAttempt(ctx, v, attempt, state.PhaseMoving, "moving", func(reason string) state.Command {
+	return m.awaitAttempt(ctx, v, attempt, state.PhaseMoving, "moving", func(now *state.Volume) bool { return now.Placement.Primary == node }, func(reason string) state.Command {
 		return state.AbortHandoff{ID: id, Epoch: v.Epoch, Attempt: m.pendingAttempt(id, attempt), Reason: reason}
 	})
 }

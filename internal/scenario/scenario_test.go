@@ -132,3 +132,43 @@ func (w *World) leaderAndOther() (leader, other *Machine) {
 	}
 	return leader, nil
 }
+
+// The leader is cut off from the others, without a word, at every moment of a remove:
+// what waits for its answer turns to the next one.
+func TestLeaderCutOffDuringRemove(t *testing.T) {
+	for _, after := range moments(t) {
+		t.Run(after.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := NewWorld(t, 3)
+				defer w.Close()
+				w.Cluster()
+				leader, asked := w.leaderAndOther()
+				w.Script(fmt.Sprintf(`
+					create %[1]s pg replicas=2
+					run %[1]s web pg
+					await pg ok
+					stop %[1]s web
+					unmounted pg`, asked.Name))
+				remove := func() error { return asked.API().RemoveVolume(w.ctx(), "pg", api.RemoveVolumeRequest{}) }
+				first := make(chan error, 1)
+				began := time.Now()
+				go func() { first <- remove() }()
+				time.Sleep(after)
+				leader.isolate(true)
+				err := <-first
+				if took := time.Since(began); took > 30*time.Second {
+					t.Errorf("it took %s (%v)", took, err)
+				}
+				if err != nil {
+					began := time.Now()
+					w.Await("the remove works when it is repeated", func() bool { return remove() == nil })
+					if took := time.Since(began); took > 30*time.Second {
+						t.Errorf("after %v the next took %s", err, took)
+					}
+				}
+				leader.isolate(false)
+				w.Script("await pg trash")
+			})
+		})
+	}
+}
