@@ -33,7 +33,7 @@ kvm_boots() {
 
 # start_qemu FOLDER NUMBER ACCEL QEMU-OPTIONS...
 start_qemu() {
-	local node=$1 number=$2 accel=$3 port cpu=${LAB_CPU:-max}
+	local node=$1 number=$2 accel=$3 port cpu=max
 	shift 3
 	((${#node} < 90)) || die "$node is too long a path for a socket: set FLOCKER_LAB_DIR to a shorter one"
 	port=$(free_port "$node")
@@ -153,7 +153,7 @@ save_state() {
 ssh_options() {
 	printf '%s\n' -F none -i "$(<"$1/image")/key" -p "$(<"$1/port")" -o ControlPath="$1/ssh" -o BatchMode=yes -o LogLevel=ERROR \
 		-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=10 \
-		-o ServerAliveInterval=10 -o ServerAliveCountMax=6 -c aes128-gcm@openssh.com
+		-o ServerAliveInterval=10 -o ServerAliveCountMax=6
 }
 
 open_ssh() {
