@@ -57,13 +57,14 @@ func (b driver) Mount(ctx context.Context, name, id string) (string, error) {
 		return "", volume.Errorf(volume.CodeNoQuorum, "volume %q: this node has not heard from a leader since it started", name).
 			WithHint("it can be mounted as soon as a majority of the voters is up; see `flockctl status`")
 	}
-	// A volume just made becomes active in a moment.
+	// What is being made, moved or removed is decided in a moment: a refusal would be
+	// final for the container.
 	s, err := m.cluster.Wait(ctx, func(s *state.State) bool {
 		now := s.Volume(v.ID)
-		return now == nil || now.Phase != state.PhaseCreating
+		return now == nil || !now.Live() || now.Phase == state.PhaseActive
 	})
 	if err != nil {
-		return "", waited(err, "volume %q is still being made", name)
+		return "", waited(err, "volume %q is still being made, moved or removed", name)
 	}
 	if v = s.Volume(v.ID); v == nil || !v.Live() {
 		return "", noVolume(name)

@@ -14,7 +14,7 @@ import (
 
 // Script runs a text of one step a line. Lines that begin with # are prose.
 //
-//	cluster                        all machines make one cluster
+//	cluster [ZONE=NODE,NODE..]     all machines make one cluster
 //	create NODE VOLUME [OPTION..]  docker volume create
 //	run NODE CONTAINER VOLUME..    docker run, restarted always; start and stop NODE CONTAINER
 //	remove NODE VOLUME             docker volume rm
@@ -25,7 +25,8 @@ import (
 //	quit NODE, flockd NODE         flockd is stopped, and started; containers go on
 //	partition NODE NODE, heal
 //	await VOLUME HEALTH            until every machine that is up says so
-//	primary VOLUME NODE            holds
+//	primary VOLUME NODE            holds; so does
+//	copies VOLUME LOCAL REMOTE     the number of its replicas of each kind
 //	running NODE CONTAINER         until it runs; stopped NODE CONTAINER holds
 //	unmounted VOLUME               until no machine has it mounted
 //	slow NODE OP DURATION          a ZFS operation takes so long from now on
@@ -73,6 +74,12 @@ func (w *World) step(words []string) error {
 	node := func() *Machine { return w.Machine(arg(1)) }
 	switch words[0] {
 	case "cluster":
+		for _, z := range words[1:] {
+			zone, nodes, _ := strings.Cut(z, "=")
+			for _, n := range strings.Split(nodes, ",") {
+				w.zones[n] = zone
+			}
+		}
 		w.Cluster()
 	case "create":
 		opts := map[string]string{}
@@ -135,6 +142,16 @@ func (w *World) step(words []string) error {
 			}
 			return true
 		})
+	case "copies":
+		v, err := w.volume(arg(1))
+		if err != nil {
+			return err
+		}
+		kinds := map[api.ReplicaKind]int{}
+		for _, r := range v.Replicas {
+			kinds[r.Kind]++
+		}
+		return count("local and remote replicas", 10*kinds[api.ReplicaLocal]+kinds[api.ReplicaRemote], arg(2)+arg(3))
 	case "primary":
 		v, err := w.volume(arg(1))
 		if err == nil && v.Primary.Name != arg(2) {

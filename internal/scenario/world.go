@@ -32,7 +32,8 @@ type World struct {
 	t     testing.TB
 	net   *memnet.Network
 	nodes map[string]*Machine
-	join  string // line of token and peer
+	join  string            // the token that Init made
+	zones map[string]string // by machine; none: the default zone
 
 	mu        sync.Mutex
 	primaries map[string]volume.NodeID // "volume epoch" to the primary seen first
@@ -65,7 +66,7 @@ const Pool = "tank"
 
 // NewWorld makes machines n1 to nN, powered on and in no cluster.
 func NewWorld(t testing.TB, n int) *World {
-	w := &World{t: t, net: memnet.New(), nodes: map[string]*Machine{},
+	w := &World{t: t, net: memnet.New(), nodes: map[string]*Machine{}, zones: map[string]string{},
 		primaries: map[string]volume.NodeID{}, epochs: map[string]volume.Epoch{}}
 	for i := range n {
 		name := fmt.Sprintf("n%d", i+1)
@@ -222,18 +223,22 @@ func (w *World) Cluster() {
 // Init makes a cluster on one machine.
 func (w *World) Init(name string) {
 	w.t.Helper()
-	rep, err := w.Machine(name).API().Init(api.AsLocal(w.ctx()), api.InitRequest{NodeSetup: api.NodeSetup{Name: name, Pool: Pool, Advertise: name}})
+	rep, err := w.Machine(name).API().Init(api.AsLocal(w.ctx()), api.InitRequest{NodeSetup: w.setup(name)})
 	if err != nil {
 		w.t.Fatalf("init on %s: %v", name, err)
 	}
 	w.join = rep.Token
 }
 
+func (w *World) setup(name string) api.NodeSetup {
+	return api.NodeSetup{Name: name, Zone: w.zones[name], Pool: Pool, Advertise: name}
+}
+
 // Join adds a machine to the cluster that Init made.
 func (w *World) Join(name string) {
 	w.t.Helper()
 	_, err := w.Machine(name).API().Join(api.AsLocal(w.ctx()), api.JoinRequest{
-		NodeSetup: api.NodeSetup{Name: name, Pool: Pool, Advertise: name}, Token: w.join, Peers: []string{"n1:4523"}})
+		NodeSetup: w.setup(name), Token: w.join, Peers: []string{"n1:4523"}})
 	if err != nil {
 		w.t.Fatalf("join of %s: %v", name, err)
 	}
