@@ -32,7 +32,7 @@ type Options struct {
 // in PATH. It keeps nothing but Capabilities.
 //
 // What goes through go-zfs and what through the runner of this package is said at
-// library.go.
+// gozfs.go.
 type Host struct {
 	options Options
 

@@ -28,8 +28,8 @@ import (
 // error of that reading looks like one of the act. A caller treats every error as
 // "state unknown" anyway.
 
-// library runs one call of go-zfs as if it were the command argv.
-func (h *Host) library(ctx context.Context, op string, argv []string, call func() error) (err error) {
+// viaGoZFS runs one call of go-zfs as if it were the command argv.
+func (h *Host) viaGoZFS(ctx context.Context, op string, argv []string, call func() error) (err error) {
 	began := time.Now()
 	defer func() {
 		if h.options.Observe != nil {
@@ -62,7 +62,7 @@ func (h *Host) Rename(ctx context.Context, from, to string) error {
 	if strings.Contains(from, "@") != strings.Contains(to, "@") {
 		return invalid("rename", "one name is a snapshot's, the other is not")
 	}
-	return h.library(ctx, "rename", []string{"zfs", "rename", from, to}, func() error {
+	return h.viaGoZFS(ctx, "rename", []string{"zfs", "rename", from, to}, func() error {
 		_, err := (&gozfs.Dataset{Name: from}).Rename(to, false, false)
 		return err
 	})
@@ -82,7 +82,7 @@ func (h *Host) Destroy(ctx context.Context, name string) error {
 	if err != nil {
 		return asOp("destroy", unless(err, ErrNotFound))
 	}
-	err = h.library(ctx, "destroy", []string{"zfs", "destroy", "-r", name}, func() error {
+	err = h.viaGoZFS(ctx, "destroy", []string{"zfs", "destroy", "-r", name}, func() error {
 		return (&gozfs.Dataset{Name: name}).Destroy(gozfs.DestroyRecursive)
 	})
 	// Something below it that vanished meanwhile is another matter than name itself.
@@ -107,7 +107,7 @@ func (h *Host) DestroyBookmark(ctx context.Context, bookmark string) error {
 	if err := check("destroy-bookmark", CheckBookmark(bookmark)); err != nil {
 		return err
 	}
-	err := h.library(ctx, "destroy-bookmark", []string{"zfs", "destroy", bookmark}, func() error {
+	err := h.viaGoZFS(ctx, "destroy-bookmark", []string{"zfs", "destroy", bookmark}, func() error {
 		return (&gozfs.Dataset{Name: bookmark}).Destroy(gozfs.DestroyDefault)
 	})
 	return unless(err, ErrNotFound)
@@ -124,7 +124,7 @@ func (h *Host) Mount(ctx context.Context, name string, write bool) error {
 		argv = []string{"zfs", "mount", "-o", "rw", name}
 		opts = []string{"rw"}
 	}
-	return h.library(ctx, "mount", argv, func() error {
+	return h.viaGoZFS(ctx, "mount", argv, func() error {
 		_, err := (&gozfs.Dataset{Name: name}).Mount(false, opts)
 		return err
 	})
