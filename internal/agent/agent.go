@@ -118,6 +118,7 @@ type Agent struct {
 
 	mu      sync.Mutex
 	actual  Actual
+	seen    time.Time // when actual was; zero: the disk was never read
 	holders map[volume.ID][]volume.Holder
 	pool    volume.PoolInfo
 	asked   time.Time // when pool was read
@@ -473,7 +474,7 @@ func (a *Agent) look(ctx context.Context, got Actual, holders map[volume.ID][]vo
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.actual, a.holders, a.trouble = got, holders, trouble
+	a.actual, a.seen, a.holders, a.trouble = got, time.Now(), holders, trouble
 }
 
 func (a *Agent) setTrouble(problems ...string) {

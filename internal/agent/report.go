@@ -11,6 +11,10 @@ import (
 	"github.com/flocker-io/flocker/replicate"
 )
 
+// patience is how long the disk may be silent, besides the time between two looks,
+// before what was seen last is no longer told as if it still were so.
+const patience = 30 * time.Second
+
 // Report is what this node tells the leader: from memory, so it never blocks.
 func (a *Agent) Report() volume.Report {
 	s := a.cluster.State()
@@ -22,11 +26,20 @@ func (a *Agent) Report() volume.Report {
 		Node: a.self, BootID: a.bootID, Version: a.version, Applied: s.Index, At: time.Now(),
 		Pool: a.pool, Problems: slices.Clone(a.trouble),
 	}
+	if a.seen.IsZero() {
+		// Not seen is not missing.
+		r.Problems = append(r.Problems, "the disk has not been read since flockd started")
+		return r
+	}
+	silent := time.Since(a.seen)
 	for v := range s.Volumes() {
 		role := v.Placement.Role(a.self)
 		c, exists := a.actual.Copies[v.ID]
 		if t, ok := a.actual.Trash[v.ID]; ok && !exists {
 			c, exists = t, true
+		}
+		if v.Phase == state.PhasePurged && len(a.actual.Parts[v.ID]) > 0 {
+			exists = true // what is left of it has to go before it is forgotten
 		}
 		if role == volume.RoleNone && !exists {
 			continue
@@ -34,6 +47,9 @@ func (a *Agent) Report() volume.Report {
 		st := volume.Status{
 			Volume: v.ID, Epoch: c.Epoch, Role: role, Exists: exists, Mounted: c.Mounted,
 			Used: c.Used, Data: c.Data, Newest: positions[v.ID], Problem: problem(v, a.actual, a.self),
+		}
+		if silent > 3*a.poll+patience {
+			st.Problem = fmt.Sprintf("the disk has not answered for %s", silent.Round(time.Second))
 		}
 		if c.Mounted {
 			st.Holders = a.holders[v.ID]

@@ -102,8 +102,8 @@ func (m *member) run(ctx context.Context, h http.Handler) error {
 		return api.ServePeers(ctx, m.cluster.Listener(transport.ProtoAPI), peerOf, h, m.log)
 	})
 	if m.agent != nil {
-		g.run("replication", m.repl.Run)
-		g.run("streams", m.serveStreams)
+		g.run("replication", m.whenFresh(m.repl.Run))
+		g.run("streams", m.whenFresh(m.serveStreams))
 		g.run("agent", m.agent.Run)
 	}
 	if m.agent != nil && m.use.watch != nil {
@@ -123,6 +123,19 @@ func (m *member) ready() bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// whenFresh puts a part off until the pool is prepared and the node has caught up with
+// the cluster: before that there is nothing for it to do.
+func (m *member) whenFresh(f func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		select {
+		case <-m.agent.Fresh():
+			return f(ctx)
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 

@@ -72,6 +72,7 @@ func TestVolumeHealth(t *testing.T) {
 		{"first copy", testState(t, confirmed), status(inSync[0], link("n3", volume.LinkSeeding)), 0, api.HealthSeeding, "first copy to n3"},
 		{"a link not begun", testState(t, confirmed), status(inSync[0]), 0, api.HealthSeeding, "n3 is being asked"},
 		{"dataset missing", testState(t, confirmed), &volume.Status{Volume: "v", Links: inSync}, 0, api.HealthFailed, "missing on n1"},
+		{"disk not read yet", testState(t, confirmed), &volume.Status{}, 0, api.HealthUnknown, "n1 has not looked at it yet"},
 		{"too few replicas", testState(t, confirmed, state.SetReplicas{ID: "v", Epoch: 1, Local: []volume.NodeID{"n2"}}),
 			status(inSync[0]), 0, api.HealthDegraded, "1 of 2 local replicas"},
 		{"moving", testState(t, confirmed, state.BeginHandoff{ID: "v", Epoch: 1, To: "n2", Attempt: "a"}),
@@ -87,7 +88,7 @@ func TestVolumeHealth(t *testing.T) {
 				if n != "n1" || tt.status == nil {
 					return heard{}, false
 				}
-				return heard{Report: volume.Report{Node: n, At: at, Volumes: []volume.Status{*tt.status}}, Age: tt.age}, true
+				return heard{Report: volume.Report{Node: n, At: at, Applied: tt.state.Index, Volumes: []volume.Status{*tt.status}}, Age: tt.age}, true
 			}}
 			got := v.volume(tt.state.Volume("v"))
 			if got.Health != tt.want || !strings.Contains(got.Reason, tt.reason) {
