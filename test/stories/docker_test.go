@@ -160,7 +160,7 @@ yes 'incr n' | while read -r line; do echo "$line"; sleep 0.01; done | redis-cli
 func TestCompose(t *testing.T) {
 	c := start(t)
 	n := c.n1
-	compose := n.Sh("command -v docker-compose || docker compose version >/dev/null 2>&1 && echo 'docker compose' || true")
+	compose := n.Sh("command -v docker-compose || { docker compose version >/dev/null 2>&1 && echo docker compose; } || true")
 	if compose == "" {
 		t.Skip("no compose on the node")
 	}
