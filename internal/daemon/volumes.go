@@ -286,6 +286,10 @@ func (m *member) Acquire(ctx context.Context, id volume.ID, node volume.NodeID) 
 		return volume.Errorf(volume.CodeUnavailable, "volume %q: its primary %s has not reported for %s, so it may be in use there",
 			v.Name, primary, round(h.Age)).WithHint("it can be mounted elsewhere when %s is back", primary)
 	}
+	if st.Volume == "" && h.Applied >= v.Changed {
+		return volume.Errorf(volume.CodeUnavailable, "volume %q: its primary %s has not read its disk yet", v.Name, primary).
+			WithHint("try again in a moment; `flockctl node inspect %s` says what it waits for", primary)
+	}
 	if st.Problem != "" && !st.Exists {
 		return volume.Errorf(volume.CodeUnavailable, "volume %q: on its primary %s: %s", v.Name, primary, st.Problem)
 	}
