@@ -23,23 +23,38 @@ func (osFiles) Prepare(mountpoint string, spec volume.Spec) (string, error) {
 	if err := mountedWritable(mountpoint); err != nil {
 		return "", err
 	}
-	dir := filepath.Join(mountpoint, dataDir)
-	err := os.Mkdir(dir, 0o700)
-	if errors.Is(err, os.ErrExist) {
+	return makeData(mountpoint, spec)
+}
+
+// makeData makes the data directory at the root of a dataset, unless it is there. It
+// gets its name last, when owner and mode are as asked, so that a crash never leaves one
+// that its users cannot use. What is not a directory is refused: a symbolic link, which
+// may have come from another node, would hand out a directory of this machine.
+func makeData(root string, spec volume.Spec) (string, error) {
+	dir, unready := filepath.Join(root, dataDir), filepath.Join(root, dataDir+".new")
+	st, err := os.Lstat(dir)
+	switch {
+	case err == nil && st.IsDir():
 		return dir, nil
-	}
-	if err != nil {
+	case err == nil:
+		return "", fmt.Errorf("%s is not a directory", dir)
+	case !errors.Is(err, os.ErrNotExist):
 		return "", err
 	}
-	// The mode comes last: until then nobody but root can look in, and a crash in
-	// between leaves a directory that is tighter than asked, never wider.
-	if err := os.Chown(dir, spec.UID, spec.GID); err != nil {
+	if err := os.Remove(unready); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", err
 	}
-	if err := os.Chmod(dir, fileMode(spec.Mode)); err != nil {
+	// Until the mode is set nobody but root can look in.
+	if err := os.Mkdir(unready, 0o700); err != nil {
 		return "", err
 	}
-	return dir, nil
+	if err := os.Chown(unready, spec.UID, spec.GID); err != nil {
+		return "", err
+	}
+	if err := os.Chmod(unready, fileMode(spec.Mode)); err != nil {
+		return "", err
+	}
+	return dir, os.Rename(unready, dir)
 }
 
 // fileMode translates the low twelve bits of a Unix mode.
