@@ -90,6 +90,9 @@ func diffVolume(v *state.Volume, got Actual, self volume.NodeID, inUse func(volu
 		}
 		return StepConfirm
 	case state.PhaseMoving:
+		if exists && c.Epoch < v.Epoch {
+			return StepPromote // it has to be this node's before it can be given away
+		}
 		return StepRelease
 	case state.PhaseDeleting:
 		return StepAgree

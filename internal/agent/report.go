@@ -83,7 +83,8 @@ func (a *Agent) poolInfo(ctx context.Context) (volume.PoolInfo, error) {
 }
 
 // assignments is what replication has to do here: every live volume this node has a
-// part in, except a primary whose dataset does not exist, and a copy that is still to
+// part in, except a primary whose dataset does not exist or was not taken over yet (it
+// may lack what was handed over, and must not spread), and a copy that is still to
 // come back from the trash: a replica that showed no copy would be sent a whole new one.
 func assignments(s *state.State, got Actual, self volume.NodeID) []replicate.Assignment {
 	var out []replicate.Assignment
@@ -96,7 +97,7 @@ func assignments(s *state.State, got Actual, self volume.NodeID) []replicate.Ass
 		if _, trashed := got.Trash[v.ID]; trashed && !exists {
 			continue
 		}
-		if role == volume.RolePrimary && (!exists || c.Epoch > v.Epoch) {
+		if role == volume.RolePrimary && (!exists || c.Epoch != v.Epoch) {
 			continue
 		}
 		as := replicate.Assignment{

@@ -172,3 +172,47 @@ func TestLeaderCutOffDuringRemove(t *testing.T) {
 		})
 	}
 }
+
+// A node comes back with a disk from before the volume was handed to it: it neither
+// writes its copy nor sends it to those who hold more.
+func TestPrimaryWithOldDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t, 2)
+		defer w.Close()
+		w.Script(`
+			cluster
+			create n1 pg replicas=1
+			run n1 web pg
+			await pg ok
+			stop n1 web
+			unmounted pg
+			run n2 other pg
+			write n2 pg a one
+			await pg ok
+			stop n2 other
+			unmounted pg
+			await pg ok
+			quit n2`)
+		disk := w.Machine("n2").ZFS
+		ds, err := w.dataset("pg")
+		if err != nil {
+			t.Fatal(err)
+		}
+		snaps, err := disk.Snapshots(w.ctx(), ds, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range snaps {
+			if err := disk.DestroySnapshots(w.ctx(), ds, []string{s.Name}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.Script(`
+			property n2 pg flocker:epoch 0000000000000001
+			flockd n2
+			sleep 1m
+			aside 0
+			! start n2 other ~ lacks the snapshot
+			aside 0`)
+	})
+}
