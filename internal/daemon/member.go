@@ -521,7 +521,12 @@ func (m *member) mayPropose(from volume.NodeID, c state.Command) error {
 		id = c.ID
 	case state.CommitDelete:
 		id = c.ID
-	case state.AbortHandoff, state.AbortDelete, state.UpdateNode, state.CreateToken, state.RevokeToken:
+	case state.UpdateNode:
+		if c.ID != from && (c.Name != nil || c.Addr != nil || c.GossipAddr != nil) {
+			return volume.Errorf(volume.CodeDenied, "a node says only of itself what it is called and where it is")
+		}
+		return nil // zone and labels are an operator's wish
+	case state.AbortHandoff, state.AbortDelete, state.CreateToken, state.RevokeToken:
 		return nil // any member may: an operator's wish, or the end of an attempt
 	default:
 		return volume.Errorf(volume.CodeDenied, "a node may not propose that")

@@ -1,0 +1,38 @@
+package daemon
+
+import (
+	"testing"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// What a node may say of another; what is about a volume hangs on the state as well.
+func TestMayPropose(t *testing.T) {
+	text, zone := "x", volume.Zone("z")
+	tests := []struct {
+		name    string
+		command state.Command
+		may     bool
+	}{
+		{"its own address", state.UpdateNode{ID: "me", Addr: &text}, true},
+		{"another's address", state.UpdateNode{ID: "other", Addr: &text}, false},
+		{"another's gossip address", state.UpdateNode{ID: "other", GossipAddr: &text}, false},
+		{"another's name", state.UpdateNode{ID: "other", Name: &text}, false},
+		{"another's zone", state.UpdateNode{ID: "other", Zone: &zone}, true},
+		{"another's labels", state.UpdateNode{ID: "other", SetLabels: map[string]string{"a": "b"}}, true},
+		{"a join", state.AddNode{}, false},
+		{"a purge", state.PurgeVolume{}, false},
+		{"replicas", state.SetReplicas{}, false},
+		{"a move", state.BeginHandoff{}, false},
+		{"a removal", state.BeginDelete{}, false},
+		{"settings", state.SetSettings{}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if err := (&member{}).mayPropose("me", tt.command); (err == nil) != tt.may {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
