@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/container/containerfake"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -215,4 +216,45 @@ func TestPrimaryWithOldDisk(t *testing.T) {
 			! start n2 other ~ lacks the snapshot
 			aside 0`)
 	})
+}
+
+// The leader loses power and the old primary is cut off, at every moment of a move: the
+// answer to its last word is lost, and it cannot ask. The volume is on one of the two
+// nodes afterwards, and neither holds what the other has to set aside.
+func TestLastWordLostDuringMove(t *testing.T) {
+	for after := time.Duration(0); after < 1500*time.Millisecond; after += 120 * time.Millisecond {
+		t.Run(after.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := NewWorld(t, 3)
+				defer w.Close()
+				w.Cluster()
+				w.Script(`
+					create n2 pg replicas=2
+					run n2 web pg
+					write n2 pg a one
+					await pg ok
+					stop n2 web
+					unmounted pg`)
+				w.net.SetLatency(40 * time.Millisecond)
+				first := make(chan error, 1)
+				go func() { first <- w.Machine("n3").Engine.Run("other", containerfake.RunOptions{}, "pg") }()
+				time.Sleep(after)
+				w.Machine("n2").isolate(true)
+				w.Machine("n1").Cut()
+				w.Machine("n2").isolate(true)
+				err := <-first
+				time.Sleep(time.Minute)
+				w.Machine("n2").isolate(false)
+				w.Machine("n1").Boot()
+				w.Script("await pg ok")
+				if err != nil {
+					w.Script("start n3 other")
+				}
+				w.Script(`
+					has n3 pg a one
+					await pg ok
+					aside 0`)
+			})
+		})
+	}
 }
