@@ -70,7 +70,7 @@ free_port() {
 # The pid of a folder's QEMU, checked against its command line: pids are used again.
 qemu_pid() {
 	local pid
-	pid=$(cat "$1/pid" 2>/dev/null) && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF -- "$1/qmp" && echo "$pid"
+	pid=$(cat "$1/pid" 2>/dev/null) && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -- "$1/qmp" && echo "$pid"
 }
 
 qemu_gone() { ! qemu_pid "$1" >/dev/null; }
@@ -85,7 +85,7 @@ kill_qemu() {
 
 frozen() {
 	local pid
-	pid=$(qemu_pid "$1") && grep -q '^State:.T' "/proc/$pid/status"
+	pid=$(qemu_pid "$1") && grep -q '^State:.T' "/proc/$pid/status" 2>/dev/null
 }
 
 # One command of QEMU's monitor; what it prints is an error.
