@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -73,7 +74,13 @@ func (a *Agent) observe(ctx context.Context) (Actual, error) {
 }
 
 func copyOf(d zfs.Dataset) Copy {
-	epoch, _ := volume.ParseEpoch(d.User[propEpoch]) // 0 when missing: older than any
+	var epoch volume.Epoch // 0 when missing: older than any
+	if text := d.User[propEpoch]; text != "" {
+		var err error
+		if epoch, err = volume.ParseEpoch(text); err != nil {
+			epoch = math.MaxUint64 // unreadable: newer than any, so that it is never overwritten
+		}
+	}
 	return Copy{
 		Dataset: d.Name, Epoch: epoch, Mounted: d.Mounted, RefQuota: d.RefQuota,
 		Used: d.Used, Data: d.Referenced, Mount: d.Mountpoint,

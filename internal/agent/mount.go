@@ -41,7 +41,7 @@ func (a *Agent) Mount(ctx context.Context, id volume.ID, mountID string) (dir st
 	if err != nil {
 		return "", err
 	}
-	if err := a.takeOver(ctx, v, copyOf(ds)); err != nil {
+	if err := a.takeOver(ctx, v, copyOf(ds)); err != nil && !errors.As(err, new(*errQuota)) {
 		return "", err
 	}
 	if !ds.Mounted {
@@ -108,25 +108,41 @@ func (a *Agent) takeOver(ctx context.Context, v *state.Volume, c Copy) error {
 	if c.Epoch < v.Epoch {
 		want[propEpoch] = v.Epoch.String()
 	}
-	if c.RefQuota != v.Spec.Size {
-		want["refquota"] = quota(v.Spec.Size)
-	}
 	if mp := a.layout.Mountpoint(v.ID); c.Mount != mp {
 		want["mountpoint"] = mp
-	}
-	if len(want) == 0 {
-		return nil
 	}
 	if c.Epoch < v.Epoch && v.Start.GUID != 0 {
 		if err := a.holdsStart(ctx, v); err != nil {
 			return err
 		}
 	}
-	if err := a.zfs.SetProperties(ctx, a.layout.Dataset(v.ID), want); err != nil {
-		return fmt.Errorf("taking volume %q over: %w", v.Name, err)
+	if len(want) > 0 {
+		if err := a.zfs.SetProperties(ctx, a.layout.Dataset(v.ID), want); err != nil {
+			return fmt.Errorf("taking volume %q over: %w", v.Name, err)
+		}
+	}
+	if c.RefQuota == v.Spec.Size {
+		return nil
+	}
+	err := a.zfs.SetProperties(ctx, a.layout.Dataset(v.ID), map[string]string{"refquota": quota(v.Spec.Size)})
+	if err != nil {
+		return &errQuota{v.Name, err}
 	}
 	return nil
 }
+
+// errQuota means that a dataset was taken over but for its quota: on other disks the
+// same data may need more room than the volume's size. That must not keep the volume
+// from being used; the loop tries again and reports it.
+type errQuota struct {
+	name string
+	err  error
+}
+
+func (e *errQuota) Error() string {
+	return fmt.Sprintf("limiting volume %q to its size: %v", e.name, e.err)
+}
+func (e *errQuota) Unwrap() error { return e.err }
 
 // holdsStart checks that this copy is the one the volume was handed to: it must
 // have the snapshot that the old primary sent last.

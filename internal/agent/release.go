@@ -8,16 +8,19 @@ import (
 
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
 )
 
-// errInUse says who keeps a volume from being given up.
-type errInUse struct{ by string }
+// errKept says why a volume is not given up.
+type errKept struct{ reason string }
 
-func (e *errInUse) Error() string { return "it is in use by " + e.by }
+func (e *errKept) Error() string { return e.reason }
+
+func inUse(by string) error { return &errKept{"it is in use by " + by} }
 
 // letGo unmounts the volume if nobody uses it, and makes sure that it is unmounted.
 // In the phases in which it is called Mount refuses, so it stays unmounted.
-// *errInUse: it is in use, or may be.
+// *errKept: it is in use, or may be, or there is nothing to give.
 func (a *Agent) letGo(ctx context.Context, id volume.ID) error {
 	unlock, err := a.locks.lock(ctx, id)
 	if err != nil {
@@ -26,6 +29,9 @@ func (a *Agent) letGo(ctx context.Context, id volume.ID) error {
 	defer unlock()
 
 	ds, err := a.zfs.Dataset(ctx, a.layout.Dataset(id))
+	if errors.Is(err, zfs.ErrNotFound) {
+		return &errKept{fmt.Sprintf("its dataset is missing on its primary %s, or the pool is not there; a replica still holds the data", a.name())}
+	}
 	if err != nil {
 		return err
 	}
@@ -35,17 +41,17 @@ func (a *Agent) letGo(ctx context.Context, id volume.ID) error {
 	holders, err := a.use.Refresh(ctx, []volume.ID{id})
 	switch {
 	case err != nil:
-		return &errInUse{fmt.Sprintf("perhaps a container: the engine on %s cannot be asked (%v)", a.name(), err)}
+		return inUse(fmt.Sprintf("perhaps a container: the engine on %s cannot be asked (%v)", a.name(), err))
 	case len(holders[id]) > 0:
-		return &errInUse{describe(holders[id]) + " on " + a.name()}
+		return inUse(describe(holders[id]) + " on " + a.name())
 	case !a.use.Idle(id):
-		return &errInUse{"a container that is starting on " + a.name()}
+		return inUse("a container that is starting on " + a.name())
 	}
 	if err := a.files.Unused(ds.Name, a.layout.Mountpoint(id)); err != nil {
-		return &errInUse{fmt.Sprintf("a process on %s (%v)", a.name(), err)}
+		return inUse(fmt.Sprintf("a process on %s (%v)", a.name(), err))
 	}
 	if err := a.zfs.Unmount(ctx, ds.Name); err != nil {
-		return &errInUse{fmt.Sprintf("a process on %s (%v)", a.name(), err)}
+		return inUse(fmt.Sprintf("a process on %s (%v)", a.name(), err))
 	}
 	return a.verifyUnused(ds.Name)
 }
@@ -53,7 +59,7 @@ func (a *Agent) letGo(ctx context.Context, id volume.ID) error {
 // verifyUnused believes an unmount only when no mount namespace shows the dataset.
 func (a *Agent) verifyUnused(dataset string) error {
 	if err := a.files.Unused(dataset, ""); err != nil {
-		return &errInUse{fmt.Sprintf("a process on %s (%v)", a.name(), err)}
+		return inUse(fmt.Sprintf("a process on %s (%v)", a.name(), err))
 	}
 	return nil
 }
@@ -68,8 +74,8 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 		return a.propose(ctx, state.AbortHandoff{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Reason: reason})
 	}
 	err := a.letGo(ctx, id)
-	if used := (*errInUse)(nil); errors.As(err, &used) {
-		return refuse(used.Error())
+	if kept := (*errKept)(nil); errors.As(err, &kept) {
+		return refuse(kept.reason)
 	}
 	if err != nil {
 		return err
@@ -95,8 +101,8 @@ func (a *Agent) agree(ctx context.Context, id volume.ID) error {
 		return nil
 	}
 	err := a.letGo(ctx, id)
-	if used := (*errInUse)(nil); errors.As(err, &used) {
-		return a.propose(ctx, state.AbortDelete{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Reason: used.Error()})
+	if kept := (*errKept)(nil); errors.As(err, &kept) {
+		return a.propose(ctx, state.AbortDelete{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Reason: kept.reason})
 	}
 	if err != nil {
 		return err

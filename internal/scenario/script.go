@@ -29,6 +29,7 @@ import (
 //	copies VOLUME LOCAL REMOTE     the number of its replicas of each kind
 //	running NODE CONTAINER         until it runs; stopped NODE CONTAINER holds
 //	unmounted VOLUME               until no machine has it mounted
+//	lose NODE VOLUME               somebody destroys the dataset there
 //	slow NODE OP DURATION          a ZFS operation takes so long from now on
 //	full-streams N                 so many whole copies were sent so far, by all
 //	aside N                        so many copies were set aside, on all machines
@@ -171,6 +172,12 @@ func (w *World) step(words []string) error {
 			return err
 		}
 		w.Await(arg(1)+" is mounted nowhere", func() bool { return len(w.mountedOn(ds)) == 0 })
+	case "lose":
+		ds, err := w.dataset(arg(2))
+		if err != nil {
+			return err
+		}
+		return node().ZFS.Destroy(w.ctx(), ds)
 	case "slow":
 		d, err := time.ParseDuration(arg(3))
 		if err != nil {
