@@ -28,6 +28,8 @@ type Assignment struct {
 	Interval time.Duration
 	// Properties of ZFS for the dataset that a seed makes.
 	Properties map[string]string
+	// Snapshots to take by the clock, on the primary, and to keep, on both sides.
+	Snapshots volume.SnapshotPolicy
 	// Frozen, on the primary, stops snapshots by cadence: a handoff or a removal is
 	// under way. What is there is still sent, and Flush and Sync still work.
 	Frozen bool
@@ -74,6 +76,13 @@ type Dirty interface {
 	Counters(ctx context.Context) (map[string]uint64, error)
 }
 
+// Limit bounds what one node sends to others. Nodes with the same Group share it.
+// The zero value is no limit.
+type Limit struct {
+	Group string // such as the other zone
+	Bytes int64  // a second; 0: no limit
+}
+
 // Config of an Engine. The first five fields are required.
 type Config struct {
 	Node      volume.NodeID
@@ -84,6 +93,10 @@ type Config struct {
 	// Dial opens a stream connection, full duplex, to a peer whose identity has been
 	// verified. The engine closes it.
 	Dial func(ctx context.Context, to volume.NodeID) (net.Conn, error)
+
+	// Limit is how much may be sent to a node; nil: as much as there is. It is asked
+	// often and must not block.
+	Limit func(to volume.NodeID) Limit
 
 	Dirty   Dirty        // nil: `written` alone tells what is due
 	Log     *slog.Logger // nil: nothing is logged

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -77,7 +78,8 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		Dial: func(ctx context.Context, to volume.NodeID) (net.Conn, error) {
 			return c.Dial(ctx, to, transport.ProtoStream)
 		},
-		Log: m.log, Observe: func(e replicate.Event) {
+		Limit: m.limit,
+		Log:   m.log, Observe: func(e replicate.Event) {
 			p.Metrics.replication(e)
 			if p.Observe != nil {
 				p.Observe(e)
@@ -89,6 +91,17 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		Cluster: agentCluster{m}, ZFS: p.ZFS, Files: p.Files, Use: m.use, Repl: m.repl, Log: m.log, Poll: p.Timers.Poll,
 	})
 	return m
+}
+
+// limit is replicate.Config.Limit: what the settings say of the two zones.
+func (m *member) limit(to volume.NodeID) replicate.Limit {
+	s := m.cluster.State()
+	here, there := s.Node(m.self), s.Node(to)
+	if here == nil || there == nil {
+		return replicate.Limit{}
+	}
+	from, zone := cmp.Or(here.Zone, volume.DefaultZone), cmp.Or(there.Zone, volume.DefaultZone)
+	return replicate.Limit{Group: string(zone), Bytes: s.Cluster().Settings.Limit(from, zone)}
 }
 
 // run runs everything of the membership until ctx ends or a part fails, and joins

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -59,6 +60,8 @@ func (t *txn) apply(c Command) Result {
 		return t.confirmCreate(c)
 	case AbortCreate:
 		return t.abortCreate(c)
+	case UpdateSpec:
+		return t.updateSpec(c)
 	case SetReplicas:
 		return t.setReplicas(c)
 	case BeginHandoff:
@@ -208,6 +211,10 @@ func (t *txn) createVolume(c CreateVolume) Result {
 	v := Volume{
 		ID: c.ID, Name: c.Name, Spec: c.Spec, Placement: c.Placement,
 		Epoch: volume.NewEpoch(t.s.cluster.Generation, 1), Phase: PhaseCreating, Created: t.at,
+		Adopt: c.Adopt,
+	}
+	if c.After >= v.Epoch {
+		v.Epoch = c.After.Next()
 	}
 	t.putVolume(v)
 	t.s.names, _, _ = t.s.names.Insert([]byte(v.Name), v.ID)
@@ -244,6 +251,31 @@ func (t *txn) abortCreate(c AbortCreate) Result {
 	t.s.names, _, _ = t.s.names.Delete([]byte(v.Name))
 	t.event(Event{Kind: "volume.create-failed", Volume: v.ID, Name: v.Name, Node: v.Placement.Primary,
 		Message: fmt.Sprintf("volume %s could not be made: %s", v.Name, c.Reason)})
+	return Result{Volume: v.ID}
+}
+
+func (t *txn) updateSpec(c UpdateSpec) Result {
+	v := t.s.Volume(c.ID)
+	switch {
+	case v == nil || !v.Live():
+		return failed(volume.CodeNotFound, "no volume %s", c.ID)
+	case v.Phase != PhaseActive:
+		return failed(volume.CodeConflict, "volume %q is %s; try again in a moment", v.Name, v.Phase)
+	}
+	if bad := unchanged(v, c.Changed); bad != nil {
+		return *bad
+	}
+	now, was := c.Spec, v.Spec
+	if now.UID != was.UID || now.GID != was.GID || now.Mode != was.Mode || !maps.Equal(now.ZFS, was.ZFS) {
+		return failed(volume.CodeInvalid, "volume %q: owner, mode and ZFS properties stay as they were when it was made", v.Name)
+	}
+	if now.Equal(was) {
+		return Result{Volume: v.ID}
+	}
+	next := *v
+	next.Spec = now
+	t.putVolume(next)
+	t.event(Event{Kind: "volume.changed", Volume: v.ID, Name: v.Name, Message: fmt.Sprintf("volume %s has new options", v.Name)})
 	return Result{Volume: v.ID}
 }
 

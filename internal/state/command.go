@@ -64,6 +64,18 @@ type (
 		Name      string           `json:"name"`
 		Spec      volume.Spec      `json:"spec"`
 		Placement volume.Placement `json:"placement"`
+		// Adopt makes the volume of a set-aside copy on the primary; After is the highest
+		// epoch that copy has seen, and the volume begins above it.
+		Adopt string       `json:"adopt,omitempty"`
+		After volume.Epoch `json:"after,omitempty"`
+	}
+	// UpdateSpec changes what a live volume was asked to be. What cannot change on a
+	// volume with data (owner, mode, ZFS properties) must be as it was.
+	UpdateSpec struct {
+		ID   volume.ID   `json:"id"`
+		Spec volume.Spec `json:"spec"`
+		// Changed is that of the volume which the proposer saw.
+		Changed uint64 `json:"changed"`
 	}
 	// ConfirmCreate says that the primary's dataset is there.
 	ConfirmCreate struct {
@@ -160,6 +172,7 @@ func (RevokeToken) kind() string   { return "revoke-token" }
 func (CreateVolume) kind() string  { return "create-volume" }
 func (ConfirmCreate) kind() string { return "confirm-create" }
 func (AbortCreate) kind() string   { return "abort-create" }
+func (UpdateSpec) kind() string    { return "update-spec" }
 func (SetReplicas) kind() string   { return "set-replicas" }
 func (BeginHandoff) kind() string  { return "begin-handoff" }
 func (CommitHandoff) kind() string { return "commit-handoff" }
@@ -181,6 +194,7 @@ var decoders = map[string]func([]byte) (Command, error){
 	"create-volume":  decode[CreateVolume],
 	"confirm-create": decode[ConfirmCreate],
 	"abort-create":   decode[AbortCreate],
+	"update-spec":    decode[UpdateSpec],
 	"set-replicas":   decode[SetReplicas],
 	"begin-handoff":  decode[BeginHandoff],
 	"commit-handoff": decode[CommitHandoff],

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"encoding/binary"
 	"iter"
 	"time"
@@ -59,6 +60,46 @@ type Cluster struct {
 // Settings are the cluster-wide knobs. Zero means the default.
 type Settings struct {
 	TrashRetention time.Duration `json:"trash_retention,omitempty"`
+	// AsideRetention is how long set-aside copies stay.
+	AsideRetention time.Duration `json:"aside_retention,omitempty"`
+	// ReplicaReplaceAfter is how long a replica's node may be lost before another
+	// node gets a copy.
+	ReplicaReplaceAfter time.Duration `json:"replica_replace_after,omitempty"`
+	// Bandwidth limits streams between zones, in order of ZonePair.
+	Bandwidth []Bandwidth `json:"bandwidth,omitempty"`
+}
+
+// Bandwidth is the most that one node of either zone sends to the other, in bytes a
+// second, over all its streams together.
+type Bandwidth struct {
+	A     volume.Zone `json:"a"` // A <= B
+	B     volume.Zone `json:"b"`
+	Bytes int64       `json:"bytes"`
+}
+
+// Defaults of the settings.
+const (
+	DefaultAsideRetention      = 30 * 24 * time.Hour
+	DefaultReplicaReplaceAfter = 10 * time.Minute
+)
+
+// AsideKeep is the effective retention of set-aside copies.
+func (s Settings) AsideKeep() time.Duration { return cmp.Or(s.AsideRetention, DefaultAsideRetention) }
+
+// ReplaceAfter is the effective patience with a lost replica.
+func (s Settings) ReplaceAfter() time.Duration {
+	return cmp.Or(s.ReplicaReplaceAfter, DefaultReplicaReplaceAfter)
+}
+
+// Limit of the streams from one zone to another, in bytes a second; 0: none.
+func (s Settings) Limit(from, to volume.Zone) int64 {
+	a, b := min(from, to), max(from, to)
+	for _, l := range s.Bandwidth {
+		if l.A == a && l.B == b {
+			return l.Bytes
+		}
+	}
+	return 0
 }
 
 // DefaultTrashRetention is how long removed volumes stay restorable.
@@ -140,9 +181,12 @@ type Volume struct {
 	// the first epoch. A copy without it must not be written.
 	Start volume.Position `json:"start,omitzero"`
 	// LastRefusal is why the last pending operation was given up.
-	LastRefusal *Refusal  `json:"last_refusal,omitempty"`
-	Created     time.Time `json:"created"`
-	Deleted     time.Time `json:"deleted,omitzero"`
+	LastRefusal *Refusal `json:"last_refusal,omitempty"`
+	// Adopt is the set-aside copy on the primary that the volume is made of, by its
+	// name; "" for a volume that began empty.
+	Adopt   string    `json:"adopt,omitempty"`
+	Created time.Time `json:"created"`
+	Deleted time.Time `json:"deleted,omitzero"`
 	// Changed is the Raft index of the last change.
 	Changed uint64 `json:"changed"`
 }

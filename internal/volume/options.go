@@ -56,6 +56,16 @@ var options = []option{
 		func(s *Spec, v string) error { return parseDuration(&s.Interval, v, MinInterval, MaxInterval) },
 		func(s Spec) string { return FormatDuration(s.Interval) },
 	}, {
+		"snapshots", "rules of a period and a number to keep, like 1h:24,1d:7,1w:4, or none",
+		"snapshots that are taken by the clock and stay",
+		func(s *Spec, v string) (err error) { s.Snapshots, err = ParseSnapshotPolicy(v); return err },
+		func(s Spec) string {
+			if s.Snapshots == nil {
+				return ""
+			}
+			return s.Snapshots.String()
+		},
+	}, {
 		"failover", "auto, manual or never",
 		"what may happen when the primary's node is lost",
 		func(s *Spec, v string) error {
@@ -151,6 +161,8 @@ var profiles = map[string]map[string]string{
 		"zfs.acltype":     "posix",
 		"zfs.recordsize":  "16K",
 		"zfs.logbias":     "latency",
+		// What a mistaken DELETE needs.
+		"snapshots": "1h:24,1d:7",
 	},
 	// Large files written once: images, videos, backups.
 	"media": {
@@ -274,6 +286,9 @@ func (s Spec) Options() map[string]string {
 		if property, ok := strings.CutPrefix(name, zfsPrefix); ok && s.ZFS[property] == "" {
 			out[name] = inherit
 		}
+		if name == "snapshots" && s.Snapshots == nil {
+			out[name] = NoSnapshots
+		}
 	}
 	return out
 }
@@ -284,7 +299,7 @@ func (s Spec) Options() map[string]string {
 func (s Spec) Equal(t Spec) bool {
 	return s.Size == t.Size && s.Replicas == t.Replicas && s.Remote == t.Remote &&
 		s.Interval == t.Interval && s.Failover == t.Failover && s.MaxLoss == t.MaxLoss &&
-		maps.Equal(s.ZFS, t.ZFS) && s.UID == t.UID && s.GID == t.GID && s.Mode == t.Mode
+		slices.Equal(s.Snapshots, t.Snapshots) && maps.Equal(s.ZFS, t.ZFS) && s.UID == t.UID && s.GID == t.GID && s.Mode == t.Mode
 }
 
 // Validate checks a Spec that did not come from ParseOptions. Every field must be

@@ -12,6 +12,8 @@ type Report struct {
 	At      time.Time `json:"at"`      // by the node's wall clock
 	Pool    PoolInfo  `json:"pool"`
 	Volumes []Status  `json:"volumes,omitempty"`
+	// Asides are set-aside copies on this node.
+	Asides []Aside `json:"asides,omitempty"`
 	// Problems are sentences for the operator about the node itself (engine not
 	// reachable, pool degraded, shadowing local volume).
 	Problems []string `json:"problems,omitempty"`
@@ -40,11 +42,28 @@ type Status struct {
 	Holders []Holder `json:"holders,omitempty"`
 	Used    int64    `json:"used,omitempty"` // bytes on disk, snapshots included
 	Data    int64    `json:"data,omitempty"` // bytes the user sees
+	// Snapshots counts all of this copy, the engine's included.
+	Snapshots int `json:"snapshots,omitempty"`
 
 	// Links, on the primary: how far each replica has come.
 	Links []LinkStatus `json:"links,omitempty"`
 	// Problem is empty or a sentence saying why this copy is not as it should be.
 	Problem string `json:"problem,omitempty"`
+}
+
+// Aside is a copy that was replaced and is kept for a while, since it may hold the
+// only copy of something.
+type Aside struct {
+	// Name is unique on its node: <volume id>-<epoch>-<n>.
+	Name   string `json:"name"`
+	Volume ID     `json:"volume"`
+	Epoch  Epoch  `json:"epoch"` // in which it went its own way
+	// At is when it was set aside, by the node's clock; zero when that is not known,
+	// and then it does not expire.
+	At     time.Time `json:"at,omitzero"`
+	Reason string    `json:"reason,omitempty"`
+	Used   int64     `json:"used"` // bytes that removing it would free
+	Data   int64     `json:"data"` // bytes a user would see in it
 }
 
 // Holder is one user of a mounted volume on one node.
@@ -77,7 +96,18 @@ type LinkStatus struct {
 	// that was written; an idle volume's advances too.
 	CompleteAsOf time.Time `json:"complete_as_of,omitzero"`
 	LagBytes     int64     `json:"lag_bytes,omitempty"` // estimate; for display only
-	SentBytes    int64     `json:"sent_bytes,omitempty"`
-	TotalBytes   int64     `json:"total_bytes,omitempty"` // of a running stream; estimate
-	Error        string    `json:"error,omitempty"`
+	// Of the stream under way: its kind (full, incremental, resume), the snapshot or
+	// bookmark it starts from ("" when full), when it began, what was sent of how much
+	// (an estimate), and how fast it has been of late, in bytes a second.
+	Stream     string    `json:"stream,omitempty"`
+	Base       string    `json:"base,omitempty"`
+	Began      time.Time `json:"began,omitzero"`
+	SentBytes  int64     `json:"sent_bytes,omitempty"`
+	TotalBytes int64     `json:"total_bytes,omitempty"`
+	Rate       int64     `json:"rate,omitempty"`
+	// Limit is the bandwidth this link may use, in bytes a second; 0: all there is.
+	Limit int64 `json:"limit,omitempty"`
+	// Streamed counts all bytes sent since the link began.
+	Streamed int64  `json:"streamed,omitempty"`
+	Error    string `json:"error,omitempty"`
 }

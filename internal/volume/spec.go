@@ -6,13 +6,15 @@ import "time"
 // from ParseOptions or DefaultSpec. Spec values are compared by Equal to decide
 // whether a second create of the same name is a repeat or a conflict.
 type Spec struct {
-	Size     int64         `json:"size,omitempty"`     // bytes the user may write (refquota); 0: no limit
-	Replicas int           `json:"replicas"`           // copies besides the primary, in its zone
-	Remote   int           `json:"remote"`             // copies in other zones
-	Interval time.Duration `json:"interval"`           // between snapshots while data changes
-	Failover Failover      `json:"failover"`           // what may happen when the primary's node is lost
-	MaxLoss  time.Duration `json:"max_loss,omitempty"` // automatic failover only below this; 0: no bound
-	Profile  string        `json:"profile,omitempty"`  // named set of options that other fields came from; for display
+	Size     int64         `json:"size,omitempty"` // bytes the user may write (refquota); 0: no limit
+	Replicas int           `json:"replicas"`       // copies besides the primary, in its zone
+	Remote   int           `json:"remote"`         // copies in other zones
+	Interval time.Duration `json:"interval"`       // between snapshots while data changes
+	// Snapshots that are taken by the clock; nil: none.
+	Snapshots SnapshotPolicy `json:"snapshots,omitempty"`
+	Failover  Failover       `json:"failover"`           // what may happen when the primary's node is lost
+	MaxLoss   time.Duration  `json:"max_loss,omitempty"` // automatic failover only below this; 0: no bound
+	Profile   string         `json:"profile,omitempty"`  // named set of options that other fields came from; for display
 	// ZFS properties of the dataset, from the allow-list, set on every copy.
 	ZFS map[string]string `json:"zfs,omitempty"`
 	// UID, GID and Mode of the data directory, set once when the volume is made.
