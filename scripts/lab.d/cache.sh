@@ -5,7 +5,7 @@
 hash_of() { sha256sum | cut -c1-16; }
 
 # Comments in the scripts do not count: rebuilding takes minutes.
-root_key() { { echo "$node_packages" && grep -v '^[[:space:]]*#' "$repo/scripts/provision"; } | hash_of; }
+root_key() { { echo "$node_packages $other_engines" && grep -v '^[[:space:]]*#' "$repo/scripts/provision"; } | hash_of; }
 
 image_key() {
 	{

@@ -6,6 +6,8 @@
 node_packages=systemd,systemd-sysv,dbus,udev,kmod,linux-image-cloud-amd64,linux-headers-cloud-amd64,initramfs-tools
 node_packages+=,openssh-server,iproute2,iputils-ping,procps,psmisc,less,zstd,netcat-openbsd,util-linux-extra,tcpdump,strace
 node_packages+=,docker-compose,redis-tools,postgresql-client-15,nano
+# For comparison. They depend on ZFS, so they come after it: apt would else take the one of the release.
+other_engines='sanoid mbuffer lzop pv'
 
 # Builds the image in a folder.
 build_image() {
@@ -30,6 +32,7 @@ ensure_root_tar() {
 		--customize-hook="mkdir -p \"\$1/opt/provision\"" \
 		--customize-hook="cp '$repo/scripts/provision' '$repo/packaging/systemd/flockd.service' \"\$1/opt/provision\"" \
 		--customize-hook="chroot \"\$1\" /opt/provision/provision --chroot --arc-max 134217728" \
+		--customize-hook="chroot \"\$1\" env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $other_engines" \
 		bookworm "$cache/new-$tar" - || die "the root did not build; see $cache/build.log"
 	as_root mv "$cache/new-$tar" "$cache/$tar"
 }
@@ -55,12 +58,13 @@ assemble_root() {
 	ssh-keygen -q -t ed25519 -N '' -C flocker-lab -f "$1/key"
 	as_root install -d -m 700 "$root/root/.ssh"
 	as_root install -m 600 "$1/key.pub" "$root/root/.ssh/authorized_keys"
+	as_root install -m 600 "$1/key" "$root/root/.ssh/id_ed25519"
 
 	as_root chroot "$root" /bin/bash -euc '
 		# apt is of no use without a network, and these units would only cost time at each boot.
 		rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /etc/apt/sources.list*
 		systemctl -q mask apt-daily.timer apt-daily-upgrade.timer e2scrub_reap.service e2scrub_all.timer fstrim.timer \
-			man-db.timer systemd-networkd.service networking.service getty@tty1.service
+			man-db.timer sanoid.timer systemd-networkd.service networking.service getty@tty1.service
 		systemctl -q enable lab-network lab-pool
 		systemctl -q disable redis-server postgresql 2>/dev/null || true
 		mkdir -p /etc/systemd/system/serial-getty@ttyS0.service.d /var/log/journal /var/lib/lab

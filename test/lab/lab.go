@@ -149,6 +149,16 @@ func (l *Lab) Partition(first *Node, others ...*Node) {
 // Heal ends all partitions.
 func (l *Lab) Heal() { l.Helper(); l.Do("heal") }
 
+// Wan puts a node on a slow line, with a token bucket of rate (such as "1mbit") and
+// that much delay each way.
+func (l *Lab) Wan(n *Node, rate string, delay time.Duration) {
+	l.Helper()
+	l.Do("wan", n.Name, rate, fmt.Sprintf("%dms", delay.Milliseconds()))
+}
+
+// Lan ends Wan.
+func (l *Lab) Lan(nodes ...*Node) { l.Helper(); l.Do(append([]string{"lan"}, names(nodes)...)...) }
+
 func names(nodes []*Node) (out []string) {
 	for _, n := range nodes {
 		out = append(out, n.Name)
