@@ -123,7 +123,7 @@ var theRepo = sync.OnceValues(func() (*repo, error) {
 			}
 			return nil
 		}
-		if !d.Type().IsRegular() {
+		if !d.Type().IsRegular() || rel == ".git" { // a worktree's is a file
 			return nil
 		}
 		text, err := os.ReadFile(name)
