@@ -51,7 +51,7 @@ func (d *Dialer) DialNode(ctx context.Context, id volume.NodeID, addr string, p 
 			return &d.Identity.current.Load().cert, nil
 		}
 	}
-	conn, err := handshake(ctx, d.Dial, addr, cfg)
+	conn, err := handshake(ctx, d.Dial, addr, p, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to node %s at %s: %w", id.Short(), addr, err)
 	}
@@ -96,7 +96,7 @@ func DialJoin(ctx context.Context, dial DialFunc, addr string, root RootDigest) 
 			return ErrWrongRoot
 		},
 	}
-	conn, err := handshake(ctx, dial, addr, cfg)
+	conn, err := handshake(ctx, dial, addr, ProtoJoin, cfg)
 	if err != nil {
 		return nil, Server{}, fmt.Errorf("connecting to %s: %w", addr, err)
 	}
@@ -104,7 +104,7 @@ func DialJoin(ctx context.Context, dial DialFunc, addr string, root RootDigest) 
 }
 
 // handshake connects, makes it TLS and waits for the welcome.
-func handshake(ctx context.Context, dial DialFunc, addr string, cfg *tls.Config) (*tls.Conn, error) {
+func handshake(ctx context.Context, dial DialFunc, addr string, p Protocol, cfg *tls.Config) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	if dial == nil {
@@ -113,6 +113,11 @@ func handshake(ctx context.Context, dial DialFunc, addr string, cfg *tls.Config)
 	raw, err := dial(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
+	}
+	if p.bulk() {
+		// A kernel that refuses costs courtesy, not replication; the end that accepts
+		// says so in its log.
+		background(raw)
 	}
 	conn := tls.Client(raw, cfg)
 	// The end of ctx unblocks the handshake. If it comes in the last moment, the

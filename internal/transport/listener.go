@@ -198,6 +198,11 @@ func (l *Listener) handshake(raw net.Conn) (*Conn, error) {
 		}
 		c.peer = peer
 	}
+	if c.protocol.bulk() {
+		if err := background(raw); err != nil {
+			l.log.Warn("a stream is not marked as background traffic", "from", raw.RemoteAddr(), "err", err)
+		}
+	}
 	if err := welcome(conn); err != nil {
 		return nil, err
 	}

@@ -16,3 +16,6 @@ const (
 
 // anonymous says that the client needs no certificate.
 func (p Protocol) anonymous() bool { return p == ProtoJoin }
+
+// bulk says that what the protocol carries yields to all other traffic.
+func (p Protocol) bulk() bool { return p == ProtoStream }
