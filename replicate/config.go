@@ -102,8 +102,11 @@ type Config struct {
 	Log     *slog.Logger // nil: nothing is logged
 	Observe func(Event)  // nil: nobody listens. Called without locks; must not block.
 
-	SendsPerReplica int // streams at once to one replica; 0: 4
-	Receives        int // streams at once into this pool; 0: 8
+	// Sends is how many streams run at once, beyond the first short and the first long
+	// one to each replica, which always may; 0: 8.
+	Sends           int
+	SendsPerReplica int // streams at once to one replica, and one that somebody waits for; 0: 4
+	Receives        int // streams at once into this pool, of which a quarter are not first copies; 0: 8
 	// Stall is how long a peer may be silent, and a fifth of how long a stream may
 	// make no progress in bytes, before it is broken off; 0: one minute. Nothing
 	// limits how long a stream takes.
@@ -120,6 +123,7 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
+	setDefault(&c.Sends, 8)
 	setDefault(&c.SendsPerReplica, 4)
 	setDefault(&c.Receives, 8)
 	setDefault(&c.Stall, time.Minute)

@@ -24,6 +24,7 @@ type Engine struct {
 
 	snapping chan struct{} // one slot: who takes snapshots
 	slots    chan struct{} // of receives
+	seeds    chan struct{} // of those that are first copies: they never take all
 
 	wakeLinks   chan struct{}
 	wakeCadence chan struct{}
@@ -37,8 +38,10 @@ type Engine struct {
 	links    map[linkKey]*link
 	peers    map[volume.NodeID]*peer
 	receives map[volume.ID]*receive
-	changes  uint64            // counts what we do to copies
-	failing  map[string]string // by operation on the pool: the error it failed with
+	queue    []*claim               // links that wait for a turn to send, first come first
+	turns    map[volume.NodeID]load // taken
+	changes  uint64                 // counts what we do to copies
+	failing  map[string]string      // by operation on the pool: the error it failed with
 }
 
 // receive is the right to change one volume's copy on a replica. There is at most
@@ -61,6 +64,7 @@ func New(cfg Config) *Engine {
 		logCtx:      context.Background(),
 		snapping:    make(chan struct{}, 1),
 		slots:       make(chan struct{}, cfg.Receives),
+		seeds:       make(chan struct{}, max(1, cfg.Receives-cfg.Receives/4)),
 		wakeLinks:   make(chan struct{}, 1),
 		wakeCadence: make(chan struct{}, 1),
 		wakePruner:  make(chan struct{}, 1),
@@ -70,6 +74,7 @@ func New(cfg Config) *Engine {
 		links:       map[linkKey]*link{},
 		peers:       map[volume.NodeID]*peer{},
 		receives:    map[volume.ID]*receive{},
+		turns:       map[volume.NodeID]load{},
 		failing:     map[string]string{},
 	}
 }

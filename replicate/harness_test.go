@@ -381,8 +381,11 @@ func (w *world) check() {
 			w.Errorf("%s still receives", name)
 		}
 		n.eng().mu.Unlock()
-		if len(n.eng().slots) > 0 || len(n.eng().snapping) > 0 {
+		if len(n.eng().slots) > 0 || len(n.eng().seeds) > 0 || len(n.eng().snapping) > 0 {
 			w.Errorf("%s has slots taken", name)
+		}
+		if e := n.eng(); len(e.queue) > 0 || len(e.turns) > 0 {
+			w.Errorf("%s has turns taken: %v, and %d waiting", name, e.turns, len(e.queue))
 		}
 	}
 }

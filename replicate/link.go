@@ -23,15 +23,16 @@ type linkKey struct {
 // one exchange at a time:
 //
 //	waiting ──(new snapshot, time to verify, retry)──> offering ──> streaming
-//	   ^                                                  |  ^          |
-//	   └──(already there, failed, refused)────────────────┘  └──(ack)───┘
+//	   ^                                                  |              |
+//	   └──(already there, declined, failed, refused)──────┴──(ack)───────┘
 type link struct {
-	e     *Engine
-	key   linkKey
-	born  time.Time
-	wake  chan struct{}
-	after <-chan struct{} // of the link of the epoch before; nil: none
-	done  chan struct{}   // closed when it has ended
+	e       *Engine
+	key     linkKey
+	born    time.Time
+	wake    chan struct{}
+	after   <-chan struct{} // of the link of the epoch before; nil: none
+	done    chan struct{}   // closed when it has ended
+	release func()          // of the turn in use; only the link itself uses it
 
 	// The rest is guarded by Engine.mu.
 	started bool
@@ -136,7 +137,8 @@ func (l *link) settle(err error) {
 	var unreachable *unreachableError
 	wasFailed, told := l.failed, l.told
 	l.failed, l.err = err != nil, err
-	l.refused = errors.As(err, &refused)
+	var encrypted *encryptedError
+	l.refused = errors.As(err, &refused) || errors.As(err, &encrypted)
 	switch {
 	case err == nil:
 		l.backoff, l.retryAt, l.failing, l.told = 0, time.Time{}, time.Time{}, ""
@@ -216,6 +218,7 @@ func (l *link) await(ctx context.Context, s snap) error {
 	}
 	l.waiters[w] = true
 	l.retryAt = time.Time{}
+	e.grantTurns()
 	wake(l.wake)
 	e.mu.Unlock()
 	defer func() {
@@ -266,10 +269,7 @@ func (l *link) status(now time.Time) volume.LinkStatus {
 		}
 		st.LagBytes = c.lagBytes(l.top)
 	}
-	s.behind = now.Sub(l.born)
-	if !st.CompleteAsOf.IsZero() {
-		s.behind = now.Sub(st.CompleteAsOf)
-	}
+	s.behind = l.behind(now)
 	st.State = linkState(s)
 	if l.streaming != "" {
 		st.SentBytes, st.TotalBytes = l.sent, max(l.total, l.sent)
@@ -299,4 +299,12 @@ type refusedError struct {
 
 func (r *refusedError) Error() string {
 	return fmt.Sprintf("replica refuses (%s): %s", r.verdict, r.reason)
+}
+
+// encryptedError is a copy that must not be sent.
+type encryptedError struct{ encryption string }
+
+func (e *encryptedError) Error() string {
+	return fmt.Sprintf("the volume's dataset is encrypted by ZFS (%s) and is not replicated: a plain stream would store it in the clear on the replica, "+
+		"and a raw one cannot be sent back safely after a failover; copy the data into a volume whose dataset is not encrypted, or encrypt the disks below the pools", e.encryption)
 }

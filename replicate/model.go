@@ -47,6 +47,7 @@ type localCopy struct {
 	epoch      volume.Epoch // the property; 0 when it is not set
 	badEpoch   string       // the property when it cannot be read
 	origin     string
+	encryption string // "off" when plain; "" when not known
 
 	snaps []snap // in the order they were taken
 	marks []mark // in the order of their snapshots
@@ -187,6 +188,7 @@ func compare(a, b uint64) int {
 // setDataset takes over what a listing says of the dataset itself.
 func (c *localCopy) setDataset(d zfs.Dataset) {
 	c.written, c.referenced, c.mounted, c.origin = d.Written, d.Referenced, d.Mounted, d.Origin
+	c.encryption = d.Encryption
 	c.epoch, c.badEpoch = 0, ""
 	if s := d.User[propEpoch]; s != "" {
 		epoch, err := volume.ParseEpoch(s)

@@ -15,14 +15,15 @@ const (
 	busyRetry   = 200 * time.Millisecond
 	dialTimeout = 10 * time.Second
 	idleTimeout = time.Minute // of a connection that no link uses
+	maxAsking   = 4           // links that ask one replica at once, without a turn
 )
 
 // peer is one node as a target of links: its connections, and when to try again
 // when it cannot be reached, so that a thousand links to a dead node dial it as
 // seldom as one.
 type peer struct {
-	node  volume.NodeID
-	slots chan struct{} // streams and other exchanges at once
+	node   volume.NodeID
+	asking chan struct{} // exchanges without a turn at once
 
 	// Guarded by Engine.mu.
 	idle    []idleWire
@@ -40,7 +41,7 @@ type idleWire struct {
 func (e *Engine) peerOf(node volume.NodeID) *peer {
 	p := e.peers[node]
 	if p == nil {
-		p = &peer{node: node, slots: make(chan struct{}, e.cfg.SendsPerReplica)}
+		p = &peer{node: node, asking: make(chan struct{}, maxAsking)}
 		e.peers[node] = p
 	}
 	return p

@@ -83,18 +83,15 @@ func (e *Engine) receive(ctx context.Context, w *wire, o offer, peer volume.Node
 		return nil, err
 	}
 
-	slot := time.NewTimer(e.slotWait())
-	defer slot.Stop()
-	select {
-	case e.slots <- struct{}{}:
-		defer func() { <-e.slots }()
-	case <-slot.C:
-		stopPings()
-		return nil, w.writeMessage(frameAnswer, say(saysBusy, "as many streams as this node takes are being received").answer)
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	free, err := e.takeSlots(ctx, !s.exists)
+	if err != nil {
+		return nil, err
 	}
 	stopPings()
+	if free == nil {
+		return nil, w.writeMessage(frameAnswer, say(saysBusy, "as many streams as this node takes are being received").answer)
+	}
+	defer free()
 	if err := w.writeMessage(frameAnswer, ans); err != nil {
 		return nil, err
 	}
@@ -105,6 +102,8 @@ func (e *Engine) receive(ctx context.Context, w *wire, o offer, peer volume.Node
 	case f == frameOffer:
 		again := &offer{}
 		return again, decode(payload, again)
+	case f == frameEnd: // declined
+		return nil, decode(payload, &end{})
 	case f != frameBegin:
 		return nil, fmt.Errorf("%w: frame %c where a stream should begin", errProtocol, f)
 	}
@@ -121,6 +120,32 @@ func (e *Engine) receive(ctx context.Context, w *wire, o offer, peer volume.Node
 	}
 	e.pruneCopy(ctx, o.Volume)
 	return nil, nil
+}
+
+// takeSlots waits a little until a stream may be received. free is nil when it may
+// not; the caller calls it once.
+func (e *Engine) takeSlots(ctx context.Context, seed bool) (free func(), err error) {
+	kinds := []chan struct{}{e.slots}
+	if seed {
+		kinds = []chan struct{}{e.seeds, e.slots}
+	}
+	patience := time.NewTimer(e.slotWait())
+	defer patience.Stop()
+	free = func() {}
+	for _, kind := range kinds {
+		before := free
+		select {
+		case kind <- struct{}{}:
+			free = func() { <-kind; before() }
+		case <-patience.C:
+			free()
+			return nil, nil
+		case <-ctx.Done():
+			free()
+			return nil, context.Cause(ctx)
+		}
+	}
+	return free, nil
 }
 
 // accept admits an offer and claims its volume. When another stream for it is just

@@ -16,42 +16,81 @@ import (
 const maxSteps = 20
 
 var (
+	errUnread  = errors.New("this node's copy is being read")
 	errStalled = errors.New("the stream made no progress")
 	errUnasked = errors.New("this node's copy has seen a higher epoch than its assignment")
 	errNoBase  = errors.New("what the replica stands on is not known here any more")
 )
 
-// exchange brings the replica to the newest snapshot, over one connection: offer,
-// stream, offer again where a user's snapshot lies on the way.
+// exchange asks the replica what it has and sends it one stream, or none, over one
+// connection. A link that has nothing to send as far as it knows, or whose replica
+// did not answer of late, asks without a turn (see turns.go).
 func (l *link) exchange(ctx context.Context) error {
 	e := l.e
 	e.mu.Lock()
-	p := e.peerOf(l.key.replica)
-	e.mu.Unlock()
-	select {
-	case p.slots <- struct{}{}:
-		defer func() { <-p.slots }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	p, c := e.peerOf(l.key.replica), e.copies[l.key.volume]
+	asks := !l.spoken || l.failed
+	var encryption string
+	if c != nil {
+		asks = asks || guid(l.acked.GUID) == c.newest().guid
+		encryption = c.encryption
 	}
+	e.mu.Unlock()
+	switch encryption {
+	case "off":
+	case "":
+		return errUnread
+	default:
+		return &encryptedError{encryption}
+	}
+
+	defer func() { l.release() }()
+	l.release = func() {}
+	if asks {
+		select {
+		case p.asking <- struct{}{}:
+			l.release = func() { <-p.asking }
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	} else {
+		release, err := l.turn(ctx, false)
+		if err != nil {
+			return err
+		}
+		l.release = release
+	}
+
 	w, reused, err := e.connect(ctx, p, false)
 	if err != nil {
 		return err
 	}
-	answered, err := l.converse(ctx, p, w)
+	answered, err := l.converse(ctx, p, w, !asks)
 	if err != nil && reused && !answered && ctx.Err() == nil {
 		// It may have been dead since long ago: only a fresh one tells.
 		if w, _, err = e.connect(ctx, p, true); err != nil {
 			return err
 		}
-		_, err = l.converse(ctx, p, w)
+		_, err = l.converse(ctx, p, w, !asks)
 	}
 	return err
 }
 
+// takesTurn gives up the place of one who only asks for a turn, if one is free.
+func (l *link) takesTurn(ctx context.Context) bool {
+	release, err := l.turn(ctx, true)
+	if release == nil || err != nil {
+		return false
+	}
+	l.release()
+	l.release = release
+	return true
+}
+
 // converse uses the connection up to the end of the exchange, and then parks or
-// closes it. answered says whether the replica said anything.
-func (l *link) converse(ctx context.Context, p *peer, w *wire) (answered bool, err error) {
+// closes it. turn says that the link has a turn to stream; answered, that the replica
+// said anything.
+func (l *link) converse(ctx context.Context, p *peer, w *wire, turn bool) (answered bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stop := context.AfterFunc(ctx, w.close)
@@ -86,8 +125,7 @@ func (l *link) converse(ctx context.Context, p *peer, w *wire) (answered bool, e
 		answered = true
 		h, kind, token, err := l.plan(ctx, o, ans)
 		if err != nil {
-			// Where the receiver waits for a stream, only hanging up gets out of it.
-			inStep = kind == ""
+			inStep = kind == "" || w.decline(err.Error()) == nil
 			return answered, err
 		}
 		if h.to.guid == 0 {
@@ -97,13 +135,15 @@ func (l *link) converse(ctx context.Context, p *peer, w *wire) (answered bool, e
 			inStep = true
 			return answered, nil
 		}
-		more, ok, err := l.stream(ctx, w, h, kind, token)
-		inStep = ok
-		if err != nil || !more {
+		if turn = turn || l.takesTurn(ctx); !turn {
+			err := w.decline("it is not this stream's turn")
+			inStep = err == nil
 			return answered, err
 		}
-		if h.to.guid == l.topNow() {
-			idle = 0
+		more, ok, err := l.stream(ctx, w, h, kind, token)
+		inStep = ok
+		if err != nil || !more || h.to.guid == l.topNow() {
+			return answered, err // a turn is good for one stream
 		}
 	}
 	inStep = true
@@ -135,7 +175,7 @@ func (l *link) offer(now time.Time) (offer, error) {
 		return offer{}, errSuperseded
 	}
 	if c == nil || !c.known {
-		return offer{}, errors.New("this node's copy is being read")
+		return offer{}, errUnread
 	}
 	if c.epoch > a.Epoch || c.badEpoch != "" {
 		return offer{}, errUnasked

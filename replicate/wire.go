@@ -24,7 +24,8 @@ import (
 //	receiver        ANSWER        PING*        PING* ACK
 //
 // An exchange ends with an ANSWER that asks for no stream, or with the ACK. After
-// an ANSWER that asks for one the sender may also make another OFFER. A receiver
+// an ANSWER that asks for one the sender may also make another OFFER, or decline with
+// an END that says why. A receiver
 // that fails in mid-stream sends its ACK early, and the connection is given up.
 //
 // A frame is its type, the length of its payload, a CRC-32C over both and the
@@ -293,6 +294,11 @@ func (w *wire) writeMessage(f frame, m any) error {
 		return fmt.Errorf("message of %d bytes is too long", len(payload))
 	}
 	return w.write(f, payload)
+}
+
+// decline ends an exchange whose answer asks for a stream without one.
+func (w *wire) decline(why string) error {
+	return w.writeMessage(frameEnd, end{Error: clip(why)})
 }
 
 // read returns the next frame, which must be complete within patience (0: for

@@ -114,7 +114,7 @@ func (h *Host) describe(d *dataset) zfs.Dataset {
 	out := zfs.Dataset{
 		Name: d.name, GUID: d.guid, CreateTXG: d.txg,
 		Used: d.usedAlone(), Referenced: d.referenced(), Available: max(0, p.size-p.alloc),
-		RefQuota: d.refquota(), Mountpoint: h.mountpoint(d), Encryption: "off",
+		RefQuota: d.refquota(), Mountpoint: h.mountpoint(d), Encryption: h.effective(d, "encryption", "off"),
 		ReadOnly: h.effective(d, "readonly", "off") == "on",
 		CanMount: cmp.Or(d.props["canmount"], "on"),
 	}

@@ -22,7 +22,8 @@ var native = map[string]string{
 	"primarycache": "all none metadata", "secondarycache": "all none metadata",
 	"logbias": "latency throughput", "sync": "standard always disabled", "copies": "1 2 3",
 	"redundant_metadata": "any", "snapdir": "hidden visible disabled", "prefetch": "any",
-	"direct": "any", "volmode": "any", "aclinherit": "any", "aclmode": "any", "dedup": "any",
+	"encryption": "off on aes-256-gcm", // at creation only
+	"direct":     "any", "volmode": "any", "aclinherit": "any", "aclmode": "any", "dedup": "any",
 }
 
 // inherited by the datasets below.
@@ -62,6 +63,9 @@ func (h *Host) SetProperties(ctx context.Context, name string, props map[string]
 		}
 		if err := h.checkValues(name, props); err != nil {
 			return err
+		}
+		if _, ok := props["encryption"]; ok {
+			return fail(zfs.ErrInvalid, "cannot set property for '%s': 'encryption' is readonly", name)
 		}
 		if q, ok := props["refquota"]; ok {
 			if n, _ := parseSize(q); n > 0 && n < d.referenced() {
