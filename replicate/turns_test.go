@@ -223,7 +223,7 @@ func TestEncrypted(t *testing.T) {
 		if l := a.link("b"); !strings.Contains(l.Error, "encrypted by ZFS (aes-256-gcm)") {
 			t.Errorf("the link says %q", l.Error)
 		}
-		time.Sleep(5 * time.Minute)
+		time.Sleep(5 * time.Minute) // nothing must come of it
 		if len(b.snapshots()) > 0 {
 			t.Error("it was sent")
 		}

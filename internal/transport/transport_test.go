@@ -288,6 +288,7 @@ func TestSilentClient(t *testing.T) {
 		l, stop := w.listen(srv, nil)
 		var wg sync.WaitGroup
 		wg.Go(func() { greet(l.Protocol(transport.ProtoAPI)) })
+		synctest.Wait() // it is served
 		silent, err := w.net.Host("x").Dial(t.Context(), "tcp", "srv:4523")
 		if err != nil {
 			t.Fatal(err)
