@@ -24,13 +24,17 @@ type world struct {
 	stdout, stderr io.Writer
 	// terminal says that a person can be asked a question on stdin.
 	terminal bool
-	now      func() time.Time
+	// screen says that stdout is a terminal, whose picture can be drawn again; progress,
+	// that stderr is one, where a line may come and go.
+	screen, progress bool
+	now              func() time.Time
 }
 
 func system() world {
 	return world{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 		terminal: isatty.IsTerminal(os.Stdin.Fd()), now: time.Now,
+		screen: isatty.IsTerminal(os.Stdout.Fd()), progress: isatty.IsTerminal(os.Stderr.Fd()),
 	}
 }
 
@@ -86,7 +90,7 @@ func (a *app) root() *cli.App {
 			&cli.BoolFlag{Name: "version", Usage: "print the version of flockctl"},
 		},
 		Commands: slices.Concat(
-			[]*cli.Command{a.initCommand(), a.joinCommand(), a.statusCommand(), a.nodeCommand(), a.volumeCommand()},
+			[]*cli.Command{a.initCommand(), a.joinCommand(), a.statusCommand(), a.nodeCommand(), a.volumeCommand(), a.replicationCommand(), a.settingsCommand()},
 			a.volumeShortcuts(),
 			[]*cli.Command{a.tokenCommand(), a.eventsCommand(), a.versionCommand(), a.completionCommand(), a.completeCommand()},
 		),

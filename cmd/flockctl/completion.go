@@ -128,9 +128,12 @@ func (a *app) complete(ctx context.Context, root *cli.App, args []string) []stri
 // completeArgument offers names of what a command is about. Not being able to ask
 // is no error here: then there is nothing to offer.
 func (a *app) completeArgument(ctx context.Context, w words, add func(word, about string)) {
-	what, _, _ := strings.Cut(w.command.ArgsUsage, " ")
-	several := strings.HasSuffix(what, "...")
-	if len(w.rest) > 0 && !several {
+	places := strings.Fields(strings.NewReplacer("[", "", "]", "").Replace(w.command.ArgsUsage))
+	if len(places) == 0 {
+		return
+	}
+	what := places[min(len(w.rest), len(places)-1)]
+	if len(w.rest) >= len(places) && !strings.HasSuffix(what, "...") {
 		return
 	}
 	switch strings.TrimSuffix(what, "...") {
@@ -141,6 +144,20 @@ func (a *app) completeArgument(ctx context.Context, w words, add func(word, abou
 			if !slices.Contains(w.rest, v.Name) {
 				add(v.Name, fmt.Sprintf("%s on %s", v.Health, v.Primary))
 			}
+		}
+	case "OPTION=VALUE":
+		for _, name := range volume.ChangeableOptions() {
+			_, about, _ := volume.OptionHelp(name)
+			add(name+"=", about)
+		}
+	case "SETTING", "SETTING=VALUE":
+		s, _ := a.client.Settings(ctx)
+		for _, x := range s.Settings {
+			word := x.Key
+			if strings.HasSuffix(what, "=VALUE...") {
+				word += "="
+			}
+			add(word, x.About)
 		}
 	case "NODE":
 		a.completeValue(ctx, "node", add)

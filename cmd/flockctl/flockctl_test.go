@@ -234,7 +234,7 @@ func TestComplete(t *testing.T) {
 		want []string
 	}{
 		{"vol", []string{"volume"}},
-		{"volume ", []string{"create", "list", "inspect", "remove", "undelete"}},
+		{"volume ", []string{"create", "list", "inspect", "set", "remove", "undelete"}},
 		{"volume remove ", []string{"pgdata", "scratch", "uploads"}},
 		{"rm pg", []string{"pgdata"}},
 		{"rm pgdata ", []string{"scratch", "uploads"}},
@@ -242,6 +242,13 @@ func TestComplete(t *testing.T) {
 		{"volume undelete ", []string{"old"}},
 		{"volume undelete old ", nil},
 		{"create ", nil},
+		{"volume set pg", []string{"pgdata"}},
+		{"volume set pgdata rep", []string{"replicas="}},
+		{"volume set pgdata replicas=2 max", []string{"max-loss="}},
+		{"replication up", []string{"uploads"}},
+		{"settings ", []string{"list", "set", "reset"}},
+		{"settings set tr", []string{"trash-retention="}},
+		{"settings reset as", []string{"aside-retention"}},
 		{"create --n", []string{"--node"}},
 		{"create --node b", []string{"beta"}},
 		{"create x --failover ", []string{"auto", "manual", "never"}},
@@ -328,6 +335,30 @@ func TestHumanNumbers(t *testing.T) {
 	}
 	if got := lag(nil); got != "?" {
 		t.Errorf("lag(nil) = %s, want ?", got)
+	}
+}
+
+func TestProgress(t *testing.T) {
+	now := apitest.Now
+	tests := []struct {
+		name string
+		r    api.Replica
+		want string
+	}{
+		{"nothing under way", api.Replica{}, ""},
+		{"an increment", api.Replica{Stream: "incremental", SentBytes: 1 << 20, TotalBytes: 4 << 20}, "1MiB of 4MiB"},
+		{"a full copy by its rate of late", api.Replica{State: volume.LinkSeeding, Stream: "full", SentBytes: 1 << 30, TotalBytes: 4 << 30, Rate: 50 << 20, Began: now.Add(-time.Hour)},
+			"[##........] 25% 1GiB of 4GiB, 1m left"},
+		{"a full copy without a rate", api.Replica{Stream: "full", SentBytes: 1 << 30, TotalBytes: 2 << 30, Began: now.Add(-2 * time.Minute)},
+			"[#####.....] 50% 1GiB of 2GiB, 2m left"},
+		{"one that has just begun", api.Replica{Stream: "full", TotalBytes: 2 << 30, Began: now}, "[..........]  0% 0B of 2GiB"},
+		{"more than estimated", api.Replica{Stream: "full", SentBytes: 3 << 30, TotalBytes: 2 << 30, Rate: 1}, "[##########] 100% 3GiB of 2GiB"},
+		{"no end in sight", api.Replica{Stream: "full", SentBytes: 1, TotalBytes: 2 << 40, Rate: 1}, "[..........]  0% 1B of 2TiB"},
+	}
+	for _, tt := range tests {
+		if got := progress(tt.r, now); got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
 	}
 }
 

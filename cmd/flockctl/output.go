@@ -19,6 +19,13 @@ func (a *app) printJSON(v any) error {
 	return e.Encode(v)
 }
 
+// printJSONLine prints v on one line, for programs that read as it comes.
+func (a *app) printJSONLine(v any) error {
+	e := json.NewEncoder(a.stdout)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
 func (a *app) printf(format string, args ...any) {
 	fmt.Fprintf(a.stdout, format, args...)
 }

@@ -20,9 +20,9 @@ func (a *app) volumeCommand() *cli.Command {
 	return &cli.Command{
 		Name:    "volume",
 		Aliases: []string{"vol", "volumes"},
-		Usage:   "create, list, inspect, remove and undelete volumes",
+		Usage:   "create, list, inspect, change, remove and undelete volumes",
 		Subcommands: []*cli.Command{
-			a.volumeCreate(), a.volumeList(), a.volumeInspect(), a.volumeRemove(), a.volumeUndelete(),
+			a.volumeCreate(), a.volumeList(), a.volumeInspect(), a.volumeSet(), a.volumeRemove(), a.volumeUndelete(),
 		},
 	}
 }

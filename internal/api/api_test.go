@@ -112,6 +112,22 @@ var calls = []struct {
 	{"undelete", func(ctx context.Context, b both) (any, error) {
 		return two(b.UndeleteVolume(ctx, "new", api.UndeleteRequest{Name: "newer", Request: "r5"}))
 	}},
+	{"update", func(ctx context.Context, b both) (any, error) {
+		return two(b.UpdateVolume(ctx, "pgdata", api.UpdateVolumeRequest{Options: map[string]string{"replicas": "2"}}))
+	}},
+	{"update of nothing", func(ctx context.Context, b both) (any, error) {
+		return two(b.UpdateVolume(ctx, "pgdata", api.UpdateVolumeRequest{}))
+	}},
+	{"update what cannot change", func(ctx context.Context, b both) (any, error) {
+		return two(b.UpdateVolume(ctx, "pgdata", api.UpdateVolumeRequest{Options: map[string]string{"uid": "2"}}))
+	}},
+	{"settings", func(ctx context.Context, b both) (any, error) { return two(b.Settings(ctx)) }},
+	{"change settings", func(ctx context.Context, b both) (any, error) {
+		return two(b.ChangeSettings(ctx, api.SettingsRequest{Set: map[string]string{"trash-retention": "3d"}, Reset: []string{"aside-retention"}}))
+	}},
+	{"change no setting", func(ctx context.Context, b both) (any, error) {
+		return two(b.ChangeSettings(ctx, api.SettingsRequest{Set: map[string]string{"colour": "red"}}))
+	}},
 	{"create token", func(ctx context.Context, b both) (any, error) {
 		return two(b.CreateToken(ctx, api.TokenRequest{TTL: time.Hour, MaxUses: 3, Note: "rack 2"}))
 	}},

@@ -36,10 +36,16 @@ type Backend interface {
 	// CreateVolume returns once the primary's dataset is there. A live volume of the
 	// same name and options is returned as it is; with other options it is a conflict.
 	CreateVolume(ctx context.Context, req CreateVolumeRequest) (Volume, error)
+	// UpdateVolume changes options of a live volume and returns what is different now.
+	// Those that are not named stay.
+	UpdateVolume(ctx context.Context, ref string, req UpdateVolumeRequest) (UpdateVolumeReply, error)
 	// RemoveVolume moves a volume to the trash. It is refused while mounted anywhere.
 	RemoveVolume(ctx context.Context, ref string, req RemoveVolumeRequest) error
 	// UndeleteVolume takes a volume out of the trash; ref is looked up there only.
 	UndeleteVolume(ctx context.Context, ref string, req UndeleteRequest) (Volume, error)
+
+	Settings(ctx context.Context) (Settings, error)
+	ChangeSettings(ctx context.Context, req SettingsRequest) (Settings, error)
 
 	// CreateToken answers with Text and JoinCommand, which nobody can ask for again.
 	CreateToken(ctx context.Context, req TokenRequest) (Token, error)

@@ -133,6 +133,15 @@ func (c *Client) CreateVolume(ctx context.Context, req CreateVolumeRequest) (v V
 	return v, c.call(ctx, request{method: "POST", path: "/v1/volumes", in: req, out: &v, repeatable: true})
 }
 
+// UpdateVolume implements Backend.
+func (c *Client) UpdateVolume(ctx context.Context, ref string, req UpdateVolumeRequest) (rep UpdateVolumeReply, err error) {
+	path, err := at("/v1/volumes/", "volume", ref)
+	if err != nil {
+		return rep, err
+	}
+	return rep, c.call(ctx, request{method: "PATCH", path: path, in: req, out: &rep, repeatable: true})
+}
+
 // RemoveVolume implements Backend.
 func (c *Client) RemoveVolume(ctx context.Context, ref string, req RemoveVolumeRequest) error {
 	path, err := at("/v1/volumes/", "volume", ref)

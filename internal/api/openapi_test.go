@@ -65,6 +65,7 @@ func TestEveryFieldIsDescribed(t *testing.T) {
 	types := []any{
 		NodeRef{}, VersionInfo{}, ClusterStatus{}, NodeSetup{}, InitRequest{}, InitReply{}, JoinRequest{}, JoinReply{},
 		Node{}, LabelRequest{}, Volume{}, Replica{}, CreateVolumeRequest{}, UndeleteRequest{}, TokenRequest{}, Token{}, Event{},
+		UpdateVolumeRequest{}, UpdateVolumeReply{}, Settings{}, Setting{}, SettingsRequest{},
 	}
 	for _, v := range types {
 		typ := reflect.TypeOf(v)

@@ -108,6 +108,11 @@ func routes(b Backend, p Peer) []route {
 			return b.CreateVolume(r.Context(), req)
 		})},
 		{"GET", "/v1/volumes/{ref}", anyone, plain(func(r *http.Request) (any, error) { return b.Volume(r.Context(), r.PathValue("ref")) })},
+		{"PATCH", "/v1/volumes/{ref}", anyone, strict(func(r *http.Request, req UpdateVolumeRequest) (any, error) {
+			rep, err := b.UpdateVolume(r.Context(), r.PathValue("ref"), req)
+			rep.Changes = notNil(rep.Changes)
+			return rep, err
+		})},
 		{"DELETE", "/v1/volumes/{ref}", anyone, func(r *http.Request) (any, error) {
 			q, err := query(r, "request")
 			if err != nil {
@@ -146,6 +151,7 @@ func routes(b Backend, p Peer) []route {
 			return eventsReply{notNil(es)}, err
 		}},
 	}
+	rs = append(rs, settingsRoutes(b)...)
 	if p == nil {
 		return rs
 	}

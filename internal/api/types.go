@@ -287,10 +287,20 @@ type Replica struct {
 	// vanished now; nil when it is not known.
 	LagSeconds *float64 `json:"lag_seconds"`
 	LagBytes   int64    `json:"lag_bytes,omitempty"`
-	// SentBytes of TotalBytes (an estimate) of the stream under way.
-	SentBytes  int64  `json:"sent_bytes,omitempty"`
-	TotalBytes int64  `json:"total_bytes,omitempty"`
-	Error      string `json:"error,omitempty"`
+	// Of the stream under way: its kind (full, incremental, resume), what it starts
+	// from, when it began, what was sent of how much (an estimate), and how fast it has
+	// been of late, in bytes a second.
+	Stream     string    `json:"stream,omitempty"`
+	Base       string    `json:"base,omitempty"`
+	Began      time.Time `json:"began,omitzero"`
+	SentBytes  int64     `json:"sent_bytes,omitempty"`
+	TotalBytes int64     `json:"total_bytes,omitempty"`
+	Rate       int64     `json:"rate,omitempty"`
+	// Limit is the bandwidth that the settings allow, in bytes a second; 0: no limit.
+	Limit int64 `json:"limit,omitempty"`
+	// Streamed counts all bytes sent since the link began.
+	Streamed int64  `json:"streamed,omitempty"`
+	Error    string `json:"error,omitempty"`
 }
 
 // CreateVolumeRequest asks for a volume. Options are those of the Docker plugin;
@@ -303,6 +313,17 @@ type CreateVolumeRequest struct {
 	Node volume.NodeID `json:"node,omitempty"`
 	// Request makes a repeat harmless. The client fills it in when it is empty.
 	Request string `json:"request,omitempty"`
+}
+
+// UpdateVolumeRequest changes options of a volume, as volume.Spec.Change reads them.
+type UpdateVolumeRequest struct {
+	Options map[string]string `json:"options"`
+}
+
+// UpdateVolumeReply is the volume as it is now, and what is different.
+type UpdateVolumeReply struct {
+	Volume  Volume                `json:"volume"`
+	Changes []volume.OptionChange `json:"changes"`
 }
 
 // RemoveVolumeRequest removes a volume.

@@ -71,6 +71,18 @@ func (b backend) UndeleteVolume(ctx context.Context, ref string, req api.Undelet
 	return ask(b.d, func(m *member) (api.Volume, error) { return m.UndeleteVolume(ctx, ref, req) })
 }
 
+func (b backend) UpdateVolume(ctx context.Context, ref string, req api.UpdateVolumeRequest) (api.UpdateVolumeReply, error) {
+	return ask(b.d, func(m *member) (api.UpdateVolumeReply, error) { return m.UpdateVolume(ctx, ref, req) })
+}
+
+func (b backend) Settings(ctx context.Context) (api.Settings, error) {
+	return ask(b.d, func(m *member) (api.Settings, error) { return m.Settings(ctx) })
+}
+
+func (b backend) ChangeSettings(ctx context.Context, req api.SettingsRequest) (api.Settings, error) {
+	return ask(b.d, func(m *member) (api.Settings, error) { return m.ChangeSettings(ctx, req) })
+}
+
 func (b backend) CreateToken(ctx context.Context, req api.TokenRequest) (api.Token, error) {
 	return ask(b.d, func(m *member) (api.Token, error) { return m.CreateToken(ctx, req) })
 }

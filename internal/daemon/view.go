@@ -98,6 +98,8 @@ func (v view) replica(vol *state.Volume, node volume.NodeID, kind api.ReplicaKin
 	l := st.Links[i]
 	r.State, r.Acked, r.Error = l.State, l.Acked, l.Error
 	r.LagBytes, r.SentBytes, r.TotalBytes = l.LagBytes, l.SentBytes, l.TotalBytes
+	r.Stream, r.Base, r.Began = l.Stream, l.Base, l.Began
+	r.Rate, r.Limit, r.Streamed = l.Rate, l.Limit, l.Streamed
 	if !l.CompleteAsOf.IsZero() {
 		// Both times are the primary's own; the age of its report comes on top.
 		lag := max(0, from.At.Sub(l.CompleteAsOf)+from.Age).Seconds()

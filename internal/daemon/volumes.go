@@ -196,6 +196,75 @@ func (m *member) RemoveVolume(ctx context.Context, ref string, req api.RemoveVol
 	})
 }
 
+// UpdateVolume implements api.Backend.
+func (m *member) UpdateVolume(ctx context.Context, ref string, req api.UpdateVolumeRequest) (api.UpdateVolumeReply, error) {
+	v, err := findVolume(m.cluster.State(), ref, live)
+	if err != nil {
+		return api.UpdateVolumeReply{}, err
+	}
+	ref = string(v.ID) // what has the name now, not what has it by the time
+	var out api.UpdateVolumeReply
+	err = m.onLeader(ctx, func(ctx context.Context, leader *api.Client) (err error) {
+		if leader != nil {
+			out, err = leader.UpdateVolume(ctx, ref, req)
+			return err
+		}
+		out, err = m.updateHere(ctx, volume.ID(ref), req)
+		return err
+	})
+	if err != nil {
+		return api.UpdateVolumeReply{}, err
+	}
+	return out, m.cluster.CaughtUp(ctx, out.Volume.Index)
+}
+
+// updateHere is UpdateVolume on the leader.
+func (m *member) updateHere(ctx context.Context, id volume.ID, req api.UpdateVolumeRequest) (api.UpdateVolumeReply, error) {
+	out := api.UpdateVolumeReply{}
+	err := m.retryChanged(ctx, func() (state.Command, func() bool, error) {
+		v := m.cluster.State().Volume(id)
+		if v == nil || !v.Live() {
+			return nil, nil, volume.Errorf(volume.CodeNotFound, "no volume %s", id)
+		}
+		next, err := v.Spec.Change(req.Options)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := m.mayGrow(v, next); err != nil {
+			return nil, nil, err
+		}
+		out.Changes = v.Spec.Changes(next)
+		stale := func() bool {
+			now := m.cluster.State().Volume(id)
+			return now != nil && now.Changed != v.Changed
+		}
+		return state.UpdateSpec{ID: id, Spec: next, Changed: v.Changed}, stale, nil
+	})
+	if err != nil {
+		return api.UpdateVolumeReply{}, err
+	}
+	m.spread(ctx)
+	now := m.view()
+	if v := now.state.Volume(id); v != nil {
+		out.Volume = now.volume(v)
+	}
+	return out, nil
+}
+
+// mayGrow refuses a limit that the nodes of a volume have no room for, or that is
+// less than what the volume holds: ZFS would refuse that one later, on the primary,
+// where nobody looks.
+func (m *member) mayGrow(v *state.Volume, next volume.Spec) error {
+	if next.Size == v.Spec.Size {
+		return nil
+	}
+	if st, _, known := m.view().status(v.Placement.Primary, v.ID); known && next.Size > 0 && st.Data > next.Size {
+		return volume.Errorf(volume.CodeRefused, "volume %q holds %s already, more than %s", v.Name,
+			volume.FormatSize(st.Data), volume.FormatSize(next.Size)).WithHint("remove data first, or give a larger size")
+	}
+	return placement.Grow(placement.NewView(m.cluster.State(), m.heardByPlacement(), m.now()), v, next)
+}
+
 // pendingAttempt is the attempt that is under way: an earlier caller's, if he asked
 // for the same thing first.
 func (m *member) pendingAttempt(id volume.ID, mine string) string {

@@ -36,6 +36,7 @@ import (
 //	clock NODE DURATION            its clock is wrong by that much
 //	property NODE VOLUME KEY VALUE  somebody sets a property of a copy by hand
 //	sleep DURATION                 of the bubble
+//	settings, set, ...             what people do with flockctl: see operatorStep
 //
 // "! STEP ~ TEXT" is a step that must be refused with an error that has TEXT in it.
 // The invariants are checked after each line.
@@ -83,12 +84,7 @@ func (w *World) step(words []string) error {
 		}
 		w.Cluster()
 	case "create":
-		opts := map[string]string{}
-		for _, o := range words[3:] {
-			k, v, _ := strings.Cut(o, "=")
-			opts[k] = v
-		}
-		return node().Engine.CreateVolume(arg(2), opts)
+		return node().Engine.CreateVolume(arg(2), pairs(words[3:]))
 	case "run":
 		return node().Engine.Run(arg(2), containerfake.RunOptions{Restart: "always"}, words[3:]...)
 	case "start":
@@ -207,7 +203,7 @@ func (w *World) step(words []string) error {
 		}
 		time.Sleep(d)
 	default:
-		w.t.Fatalf("no such step: %q", words)
+		return w.operatorStep(words)
 	}
 	return nil
 }

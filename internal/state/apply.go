@@ -1,9 +1,11 @@
 package state
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
@@ -83,14 +85,26 @@ func (t *txn) apply(c Command) Result {
 	case ForgetVolume:
 		return t.forget(c)
 	case SetSettings:
-		cl := *t.s.cluster
-		cl.Settings = c.Settings
-		t.s.cluster = &cl
-		return Result{}
+		return t.setSettings(c)
 	}
 	// Decode lets nothing else through; a command type without a case is a bug that
 	// must not differ between nodes, so it is refused the same way everywhere.
 	return failed(volume.CodeInvalid, "command %s has no effect", c.kind())
+}
+
+func (t *txn) setSettings(c SetSettings) Result {
+	was := t.s.cluster.Settings
+	switch {
+	case c.Was != nil && !c.Was.Equal(was):
+		return failed(volume.CodeConflict, "the settings were changed meanwhile")
+	case c.Settings.Equal(was):
+		return Result{}
+	}
+	cl := *t.s.cluster
+	cl.Settings = c.Settings
+	t.s.cluster = &cl
+	t.event(Event{Kind: "cluster.settings", Message: "the settings of the cluster were changed"})
+	return Result{}
 }
 
 func (t *txn) initCluster(c InitCluster) Result {
@@ -275,7 +289,12 @@ func (t *txn) updateSpec(c UpdateSpec) Result {
 	next := *v
 	next.Spec = now
 	t.putVolume(next)
-	t.event(Event{Kind: "volume.changed", Volume: v.ID, Name: v.Name, Message: fmt.Sprintf("volume %s has new options", v.Name)})
+	var words []string
+	for _, ch := range was.Changes(now) {
+		words = append(words, ch.Option+"="+cmp.Or(ch.To, "none"))
+	}
+	t.event(Event{Kind: "volume.changed", Volume: v.ID, Name: v.Name,
+		Message: fmt.Sprintf("volume %s has now %s", v.Name, strings.Join(words, " "))})
 	return Result{Volume: v.ID}
 }
 

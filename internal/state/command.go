@@ -161,6 +161,9 @@ type (
 	// SetSettings replaces the cluster's settings.
 	SetSettings struct {
 		Settings Settings `json:"settings"`
+		// Was are the settings that the proposer saw and changed: with others it is a
+		// conflict, so that nobody's change is lost. Nil: not checked.
+		Was *Settings `json:"was,omitempty"`
 	}
 )
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -25,6 +26,7 @@ import (
 //	move NAME to=n2 try=a        commit-move NAME try=a     abort-move NAME try=a REASON
 //	remove NAME try=a            commit-remove NAME try=a   abort-remove NAME try=a REASON
 //	undelete NAME [as=NEW]
+//	settings [trash=D] [link:A:B=N] [was ...]   "was": what the proposer saw
 //	later D              the proposers' clock moves on
 //	show                 prints volumes and tokens
 //
@@ -185,6 +187,9 @@ func (sc *script) do(words []string) string {
 			name = opt["as"]
 		}
 		c = Undelete{ID: id, Name: name}
+	case "settings":
+		// settings KEY=DURATION.. [was KEY=DURATION..]: with "was" the precondition.
+		c = settingsLine(sc.t, words[1:])
 	case "purge":
 		c = PurgeVolume{ID: id, Changed: changed}
 	case "forget":
@@ -200,6 +205,33 @@ func (sc *script) do(words []string) string {
 		return fmt.Sprintf("%s: %s", res.Err.Code, res.Err)
 	}
 	return "ok"
+}
+
+// settingsLine reads trash=1h link:a:b=100 and the same after the word "was".
+func settingsLine(t *testing.T, words []string) Command {
+	read := func(words []string) (s Settings) {
+		for _, w := range words {
+			key, value, _ := strings.Cut(w, "=")
+			if pair, ok := strings.CutPrefix(key, "link:"); ok {
+				a, b, _ := strings.Cut(pair, ":")
+				n, _ := strconv.ParseInt(value, 10, 64)
+				s = s.WithLimit(volume.Zone(a), volume.Zone(b), n)
+				continue
+			}
+			d, err := time.ParseDuration(value)
+			if err != nil || key != "trash" {
+				t.Fatalf("settings %q: %v", w, err)
+			}
+			s.TrashRetention = d
+		}
+		return s
+	}
+	i := slices.Index(words, "was")
+	if i < 0 {
+		return SetSettings{Settings: read(words)}
+	}
+	was := read(words[i+1:])
+	return SetSettings{Settings: read(words[:i]), Was: &was}
 }
 
 // apply goes the way of the real log: encoded and decoded, with the old state left
@@ -263,6 +295,9 @@ func (sc *script) show() string {
 			fmt.Fprintf(&b, " refused=%q", v.LastRefusal.Reason)
 		}
 		b.WriteString("\n")
+	}
+	if c := sc.s.Cluster(); c != nil && !c.Settings.Equal(Settings{}) {
+		fmt.Fprintf(&b, "settings trash=%s bandwidth=%v\n", c.Settings.TrashRetention, c.Settings.Bandwidth)
 	}
 	for tok := range sc.s.Tokens() {
 		fmt.Fprintf(&b, "token %s uses=%d\n", tok.ID, tok.Uses)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"iter"
+	"slices"
 	"time"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
@@ -65,7 +66,7 @@ type Settings struct {
 	// ReplicaReplaceAfter is how long a replica's node may be lost before another
 	// node gets a copy.
 	ReplicaReplaceAfter time.Duration `json:"replica_replace_after,omitempty"`
-	// Bandwidth limits streams between zones, in order of ZonePair.
+	// Bandwidth limits streams between zones: one entry a pair, in order of A and B.
 	Bandwidth []Bandwidth `json:"bandwidth,omitempty"`
 }
 
@@ -89,6 +90,30 @@ func (s Settings) AsideKeep() time.Duration { return cmp.Or(s.AsideRetention, De
 // ReplaceAfter is the effective patience with a lost replica.
 func (s Settings) ReplaceAfter() time.Duration {
 	return cmp.Or(s.ReplicaReplaceAfter, DefaultReplicaReplaceAfter)
+}
+
+// Equal says that both are the same settings.
+func (s Settings) Equal(t Settings) bool {
+	return s.TrashRetention == t.TrashRetention && s.AsideRetention == t.AsideRetention &&
+		s.ReplicaReplaceAfter == t.ReplicaReplaceAfter && slices.Equal(s.Bandwidth, t.Bandwidth)
+}
+
+// WithLimit is s with another limit between two zones; 0 removes it.
+func (s Settings) WithLimit(from, to volume.Zone, bytes int64) Settings {
+	l := Bandwidth{A: min(from, to), B: max(from, to), Bytes: bytes}
+	byPair := func(x, y Bandwidth) int { return cmp.Or(cmp.Compare(x.A, y.A), cmp.Compare(x.B, y.B)) }
+	i, found := slices.BinarySearchFunc(s.Bandwidth, l, byPair)
+	out := slices.Clone(s.Bandwidth)
+	switch {
+	case found && bytes == 0:
+		out = slices.Delete(out, i, i+1)
+	case found:
+		out[i] = l
+	case bytes > 0:
+		out = slices.Insert(out, i, l)
+	}
+	s.Bandwidth = out
+	return s
 }
 
 // Limit of the streams from one zone to another, in bytes a second; 0: none.

@@ -68,8 +68,9 @@ func Cluster() *Fake {
 			Holders: []api.Holder{{Holder: volume.Holder{Container: "3f4e5d6c7b8a", Name: "db"}, Node: Alpha}},
 			Primary: Alpha, Epoch: epoch, Index: 12, Created: Now.Add(-50 * time.Hour),
 			Replicas: []api.Replica{
-				{Node: Beta, Kind: api.ReplicaLocal, State: volume.LinkInSync, Acked: at(7200, 0xfeed, time.Second), LagSeconds: seconds(0.8)},
-				{Node: Gamma, Kind: api.ReplicaRemote, State: volume.LinkSending, Acked: at(7198, 0xbeef, 2*time.Second), LagSeconds: seconds(2.2), LagBytes: 3 << 20, SentBytes: 1 << 20, TotalBytes: 4 << 20},
+				{Node: Beta, Kind: api.ReplicaLocal, State: volume.LinkInSync, Acked: at(7200, 0xfeed, time.Second), LagSeconds: seconds(0.8), Streamed: 9 << 30},
+				{Node: Gamma, Kind: api.ReplicaRemote, State: volume.LinkSending, Acked: at(7198, 0xbeef, 2*time.Second), LagSeconds: seconds(2.2), LagBytes: 3 << 20, SentBytes: 1 << 20, TotalBytes: 4 << 20,
+					Stream: "incremental", Base: "flk-0000000000000003-000000007198", Began: Now.Add(-time.Second), Rate: 3 << 19, Limit: 2 << 20, Streamed: 17 << 29},
 			},
 		},
 		{
@@ -79,7 +80,7 @@ func Cluster() *Fake {
 			AsOf:   Now.Add(-time.Second), Used: 700 << 20, Data: 650 << 20,
 			Primary: Alpha, Epoch: epoch, Index: 14, Created: Now.Add(-30 * time.Minute),
 			Replicas: []api.Replica{
-				{Node: Beta, Kind: api.ReplicaLocal, State: volume.LinkLagging, Acked: at(100, 0xabcd, 5*time.Minute), LagSeconds: seconds(301), LagBytes: 200 << 20, Error: "connection refused"},
+				{Node: Beta, Kind: api.ReplicaLocal, State: volume.LinkLagging, Acked: at(100, 0xabcd, 5*time.Minute), LagSeconds: seconds(301), LagBytes: 200 << 20, Streamed: 650 << 20, Error: "connection refused"},
 			},
 		},
 		{

@@ -35,13 +35,15 @@ type Fake struct {
 	volumes []api.Volume // live and removed
 	tokens  []api.Token
 	events  []api.Event
-	index   uint64
-	made    int                   // IDs handed out
-	asked   map[string]api.Volume // by request ID of a create
-	fail    map[string]error
-	calls   []Call
-	waiting int
-	news    chan struct{} // closed at the next event
+	// settings are those that somebody has set.
+	settings []api.Setting
+	index    uint64
+	made     int                   // IDs handed out
+	asked    map[string]api.Volume // by request ID of a create
+	fail     map[string]error
+	calls    []Call
+	waiting  int
+	news     chan struct{} // closed at the next event
 }
 
 var (
@@ -377,6 +379,27 @@ func (f *Fake) CreateVolume(ctx context.Context, req api.CreateVolumeRequest) (a
 	return v, nil
 }
 
+// UpdateVolume implements api.Backend.
+func (f *Fake) UpdateVolume(ctx context.Context, ref string, req api.UpdateVolumeRequest) (api.UpdateVolumeReply, error) {
+	defer f.mu.Unlock()
+	if err := f.enter(ctx, "UpdateVolume", ref, req); err != nil {
+		return api.UpdateVolumeReply{}, err
+	}
+	i, err := f.findVolume(ref, false)
+	if err != nil {
+		return api.UpdateVolumeReply{}, err
+	}
+	v := &f.volumes[i]
+	next, err := v.Spec.Change(req.Options)
+	if err != nil {
+		return api.UpdateVolumeReply{}, err
+	}
+	changes := v.Spec.Changes(next)
+	f.index++
+	v.Spec, v.Index = next, f.index
+	return api.UpdateVolumeReply{Volume: *v, Changes: append([]volume.OptionChange{}, changes...)}, nil
+}
+
 // RemoveVolume implements api.Backend.
 func (f *Fake) RemoveVolume(ctx context.Context, ref string, req api.RemoveVolumeRequest) error {
 	defer f.mu.Unlock()
@@ -550,3 +573,5 @@ func (f *Fake) volumeID() volume.ID {
 	f.made++
 	return volume.ID(fmt.Sprintf("%016x", 0x5eed_0000_0000_0000+f.made))
 }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
