@@ -262,50 +262,6 @@ func TestSelfClocked(t *testing.T) {
 	})
 }
 
-// A connection cut after any power of two bytes, either way, ends in a copy that is
-// alike, for a seed and for an increment.
-func TestCuts(t *testing.T) {
-	for _, way := range []string{"sender", "receiver"} {
-		for size := 1; size <= 1<<19; size *= 2 {
-			inBubble(t, "a b", func(w *world) {
-				rng := rand.New(rand.NewPCG(1, uint64(size)))
-				left := size
-				w.wrap = cutOnce(way, &left, false)
-				a := w.node("a")
-				a.create()
-				a.write("f", blob(rng, 200<<10))
-				w.assign(1, "a", "b")
-				w.waitFor("seeded", w.inSync("a", "b"))
-				a.write("g", blob(rng, 300<<10))
-				w.waitFor("in sync", w.inSync("a", "b"))
-				if n := w.node("b").count(setAside); n > 0 {
-					t.Errorf("cut after %d bytes of the %s: %d copies set aside", size, way, n)
-				}
-			})
-		}
-	}
-}
-
-// One damaged byte is noticed and never becomes data.
-func TestDamage(t *testing.T) {
-	for _, way := range []string{"sender", "receiver"} {
-		for size := 1; size <= 1<<20; size = size*3 + 1 {
-			inBubble(t, "a b", func(w *world) {
-				rng := rand.New(rand.NewPCG(2, uint64(size)))
-				left := size
-				w.wrap = cutOnce(way, &left, true)
-				a := w.node("a")
-				a.create()
-				a.write("f", blob(rng, 300<<10))
-				w.assign(1, "a", "b")
-				w.waitFor("seeded", w.inSync("a", "b"))
-				a.write("g", blob(rng, 300<<10))
-				w.waitFor("in sync", w.inSync("a", "b"))
-			})
-		}
-	}
-}
-
 // The same over TLS, whose connections do not survive an expired write and may
 // wait while they are closed: a seed, increments, an idle hour, a stalled stream.
 func TestOverTLS(t *testing.T) {

@@ -14,80 +14,8 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
-	"github.com/flocker-io/flocker/zfs"
 	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
-
-// powerCut makes a node lose power at its engine's nth command from now on, before or after
-// the command has done its work, and start again a second later.
-func (n *node) powerCut(nth int, after bool) (happened func() bool) {
-	cut := make(chan struct{}, 1)
-	var count atomic.Int64
-	n.host.Inject(zfsfake.Rule{After: after, Do: func(ctx context.Context, op, names string) error {
-		if ctx.Value(byEngine{}) == nil || count.Add(1) != int64(nth) {
-			return nil
-		}
-		n.host.Crash()
-		cut <- struct{}{}
-		return zfsfake.ErrCrashed
-	}})
-	ctx, cancel := context.WithCancel(context.Background())
-	n.w.onStop = append(n.w.onStop, cancel)
-	go func() {
-		select {
-		case <-ctx.Done():
-			return
-		case <-cut:
-		}
-		n.stop()
-		sleep(ctx, time.Second)
-		n.start()
-	}()
-	return func() bool { return count.Load() >= int64(nth) }
-}
-
-// A power cut of either node at each command of a story with a seed, increments and
-// a user's snapshot ends in copies that are alike, with nothing set aside.
-func TestPowerCuts(t *testing.T) {
-	for _, who := range []string{"a", "b"} {
-		for _, after := range []bool{false, true} {
-			for nth := 1; ; nth++ {
-				happened := false
-				inBubble(t, "a b", func(w *world) {
-					a, b := w.node("a"), w.node("b")
-					synctest.Wait() // both have read their pools
-					a.create()
-					a.write("f", "one")
-					cut := w.node(who).powerCut(nth, after)
-					w.assign(1, "a", "b")
-					w.waitFor("seeded", w.inSync("a", "b"))
-					for i := range 12 {
-						w.try(func() error { return a.tryWrite("f", fmt.Sprint(i)) })
-						if i == 5 {
-							w.try(func() error {
-								err := a.host.Snapshot(context.Background(), []string{a.dataset() + "@user"}, nil)
-								if errors.Is(err, zfs.ErrExists) {
-									return nil
-								}
-								return err
-							})
-						}
-						time.Sleep(1100 * time.Millisecond)
-					}
-					w.waitFor("in sync", func() bool { return !w.down(who) && w.inSync("a", "b")() })
-					w.waitFor("the user's snapshot", func() bool { return has(b, "user") })
-					if n := b.count(setAside); n > 0 {
-						w.Errorf("cut of %s at command %d (after %v): %d copies set aside", who, nth, after, n)
-					}
-					happened = cut()
-				})
-				if !happened || t.Failed() {
-					break
-				}
-			}
-		}
-	}
-}
 
 func has(n *node, name string) bool {
 	for _, s := range n.snapshots() {
@@ -98,59 +26,16 @@ func has(n *node, name string) bool {
 	return false
 }
 
-// A returning primary with a tail that nobody else has: the tail is set aside,
-// whole, and the copy goes on from the last common snapshot. Then the same with a
-// power cut at every command.
-func TestDiverged(t *testing.T) {
-	for _, after := range []bool{false, true} {
-		for nth := 0; ; nth++ {
-			happened := false
-			inBubble(t, "a b", func(w *world) {
-				a, b := w.node("a"), w.node("b")
-				a.create()
-				a.write("f", "one")
-				w.assign(1, "a", "b")
-				w.waitFor("in sync", w.inSync("a", "b"))
-
-				// a goes on alone; b is promoted.
-				w.partition("a", "b", true)
-				a.write("tail", "snapshotted")
-				time.Sleep(3 * time.Second)
-				a.write("tail2", "not snapshotted, the two slots are taken or not")
-				a.assign()
-				time.Sleep(time.Second)
-				a.write("tail3", "surely not snapshotted")
-				w.assign(2, "b", "a")
-				b.write("g", "two")
-				cut := func() bool { return false }
-				if nth > 0 {
-					cut = a.powerCut(nth, after)
-				}
-				w.partition("a", "b", false)
-				w.waitFor("in sync", func() bool { return !w.down("a") && w.inSync("b", "a")() })
-				if n := b.streams(kindFull); n > 0 {
-					w.Errorf("%d full streams", n)
-				}
-				w.hasAside(a, "tail", "tail2", "tail3")
-				happened = cut()
-			})
-			if nth > 0 && !happened || t.Failed() {
-				break
-			}
-		}
-	}
-}
-
 // hasAside checks that exactly one set-aside copy is there, with these files.
 func (w *world) hasAside(n *node, files ...string) {
 	w.Helper()
-	list, err := n.host.Datasets(context.Background(), "tank/flocker-aside")
+	list, err := n.disk.Datasets(context.Background(), n.pool+"/flocker-aside")
 	w.must(err)
 	if len(list) != 2 {
 		w.Fatalf("datasets set aside: %d, want one", len(list)-1)
 	}
 	for _, file := range files {
-		if _, err := n.host.ReadFile(list[1].Name, file); err != nil {
+		if _, err := n.disk.ReadFile(list[1].Name, file); err != nil {
 			w.Errorf("%s lacks %s: %v", list[1].Name, file, err)
 		}
 	}
@@ -431,7 +316,7 @@ func TestFlush(t *testing.T) {
 		}
 		failed := make(chan error)
 		go func() { failed <- a.eng().Sync(ctx, testVol) }()
-		time.Sleep(time.Second)
+		synctest.Wait()
 		w.assign(2, "b", "a")
 		if err := <-failed; volume.CodeOf(err) != volume.CodeConflict {
 			t.Errorf("Sync when the epoch ended: %v", err)

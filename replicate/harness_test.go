@@ -6,7 +6,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/big"
 	"math/rand/v2"
@@ -14,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,11 +31,13 @@ const (
 	testVol  = volume.ID("00000000000000aa")
 )
 
-// world is a few nodes in a bubble: a fake pool and an engine each, and a network
-// of pipes that can be cut.
+// world is a few nodes: a pool and an engine each, and a network of pipes that can
+// be cut. In a bubble the pools are fakes; on real ones (real_test.go) the same
+// tests of links run in the time of this world.
 type world struct {
 	testing.TB
 	nodes map[string]*node
+	real  bool
 	// wrap, when set, puts itself around the dialing end of every new connection.
 	wrap   func(from, to string, conn net.Conn) net.Conn
 	tls    *tls.Config // nil: plain pipes
@@ -45,7 +50,9 @@ type node struct {
 	w      *world
 	name   string
 	id     volume.NodeID
-	host   *zfsfake.Host
+	pool   string
+	disk   disk
+	host   *zfsfake.Host // disk, when it is a fake
 	tweak  func(*Config)
 	engine *Engine
 	ctx    context.Context // of the running engine
@@ -53,9 +60,26 @@ type node struct {
 
 	mu     sync.Mutex
 	events []Event
+	seen   func(Event) // called where it happens; nil: nobody listens
 	conns  map[net.Conn]bool
 	table  []Assignment
 	down   bool
+	run    *process // flockd as it runs now, or ran last
+	strike *strike  // to come
+	// send, when set, stands in for the engine's sends.
+	send    func(ctx context.Context, req zfs.SendRequest, w io.Writer) error
+	serving atomic.Int32 // connections that are served
+}
+
+// disk is what these tests need of a node's storage: ZFS, and programs that read and
+// write files. A real one mounts for them what it must.
+type disk interface {
+	zfs.System
+	WriteFile(dataset, file string, data []byte) error
+	// ReadFile reads one of a snapshot or of a dataset's head.
+	ReadFile(name, file string) ([]byte, error)
+	// Checksum of a snapshot's files, or of those a dataset has in its head.
+	Checksum(name string) (string, error)
 }
 
 // inBubble runs a test in a bubble with nodes of these names, and afterwards
@@ -74,17 +98,28 @@ func inBubble(t *testing.T, names string, f func(w *world)) {
 func newWorld(tb testing.TB, names ...string) *world {
 	w := &world{TB: tb, nodes: map[string]*node{}, cut: map[string]bool{}}
 	for i, name := range names {
-		n := &node{
-			w: w, name: name, conns: map[net.Conn]bool{},
-			id:   volume.NodeID(strings.Repeat(fmt.Sprint(i+1), 32)),
-			host: zfsfake.New(zfsfake.Options{Seed: uint64(i + 1), Pool: "tank", TxgTimeout: -1}),
-		}
-		w.nodes[name] = n
-		w.must(n.host.CreateFilesystem(context.Background(), testRoot, map[string]string{"mountpoint": "none", "canmount": "off"}))
-		n.start()
+		host := zfsfake.New(zfsfake.Options{Seed: uint64(i + 1), Pool: "tank", TxgTimeout: -1})
+		w.add(name, "tank", host).host = host
+	}
+	for _, name := range names {
+		w.node(name).start()
 	}
 	return w
 }
+
+// add gives the world one more node, which does not run yet.
+func (w *world) add(name, pool string, d disk) *node {
+	w.Helper()
+	n := &node{
+		w: w, name: name, pool: pool, disk: d, conns: map[net.Conn]bool{},
+		id: volume.NodeID(strings.Repeat(fmt.Sprint(len(w.nodes)+1), 32)),
+	}
+	w.nodes[name] = n
+	w.must(d.CreateFilesystem(context.Background(), n.root(), map[string]string{"mountpoint": "none", "canmount": "off"}))
+	return n
+}
+
+func (n *node) root() string { return n.pool + "/flocker" }
 
 func (w *world) must(err error) {
 	w.Helper()
@@ -111,13 +146,18 @@ func (n *node) start() {
 	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), byEngine{}, true))
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.run = &process{Pool: n.disk, node: n}
 	cfg := Config{
-		Node: n.id, ClusterID: "test", Root: testRoot, Pool: n.host,
+		Node: n.id, ClusterID: "test", Root: n.root(), Pool: n.run,
 		Dial: func(ctx context.Context, to volume.NodeID) (net.Conn, error) { return n.dial(to) },
 		Observe: func(ev Event) {
 			n.mu.Lock()
 			n.events = append(n.events, ev)
+			seen := n.seen
 			n.mu.Unlock()
+			if seen != nil {
+				seen(ev)
+			}
 		},
 		Log: slog.New(slog.NewTextHandler(logTo{n.w.TB, n.name}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
@@ -135,21 +175,20 @@ func (n *node) start() {
 	}()
 	n.halt = func() {
 		cancel()
-		n.hangUp()
-		<-done
 		n.mu.Lock()
 		n.down = true
 		n.mu.Unlock()
+		n.hangUp()
+		<-done
+		n.waitServed()
 	}
 }
 
-// crash is a power cut: the engine and the pool lose what was not durable.
-func (n *node) crash() {
-	n.mu.Lock()
-	n.down = true
-	n.mu.Unlock()
-	n.host.Crash()
-	n.stop()
+// waitServed waits until no connection is served any more.
+func (n *node) waitServed() {
+	for n.serving.Load() > 0 {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func (n *node) hangUp() {
@@ -176,7 +215,11 @@ func (n *node) dial(to volume.NodeID) (net.Conn, error) {
 		ours, theirs = tls.Client(ours, n.w.tls), tls.Server(theirs, n.w.tls)
 	}
 	target.conns[theirs] = true
-	go target.engine.ServeConn(target.ctx, theirs, n.id)
+	target.serving.Add(1)
+	go func(e *Engine, ctx context.Context) {
+		defer target.serving.Add(-1)
+		e.ServeConn(ctx, theirs, n.id)
+	}(target.engine, target.ctx)
 	n.w.mu.Lock()
 	wrap := n.w.wrap
 	n.w.mu.Unlock()
@@ -201,11 +244,17 @@ func (w *world) stopAll() {
 	for _, f := range w.onStop {
 		f()
 	}
-	synctest.Wait()
+	w.onStop = nil
 	for _, n := range w.nodes {
 		n.stop()
 	}
-	synctest.Wait()
+}
+
+// settle lets everything happen that can happen now. Real pools do not tell.
+func (w *world) settle() {
+	if !w.real {
+		synctest.Wait()
+	}
 }
 
 // assign makes one node primary of testVol and others its replicas.
@@ -252,10 +301,10 @@ func (n *node) stop() {
 
 func (n *node) create() {
 	n.w.Helper()
-	n.w.must(n.host.CreateFilesystem(context.Background(), n.dataset(), copyProperties(testVol, 1, nil)))
+	n.w.must(n.disk.CreateFilesystem(context.Background(), n.dataset(), copyProperties(testVol, 1, nil)))
 }
 
-func (n *node) dataset() string { return testRoot + "/" + string(testVol) }
+func (n *node) dataset() string { return n.root() + "/" + string(testVol) }
 
 // write changes the volume as an application does, with the dataset mounted for it.
 func (n *node) write(file, data string) {
@@ -263,16 +312,21 @@ func (n *node) write(file, data string) {
 	n.w.must(n.tryWrite(file, data))
 }
 
-func (n *node) tryWrite(file, data string) error {
+func (n *node) tryWrite(file, data string) error { return n.writeTo(n.dataset(), file, data) }
+
+func (n *node) writeTo(dataset, file, data string) error {
+	if n.host == nil {
+		return n.disk.WriteFile(dataset, file, []byte(data)) // which mounts it
+	}
 	ctx := context.Background()
-	if err := n.host.SetProperties(ctx, n.dataset(), map[string]string{"mountpoint": "/m"}); err != nil {
+	if err := n.host.SetProperties(ctx, dataset, map[string]string{"mountpoint": "/m"}); err != nil {
 		return err
 	}
-	if err := n.host.Mount(ctx, n.dataset(), true); err != nil {
+	if err := n.host.Mount(ctx, dataset, true); err != nil {
 		return err
 	}
-	err := n.host.WriteFile(n.dataset(), file, []byte(data))
-	return errors.Join(err, n.host.Unmount(ctx, n.dataset()), n.host.Inherit(ctx, n.dataset(), "mountpoint"))
+	err := n.host.WriteFile(dataset, file, []byte(data))
+	return errors.Join(err, n.host.Unmount(ctx, dataset), n.host.Inherit(ctx, dataset, "mountpoint"))
 }
 
 // try does something again until it works: power may be cut in between.
@@ -299,7 +353,7 @@ func (w *world) down(name string) bool {
 func (n *node) hangUpTo(to *node) { to.hangUp() }
 
 func (n *node) snapshots() []zfs.Snapshot {
-	list, err := n.host.Snapshots(context.Background(), n.dataset(), false)
+	list, err := n.disk.Snapshots(context.Background(), n.dataset(), false)
 	if err != nil && !errors.Is(err, zfs.ErrNotFound) {
 		n.w.Fatal(err)
 	}
@@ -317,16 +371,22 @@ func (n *node) newest() (guid uint64, name string) {
 // waitFor lets time pass until a condition holds.
 func (w *world) waitFor(what string, cond func() bool) {
 	w.Helper()
-	deadline := time.Now().Add(10 * time.Minute)
+	limit := 10 * time.Minute
+	if w.real {
+		limit = 2 * time.Minute
+	}
+	deadline := time.Now().Add(limit)
 	for !cond() {
 		if time.Now().After(deadline) {
 			for name, n := range w.nodes {
-				w.Logf("%s:\n%s", name, n.host.Dump())
+				if w.Logf("%s links %+v", name, n.eng().Links(testVol)); n.host != nil {
+					w.Logf("%s", n.host.Dump())
+				}
 			}
 			w.Fatalf("never: %s", what)
 		}
 		time.Sleep(50 * time.Millisecond)
-		synctest.Wait()
+		w.settle()
 	}
 }
 
@@ -334,8 +394,8 @@ func (w *world) waitFor(what string, cond func() bool) {
 func (w *world) alike(primary, replica string) func() bool {
 	return func() bool {
 		p, r := w.node(primary), w.node(replica)
-		want, err1 := p.host.Checksum(p.dataset())
-		got, err2 := r.host.Checksum(r.dataset())
+		want, err1 := p.disk.Checksum(p.dataset())
+		got, err2 := r.disk.Checksum(r.dataset())
 		return err1 == nil && err2 == nil && want == got
 	}
 }
@@ -358,18 +418,23 @@ func (w *world) inSync(primary, replica string) func() bool {
 }
 
 // check is what must hold at the end of every test: pools in order, nothing
-// claimed, snapshots of one guid with one content, wherever they are.
+// claimed, no holds, snapshots of one guid with one content, wherever they are.
 func (w *world) check() {
 	w.Helper()
 	sums := map[uint64]string{}
 	for name, n := range w.nodes {
-		if err := n.host.Check(); err != nil {
-			w.Errorf("pool of %s: %v", name, err)
+		if n.host != nil {
+			if err := n.host.Check(); err != nil {
+				w.Errorf("pool of %s: %v", name, err)
+			}
 		}
-		list, err := n.host.Snapshots(context.Background(), "tank", true)
+		list, err := n.disk.Snapshots(context.Background(), n.pool, true)
 		w.must(err)
 		for _, s := range list {
-			sum, err := n.host.Checksum(s.FullName())
+			if s.UserRefs > 0 {
+				w.Errorf("%s on %s is held", s.FullName(), name)
+			}
+			sum, err := n.disk.Checksum(s.FullName())
 			w.must(err)
 			if was, ok := sums[s.GUID]; ok && was != sum {
 				w.Errorf("%s on %s has guid %d but other content than elsewhere", s.FullName(), name, s.GUID)
@@ -386,6 +451,22 @@ func (w *world) check() {
 		}
 		if e := n.eng(); len(e.queue) > 0 || len(e.turns) > 0 {
 			w.Errorf("%s has turns taken: %v, and %d waiting", name, e.turns, len(e.queue))
+		}
+	}
+}
+
+// tidy checks that nothing half done is left anywhere: no partial stream, seed or
+// fork.
+func (w *world) tidy() {
+	w.Helper()
+	for name, n := range w.nodes {
+		list, err := n.disk.Datasets(context.Background(), n.pool)
+		w.must(err)
+		for _, d := range list {
+			k, _, _ := n.eng().cfg.parse(d.Name)
+			if d.ResumeToken != "" || k == kindSeed || k == kindFork {
+				w.Errorf("%s is left on %s (token %q)", d.Name, name, d.ResumeToken)
+			}
 		}
 	}
 }
@@ -412,6 +493,9 @@ func (n *node) streams(kind string) int {
 
 func setAside(ev Event) bool { _, ok := ev.(SetAside); return ok }
 
+// trace shows what the engines log; it is far too much to be part of -v.
+var trace = flag.Bool("trace", false, "show what the engines log")
+
 // logTo writes a log to the test.
 type logTo struct {
 	tb   testing.TB
@@ -419,7 +503,7 @@ type logTo struct {
 }
 
 func (l logTo) Write(p []byte) (int, error) {
-	if testing.Verbose() {
+	if *trace {
 		l.tb.Logf("%s %s %s", time.Now().Format("04:05.000"), l.node, strings.TrimSpace(string(p)))
 	}
 	return len(p), nil
@@ -429,8 +513,17 @@ func (l logTo) Write(p []byte) (int, error) {
 // one byte.
 type cutter struct {
 	net.Conn
-	reads, writes *int // bytes left; nil: without end
-	flip          bool // damage instead of dying
+	reads, writes *int   // bytes left; nil: without end
+	flip          bool   // damage instead of dying
+	then          func() // called when it has died; nil: nobody asks
+}
+
+func (c *cutter) die() error {
+	c.Conn.Close()
+	if c.then != nil {
+		c.then()
+	}
+	return errors.New("cut")
 }
 
 func (c *cutter) Read(p []byte) (int, error) {
@@ -448,8 +541,7 @@ func (c *cutter) Write(p []byte) (int, error) {
 		}
 		n, _ := c.Conn.Write(p[:*c.writes])
 		*c.writes = -1
-		c.Conn.Close()
-		return n, errors.New("cut")
+		return n, c.die()
 	}
 	if c.writes != nil && *c.writes >= 0 {
 		*c.writes -= len(p)
@@ -472,8 +564,7 @@ func (c *cutter) spend(left *int, p []byte, err error) (int, error) {
 	}
 	n := *left
 	*left = -1
-	c.Conn.Close()
-	return n, errors.New("cut")
+	return n, c.die()
 }
 
 func blob(rng *rand.Rand, size int) string {
