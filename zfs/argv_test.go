@@ -24,7 +24,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// reply is what the nth command of a case prints.
+// reply is what the nth command of a case prints: when it fails, its complaint, or
+// its output and its complaint with 2> between them.
 type reply struct {
 	Code int
 	Text string
@@ -57,12 +58,15 @@ func install(t *testing.T, replies []reply) (calls func() [][]string) {
 	write("zfs", standIn, 0o755)
 	write("zpool", standIn, 0o755)
 	for i, r := range replies {
-		kind := "out"
+		out, complaint, both := strings.Cut(r.Text, "2>")
 		if r.Code != 0 {
-			kind = "err"
+			if !both {
+				out, complaint = "", out
+			}
 			write(fmt.Sprint("code", i), fmt.Sprintln(r.Code), 0o644)
+			write(fmt.Sprint("err", i), complaint, 0o644)
 		}
-		write(fmt.Sprint(kind, i), r.Text, 0o644)
+		write(fmt.Sprint("out", i), out, 0o644)
 	}
 	t.Setenv("PATH", dir)
 	t.Setenv("ZFS_TEST_DIR", dir)
@@ -179,6 +183,8 @@ func dispatch(t *testing.T, h *zfs.Host, words []string) string {
 		result, err = h.Dataset(ctx, arg(0))
 	case "Snapshots":
 		result, err = h.Snapshots(ctx, arg(0), flags["-r"])
+	case "SnapshotsNamed":
+		result, err = h.SnapshotsNamed(ctx, args)
 	case "Bookmarks":
 		result, err = h.Bookmarks(ctx, arg(0), flags["-r"])
 	case "CreateFilesystem":

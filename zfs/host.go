@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -212,6 +213,49 @@ func (h *Host) Snapshots(ctx context.Context, root string, recursive bool) ([]Sn
 		return nil, &Error{Op: "snapshots", Args: argv, Err: err}
 	}
 	return list, nil
+}
+
+// SnapshotsNamed implements System.
+func (h *Host) SnapshotsNamed(ctx context.Context, names []string) ([]Snapshot, error) {
+	var errs []error
+	for _, name := range names {
+		errs = append(errs, CheckSnapshot(name))
+	}
+	if err := check("snapshots-named", errs...); err != nil {
+		return nil, err
+	}
+	var list []Snapshot
+	for batch := range batches(names, argMax) {
+		argv := slices.Concat([]string{"zfs", "get", "-Hp", "-t", "snapshot", "-o", "name,property,value,source",
+			h.props(snapshotProps)}, batch)
+		out, err := h.run(ctx, command{op: "snapshots-named", argv: argv})
+		if err != nil && (ctx.Err() != nil || !onlyMissing(err)) {
+			return nil, err
+		}
+		part, err := parseSnapshots(out)
+		if err != nil {
+			return nil, &Error{Op: "snapshots-named", Args: argv, Err: err}
+		}
+		list = append(list, part...)
+	}
+	return list, nil
+}
+
+// onlyMissing says that all zfs complained about is that some names do not exist;
+// of the others it has printed everything.
+func onlyMissing(err error) bool {
+	var e *Error
+	var exit *exec.ExitError
+	if !errors.As(err, &e) || !errors.As(err, &exit) || exit.ExitCode() != 1 || e.Stderr == "" {
+		return false
+	}
+	for line := range strings.Lines(e.Stderr) {
+		name, what, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "cannot open '"), "': ")
+		if CheckSnapshot(name) != nil || kindOf(what) != ErrNotFound {
+			return false
+		}
+	}
+	return true
 }
 
 // Bookmarks implements System.

@@ -169,16 +169,45 @@ func (h *Host) Snapshots(ctx context.Context, root string, recursive bool) (out 
 	err = h.command(ctx, "snapshots", root, func() error {
 		list, err := h.listed(root, recursive)
 		for _, d := range list {
-			var before *tree
-			if d.origin != nil {
-				before = d.origin.tree
-			}
-			for i, s := range d.snaps {
-				out = append(out, s.describe(before, i == 0 && d.origin == nil))
-				before = s.tree
+			for i := range d.snaps {
+				out = append(out, d.describeSnapshot(i))
 			}
 		}
 		return err
+	})
+	return out, err
+}
+
+// SnapshotsNamed implements zfs.System.
+func (h *Host) SnapshotsNamed(ctx context.Context, names []string) (out []zfs.Snapshot, err error) {
+	for _, name := range names {
+		if err := invalid("snapshots-named", zfs.CheckSnapshot(name)); err != nil {
+			return nil, err
+		}
+	}
+	if len(names) == 0 {
+		return nil, nil
+	}
+	err = h.command(ctx, "snapshots-named", strings.Join(names, " "), func() error {
+		wanted := map[*dataset]map[string]bool{}
+		for _, full := range names {
+			ds, name, _ := strings.Cut(full, "@")
+			if d, err := h.dataset(ds); err == nil {
+				if wanted[d] == nil {
+					wanted[d] = map[string]bool{}
+				}
+				wanted[d][name] = true
+			}
+		}
+		order := slices.SortedFunc(maps.Keys(wanted), func(a, b *dataset) int { return cmp.Compare(a.name, b.name) })
+		for _, d := range order {
+			for i, s := range d.snaps {
+				if wanted[d][s.name] {
+					out = append(out, d.describeSnapshot(i))
+				}
+			}
+		}
+		return nil
 	})
 	return out, err
 }
@@ -198,14 +227,23 @@ func btoi(b bool) int {
 	return 0
 }
 
-func (s *snapshot) describe(before *tree, first bool) zfs.Snapshot {
+// describeSnapshot is the ith of a dataset's snapshots as a listing shows it.
+func (d *dataset) describeSnapshot(i int) zfs.Snapshot {
+	s := d.snaps[i]
+	var before *tree
+	switch {
+	case i > 0:
+		before = d.snaps[i-1].tree
+	case d.origin != nil:
+		before = d.origin.tree
+	}
 	out := zfs.Snapshot{
 		Dataset: s.ds.name, Name: s.name, GUID: s.guid, CreateTXG: s.txg, Creation: s.creation,
 		Used: s.tree.unique(), Referenced: datasetOver + s.tree.size, UserRefs: len(s.holds),
 		User: maps.Clone(s.props),
 	}
 	switch {
-	case first:
+	case before == nil:
 		out.Written = out.Referenced
 	case s.changed:
 		out.Written = changeOver + s.tree.newSince(before)

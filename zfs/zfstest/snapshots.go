@@ -2,6 +2,7 @@ package zfstest
 
 import (
 	"errors"
+	"reflect"
 	"slices"
 	"time"
 
@@ -89,6 +90,57 @@ func testSnapshotsAtOnce(w *world, _ Env) {
 	if got := w.a.names(a) + w.a.names(b) + w.a.names(c); got != "111" {
 		w.Errorf("after refusals: %s", got)
 	}
+}
+
+func testSnapshotsNamed(w *world, _ Env) {
+	z := w.a.ZFS
+	a, b, c := w.a.mounted("a"), w.a.create("b"), w.a.create("c")
+	for _, n := range []string{"z", "m", "x"} {
+		w.a.write(a, "f", data(1, 50000))
+		w.a.must(z.Snapshot(w.ctx, []string{a + "@" + n, b + "@" + n}, map[string]string{"flocker:name": "of " + n}))
+	}
+	w.a.snap(c, "other")
+	w.a.must(z.Hold(w.ctx, "keep", a+"@z"))
+
+	// The same figures as the whole listing has, of those alone.
+	want := map[string]zfs.Snapshot{}
+	all, err := z.Snapshots(w.ctx, w.a.Root, true)
+	w.a.must(err)
+	for _, s := range all {
+		want[s.FullName()] = s
+	}
+	named := func(names ...string) (got []string) {
+		w.Helper()
+		list, err := z.SnapshotsNamed(w.ctx, names)
+		w.a.must(err)
+		for _, s := range list {
+			got = append(got, s.FullName())
+			if !reflect.DeepEqual(s, want[s.FullName()]) {
+				w.Errorf("by name %+v, in the listing %+v", s, want[s.FullName()])
+			}
+		}
+		return got
+	}
+	if got := named(b+"@m", a+"@x", a+"@z"); !slices.Equal(got, []string{a + "@z", a + "@x", b + "@m"}) {
+		w.Errorf("listed: %q", got)
+	}
+	if got := named(); len(got) != 0 {
+		w.Errorf("of none: %q", got)
+	}
+
+	// What is missing does not hide what is there.
+	nope := w.a.name("nope")
+	if got := named(a+"@nope", nope+"@z", a+"@z", "nosuchpool/x@z"); !slices.Equal(got, []string{a + "@z"}) {
+		w.Errorf("with some missing: %q", got)
+	}
+	if got := named(a+"@nope", nope+"@z"); len(got) != 0 {
+		w.Errorf("all missing: %q", got)
+	}
+	_, err = z.SnapshotsNamed(w.ctx, []string{a + "@z", a + "@-r"})
+	w.wantKind("bad name", err, zfs.ErrInvalid)
+	_, err = z.SnapshotsNamed(w.ctx, []string{a})
+	w.wantKind("not a snapshot", err, zfs.ErrInvalid)
+	w.a.must(z.Release(w.ctx, "keep", a+"@z"))
 }
 
 func (w *world) wantBlame(err, kind error, name string) {

@@ -19,6 +19,7 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		{"refquota", testRefquota},
 		{"snapshots", testSnapshots},
 		{"snapshots at once", testSnapshotsAtOnce},
+		{"snapshots named", testSnapshotsNamed},
 		{"bookmarks", testBookmarks},
 		{"holds", testHolds},
 		{"destroy snapshots", testDestroySnapshots},
