@@ -79,7 +79,7 @@ func TestCommandsPerTick(t *testing.T) {
 			b.round(t, 1)
 			got := b.host.Commands()
 			delete(got, "write")
-			if len(got) != 3 || got["datasets"] != 1 || got["snapshot"] != 1 || got["snapshots"] != 1 {
+			if len(got) != 3 || got["datasets"] != 1 || got["snapshot"] != 1 || got["snapshots-named"] != 1 {
 				t.Errorf("commands of a busy tick with %d volumes: %v", volumes, got)
 			}
 			b.host.ResetCommands()
@@ -103,19 +103,16 @@ func BenchmarkTick(b *testing.B) {
 			for b.Loop() {
 				n++
 				w.round(b, n)
-				w.engine.mu.Lock()
-				prune := n%10 == 0
-				w.engine.mu.Unlock()
-				if prune {
+				if n%10 == 0 {
 					b.StopTimer()
-					for _, id := range w.ids {
-						w.engine.pruneCopy(context.Background(), id)
+					if err := w.engine.prune(context.Background()); err != nil {
+						b.Fatal(err)
 					}
 					b.StartTimer()
 				}
 			}
 			cmds := w.host.Commands()
-			b.ReportMetric(float64(cmds["datasets"]+cmds["snapshot"]+cmds["snapshots"])/float64(n), "commands/tick")
+			b.ReportMetric(float64(cmds["datasets"]+cmds["snapshot"]+cmds["snapshots-named"])/float64(n), "commands/tick")
 		})
 	}
 }

@@ -48,6 +48,7 @@ type Pool interface {
 	Datasets(ctx context.Context, root string) ([]zfs.Dataset, error)
 	Dataset(ctx context.Context, name string) (zfs.Dataset, error)
 	Snapshots(ctx context.Context, root string, recursive bool) ([]zfs.Snapshot, error)
+	SnapshotsNamed(ctx context.Context, names []string) ([]zfs.Snapshot, error)
 	Bookmarks(ctx context.Context, root string, recursive bool) ([]zfs.Bookmark, error)
 
 	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
@@ -57,8 +58,7 @@ type Pool interface {
 	Promote(ctx context.Context, name string) error
 
 	Snapshot(ctx context.Context, names []string, props map[string]string) error
-	Bookmark(ctx context.Context, snapshot, bookmark string) error
-	DestroySnapshots(ctx context.Context, dataset string, snaps []string) error
+	Prune(ctx context.Context, reqs []zfs.PruneRequest) (failed map[string]error, err error)
 	DestroyBookmark(ctx context.Context, bookmark string) error
 
 	Send(ctx context.Context, req zfs.SendRequest, w io.Writer) error

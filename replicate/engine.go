@@ -23,6 +23,7 @@ type Engine struct {
 	logCtx context.Context
 
 	snapping chan struct{} // one slot: who takes snapshots
+	pruning  chan struct{} // one slot: who destroys them
 	slots    chan struct{} // of receives
 	seeds    chan struct{} // of those that are first copies: they never take all
 
@@ -63,6 +64,7 @@ func New(cfg Config) *Engine {
 		cfg:         cfg,
 		logCtx:      context.Background(),
 		snapping:    make(chan struct{}, 1),
+		pruning:     make(chan struct{}, 1),
 		slots:       make(chan struct{}, cfg.Receives),
 		seeds:       make(chan struct{}, max(1, cfg.Receives-cfg.Receives/4)),
 		wakeLinks:   make(chan struct{}, 1),
@@ -78,6 +80,18 @@ func New(cfg Config) *Engine {
 		failing:     map[string]string{},
 	}
 }
+
+// acquire takes a slot; release gives it back.
+func acquire(ctx context.Context, slot chan struct{}) error {
+	select {
+	case slot <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func release(slot chan struct{}) { <-slot }
 
 // wake tells a loop that there is something to do; many wakes become one.
 func wake(ch chan struct{}) {

@@ -18,10 +18,12 @@ type Event interface {
 	level() slog.Level
 }
 
-// SnapshotsTaken says that one command took snapshots of these volumes.
+// SnapshotsTaken says that one command took snapshots of these volumes, how long
+// that took, and how long it took to list them then.
 type SnapshotsTaken struct {
 	Volumes []volume.ID
 	Took    time.Duration
+	Listed  time.Duration
 }
 
 // StreamEnded says how one stream to a replica went. Kind is "full",
@@ -63,11 +65,13 @@ type SetAside struct {
 	Reason  string
 }
 
-// Pruned says what retention did to one copy.
+// Pruned says what was destroyed in one pass over the copies of this node, by
+// retention or by people.
 type Pruned struct {
-	Volume    volume.ID
+	Copies    int
 	Snapshots int
 	Bookmarks int
+	Took      time.Duration
 }
 
 // PoolFailed says that the pool cannot be asked, or obeyed, and PoolRecovered that
@@ -103,7 +107,7 @@ func (e SetAside) String() string {
 }
 
 func (e Pruned) String() string {
-	return fmt.Sprintf("pruned %d snapshots and %d bookmarks of %s", e.Snapshots, e.Bookmarks, e.Volume)
+	return fmt.Sprintf("pruned %d snapshots and %d bookmarks of %d copies in %v", e.Snapshots, e.Bookmarks, e.Copies, e.Took)
 }
 
 func (e PoolFailed) String() string { return fmt.Sprintf("%s: %v", e.Op, e.Err) }
@@ -117,7 +121,9 @@ func withError(s string, err error) string {
 	return s
 }
 
-func (e SnapshotsTaken) attrs() []any { return []any{"volumes", len(e.Volumes), "took", e.Took} }
+func (e SnapshotsTaken) attrs() []any {
+	return []any{"volumes", len(e.Volumes), "took", e.Took, "listed", e.Listed}
+}
 func (e StreamEnded) attrs() []any {
 	return []any{"volume", e.Volume, "replica", e.Replica.Short(), "kind", e.Kind, "to", e.To, "bytes", e.Bytes, "took", e.Took, "err", e.Err}
 }
@@ -131,7 +137,7 @@ func (e SetAside) attrs() []any {
 	return []any{"volume", e.Volume, "dataset", e.Dataset, "common", e.Common, "reason", e.Reason}
 }
 func (e Pruned) attrs() []any {
-	return []any{"volume", e.Volume, "snapshots", e.Snapshots, "bookmarks", e.Bookmarks}
+	return []any{"copies", e.Copies, "snapshots", e.Snapshots, "bookmarks", e.Bookmarks, "took", e.Took}
 }
 func (e PoolFailed) attrs() []any    { return []any{"op", e.Op, "err", e.Err} }
 func (e PoolRecovered) attrs() []any { return []any{"op", e.Op} }

@@ -15,17 +15,36 @@ type snap struct {
 	guid    guid
 	txg     uint64
 	written int64
-	pos     volume.Position // zero: a user's
+	pos     volume.Position // zero: a user's or a scheduled one
+	rule    time.Duration   // of a scheduled one, its period
 	pinned  bool            // a hold or a clone is on it
 }
 
 func (s snap) engine() bool { return !s.pos.IsZero() }
+
+// newSnap is a snapshot as zfs lists it.
+func newSnap(z zfs.Snapshot) snap {
+	s := snap{name: z.Name, guid: guid(z.GUID), txg: z.CreateTXG, written: z.Written, pinned: z.UserRefs > 0 || len(z.Clones) > 0}
+	if epoch, seq, ok := volume.ParseSnapshotName(z.Name); ok {
+		s.pos = volume.Position{Epoch: epoch, Seq: seq, GUID: z.GUID, Taken: z.Creation}
+	} else if every, _, ok := volume.ParseScheduledName(z.Name); ok {
+		s.rule = every
+	}
+	return s
+}
 
 // mark is one bookmark.
 type mark struct {
 	name string
 	guid guid
 	txg  uint64
+}
+
+// engine says that it is of one of the engine's snapshots; any other whose snapshot
+// is gone is a tombstone.
+func (m mark) engine() bool {
+	_, _, ours := volume.ParseSnapshotName(m.name)
+	return ours
 }
 
 // base is where a replica stands, as far as this primary ever heard.
@@ -52,7 +71,9 @@ type localCopy struct {
 	snaps []snap // in the order they were taken
 	marks []mark // in the order of their snapshots
 
-	condemned map[guid]bool        // being destroyed; never listed
+	// condemned are being destroyed, or were in the last pass: a listing that began
+	// before that does not bring them back.
+	condemned map[guid]bool
 	takenAt   map[string]time.Time // by snapshot name: more exact than ZFS's seconds
 
 	// On a primary.
@@ -65,13 +86,17 @@ type localCopy struct {
 	found     map[guid]bool // on disk when this node became primary: any replica may stand on them
 	since     time.Time     // when found was filled
 	stops     map[guid]int  // snapshots that somebody waits for: to be sent exactly
+	removed   map[guid]bool // by people, in this process: their tombstones stay
+	burials   uint64        // counts changes of the tombstones
 
 	// On a replica, from the last offer.
 	floor        volume.Position
 	keep         []guid
+	dropped      map[guid]bool // removed on the primary
 	completeAsOf time.Time
-	modified     bool      // zfs said that the head was changed since the newest snapshot
-	pruneAt      time.Time // after a failure: not before
+	modified     bool // zfs said that the head was changed since the newest snapshot
+
+	pruneAt time.Time // after a failure: not before
 }
 
 func newCopy() *localCopy {
@@ -80,6 +105,7 @@ func newCopy() *localCopy {
 		takenAt:   map[string]time.Time{},
 		bases:     map[volume.NodeID]base{},
 		stops:     map[guid]int{},
+		removed:   map[guid]bool{},
 	}
 }
 
@@ -205,21 +231,29 @@ func (c *localCopy) setSnapshots(list []zfs.Snapshot) {
 	c.snaps = c.snaps[:0:0]
 	times := map[string]time.Time{}
 	for _, z := range list {
-		g := guid(z.GUID)
-		if c.condemned[g] {
+		s := newSnap(z)
+		if c.condemned[s.guid] {
 			continue
 		}
-		s := snap{name: z.Name, guid: g, txg: z.CreateTXG, written: z.Written, pinned: z.UserRefs > 0 || len(z.Clones) > 0}
-		if epoch, seq, ok := volume.ParseSnapshotName(z.Name); ok {
-			s.pos = volume.Position{Epoch: epoch, Seq: seq, GUID: z.GUID, Taken: z.Creation}
-			if t, ok := c.takenAt[z.Name]; ok {
-				s.pos.Taken, times[z.Name] = t, t
-			}
+		if t, ok := c.takenAt[z.Name]; ok && s.engine() {
+			s.pos.Taken, times[z.Name] = t, t
 		}
 		c.snaps = append(c.snaps, s)
 	}
 	slices.SortStableFunc(c.snaps, func(a, b snap) int { return compare(a.txg, b.txg) })
 	c.takenAt = times
+}
+
+// add takes over one snapshot that was just taken.
+func (c *localCopy) add(z zfs.Snapshot) snap {
+	s := newSnap(z)
+	if t, ok := c.takenAt[z.Name]; ok && s.engine() {
+		s.pos.Taken = t
+	}
+	c.snaps = slices.DeleteFunc(slices.Clone(c.snaps), func(old snap) bool { return old.guid == s.guid })
+	c.snaps = append(c.snaps, s)
+	slices.SortStableFunc(c.snaps, func(a, b snap) int { return compare(a.txg, b.txg) })
+	return s
 }
 
 func (c *localCopy) setBookmarks(list []zfs.Bookmark) {

@@ -224,7 +224,7 @@ func (p *past) act() {
 	case 7:
 		p.raise(name)
 	case 8:
-		op := []string{"receive", "send", "snapshot", "snapshots", "dataset", "datasets", "rename", "clone", "promote", "set", "destroy-snapshots", "bookmark", "bookmarks", "token", "abort"}[p.int(15)]
+		op := []string{"receive", "send", "snapshot", "snapshots", "dataset", "datasets", "rename", "clone", "promote", "set", "prune", "destroy-bookmark", "snapshots-named", "bookmarks", "token", "abort"}[p.int(16)]
 		after := p.int(2) == 0
 		left := 1 + p.int(3)
 		p.note("next %d of %s on %s fail, after %v", left, op, name, after)

@@ -3,6 +3,7 @@ package replicate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -14,6 +15,9 @@ import (
 // foundFor is how long what was found at the start is kept as snapshots for
 // replicas that have not spoken yet; after that bookmarks must do.
 const foundFor = 10 * time.Minute
+
+// maxUnmarks bookmarks are destroyed in one pass: zfs takes one a command.
+const maxUnmarks = 8
 
 // prunePause is the least time between two looks for what can be pruned.
 const prunePause = 500 * time.Millisecond
@@ -40,8 +44,11 @@ func (e *Engine) floor(a *Assignment, c *localCopy, now time.Time) volume.Positi
 func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 	k := kept{snaps: c.snaps, marks: c.marks, stay: map[guid]bool{}, reachable: map[guid]bool{}}
 	a := e.table[id]
+	if a != nil {
+		k.policy = a.Snapshots
+	}
 	if a == nil || a.Role != volume.RolePrimary {
-		k.floor = c.floor
+		k.floor, k.dropped = c.floor, c.dropped
 		for _, g := range c.keep {
 			k.reachable[g] = true
 			if s, ok := c.find(g); ok && !c.floor.IsZero() && s.pos.Compare(c.floor) >= 0 {
@@ -70,6 +77,9 @@ func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 	for _, b := range c.bases {
 		k.reachable[b.guid] = true
 	}
+	for g := range c.removed {
+		k.reachable[g] = true
+	}
 	for g := range c.stops {
 		k.stay[g] = true
 	}
@@ -88,7 +98,7 @@ func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 	return k
 }
 
-// runPruner prunes primaries, one after the other; replicas prune as they receive.
+// runPruner prunes the copies of this node whenever there may be something to do.
 func (e *Engine) runPruner(ctx context.Context) {
 	for {
 		select {
@@ -96,96 +106,259 @@ func (e *Engine) runPruner(ctx context.Context) {
 			return
 		case <-e.wakePruner:
 		}
-		e.mu.Lock()
-		var ids []volume.ID
-		for _, id := range sortedIDs(e.table) {
-			if e.table[id].Role == volume.RolePrimary {
-				ids = append(ids, id)
-			}
+		err := e.prune(ctx)
+		if ctx.Err() != nil {
+			return
 		}
-		e.mu.Unlock()
-		for _, id := range ids {
-			if ctx.Err() == nil {
-				e.pruneCopy(ctx, id)
-			}
-		}
+		e.asked("prune", err)
 		sleep(ctx, prunePause) // every acknowledgement wakes it
 	}
 }
 
-// pruneCopy does what keep says, once enough has come together: bookmarks first,
-// then one destroy, then old bookmarks. What fails is left for later.
-func (e *Engine) pruneCopy(ctx context.Context, id volume.ID) {
-	e.mu.Lock()
-	c := e.copies[id]
-	if c == nil || !c.known || time.Now().Before(c.pruneAt) {
-		e.mu.Unlock()
-		return
-	}
-	p := keep(e.kept(id, c, time.Now()))
-	if len(p.destroy) < pruneBatch && len(p.unmark) < pruneBatch {
-		e.mu.Unlock()
-		return
-	}
-	var names []string
-	for _, s := range p.destroy {
-		c.condemned[s.guid] = true
-		names = append(names, s.name)
-	}
-	c.snaps = slices.DeleteFunc(slices.Clone(c.snaps), func(s snap) bool { return c.condemned[s.guid] })
-	e.touch(c)
-	e.mu.Unlock()
+// doomed is a snapshot to be destroyed, and the bookmark to leave of it.
+type doomed struct {
+	volume volume.ID
+	snap   snap
+	mark   string // "": none
+}
 
-	err := e.carryOut(ctx, e.cfg.dataset(id), p, names)
+// unmarked is a bookmark to be destroyed.
+type unmarked struct {
+	volume volume.ID
+	mark   mark
+}
 
-	e.mu.Lock()
-	clear(c.condemned)
-	e.touch(c)
+// prune is one pass over all copies: as soon as one of them is ripe, what all of
+// them have in excess goes in one command. A copy that is being received into is
+// pruned too: what goes is never its newest, which alone a stream needs.
+func (e *Engine) prune(ctx context.Context) error {
+	if err := acquire(ctx, e.pruning); err != nil {
+		return err
+	}
+	defer release(e.pruning)
+	list, marks := e.excess(time.Now())
+	failed, err := e.destroy(ctx, list)
 	if err != nil {
-		c.known = false
-		c.pruneAt = time.Now().Add(lastRetry)
-	} else {
-		c.notePruned(p)
+		return err
+	}
+	for _, d := range list {
+		// One that is held, cloned or in use stays without a word until the next audit.
+		if why := failed[e.cfg.dataset(d.volume)+"@"+d.snap.name]; why != nil && !stays(why) {
+			err = why
+		}
+	}
+	for _, u := range marks {
+		if gone := e.unmark(ctx, u); gone != nil {
+			err = gone
+		}
+	}
+	return err
+}
+
+// excess is what all copies have too much, once one of them is ripe. What is to be
+// destroyed is condemned.
+func (e *Engine) excess(now time.Time) (list []doomed, marks []unmarked) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ripe := false
+	for id, c := range e.copies {
+		ripe = ripe || e.pruned(id, c, now) && c.excessive(e.table[id].Snapshots)
+	}
+	if !ripe {
+		return nil, nil
+	}
+	ripe = false
+	plans := map[volume.ID]pruning{}
+	for id, c := range e.copies {
+		if !e.pruned(id, c, now) {
+			continue
+		}
+		if p := keep(e.kept(id, c, now)); len(p.destroy)+len(p.unmark) > 0 {
+			plans[id], ripe = p, ripe || p.ripe()
+		}
+	}
+	if !ripe {
+		return nil, nil
+	}
+	for _, id := range sortedIDs(plans) {
+		p := plans[id]
+		list = append(list, e.condemn(id, e.copies[id], p.destroy, p.mark)...)
+		for _, m := range p.unmark {
+			if len(marks) < maxUnmarks {
+				marks = append(marks, unmarked{id, m})
+			}
+		}
+	}
+	return list, marks
+}
+
+// pruned says that retention is this copy's business now. The caller holds mu.
+func (e *Engine) pruned(id volume.ID, c *localCopy, now time.Time) bool {
+	return e.table[id] != nil && c.known && !now.Before(c.pruneAt)
+}
+
+// excessive is false when a glance tells that there is nothing worth a command.
+func (c *localCopy) excessive(policy volume.SnapshotPolicy) bool {
+	engine := 0
+	for _, s := range c.snaps {
+		switch {
+		case s.engine():
+			engine++
+		case c.dropped[s.guid]:
+			return true
+		}
+	}
+	if engine >= keepNewest+pruneBatch || len(c.marks) >= keepBookmarks+pruneBatch {
+		return true
+	}
+	for _, r := range policy {
+		n := 0
+		for _, s := range c.snaps {
+			if s.rule == r.Every {
+				n++
+			}
+		}
+		if n > r.Keep {
+			return true
+		}
+	}
+	return false
+}
+
+// condemn takes snapshots out of what is known of a copy: from now on nothing is
+// sent from them. Those in mark leave a bookmark. The caller holds mu and has
+// e.pruning.
+func (e *Engine) condemn(id volume.ID, c *localCopy, destroy, mark []snap) []doomed {
+	c.condemned = map[guid]bool{}
+	leave := map[guid]bool{}
+	for _, s := range mark {
+		leave[s.guid] = true
+	}
+	var list []doomed
+	for _, s := range destroy {
+		d := doomed{volume: id, snap: s}
+		if leave[s.guid] {
+			d.mark = c.markName(s)
+		}
+		c.condemned[s.guid] = true
+		list = append(list, d)
+	}
+	rest, carried := make([]snap, 0, len(c.snaps)), int64(0)
+	for _, s := range c.snaps {
+		if c.condemned[s.guid] {
+			carried += s.written // the next one has it now
+			continue
+		}
+		s.written, carried = s.written+carried, 0
+		rest = append(rest, s)
+	}
+	c.snaps, c.written = rest, c.written+carried
+	e.touch(c)
+	return list
+}
+
+// markName is what the bookmark of a snapshot is called: like it, unless people
+// gave the name twice; "" when there is one.
+func (c *localCopy) markName(s snap) string {
+	name := s.name
+	for _, m := range c.marks {
+		switch {
+		case m.guid == s.guid:
+			return ""
+		case m.name == s.name:
+			name = fmt.Sprintf("%s-%x", s.name, uint64(s.guid))
+		}
+	}
+	return name
+}
+
+// destroy destroys what was condemned, in one command for each hundred, and takes
+// over what came of it. Failed are those that stay, by full name; with err nothing
+// is certain. The caller has e.pruning.
+func (e *Engine) destroy(ctx context.Context, list []doomed) (failed map[string]error, err error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	began := time.Now()
+	reqs := make([]zfs.PruneRequest, len(list))
+	for i, d := range list {
+		reqs[i] = zfs.PruneRequest{Snapshot: e.cfg.dataset(d.volume) + "@" + d.snap.name, Bookmark: d.mark}
+	}
+	failed, err = e.cfg.Pool.Prune(ctx, reqs)
+	done := Pruned{}
+	copies := map[volume.ID]bool{}
+	e.mu.Lock()
+	for i, d := range list {
+		c := e.copies[d.volume]
+		if c == nil {
+			continue
+		}
+		e.touch(c)
+		switch why := failed[reqs[i].Snapshot]; {
+		case err != nil:
+			delete(c.condemned, d.snap.guid)
+			c.known = false
+			c.pruneAt = time.Now().Add(lastRetry)
+		case why != nil:
+			delete(c.condemned, d.snap.guid)
+			c.restore(d.snap)
+			if !stays(why) {
+				c.pruneAt = time.Now().Add(lastRetry)
+			}
+		default:
+			done.Snapshots++
+			copies[d.volume] = true
+			c.bury(d)
+		}
 	}
 	e.mu.Unlock()
-	if err == nil {
-		e.emit(Pruned{Volume: id, Snapshots: len(p.destroy), Bookmarks: len(p.unmark)})
+	if done.Copies, done.Took = len(copies), time.Since(began); done.Copies > 0 {
+		e.emit(done)
 	}
-	if ctx.Err() == nil {
-		e.asked("prune", err)
+	return failed, err
+}
+
+// stays says that a snapshot cannot be destroyed as long as something else is so.
+func stays(why error) bool {
+	return errors.Is(why, zfs.ErrBusy) || errors.Is(why, zfs.ErrHasClones)
+}
+
+// restore takes back a snapshot that could not be destroyed. It counts as pinned
+// until the next listing, so that it is not tried again at once.
+func (c *localCopy) restore(s snap) {
+	s.pinned = true
+	c.snaps = append(slices.Clone(c.snaps), s)
+	slices.SortStableFunc(c.snaps, func(a, b snap) int { return compare(a.txg, b.txg) })
+}
+
+// bury notes that a snapshot is gone, and its bookmark there.
+func (c *localCopy) bury(d doomed) {
+	if d.mark == "" {
+		return
+	}
+	c.marks = append(slices.Clone(c.marks), mark{name: d.mark, guid: d.snap.guid, txg: d.snap.txg})
+	slices.SortStableFunc(c.marks, func(a, b mark) int { return compare(a.txg, b.txg) })
+	if !d.snap.engine() {
+		c.burials++
 	}
 }
 
-func (e *Engine) carryOut(ctx context.Context, name string, p pruning, snaps []string) error {
-	for _, s := range p.mark {
-		err := e.cfg.Pool.Bookmark(ctx, name+"@"+s.name, name+"#"+s.name)
-		if err != nil && !errors.Is(err, zfs.ErrExists) {
-			return err
+// unmark destroys one bookmark.
+func (e *Engine) unmark(ctx context.Context, u unmarked) error {
+	err := e.cfg.Pool.DestroyBookmark(ctx, e.cfg.dataset(u.volume)+"#"+u.mark.name)
+	e.mu.Lock()
+	c := e.copies[u.volume]
+	if c != nil {
+		e.touch(c)
+		c.marks = slices.DeleteFunc(slices.Clone(c.marks), func(m mark) bool { return m.name == u.mark.name })
+		if err != nil {
+			c.known = false
+			c.pruneAt = time.Now().Add(lastRetry)
 		}
 	}
-	if len(snaps) > 0 {
-		if err := e.cfg.Pool.DestroySnapshots(ctx, name, snaps); err != nil {
-			return err
-		}
+	e.mu.Unlock()
+	if err == nil && c != nil {
+		e.emit(Pruned{Copies: 1, Bookmarks: 1})
 	}
-	for _, m := range p.unmark {
-		if err := e.cfg.Pool.DestroyBookmark(ctx, name+"#"+m.name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// notePruned brings the bookmarks up to date.
-func (c *localCopy) notePruned(p pruning) {
-	gone := map[string]bool{}
-	for _, m := range p.unmark {
-		gone[m.name] = true
-	}
-	marks := slices.DeleteFunc(slices.Clone(c.marks), func(m mark) bool { return gone[m.name] })
-	for _, s := range p.mark {
-		marks = append(marks, mark{name: s.name, guid: s.guid, txg: s.txg})
-	}
-	slices.SortStableFunc(marks, func(a, b mark) int { return compare(a.txg, b.txg) })
-	c.marks = marks
+	return err
 }

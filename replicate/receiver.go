@@ -78,7 +78,7 @@ func (e *Engine) receive(ctx context.Context, w *wire, o offer, peer volume.Node
 		stopPings()
 		err := w.writeMessage(frameAnswer, ans)
 		if ans.Verdict == saysAlready && err == nil {
-			e.pruneCopy(ctx, o.Volume)
+			wake(e.wakePruner)
 		}
 		return nil, err
 	}
@@ -118,7 +118,7 @@ func (e *Engine) receive(ctx context.Context, w *wire, o offer, peer volume.Node
 	if err := e.receiveStream(ctx, w, o, b, ans, s, a); err != nil {
 		return nil, err
 	}
-	e.pruneCopy(ctx, o.Volume)
+	wake(e.wakePruner)
 	return nil, nil
 }
 

@@ -9,9 +9,9 @@ import (
 const (
 	keepNewest    = 3   // engine snapshots that always stay
 	keepAbove     = 8   // at most so many more at or above the floor
-	keepBookmarks = 100 // of the engine's
-	// pruneBatch is how many snapshots must be in excess before a dataset is pruned:
-	// one command then removes them all.
+	keepBookmarks = 100 // of the engine's, and as many others
+	// pruneBatch is how many snapshots must be in excess somewhere before copies are
+	// pruned: one command then removes them all, of all copies.
 	pruneBatch = 8
 )
 
@@ -27,6 +27,10 @@ type kept struct {
 	stay map[guid]bool
 	// reachable are guids that somebody may stand on: as snapshot or as bookmark.
 	reachable map[guid]bool
+	// policy says how many scheduled snapshots of each rule stay.
+	policy volume.SnapshotPolicy
+	// dropped are guids of snapshots that people removed on the primary.
+	dropped map[guid]bool
 }
 
 // pruning is what keep wants done, in this order: mark, destroy, unmark.
@@ -36,12 +40,22 @@ type pruning struct {
 	unmark  []mark
 }
 
+// ripe says that it is worth a command: enough has come together, or something
+// people wait for.
+func (p pruning) ripe() bool {
+	return len(p.destroy) >= pruneBatch || len(p.unmark) >= pruneBatch ||
+		slices.ContainsFunc(p.destroy, func(s snap) bool { return !s.engine() })
+}
+
 // keep is the retention rule of one copy, on a primary and on a replica alike.
 //
-// A user's snapshot always stays, and so does one with a hold or a clone. Of the
-// engine's, the newest few stay, those that must (stay), and at most keepAbove
-// more at or above the floor. Before one is destroyed that somebody may stand on,
-// and before the newest of those destroyed, a bookmark is left. The newest
+// What has a hold or a clone on it stays, and what must (stay). Of the engine's
+// snapshots the newest few stay, and at most keepAbove more at or above the floor;
+// of the scheduled ones what the policy says; users' stay until their primary says
+// that they were removed. The newest snapshot of all stays.
+//
+// Before one is destroyed that somebody may stand on, a bookmark is left, and so
+// that a removal is not forgotten, of each that was removed. The newest
 // keepBookmarks bookmarks stay, and all that somebody may stand on.
 func keep(k kept) pruning {
 	var p pruning
@@ -60,26 +74,40 @@ func keep(k kept) pruning {
 		}
 		p.destroy = append(p.destroy, s)
 	}
+	others := surplus(k.snaps, k.policy, false)
+	for _, s := range k.snaps {
+		if !s.engine() && k.dropped[s.guid] && !slices.Contains(others, s) {
+			others = append(others, s)
+		}
+	}
+	for _, s := range others {
+		if !s.pinned && !k.stay[s.guid] && s.guid != k.snaps[len(k.snaps)-1].guid {
+			p.destroy = append(p.destroy, s)
+		}
+	}
+	slices.SortStableFunc(p.destroy, func(a, b snap) int { return compare(a.txg, b.txg) })
 
 	marked := map[guid]bool{}
 	for _, m := range k.marks {
 		marked[m.guid] = true
 	}
-	for i, s := range p.destroy {
-		if (i == 0 || k.reachable[s.guid]) && !marked[s.guid] {
+	engine, other := 0, 0
+	for _, s := range p.destroy {
+		if (k.reachable[s.guid] || k.dropped[s.guid]) && !marked[s.guid] {
 			p.mark = append(p.mark, s)
+			if s.engine() {
+				engine++
+			} else {
+				other++
+			}
 		}
 	}
-	slices.Reverse(p.mark)
-	slices.Reverse(p.destroy)
-
-	count := len(p.mark)
 	for _, m := range slices.Backward(k.marks) {
-		if _, _, ours := volume.ParseSnapshotName(m.name); !ours {
-			continue
+		count := &other
+		if m.engine() {
+			count = &engine
 		}
-		count++
-		if count > keepBookmarks && !k.reachable[m.guid] && !k.stay[m.guid] {
+		if *count++; *count > keepBookmarks && !k.reachable[m.guid] && !k.stay[m.guid] {
 			p.unmark = append(p.unmark, m)
 		}
 	}

@@ -157,12 +157,10 @@ func (e *Engine) take(ctx context.Context, ids []volume.ID, stop bool) (map[volu
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	select {
-	case e.snapping <- struct{}{}:
-		defer func() { <-e.snapping }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	if err := acquire(ctx, e.snapping); err != nil {
+		return nil, err
 	}
+	defer release(e.snapping)
 
 	began := time.Now()
 	names := map[volume.ID]string{}
@@ -174,62 +172,79 @@ func (e *Engine) take(ctx context.Context, ids []volume.ID, stop bool) (map[volu
 		}
 		names[id] = c.next(a.Epoch).SnapshotName()
 		c.takenAt[names[id]] = began
-		c.baseline = c.counter
-		e.touch(c)
 	}
 	e.mu.Unlock()
-
-	failed := e.snapshotAll(ctx, names)
-	if ctx.Err() != nil {
-		failed = context.Cause(ctx)
-	}
-	err := e.load(ctx, sortedIDs(names))
-	if err == nil {
-		err = failed
-	}
-
-	taken := map[volume.ID]snap{}
-	e.mu.Lock()
-	for id, name := range names {
-		c := e.copies[id]
-		if c == nil {
-			continue
-		}
-		for _, s := range c.snaps {
-			if s.name == name {
-				taken[id] = s
-			}
-		}
-		s, ok := taken[id]
-		if !ok {
-			c.known = false
-			continue
-		}
-		c.lastTaken, c.written = began, 0
+	return e.shoot(ctx, names, e.snapshotNames, func(id volume.ID, c *localCopy, s snap) {
+		c.lastTaken = began
 		c.unproven++
 		if stop {
 			c.stops[s.guid]++
 		}
+	})
+}
+
+// shoot takes the snapshots of these names by calling snapshot with their full
+// names, and lists exactly them: what is there is taken, whatever the command said.
+// note is called for each, under mu. The caller has e.snapping.
+func (e *Engine) shoot(ctx context.Context, names map[volume.ID]string, snapshot func(context.Context, []string) error,
+	note func(volume.ID, *localCopy, snap)) (map[volume.ID]snap, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	began := time.Now()
+	full := make([]string, 0, len(names))
+	of := map[string]volume.ID{}
+	e.mu.Lock()
+	for _, id := range sortedIDs(names) {
+		full = append(full, e.cfg.dataset(id)+"@"+names[id])
+		of[e.cfg.dataset(id)] = id
+		if c := e.copies[id]; c != nil {
+			c.baseline = c.counter
+			e.touch(c)
+		}
+	}
+	e.mu.Unlock()
+
+	failed := snapshot(ctx, full)
+	if ctx.Err() != nil {
+		failed = context.Cause(ctx)
+	}
+	took := time.Since(began)
+	list, err := e.cfg.Pool.SnapshotsNamed(ctx, full)
+	listed := time.Since(began) - took
+
+	taken := make(map[volume.ID]snap, len(list))
+	e.mu.Lock()
+	for id := range names {
+		if c := e.copies[id]; c != nil && err != nil {
+			c.known = false
+		}
+	}
+	for _, z := range list {
+		id := of[z.Dataset]
+		c := e.copies[id]
+		if c == nil {
+			continue
+		}
+		e.touch(c)
+		taken[id] = c.add(z)
+		c.written = 0
+		note(id, c, taken[id])
 		e.wakeVolume(id)
 	}
 	e.mu.Unlock()
 	if len(taken) > 0 {
-		e.emit(SnapshotsTaken{Volumes: sortedIDs(taken), Took: time.Since(began)})
+		e.emit(SnapshotsTaken{Volumes: sortedIDs(taken), Took: took, Listed: listed})
+	}
+	if err == nil {
+		err = failed
 	}
 	return taken, err
 }
 
-// snapshotAll takes them all in one command. zfs takes all or none: when it
+// snapshotNames takes them all in one command. zfs takes all or none: when it
 // complains of some, the rest are tried once more without them, and when it does
 // not say of which, in halves, so that one bad dataset does not stop the others.
-func (e *Engine) snapshotAll(ctx context.Context, names map[volume.ID]string) error {
-	var full []string
-	for _, id := range sortedIDs(names) {
-		full = append(full, e.cfg.dataset(id)+"@"+names[id])
-	}
-	return e.snapshotNames(ctx, full)
-}
-
 func (e *Engine) snapshotNames(ctx context.Context, names []string) error {
 	if len(names) == 0 {
 		return nil

@@ -154,6 +154,11 @@ func (p *process) Snapshots(ctx context.Context, root string, recursive bool) (l
 	return list, err
 }
 
+func (p *process) SnapshotsNamed(ctx context.Context, names []string) (list []zfs.Snapshot, err error) {
+	err = p.do("snapshots-named", func() error { list, err = p.Pool.SnapshotsNamed(ctx, names); return err })
+	return list, err
+}
+
 func (p *process) Bookmarks(ctx context.Context, root string, recursive bool) (list []zfs.Bookmark, err error) {
 	err = p.do("bookmarks", func() error { list, err = p.Pool.Bookmarks(ctx, root, recursive); return err })
 	return list, err
@@ -183,12 +188,9 @@ func (p *process) Snapshot(ctx context.Context, names []string, props map[string
 	return p.do("snapshot", func() error { return p.Pool.Snapshot(ctx, names, props) })
 }
 
-func (p *process) Bookmark(ctx context.Context, snapshot, bookmark string) error {
-	return p.do("bookmark", func() error { return p.Pool.Bookmark(ctx, snapshot, bookmark) })
-}
-
-func (p *process) DestroySnapshots(ctx context.Context, dataset string, snaps []string) error {
-	return p.do("destroy-snapshots", func() error { return p.Pool.DestroySnapshots(ctx, dataset, snaps) })
+func (p *process) Prune(ctx context.Context, reqs []zfs.PruneRequest) (failed map[string]error, err error) {
+	err = p.do("prune", func() error { failed, err = p.Pool.Prune(ctx, reqs); return err })
+	return failed, err
 }
 
 func (p *process) DestroyBookmark(ctx context.Context, bookmark string) error {

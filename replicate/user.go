@@ -1,0 +1,369 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// Kinds of snapshot, by who takes and who destroys them.
+const (
+	KindEngine    = "engine"
+	KindScheduled = "scheduled"
+	KindUser      = "user"
+)
+
+// Snapshot is one of a copy's snapshots, as people see it.
+type Snapshot struct {
+	Name  string
+	GUID  uint64
+	Taken time.Time // by ZFS, in whole seconds
+	Kind  string    // KindEngine, KindScheduled or KindUser
+	// Rule is the period of a scheduled one's rule, else 0.
+	Rule time.Duration
+	// Used is what destroying it alone would free, Referenced what it shows, Written
+	// what was written since the one before. Bytes.
+	Used, Referenced, Written int64
+	// Held says that a hold or a clone is on it, so that it cannot be destroyed.
+	Held bool
+}
+
+func describe(z zfs.Snapshot) Snapshot {
+	s := Snapshot{Name: z.Name, GUID: z.GUID, Taken: z.Creation, Kind: KindUser,
+		Used: z.Used, Referenced: z.Referenced, Written: z.Written, Held: z.UserRefs > 0 || len(z.Clones) > 0}
+	switch n := newSnap(z); {
+	case n.engine():
+		s.Kind = KindEngine
+	case n.rule > 0:
+		s.Kind, s.Rule = KindScheduled, n.rule
+	}
+	return s
+}
+
+// Snapshots lists the copy's snapshots for people, oldest first, engine's too. It
+// reads the disk.
+func (e *Engine) Snapshots(ctx context.Context, id volume.ID) ([]Snapshot, error) {
+	list, err := e.listed(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Snapshot, 0, len(list))
+	for _, z := range list {
+		out = append(out, describe(z))
+	}
+	return out, nil
+}
+
+func (e *Engine) listed(ctx context.Context, id volume.ID) ([]zfs.Snapshot, error) {
+	list, err := e.cfg.Pool.Snapshots(ctx, e.cfg.dataset(id), false)
+	if errors.Is(err, zfs.ErrNotFound) {
+		return nil, noCopy(id)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listing the snapshots of volume %s: %w", id, err)
+	}
+	return list, nil
+}
+
+func noCopy(id volume.ID) error {
+	return volume.Errorf(volume.CodeNotFound, "volume %s has no dataset on this node", id)
+}
+
+// SnapshotCounts is how many snapshots each copy on this node has, the engine's
+// included, from memory; nil until the disk has been read.
+func (e *Engine) SnapshotCounts() map[volume.ID]int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.surveyed {
+		return nil
+	}
+	counts := make(map[volume.ID]int, len(e.copies))
+	for id, c := range e.copies {
+		counts[id] = len(c.snaps)
+	}
+	return counts
+}
+
+// Holds says which of these guids this node's copy of a volume has, as snapshot or
+// bookmark, whatever its role, from memory. While that may not be as on disk it is
+// CodeUnavailable: not to know is not to have none.
+func (e *Engine) Holds(id volume.ID, guids []uint64) (map[uint64]bool, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.copies[id]
+	switch {
+	case !e.surveyed, len(e.failing) > 0, c == nil && e.leftover[id], c != nil && !c.known:
+		return nil, volume.Errorf(volume.CodeUnavailable, "what this node has of volume %s is not known right now", id).WithHint("try again")
+	}
+	has := make(map[uint64]bool, len(guids))
+	for _, g := range guids {
+		_, txg := c.place(guid(g))
+		has[g] = txg != 0
+	}
+	return has, nil
+}
+
+// primaryOf finds the copy of a volume whose primary this node is. The caller holds mu.
+func (e *Engine) primaryOf(id volume.ID) (*Assignment, *localCopy, error) {
+	a, c := e.table[id], e.copies[id]
+	switch {
+	case a == nil || a.Role != volume.RolePrimary:
+		return nil, nil, volume.Errorf(volume.CodeConflict, "this node is not the primary of volume %s", id)
+	case c != nil && (c.epoch > a.Epoch || c.badEpoch != ""):
+		return nil, nil, volume.Errorf(volume.CodeConflict, "this node's copy of volume %s has seen another epoch than its assignment", id)
+	}
+	return a, c, nil
+}
+
+// TakeSnapshot takes a user's snapshot of all these volumes in one transaction
+// group: of all or of none. This node is the primary of each; name is checked by
+// volume.ValidateSnapshotName. It returns when they are on this node's disk; they
+// reach the replicas with what is written next.
+func (e *Engine) TakeSnapshot(ctx context.Context, ids []volume.ID, name string) error {
+	if err := volume.ValidateSnapshotName(name); err != nil {
+		return err
+	}
+	if err := acquire(ctx, e.snapping); err != nil {
+		return err
+	}
+	defer release(e.snapping)
+	names := map[volume.ID]string{}
+	for _, id := range ids {
+		names[id] = name
+		if err := e.mayTake(ctx, id, name); err != nil {
+			return err
+		}
+	}
+	taken, err := e.shoot(ctx, names, func(ctx context.Context, full []string) error {
+		return e.cfg.Pool.Snapshot(ctx, full, nil)
+	}, func(id volume.ID, c *localCopy, s snap) {})
+	if errors.Is(err, zfs.ErrExists) {
+		return exists(name, strings.Join(blamed(err), ", "))
+	}
+	// Their being there counts, whatever the command said.
+	if err != nil && (len(taken) < len(names) || len(names) == 0) {
+		return fmt.Errorf("taking snapshot %s: %w", name, err)
+	}
+	wake(e.wakeCadence) // the engine's next one carries it to the replicas
+	return nil
+}
+
+// blamed are the datasets that zfs named in its complaint.
+func blamed(err error) (names []string) {
+	var z *zfs.Error
+	if errors.As(err, &z) {
+		for _, name := range z.Names {
+			ds, _, _ := strings.Cut(name, "@")
+			names = append(names, ds[strings.LastIndex(ds, "/")+1:])
+		}
+	}
+	return names
+}
+
+func exists(name, of string) error {
+	return volume.Errorf(volume.CodeConflict, "snapshot %s of volume %s exists already", name, of).
+		WithHint("choose another name, or remove that snapshot first")
+}
+
+// mayTake says why a user's snapshot of this name cannot be taken.
+func (e *Engine) mayTake(ctx context.Context, id volume.ID, name string) error {
+	e.mu.Lock()
+	_, c, err := e.primaryOf(id)
+	known := c != nil && c.known
+	e.mu.Unlock()
+	if err == nil && !known {
+		if err = e.see(ctx, id); errors.Is(err, zfs.ErrNotFound) {
+			return noCopy(id)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a, c, err := e.primaryOf(id)
+	switch {
+	case err != nil:
+		return err
+	case c == nil || !c.known:
+		return volume.Errorf(volume.CodeUnavailable, "this node's copy of volume %s is being read", id).WithHint("try again")
+	case a.Frozen:
+		// The copy that goes on may have had its last increment already.
+		return volume.Errorf(volume.CodeUnavailable, "volume %s is being moved or removed", id).WithHint("try again when that is over")
+	case slices.ContainsFunc(c.snaps, func(s snap) bool { return s.name == name }):
+		return exists(name, string(id))
+	}
+	return nil
+}
+
+// RemoveSnapshot destroys a user's or a scheduled snapshot here, and on all
+// replicas through the bookmark that it leaves: a tombstone, which tells them its
+// guid. Replicas that are away follow when they are back.
+func (e *Engine) RemoveSnapshot(ctx context.Context, id volume.ID, name string) error {
+	if _, _, ours := volume.ParseSnapshotName(name); ours {
+		return volume.Errorf(volume.CodeRefused, "snapshot %s is one that replication works with", name).
+			WithHint("it is destroyed when no replica needs it any more")
+	}
+	if err := acquire(ctx, e.pruning); err != nil {
+		return err
+	}
+	defer release(e.pruning)
+	list, err := e.primaryListing(ctx, id)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(list, func(z zfs.Snapshot) bool { return z.Name == name })
+	if i < 0 {
+		return volume.Errorf(volume.CodeNotFound, "volume %s has no snapshot %s", id, name)
+	}
+	if z := list[i]; z.UserRefs > 0 {
+		return held(id, name)
+	} else if len(z.Clones) > 0 {
+		return cloned(id, name, z.Clones)
+	}
+	failed, err := e.remove(ctx, id, list[i:i+1])
+	if err == nil {
+		err = failed[list[i].FullName()]
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, zfs.ErrHasClones):
+		return cloned(id, name, nil)
+	case errors.Is(err, zfs.ErrBusy):
+		return volume.Errorf(volume.CodeUnavailable, "snapshot %s of volume %s is in use: it is being sent to a replica, or was just held", name, id).
+			WithHint("try again")
+	}
+	return fmt.Errorf("removing snapshot %s of volume %s: %w", name, id, err)
+}
+
+func held(id volume.ID, name string) error {
+	return volume.Errorf(volume.CodeRefused, "snapshot %s of volume %s is held", name, id).
+		WithHint("zfs holds on the primary's node shows by whom; zfs release lets go of it")
+}
+
+func cloned(id volume.ID, name string, clones []string) error {
+	hint := "remove them first"
+	if len(clones) > 0 {
+		hint = "remove them first: " + strings.Join(clones, ", ")
+	}
+	return volume.Errorf(volume.CodeRefused, "snapshot %s of volume %s has clones", name, id).WithHint("%s", hint)
+}
+
+// primaryListing is listed for the volume's primary, which knows its copy.
+func (e *Engine) primaryListing(ctx context.Context, id volume.ID) ([]zfs.Snapshot, error) {
+	e.mu.Lock()
+	_, c, err := e.primaryOf(id)
+	known := c != nil && c.known
+	e.mu.Unlock()
+	if err == nil && !known {
+		if err = e.see(ctx, id); errors.Is(err, zfs.ErrNotFound) {
+			return nil, noCopy(id)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return e.listed(ctx, id)
+}
+
+// PrunePlan says which scheduled snapshots of this node's copy a policy would have
+// destroyed, oldest first: of each rule all but the newest, and all of rules that
+// the policy does not have. It changes nothing. Those that something holds on to,
+// or that a replica stands on, are not among them.
+func (e *Engine) PrunePlan(ctx context.Context, id volume.ID, policy volume.SnapshotPolicy) ([]Snapshot, error) {
+	list, err := e.listed(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	var plan []Snapshot
+	for _, z := range e.prunable(id, list, policy) {
+		plan = append(plan, describe(z))
+	}
+	return plan, nil
+}
+
+// prunable is PrunePlan of a listing.
+func (e *Engine) prunable(id volume.ID, list []zfs.Snapshot, policy volume.SnapshotPolicy) []zfs.Snapshot {
+	e.mu.Lock()
+	stay := map[guid]bool{}
+	if c := e.copies[id]; c != nil {
+		stay = e.kept(id, c, time.Now()).stay
+	}
+	e.mu.Unlock()
+	byGUID := map[guid]zfs.Snapshot{}
+	var snaps []snap
+	for _, z := range list {
+		byGUID[guid(z.GUID)] = z
+		snaps = append(snaps, newSnap(z))
+	}
+	var out []zfs.Snapshot
+	for _, s := range surplus(snaps, policy, true) {
+		if !s.pinned && !stay[s.guid] {
+			out = append(out, byGUID[s.guid])
+		}
+	}
+	return out
+}
+
+// Prune destroys what PrunePlan names by the volume's policy, now, here and through
+// tombstones on the replicas. Only the primary does. It returns what is destroyed,
+// also when some of it could not be.
+func (e *Engine) Prune(ctx context.Context, id volume.ID) ([]Snapshot, error) {
+	if err := acquire(ctx, e.pruning); err != nil {
+		return nil, err
+	}
+	defer release(e.pruning)
+	list, err := e.primaryListing(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	a, _, err := e.primaryOf(id)
+	e.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	plan := e.prunable(id, list, a.Snapshots)
+	failed, err := e.remove(ctx, id, plan)
+	if err != nil {
+		return nil, fmt.Errorf("pruning volume %s: %w", id, err)
+	}
+	var gone []Snapshot
+	var left []error
+	for _, z := range plan {
+		if why := failed[z.FullName()]; why != nil {
+			left = append(left, fmt.Errorf("snapshot %s of volume %s stays: %w", z.Name, id, why))
+		} else {
+			gone = append(gone, describe(z))
+		}
+	}
+	return gone, errors.Join(left...)
+}
+
+// remove destroys snapshots of a primary's copy and leaves tombstones. The caller
+// has e.pruning.
+func (e *Engine) remove(ctx context.Context, id volume.ID, list []zfs.Snapshot) (failed map[string]error, err error) {
+	var snaps []snap
+	for _, z := range list {
+		snaps = append(snaps, newSnap(z))
+	}
+	e.mu.Lock()
+	c := e.copyOf(id)
+	doomed := e.condemn(id, c, snaps, snaps)
+	for _, s := range snaps {
+		c.removed[s.guid] = true
+	}
+	e.mu.Unlock()
+	failed, err = e.destroy(ctx, doomed)
+	e.mu.Lock()
+	e.wakeVolume(id)
+	e.mu.Unlock()
+	return failed, err
+}

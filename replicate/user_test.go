@@ -1,0 +1,94 @@
+package replicate
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// wantError checks the code of a refusal and what it says.
+func wantError(t *testing.T, what string, err error, code volume.Code, text string) {
+	t.Helper()
+	if err == nil || volume.CodeOf(err) != code || !strings.Contains(err.Error(), text) {
+		t.Errorf("%s: %v (code %q), want %q with %q", what, err, volume.CodeOf(err), code, text)
+	}
+}
+
+func TestTakeAndRemove(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b, ctx := w.node("a"), w.node("b"), context.Background()
+		ids := []volume.ID{testVol}
+		a.create()
+		a.write("f", "0")
+		wantError(t, "not assigned", a.eng().TakeSnapshot(ctx, ids, "x"), volume.CodeConflict, "not the primary")
+		w.assign(1, "a", "b")
+		w.waitFor("seeded", w.inSync("a", "b"))
+		wantError(t, "on a replica", b.eng().TakeSnapshot(ctx, ids, "x"), volume.CodeConflict, "not the primary")
+		wantError(t, "engine's name", a.eng().TakeSnapshot(ctx, ids, "flk-1"), volume.CodeInvalid, "flocker's own")
+
+		a.write("f", "1")
+		w.must(a.eng().TakeSnapshot(ctx, ids, "x"))
+		a.write("f", "2")
+		w.must(a.eng().TakeSnapshot(ctx, ids, "y"))
+		wantError(t, "twice", a.eng().TakeSnapshot(ctx, ids, "x"), volume.CodeConflict, "x of volume 00000000000000aa exists already")
+		w.must(a.host.Snapshot(ctx, []string{a.dataset() + "@by-hand"}, nil))
+		wantError(t, "taken by hand", a.eng().TakeSnapshot(ctx, ids, "by-hand"), volume.CodeConflict, "by-hand of volume 00000000000000aa exists already")
+		w.waitFor("replicated", func() bool { return has(b, "x") && has(b, "y") && w.inSync("a", "b")() })
+
+		list, err := a.eng().Snapshots(ctx, testVol)
+		w.must(err)
+		i := slices.IndexFunc(list, func(s Snapshot) bool { return s.Name == "x" })
+		if i < 0 || list[i].Kind != KindUser || list[i].Written == 0 || list[len(list)-1].Kind != KindEngine {
+			t.Errorf("snapshots: %+v", list)
+		}
+		if n := a.eng().SnapshotCounts()[testVol]; n == 0 || n > len(list) {
+			t.Errorf("count %d of %d", n, len(list))
+		}
+		x := list[i].GUID
+		has, err := b.eng().Holds(testVol, []uint64{x, 12345})
+		if err != nil || !has[x] || has[12345] {
+			t.Errorf("replica holds %v, %v", has, err)
+		}
+
+		w.must(a.host.Hold(ctx, "keep", a.dataset()+"@x"))
+		wantError(t, "held", a.eng().RemoveSnapshot(ctx, testVol, "x"), volume.CodeRefused, "is held")
+		w.must(a.host.Release(ctx, "keep", a.dataset()+"@x"))
+		w.must(a.host.Clone(ctx, a.dataset()+"@y", "tank/k", nil))
+		wantError(t, "cloned", a.eng().RemoveSnapshot(ctx, testVol, "y"), volume.CodeRefused, "has clones: remove them first: tank/k")
+		wantError(t, "the engine's", a.eng().RemoveSnapshot(ctx, testVol, list[len(list)-1].Name), volume.CodeRefused, "replication works with")
+		wantError(t, "missing", a.eng().RemoveSnapshot(ctx, testVol, "z"), volume.CodeNotFound, "no snapshot z")
+		wantError(t, "on the replica", b.eng().RemoveSnapshot(ctx, testVol, "x"), volume.CodeConflict, "not the primary")
+		w.must(a.eng().RemoveSnapshot(ctx, testVol, "x"))
+		wantError(t, "again", a.eng().RemoveSnapshot(ctx, testVol, "x"), volume.CodeNotFound, "no snapshot x")
+		has, err = a.eng().Holds(testVol, []uint64{x})
+		if err != nil || !has[x] {
+			t.Errorf("the tombstone: %v, %v", has, err)
+		}
+		// The name is free again; so is that of its bookmark.
+		w.must(a.eng().TakeSnapshot(ctx, ids, "x"))
+		w.must(a.eng().RemoveSnapshot(ctx, testVol, "x"))
+		a.write("f", "3")
+		time.Sleep(2 * time.Second)
+		w.waitFor("in sync", w.inSync("a", "b"))
+	})
+}
+
+func TestFrozenTakesNone(t *testing.T) {
+	inBubble(t, "a", func(w *world) {
+		a := w.node("a")
+		a.create()
+		as := Assignment{Volume: testVol, Epoch: 1, Role: volume.RolePrimary, Primary: a.id, Frozen: true}
+		a.assign(as)
+		err := a.eng().TakeSnapshot(context.Background(), []volume.ID{testVol}, "x")
+		wantError(t, "frozen", err, volume.CodeUnavailable, "being moved or removed")
+		as.Frozen = false
+		a.assign(as)
+		w.must(a.eng().TakeSnapshot(context.Background(), []volume.ID{testVol}, "x"))
+		a.assign()
+		wantError(t, "gone", a.eng().TakeSnapshot(context.Background(), []volume.ID{"00000000000000bb"}, "x"), volume.CodeConflict, "not the primary")
+	})
+}
