@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -72,7 +71,6 @@ func TestTakeAndRemove(t *testing.T) {
 		w.must(a.eng().TakeSnapshot(ctx, ids, "x"))
 		w.must(a.eng().RemoveSnapshot(ctx, testVol, "x"))
 		a.write("f", "3")
-		time.Sleep(2 * time.Second)
 		w.waitFor("in sync", w.inSync("a", "b"))
 	})
 }
