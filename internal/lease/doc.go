@@ -1,21 +1,26 @@
-// Package lease will be the protocol by which a node holds the right to write, and
-// by which that right is taken from it when it is lost: both sides of the lease, and
-// of the promises that go before a promotion, as pure state machines with the clock
-// and the timers passed in.
+// Package lease is the protocol by which a node holds the right to write, and by
+// which that right is taken from it when the node is lost: both sides as pure state
+// machines, with every moment passed in.
 //
-// A node has one lease, renewed by its report and counted from when that was sent,
-// on a clock that also runs while the machine sleeps. An expired lease is never
-// revived by a late answer. The leader takes a node's volumes away only after lease,
-// fencing time and clock drift have passed, and a new leader waits that long for
-// every node.
+// A node has one lease, for all its volumes. The Raft log numbers it; the node's
+// beats and the leader's answers keep it alive. It may write a volume while the
+// replicated state names it primary and its lease runs (Holder). When the leader
+// has not heard it for long enough (Keeper), the lease is revoked through the log,
+// the epochs of its volumes rise, and other nodes may be promoted.
 //
-// The package will never do I/O, read a clock or stop a writer itself:
-// internal/cluster will keep the leader's books with it, and internal/fence the
-// node's deadline.
+// What makes that safe:
 //
-// Nothing of it is built yet. Until it is, nothing fails over by itself: a volume's
-// primary changes only by a handoff that the old primary itself commits
-// (state.CommitHandoff), and a volume whose node is lost waits for that node. How
-// one writer is kept meanwhile is told in internal/agent/DESIGN.md; the freshness
-// of reports (placement.ReportFresh) is a hint for choosing nodes and grants nothing.
+//   - a lease runs from when its beat was sent, never from when the answer came;
+//   - one that has run out is never revived: only a higher number, granted through
+//     the log, brings the node back;
+//   - the leader answers a beat only after a proof of its leadership that began after
+//     the beat had arrived;
+//   - it waits Timers.Promote, by its own clock, from the last beat it answered; a new
+//     leader waits as long for every node, and so does one that was stopped for a
+//     while and may have beats waiting to be read;
+//   - Timers.Check holds: see there.
+//
+// The package does no I/O, reads no clock, starts no goroutine and stops no writer:
+// internal/cluster and internal/fence will do that with it. What is assumed of
+// clocks and machines is said at Timers.
 package lease

@@ -1,0 +1,137 @@
+package lease
+
+import "slices"
+
+// Holder is a node's side of its lease. Its caller gives it every moment, in order,
+// from the clock of one boot. It is not safe for concurrent use.
+//
+//	            Grant(n)              Answer                   now >= until
+//	(nothing) ───────────► granted ───────────► held ─────────────────────► over
+//	    ▲                                        │ ▲ │                        │
+//	    │                                        └─┘ └── GiveUp ─────────────►│
+//	    │                                       Answer                        │
+//	    └────────────────────────── Grant(n+1) ◄──────────────────────────────┘
+//
+// Over is for good: answers to beats of that number change nothing any more.
+type Holder struct {
+	timers Timers
+	no     uint64 // of the lease; 0: none was ever granted
+	until  Moment // the lease runs up to here; meaningless unless begun
+	begun  bool   // some beat of this number was answered
+	over   bool
+
+	nonce uint64
+	sent  []sentBeat // not answered, oldest first
+}
+
+type sentBeat struct {
+	nonce uint64
+	at    Moment
+}
+
+// maxSent bounds the beats that may still be answered.
+const maxSent = 8
+
+// Beat is what a node tells the leader, besides its report. Want says that the node
+// has no lease that could be renewed, and asks for a new one.
+type Beat struct {
+	No    uint64 `json:"no"`
+	Nonce uint64 `json:"nonce"`
+	Want  bool   `json:"want,omitempty"`
+}
+
+// NewHolder is the side of a node that holds nothing.
+func NewHolder(t Timers) *Holder { return &Holder{timers: t} }
+
+// Saved is what a restart of the process, not of the machine, must not forget.
+type Saved struct {
+	No    uint64 `json:"no"`
+	Until Moment `json:"until"`
+	Begun bool   `json:"begun"`
+	Over  bool   `json:"over"`
+}
+
+// Save is the present state.
+func (h *Holder) Save() Saved { return Saved{No: h.no, Until: h.until, Begun: h.begun, Over: h.over} }
+
+// Restore goes on where Save was, in the same boot of the machine. After a boot
+// nothing is restored: what was written under the old lease ended with the machine.
+func (h *Holder) Restore(s Saved) {
+	h.no, h.until, h.begun, h.over, h.sent = s.No, s.Until, s.Begun, s.Over, nil
+}
+
+// Grant says that the replicated state, as this node has applied it, gives the node
+// the lease of this number. A number that is not higher than the last changes
+// nothing.
+func (h *Holder) Grant(no uint64) {
+	if no > h.no {
+		*h = Holder{timers: h.timers, no: no, nonce: h.nonce}
+	}
+}
+
+// Revoke says that the replicated state has taken the lease of this number back.
+func (h *Holder) Revoke(now Moment, no uint64) {
+	h.Grant(no)
+	if no == h.no {
+		h.GiveUp(now)
+	}
+}
+
+// Beat is the next one to send. It must go out after now was read.
+func (h *Holder) Beat(now Moment) Beat {
+	h.expire(now)
+	h.nonce++
+	if len(h.sent) == maxSent {
+		h.sent = slices.Delete(h.sent, 0, 1)
+	}
+	h.sent = append(h.sent, sentBeat{h.nonce, now})
+	return Beat{No: h.no, Nonce: h.nonce, Want: h.no == 0 || h.over}
+}
+
+// Answer notes that the leader has answered a beat of the lease of this number. The
+// lease then runs from when that beat was sent.
+func (h *Holder) Answer(now Moment, no, nonce uint64) {
+	i := slices.IndexFunc(h.sent, func(b sentBeat) bool { return b.nonce == nonce })
+	if i < 0 {
+		return
+	}
+	until := h.sent[i].at.Add(h.timers.TTL)
+	h.sent = slices.Delete(h.sent, i, i+1)
+	h.expire(now)
+	if h.over || no != h.no || no == 0 || now >= until {
+		return
+	}
+	if !h.begun || until > h.until {
+		h.begun, h.until = true, until
+	}
+}
+
+// GiveUp ends the lease at once: the node cannot do its part, as when its pool does
+// not answer.
+func (h *Holder) GiveUp(now Moment) {
+	h.expire(now)
+	if h.begun && !h.over {
+		h.until = now
+	}
+	h.over = true
+}
+
+// Held says whether the node may write now.
+func (h *Holder) Held(now Moment) bool {
+	h.expire(now)
+	return h.begun && !h.over
+}
+
+// Deadline is when writers must be stopped, at the latest, if nothing more is heard;
+// ok is false while the lease has not begun, or no writer can have been started
+// under it.
+func (h *Holder) Deadline() (at Moment, ok bool) { return h.until, h.begun }
+
+// No is the number of the lease; 0 when none was ever granted.
+func (h *Holder) No() uint64 { return h.no }
+
+func (h *Holder) expire(now Moment) {
+	if h.begun && now >= h.until {
+		h.over = true
+	}
+}
