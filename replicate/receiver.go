@@ -374,7 +374,9 @@ func (e *Engine) receiveStream(ctx context.Context, w *wire, o offer, b begin, a
 		return err
 	}
 	if !reached && in.end == nil {
-		in.drain() // until the sender has hung up
+		if in.drain(); w.broken.Load() {
+			w.swallow()
+		}
 		return fmt.Errorf("receiving %s: %s", b.Name, reply.Error)
 	}
 	return in.err

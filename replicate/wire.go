@@ -254,6 +254,8 @@ type wire struct {
 	in    []byte // payload last read; good until the next read
 	out   []byte // frame being written
 	stall time.Duration
+
+	broken atomic.Bool // nothing is read any more: the two sides are out of step
 }
 
 func newWire(conn net.Conn, stall time.Duration) *wire {
@@ -267,6 +269,30 @@ func (w *wire) interrupt(deadline time.Time) error {
 		w.close()
 	}
 	return nil
+}
+
+// breakOff makes a read that waits for the peer fail, and every later one. What is
+// written still goes out.
+func (w *wire) breakOff() {
+	w.broken.Store(true)
+	w.conn.SetReadDeadline(time.Unix(1, 0))
+}
+
+// readUntil sets the deadline of reads, unless they are broken off: whichever of the
+// two comes second sees the other.
+func (w *wire) readUntil(deadline time.Time) {
+	w.conn.SetReadDeadline(deadline)
+	if w.broken.Load() {
+		w.conn.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// swallow takes whatever still comes until the peer hangs up, or for the stall time.
+// Closing a connection with unread bytes in it may tear what was written last out of
+// the peer's hands.
+func (w *wire) swallow() {
+	w.conn.SetReadDeadline(time.Now().Add(w.stall))
+	io.Copy(io.Discard, w.conn) // it ends in an error at best
 }
 
 // write sends one frame; it must get rid of it within the stall time.
@@ -308,12 +334,12 @@ func (w *wire) read(patience time.Duration) (frame, []byte, error) {
 	if patience > 0 {
 		deadline = time.Now().Add(patience)
 	}
-	w.conn.SetReadDeadline(deadline)
+	w.readUntil(deadline)
 	if _, err := w.r.Peek(1); err != nil {
 		return 0, nil, err
 	}
 	if patience == 0 {
-		w.conn.SetReadDeadline(time.Now().Add(w.stall))
+		w.readUntil(time.Now().Add(w.stall))
 	}
 	var header [headerSize]byte
 	if _, err := io.ReadFull(w.r, header[:]); err != nil {
@@ -403,8 +429,14 @@ type dataReader struct {
 	ended atomic.Bool // either of them is set; others may ask
 }
 
-// SetReadDeadline hangs up when the deadline is past, like dataWriter's.
-func (d *dataReader) SetReadDeadline(t time.Time) error { return d.w.interrupt(t) }
+// SetReadDeadline breaks off reading when the deadline is past. It does not hang up:
+// the sender is to hear why.
+func (d *dataReader) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() && t.Before(time.Now()) {
+		d.w.breakOff()
+	}
+	return nil
+}
 
 func (d *dataReader) Read(p []byte) (int, error) {
 	for len(d.left) == 0 {

@@ -2,12 +2,15 @@ package replicate
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -197,5 +200,55 @@ func fuzzMessage(t *testing.T, b []byte, m, again interface{ check() error }) {
 	}
 	if twice, _ := json.Marshal(again); !bytes.Equal(text, twice) {
 		t.Errorf("%s became %s", text, twice)
+	}
+}
+
+// A receive that fails while it waits for more of the stream still tells why, and a
+// sender that is about to write more hears it.
+func TestBreakOff(t *testing.T) {
+	for _, secured := range []bool{false, true} {
+		ours, theirs := net.Pipe()
+		if secured {
+			config := selfSigned(t)
+			ours, theirs = tls.Client(ours, config), tls.Server(theirs, config)
+		}
+		sender, receiver := newWire(ours, time.Minute), newWire(theirs, time.Minute)
+		in := &dataReader{w: receiver}
+		began, failed := make(chan struct{}), make(chan error, 1)
+		go func() {
+			_, err := in.Read(make([]byte, 1))
+			if err == nil {
+				close(began)
+				for err == nil {
+					_, err = in.Read(make([]byte, 1<<20))
+				}
+			}
+			failed <- err
+		}()
+		if err := sender.write(frameData, make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		<-began
+		in.SetReadDeadline(time.Unix(1, 0))
+		if err := <-failed; !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the read that was broken off: %v", err)
+		}
+		in.SetReadDeadline(time.Time{}) // as zfs.Interruptible ends
+
+		var parts sync.WaitGroup
+		parts.Go(func() { sender.write(frameData, make([]byte, maxData)) })
+		parts.Go(func() {
+			if err := receiver.writeMessage(frameAck, ack{Code: codeNoSpace}); err != nil {
+				t.Error(err)
+			}
+			receiver.swallow()
+			receiver.close()
+		})
+		var a ack
+		if err := sender.expect(frameAck, &a); err != nil || a.Code != codeNoSpace {
+			t.Errorf("TLS %v: got %+v, %v", secured, a, err)
+		}
+		sender.close()
+		parts.Wait()
 	}
 }
