@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/zfs"
@@ -130,11 +132,72 @@ func (e *Engine) shelve(ctx context.Context, id volume.ID, name, reason string, 
 		n++
 	}
 	to := e.cfg.aside(id, epoch, n)
+	if reason, err = e.noteAside(ctx, name, reason); err != nil {
+		return err
+	}
 	if err := e.cfg.Pool.Rename(ctx, name, to); err != nil {
 		return err
 	}
 	e.emit(SetAside{Volume: id, Dataset: to, Common: common, Reason: reason})
 	return nil
+}
+
+// noteAside writes onto a dataset that is about to be set aside when and why it
+// was, and returns the reason. After a crash the reason of before is kept, and the
+// time is written again.
+func (e *Engine) noteAside(ctx context.Context, name, reason string) (string, error) {
+	d, err := e.cfg.Pool.Dataset(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	if _, before := parseAsideNote(d.User[propAside]); before != "" && reason == interrupted {
+		reason = before
+	}
+	err = e.cfg.Pool.SetProperties(ctx, name, map[string]string{propAside: asideNote(time.Now(), reason)})
+	if errors.Is(err, zfs.ErrNoSpace) {
+		err = nil // without a time it does not expire, and what waits for it goes on
+	}
+	return reason, err
+}
+
+// asideNote is the value of propAside.
+func asideNote(at time.Time, reason string) string {
+	printable := strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, clip(reason))
+	return at.UTC().Format(time.RFC3339) + " " + printable
+}
+
+// parseAsideNote reads what asideNote wrote. A time that cannot be read is zero, and
+// then all of it is the reason.
+func parseAsideNote(s string) (at time.Time, reason string) {
+	text, rest, _ := strings.Cut(s, " ")
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}, s
+	}
+	return at, rest
+}
+
+// ParseAside reads what is known of a copy that was set aside below root, which is
+// "<pool>/flocker-aside"; ok is false for any other dataset.
+func ParseAside(d zfs.Dataset, root string) (aside volume.Aside, ok bool) {
+	name, found := strings.CutPrefix(d.Name, root+"/")
+	parts := strings.Split(name, "-")
+	if !found || len(parts) != 3 {
+		return volume.Aside{}, false
+	}
+	id, err1 := volume.ParseID(parts[0])
+	epoch, err2 := volume.ParseEpoch(parts[1])
+	if n, err := strconv.Atoi(parts[2]); err1 != nil || err2 != nil || err != nil || n < 1 {
+		return volume.Aside{}, false
+	}
+	aside = volume.Aside{Name: name, Volume: id, Epoch: epoch, Used: d.Used, Data: d.Referenced}
+	aside.At, aside.Reason = parseAsideNote(d.User[propAside])
+	return aside, true
 }
 
 // newestEpoch is that of a dataset's newest engine snapshot: the one it diverged in.

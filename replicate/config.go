@@ -150,6 +150,7 @@ func setDefault[T int | time.Duration](field *T, value T) {
 const (
 	propVolume = "flocker:volume"
 	propEpoch  = "flocker:epoch"
+	propAside  = "flocker:aside" // of a copy set aside: when, and why
 )
 
 // dataset is where a volume's copy lives.

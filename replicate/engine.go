@@ -33,6 +33,8 @@ type Engine struct {
 
 	mu       sync.Mutex
 	table    map[volume.ID]*Assignment // values are never changed
+	assigned bool                      // table was not empty, once
+	blind    bool                      // the last listing failed
 	surveyed bool                      // copies is what the disk held, once
 	copies   map[volume.ID]*localCopy
 	leftover map[volume.ID]bool // a seed or a fork is there
@@ -168,7 +170,7 @@ func (e *Engine) Assign(all []Assignment) {
 	if !changed {
 		return
 	}
-	e.table = table
+	e.table, e.assigned = table, e.assigned || len(table) > 0
 	e.assignLinks()
 
 	// What is being received for another epoch, or from another primary, ends here.
@@ -313,7 +315,7 @@ func (e *Engine) Settle(ctx context.Context, id volume.ID) error {
 			rctx, release, _ := e.claim(ctx, id, 0, "")
 			e.mu.Unlock()
 			defer release()
-			return e.tidy(rctx, id, true)
+			return e.tidy(rctx, id, tidyAll)
 		}
 		e.mu.Unlock()
 		select {

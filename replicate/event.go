@@ -21,9 +21,18 @@ type Event interface {
 // SnapshotsTaken says that one command took snapshots of these volumes, how long
 // that took, and how long it took to list them then.
 type SnapshotsTaken struct {
+	Kind    string // KindEngine, KindScheduled or KindUser
 	Volumes []volume.ID
 	Took    time.Duration
 	Listed  time.Duration
+}
+
+// Ticked says that the cadence loop went round once: how many datasets it listed,
+// of how many volumes it took the engine's snapshots, how long the listing took and
+// how long all of it, scheduled snapshots included.
+type Ticked struct {
+	Datasets, Taken int
+	Listed, Took    time.Duration
 }
 
 // StreamEnded says how one stream to a replica went. Kind is "full",
@@ -85,7 +94,11 @@ type PoolFailed struct {
 type PoolRecovered struct{ Op string }
 
 func (e SnapshotsTaken) String() string {
-	return fmt.Sprintf("took %d snapshots in %v", len(e.Volumes), e.Took)
+	return fmt.Sprintf("took %d snapshots (%s) in %v", len(e.Volumes), e.Kind, e.Took)
+}
+
+func (e Ticked) String() string {
+	return fmt.Sprintf("tick over %d datasets took %v", e.Datasets, e.Took)
 }
 
 func (e StreamEnded) String() string {
@@ -122,7 +135,10 @@ func withError(s string, err error) string {
 }
 
 func (e SnapshotsTaken) attrs() []any {
-	return []any{"volumes", len(e.Volumes), "took", e.Took, "listed", e.Listed}
+	return []any{"kind", e.Kind, "volumes", len(e.Volumes), "took", e.Took, "listed", e.Listed}
+}
+func (e Ticked) attrs() []any {
+	return []any{"datasets", e.Datasets, "taken", e.Taken, "listed", e.Listed, "took", e.Took}
 }
 func (e StreamEnded) attrs() []any {
 	return []any{"volume", e.Volume, "replica", e.Replica.Short(), "kind", e.Kind, "to", e.To, "bytes", e.Bytes, "took", e.Took, "err", e.Err}
@@ -143,6 +159,7 @@ func (e PoolFailed) attrs() []any    { return []any{"op", e.Op, "err", e.Err} }
 func (e PoolRecovered) attrs() []any { return []any{"op", e.Op} }
 
 func (SnapshotsTaken) level() slog.Level { return slog.LevelDebug }
+func (Ticked) level() slog.Level         { return slog.LevelDebug - 4 } // one a second
 func (StreamEnded) level() slog.Level    { return slog.LevelDebug }
 func (e LinkChanged) level() slog.Level {
 	var busy *busyError
@@ -159,7 +176,9 @@ func (PoolRecovered) level() slog.Level { return slog.LevelInfo }
 
 // emit tells everybody. It is called without locks.
 func (e *Engine) emit(ev Event) {
-	e.cfg.Log.Log(e.logCtx, ev.level(), kindOfEvent(ev), ev.attrs()...)
+	if e.cfg.Log.Enabled(e.logCtx, ev.level()) {
+		e.cfg.Log.Log(e.logCtx, ev.level(), kindOfEvent(ev), ev.attrs()...)
+	}
 	e.cfg.Observe(ev)
 }
 
@@ -168,6 +187,8 @@ func kindOfEvent(ev Event) string {
 	switch ev.(type) {
 	case SnapshotsTaken:
 		return "snapshots taken"
+	case Ticked:
+		return "ticked"
 	case StreamEnded:
 		return "stream ended"
 	case LinkChanged:

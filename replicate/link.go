@@ -45,6 +45,12 @@ type link struct {
 	complete time.Time
 	verified time.Time // when the replica last said what it has
 
+	// Of the primary's tombstones (localCopy.burials): those that the replica knows,
+	// since when, and those that the offer under way names, 0 when it names none.
+	buried   uint64
+	buriedAt time.Time
+	burying  uint64
+
 	streaming string // kind of the stream under way; ""
 	seeding   bool   // the replica has no complete copy
 	from, to  guid   // of the stream under way, or of the last: its rest may be wanted
@@ -112,7 +118,7 @@ func (l *link) next(now time.Time) (at time.Time, do bool) {
 	if now.Before(l.retryAt) {
 		return l.retryAt, false
 	}
-	if guid(l.acked.GUID) != c.newest().guid || l.failed {
+	if guid(l.acked.GUID) != c.newest().guid || l.failed || l.buried != c.burials {
 		return now, true
 	}
 	// So many links ask in turn that a replica never answers many a second.
@@ -166,6 +172,14 @@ func (l *link) settle(err error) {
 	e.mu.Unlock()
 	if changed {
 		e.emit(ev)
+	}
+}
+
+// bury notes that the replica is in step with an offer, and with the tombstones in
+// it. The caller holds mu.
+func (l *link) bury(now time.Time) {
+	if l.burying != 0 {
+		l.buried, l.buriedAt, l.burying = l.burying, now, 0
 	}
 }
 

@@ -17,6 +17,7 @@ type snap struct {
 	written int64
 	pos     volume.Position // zero: a user's or a scheduled one
 	rule    time.Duration   // of a scheduled one, its period
+	slot    time.Time       // of a scheduled one, what its name says
 	pinned  bool            // a hold or a clone is on it
 }
 
@@ -27,8 +28,8 @@ func newSnap(z zfs.Snapshot) snap {
 	s := snap{name: z.Name, guid: guid(z.GUID), txg: z.CreateTXG, written: z.Written, pinned: z.UserRefs > 0 || len(z.Clones) > 0}
 	if epoch, seq, ok := volume.ParseSnapshotName(z.Name); ok {
 		s.pos = volume.Position{Epoch: epoch, Seq: seq, GUID: z.GUID, Taken: z.Creation}
-	} else if every, _, ok := volume.ParseScheduledName(z.Name); ok {
-		s.rule = every
+	} else if every, slot, ok := volume.ParseScheduledName(z.Name); ok {
+		s.rule, s.slot = every, slot
 	}
 	return s
 }
@@ -87,7 +88,9 @@ type localCopy struct {
 	since     time.Time     // when found was filled
 	stops     map[guid]int  // snapshots that somebody waits for: to be sent exactly
 	removed   map[guid]bool // by people, in this process: their tombstones stay
-	burials   uint64        // counts changes of the tombstones
+	burials   uint64        // counts changes of the tombstones, from 1
+	// scheduled is when this process took the newest snapshot of a rule.
+	scheduled map[time.Duration]time.Time
 
 	// On a replica, from the last offer.
 	floor        volume.Position
@@ -106,6 +109,8 @@ func newCopy() *localCopy {
 		bases:     map[volume.NodeID]base{},
 		stops:     map[guid]int{},
 		removed:   map[guid]bool{},
+		scheduled: map[time.Duration]time.Time{},
+		burials:   1,
 	}
 }
 
@@ -201,6 +206,35 @@ func (c *localCopy) candidates(limit int) (bases []guid, truncated bool) {
 	return bases, false
 }
 
+// tombstones are the guids of what was removed here, newest first, and those first
+// that this process saw removed.
+func (c *localCopy) tombstones(limit int) []guid {
+	var seen, found []guid
+	for _, m := range slices.Backward(c.marks) {
+		if _, here := c.find(m.guid); here || m.engine() {
+			continue
+		}
+		if c.removed[m.guid] {
+			seen = append(seen, m.guid)
+		} else {
+			found = append(found, m.guid)
+		}
+	}
+	all := append(seen, found...)
+	return all[:min(len(all), limit)]
+}
+
+// drop takes over what the primary says was removed; nothing: it does not say.
+func (c *localCopy) drop(guids []guid) {
+	if len(guids) == 0 {
+		return
+	}
+	c.dropped = make(map[guid]bool, len(guids))
+	for _, g := range guids {
+		c.dropped[g] = true
+	}
+}
+
 func compare(a, b uint64) int {
 	switch {
 	case a < b:
@@ -271,6 +305,7 @@ func (c *localCopy) becomePrimary(now time.Time) {
 		return
 	}
 	c.found, c.unproven, c.idleAsOf, c.lastTaken = nil, 0, time.Time{}, time.Time{}
+	clear(c.scheduled)
 	if c.known {
 		c.remember(now)
 	}

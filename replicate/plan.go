@@ -52,6 +52,10 @@ type step struct {
 	reason string
 }
 
+// interrupted is the reason of a set-aside that goes on after a crash; the one that
+// it had before is better, if it is known.
+const interrupted = "an interrupted set-aside"
+
 func say(v verdict, format string, args ...any) step {
 	return step{act: actAnswer, answer: answer{Verdict: v, Reason: fmt.Sprintf(format, args...)}}
 }
@@ -85,7 +89,7 @@ func admit(o offer, peer volume.NodeID, cluster string, a *Assignment) (refusal 
 // aside, and what is thrown away is a partial stream, whose sender has it all.
 func decide(o offer, s standing) step {
 	if s.fork {
-		return step{act: actFork, reason: "an interrupted set-aside"}
+		return step{act: actFork, reason: interrupted}
 	}
 	if !s.exists {
 		return decideSeed(o, s)

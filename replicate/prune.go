@@ -42,13 +42,13 @@ func (e *Engine) floor(a *Assignment, c *localCopy, now time.Time) volume.Positi
 
 // kept gathers what the retention of a copy goes by. The caller holds mu.
 func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
-	k := kept{snaps: c.snaps, marks: c.marks, stay: map[guid]bool{}, reachable: map[guid]bool{}}
+	k := kept{snaps: c.snaps, marks: c.marks, dropped: c.dropped, stay: map[guid]bool{}, reachable: map[guid]bool{}}
 	a := e.table[id]
 	if a != nil {
 		k.policy = a.Snapshots
 	}
 	if a == nil || a.Role != volume.RolePrimary {
-		k.floor, k.dropped = c.floor, c.dropped
+		k.floor = c.floor
 		for _, g := range c.keep {
 			k.reachable[g] = true
 			if s, ok := c.find(g); ok && !c.floor.IsZero() && s.pos.Compare(c.floor) >= 0 {

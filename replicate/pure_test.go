@@ -19,7 +19,8 @@ var update = flag.Bool("update", false, "write what the functions say now into t
 // The files in testdata hold cases: prose after #, a line of input in words
 // key=value, and after -> what the function says. Snapshots are written as their
 // txg, which is their guid too: 5 is the engine's at epoch 1 with sequence 5, 2.5
-// at epoch 2, u5 a user's, 5! has a hold, #5 is a bookmark.
+// at epoch 2, u5 a user's, h5 and d5 one that is taken hourly and daily, 5! has a
+// hold, #5 is a bookmark and #u5 one of a user's.
 func dataDriven(t *testing.T, file string, f func(in map[string]string) string) {
 	t.Helper()
 	path := "testdata/" + file
@@ -63,8 +64,14 @@ func parseSnaps(t *testing.T, s string) (snaps []snap, marks []mark) {
 		sn := snap{pinned: strings.HasSuffix(word, "!")}
 		text := strings.TrimSuffix(word, "!")
 		bookmark := strings.HasPrefix(text, "#")
-		user := strings.HasPrefix(text, "u")
-		epoch, seq, dotted := strings.Cut(strings.TrimLeft(text, "#u"), ".")
+		other := strings.IndexAny(text, "uhd") >= 0
+		switch {
+		case strings.HasPrefix(text, "h"):
+			sn.rule = time.Hour
+		case strings.HasPrefix(text, "d"):
+			sn.rule = 24 * time.Hour
+		}
+		epoch, seq, dotted := strings.Cut(strings.TrimLeft(text, "#uhd"), ".")
 		if !dotted {
 			epoch, seq = "1", epoch
 		}
@@ -79,10 +86,13 @@ func parseSnaps(t *testing.T, s string) (snaps []snap, marks []mark) {
 		sn.txg, sn.guid, sn.name = n, guid(n), text
 		p := volume.Position{Epoch: volume.Epoch(ep), Seq: n, GUID: n}
 		switch {
+		case bookmark && other:
+			marks = append(marks, mark{name: text[1:], guid: guid(n), txg: n})
+			continue
 		case bookmark:
 			marks = append(marks, mark{name: p.SnapshotName(), guid: guid(n), txg: n})
 			continue
-		case !user:
+		case !other:
 			sn.pos, sn.name = p, p.SnapshotName()
 		}
 		snaps = append(snaps, sn)
@@ -203,20 +213,17 @@ func TestKeep(t *testing.T) {
 		var all []string
 		for _, part := range strings.Split(in["copy"], ",") {
 			first, last, ranged := strings.Cut(part, "..")
-			mark := strings.HasPrefix(first, "#")
 			if !ranged {
 				all = append(all, part)
 				continue
 			}
-			for n := number(t, strings.TrimPrefix(first, "#")); n <= number(t, last); n++ {
-				word := fmt.Sprint(n)
-				if mark {
-					word = "#" + word
-				}
-				all = append(all, word)
+			kind := strings.TrimRight(first, "0123456789")
+			for n := number(t, strings.TrimPrefix(first, kind)); n <= number(t, last); n++ {
+				all = append(all, kind+fmt.Sprint(n))
 			}
 		}
-		k := kept{stay: set(parseGUIDs(t, in["stay"])), reachable: set(parseGUIDs(t, in["reachable"]))}
+		k := kept{stay: set(parseGUIDs(t, in["stay"])), reachable: set(parseGUIDs(t, in["reachable"])),
+			dropped: set(parseGUIDs(t, in["dropped"])), policy: parsePolicy(t, in["policy"])}
 		k.snaps, k.marks = parseSnaps(t, strings.Join(all, ","))
 		if n := number(t, in["floor"]); n != 0 {
 			k.floor = volume.Position{Epoch: 1, Seq: n, GUID: n}
@@ -236,6 +243,18 @@ func TestKeep(t *testing.T) {
 		}
 		return strings.Join(text, "; ")
 	})
+}
+
+func parsePolicy(t *testing.T, s string) volume.SnapshotPolicy {
+	t.Helper()
+	if s == "" {
+		return nil
+	}
+	p, err := volume.ParseSnapshotPolicy(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func names[T any](list []T, of func(T) guid) []string {

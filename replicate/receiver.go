@@ -197,6 +197,9 @@ func (e *Engine) noteOffer(o offer, complete bool) {
 	}
 	c.floor, c.keep = o.Floor, o.Keep
 	c.setTaken(o.Newest.SnapshotName(), o.Newest.Taken)
+	if complete {
+		c.drop(o.Dropped)
+	}
 	if complete && o.CompleteAsOf.After(c.completeAsOf) {
 		c.completeAsOf = o.CompleteAsOf
 	}
@@ -453,6 +456,7 @@ func (e *Engine) verify(ctx context.Context, id volume.ID, target string, seedin
 	if top == b.To {
 		c.modified = false
 		c.floor, c.keep = o.Floor, o.Keep
+		c.drop(o.Dropped)
 		c.setTaken(o.Newest.SnapshotName(), o.Newest.Taken)
 		if uint64(top) == o.Newest.GUID && o.CompleteAsOf.After(c.completeAsOf) {
 			c.completeAsOf = o.CompleteAsOf

@@ -29,7 +29,8 @@ type kept struct {
 	reachable map[guid]bool
 	// policy says how many scheduled snapshots of each rule stay.
 	policy volume.SnapshotPolicy
-	// dropped are guids of snapshots that people removed on the primary.
+	// dropped are guids of snapshots that people removed on the primary, also on one
+	// that this node has taken over from.
 	dropped map[guid]bool
 }
 

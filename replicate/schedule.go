@@ -1,6 +1,9 @@
 package replicate
 
 import (
+	"slices"
+	"time"
+
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -38,4 +41,52 @@ func surplus(snaps []snap, policy volume.SnapshotPolicy, orphans bool) []snap {
 		}
 	}
 	return out
+}
+
+// agenda is what decides which scheduled snapshots of a volume are due.
+type agenda struct {
+	policy volume.SnapshotPolicy
+	now    time.Time
+	snaps  []snap
+	marks  []mark
+	// changed says that something was written since the newest snapshot.
+	changed bool
+	// taken is when this process took the newest of a rule. It is compared with now by
+	// the monotonic clock, which does not jump.
+	taken map[time.Duration]time.Time
+}
+
+// due are the rules of which a snapshot is to be taken now: at most one in each
+// slot of time, of that name and no other, and only when something was written since
+// the rule's newest. One that was removed by hand does not come back in its slot. A
+// clock that jumps to ever new slots still takes no more than two in a period.
+func (a agenda) due() []time.Duration {
+	var rules []time.Duration
+	for _, r := range a.policy {
+		if a.dueBy(r.Every) {
+			rules = append(rules, r.Every)
+		}
+	}
+	return rules
+}
+
+func (a agenda) dueBy(every time.Duration) bool {
+	if t, ok := a.taken[every]; ok && a.now.Sub(t) < every/2 {
+		return false
+	}
+	slot, changed, first := volume.Slot(every, a.now), a.changed, true
+	for _, s := range slices.Backward(a.snaps) {
+		if s.rule == every && s.slot.Equal(slot) {
+			return false
+		}
+		if s.rule == every {
+			first = false
+		}
+		changed = changed || first && s.written > 0
+	}
+	if !first && !changed {
+		return false
+	}
+	name := volume.ScheduledName(every, slot)
+	return !slices.ContainsFunc(a.marks, func(m mark) bool { return m.name == name })
 }

@@ -192,6 +192,9 @@ func (l *link) offer(now time.Time) (offer, error) {
 		o.CompleteAsOf = c.idleAsOf
 	}
 	o.Bases, o.Truncated = c.candidates(maxBases)
+	if l.burying = 0; l.buried != c.burials || now.Sub(l.buriedAt) >= e.cfg.Verify {
+		o.Dropped, l.burying = c.tombstones(maxDropped), c.burials
+	}
 	o.Floor = e.floor(a, c, now)
 	for _, id := range sortedBases(c.bases) {
 		o.Keep = append(o.Keep, c.bases[id].guid)
@@ -228,6 +231,7 @@ func (l *link) plan(ctx context.Context, o offer, ans answer) (h hop, kind, toke
 		if o.CompleteAsOf.After(l.complete) {
 			l.complete = o.CompleteAsOf
 		}
+		l.bury(time.Now())
 		return hop{}, "", "", nil
 	}
 	kind = kindIncremental
@@ -313,6 +317,7 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (
 	l.streaming = ""
 	if err == nil {
 		l.heard(a.GUID, time.Now())
+		l.bury(time.Now())
 		l.from, l.to = 0, 0
 		c := e.copies[l.key.volume]
 		more = c != nil && uint64(l.top) != c.newest().pos.GUID

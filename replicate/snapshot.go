@@ -3,6 +3,8 @@ package replicate
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -65,6 +67,9 @@ func (e *Engine) tick(ctx context.Context) error {
 	}
 	asked := time.Now()
 	list, err := e.cfg.Pool.Datasets(ctx, e.cfg.Root)
+	e.mu.Lock()
+	e.blind = err != nil
+	e.mu.Unlock()
 	if err != nil {
 		return err
 	}
@@ -73,8 +78,12 @@ func (e *Engine) tick(ctx context.Context) error {
 	if err := e.load(ctx, e.unknown()); err != nil && !errors.Is(err, zfs.ErrNotFound) {
 		return err
 	}
-	_, err = e.take(ctx, e.dueNow(time.Now()), false)
-	return err
+	listed := time.Since(asked)
+	// Scheduled ones first: the engine's carries them to the replicas at once.
+	scheduled := e.takeScheduled(ctx)
+	taken, err := e.take(ctx, e.dueNow(time.Now()), false)
+	e.emit(Ticked{Datasets: len(list), Taken: len(taken), Listed: listed, Took: time.Since(asked)})
+	return errors.Join(scheduled, err)
 }
 
 func (e *Engine) noteCounters(counters map[string]uint64) {
@@ -95,11 +104,12 @@ func (e *Engine) unknown() []volume.ID {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var ids []volume.ID
-	for _, id := range sortedIDs(e.copies) {
-		if !e.copies[id].known && e.receives[id] == nil {
+	for id, c := range e.copies {
+		if !c.known && e.receives[id] == nil {
 			ids = append(ids, id)
 		}
 	}
+	slices.Sort(ids)
 	return ids
 }
 
@@ -108,9 +118,9 @@ func (e *Engine) dueNow(now time.Time) []volume.ID {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var ids []volume.ID
-	for _, id := range sortedIDs(e.table) {
-		a, c := e.table[id], e.copies[id]
-		if a.Role != volume.RolePrimary || c == nil || !c.known || c.epoch > a.Epoch || c.badEpoch != "" {
+	for id, a := range e.table {
+		c := e.copies[id]
+		if !e.snaps(a, c) {
 			continue
 		}
 		newest := c.newest()
@@ -127,6 +137,7 @@ func (e *Engine) dueNow(now time.Time) []volume.ID {
 			ids = append(ids, id)
 		}
 	}
+	slices.Sort(ids)
 	return ids
 }
 
@@ -149,6 +160,60 @@ func (e *Engine) unacked(a *Assignment, c *localCopy) int {
 		fewest = min(fewest, n)
 	}
 	return fewest
+}
+
+// takeScheduled takes the scheduled snapshots that are due: of each rule those of
+// all volumes in one command.
+func (e *Engine) takeScheduled(ctx context.Context) error {
+	if len(e.dueScheduled(time.Now())) == 0 {
+		return nil
+	}
+	if err := acquire(ctx, e.snapping); err != nil {
+		return err
+	}
+	defer release(e.snapping)
+	began := time.Now()
+	var errs []error
+	due := e.dueScheduled(began) // a volume may have been frozen meanwhile
+	for _, every := range slices.Sorted(maps.Keys(due)) {
+		names := map[volume.ID]string{}
+		for _, id := range due[every] {
+			names[id] = volume.ScheduledName(every, began)
+		}
+		_, err := e.shoot(ctx, KindScheduled, names, e.snapshotNames, func(id volume.ID, c *localCopy, s snap) {
+			c.scheduled[every] = began
+		})
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// dueScheduled are the volumes that get a snapshot of a rule now, by its period.
+func (e *Engine) dueScheduled(now time.Time) map[time.Duration][]volume.ID {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var due map[time.Duration][]volume.ID
+	for id, a := range e.table {
+		c := e.copies[id]
+		if len(a.Snapshots) == 0 || a.Frozen || !e.snaps(a, c) {
+			continue
+		}
+		for _, every := range (agenda{
+			policy: a.Snapshots, now: now, snaps: c.snaps, marks: c.marks, taken: c.scheduled,
+			changed: c.written > 0 || c.counter != c.baseline,
+		}).due() {
+			if due == nil {
+				due = map[time.Duration][]volume.ID{}
+			}
+			due[every] = append(due[every], id)
+		}
+	}
+	return due
+}
+
+// snaps says that this node may take snapshots of a copy by itself. The caller holds mu.
+func (e *Engine) snaps(a *Assignment, c *localCopy) bool {
+	return a.Role == volume.RolePrimary && c != nil && c.known && c.epoch <= a.Epoch && c.badEpoch == ""
 }
 
 // take takes a snapshot of each volume, in one command, and lists what came of it.
@@ -174,7 +239,7 @@ func (e *Engine) take(ctx context.Context, ids []volume.ID, stop bool) (map[volu
 		c.takenAt[names[id]] = began
 	}
 	e.mu.Unlock()
-	return e.shoot(ctx, names, e.snapshotNames, func(id volume.ID, c *localCopy, s snap) {
+	return e.shoot(ctx, KindEngine, names, e.snapshotNames, func(id volume.ID, c *localCopy, s snap) {
 		c.lastTaken = began
 		c.unproven++
 		if stop {
@@ -186,7 +251,7 @@ func (e *Engine) take(ctx context.Context, ids []volume.ID, stop bool) (map[volu
 // shoot takes the snapshots of these names by calling snapshot with their full
 // names, and lists exactly them: what is there is taken, whatever the command said.
 // note is called for each, under mu. The caller has e.snapping.
-func (e *Engine) shoot(ctx context.Context, names map[volume.ID]string, snapshot func(context.Context, []string) error,
+func (e *Engine) shoot(ctx context.Context, kind string, names map[volume.ID]string, snapshot func(context.Context, []string) error,
 	note func(volume.ID, *localCopy, snap)) (map[volume.ID]snap, error) {
 	if len(names) == 0 {
 		return nil, nil
@@ -234,7 +299,7 @@ func (e *Engine) shoot(ctx context.Context, names map[volume.ID]string, snapshot
 	}
 	e.mu.Unlock()
 	if len(taken) > 0 {
-		e.emit(SnapshotsTaken{Volumes: sortedIDs(taken), Took: took, Listed: listed})
+		e.emit(SnapshotsTaken{Kind: kind, Volumes: sortedIDs(taken), Took: took, Listed: listed})
 	}
 	if err == nil {
 		err = failed

@@ -3,7 +3,7 @@ package replicate
 import (
 	"context"
 	"errors"
-	"fmt"
+	"strings"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -89,6 +89,11 @@ func (e *Engine) noteDatasets(list []zfs.Dataset, since uint64, asked time.Time)
 		}
 	}
 	e.leftover = leftover
+	for op := range e.failing {
+		if id, ok := strings.CutPrefix(op, finishing); ok && !leftover[volume.ID(id)] {
+			delete(e.failing, op) // there is nothing to finish any more
+		}
+	}
 }
 
 // noteIdle moves idleAsOf on when nothing was written since the newest snapshot.
@@ -195,32 +200,48 @@ func groupBookmarks(list []zfs.Bookmark) map[string][]zfs.Bookmark {
 	return by
 }
 
-// tidyLeftover finishes what a crash left of one volume, unless it is being
+// finishing names the operation on what was left of one volume.
+const finishing = "finish what was left of "
+
+// tidyLeftover finishes what a crash left of one volume, or throws away what a
+// first copy left of one that is not assigned here any more, unless it is being
 // received right now.
 func (e *Engine) tidyLeftover(ctx context.Context, id volume.ID) {
 	e.mu.Lock()
+	how := tidyCrash
+	if e.assigned && e.table[id] == nil {
+		how = tidyOrphan
+	}
 	rctx, release, ok := e.claim(ctx, id, 0, "")
 	e.mu.Unlock()
 	if !ok {
 		return
 	}
 	defer release()
-	err := e.tidy(rctx, id, false)
+	err := e.tidy(rctx, id, how)
 	if ctx.Err() == nil {
-		e.asked(fmt.Sprintf("finish what was left of %s", id), err)
+		e.asked(finishing+string(id), err)
 	}
 }
 
+// tidying is how far tidy goes.
+type tidying string
+
+const (
+	tidyCrash  tidying = "crash"  // go on where a crash interrupted; a partial stream stays
+	tidyOrphan tidying = "orphan" // the volume is not assigned here: no first copy is wanted
+	tidyAll    tidying = "all"    // nothing is received any more: partial streams go
+)
+
 // tidy finishes a set-aside that was cut short, and gives a complete seed its
-// place. With all it also throws partial streams away. The caller has claimed the
-// volume.
-func (e *Engine) tidy(ctx context.Context, id volume.ID, all bool) error {
+// place. The caller has claimed the volume.
+func (e *Engine) tidy(ctx context.Context, id volume.ID, how tidying) error {
 	for range maxSteps {
 		s, err := e.look(ctx, id, true)
 		if err != nil {
 			return err
 		}
-		st, more := tidyStep(s, all)
+		st, more := tidyStep(s, how)
 		if !more {
 			return nil
 		}
@@ -233,20 +254,22 @@ func (e *Engine) tidy(ctx context.Context, id volume.ID, all bool) error {
 
 // tidyStep is the next thing to do about leftovers; more is false when there are
 // none.
-func tidyStep(s standing, all bool) (st step, more bool) {
+func tidyStep(s standing, how tidying) (st step, more bool) {
 	if s.fork {
-		return step{act: actFork, reason: "an interrupted set-aside"}, true
+		return step{act: actFork, reason: interrupted}, true
 	}
 	for _, seed := range s.seeds {
 		complete := seed.token == "" && len(seed.snaps) > 0
 		switch {
+		case how == tidyOrphan:
+			return clearSeed(seed), true
 		case complete && !s.exists:
 			return step{act: actAdoptSeed, epoch: seed.epoch}, true
-		case all || s.exists || !complete && seed.token == "":
+		case how == tidyAll || s.exists || !complete && seed.token == "":
 			return clearSeed(seed), true
 		}
 	}
-	if all && s.token != "" {
+	if how == tidyAll && s.token != "" {
 		return step{act: actAbort, reason: "nothing is received any more"}, true
 	}
 	return step{}, false

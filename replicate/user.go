@@ -98,7 +98,7 @@ func (e *Engine) Holds(id volume.ID, guids []uint64) (map[uint64]bool, error) {
 	defer e.mu.Unlock()
 	c := e.copies[id]
 	switch {
-	case !e.surveyed, len(e.failing) > 0, c == nil && e.leftover[id], c != nil && !c.known:
+	case !e.surveyed, e.blind, c == nil && e.leftover[id], c != nil && !c.known:
 		return nil, volume.Errorf(volume.CodeUnavailable, "what this node has of volume %s is not known right now", id).WithHint("try again")
 	}
 	has := make(map[uint64]bool, len(guids))
@@ -140,7 +140,7 @@ func (e *Engine) TakeSnapshot(ctx context.Context, ids []volume.ID, name string)
 			return err
 		}
 	}
-	taken, err := e.shoot(ctx, names, func(ctx context.Context, full []string) error {
+	taken, err := e.shoot(ctx, KindUser, names, func(ctx context.Context, full []string) error {
 		return e.cfg.Pool.Snapshot(ctx, full, nil)
 	}, func(id volume.ID, c *localCopy, s snap) {})
 	if errors.Is(err, zfs.ErrExists) {

@@ -48,6 +48,7 @@ const (
 	maxMessage  = 256 << 10 // payload of anything but DATA
 	maxData     = 256 << 10 // payload of DATA
 	maxBases    = 4096      // guids in an offer
+	maxDropped  = 1000      // guids of removed snapshots in an offer
 	maxText     = 1024      // of an error or a reason
 	maxToken    = 32 << 10
 	maxSnapName = 256
@@ -79,6 +80,9 @@ type offer struct {
 	// is to be left as a bookmark.
 	Floor volume.Position `json:"floor,omitzero"`
 	Keep  []guid          `json:"keep,omitempty"`
+	// Dropped are guids of snapshots that people removed, the newest: who has one
+	// destroys it too, once it is in step. They are told now and again, not always.
+	Dropped []guid `json:"dropped,omitempty"`
 	// NoResume asks to throw a partial stream away: its token was of no use.
 	NoResume bool `json:"no_resume,omitempty"`
 }
@@ -168,10 +172,10 @@ func (o *offer) check() error {
 	if o.Newest.IsZero() {
 		return errors.New("offer without a snapshot")
 	}
-	if len(o.Bases) > maxBases || len(o.Keep) > maxBases {
+	if len(o.Bases) > maxBases || len(o.Keep) > maxBases || len(o.Dropped) > maxDropped {
 		return errors.New("offer with too many bases")
 	}
-	if slices.Contains(o.Bases, 0) || slices.Contains(o.Keep, 0) {
+	if slices.Contains(o.Bases, 0) || slices.Contains(o.Keep, 0) || slices.Contains(o.Dropped, 0) {
 		return errors.New("offer with an empty base")
 	}
 	return nil
