@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
 	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
 
@@ -33,7 +34,6 @@ func newBusy(tb testing.TB, volumes int) *busy {
 	if err := b.host.CreateFilesystem(ctx, testRoot, map[string]string{"mountpoint": "/m"}); err != nil {
 		tb.Fatal(err)
 	}
-	var table []Assignment
 	for i := range volumes {
 		id := volume.ID(fmt.Sprintf("%016x", i+1))
 		b.ids = append(b.ids, id)
@@ -43,9 +43,8 @@ func newBusy(tb testing.TB, volumes int) *busy {
 		if err := b.host.Mount(ctx, b.engine.cfg.dataset(id), true); err != nil {
 			tb.Fatal(err)
 		}
-		table = append(table, Assignment{Volume: id, Epoch: 1, Role: volume.RolePrimary, Primary: node, Replicas: []volume.NodeID{b.replica}})
 	}
-	b.engine.Assign(table)
+	b.assign(false, nil)
 	if err := b.engine.survey(ctx); err != nil {
 		tb.Fatal(err)
 	}
@@ -69,24 +68,136 @@ func (b *busy) round(tb testing.TB, n int) {
 	}
 }
 
+// assign assigns all volumes: every other as a replica's copy when so asked.
+func (b *busy) assign(replicas bool, policy volume.SnapshotPolicy) {
+	var table []Assignment
+	for i, id := range b.ids {
+		a := Assignment{Volume: id, Epoch: 1, Role: volume.RolePrimary, Primary: b.engine.cfg.Node,
+			Replicas: []volume.NodeID{b.replica}, Snapshots: policy}
+		if replicas && i%2 == 1 {
+			a.Role, a.Primary, a.Replicas = volume.RoleReplica, b.replica, nil
+		}
+		table = append(table, a)
+	}
+	b.engine.Assign(table)
+}
+
+// commands are those since the last call.
+func (b *busy) commands() map[string]int {
+	got := b.host.Commands()
+	delete(got, "write")
+	b.host.ResetCommands()
+	return got
+}
+
+// One command prunes all copies, whatever their number and role, and scheduled
+// snapshots of all volumes take one more of each rule.
+func TestCommandsToPrune(t *testing.T) {
+	for _, volumes := range []int{1, 100, 1000} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBusy(t, volumes)
+			const excess = pruneBatch + 2
+			for i := range keepNewest + excess {
+				b.round(t, i)
+			}
+			b.assign(true, nil)
+			b.commands()
+			if err := b.engine.prune(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			if got := b.commands(); len(got) != 1 || got["prune"] != 1 {
+				t.Errorf("commands to prune %d volumes: %v", volumes, got)
+			}
+			for id, n := range b.engine.SnapshotCounts() {
+				if list, err := b.engine.Snapshots(context.Background(), id); err != nil || n != keepNewest || len(list) != n {
+					t.Fatalf("%d snapshots stay of volume %s, %d on disk, %v", n, id, len(list), err)
+				}
+			}
+			b.commands()
+			if err := b.engine.prune(context.Background()); err != nil || len(b.commands()) != 0 {
+				t.Errorf("a pass with nothing to prune: %v, or commands", err)
+			}
+
+			b.assign(false, parsePolicy(t, "1h:1,1d:1"))
+			b.round(t, 1000)
+			got := b.commands()
+			if len(got) != 3 || got["datasets"] != 1 || got["snapshot"] != 3 || got["snapshots-named"] != 3 {
+				t.Errorf("commands of a tick with two rules of %d volumes: %v", volumes, got)
+			}
+		})
+	}
+}
+
+// still is a pool whose listing costs nothing, so that the engine's share is seen.
+type still struct {
+	Pool
+	list []zfs.Dataset
+}
+
+func (s still) Datasets(context.Context, string) ([]zfs.Dataset, error) { return s.list, nil }
+
+// newStill is an engine of idle volumes with a policy.
+func newStill(tb testing.TB, volumes int) *Engine {
+	tb.Helper()
+	b := newBusy(tb, volumes)
+	b.assign(true, volume.SnapshotPolicy{{Every: time.Hour, Keep: 24}, {Every: 24 * time.Hour, Keep: 7}})
+	for i := range 5 {
+		b.round(tb, i)
+	}
+	list, err := b.host.Datasets(context.Background(), testRoot)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	b.engine.cfg.Pool = still{b.host, list}
+	return b.engine
+}
+
+func idle(tb testing.TB, e *Engine) {
+	if err := e.tick(context.Background()); err != nil {
+		tb.Fatal(err)
+	}
+	if list, marks := e.excess(time.Now()); len(list)+len(marks) > 0 {
+		tb.Fatal("there is something to prune")
+	}
+}
+
+// An idle tick costs the engine no memory that grows with the number of volumes.
+func TestIdleAllocates(t *testing.T) {
+	e := newStill(t, 1000)
+	if n := testing.AllocsPerRun(20, func() { idle(t, e) }); n > 50 {
+		t.Errorf("%v allocations in a tick over 1000 idle volumes", n)
+	}
+}
+
+// BenchmarkIdleTick is the engine's share of a tick in which nothing is due.
+func BenchmarkIdleTick(b *testing.B) {
+	for _, volumes := range []int{1, 100, 1000} {
+		b.Run(fmt.Sprint(volumes), func(b *testing.B) {
+			e := newStill(b, volumes)
+			b.ReportAllocs()
+			for b.Loop() {
+				idle(b, e)
+			}
+		})
+	}
+}
+
 // The number of commands of a tick does not depend on the number of volumes.
 func TestCommandsPerTick(t *testing.T) {
 	for _, volumes := range []int{1, 100, 1000} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBusy(t, volumes)
 			b.round(t, 0)
-			b.host.ResetCommands()
+			b.commands()
 			b.round(t, 1)
-			got := b.host.Commands()
-			delete(got, "write")
+			got := b.commands()
 			if len(got) != 3 || got["datasets"] != 1 || got["snapshot"] != 1 || got["snapshots-named"] != 1 {
 				t.Errorf("commands of a busy tick with %d volumes: %v", volumes, got)
 			}
-			b.host.ResetCommands()
 			if err := b.engine.tick(context.Background()); err != nil {
 				t.Fatal(err)
 			}
-			if got := b.host.Commands(); len(got) != 1 || got["datasets"] != 1 {
+			if got := b.commands(); len(got) != 1 || got["datasets"] != 1 {
 				t.Errorf("commands of an idle tick with %d volumes: %v", volumes, got)
 			}
 		})

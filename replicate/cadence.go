@@ -43,11 +43,11 @@ func due(p pulse) bool {
 }
 
 // tickEvery is the time from one tick to the next: as often as the busiest volume
-// asks, but never so often that ticks take more than half of the time.
-func tickEvery(intervals []time.Duration, took time.Duration) time.Duration {
+// asks (0: none does), but never so often that ticks take more than half of the time.
+func tickEvery(shortest, took time.Duration) time.Duration {
 	every := maxTick
-	for _, i := range intervals {
-		every = min(every, i)
+	if shortest > 0 {
+		every = min(every, shortest)
 	}
 	return max(every, minTick, 2*took)
 }

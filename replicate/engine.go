@@ -44,6 +44,7 @@ type Engine struct {
 	queue    []*claim               // links that wait for a turn to send, first come first
 	turns    map[volume.NodeID]load // taken
 	changes  uint64                 // counts what we do to copies
+	listing  uint64                 // counts the listings of all datasets
 	failing  map[string]string      // by operation on the pool: the error it failed with
 }
 
@@ -331,6 +332,7 @@ func (e *Engine) copyOf(id volume.ID) *localCopy {
 	c := e.copies[id]
 	if c == nil {
 		c = newCopy()
+		c.dataset = e.cfg.dataset(id)
 		e.copies[id] = c
 	}
 	return c

@@ -58,6 +58,8 @@ type base struct {
 // localCopy is what is known of one dataset of this node, from its last listing
 // and from what the engine did since. Engine.mu guards it.
 type localCopy struct {
+	dataset string // its name
+	seen    uint64 // Engine.listing when it was last there
 	known   bool   // snaps and marks are as on disk
 	changed uint64 // Engine.changes when we last changed it, to tell a stale listing
 
@@ -66,6 +68,7 @@ type localCopy struct {
 	mounted    bool
 	epoch      volume.Epoch // the property; 0 when it is not set
 	badEpoch   string       // the property when it cannot be read
+	epochText  string       // the property
 	origin     string
 	encryption string // "off" when plain; "" when not known
 
@@ -249,8 +252,12 @@ func compare(a, b uint64) int {
 func (c *localCopy) setDataset(d zfs.Dataset) {
 	c.written, c.referenced, c.mounted, c.origin = d.Written, d.Referenced, d.Mounted, d.Origin
 	c.encryption = d.Encryption
-	c.epoch, c.badEpoch = 0, ""
-	if s := d.User[propEpoch]; s != "" {
+	s := d.User[propEpoch]
+	if s == c.epochText {
+		return // as ever
+	}
+	c.epochText, c.epoch, c.badEpoch = s, 0, ""
+	if s != "" {
 		epoch, err := volume.ParseEpoch(s)
 		if err != nil {
 			c.badEpoch = s

@@ -309,18 +309,17 @@ func TestLinkState(t *testing.T) {
 
 func TestTickEvery(t *testing.T) {
 	for _, c := range []struct {
-		intervals []time.Duration
-		took      time.Duration
-		want      time.Duration
+		shortest, took, want time.Duration
 	}{
-		{nil, 0, maxTick},
-		{[]time.Duration{time.Hour, time.Second}, 0, time.Second},
-		{[]time.Duration{time.Millisecond}, 0, minTick},
-		{[]time.Duration{time.Second}, 900 * time.Millisecond, 1800 * time.Millisecond},
-		{[]time.Duration{time.Second}, time.Minute, 2 * time.Minute},
+		{0, 0, maxTick},
+		{time.Hour, 0, maxTick},
+		{time.Second, 0, time.Second},
+		{time.Millisecond, 0, minTick},
+		{time.Second, 900 * time.Millisecond, 1800 * time.Millisecond},
+		{time.Second, time.Minute, 2 * time.Minute},
 	} {
-		if got := tickEvery(c.intervals, c.took); got != c.want {
-			t.Errorf("tickEvery(%v, %v) = %v, want %v", c.intervals, c.took, got, c.want)
+		if got := tickEvery(c.shortest, c.took); got != c.want {
+			t.Errorf("tickEvery(%v, %v) = %v, want %v", c.shortest, c.took, got, c.want)
 		}
 	}
 }

@@ -30,7 +30,7 @@ func (e *Engine) runCadence(ctx context.Context) {
 
 		// Woken early, it still leaves a moment for others to wake it too.
 		took := time.Since(began)
-		timer := time.NewTimer(tickEvery(e.intervals(), took) - took)
+		timer := time.NewTimer(tickEvery(e.shortest(), took) - took)
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
@@ -41,17 +41,16 @@ func (e *Engine) runCadence(ctx context.Context) {
 	}
 }
 
-// intervals of the volumes that may be due.
-func (e *Engine) intervals() []time.Duration {
+// shortest interval of the volumes that may be due; 0: there is none.
+func (e *Engine) shortest() (least time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var list []time.Duration
 	for _, a := range e.table {
-		if a.Role == volume.RolePrimary && !a.Frozen && len(a.Replicas) > 0 {
-			list = append(list, a.interval())
+		if a.Role == volume.RolePrimary && !a.Frozen && len(a.Replicas) > 0 && (least == 0 || a.interval() < least) {
+			least = a.interval()
 		}
 	}
-	return list
+	return least
 }
 
 // tick asks once what was written where, and takes a snapshot of all that is due
@@ -89,8 +88,8 @@ func (e *Engine) tick(ctx context.Context) error {
 func (e *Engine) noteCounters(counters map[string]uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for id, c := range e.copies {
-		if n, ok := counters[e.cfg.dataset(id)]; ok {
+	for _, c := range e.copies {
+		if n, ok := counters[c.dataset]; ok {
 			c.counter = n
 		} else {
 			c.counter = c.baseline

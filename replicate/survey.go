@@ -64,22 +64,24 @@ func (e *Engine) survey(ctx context.Context) error {
 func (e *Engine) noteDatasets(list []zfs.Dataset, since uint64, asked time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	seen, leftover := map[volume.ID]bool{}, map[volume.ID]bool{}
+	e.listing++
+	leftover := map[volume.ID]bool{}
 	for _, d := range list {
 		k, id, _ := e.cfg.parse(d.Name)
 		switch k {
 		case kindSeed, kindFork:
 			leftover[id] = true
 		case kindCopy:
-			seen[id] = true
-			if c := e.copyOf(id); c.changed <= since && e.receives[id] == nil {
+			c := e.copyOf(id)
+			c.seen = e.listing
+			if c.changed <= since && e.receives[id] == nil {
 				c.setDataset(d)
 				c.noteIdle(asked, e.cfg.Settle, e.cfg.Dirty != nil)
 			}
 		}
 	}
 	for id, c := range e.copies {
-		if !seen[id] && c.changed <= since && e.receives[id] == nil {
+		if c.seen != e.listing && c.changed <= since && e.receives[id] == nil {
 			delete(e.copies, id)
 		}
 	}
