@@ -65,6 +65,7 @@ type Pool interface {
 	Receive(ctx context.Context, req zfs.ReceiveRequest, r io.Reader) error
 	AbortReceive(ctx context.Context, name string) error
 	DecodeToken(ctx context.Context, token string) (zfs.ResumeToken, error)
+	EstimateSend(ctx context.Context, req zfs.SendRequest) (int64, error)
 }
 
 // Dirty counts what is written to mounted datasets as it happens. ZFS's own

@@ -7,7 +7,7 @@
 // never mounts, never destroys a dataset, and never forces a receive: a copy that
 // went its own way is set aside under another name.
 //
-// Decisions are pure functions (due, decide, nextHop, keep, linkState); the files
-// with runners carry them out. DESIGN.md has the protocol, the crash table and the
-// reasons.
+// Decisions are pure functions (due, decide, nextHop, pickTurn, keep, linkState); the
+// files with runners carry them out. DESIGN.md has the protocol, the crash table and
+// the reasons.
 package replicate

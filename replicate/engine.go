@@ -22,6 +22,9 @@ type Engine struct {
 	cfg    Config
 	logCtx context.Context
 
+	zstd   zstdPool
+	beside sync.WaitGroup // estimates, which no stream waits for
+
 	snapping chan struct{} // one slot: who takes snapshots
 	pruning  chan struct{} // one slot: who destroys them
 	slots    chan struct{} // of receives
@@ -40,6 +43,7 @@ type Engine struct {
 	leftover map[volume.ID]bool // a seed or a fork is there
 	links    map[linkKey]*link
 	peers    map[volume.NodeID]*peer
+	pacers   map[string]*pacer // by Limit.Group
 	receives map[volume.ID]*receive
 	queue    []*claim               // links that wait for a turn to send, first come first
 	turns    map[volume.NodeID]load // taken
@@ -55,7 +59,7 @@ type receive struct {
 	peer   volume.NodeID
 	cancel context.CancelCauseFunc
 	done   chan struct{}
-	stream *dataReader // nil unless a stream is coming in
+	stream *incoming // nil unless a stream is coming in
 }
 
 var errSuperseded = errors.New("the assignment of the volume has changed")
@@ -78,6 +82,7 @@ func New(cfg Config) *Engine {
 		leftover:    map[volume.ID]bool{},
 		links:       map[linkKey]*link{},
 		peers:       map[volume.NodeID]*peer{},
+		pacers:      map[string]*pacer{},
 		receives:    map[volume.ID]*receive{},
 		turns:       map[volume.NodeID]load{},
 		failing:     map[string]string{},
@@ -120,6 +125,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		}
 	}
 	all.Wait()
+	e.beside.Wait()
 	e.closePeers()
 	return context.Cause(ctx)
 }
@@ -262,13 +268,20 @@ func (e *Engine) CompleteAsOf(id volume.ID) time.Time {
 
 // Links of a volume whose primary this node is, in the order of its replicas.
 func (e *Engine) Links(id volume.ID) []volume.LinkStatus {
+	list := e.linksOf(id)
+	for i := range list {
+		list[i].Limit = e.limit(list[i].Replica).Bytes
+	}
+	return list
+}
+
+func (e *Engine) linksOf(id volume.ID) (list []volume.LinkStatus) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	a := e.table[id]
 	if a == nil || a.Role != volume.RolePrimary {
 		return nil
 	}
-	var list []volume.LinkStatus
 	for _, replica := range a.Replicas {
 		if l := e.links[linkKey{id, replica, a.Epoch}]; l != nil {
 			list = append(list, l.status(time.Now()))

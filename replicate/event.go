@@ -56,6 +56,13 @@ type LinkChanged struct {
 	Err     error
 }
 
+// Throttled says how long streams to a replica have waited for the bandwidth limit
+// since the last one. It comes at most once a minute for each replica.
+type Throttled struct {
+	Replica volume.NodeID
+	Waited  time.Duration // all streams together
+}
+
 // Received says how one stream from a primary went.
 type Received struct {
 	Volume  volume.ID
@@ -110,6 +117,10 @@ func (e LinkChanged) String() string {
 	return withError(fmt.Sprintf("link of %s to %s is %s", e.Volume, e.Replica.Short(), e.State), e.Err)
 }
 
+func (e Throttled) String() string {
+	return fmt.Sprintf("streams to %s waited %v for the bandwidth limit", e.Replica.Short(), e.Waited)
+}
+
 func (e Received) String() string {
 	s := fmt.Sprintf("received %s of %s from %s: %d bytes in %v", e.To, e.Volume, e.Primary.Short(), e.Bytes, e.Took)
 	return withError(s, e.Err)
@@ -146,6 +157,9 @@ func (e StreamEnded) attrs() []any {
 func (e LinkChanged) attrs() []any {
 	return []any{"volume", e.Volume, "replica", e.Replica.Short(), "state", e.State, "err", e.Err}
 }
+func (e Throttled) attrs() []any {
+	return []any{"replica", e.Replica.Short(), "waited", e.Waited}
+}
 func (e Received) attrs() []any {
 	return []any{"volume", e.Volume, "primary", e.Primary.Short(), "to", e.To, "bytes", e.Bytes, "took", e.Took, "err", e.Err}
 }
@@ -168,6 +182,7 @@ func (e LinkChanged) level() slog.Level {
 	}
 	return slog.LevelInfo
 }
+func (Throttled) level() slog.Level     { return slog.LevelDebug }
 func (Received) level() slog.Level      { return slog.LevelDebug }
 func (SetAside) level() slog.Level      { return slog.LevelWarn }
 func (Pruned) level() slog.Level        { return slog.LevelDebug }
@@ -193,6 +208,8 @@ func kindOfEvent(ev Event) string {
 		return "stream ended"
 	case LinkChanged:
 		return "link changed"
+	case Throttled:
+		return "streams throttled"
 	case Received:
 		return "stream received"
 	case SetAside:

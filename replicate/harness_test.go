@@ -41,6 +41,7 @@ type world struct {
 	// wrap, when set, puts itself around the dialing end of every new connection.
 	wrap   func(from, to string, conn net.Conn) net.Conn
 	tls    *tls.Config // nil: plain pipes
+	below  bool        // wrap goes around what TLS runs on
 	onStop []func()
 	mu     sync.Mutex
 	cut    map[string]bool // "a b": a cannot reach b
@@ -203,30 +204,52 @@ func (n *node) hangUp() {
 func (n *node) dial(to volume.NodeID) (net.Conn, error) {
 	target := n.w.byID(to)
 	n.w.mu.Lock()
-	cut := n.w.cut[n.name+" "+target.name]
+	cut, wrap := n.w.cut[n.name+" "+target.name], n.w.wrap
 	n.w.mu.Unlock()
-	target.mu.Lock()
-	defer target.mu.Unlock()
-	if cut || target.down {
-		return nil, errors.New("no route to " + target.name)
+	if wrap == nil {
+		wrap = func(_, _ string, conn net.Conn) net.Conn { return conn }
 	}
-	var ours, theirs net.Conn = net.Pipe()
-	if n.w.tls != nil {
-		ours, theirs = tls.Client(ours, n.w.tls), tls.Server(theirs, n.w.tls)
-	}
-	target.conns[theirs] = true
-	target.serving.Add(1)
-	go func(e *Engine, ctx context.Context) {
-		defer target.serving.Add(-1)
-		e.ServeConn(ctx, theirs, n.id)
-	}(target.engine, target.ctx)
-	n.w.mu.Lock()
-	wrap := n.w.wrap
-	n.w.mu.Unlock()
-	if wrap != nil {
+	ours, theirs := net.Pipe()
+	if n.w.tls != nil && n.w.below {
 		ours = wrap(n.name, target.name, ours)
 	}
-	return ours, nil
+	var client *tls.Conn
+	if n.w.tls != nil {
+		client = tls.Client(ours, n.w.tls)
+		ours, theirs = client, tls.Server(theirs, n.w.tls)
+	}
+	if cut || !target.serve(theirs, n.id) {
+		theirs.Close()
+		return nil, errors.New("no route to " + target.name)
+	}
+	if client != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+		defer cancel()
+		if err := client.HandshakeContext(ctx); err != nil {
+			client.Close()
+			return nil, err
+		}
+	}
+	if n.w.below {
+		return ours, nil
+	}
+	return wrap(n.name, target.name, ours), nil
+}
+
+// serve lets the engine that runs now serve a connection, unless the node is down.
+func (n *node) serve(conn net.Conn, peer volume.NodeID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.down {
+		return false
+	}
+	n.conns[conn] = true
+	n.serving.Add(1)
+	go func(e *Engine, ctx context.Context) {
+		defer n.serving.Add(-1)
+		e.ServeConn(ctx, conn, peer)
+	}(n.engine, n.ctx)
+	return true
 }
 
 // partition cuts or heals the network between two nodes.

@@ -54,8 +54,12 @@ type link struct {
 	streaming string // kind of the stream under way; ""
 	seeding   bool   // the replica has no complete copy
 	from, to  guid   // of the stream under way, or of the last: its rest may be wanted
+	base      string // of the stream under way: @name or #name; "" for none
+	began     time.Time
 	sent      int64
 	total     int64
+	rate      meter
+	streamed  int64 // in all streams
 
 	err      error // of the last exchange
 	told     string
@@ -285,8 +289,10 @@ func (l *link) status(now time.Time) volume.LinkStatus {
 	}
 	s.behind = l.behind(now)
 	st.State = linkState(s)
+	st.Streamed = l.streamed
 	if l.streaming != "" {
-		st.SentBytes, st.TotalBytes = l.sent, max(l.total, l.sent)
+		st.Stream, st.Base, st.Began = l.streaming, l.base, l.began
+		st.SentBytes, st.TotalBytes, st.Rate = l.sent, max(l.total, l.sent), l.rate.rate(now, l.began)
 	}
 	switch {
 	case l.err != nil:

@@ -163,6 +163,19 @@ func (c *localCopy) place(g guid) (pos volume.Position, txg uint64) {
 	return pos, txg
 }
 
+// nameOf is the name to send from a guid by: @snapshot, #bookmark, or "".
+func (c *localCopy) nameOf(g guid) string {
+	if s, ok := c.find(g); ok {
+		return "@" + s.name
+	}
+	for _, m := range c.marks {
+		if m.guid == g {
+			return "#" + m.name
+		}
+	}
+	return ""
+}
+
 // next is the position of the next snapshot at an epoch: one above the highest on
 // disk, never a clock.
 func (c *localCopy) next(epoch volume.Epoch) volume.Position {

@@ -30,6 +30,9 @@ type peer struct {
 	retryAt time.Time // not dialed before
 	backoff time.Duration
 	err     error // of the last dial
+
+	throttled     time.Duration // that streams waited for the limit and nobody was told
+	toldThrottled time.Time
 }
 
 type idleWire struct {
@@ -130,7 +133,8 @@ func (e *Engine) park(p *peer, w *wire) {
 	e.mu.Unlock()
 }
 
-// closeIdle closes connections that nobody has used for long.
+// closeIdle closes connections that nobody has used for long. It is called now and
+// then, and tells too what nobody was told.
 func (e *Engine) closeIdle(now time.Time) {
 	var old []idleWire
 	e.mu.Lock()
@@ -149,6 +153,7 @@ func (e *Engine) closeIdle(now time.Time) {
 	for _, i := range old {
 		i.w.close()
 	}
+	e.tellThrottling(now)
 }
 
 func (e *Engine) closePeers() { e.closeIdle(time.Now().Add(2 * idleTimeout)) }

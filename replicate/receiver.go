@@ -340,26 +340,13 @@ func (e *Engine) lookLeftover(ctx context.Context, id volume.ID, s *standing) er
 func (e *Engine) receiveStream(ctx context.Context, w *wire, o offer, b begin, ans answer, s standing, a *Assignment) error {
 	began := time.Now()
 	id := o.Volume
-	target, seeding := e.cfg.dataset(id), !s.exists
-	req := zfs.ReceiveRequest{Dataset: target, Resumable: true}
-	if seeding {
-		target = e.cfg.seed(id, o.Epoch)
-		req.Dataset = target
-		if ans.Verdict == saysFull {
-			req.Properties = copyProperties(id, o.Epoch, a.Properties)
-		}
-		e.mu.Lock()
-		e.leftover[id] = true
-		e.mu.Unlock()
-	}
-
-	stopPings := pings(w)
-	in := &dataReader{w: w}
+	in := &incoming{dataReader: dataReader{w: w}}
 	e.mu.Lock()
 	e.receives[id].stream = in
 	e.mu.Unlock()
-	recvErr := e.cfg.Pool.Receive(ctx, req, in)
-	top, err := e.verify(ctx, id, target, seeding, o, b, a)
+
+	stopPings := pings(w)
+	top, recvErr, err := e.apply(ctx, in, o, b, ans, s, a)
 	stopPings()
 	reached := err == nil && top == b.To
 
@@ -385,6 +372,41 @@ func (e *Engine) receiveStream(ctx context.Context, w *wire, o offer, b begin, a
 	return in.err
 }
 
+// apply checks the head of a stream, gives the stream to zfs and looks what came of
+// it. A stream that is not what was announced changes nothing.
+func (e *Engine) apply(ctx context.Context, in *incoming, o offer, b begin, ans answer, s standing, a *Assignment) (top guid, recvErr, lookErr error) {
+	switch b.Compress {
+	case "":
+	case compressZstd:
+		release, err := e.zstd.decompress(in)
+		if err != nil {
+			return 0, err, nil
+		}
+		defer release()
+	default:
+		return 0, &unfitError{fmt.Errorf("it is compressed by %q, which this node does not know; upgrade it", b.Compress)}, nil
+	}
+	if err := in.begin(b); err != nil {
+		return 0, err, nil
+	}
+
+	target, seeding := e.cfg.dataset(o.Volume), !s.exists
+	req := zfs.ReceiveRequest{Dataset: target, Resumable: true}
+	if seeding {
+		target = e.cfg.seed(o.Volume, o.Epoch)
+		req.Dataset = target
+		if ans.Verdict == saysFull {
+			req.Properties = copyProperties(o.Volume, o.Epoch, a.Properties)
+		}
+		e.mu.Lock()
+		e.leftover[o.Volume] = true
+		e.mu.Unlock()
+	}
+	recvErr = e.cfg.Pool.Receive(ctx, req, in)
+	top, lookErr = e.verify(ctx, o.Volume, target, seeding, o, b, a)
+	return top, recvErr, lookErr
+}
+
 func receivedError(recvErr, lookErr error, reached bool) error {
 	switch {
 	case reached:
@@ -401,7 +423,10 @@ func receivedError(recvErr, lookErr error, reached bool) error {
 // what the next offer must know.
 func (e *Engine) failure(id volume.ID, recvErr, lookErr error) (code, text string) {
 	code = codeFailed
+	var unfit *unfitError
 	switch {
+	case errors.As(recvErr, &unfit):
+		code = codeRefused
 	case errors.Is(recvErr, zfs.ErrDiverged):
 		code = codeDiverged
 	case errors.Is(recvErr, zfs.ErrNoSpace):

@@ -276,7 +276,7 @@ func (l *link) planResume(ctx context.Context, ans answer) (h hop, kind, token s
 		if here && t.ToName == e.cfg.dataset(l.key.volume)+"@"+to.name && guid(t.FromGUID) == ans.Have {
 			l.seeding = ans.Have == 0
 			l.from, l.to = ans.Have, to.guid
-			return hop{fromGUID: ans.Have, to: to}, kindResume, ans.Token, nil
+			return hop{from: c.nameOf(ans.Have), fromGUID: ans.Have, to: to}, kindResume, ans.Token, nil
 		}
 	}
 	l.noResume = true
@@ -289,23 +289,35 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (
 	e := l.e
 	began := time.Now()
 	name := e.cfg.dataset(l.key.volume)
-	e.mu.Lock()
-	l.streaming, l.sent, l.total = kind, 0, 0
-	if c := e.copies[l.key.volume]; c != nil {
-		l.total = c.lagBytes(h.fromGUID)
-	}
-	e.mu.Unlock()
-
 	req := zfs.SendRequest{Snapshot: name + "@" + h.to.name, Token: token}
 	if h.from != "" && token == "" {
 		req.From = name + h.from
 	}
-	a, bytes, ok, err := l.transfer(ctx, w, req, begin{From: h.fromGUID, To: h.to.guid, Name: h.to.name, At: h.to.pos.Taken})
+	e.mu.Lock()
+	l.streaming, l.base, l.began, l.sent, l.total, l.rate = kind, h.from, began, 0, 0, meter{}
+	if c := e.copies[l.key.volume]; c != nil {
+		l.total = c.lagBytes(h.fromGUID)
+	}
+	guess := l.total
+	e.mu.Unlock()
+	if kind == kindFull || guess > longStream {
+		estimating, stop := context.WithCancel(ctx)
+		defer stop()
+		e.beside.Go(func() { l.estimate(estimating, req, began, guess) })
+	}
+
+	b := begin{From: h.fromGUID, To: h.to.guid, Name: h.to.name, At: h.to.pos.Taken}
+	if limit := e.limit(l.key.replica).Bytes; limit > 0 && limit <= slowLink {
+		b.Compress = compressZstd
+	}
+	a, bytes, ok, err := l.transfer(ctx, w, req, b)
 	switch {
 	case err != nil:
 	case a.GUID == h.to.guid:
 	case a.Code == codeNoSpace:
 		err = &refusedError{saysRefused, 0, "it is out of space: " + a.Error}
+	case a.Code == codeRefused:
+		err = &refusedError{saysRefused, 0, a.Error}
 	case a.Code != "":
 		err = fmt.Errorf("replica could not receive %s: %s", h.to.name, a.Error)
 	default:
@@ -337,6 +349,20 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (
 	return more, ok, err
 }
 
+// estimate asks zfs how much the stream that began then will be. It runs beside the
+// stream, which does not wait for it; without an answer the guess stays.
+func (l *link) estimate(ctx context.Context, req zfs.SendRequest, began time.Time, guess int64) {
+	n, err := l.e.cfg.Pool.EstimateSend(ctx, req)
+	if err != nil || !plausible(n, guess) {
+		return
+	}
+	l.e.mu.Lock()
+	defer l.e.mu.Unlock()
+	if l.streaming != "" && l.began.Equal(began) {
+		l.total = n
+	}
+}
+
 // transfer is the stream itself. The acknowledgement is awaited from the first
 // byte on, because a receiver that fails says so at once; then the connection,
 // with half a stream in it, is given up.
@@ -358,14 +384,11 @@ func (l *link) transfer(ctx context.Context, w *wire, req zfs.SendRequest, b beg
 		}
 	}()
 
-	out := &dataWriter{w: w, progress: func(n int) {
+	out := l.outgoing(sendCtx, w, func(n int) {
 		bytes += int64(n)
 		watchdog.Reset(slowFactor * w.stall)
-		l.e.mu.Lock()
-		l.sent += int64(n)
-		l.e.mu.Unlock()
-	}}
-	sendErr := l.e.cfg.Pool.Send(sendCtx, req, out)
+	}, func() { watchdog.Reset(slowFactor * w.stall) })
+	sendErr := l.send(sendCtx, req, out, b)
 	watchdog.Stop()
 	e := end{OK: sendErr == nil, Bytes: bytes}
 	if sendErr != nil {
@@ -373,7 +396,7 @@ func (l *link) transfer(ctx context.Context, w *wire, req zfs.SendRequest, b beg
 	}
 	if out.err != nil {
 		w.close()
-	} else if err := w.writeMessage(frameEnd, e); err != nil {
+	} else if err := w.writeMessageWithin(slowFactor*w.stall, frameEnd, e); err != nil {
 		out.err = err
 		w.close()
 	}
@@ -393,6 +416,44 @@ func (l *link) transfer(ctx context.Context, w *wire, req zfs.SendRequest, b beg
 		ackErr = io.ErrUnexpectedEOF
 	}
 	return ack{}, bytes, false, fmt.Errorf("no acknowledgement: %w", ackErr)
+}
+
+// send lets zfs write the stream to out, compressed or not.
+func (l *link) send(ctx context.Context, req zfs.SendRequest, out *outgoing, b begin) error {
+	if b.Compress == compressZstd {
+		release, err := l.e.zstd.compress(out)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
+	if err := l.e.cfg.Pool.Send(ctx, req, out); err != nil {
+		return err
+	}
+	return out.close()
+}
+
+// outgoing is where a stream of this link goes: through the limit of its replica, onto
+// w. Besides what the link itself notes, moved hears of every byte, and waits of every
+// moment that the limit alone holds the stream up.
+func (l *link) outgoing(ctx context.Context, w *wire, moved func(n int), waits func()) *outgoing {
+	e, to := l.e, l.key.replica
+	idle := func() error { // both ends would take the silence for a stall
+		waits()
+		return w.write(framePing, nil)
+	}
+	return &outgoing{
+		w: w, sentAt: time.Now(),
+		piece: func() int { return piece(e.limit(to).Bytes) },
+		pace:  func(n int) error { return e.pace(ctx, to, n, w.stall/4, idle) },
+		progress: func(n int) {
+			moved(n)
+			e.mu.Lock()
+			l.sent, l.streamed = l.sent+int64(n), l.streamed+int64(n)
+			l.rate.add(time.Now(), n)
+			e.mu.Unlock()
+		},
+	}
 }
 
 // errEarly ends a send whose receiver has spoken before the end.

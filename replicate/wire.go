@@ -3,6 +3,7 @@ package replicate
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -28,9 +29,14 @@ import (
 // an END that says why. A receiver
 // that fails in mid-stream sends its ACK early, and the connection is given up.
 //
+// Both send PINGs within a stream: the receiver while zfs works, the sender while it
+// waits for its share of a bandwidth limit.
+//
 // A frame is its type, the length of its payload, a CRC-32C over both and the
-// payload, and the payload. Over TLS the CRC is a second net; it makes a damaged
-// byte an error of the frame, whatever carried it.
+// payload, and the payload. It makes a damaged byte an error of the frame, whatever
+// carried it. Where the connection is TLS, which does the same, the payload of DATA is
+// SEALED instead: not under the CRC, so that a full stream is not read once more for
+// nothing.
 type frame byte
 
 const (
@@ -38,6 +44,7 @@ const (
 	frameAnswer frame = 'A'
 	frameBegin  frame = 'B'
 	frameData   frame = 'D'
+	frameSealed frame = 'd'
 	frameEnd    frame = 'E'
 	framePing   frame = 'P'
 	frameAck    frame = 'K'
@@ -46,7 +53,7 @@ const (
 const (
 	headerSize  = 9
 	maxMessage  = 256 << 10 // payload of anything but DATA
-	maxData     = 256 << 10 // payload of DATA
+	maxData     = 256 << 10 // payload of DATA and SEALED
 	maxBases    = 4096      // guids in an offer
 	maxDropped  = 1000      // guids of removed snapshots in an offer
 	maxText     = 1024      // of an error or a reason
@@ -115,9 +122,15 @@ type begin struct {
 	To   guid      `json:"to"`
 	Name string    `json:"name"` // of the snapshot, after the @
 	At   time.Time `json:"at,omitzero"`
+	// Compress is what was done to the stream before it was put into DATA: "" for
+	// nothing, or compressZstd.
+	Compress string `json:"compress,omitempty"`
 }
 
-// end closes a stream; without OK the sender failed and what came is cut short.
+const compressZstd = "zstd"
+
+// end closes a stream; without OK the sender failed and what came is cut short. Bytes
+// are those that zfs made, before they were compressed.
 type end struct {
 	OK    bool   `json:"ok"`
 	Bytes int64  `json:"bytes"`
@@ -135,6 +148,7 @@ type ack struct {
 // Codes of an ack that failed.
 const (
 	codeFailed   = "failed"
+	codeRefused  = "refused"
 	codeNoSpace  = "no-space"
 	codeDiverged = "diverged"
 )
@@ -202,7 +216,7 @@ func (a *answer) check() error {
 }
 
 func (b *begin) check() error {
-	if b.To == 0 || b.Name == "" || len(b.Name) > maxSnapName {
+	if b.To == 0 || b.Name == "" || len(b.Name) > maxSnapName || len(b.Compress) > 32 {
 		return errors.New("begin without a snapshot")
 	}
 	return nil
@@ -253,26 +267,77 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // wire puts frames on a connection. One goroutine may read while another writes.
 type wire struct {
-	conn  net.Conn
-	r     *bufio.Reader
-	in    []byte // payload last read; good until the next read
-	out   []byte // frame being written
-	stall time.Duration
+	conn   net.Conn
+	sealed bool // the connection authenticates every byte itself
+	r      *bufio.Reader
+	in     []byte // payload last read; good until the next read
+	out    []byte // frame being written
+	stall  time.Duration
 
 	broken atomic.Bool // nothing is read any more: the two sides are out of step
 }
 
 func newWire(conn net.Conn, stall time.Duration) *wire {
-	return &wire{conn: conn, r: bufio.NewReaderSize(conn, 64<<10), stall: stall}
+	w := &wire{conn: conn, stall: stall}
+	_, w.sealed = conn.(interface{ ConnectionState() tls.ConnectionState })
+	// A small buffer: what is larger goes from the connection to where it belongs.
+	w.r = bufio.NewReaderSize(conn, 4<<10)
+	return w
 }
 
 func (w *wire) close() { w.conn.Close() }
 
-func (w *wire) interrupt(deadline time.Time) error {
-	if !deadline.IsZero() && deadline.Before(time.Now()) {
-		w.close()
+// write sends one frame; it must get rid of it within the stall time.
+func (w *wire) write(f frame, payload []byte) error {
+	return w.writeWithin(w.stall, f, payload)
+}
+
+func (w *wire) writeWithin(patience time.Duration, f frame, payload []byte) error {
+	w.out = append(w.out[:0], byte(f))
+	w.out = binary.BigEndian.AppendUint32(w.out, uint32(len(payload)))
+	sum := crc32.Checksum(w.out, castagnoli)
+	if f != frameSealed {
+		sum = crc32.Update(sum, castagnoli, payload)
 	}
-	return nil
+	w.out = binary.BigEndian.AppendUint32(w.out, sum)
+	w.conn.SetWriteDeadline(time.Now().Add(patience))
+	if f == frameSealed {
+		if _, err := w.conn.Write(w.out); err != nil {
+			return err
+		}
+		_, err := w.conn.Write(payload) // not copied
+		return err
+	}
+	w.out = append(w.out, payload...)
+	_, err := w.conn.Write(w.out)
+	return err
+}
+
+// writeData sends one piece of a stream. The peer may be busy with what it has.
+func (w *wire) writeData(p []byte) error {
+	f := frameData
+	if w.sealed {
+		f = frameSealed
+	}
+	return w.writeWithin(slowFactor*w.stall, f, p)
+}
+
+func (w *wire) writeMessage(f frame, m any) error { return w.writeMessageWithin(w.stall, f, m) }
+
+func (w *wire) writeMessageWithin(patience time.Duration, f frame, m any) error {
+	payload, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if len(payload) > maxMessage {
+		return fmt.Errorf("message of %d bytes is too long", len(payload))
+	}
+	return w.writeWithin(patience, f, payload)
+}
+
+// decline ends an exchange whose answer asks for a stream without one.
+func (w *wire) decline(why string) error {
+	return w.writeMessage(frameEnd, end{Error: clip(why)})
 }
 
 // breakOff makes a read that waits for the peer fail, and every later one. What is
@@ -282,13 +347,90 @@ func (w *wire) breakOff() {
 	w.conn.SetReadDeadline(time.Unix(1, 0))
 }
 
-// readUntil sets the deadline of reads, unless they are broken off: whichever of the
-// two comes second sees the other.
-func (w *wire) readUntil(deadline time.Time) {
+// readWithin bounds the reads that follow (0: not at all), unless they are broken off:
+// whichever of the two comes second sees the other.
+func (w *wire) readWithin(patience time.Duration) {
+	deadline := time.Time{}
+	if patience > 0 {
+		deadline = time.Now().Add(patience)
+	}
 	w.conn.SetReadDeadline(deadline)
 	if w.broken.Load() {
 		w.conn.SetReadDeadline(time.Unix(1, 0))
 	}
+}
+
+// head is what stands before a payload.
+type head struct {
+	frame frame
+	size  int
+	sum   uint32 // of the head itself
+	want  uint32 // of the head and, unless it is SEALED, the payload
+}
+
+// next reads the head of the next frame, which must come within patience (0: for
+// ever, until it begins). Its payload follows. io.EOF comes only between frames.
+func (w *wire) next(patience time.Duration) (h head, err error) {
+	w.readWithin(patience)
+	if _, err := w.r.Peek(1); err != nil {
+		return h, err
+	}
+	if patience == 0 {
+		w.readWithin(w.stall)
+	}
+	b, err := w.r.Peek(headerSize)
+	if err != nil {
+		return h, unexpected(err)
+	}
+	size := binary.BigEndian.Uint32(b[1:])
+	limit := uint32(maxMessage)
+	h = head{frame: frame(b[0]), sum: crc32.Checksum(b[:5], castagnoli), want: binary.BigEndian.Uint32(b[5:])}
+	switch h.frame {
+	case frameData:
+		limit = maxData
+	case frameSealed:
+		limit = maxData
+		if !w.sealed {
+			return h, fmt.Errorf("%w: data without a checksum on a connection that has none", errProtocol)
+		}
+		if h.sum != h.want {
+			return h, damaged(h.frame)
+		}
+	case frameOffer, frameAnswer, frameBegin, frameEnd, frameAck:
+	case framePing:
+		limit = 0
+	default:
+		return h, fmt.Errorf("%w: unknown frame %#x", errProtocol, b[0])
+	}
+	if size > limit {
+		return h, fmt.Errorf("%w: frame %c of %d bytes", errProtocol, h.frame, size)
+	}
+	h.size = int(size)
+	w.r.Discard(headerSize)
+	return h, nil
+}
+
+// payload reads what follows h and checks it.
+func (w *wire) payload(h head) ([]byte, error) {
+	w.in = slices.Grow(w.in[:0], h.size)[:h.size]
+	if _, err := io.ReadFull(w.r, w.in); err != nil {
+		return nil, unexpected(err)
+	}
+	if h.frame != frameSealed && crc32.Update(h.sum, castagnoli, w.in) != h.want {
+		return nil, damaged(h.frame)
+	}
+	return w.in, nil
+}
+
+// read returns the next frame, which must be complete within patience (0: for
+// ever, until it begins). io.EOF comes only between frames.
+func (w *wire) read(patience time.Duration) (frame, []byte, error) {
+	h, err := w.next(patience)
+	if err != nil {
+		return 0, nil, err
+	}
+	payload, err := w.payload(h)
+	return h.frame, payload, err
 }
 
 // swallow takes whatever still comes until the peer hangs up, or for the stall time.
@@ -299,79 +441,8 @@ func (w *wire) swallow() {
 	io.Copy(io.Discard, w.conn) // it ends in an error at best
 }
 
-// write sends one frame; it must get rid of it within the stall time.
-func (w *wire) write(f frame, payload []byte) error {
-	return w.writeWithin(w.stall, f, payload)
-}
-
-func (w *wire) writeWithin(patience time.Duration, f frame, payload []byte) error {
-	w.out = append(w.out[:0], byte(f))
-	w.out = binary.BigEndian.AppendUint32(w.out, uint32(len(payload)))
-	sum := crc32.Update(crc32.Checksum(w.out, castagnoli), castagnoli, payload)
-	w.out = binary.BigEndian.AppendUint32(w.out, sum)
-	w.out = append(w.out, payload...)
-	w.conn.SetWriteDeadline(time.Now().Add(patience))
-	_, err := w.conn.Write(w.out)
-	return err
-}
-
-func (w *wire) writeMessage(f frame, m any) error {
-	payload, err := json.Marshal(m)
-	if err != nil {
-		return err
-	}
-	if len(payload) > maxMessage {
-		return fmt.Errorf("message of %d bytes is too long", len(payload))
-	}
-	return w.write(f, payload)
-}
-
-// decline ends an exchange whose answer asks for a stream without one.
-func (w *wire) decline(why string) error {
-	return w.writeMessage(frameEnd, end{Error: clip(why)})
-}
-
-// read returns the next frame, which must be complete within patience (0: for
-// ever, until it begins). io.EOF comes only between frames.
-func (w *wire) read(patience time.Duration) (frame, []byte, error) {
-	deadline := time.Time{}
-	if patience > 0 {
-		deadline = time.Now().Add(patience)
-	}
-	w.readUntil(deadline)
-	if _, err := w.r.Peek(1); err != nil {
-		return 0, nil, err
-	}
-	if patience == 0 {
-		w.readUntil(time.Now().Add(w.stall))
-	}
-	var header [headerSize]byte
-	if _, err := io.ReadFull(w.r, header[:]); err != nil {
-		return 0, nil, unexpected(err)
-	}
-	f, size := frame(header[0]), binary.BigEndian.Uint32(header[1:])
-	limit := uint32(maxMessage)
-	switch f {
-	case frameData:
-		limit = maxData
-	case frameOffer, frameAnswer, frameBegin, frameEnd, frameAck:
-	case framePing:
-		limit = 0
-	default:
-		return 0, nil, fmt.Errorf("%w: unknown frame %#x", errProtocol, header[0])
-	}
-	if size > limit {
-		return 0, nil, fmt.Errorf("%w: frame %c of %d bytes", errProtocol, f, size)
-	}
-	w.in = slices.Grow(w.in[:0], int(size))[:size]
-	if _, err := io.ReadFull(w.r, w.in); err != nil {
-		return 0, nil, unexpected(err)
-	}
-	sum := crc32.Update(crc32.Checksum(header[:5], castagnoli), castagnoli, w.in)
-	if sum != binary.BigEndian.Uint32(header[5:]) {
-		return 0, nil, fmt.Errorf("%w: frame %c damaged on the way", errProtocol, f)
-	}
-	return f, w.in, nil
+func damaged(f frame) error {
+	return fmt.Errorf("%w: frame %c damaged on the way", errProtocol, f)
 }
 
 func unexpected(err error) error {
@@ -395,98 +466,4 @@ func (w *wire) expect(want frame, into interface{ check() error }) error {
 			return decode(payload, into)
 		}
 	}
-}
-
-// dataWriter turns what zfs send writes into DATA frames.
-type dataWriter struct {
-	w        *wire
-	progress func(n int)
-	err      error // of the connection
-}
-
-// SetWriteDeadline hangs up when the deadline is past: package zfs sets one to come
-// loose from a peer that does not read (zfs.Interruptible).
-func (d *dataWriter) SetWriteDeadline(t time.Time) error { return d.w.interrupt(t) }
-
-func (d *dataWriter) Write(p []byte) (int, error) {
-	done := 0
-	for done < len(p) {
-		n := min(len(p)-done, maxData)
-		if d.err = d.w.writeWithin(slowFactor*d.w.stall, frameData, p[done:done+n]); d.err != nil {
-			return done, d.err
-		}
-		done += n
-		d.progress(n)
-	}
-	return done, nil
-}
-
-// dataReader gives zfs receive what the DATA frames hold. At END it says io.EOF;
-// when the sender failed, an error, so that a cut stream is never taken for a
-// complete one.
-type dataReader struct {
-	w     *wire
-	left  []byte
-	bytes int64
-	end   *end        // once it has come
-	err   error       // of the connection: it is out of step
-	ended atomic.Bool // either of them is set; others may ask
-}
-
-// SetReadDeadline breaks off reading when the deadline is past. It does not hang up:
-// the sender is to hear why.
-func (d *dataReader) SetReadDeadline(t time.Time) error {
-	if !t.IsZero() && t.Before(time.Now()) {
-		d.w.breakOff()
-	}
-	return nil
-}
-
-func (d *dataReader) Read(p []byte) (int, error) {
-	for len(d.left) == 0 {
-		if err := d.next(); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(p, d.left)
-	d.left = d.left[n:]
-	return n, nil
-}
-
-func (d *dataReader) next() error {
-	if d.err != nil {
-		return d.err
-	}
-	if d.end != nil {
-		if !d.end.OK || d.end.Bytes != d.bytes {
-			return io.ErrUnexpectedEOF
-		}
-		return io.EOF
-	}
-	// The sender breaks off itself before that, so by then it is gone.
-	f, payload, err := d.w.read((slowFactor + 1) * d.w.stall)
-	switch {
-	case err != nil:
-		d.err = unexpected(err)
-	case f == frameData:
-		d.left, d.bytes = payload, d.bytes+int64(len(payload))
-	case f == frameEnd:
-		var e end
-		if d.err = decode(payload, &e); d.err == nil {
-			d.end = &e
-		}
-	default:
-		d.err = fmt.Errorf("%w: frame %c within a stream", errProtocol, f)
-	}
-	d.ended.Store(d.end != nil || d.err != nil)
-	return d.err
-}
-
-// drain swallows what is left of the stream.
-func (d *dataReader) drain() error {
-	for d.end == nil && d.err == nil {
-		d.next()
-	}
-	d.left = nil
-	return d.err
 }

@@ -6,13 +6,17 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -88,47 +92,146 @@ func frames(write func(w *wire)) []byte {
 }
 
 // A stream ends at END and nowhere else; a cut, a lie about its length and a failed
-// sender are errors, never its end.
+// sender are errors, never its end. Compressed or not, under the CRC or over TLS.
 func TestStreamEnds(t *testing.T) {
-	data := strings.Repeat("x", maxData+10)
-	stream := func(e end) []byte {
-		return frames(func(w *wire) {
-			d := &dataWriter{w: w, progress: func(int) {}}
-			io.WriteString(d, data)
-			w.writeMessage(frameEnd, e)
-		})
-	}
-	whole := stream(end{OK: true, Bytes: int64(len(data))})
-	read := func(b []byte) (string, error) {
-		d := &dataReader{w: newWire(&script{r: bytes.NewReader(b)}, time.Minute)}
-		got, err := io.ReadAll(d)
-		return string(got), err
-	}
-	if got, err := read(whole); err != nil || got != data {
-		t.Errorf("whole stream: %d bytes, %v", len(got), err)
-	}
-	for n := range len(whole) {
-		if n > 100 && n < maxData || n%7 != 0 && n > 100 && n < len(whole)-100 {
-			continue
+	data := strings.Repeat("x", maxData) + blob(rand.New(rand.NewPCG(10, 10)), 3*maxData/2)
+	for _, compress := range []string{"", compressZstd} {
+		stream := func(e end) []byte {
+			return frames(func(w *wire) {
+				var pool zstdPool
+				o := newOutgoing(w)
+				if compress != "" {
+					if _, err := pool.compress(o); err != nil {
+						t.Fatal(err)
+					}
+				}
+				io.WriteString(o, data)
+				w.write(framePing, nil)
+				if err := o.close(); err != nil {
+					t.Fatal(err)
+				}
+				w.writeMessage(frameEnd, e)
+			})
 		}
-		if _, err := read(whole[:n]); err == nil {
-			t.Fatalf("cut after %d of %d bytes: no error", n, len(whole))
+		whole := stream(end{OK: true, Bytes: int64(len(data))})
+		read := func(b []byte) (string, error) {
+			in := newIncoming(t, newWire(&script{r: bytes.NewReader(b)}, time.Minute), compress)
+			got, err := io.ReadAll(in)
+			return string(got), err
 		}
-	}
-	for i := 0; i < len(whole); i += 1 + len(whole)/500 {
-		bad := slices.Clone(whole)
-		bad[i] ^= 4
-		if _, err := read(bad); err == nil {
-			t.Fatalf("byte %d damaged: no error", i)
+		if got, err := read(whole); err != nil || got != data {
+			t.Errorf("whole stream: %d bytes, %v", len(got), err)
 		}
-	}
-	if _, err := read(stream(end{Error: "broken", Bytes: int64(len(data))})); err != io.ErrUnexpectedEOF {
-		t.Errorf("failed sender: %v", err)
-	}
-	if _, err := read(stream(end{OK: true, Bytes: 5})); err != io.ErrUnexpectedEOF {
-		t.Errorf("wrong length: %v", err)
+		for n := range len(whole) {
+			if n > 100 && n < len(whole)-100 && n%7919 != 0 {
+				continue
+			}
+			if _, err := read(whole[:n]); err == nil {
+				t.Fatalf("%s: cut after %d of %d bytes: no error", compress, n, len(whole))
+			}
+		}
+		for i := 0; i < len(whole); i += 1 + len(whole)/150 {
+			bad := slices.Clone(whole)
+			bad[i] ^= 4
+			if _, err := read(bad); err == nil {
+				t.Fatalf("%s: byte %d damaged: no error", compress, i)
+			}
+		}
+		if _, err := read(stream(end{Error: "broken", Bytes: int64(len(data))})); err != io.ErrUnexpectedEOF {
+			t.Errorf("%s: failed sender: %v", compress, err)
+		}
+		if _, err := read(stream(end{OK: true, Bytes: 5})); err != io.ErrUnexpectedEOF {
+			t.Errorf("%s: wrong length: %v", compress, err)
+		}
 	}
 }
+
+// newOutgoing has no limit and tells nobody.
+func newOutgoing(w *wire) *outgoing {
+	return &outgoing{w: w, sentAt: time.Now(), pace: func(int) error { return nil }, piece: func() int { return maxData }, progress: func(int) {}}
+}
+
+func newIncoming(t *testing.T, w *wire, compress string) *incoming {
+	t.Helper()
+	in := &incoming{dataReader: dataReader{w: w}}
+	if compress != "" {
+		var pool zstdPool
+		if _, err := pool.decompress(in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return in
+}
+
+// What a hostile sender compresses is an error, or at most as much work as it sends:
+// never memory.
+func TestHostileCompression(t *testing.T) {
+	pack := func(window int, size int64) []byte {
+		var b bytes.Buffer
+		enc, err := zstd.NewWriter(&b, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(window), zstd.WithSingleSegment(false))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.CopyN(enc, zeros{}, size); err != nil {
+			t.Fatal(err)
+		}
+		if err := enc.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	open := func(packed []byte, size int64) (int64, error) {
+		b := frames(func(w *wire) {
+			o := newOutgoing(w)
+			o.Write(packed)
+			w.writeMessage(frameEnd, end{OK: true, Bytes: size})
+		})
+		in := newIncoming(t, newWire(&script{r: bytes.NewReader(b)}, time.Minute), compressZstd)
+		return io.Copy(io.Discard, in)
+	}
+	good := pack(maxWindow, 1<<20)
+	if n, err := open(good, 1<<20); n != 1<<20 || err != nil {
+		t.Fatalf("a good one: %d bytes, %v", n, err)
+	}
+	// 1 GiB out of 40 KiB is taken as it comes, and costs no memory.
+	var before, after runtime.MemStats
+	bomb := pack(maxWindow, 1<<30)
+	runtime.ReadMemStats(&before)
+	if n, err := open(bomb, 1<<30); n != 1<<30 || err != nil {
+		t.Errorf("a bomb of %d bytes: %d bytes, %v", len(bomb), n, err)
+	}
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; used > 32<<20 {
+		t.Errorf("a bomb took %d MiB of memory", used>>20)
+	}
+	// A frame that says it is one segment of 4 GiB, in 14 bytes.
+	huge := []byte{0x28, 0xb5, 0x2f, 0xfd, 0xa0, 0, 0, 0, 0x80, 1, 0, 0, 'a', 'b'}
+	for what, c := range map[string]struct {
+		packed []byte
+		size   int64
+	}{
+		"garbage":        {[]byte(strings.Repeat("garbage", 100)), 700},
+		"another window": {pack(64<<20, 256<<20), 256 << 20},
+		"one segment":    {huge, 1},
+		"truncated":      {good[:len(good)/2], 1 << 20},
+		"longer":         {append(slices.Clone(good), good...), 1 << 20},
+		"trailing":       {append(slices.Clone(good), "trailing"...), 1 << 20},
+		"nothing":        {nil, 1 << 20},
+	} {
+		runtime.ReadMemStats(&before)
+		if n, err := open(c.packed, c.size); err == nil {
+			t.Errorf("%s: %d bytes and no error", what, n)
+		}
+		runtime.ReadMemStats(&after)
+		if used := after.TotalAlloc - before.TotalAlloc; used > 32<<20 {
+			t.Errorf("%s took %d MiB of memory", what, used>>20)
+		}
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // Whatever comes, reading frames ends without panic and without taking much memory,
 // and what is accepted is written the same again.
@@ -213,7 +316,7 @@ func TestBreakOff(t *testing.T) {
 			ours, theirs = tls.Client(ours, config), tls.Server(theirs, config)
 		}
 		sender, receiver := newWire(ours, time.Minute), newWire(theirs, time.Minute)
-		in := &dataReader{w: receiver}
+		in := &incoming{dataReader: dataReader{w: receiver}}
 		began, failed := make(chan struct{}), make(chan error, 1)
 		go func() {
 			_, err := in.Read(make([]byte, 1))

@@ -21,7 +21,7 @@
 //     it can; unmounting a filesystem does not unmount those below it.
 //   - A suspended pool refuses every change at once (ErrSuspended); on a real one
 //     what is under way already hangs.
-//   - The stream format is its own. Flags and features do not exist.
+//   - The stream format is its own, but for its first record. Flags and features do not exist.
 //   - encryption is a word that a dataset is created with and that those below it
 //     inherit; nothing is encrypted.
 //   - Quotas other than refquota do nothing; refquota is exact, at once.

@@ -20,13 +20,14 @@ import (
 	"github.com/flocker-io/flocker/zfs"
 )
 
-// A stream is a magic word and records: a letter, the length, the body, and a
-// running checksum over all so far. B begins (JSON header), W is a piece of a
-// file, D a file that is gone, E the end. Which records there are depends only on
+// A stream begins with the record that a true one begins with (zfs.StreamHeader), so
+// that whoever looks at a stream before zfs does sees no difference. Then come records
+// of our own: a letter, the length, the body, and a running checksum over all so far.
+// B begins (with the number of the first record sent), W is a piece of a file, D a
+// file that is gone, E the end. Which records there are depends only on
 // base and target, so a resumed stream begins at the number of a record.
 
 const (
-	magic     = "ZFSFAKE1"
 	pieceSize = 8 << 10
 	maxRecord = 1 << 20
 )
@@ -293,9 +294,13 @@ func difference(base, to *tree) []record {
 
 func (p plan) write(ctx context.Context, w io.Writer) error {
 	out := &recordWriter{w: bufio.NewWriterSize(w, 32<<10)}
-	out.w.WriteString(magic)
-	head, _ := json.Marshal(p.header)
-	out.put('B', head)
+	begin := BeginRecord(zfs.StreamHeader{
+		ToName: p.header.ToName, ToGUID: p.header.ToGUID, FromGUID: p.header.FromGUID, Created: time.Unix(p.header.Creation, 0),
+		Type: zfs.StreamFilesystem, Clone: p.header.Clone, Resuming: p.header.Resume,
+	})
+	out.w.Write(begin)
+	out.sum = crc32.ChecksumIEEE(begin)
+	out.put('B', binary.BigEndian.AppendUint64(nil, uint64(p.header.Record)))
 	for _, r := range p.records[p.header.Record:] {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -410,22 +415,26 @@ type receiver struct {
 }
 
 func (in *receiver) run(r io.Reader) error {
-	var word [len(magic)]byte
-	if _, err := io.ReadFull(r, word[:]); err != nil {
+	first := make([]byte, zfs.StreamHeaderSize)
+	if _, err := io.ReadFull(r, first); err != nil {
 		e := &zfs.Error{Op: "receive", Kind: zfs.ErrBadStream, Stderr: "cannot receive: failed to read from stream"}
 		if err != io.EOF && err != io.ErrUnexpectedEOF {
 			e.Err = err
 		}
 		return e
 	}
-	if string(word[:]) != magic {
+	said, err := zfs.ParseStreamHeader(first)
+	if err != nil {
 		return fail(zfs.ErrBadStream, "cannot receive: invalid stream (bad magic number)")
 	}
-	rr := &recordReader{r: r}
+	rr := &recordReader{r: r, sum: crc32.ChecksumIEEE(first)}
 	kind, body, _, err := rr.next()
-	var head header
-	if err != nil || kind != 'B' || json.Unmarshal(body, &head) != nil {
+	if err != nil || kind != 'B' || len(body) != 8 {
 		return errors.Join(fail(zfs.ErrBadStream, "cannot receive: invalid stream (bad begin record)"), err)
+	}
+	head := header{
+		ToName: said.ToName, ToGUID: said.ToGUID, FromGUID: said.FromGUID, Creation: said.Created.Unix(),
+		Clone: said.Clone, Resume: said.Resuming, Record: int(binary.BigEndian.Uint64(body)),
 	}
 
 	var swallow bool

@@ -1,0 +1,176 @@
+package replicate
+
+import (
+	"context"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+const (
+	// pieceTime is how much of a limit one piece of a stream may take, and how much
+	// may be saved up while nothing is sent. Both together are the largest burst.
+	pieceTime = 25 * time.Millisecond
+	minPiece  = 4 << 10
+	// paceLook is how soon a waiting stream notices that its limit has changed.
+	paceLook = 100 * time.Millisecond
+	// slowLink is the limit up to which a stream is compressed: below it the wire is
+	// slower than the compressor.
+	slowLink = 16 << 20
+	// tellThrottled is the least time between two Throttled events of one replica.
+	tellThrottled = time.Minute
+)
+
+// piece is how much of a stream is sent at once under a limit of rate bytes a second.
+func piece(rate int64) int {
+	if rate <= 0 {
+		return maxData
+	}
+	return int(min(max(inTime(rate, pieceTime), minPiece), maxData))
+}
+
+// inTime is how many bytes a rate makes in d.
+func inTime(rate int64, d time.Duration) int64 { return int64(float64(rate) * d.Seconds()) }
+
+// bucket is the account of one limit: what was sent and is not yet paid for by time
+// that has passed.
+type bucket struct {
+	owed float64 // bytes; below 0: saved up
+	at   time.Time
+}
+
+// take says how long n bytes must wait at a rate, in bytes a second. When they need
+// not, they are accounted for.
+func (b *bucket) take(now time.Time, n int, rate int64) (wait time.Duration) {
+	if !b.at.IsZero() {
+		b.owed -= float64(rate) * now.Sub(b.at).Seconds()
+	}
+	b.at = now
+	b.owed = max(b.owed, -float64(inTime(rate, pieceTime)))
+	if b.owed > 0 {
+		return time.Duration(b.owed/float64(rate)*float64(time.Second)) + 1
+	}
+	b.owed += float64(n)
+	return 0
+}
+
+// pacer makes the streams of one group keep its limit together: one at a time waits
+// for its next piece, the others behind it.
+type pacer struct {
+	slot   chan struct{} // whoever has it uses the bucket
+	bucket bucket
+}
+
+// limit of what is sent to a node.
+func (e *Engine) limit(to volume.NodeID) Limit {
+	if e.cfg.Limit == nil {
+		return Limit{}
+	}
+	l := e.cfg.Limit(to)
+	l.Bytes = max(l.Bytes, 0)
+	return l
+}
+
+func (e *Engine) pacerOf(group string) *pacer {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := e.pacers[group]
+	if p == nil {
+		p = &pacer{slot: make(chan struct{}, 1)}
+		e.pacers[group] = p
+	}
+	return p
+}
+
+// pace waits until n bytes may be sent to a node. The limit is asked again and again,
+// so that a change counts at once. While it waits, idle is called every so often.
+func (e *Engine) pace(ctx context.Context, to volume.NodeID, n int, every time.Duration, idle func() error) error {
+	limit := e.limit(to)
+	if limit.Bytes == 0 {
+		return nil
+	}
+	began := time.Now()
+	defer func() { e.throttled(to, time.Since(began)) }()
+	alarm := time.NewTicker(every)
+	defer alarm.Stop()
+	for limit.Bytes > 0 {
+		p := e.pacerOf(limit.Group)
+		select {
+		case p.slot <- struct{}{}:
+		case <-alarm.C:
+			if err := idle(); err != nil {
+				return err
+			}
+			continue
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		done, err := p.wait(ctx, n, func() (rate int64) {
+			group := limit.Group
+			if limit = e.limit(to); limit.Group != group {
+				return 0
+			}
+			return limit.Bytes
+		}, alarm.C, idle)
+		<-p.slot
+		if done || err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wait is pace for whoever has the slot. It ends without being done when the rate is
+// 0: there is no limit any more, or another one.
+func (p *pacer) wait(ctx context.Context, n int, rate func() int64, alarm <-chan time.Time, idle func() error) (done bool, err error) {
+	for {
+		r := rate()
+		if r == 0 {
+			return false, nil
+		}
+		wait := p.bucket.take(time.Now(), n, r)
+		if wait == 0 {
+			return true, nil
+		}
+		timer := time.NewTimer(min(wait, paceLook))
+		select {
+		case <-timer.C:
+		case <-alarm:
+			err = idle()
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+		timer.Stop()
+		if err != nil {
+			return false, err
+		}
+	}
+}
+
+// throttled notes how long a stream to a node waited for its limit, and tells now and
+// then.
+func (e *Engine) throttled(to volume.NodeID, waited time.Duration) {
+	if waited < time.Millisecond {
+		return // it did not wait; it only looked
+	}
+	e.mu.Lock()
+	e.peerOf(to).throttled += waited
+	e.mu.Unlock()
+	e.tellThrottling(time.Now())
+}
+
+// tellThrottling tells how long streams waited, of each replica at most once a minute.
+func (e *Engine) tellThrottling(now time.Time) {
+	var tell []Event
+	e.mu.Lock()
+	for node, p := range e.peers {
+		if p.throttled > 0 && now.Sub(p.toldThrottled) >= tellThrottled {
+			tell = append(tell, Throttled{Replica: node, Waited: p.throttled})
+			p.throttled, p.toldThrottled = 0, now
+		}
+	}
+	e.mu.Unlock()
+	for _, ev := range tell {
+		e.emit(ev)
+	}
+}

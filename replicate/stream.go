@@ -1,0 +1,327 @@
+package replicate
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// The two ends of a stream: what zfs send writes becomes DATA frames, and what the
+// frames hold is what zfs receive reads.
+
+// outgoing is what zfs send writes to. One goroutine uses it.
+type outgoing struct {
+	w        *wire
+	pace     func(n int) error // waits until n bytes may be sent
+	piece    func() int        // how many are sent at once
+	progress func(n int)       // n more bytes of zfs have gone this way
+	enc      *zstd.Encoder     // nil: as they are
+	sentAt   time.Time         // when the last frame went
+	err      error             // of the connection, or the end of waiting
+}
+
+// SetWriteDeadline hangs up when the deadline is past: package zfs sets one to come
+// loose from a peer that does not read (zfs.Interruptible).
+func (o *outgoing) SetWriteDeadline(t time.Time) error {
+	if !t.IsZero() && t.Before(time.Now()) {
+		o.w.close()
+	}
+	return nil
+}
+
+// compressPiece is how much is given to the compressor at once: so that progress is
+// seen also on a link that takes seconds for what zfs writes at once.
+const compressPiece = 32 << 10
+
+func (o *outgoing) Write(p []byte) (done int, err error) {
+	if o.enc == nil {
+		return o.frames(p, o.progress)
+	}
+	for done < len(p) {
+		n := min(len(p)-done, compressPiece)
+		if _, err := o.enc.Write(p[done : done+n]); err != nil {
+			return done, err
+		}
+		done += n
+		o.progress(n)
+	}
+	// The compressor keeps what does not fill a block. The receiver's patience is for
+	// what it sees, so it must see something.
+	if time.Since(o.sentAt) > o.w.stall/4 {
+		return done, o.enc.Flush()
+	}
+	return done, nil
+}
+
+// close sends what the compressor still has.
+func (o *outgoing) close() error {
+	if o.enc == nil || o.err != nil {
+		return o.err
+	}
+	return o.enc.Close()
+}
+
+// wireEnd is what a compressor writes to.
+type wireEnd struct{ o *outgoing }
+
+func (w wireEnd) Write(p []byte) (int, error) { return w.o.frames(p, func(int) {}) }
+
+func (o *outgoing) frames(p []byte, progress func(int)) (done int, err error) {
+	for done < len(p) && o.err == nil {
+		n := min(len(p)-done, o.piece())
+		if o.err = o.pace(n); o.err == nil {
+			o.err = o.w.writeData(p[done : done+n])
+		}
+		if o.err == nil {
+			o.sentAt = time.Now()
+			done += n
+			progress(n)
+		}
+	}
+	return done, o.err
+}
+
+// dataReader gives what the DATA frames hold. At END it says io.EOF; when the sender
+// failed, an error, so that a cut stream is never taken for a complete one.
+type dataReader struct {
+	w     *wire
+	left  []byte      // of a DATA frame
+	open  int         // bytes of a SEALED frame that are still on the connection
+	end   *end        // once it has come
+	err   error       // of the connection: it is out of step
+	ended atomic.Bool // either of them is set; others may ask
+}
+
+func (d *dataReader) Read(p []byte) (int, error) {
+	for len(d.left) == 0 && d.open == 0 {
+		if err := d.next(); err != nil {
+			return 0, err
+		}
+	}
+	if d.open > 0 {
+		return d.direct(p[:min(len(p), d.open)])
+	}
+	n := copy(p, d.left)
+	d.left = d.left[n:]
+	return n, nil
+}
+
+// direct reads from the connection to where the bytes belong.
+func (d *dataReader) direct(p []byte) (int, error) {
+	d.w.readWithin(d.patience())
+	n, err := io.ReadFull(d.w.r, p)
+	d.open -= n
+	if err != nil {
+		d.fail(unexpected(err))
+	}
+	return n, d.err
+}
+
+// patience is how long the sender may be silent. It breaks off itself before that, so
+// by then it is gone.
+func (d *dataReader) patience() time.Duration { return (slowFactor + 1) * d.w.stall }
+
+func (d *dataReader) fail(err error) error {
+	d.err = err
+	d.ended.Store(true)
+	return err
+}
+
+// next takes up to the next DATA or the END.
+func (d *dataReader) next() error {
+	for {
+		switch {
+		case d.err != nil:
+			return d.err
+		case d.end != nil && !d.end.OK:
+			return io.ErrUnexpectedEOF
+		case d.end != nil:
+			return io.EOF
+		}
+		h, err := d.w.next(d.patience())
+		if err != nil {
+			return d.fail(unexpected(err))
+		}
+		if h.frame == frameSealed && h.size > 0 {
+			d.open = h.size
+			return nil
+		}
+		payload, err := d.w.payload(h)
+		if err != nil {
+			return d.fail(err)
+		}
+		switch h.frame {
+		case framePing: // the sender waits for its limit
+		case frameData, frameSealed:
+			if d.left = payload; len(payload) > 0 {
+				return nil
+			}
+		case frameEnd:
+			var e end
+			if err := decode(payload, &e); err != nil {
+				return d.fail(err)
+			}
+			d.end = &e
+			d.ended.Store(true)
+		default:
+			return d.fail(fmt.Errorf("%w: frame %c within a stream", errProtocol, h.frame))
+		}
+	}
+}
+
+// incoming is what zfs receive reads: the bytes that zfs send wrote, all of them or an
+// error.
+type incoming struct {
+	dataReader
+	dec   *zstd.Decoder // nil: as they come
+	head  []byte        // read already, and given out first
+	bytes int64         // read, as zfs made them
+}
+
+// SetReadDeadline breaks off reading when the deadline is past. It does not hang up:
+// the sender is to hear why.
+func (in *incoming) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() && t.Before(time.Now()) {
+		in.w.breakOff()
+	}
+	return nil
+}
+
+func (in *incoming) Read(p []byte) (int, error) {
+	if len(in.head) > 0 {
+		n := copy(p, in.head)
+		in.head = in.head[n:]
+		return n, nil
+	}
+	return in.read(p)
+}
+
+func (in *incoming) read(p []byte) (n int, err error) {
+	if in.dec != nil {
+		n, err = in.dec.Read(p)
+	} else {
+		n, err = in.dataReader.Read(p)
+	}
+	in.bytes += int64(n)
+	if err == io.EOF && (in.end == nil || !in.end.OK || in.end.Bytes != in.bytes) {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// begin reads the head of the stream and checks it, before zfs sees anything.
+func (in *incoming) begin(b begin) error {
+	head := make([]byte, zfs.StreamHeaderSize)
+	n, err := io.ReadFull(readFunc(in.read), head)
+	if err != nil {
+		return unexpected(err)
+	}
+	in.head = head[:n]
+	h, err := zfs.ParseStreamHeader(head)
+	if err == nil {
+		err = checkHeader(h, b)
+	}
+	if err != nil {
+		return &unfitError{err}
+	}
+	return nil
+}
+
+type readFunc func(p []byte) (int, error)
+
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }
+
+// unfitError is a stream that is not what was announced, or not what this node takes.
+type unfitError struct{ err error }
+
+func (u *unfitError) Error() string {
+	return "the stream is refused before zfs has seen it: " + u.err.Error()
+}
+
+func (u *unfitError) Unwrap() error { return u.err }
+
+// checkHeader says what is wrong with a stream that begins with h where b was
+// announced. zfs itself would make a snapshot of any name and guid that a stream says,
+// and a compound stream may destroy and rename.
+func checkHeader(h zfs.StreamHeader, b begin) error {
+	switch {
+	case h.Compound:
+		return errors.New("it is made of several streams (send -R, -I or -p)")
+	case h.Raw:
+		return errors.New("it is a raw one, of an encrypted dataset")
+	case h.Redacted:
+		return errors.New("it is a redacted one")
+	case h.Dedup:
+		return errors.New("it is a deduplicated one")
+	case h.Type != zfs.StreamFilesystem:
+		return fmt.Errorf("it is of a dataset of type %d, not of a filesystem", h.Type)
+	case guid(h.ToGUID) != b.To:
+		return fmt.Errorf("it ends at snapshot %d, and %d was announced", h.ToGUID, b.To)
+	case guid(h.FromGUID) != b.From:
+		return fmt.Errorf("it begins at snapshot %d, and %d was announced", h.FromGUID, b.From)
+	case h.Snapshot() != b.Name:
+		return fmt.Errorf("it makes a snapshot %q, and %q was announced", h.Snapshot(), b.Name)
+	}
+	return nil
+}
+
+// drain swallows what is left of the stream.
+func (in *incoming) drain() error {
+	for buf := make([]byte, 32<<10); in.end == nil && in.err == nil; {
+		in.dataReader.Read(buf)
+	}
+	return in.err
+}
+
+// maxWindow bounds what a compressed stream makes a receiver remember. The sender
+// keeps to it.
+const maxWindow = 1 << 20
+
+// zstdPool keeps compressors and decompressors, which are a few MiB each. Neither has
+// goroutines.
+type zstdPool struct{ encoders, decoders sync.Pool }
+
+// compress makes o compress until release.
+func (z *zstdPool) compress(o *outgoing) (release func(), err error) {
+	enc, _ := z.encoders.Get().(*zstd.Encoder)
+	if enc == nil {
+		enc, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest),
+			zstd.WithWindowSize(maxWindow), zstd.WithLowerEncoderMem(true))
+		if err != nil {
+			return nil, fmt.Errorf("making a compressor: %w", err)
+		}
+	}
+	enc.Reset(wireEnd{o})
+	o.enc = enc
+	return func() {
+		enc.Reset(nil)
+		z.encoders.Put(enc)
+	}, nil
+}
+
+// decompress makes in decompress until release.
+func (z *zstdPool) decompress(in *incoming) (release func(), err error) {
+	dec, _ := z.decoders.Get().(*zstd.Decoder)
+	if dec == nil {
+		dec, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderMaxMemory(4*maxWindow))
+		if err != nil {
+			return nil, fmt.Errorf("making a decompressor: %w", err)
+		}
+	}
+	if err := dec.Reset(&in.dataReader); err != nil {
+		return nil, fmt.Errorf("making a decompressor: %w", err)
+	}
+	in.dec = dec
+	return func() {
+		dec.Reset(nil)
+		z.decoders.Put(dec)
+	}, nil
+}
