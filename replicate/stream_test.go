@@ -171,7 +171,7 @@ func TestLimit(t *testing.T) {
 		failed := failures()
 		a.write("g", blob(rand.New(rand.NewPCG(21, 21)), 100<<10))
 		w.waitFor("sending", func() bool { return a.link("b").Stream != "" && a.link("c").Stream != "" })
-		time.Sleep(time.Hour)
+		time.Sleep(time.Hour) // of the bubble: what must not happen meanwhile is the point
 		if n := sent.Load(); n > 3600*100+2*minPiece+20000 || n < 3600*100*8/10 && n < 180<<10 {
 			t.Errorf("%d bytes in an hour at 100 a second", n)
 		}
@@ -192,7 +192,7 @@ func TestLimit(t *testing.T) {
 		limit.Store(50)
 		a.write("h", blob(rand.New(rand.NewPCG(22, 22)), 10<<20))
 		w.waitFor("sending", func() bool { return a.link("b").Stream != "" && a.link("c").Stream != "" })
-		time.Sleep(10 * time.Second)
+		time.Sleep(10 * time.Second) // so that a piece waits
 		limit.Store(0)
 		began = time.Now()
 		w.waitFor("in sync", func() bool { return w.inSync("a", "b")() && w.inSync("a", "c")() })
@@ -362,7 +362,7 @@ func TestUnknownCompression(t *testing.T) {
 		w.assign(1, "a", "b")
 		w.waitFor("in sync", w.inSync("a", "b"))
 		a.assign()
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // so that b has no link that takes part
 		conn, err := a.dial(b.id)
 		w.must(err)
 		defer conn.Close()
