@@ -68,7 +68,7 @@ func (b *busy) round(tb testing.TB, n int) {
 	}
 }
 
-// assign assigns all volumes: every other as a replica's copy when so asked.
+// assign assigns all volumes: every other as a replica's copy, in step, when so asked.
 func (b *busy) assign(replicas bool, policy volume.SnapshotPolicy) {
 	var table []Assignment
 	for i, id := range b.ids {
@@ -80,6 +80,11 @@ func (b *busy) assign(replicas bool, policy volume.SnapshotPolicy) {
 		table = append(table, a)
 	}
 	b.engine.Assign(table)
+	b.engine.mu.Lock()
+	defer b.engine.mu.Unlock()
+	for _, c := range b.engine.copies {
+		c.inStep = 1
+	}
 }
 
 // commands are those since the last call.

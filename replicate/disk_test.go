@@ -401,4 +401,65 @@ func TestHoldsCannotAsk(t *testing.T) {
 	})
 }
 
+// Asked what they hold, the replicas of idle volumes answer from the listing that
+// their node makes anyway.
+func TestIdleReplicaCostsNothing(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		a.write("f", "1")
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		for range 2 {
+			time.Sleep(time.Minute)
+			b.host.ResetCommands()
+			before := b.eng().CompleteAsOf(testVol)
+			time.Sleep(4 * time.Minute)
+			got := b.host.Commands()
+			for op := range got {
+				if op != "datasets" && op != "snapshots" && op != "bookmarks" {
+					t.Errorf("idle, the replica ran %v", got)
+				}
+			}
+			if b.eng().CompleteAsOf(testVol).Sub(before) < 3*time.Minute {
+				t.Error("it was not asked, or did not answer")
+			}
+		}
+		// A copy that vanished is missed all the same.
+		w.must(b.host.Destroy(context.Background(), b.dataset()))
+		w.waitFor("found missing, and made anew", func() bool { return a.streams(kindFull) == 2 && w.inSync("a", "b")() })
+	})
+}
+
+// A primary that comes back as a replica prunes nothing until it is in step: what it
+// shares with its successor may be older than its own newest snapshots.
+func TestReturningPrimaryKeepsBase(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		_, common := b.newest()
+		// Cut off for less than it takes to be called away, a goes on.
+		w.partition("a", "b", true)
+		for i := range pruneBatch + keepNewest {
+			a.write("f", fmt.Sprint(i))
+			_, err := a.eng().Flush(context.Background(), testVol, "")
+			w.must(err)
+		}
+		w.assign(2, "b", "a")
+		time.Sleep(2 * time.Minute)
+		if !has(a, common) {
+			t.Fatal("what both have is gone")
+		}
+		w.must(b.eng().Settle(context.Background(), testVol))
+		b.write("g", "1")
+		w.partition("a", "b", false)
+		w.waitFor("in step", w.inSync("b", "a"))
+		if b.streams(kindFull) > 0 {
+			t.Error("a full stream was needed")
+		}
+	})
+}
+
 func second(_ map[uint64]bool, err error) error { return err }

@@ -355,7 +355,7 @@ func (e *Engine) copyOf(id volume.ID) *localCopy {
 // believed. The caller holds mu.
 func (e *Engine) touch(c *localCopy) {
 	e.changes++
-	c.changed = e.changes
+	c.changed, c.listed = e.changes, time.Time{}
 }
 
 // asked notes how an operation on the pool went and tells when that changes.

@@ -80,6 +80,9 @@ type localCopy struct {
 	condemned map[guid]bool
 	takenAt   map[string]time.Time // by snapshot name: more exact than ZFS's seconds
 
+	token  string    // of a partial increment
+	listed time.Time // when a listing of all datasets last showed it as we left it
+
 	// On a primary.
 	counter   uint64    // of Dirty, last read
 	baseline  uint64    // of Dirty, before the newest snapshot
@@ -95,7 +98,8 @@ type localCopy struct {
 	// scheduled is when this process took the newest snapshot of a rule.
 	scheduled map[time.Duration]time.Time
 
-	// On a replica, from the last offer.
+	// On a replica, from the last offer that it is in step with, which was of this epoch.
+	inStep       volume.Epoch
 	floor        volume.Position
 	keep         []guid
 	dropped      map[guid]bool // removed on the primary
@@ -263,7 +267,7 @@ func compare(a, b uint64) int {
 
 // setDataset takes over what a listing says of the dataset itself.
 func (c *localCopy) setDataset(d zfs.Dataset) {
-	c.written, c.referenced, c.mounted, c.origin = d.Written, d.Referenced, d.Mounted, d.Origin
+	c.written, c.referenced, c.mounted, c.origin, c.token = d.Written, d.Referenced, d.Mounted, d.Origin, d.ResumeToken
 	c.encryption = d.Encryption
 	s := d.User[propEpoch]
 	if s == c.epochText {

@@ -192,9 +192,12 @@ func (e *Engine) excess(now time.Time) (list []doomed, marks []unmarked) {
 	return list, marks
 }
 
-// pruned says that retention is this copy's business now. The caller holds mu.
+// pruned says that retention may touch this copy now. A replica's must be in step
+// with its primary first: what a returning primary has in common with its successor
+// may be older than its own newest. The caller holds mu.
 func (e *Engine) pruned(id volume.ID, c *localCopy, now time.Time) bool {
-	return e.table[id] != nil && c.known && !now.Before(c.pruneAt)
+	a := e.table[id]
+	return a != nil && c.known && !now.Before(c.pruneAt) && (a.Role == volume.RolePrimary || c.inStep == a.Epoch)
 }
 
 // excessive is false when a glance tells that there is nothing worth a command.

@@ -198,6 +198,7 @@ func (e *Engine) noteOffer(o offer, complete bool) {
 	c.floor, c.keep = o.Floor, o.Keep
 	c.setTaken(o.Newest.SnapshotName(), o.Newest.Taken)
 	if complete {
+		c.inStep = o.Epoch
 		c.drop(o.Dropped)
 	}
 	if complete && o.CompleteAsOf.After(c.completeAsOf) {
@@ -220,6 +221,11 @@ func (c *localCopy) setTaken(name string, at time.Time) {
 
 // prepare takes the steps that an offer asks for until there is an answer.
 func (e *Engine) prepare(ctx context.Context, o offer, a *Assignment) (answer, standing, error) {
+	if s, ok := e.remembered(o.Volume, time.Now()); ok {
+		if st := decide(o, s); st.answer.Verdict == saysAlready {
+			return st.answer, s, nil
+		}
+	}
 	reread, setAside := false, ""
 	for range maxSteps {
 		s, err := e.look(ctx, o.Volume, reread)
@@ -480,7 +486,7 @@ func (e *Engine) verify(ctx context.Context, id volume.ID, target string, seedin
 	}
 	if top == b.To {
 		c.modified = false
-		c.floor, c.keep = o.Floor, o.Keep
+		c.floor, c.keep, c.inStep = o.Floor, o.Keep, o.Epoch
 		c.drop(o.Dropped)
 		c.setTaken(o.Newest.SnapshotName(), o.Newest.Taken)
 		if uint64(top) == o.Newest.GUID && o.CompleteAsOf.After(c.completeAsOf) {

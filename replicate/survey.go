@@ -76,6 +76,7 @@ func (e *Engine) noteDatasets(list []zfs.Dataset, since uint64, asked time.Time)
 			c.seen = e.listing
 			if c.changed <= since && e.receives[id] == nil {
 				c.setDataset(d)
+				c.listed = asked
 				c.noteIdle(asked, e.cfg.Settle, e.cfg.Dirty != nil)
 			}
 		}
@@ -96,6 +97,24 @@ func (e *Engine) noteDatasets(list []zfs.Dataset, since uint64, asked time.Time)
 			delete(e.failing, op) // there is nothing to finish any more
 		}
 	}
+}
+
+// recent is how old a listing may be to answer for a copy that nothing is to be
+// done about: two ticks at their slowest.
+const recent = 2 * maxTick
+
+// remembered is how a copy stands by the last listing of all datasets. ok is false
+// unless that is recent and nothing has touched the copy since. It spares the
+// replicas of idle volumes a command each whenever they are asked what they hold.
+func (e *Engine) remembered(id volume.ID, now time.Time) (s standing, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.copies[id]
+	if c == nil || !c.known || e.blind || e.leftover[id] || c.listed.IsZero() || now.Sub(c.listed) > recent {
+		return standing{}, false
+	}
+	return standing{exists: true, mounted: c.mounted, token: c.token, epoch: c.epoch, badEpoch: c.badEpoch,
+		snaps: c.snaps, modified: c.modified}, true
 }
 
 // noteIdle moves idleAsOf on when nothing was written since the newest snapshot.

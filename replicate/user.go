@@ -357,13 +357,15 @@ func (e *Engine) remove(ctx context.Context, id volume.ID, list []zfs.Snapshot) 
 	e.mu.Lock()
 	c := e.copyOf(id)
 	doomed := e.condemn(id, c, snaps, snaps)
-	for _, s := range snaps {
-		c.removed[s.guid] = true
-	}
 	e.mu.Unlock()
 	failed, err = e.destroy(ctx, doomed)
 	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, z := range list {
+		if err == nil && failed[z.FullName()] == nil {
+			c.removed[guid(z.GUID)] = true
+		}
+	}
 	e.wakeVolume(id)
-	e.mu.Unlock()
 	return failed, err
 }
