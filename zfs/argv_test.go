@@ -55,8 +55,9 @@ func install(t *testing.T, replies []reply) (calls func() [][]string) {
 			t.Fatal(err)
 		}
 	}
-	write("zfs", standIn, 0o755)
-	write("zpool", standIn, 0o755)
+	for _, name := range []string{"zfs", "zpool", "mount", "umount"} {
+		write(name, standIn, 0o755)
+	}
 	for i, r := range replies {
 		out, complaint, both := strings.Cut(r.Text, "2>")
 		if r.Code != 0 {
@@ -215,6 +216,10 @@ func dispatch(t *testing.T, h *zfs.Host, words []string) string {
 		err = h.Destroy(ctx, arg(0))
 	case "Mount":
 		err = h.Mount(ctx, arg(0), flags["-w"])
+	case "MountSnapshot":
+		err = h.MountSnapshot(ctx, arg(0), arg(1))
+	case "UnmountSnapshot":
+		err = h.UnmountSnapshot(ctx, arg(0))
 	case "Unmount":
 		err = h.Unmount(ctx, arg(0))
 	case "Send":

@@ -479,11 +479,17 @@ func (h *Host) Unmount(ctx context.Context, name string) error {
 	if err := check("unmount", CheckDataset(name)); err != nil {
 		return err
 	}
+	return h.unmount(ctx, command{op: "unmount", argv: []string{"zfs", "unmount", name}}, "not currently mounted")
+}
+
+// unmount goes on for a moment while what is to be unmounted is busy. Not mounted,
+// which the command says in these words, is no error.
+func (h *Host) unmount(ctx context.Context, c command, not ...string) error {
 	began := time.Now()
 	for {
-		_, err := h.run(ctx, command{op: "unmount", argv: []string{"zfs", "unmount", name}})
+		_, err := h.run(ctx, c)
 		var e *Error
-		if errors.As(err, &e) && strings.Contains(e.Stderr, "not currently mounted") {
+		if errors.As(err, &e) && slices.ContainsFunc(not, func(text string) bool { return strings.Contains(e.Stderr, text) }) {
 			return nil
 		}
 		if !errors.Is(err, ErrBusy) || time.Since(began) > busyFor {
@@ -495,6 +501,24 @@ func (h *Host) Unmount(ctx context.Context, name string) error {
 		case <-time.After(busyPause):
 		}
 	}
+}
+
+// MountSnapshot implements System. zfs mount does not mount snapshots; the mount
+// command does, wherever one wants.
+func (h *Host) MountSnapshot(ctx context.Context, snapshot, dir string) error {
+	if err := check("mount-snapshot", CheckSnapshot(snapshot), checkDir(dir)); err != nil {
+		return err
+	}
+	_, err := h.run(ctx, command{op: "mount-snapshot", argv: []string{"mount", "-t", "zfs", "-o", "ro,nosuid,nodev,noexec", snapshot, dir}})
+	return err
+}
+
+// UnmountSnapshot implements System.
+func (h *Host) UnmountSnapshot(ctx context.Context, dir string) error {
+	if err := check("unmount-snapshot", checkDir(dir)); err != nil {
+		return err
+	}
+	return h.unmount(ctx, command{op: "unmount-snapshot", argv: []string{"umount", dir}}, "not mounted", "no mount point specified")
 }
 
 // AbortReceive implements System.

@@ -2,6 +2,7 @@ package zfs
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 )
 
@@ -126,4 +127,12 @@ func poolOf(name string) string {
 		return name[:i]
 	}
 	return name
+}
+
+// checkDir wants a path that no option and no other directory can be taken for.
+func checkDir(dir string) error {
+	if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir || dir == "/" {
+		return fmt.Errorf("directory %q: want a clean absolute path", dir)
+	}
+	return nil
 }

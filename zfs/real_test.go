@@ -95,6 +95,7 @@ func side(t *testing.T, host *zfs.Host, pool, root, dir string) zfstest.Side {
 			}
 			return names, err
 		},
+		Look: func(_, dir, file string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, file)) },
 		Use: func(dataset, file string) (func(), error) {
 			f, err := os.Open(path(dataset, file))
 			return func() { f.Close() }, err

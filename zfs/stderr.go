@@ -64,8 +64,9 @@ var kinds = []struct {
 	{"resource busy", ErrBusy},
 	{"device is in use", ErrBusy},
 
-	// Names.
+	// Names. The second is mount's word for a snapshot that is not there.
 	{"does not exist", ErrNotFound},
+	{"unable to open the dataset", ErrNotFound},
 	{"no such pool", ErrNotFound},
 	{"no pools available to import", ErrNotFound},
 	{"no such file or directory", ErrNotFound},

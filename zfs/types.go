@@ -103,6 +103,14 @@ type System interface {
 	// user has gone). One that is not mounted is no error.
 	Unmount(ctx context.Context, name string) error
 
+	// MountSnapshot mounts a snapshot (full name) read-only at dir, an empty directory;
+	// what is in it is neither run nor a device nor with rights of its owner there. As
+	// long as it is mounted it cannot be destroyed (ErrBusy). ErrNotFound: no such
+	// snapshot.
+	MountSnapshot(ctx context.Context, snapshot, dir string) error
+	// UnmountSnapshot ends that, as Unmount. Nothing mounted at dir is no error.
+	UnmountSnapshot(ctx context.Context, dir string) error
+
 	// Send writes a stream to w until it ends. When w is an *os.File, or has one
 	// (method File, as *net.TCPConn), the child writes to it directly: the
 	// connection is given away, its deadlines do not work any more, and ending ctx

@@ -221,6 +221,10 @@ func (h *Host) Crash() {
 	kill := h.kill
 	h.newLife()
 	clear(h.mounts)
+	for dir, s := range h.looks {
+		s.looked--
+		delete(h.looks, dir)
+	}
 	for _, p := range h.pools {
 		h.settle(p)
 		for d := range p.unsynced {

@@ -37,6 +37,7 @@ type Host struct {
 	rng      *rand.Rand
 	pools    map[string]*pool
 	mounts   map[*dataset]*mount
+	looks    map[string]*snapshot // mounted snapshots, by directory
 	rules    []*rule
 	commands map[string]int
 	life     context.Context // ends at the next crash
@@ -97,6 +98,7 @@ type snapshot struct {
 	props    map[string]string
 	clones   map[*dataset]bool
 	sending  int // streams that read it
+	looked   int // directories it is mounted at
 }
 
 type bookmark struct {
@@ -132,6 +134,7 @@ func New(o Options) *Host {
 		rng:      rand.New(rand.NewPCG(seed, 0x666c6f636b6572)),
 		pools:    map[string]*pool{},
 		mounts:   map[*dataset]*mount{},
+		looks:    map[string]*snapshot{},
 		commands: map[string]int{},
 	}
 	h.newLife()

@@ -676,7 +676,7 @@ func (s *snapshot) mayGo(along []*dataset) error {
 	if len(s.holds) > 0 {
 		return fail(zfs.ErrBusy, "cannot destroy snapshot %s: it's being held", full)
 	}
-	if s.sending > 0 || s.ds.partial != nil && s.ds.partial.from == s && len(along) == 0 {
+	if s.sending > 0 || s.looked > 0 || s.ds.partial != nil && s.ds.partial.from == s && len(along) == 0 {
 		return fail(zfs.ErrBusy, "cannot destroy '%s': dataset is busy", full)
 	}
 	return nil
@@ -855,6 +855,45 @@ func (h *Host) Unmount(ctx context.Context, name string) error {
 		delete(h.mounts, d)
 		return nil
 	})
+}
+
+// MountSnapshot implements zfs.System. What is in it is read with ReadFile and Files.
+func (h *Host) MountSnapshot(ctx context.Context, snap, dir string) error {
+	if err := invalid("mount-snapshot", zfs.CheckSnapshot(snap)); err != nil {
+		return err
+	}
+	return h.command(ctx, "mount-snapshot", snap, func() error {
+		s, err := h.snapshot(snap)
+		switch {
+		case err != nil:
+			return err
+		case h.looks[dir] != nil:
+			return fail(zfs.ErrBusy, "filesystem '%s' is already mounted", snap)
+		case s.ds.pool.suspended:
+			return fail(zfs.ErrSuspended, "cannot mount '%s': pool I/O is currently suspended", snap)
+		}
+		s.looked++
+		h.looks[dir] = s
+		return nil
+	})
+}
+
+// UnmountSnapshot implements zfs.System.
+func (h *Host) UnmountSnapshot(ctx context.Context, dir string) error {
+	return h.command(ctx, "unmount-snapshot", dir, func() error {
+		if s := h.looks[dir]; s != nil {
+			s.looked--
+			delete(h.looks, dir)
+		}
+		return nil
+	})
+}
+
+// SnapshotMounts are the directories at which snapshots are mounted, in order.
+func (h *Host) SnapshotMounts() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Sorted(maps.Keys(h.looks))
 }
 
 // invalid turns the first complaint into the error of op.

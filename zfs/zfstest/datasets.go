@@ -259,6 +259,30 @@ func testMountInUse(w *world, _ Env) {
 	w.a.must(z.Unmount(w.ctx, fs))
 }
 
+func testMountSnapshot(w *world, _ Env) {
+	z := w.a.ZFS
+	fs := w.a.mounted("a")
+	w.a.write(fs, "f", []byte("one"))
+	w.a.snap(fs, "1")
+	w.a.write(fs, "f", []byte("two"))
+	snap, dir := fs+"@1", w.TempDir()
+	w.a.must(z.MountSnapshot(w.ctx, snap, dir))
+	if got, err := w.a.Look(snap, dir, "f"); err != nil || string(got) != "one" {
+		w.Errorf("in the mounted snapshot: %q, %v", got, err)
+	}
+	// It stays as long as somebody looks, whatever else goes on.
+	w.wantKind("destroy while mounted", z.DestroySnapshots(w.ctx, fs, []string{"1"}), zfs.ErrBusy)
+	failed, err := z.Prune(w.ctx, []zfs.PruneRequest{{Snapshot: snap}})
+	w.a.must(err)
+	w.wantKind("prune while mounted", failed[snap], zfs.ErrBusy)
+	w.a.snap(fs, "2")
+
+	w.a.must(z.UnmountSnapshot(w.ctx, dir))
+	w.a.must(z.UnmountSnapshot(w.ctx, dir))
+	w.wantKind("mount none", z.MountSnapshot(w.ctx, fs+"@nope", dir), zfs.ErrNotFound)
+	w.a.must(z.DestroySnapshots(w.ctx, fs, []string{"1"}))
+}
+
 func testRefquota(w *world, _ Env) {
 	z := w.a.ZFS
 	fs := w.a.mounted("a")

@@ -43,6 +43,8 @@ type Side struct {
 	Remove func(dataset, file string) error
 	Read   func(dataset, file string) ([]byte, error)
 	Files  func(dataset string) ([]string, error)
+	// Look reads a file of the snapshot that is mounted at dir.
+	Look func(snapshot, dir, file string) ([]byte, error)
 	// Use holds a file of the mounted filesystem open until release.
 	Use func(dataset, file string) (release func(), err error)
 }

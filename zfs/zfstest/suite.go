@@ -16,6 +16,7 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		{"properties", testProperties},
 		{"mount", testMount},
 		{"mount in use", testMountInUse},
+		{"mount a snapshot", testMountSnapshot},
 		{"refquota", testRefquota},
 		{"snapshots", testSnapshots},
 		{"snapshots at once", testSnapshotsAtOnce},
