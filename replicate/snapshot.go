@@ -345,6 +345,12 @@ func (e *Engine) Sync(ctx context.Context, id volume.ID) error {
 	return err
 }
 
+// SyncTo takes a snapshot of a volume now and returns which, when these replicas have
+// it. When they do not, until ctx ends, the snapshot is returned all the same.
+func (e *Engine) SyncTo(ctx context.Context, id volume.ID, to []volume.NodeID) (volume.Position, error) {
+	return e.flush(ctx, id, to)
+}
+
 func (e *Engine) flush(ctx context.Context, id volume.ID, to []volume.NodeID) (volume.Position, error) {
 	s, waiting, err := e.takeNow(ctx, id, to)
 	if err != nil {

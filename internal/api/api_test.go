@@ -121,6 +121,22 @@ var calls = []struct {
 	{"update what cannot change", func(ctx context.Context, b both) (any, error) {
 		return two(b.UpdateVolume(ctx, "pgdata", api.UpdateVolumeRequest{Options: map[string]string{"uid": "2"}}))
 	}},
+	{"sync", func(ctx context.Context, b both) (any, error) {
+		return two(b.SyncVolume(ctx, "pgdata", api.SyncRequest{Patience: time.Minute}))
+	}},
+	{"verify", func(ctx context.Context, b both) (any, error) {
+		return two(b.VerifyVolume(ctx, "pgdata", api.VerifyRequest{Patience: time.Minute}))
+	}},
+	{"take a snapshot", func(ctx context.Context, b both) (any, error) {
+		return one(b.TakeSnapshot(ctx, api.SnapshotRequest{Volumes: []string{"pgdata", "uploads"}, Name: "before"}))
+	}},
+	{"snapshots", func(ctx context.Context, b both) (any, error) { return two(b.Snapshots(ctx, "pgdata")) }},
+	{"snapshots of a volume with an odd name", func(ctx context.Context, b both) (any, error) { return two(b.Snapshots(ctx, "a/b?c")) }},
+	{"remove a snapshot", func(ctx context.Context, b both) (any, error) { return one(b.RemoveSnapshot(ctx, "pgdata", "before")) }},
+	{"remove a snapshot that is not there", func(ctx context.Context, b both) (any, error) { return one(b.RemoveSnapshot(ctx, "pgdata", "a%2f b")) }},
+	{"prune", func(ctx context.Context, b both) (any, error) {
+		return two(b.PruneSnapshots(ctx, "pgdata", api.PruneRequest{DryRun: true, Policy: "1h:1"}))
+	}},
 	{"settings", func(ctx context.Context, b both) (any, error) { return two(b.Settings(ctx)) }},
 	{"change settings", func(ctx context.Context, b both) (any, error) {
 		return two(b.ChangeSettings(ctx, api.SettingsRequest{Set: map[string]string{"trash-retention": "3d"}, Reset: []string{"aside-retention"}}))
@@ -164,6 +180,12 @@ var peerCalls = []struct {
 	}},
 	{"propose", func(ctx context.Context, b both) (any, error) { return two(b.Propose(ctx, []byte("\x00\xff{}"))) }},
 	{"barrier", func(ctx context.Context, b both) (any, error) { return two(b.Barrier(ctx)) }},
+	{"sum", func(ctx context.Context, b both) (any, error) {
+		return two(b.Sum(ctx, api.SumRequest{Volume: "0b5e55ed00000001", GUID: 1<<64 - 1}))
+	}},
+	{"holds", func(ctx context.Context, b both) (any, error) {
+		return two(b.Holds(ctx, "0b5e55ed00000001", []uint64{1<<64 - 1, 2}))
+	}},
 	{"acquire", func(ctx context.Context, b both) (any, error) {
 		return one(b.Acquire(ctx, "0b5e55ed00000001", apitest.Beta.ID))
 	}},
@@ -313,6 +335,8 @@ func TestStrictRequests(t *testing.T) {
 		{"report for another node", peer, "POST", "/v1/peer/report", `{"report":{"node":"a1fa0000000000000000000000000001"}}`, 403, "reports as"},
 		{"acquire with a bad id", peer, "POST", "/v1/peer/acquire", `{"volume":"../x","node":"be7a0000000000000000000000000002"}`, 400, "volume id"},
 		{"acquire for a bad node", peer, "POST", "/v1/peer/acquire", `{"volume":"0b5e55ed00000001","node":"beta"}`, 400, "node id"},
+		{"sum of a bad id", peer, "POST", "/v1/peer/sum", `{"volume":"../x","guid":"1"}`, 400, "volume id"},
+		{"holds of a bad id", peer, "POST", "/v1/peer/holds", `{"volume":"../x","guids":[1]}`, 400, "volume id"},
 		{"report of a newer version", peer, "POST", "/v1/peer/report", `{"report":{"node":"be7a0000000000000000000000000002","mood":"fine"}}`, 200, "leader"},
 	}
 	for _, tt := range tests {

@@ -44,6 +44,26 @@ type Backend interface {
 	// UndeleteVolume takes a volume out of the trash; ref is looked up there only.
 	UndeleteVolume(ctx context.Context, ref string, req UndeleteRequest) (Volume, error)
 
+	// SyncVolume returns when every replica holds all that was written before the call.
+	// After req.Patience it is CodeTimeout, which names the replicas that lack something
+	// and what.
+	SyncVolume(ctx context.Context, ref string, req SyncRequest) (SyncReply, error)
+	// VerifyVolume has every node with a copy read one snapshot and compares. It repairs
+	// nothing. That copies differ, or that one could not be read, is no error but in the
+	// reply.
+	VerifyVolume(ctx context.Context, ref string, req VerifyRequest) (VerifyReply, error)
+
+	// Snapshots of a volume, oldest first, as its primary has them; so do the next three
+	// what they do there.
+	Snapshots(ctx context.Context, ref string) ([]Snapshot, error)
+	// TakeSnapshot takes all at one moment, or none. They have to have one primary.
+	TakeSnapshot(ctx context.Context, req SnapshotRequest) error
+	// RemoveSnapshot destroys a user's or a scheduled snapshot on all nodes.
+	RemoveSnapshot(ctx context.Context, ref, name string) error
+	// PruneSnapshots destroys what the volume's policy does not keep, and returns what it
+	// was; with DryRun, what it would be.
+	PruneSnapshots(ctx context.Context, ref string, req PruneRequest) ([]Snapshot, error)
+
 	Settings(ctx context.Context) (Settings, error)
 	ChangeSettings(ctx context.Context, req SettingsRequest) (Settings, error)
 
@@ -73,6 +93,12 @@ type Peer interface {
 	// Acquire asks that a volume become mountable on a node: nil when it is. The
 	// refusal names who holds it.
 	Acquire(ctx context.Context, id volume.ID, node volume.NodeID) error
+	// Sum reads one snapshot of the asked node's copy. CodeNotFound: it is not there
+	// (any more).
+	Sum(ctx context.Context, req SumRequest) (Sum, error)
+	// Holds says which of these guids the asked node has of a volume, as snapshot or
+	// bookmark.
+	Holds(ctx context.Context, id volume.ID, guids []uint64) (map[uint64]bool, error)
 }
 
 // ReportReply is what the leader answers a report.

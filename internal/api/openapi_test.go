@@ -66,6 +66,7 @@ func TestEveryFieldIsDescribed(t *testing.T) {
 		NodeRef{}, VersionInfo{}, ClusterStatus{}, NodeSetup{}, InitRequest{}, InitReply{}, JoinRequest{}, JoinReply{},
 		Node{}, LabelRequest{}, Volume{}, Replica{}, CreateVolumeRequest{}, UndeleteRequest{}, TokenRequest{}, Token{}, Event{},
 		UpdateVolumeRequest{}, UpdateVolumeReply{}, Settings{}, Setting{}, SettingsRequest{},
+		SyncRequest{}, SyncReply{}, VerifyRequest{}, VerifyReply{}, Sum{}, CopySum{}, Snapshot{}, SnapshotRequest{}, PruneRequest{},
 	}
 	for _, v := range types {
 		typ := reflect.TypeOf(v)

@@ -3,6 +3,7 @@ package api
 import (
 	_ "embed"
 	"net/http"
+	"slices"
 
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -151,11 +152,11 @@ func routes(b Backend, p Peer) []route {
 			return eventsReply{notNil(es)}, err
 		}},
 	}
-	rs = append(rs, settingsRoutes(b)...)
+	rs = slices.Concat(rs, copiesRoutes(b), snapshotRoutes(b), settingsRoutes(b))
 	if p == nil {
 		return rs
 	}
-	return append(rs,
+	return append(append(rs, copiesPeerRoutes(p)...),
 		route{"POST", "/v1/peer/report", peers, lenient(func(r *http.Request, req reportRequest) (any, error) {
 			// A node speaks for itself only.
 			if from, _ := Caller(r.Context()); from != req.Report.Node {

@@ -75,6 +75,32 @@ func (b backend) UpdateVolume(ctx context.Context, ref string, req api.UpdateVol
 	return ask(b.d, func(m *member) (api.UpdateVolumeReply, error) { return m.UpdateVolume(ctx, ref, req) })
 }
 
+func (b backend) SyncVolume(ctx context.Context, ref string, req api.SyncRequest) (api.SyncReply, error) {
+	return ask(b.d, func(m *member) (api.SyncReply, error) { return m.SyncVolume(ctx, ref, req) })
+}
+
+func (b backend) VerifyVolume(ctx context.Context, ref string, req api.VerifyRequest) (api.VerifyReply, error) {
+	return ask(b.d, func(m *member) (api.VerifyReply, error) { return m.VerifyVolume(ctx, ref, req) })
+}
+
+func (b backend) Snapshots(ctx context.Context, ref string) ([]api.Snapshot, error) {
+	return ask(b.d, func(m *member) ([]api.Snapshot, error) { return m.Snapshots(ctx, ref) })
+}
+
+func (b backend) TakeSnapshot(ctx context.Context, req api.SnapshotRequest) error {
+	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.TakeSnapshot(ctx, req) })
+	return err
+}
+
+func (b backend) RemoveSnapshot(ctx context.Context, ref, name string) error {
+	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.RemoveSnapshot(ctx, ref, name) })
+	return err
+}
+
+func (b backend) PruneSnapshots(ctx context.Context, ref string, req api.PruneRequest) ([]api.Snapshot, error) {
+	return ask(b.d, func(m *member) ([]api.Snapshot, error) { return m.PruneSnapshots(ctx, ref, req) })
+}
+
 func (b backend) Settings(ctx context.Context) (api.Settings, error) {
 	return ask(b.d, func(m *member) (api.Settings, error) { return m.Settings(ctx) })
 }

@@ -47,6 +47,7 @@ type Parts struct {
 	ZFS      ZFS
 	Files    agent.Files
 	Engine   container.Engine // nil: a node without containers
+	Trees    Trees            // reads snapshots to verify copies; nil: they cannot be verified
 	// Dirty counts what is written to a pool; nil: `written` alone tells.
 	Dirty func(pool string) replicate.Dirty
 	// Observe hears of every event of replication; nil: only the metrics do.

@@ -41,6 +41,9 @@ type member struct {
 	agent   *agent.Agent      // nil on a witness
 	repl    *replicate.Engine // nil on a witness
 	use     *use
+	trees   Trees // nil: copies cannot be read here
+
+	verifier verifier
 
 	mu      sync.Mutex
 	clients map[volume.NodeID]*api.Client
@@ -57,6 +60,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		return m
 	}
 	m.layout = agent.Layout{Pool: setup.Pool, MountBase: p.MountDir}
+	m.trees = p.Trees
 	m.use = &use{engine: p.Engine, now: p.now,
 		id: func(name string) (volume.ID, bool) {
 			v := c.State().VolumeByName(name)
@@ -114,6 +118,12 @@ func (m *member) run(ctx context.Context, h http.Handler) error {
 	g.run("api", func(ctx context.Context) error {
 		return api.ServePeers(ctx, m.cluster.Listener(transport.ProtoAPI), peerOf, h, m.log)
 	})
+	if m.trees != nil {
+		// A snapshot that a crash has left mounted could never be pruned.
+		if err := m.trees.Tidy(ctx); err != nil {
+			m.log.Warn("what an earlier verify left open cannot be closed", "err", err)
+		}
+	}
 	if m.agent != nil {
 		g.run("replication", m.whenFresh(m.repl.Run))
 		g.run("streams", m.whenFresh(m.serveStreams))
@@ -302,6 +312,7 @@ func (m *member) report(ctx context.Context) error {
 			rep.Problems = append(rep.Problems, fmt.Sprintf("the engine has a local volume %q that hides the flocker volume", name))
 		}
 		m.mu.Unlock()
+		rep.Problems = append(rep.Problems, m.verifier.problems(m.cluster.State(), m.self)...)
 	}
 	leader, ok := m.cluster.Leader()
 	if !ok {
@@ -534,6 +545,8 @@ func (m *member) mayPropose(from volume.NodeID, c state.Command) error {
 		id = c.ID
 	case state.CommitDelete:
 		id = c.ID
+	case state.Tell:
+		id = c.Volume
 	case state.UpdateNode:
 		if c.ID != from && (c.Name != nil || c.Addr != nil || c.GossipAddr != nil) {
 			return volume.Errorf(volume.CodeDenied, "a node says only of itself what it is called and where it is")

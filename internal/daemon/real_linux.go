@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -26,10 +27,12 @@ func Real(cfg Config, log *slog.Logger) (Parts, error) {
 	metrics := NewMetrics(version.Version)
 	t := profiles[cfg.Profile]
 	timing := cluster.Timing{Heartbeat: t.Raft, Election: t.Raft, LeaderLease: t.Raft * 2 / 3, Stable: t.Stable, Commit: t.Commit}
+	host := zfs.New(zfs.Options{Observe: func(op string, _ []string, took time.Duration, err error) { metrics.Command(op, took, err) }})
 	p := Parts{
 		Version: version.Version, BootID: strings.TrimSpace(string(boot)), Log: log, Timers: t, Metrics: metrics,
 		StateDir: cfg.StateDir, MountDir: cfg.MountDir, Files: osFiles{},
-		ZFS:     zfs.New(zfs.Options{Observe: func(op string, _ []string, took time.Duration, err error) { metrics.Command(op, took, err) }}),
+		ZFS:     host,
+		Trees:   osTrees{zfs: host, dir: filepath.Join(cfg.RunDir, "verify")},
 		Dirty:   func(pool string) replicate.Dirty { return replicate.Kstats{Pool: pool} },
 		Cluster: cluster.Config{Listen: cfg.Listen, GossipListen: cfg.GossipListen, Timing: timing},
 		Local:   func() (net.Listener, error) { return api.ListenUnix(cfg.Socket(), api.SocketGroup) },

@@ -2,11 +2,14 @@ package scenario
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/zfs"
 )
 
 // operatorStep is a step of what people do with flockctl.
@@ -14,6 +17,14 @@ import (
 //	settings NODE KEY=VALUE..      flockctl settings set
 //	together NODE.. settings KEY=VALUE..  each node is asked for one of them, all at once
 //	shown NODE KEY=VALUE           until flockctl settings shows it there
+//	sync NODE VOLUME [PATIENCE]    flockctl volume sync
+//	verify NODE VOLUME [WORD..]    flockctl volume verify; WORD is NODE=alike, differs or unread
+//	rot NODE VOLUME FILE           the disk of a node gives another content than was written
+//	problem NODE TEXT              until status has a problem with that text in it
+//	snapshot NODE NAME VOLUME..    flockctl snapshot create
+//	snapshots NODE VOLUME [NAME..] flockctl snapshot list has exactly these of users
+//	drop NODE VOLUME NAME          flockctl snapshot remove
+//	on NODE VOLUME NAME            until the node's own disk has that snapshot; gone: until not
 //	set NODE VOLUME KEY=VALUE..    flockctl volume set
 func (w *World) operatorStep(words []string) error {
 	node := func() *Machine { return w.Machine(words[1]) }
@@ -27,6 +38,57 @@ func (w *World) operatorStep(words []string) error {
 		w.Await(words[1]+" shows "+words[2], func() bool {
 			s, err := node().API().Settings(w.ctx())
 			return err == nil && slices.ContainsFunc(s.Settings, func(x api.Setting) bool { return x.Key+"="+x.Value == words[2] })
+		})
+		return nil
+	case "sync":
+		patience, err := time.ParseDuration(append(words, "0s")[3])
+		if err != nil {
+			return err
+		}
+		_, err = node().API().SyncVolume(w.ctx(), words[2], api.SyncRequest{Patience: patience})
+		return err
+	case "verify":
+		rep, err := node().API().VerifyVolume(w.ctx(), words[2], api.VerifyRequest{Patience: 5 * time.Second})
+		if err != nil {
+			return err
+		}
+		return verified(rep, words[3:])
+	case "rot":
+		ds, err := w.dataset(words[2])
+		node().trees.rot(ds, words[3])
+		return err
+	case "problem":
+		text := strings.Join(words[2:], " ")
+		w.Await("status says "+text, func() bool {
+			s, err := node().API().Status(w.ctx())
+			return err == nil && strings.Contains(strings.Join(s.Problems, "\n"), text)
+		})
+		return nil
+	case "snapshot":
+		return node().API().TakeSnapshot(w.ctx(), api.SnapshotRequest{Name: words[2], Volumes: words[3:]})
+	case "snapshots":
+		list, err := node().API().Snapshots(w.ctx(), words[2])
+		var got []string
+		for _, s := range list {
+			if s.Kind == "user" {
+				got = append(got, s.Name)
+			}
+		}
+		if err == nil && !slices.Equal(got, words[3:]) {
+			err = fmt.Errorf("they are %q", got)
+		}
+		return err
+	case "drop":
+		return node().API().RemoveSnapshot(w.ctx(), words[2], words[3])
+	case "on", "gone":
+		ds, err := w.dataset(words[2])
+		if err != nil {
+			return err
+		}
+		w.Await(strings.Join(words, " "), func() bool {
+			list, err := node().ZFS.Snapshots(w.ctx(), ds, false)
+			has := slices.ContainsFunc(list, func(s zfs.Snapshot) bool { return s.Name == words[3] })
+			return err == nil && has == (words[0] == "on")
 		})
 		return nil
 	case "set":
@@ -55,6 +117,26 @@ func (w *World) together(words []string) error {
 	}
 	all.Wait()
 	return errors.Join(errs...)
+}
+
+// verified compares what a verify found with words like n2=differs.
+func verified(rep api.VerifyReply, want []string) error {
+	var got []string
+	for _, c := range rep.Copies {
+		result := "alike"
+		switch {
+		case c.Error != "":
+			result = "unread"
+		case c.Differs:
+			result = "differs"
+		}
+		got = append(got, c.Node.Name+"="+result)
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("the verify found %q: %+v", got, rep)
+	}
+	return nil
 }
 
 // pairs reads KEY=VALUE words.

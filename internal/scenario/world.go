@@ -59,6 +59,7 @@ type Machine struct {
 	stop   context.CancelFunc
 	done   chan error
 	files  *files
+	trees  *trees
 }
 
 // Pool is the name of every machine's pool.
@@ -75,6 +76,7 @@ func NewWorld(t testing.TB, n int) *World {
 			ZFS:    zfsfake.New(zfsfake.Options{Seed: uint64(i + 1), Pool: Pool, Capacity: 1 << 40}),
 			Engine: containerfake.New(name),
 		}
+		m.trees = &trees{zfs: m.ZFS}
 		w.nodes[name] = m
 		m.Start()
 	}
@@ -119,7 +121,7 @@ func (m *Machine) Start() {
 	d := daemon.New(daemon.Parts{
 		Version: "scenario", BootID: fmt.Sprintf("%s-%d", m.Name, m.boots), Timers: daemon.Profile("default"),
 		Log:      slog.New(slog.NewTextHandler(writer{m.world.t, m.Name}, &slog.HandlerOptions{Level: slog.LevelWarn})),
-		StateDir: m.dir, MountDir: "/volumes", ZFS: m.ZFS, Files: m.files, Engine: m.Engine,
+		StateDir: m.dir, MountDir: "/volumes", ZFS: m.ZFS, Files: m.files, Engine: m.Engine, Trees: m.trees,
 		Now:     func() time.Time { return time.Now().Add(time.Duration(m.clock.Load())) },
 		Started: func() { close(started) },
 		Observe: func(e replicate.Event) {

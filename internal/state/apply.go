@@ -86,6 +86,8 @@ func (t *txn) apply(c Command) Result {
 		return t.forget(c)
 	case SetSettings:
 		return t.setSettings(c)
+	case Tell:
+		return t.tell(c)
 	}
 	// Decode lets nothing else through; a command type without a case is a bug that
 	// must not differ between nodes, so it is refused the same way everywhere.
@@ -105,6 +107,15 @@ func (t *txn) setSettings(c SetSettings) Result {
 	t.s.cluster = &cl
 	t.event(Event{Kind: "cluster.settings", Message: "the settings of the cluster were changed"})
 	return Result{}
+}
+
+func (t *txn) tell(c Tell) Result {
+	v := t.s.Volume(c.Volume)
+	if v == nil || c.Kind != VolumeDiffers {
+		return failed(volume.CodeInvalid, "nothing to tell of kind %q about volume %s", c.Kind, c.Volume)
+	}
+	t.event(Event{Kind: c.Kind, Volume: v.ID, Name: v.Name, Node: v.Placement.Primary, Message: c.Message})
+	return Result{Volume: v.ID}
 }
 
 func (t *txn) initCluster(c InitCluster) Result {

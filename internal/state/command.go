@@ -26,6 +26,9 @@ type Envelope struct {
 	Command Command
 }
 
+// VolumeDiffers is the kind of an event: copies of a volume are not alike.
+const VolumeDiffers = "volume.differs"
+
 // Commands. A field named Epoch is a precondition: the command fails with
 // CodeConflict when the volume is at another epoch.
 type (
@@ -165,6 +168,13 @@ type (
 		// conflict, so that nobody's change is lost. Nil: not checked.
 		Was *Settings `json:"was,omitempty"`
 	}
+	// Tell puts what a volume's primary has found out into the events. It changes
+	// nothing else.
+	Tell struct {
+		Volume  volume.ID `json:"volume"`
+		Kind    string    `json:"kind"` // VolumeDiffers
+		Message string    `json:"message"`
+	}
 )
 
 func (InitCluster) kind() string   { return "init-cluster" }
@@ -187,6 +197,7 @@ func (Undelete) kind() string      { return "undelete" }
 func (PurgeVolume) kind() string   { return "purge-volume" }
 func (ForgetVolume) kind() string  { return "forget-volume" }
 func (SetSettings) kind() string   { return "set-settings" }
+func (Tell) kind() string          { return "tell" }
 
 var decoders = map[string]func([]byte) (Command, error){
 	"init-cluster":   decode[InitCluster],
@@ -209,6 +220,7 @@ var decoders = map[string]func([]byte) (Command, error){
 	"purge-volume":   decode[PurgeVolume],
 	"forget-volume":  decode[ForgetVolume],
 	"set-settings":   decode[SetSettings],
+	"tell":           decode[Tell],
 }
 
 // ErrUnknownCommand means that a newer version of flocker wrote the log. A node

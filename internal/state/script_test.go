@@ -26,6 +26,7 @@ import (
 //	move NAME to=n2 try=a        commit-move NAME try=a     abort-move NAME try=a REASON
 //	remove NAME try=a            commit-remove NAME try=a   abort-remove NAME try=a REASON
 //	undelete NAME [as=NEW]
+//	differs NAME TEXT    the primary has found copies that are not alike
 //	settings [trash=D] [link:A:B=N] [was ...]   "was": what the proposer saw
 //	later D              the proposers' clock moves on
 //	show                 prints volumes and tokens
@@ -187,6 +188,8 @@ func (sc *script) do(words []string) string {
 			name = opt["as"]
 		}
 		c = Undelete{ID: id, Name: name}
+	case "differs":
+		c = Tell{Volume: id, Kind: VolumeDiffers, Message: reason}
 	case "settings":
 		// settings KEY=DURATION.. [was KEY=DURATION..]: with "was" the precondition.
 		c = settingsLine(sc.t, words[1:])

@@ -94,6 +94,12 @@ func Cluster() *Fake {
 			Epoch: epoch, Index: 16, Created: Now.Add(-400 * time.Hour), Deleted: Now.Add(-2 * time.Hour), PurgeAfter: Now.Add(166 * time.Hour),
 		},
 	}
+	f.snapshots = map[volume.ID][]api.Snapshot{"0b5e55ed00000001": {
+		{Name: "auto-1h-20260304T100000Z", GUID: 101, Taken: Now.Add(-2 * time.Hour), Kind: "scheduled", Rule: time.Hour, Used: 12 << 20, Referenced: 2 << 30, Written: 80 << 20},
+		{Name: "before-upgrade", GUID: 102, Taken: Now.Add(-90 * time.Minute), Kind: "user", Used: 4 << 20, Referenced: 2 << 30, Written: 9 << 20, Held: true},
+		{Name: "auto-1h-20260304T110000Z", GUID: 103, Taken: Now.Add(-time.Hour), Kind: "scheduled", Rule: time.Hour, Used: 8 << 20, Referenced: 2 << 30, Written: 70 << 20},
+		{Name: "flk-0000000000000003-000000007200", GUID: 0xfeed, Taken: Now.Add(-time.Second), Kind: "engine", Referenced: 2 << 30, Written: 1 << 20},
+	}}
 	f.tokens = []api.Token{
 		{ID: "k3y00001", Created: Now.Add(-time.Hour), Expires: Now.Add(23 * time.Hour), MaxUses: 5, Uses: 2, Note: "first nodes"},
 		{ID: "k3y00002", Created: Now.Add(-48 * time.Hour), Expires: Now.Add(-24 * time.Hour), Uses: 1},

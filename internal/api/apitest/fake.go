@@ -36,14 +36,18 @@ type Fake struct {
 	tokens  []api.Token
 	events  []api.Event
 	// settings are those that somebody has set.
-	settings []api.Setting
-	index    uint64
-	made     int                   // IDs handed out
-	asked    map[string]api.Volume // by request ID of a create
-	fail     map[string]error
-	calls    []Call
-	waiting  int
-	news     chan struct{} // closed at the next event
+	settings  []api.Setting
+	snapshots map[volume.ID][]api.Snapshot
+	// differs is the node whose copies verify finds to be unlike; unread, one whose
+	// copies it cannot read.
+	differs, unread volume.NodeID
+	index           uint64
+	made            int                   // IDs handed out
+	asked           map[string]api.Volume // by request ID of a create
+	fail            map[string]error
+	calls           []Call
+	waiting         int
+	news            chan struct{} // closed at the next event
 }
 
 var (

@@ -1,0 +1,101 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// Snapshot is one of a volume's snapshots, as its primary has it.
+type Snapshot struct {
+	Name  string    `json:"name"`
+	GUID  uint64    `json:"guid,string"`
+	Taken time.Time `json:"taken"`
+	// Kind is engine, scheduled or user: by whom it is taken and destroyed.
+	Kind string `json:"kind"`
+	// Rule is the period of a scheduled one's rule.
+	Rule time.Duration `json:"rule,omitempty"`
+	// Used is what destroying it alone would free, Referenced what it shows, Written
+	// what was written since the one before.
+	Used       int64 `json:"used"`
+	Referenced int64 `json:"referenced"`
+	Written    int64 `json:"written"`
+	// Held says that a hold or a clone is on it, so that it cannot be destroyed.
+	Held bool `json:"held,omitempty"`
+}
+
+// SnapshotRequest takes a snapshot of that name of each of these volumes, at one
+// moment.
+type SnapshotRequest struct {
+	Volumes []string `json:"volumes"`
+	Name    string   `json:"name"`
+}
+
+// PruneRequest carries a volume's snapshot policy out.
+type PruneRequest struct {
+	DryRun bool `json:"dry_run,omitempty"`
+	// Policy is tried instead of the volume's own; with DryRun only.
+	Policy string `json:"policy,omitempty"`
+}
+
+type snapshotsReply struct {
+	Snapshots []Snapshot `json:"snapshots"`
+}
+
+// Snapshots implements Backend.
+func (c *Client) Snapshots(ctx context.Context, ref string) ([]Snapshot, error) {
+	path, err := at("/v1/volumes/", "volume", ref)
+	if err != nil {
+		return nil, err
+	}
+	var rep snapshotsReply
+	err = c.call(ctx, request{method: "GET", path: path + "/snapshots", out: &rep})
+	return rep.Snapshots, err
+}
+
+// TakeSnapshot implements Backend.
+func (c *Client) TakeSnapshot(ctx context.Context, req SnapshotRequest) error {
+	return c.call(ctx, request{method: "POST", path: "/v1/snapshots", in: req})
+}
+
+// RemoveSnapshot implements Backend.
+func (c *Client) RemoveSnapshot(ctx context.Context, ref, name string) error {
+	path, err := at("/v1/volumes/", "volume", ref)
+	if err != nil {
+		return err
+	}
+	if path, err = at(path+"/snapshots/", "snapshot", name); err != nil {
+		return err
+	}
+	return c.call(ctx, request{method: "DELETE", path: path})
+}
+
+// PruneSnapshots implements Backend.
+func (c *Client) PruneSnapshots(ctx context.Context, ref string, req PruneRequest) ([]Snapshot, error) {
+	path, err := at("/v1/volumes/", "volume", ref)
+	if err != nil {
+		return nil, err
+	}
+	var rep snapshotsReply
+	err = c.call(ctx, request{method: "POST", path: path + "/prune", in: req, out: &rep, repeatable: true})
+	return rep.Snapshots, err
+}
+
+func snapshotRoutes(b Backend) []route {
+	return []route{
+		{"GET", "/v1/volumes/{ref}/snapshots", anyone, plain(func(r *http.Request) (any, error) {
+			list, err := b.Snapshots(r.Context(), r.PathValue("ref"))
+			return snapshotsReply{notNil(list)}, err
+		})},
+		{"POST", "/v1/snapshots", anyone, strict(func(r *http.Request, req SnapshotRequest) (any, error) {
+			return nil, b.TakeSnapshot(r.Context(), req)
+		})},
+		{"DELETE", "/v1/volumes/{ref}/snapshots/{name}", anyone, plain(func(r *http.Request) (any, error) {
+			return nil, b.RemoveSnapshot(r.Context(), r.PathValue("ref"), r.PathValue("name"))
+		})},
+		{"POST", "/v1/volumes/{ref}/prune", anyone, strict(func(r *http.Request, req PruneRequest) (any, error) {
+			list, err := b.PruneSnapshots(r.Context(), r.PathValue("ref"), req)
+			return snapshotsReply{notNil(list)}, err
+		})},
+	}
+}

@@ -1,0 +1,148 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/replicate"
+)
+
+// Snapshots implements api.Backend.
+func (m *member) Snapshots(ctx context.Context, ref string) (out []api.Snapshot, err error) {
+	v, err := findVolume(m.cluster.State(), ref, live)
+	if err != nil {
+		return nil, err
+	}
+	err = m.onPrimary(ctx, v, func(ctx context.Context, primary *api.Client) (err error) {
+		if primary != nil {
+			out, err = primary.Snapshots(ctx, string(v.ID))
+			return err
+		}
+		list, err := m.repl.Snapshots(ctx, v.ID)
+		out = forPeople(list)
+		return err
+	})
+	return out, err
+}
+
+func forPeople(list []replicate.Snapshot) []api.Snapshot {
+	out := []api.Snapshot{}
+	for _, s := range list {
+		out = append(out, api.Snapshot{
+			Name: s.Name, GUID: s.GUID, Taken: s.Taken, Kind: s.Kind, Rule: s.Rule,
+			Used: s.Used, Referenced: s.Referenced, Written: s.Written, Held: s.Held,
+		})
+	}
+	return out
+}
+
+// TakeSnapshot implements api.Backend.
+func (m *member) TakeSnapshot(ctx context.Context, req api.SnapshotRequest) error {
+	if err := volume.ValidateSnapshotName(req.Name); err != nil {
+		return err
+	}
+	vs, err := m.together(req.Volumes)
+	if err != nil {
+		return err
+	}
+	return m.onPrimary(ctx, vs[0], func(ctx context.Context, primary *api.Client) error {
+		var ids []volume.ID
+		var refs []string
+		for _, v := range vs {
+			ids, refs = append(ids, v.ID), append(refs, string(v.ID))
+		}
+		if primary != nil {
+			return primary.TakeSnapshot(ctx, api.SnapshotRequest{Volumes: refs, Name: req.Name})
+		}
+		err := m.repl.TakeSnapshot(ctx, ids, req.Name)
+		for _, v := range vs {
+			err = named(err, v)
+		}
+		return err
+	})
+}
+
+// together finds volumes that one node can take a snapshot of at one moment: those
+// that have the same primary.
+func (m *member) together(refs []string) ([]*state.Volume, error) {
+	s := m.cluster.State()
+	var vs []*state.Volume
+	at := map[string][]string{}
+	for _, ref := range refs {
+		v, err := findVolume(s, ref, live)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(vs, func(o *state.Volume) bool { return o.ID == v.ID }) {
+			continue
+		}
+		vs = append(vs, v)
+		name := s.NodeName(v.Placement.Primary)
+		at[name] = append(at[name], v.Name)
+	}
+	switch {
+	case len(vs) == 0:
+		return nil, volume.Errorf(volume.CodeInvalid, "no volume is given to take a snapshot of")
+	case len(at) > 1:
+		var where []string
+		for _, name := range sortedKeys(at) {
+			where = append(where, fmt.Sprintf("%s on %s", strings.Join(at[name], ", "), name))
+		}
+		return nil, volume.Errorf(volume.CodeRefused, "one moment for all is only possible on one node, but these volumes have several primaries: %s",
+			strings.Join(where, "; ")).WithHint("take a snapshot of each for itself, or mount them on one node first")
+	}
+	return vs, nil
+}
+
+// RemoveSnapshot implements api.Backend.
+func (m *member) RemoveSnapshot(ctx context.Context, ref, name string) error {
+	v, err := findVolume(m.cluster.State(), ref, live)
+	if err != nil {
+		return err
+	}
+	return m.onPrimary(ctx, v, func(ctx context.Context, primary *api.Client) error {
+		if primary != nil {
+			return primary.RemoveSnapshot(ctx, string(v.ID), name)
+		}
+		return m.repl.RemoveSnapshot(ctx, v.ID, name)
+	})
+}
+
+// PruneSnapshots implements api.Backend.
+func (m *member) PruneSnapshots(ctx context.Context, ref string, req api.PruneRequest) (out []api.Snapshot, err error) {
+	v, err := findVolume(m.cluster.State(), ref, live)
+	if err != nil {
+		return nil, err
+	}
+	policy := v.Spec.Snapshots
+	if req.Policy != "" {
+		if !req.DryRun {
+			return nil, volume.Errorf(volume.CodeInvalid, "another policy than the volume's own can only be tried with a dry run").
+				WithHint("flockctl volume set %s snapshots=%s makes it the volume's", v.Name, req.Policy)
+		}
+		if policy, err = volume.ParseSnapshotPolicy(req.Policy); err != nil {
+			return nil, volume.Errorf(volume.CodeInvalid, "policy %q: %v", req.Policy, err).
+				WithHint("it is rules of a period and a number to keep, like 1h:24,1d:7, or none")
+		}
+	}
+	err = m.onPrimary(ctx, v, func(ctx context.Context, primary *api.Client) (err error) {
+		var list []replicate.Snapshot
+		switch {
+		case primary != nil:
+			out, err = primary.PruneSnapshots(ctx, string(v.ID), req)
+			return err
+		case req.DryRun:
+			list, err = m.repl.PrunePlan(ctx, v.ID, policy)
+		default:
+			list, err = m.repl.Prune(ctx, v.ID)
+		}
+		out = forPeople(list)
+		return err
+	})
+	return out, err
+}

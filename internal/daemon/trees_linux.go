@@ -1,0 +1,192 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// snapshotMounts is what osTrees needs of ZFS.
+type snapshotMounts interface {
+	MountSnapshot(ctx context.Context, snapshot, dir string) error
+	UnmountSnapshot(ctx context.Context, dir string) error
+}
+
+// osTrees is Trees on the real machine: it mounts snapshots below a directory that
+// only root can enter.
+type osTrees struct {
+	zfs snapshotMounts
+	dir string
+}
+
+// unmountPatience bounds how long an unmount may take when nobody waits for it.
+const unmountPatience = time.Minute
+
+// Open implements Trees.
+func (o osTrees) Open(ctx context.Context, snapshot string) (Tree, error) {
+	if err := os.MkdirAll(o.dir, 0o700); err != nil {
+		return nil, err
+	}
+	at, err := os.MkdirTemp(o.dir, "")
+	if err != nil {
+		return nil, err
+	}
+	if err := o.zfs.MountSnapshot(ctx, snapshot, at); err != nil {
+		return nil, errors.Join(err, os.Remove(at))
+	}
+	return &osTree{zfs: o.zfs, root: at}, nil
+}
+
+// Tidy implements Trees.
+func (o osTrees) Tidy(ctx context.Context) error {
+	left, err := os.ReadDir(o.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range left {
+		errs = append(errs, (&osTree{zfs: o.zfs, root: filepath.Join(o.dir, e.Name())}).close(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+type osTree struct {
+	zfs  snapshotMounts
+	root string
+}
+
+// Close implements Tree.
+func (t *osTree) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), unmountPatience)
+	defer cancel()
+	return t.close(ctx)
+}
+
+func (t *osTree) close(ctx context.Context) error {
+	if err := t.zfs.UnmountSnapshot(ctx, t.root); err != nil {
+		return err
+	}
+	return os.Remove(t.root)
+}
+
+// Walk implements Tree. It reads with the lowest priority, on a thread of its own that
+// ends with it. Names of one directory are held at a time for each level.
+func (t *osTree) Walk(ctx context.Context, f func(Entry) error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread is not used for anything else
+		if err := unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 19); err != nil {
+			done <- fmt.Errorf("lowering the priority: %w", err)
+			return
+		}
+		done <- t.walk(ctx, ".", f)
+	}()
+	return <-done
+}
+
+func (t *osTree) walk(ctx context.Context, path string, f func(Entry) error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	e, err := t.entry(path)
+	if err != nil {
+		return err
+	}
+	if err := f(e); err != nil {
+		return err
+	}
+	if e.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return nil
+	}
+	names, err := readNames(filepath.Join(t.root, path))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := t.walk(ctx, filepath.Join(path, name), f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func readNames(dir string) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	slices.Sort(names)
+	return names, err
+}
+
+func (t *osTree) entry(path string) (Entry, error) {
+	full := filepath.Join(t.root, path)
+	var st unix.Stat_t
+	if err := unix.Lstat(full, &st); err != nil {
+		return Entry{}, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	e := Entry{Path: path, Mode: st.Mode, UID: st.Uid, GID: st.Gid, MTime: st.Mtim.Nano()}
+	var err error
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		e.Size = st.Size
+		e.Open = func() (io.ReadCloser, error) {
+			return os.OpenFile(full, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NOATIME, 0)
+		}
+	case unix.S_IFLNK:
+		e.Link, err = os.Readlink(full)
+	case unix.S_IFBLK, unix.S_IFCHR:
+		e.Device = st.Rdev
+	}
+	if err == nil {
+		e.Xattrs, err = xattrs(full)
+	}
+	return e, err
+}
+
+// xattrs are the extended attributes of a path, those of a link itself.
+func xattrs(path string) ([]Xattr, error) {
+	list, err := grown(func(b []byte) (int, error) { return unix.Llistxattr(path, b) })
+	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) && len(list) == 0 {
+		return nil, nil // devices and links may have none
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "listxattr", Path: path, Err: err}
+	}
+	var out []Xattr
+	for _, name := range strings.Split(string(bytes.TrimSuffix(list, []byte{0})), "\x00") {
+		if name == "" {
+			continue
+		}
+		value, err := grown(func(b []byte) (int, error) { return unix.Lgetxattr(path, name, b) })
+		if err != nil {
+			return nil, &os.PathError{Op: "getxattr " + name, Path: path, Err: err}
+		}
+		out = append(out, Xattr{name, string(value)})
+	}
+	slices.SortFunc(out, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// grown calls read with a buffer that is large enough.
+func grown(read func([]byte) (int, error)) ([]byte, error) {
+	for size := 1 << 10; ; size *= 4 {
+		b := make([]byte, size)
+		n, err := read(b)
+		if !errors.Is(err, unix.ERANGE) || size > 1<<20 {
+			return b[:max(0, n)], err
+		}
+	}
+}

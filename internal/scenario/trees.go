@@ -1,0 +1,89 @@
+package scenario
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+
+	"github.com/flocker-io/flocker/internal/daemon"
+	"github.com/flocker-io/flocker/zfs/zfsfake"
+)
+
+// trees is daemon.Trees of one machine. What has rotted reads differently from what
+// was written, and no checksum of the pool's notices.
+type trees struct {
+	zfs *zfsfake.Host
+
+	mu     sync.Mutex
+	opened int
+	rotten map[string]bool // "dataset file"
+}
+
+func (t *trees) rot(dataset, file string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rotten == nil {
+		t.rotten = map[string]bool{}
+	}
+	t.rotten[dataset+" "+file] = true
+}
+
+// Open implements daemon.Trees.
+func (t *trees) Open(ctx context.Context, snapshot string) (daemon.Tree, error) {
+	t.mu.Lock()
+	t.opened++
+	dir := fmt.Sprintf("/verify/%d", t.opened)
+	t.mu.Unlock()
+	if err := t.zfs.MountSnapshot(ctx, snapshot, dir); err != nil {
+		return nil, err
+	}
+	return &tree{trees: t, snapshot: snapshot, dir: dir}, nil
+}
+
+// Tidy implements daemon.Trees.
+func (t *trees) Tidy(ctx context.Context) error {
+	var errs []error
+	for _, dir := range t.zfs.SnapshotMounts() {
+		errs = append(errs, t.zfs.UnmountSnapshot(ctx, dir))
+	}
+	return errors.Join(errs...)
+}
+
+type tree struct {
+	trees         *trees
+	snapshot, dir string
+}
+
+// Walk implements daemon.Tree.
+func (t *tree) Walk(ctx context.Context, f func(daemon.Entry) error) error {
+	files, err := t.trees.zfs.Files(t.snapshot)
+	if err != nil {
+		return err
+	}
+	dataset, _, _ := strings.Cut(t.snapshot, "@")
+	for _, file := range files {
+		data, err := t.trees.zfs.ReadFile(t.snapshot, file)
+		if err != nil {
+			return err
+		}
+		t.trees.mu.Lock()
+		if t.trees.rotten[dataset+" "+file] && len(data) > 0 {
+			data[0] ^= 1
+		}
+		t.trees.mu.Unlock()
+		err = f(daemon.Entry{Path: file, Mode: 0o100644, Size: int64(len(data)), Open: func() (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(data)), nil
+		}})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close implements daemon.Tree.
+func (t *tree) Close() error { return t.trees.zfs.UnmountSnapshot(context.Background(), t.dir) }
