@@ -20,7 +20,7 @@ const bashCompletion = `# bash completion for flockctl
 _flockctl() {
     local IFS=$'\n' words=("${COMP_WORDS[@]:1:COMP_CWORD}")
     COMPREPLY=($(compgen -W "$("${COMP_WORDS[0]}" __complete "${words[@]}" 2>/dev/null | cut -f 1)" -- "${COMP_WORDS[COMP_CWORD]}"))
-    [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace
+    [[ ${COMPREPLY[0]} == *[=@] ]] && compopt -o nospace
 }
 complete -o default -F _flockctl flockctl
 `
@@ -120,15 +120,15 @@ func (a *app) complete(ctx context.Context, root *cli.App, args []string) []stri
 			}
 		}
 	default:
-		a.completeArgument(ctx, w, add)
+		a.completeArgument(ctx, w, current, add)
 	}
 	return out
 }
 
 // completeArgument offers names of what a command is about. Not being able to ask
 // is no error here: then there is nothing to offer.
-func (a *app) completeArgument(ctx context.Context, w words, add func(word, about string)) {
-	places := strings.Fields(strings.NewReplacer("[", "", "]", "").Replace(w.command.ArgsUsage))
+func (a *app) completeArgument(ctx context.Context, w words, current string, add func(word, about string)) {
+	places := strings.Fields(strings.NewReplacer("[@NAME]", "", "[", "", "]", "").Replace(w.command.ArgsUsage))
 	if len(places) == 0 {
 		return
 	}
@@ -143,6 +143,21 @@ func (a *app) completeArgument(ctx context.Context, w words, add func(word, abou
 		for _, v := range vs {
 			if !slices.Contains(w.rest, v.Name) {
 				add(v.Name, fmt.Sprintf("%s on %s", v.Health, v.Primary))
+			}
+		}
+	case "VOLUME@NAME":
+		vs, _ := a.client.Volumes(ctx, api.VolumesQuery{})
+		for _, v := range vs {
+			// Only the snapshots of what is typed already: each volume is a call.
+			if ref, _, at := strings.Cut(current, "@"); !at || ref != v.Name {
+				add(v.Name+"@", "")
+				continue
+			}
+			list, _ := a.client.Snapshots(ctx, string(v.ID))
+			for _, s := range list {
+				if s.Kind != "engine" {
+					add(v.Name+"@"+s.Name, a.ago(s.Taken)+" ago")
+				}
 			}
 		}
 	case "OPTION=VALUE":

@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 //	emit KIND NAME TEXT       let an event happen
 //	waiting N                 wait until N calls wait for events
 //	calls METHOD              print the arguments of the calls of a method
+//	verify differs|unread NODE     what a verify finds from now on; alone: nothing
 //	code N flockctl ...       run a command that exits with N
 func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -65,6 +66,7 @@ func TestStories(t *testing.T) {
 			"emit":    storyEmit,
 			"waiting": storyWaiting,
 			"calls":   storyCalls,
+			"verify":  storyVerify,
 			"code":    storyCode,
 		},
 	})
@@ -168,6 +170,20 @@ func storyCalls(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
+func storyVerify(ts *testscript.TestScript, _ bool, args []string) {
+	var differs, unread api.NodeRef
+	if len(args) == 2 {
+		node := map[string]api.NodeRef{"beta": apitest.Beta, "gamma": apitest.Gamma}[args[1]]
+		switch args[0] {
+		case "differs":
+			differs = node
+		case "unread":
+			unread = node
+		}
+	}
+	story(ts).fake.Verify(differs, unread)
+}
+
 func storyCode(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
@@ -234,7 +250,7 @@ func TestComplete(t *testing.T) {
 		want []string
 	}{
 		{"vol", []string{"volume"}},
-		{"volume ", []string{"create", "list", "inspect", "set", "remove", "undelete"}},
+		{"volume ", []string{"create", "list", "inspect", "set", "sync", "verify", "remove", "undelete"}},
 		{"volume remove ", []string{"pgdata", "scratch", "uploads"}},
 		{"rm pg", []string{"pgdata"}},
 		{"rm pgdata ", []string{"scratch", "uploads"}},
@@ -246,6 +262,11 @@ func TestComplete(t *testing.T) {
 		{"volume set pgdata rep", []string{"replicas="}},
 		{"volume set pgdata replicas=2 max", []string{"max-loss="}},
 		{"replication up", []string{"uploads"}},
+		{"snapshot create pg", []string{"pgdata"}},
+		{"snapshot remove pg", []string{"pgdata@"}},
+		{"snapshot remove pgdata@b", []string{"pgdata@before-upgrade"}},
+		{"snapshot prune ", []string{"pgdata", "scratch", "uploads"}},
+		{"volume sync pgdata u", []string{"uploads"}},
 		{"settings ", []string{"list", "set", "reset"}},
 		{"settings set tr", []string{"trash-retention="}},
 		{"settings reset as", []string{"aside-retention"}},

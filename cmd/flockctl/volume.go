@@ -20,9 +20,9 @@ func (a *app) volumeCommand() *cli.Command {
 	return &cli.Command{
 		Name:    "volume",
 		Aliases: []string{"vol", "volumes"},
-		Usage:   "create, list, inspect, change, remove and undelete volumes",
+		Usage:   "create, change, sync, verify and remove volumes",
 		Subcommands: []*cli.Command{
-			a.volumeCreate(), a.volumeList(), a.volumeInspect(), a.volumeSet(), a.volumeRemove(), a.volumeUndelete(),
+			a.volumeCreate(), a.volumeList(), a.volumeInspect(), a.volumeSet(), a.volumeSync(), a.volumeVerify(), a.volumeRemove(), a.volumeUndelete(),
 		},
 	}
 }
@@ -345,8 +345,13 @@ func (a *app) confirm(ctx context.Context, in *bufio.Reader, v api.Volume) error
 	if !v.AsOf.IsZero() {
 		holds = size(v.Data) + " of data"
 	}
-	fmt.Fprintf(a.stderr, "Volume %s holds %s. It goes to the trash, from where it can be brought back for %s.\nType its name to remove it: ",
-		v.Name, holds, age(s.TrashKeep))
+	return a.typed(ctx, in, "volume", v.Name, fmt.Sprintf("Volume %s holds %s. It goes to the trash, from where it can be brought back for %s.\nType its name to remove it: ",
+		v.Name, holds, age(s.TrashKeep)))
+}
+
+// typed asks a person a question that a name answers.
+func (a *app) typed(ctx context.Context, in *bufio.Reader, what, name, question string) error {
+	fmt.Fprint(a.stderr, question)
 	answer := make(chan string, 1)
 	go func() { // left behind when interrupted; the process ends then
 		line, _ := in.ReadString('\n')
@@ -354,13 +359,13 @@ func (a *app) confirm(ctx context.Context, in *bufio.Reader, v api.Volume) error
 	}()
 	select {
 	case got := <-answer:
-		if got != v.Name {
-			return volume.Errorf(volume.CodeRefused, "volume %s was not removed: %q is not its name", v.Name, got)
+		if got != name {
+			return volume.Errorf(volume.CodeRefused, "%s %s was not removed: %q is not its name", what, name, got)
 		}
 		return nil
 	case <-ctx.Done():
 		fmt.Fprintln(a.stderr)
-		return volume.Errorf(volume.CodeRefused, "volume %s was not removed: interrupted", v.Name)
+		return volume.Errorf(volume.CodeRefused, "%s %s was not removed: interrupted", what, name)
 	}
 }
 

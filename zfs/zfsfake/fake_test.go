@@ -41,7 +41,7 @@ func side(t *testing.T, h *zfsfake.Host) zfstest.Side {
 		Remove:     h.RemoveFile,
 		Read:       h.ReadFile,
 		Files:      h.Files,
-		Look: func(snapshot, _, file string) ([]byte, error) { return h.ReadSnapshotFile(snapshot, file) },
+		Look:       func(snapshot, _, file string) ([]byte, error) { return h.ReadSnapshotFile(snapshot, file) },
 		Use: func(name, file string) (func(), error) {
 			return func() { h.SetInUse(name, false) }, h.SetInUse(name, true)
 		},

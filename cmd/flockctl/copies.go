@@ -1,0 +1,243 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// grace is how much longer than asked the client waits for flockd's own answer, which
+// says more than that there was none.
+const grace = 10 * time.Second
+
+func (a *app) volumeSync() *cli.Command {
+	return &cli.Command{
+		Name: "sync", Usage: "wait until every replica holds all that was written before", ArgsUsage: "VOLUME...",
+		Description: "When a replica has not got it within --timeout, the error names it and says what it lacks.",
+		Action: a.untimed(1, -1, func(ctx context.Context, c *cli.Context) error {
+			reps, err := each(a, c.Args().Slice(), func(ref string) (api.SyncReply, error) { return a.syncOne(ctx, ref) })
+			if a.asJSON {
+				return firstError(a.printJSON(reps), err)
+			}
+			for _, rep := range reps {
+				a.printSync(rep)
+			}
+			return err
+		}),
+	}
+}
+
+// each does something for each ref, goes on after a failure, which it prints, and fails
+// at the end with the first one.
+func each[T any](a *app, refs []string, do func(ref string) (T, error)) ([]T, error) {
+	out := []T{}
+	var failed error
+	for _, ref := range refs {
+		x, err := do(ref)
+		if err == nil {
+			out = append(out, x)
+			continue
+		}
+		a.printError(err)
+		if failed == nil {
+			failed = told{err}
+		}
+	}
+	return out, failed
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *app) syncOne(ctx context.Context, ref string) (api.SyncReply, error) {
+	// Found first, so that the name is told and not what has it meanwhile.
+	v, err := timed(a, ctx, func(ctx context.Context) (api.Volume, error) { return a.client.Volume(ctx, ref) })
+	if err != nil {
+		return api.SyncReply{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.timeout+grace)
+	defer cancel()
+	stop := a.showAwaited(ctx, v)
+	defer stop()
+	return a.client.SyncVolume(ctx, string(v.ID), api.SyncRequest{Patience: a.timeout})
+}
+
+func (a *app) printSync(rep api.SyncReply) {
+	if a.quiet {
+		return
+	}
+	if len(rep.Replicas) == 0 {
+		a.printf("%s has no replicas\n", rep.Volume)
+	} else {
+		var names []string
+		for _, r := range rep.Replicas {
+			names = append(names, r.String())
+		}
+		a.printf("%s is on %s\n", rep.Volume, strings.Join(names, ", "))
+	}
+	if rep.Missing != "" {
+		fmt.Fprintf(a.stderr, "flockctl: volume %s lacks %s\n", rep.Volume, rep.Missing)
+	}
+}
+
+// showAwaited says on a terminal, every second until stop, which replicas do not hold
+// yet what was written before it was called.
+func (a *app) showAwaited(ctx context.Context, v api.Volume) (stop func()) {
+	if !a.progress || a.quiet {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	began := time.Now()
+	var all sync.WaitGroup
+	all.Go(func() {
+		defer fmt.Fprint(a.stderr, "\r\x1b[K")
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if now, err := a.client.Volume(ctx, string(v.ID)); err == nil {
+				fmt.Fprintf(a.stderr, "\r\x1b[K%s", awaited(now, time.Since(began)))
+			}
+		}
+	})
+	return func() { cancel(); all.Wait() }
+}
+
+// awaited says which replicas lag by more than the time since a moment, so that they
+// lack something from before it.
+func awaited(v api.Volume, since time.Duration) string {
+	var words []string
+	for _, r := range v.Replicas {
+		if r.LagSeconds != nil && *r.LagSeconds <= since.Seconds() {
+			continue
+		}
+		text := fmt.Sprintf("%s (%s", r.Node, r.State)
+		if r.LagBytes > 0 {
+			text += ", " + size(r.LagBytes) + " behind"
+		}
+		if r.Error != "" {
+			text += ": " + r.Error
+		}
+		words = append(words, text+")")
+	}
+	if len(words) == 0 {
+		return fmt.Sprintf("%s: waiting", v.Name)
+	}
+	return fmt.Sprintf("%s: waiting for %s", v.Name, strings.Join(words, ", "))
+}
+
+func (a *app) volumeVerify() *cli.Command {
+	return &cli.Command{
+		Name: "verify", Usage: "read a volume on all its nodes and compare checksums", ArgsUsage: "VOLUME...",
+		Description: "All nodes with a copy read the same snapshot: names, types, modes, owners, times, extended attributes\n" +
+			"and contents. It takes as long as reading the volume does, unless --timeout is given, and repairs\n" +
+			"nothing. When a copy differs the exit code is 4; when one could not be read, 6.",
+		Action: a.untimed(1, -1, func(ctx context.Context, c *cli.Context) error {
+			reps, err := each(a, c.Args().Slice(), func(ref string) (api.VerifyReply, error) { return a.verifyOne(ctx, ref) })
+			if a.asJSON {
+				if perr := a.printJSON(reps); perr != nil {
+					return perr
+				}
+			} else if !a.quiet {
+				if perr := a.printVerified(reps); perr != nil {
+					return perr
+				}
+			}
+			// A copy that differs is worse than anything that could not be asked.
+			return firstError(a.complain(reps, func(r api.VerifyReply) bool { return r.Differ }, differing),
+				err, a.complain(reps, func(r api.VerifyReply) bool { return r.Unread }, unread))
+		}),
+	}
+}
+
+func (a *app) verifyOne(ctx context.Context, ref string) (api.VerifyReply, error) {
+	req := api.VerifyRequest{}
+	if !a.patient {
+		var cancel context.CancelFunc
+		ctx, cancel = a.within(ctx)
+		defer cancel()
+		req.Patience = a.timeout
+	}
+	return a.client.VerifyVolume(ctx, ref, req)
+}
+
+// complain is an error of all replies that are bad.
+func (a *app) complain(reps []api.VerifyReply, bad func(api.VerifyReply) bool, say func(api.VerifyReply) error) error {
+	var first error
+	for _, r := range reps {
+		if !bad(r) {
+			continue
+		}
+		err := say(r)
+		a.printError(err)
+		if first == nil {
+			first = told{err}
+		}
+	}
+	return first
+}
+
+func differing(r api.VerifyReply) error {
+	var names []string
+	for _, c := range r.Copies {
+		if c.Differs {
+			names = append(names, c.Node.String())
+		}
+	}
+	return volume.Errorf(volume.CodeConflict, "volume %s: THE COPY ON %s DIFFERS from the primary's", r.Volume, strings.Join(names, ", ")).
+		WithHint("nothing was changed; find out which one is right before either is used or replaced")
+}
+
+func unread(r api.VerifyReply) error {
+	var words []string
+	for _, c := range r.Copies {
+		if c.Error != "" {
+			words = append(words, fmt.Sprintf("%s (%s)", c.Node, c.Error))
+		}
+	}
+	return volume.Errorf(volume.CodeUnavailable, "volume %s: not verified on %s", r.Volume, strings.Join(words, ", ")).
+		WithHint("verify again when they can be asked")
+}
+
+func (a *app) printVerified(reps []api.VerifyReply) error {
+	t := newTable("VOLUME", "NODE", "ROLE", "RESULT", "FILES", "DATA", "TOOK", "SHA256", "SNAPSHOT")
+	for _, r := range reps {
+		for i, c := range r.Copies {
+			result := "alike"
+			switch {
+			case c.Error != "":
+				t.add(r.Volume, c.Node.String(), string(c.Role), "not verified", "", "", "", "", r.Snapshot)
+				continue
+			case c.Differs:
+				result = "DIFFERS"
+			case i == 0:
+				result = "read"
+			}
+			t.add(r.Volume, c.Node.String(), string(c.Role), result, fmt.Sprint(c.Files), size(c.Bytes), took(c.Took),
+				c.SHA256[:min(16, len(c.SHA256))], r.Snapshot)
+		}
+	}
+	return t.print(a.stdout)
+}
+
+func took(d time.Duration) string {
+	return volume.FormatDuration(cmp.Or(d.Round(time.Second/10), time.Second/10))
+}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+func (a *app) snapshotCommand() *cli.Command {
+	return &cli.Command{
+		Name: "snapshot", Aliases: []string{"snap", "snapshots"}, Usage: "take, list, remove and prune snapshots of volumes",
+		Subcommands: []*cli.Command{a.snapshotCreate(), a.snapshotList(), a.snapshotRemove(), a.snapshotPrune()},
+	}
+}
+
+func (a *app) snapshotCreate() *cli.Command {
+	return &cli.Command{
+		Name: "create", Usage: "take a snapshot of volumes, all at one moment, and print its name", ArgsUsage: "VOLUME[@NAME]...",
+		Description: "Without a name it is called manual-TIME. Several volumes have to have the same primary. Snapshots\n" +
+			"reach the replicas with what is written next, and stay until somebody removes them.",
+		Flags: []cli.Flag{&cli.StringFlag{Name: "name", Usage: "call the snapshot `NAME`"}},
+		Action: a.action(1, -1, func(ctx context.Context, c *cli.Context) error {
+			req := api.SnapshotRequest{Name: c.String("name")}
+			for _, arg := range c.Args().Slice() {
+				ref, name, at := strings.Cut(arg, "@")
+				if at && name == "" || ref == "" {
+					return usage(c, "%q is not VOLUME or VOLUME@NAME", arg)
+				}
+				if at && req.Name != "" && req.Name != name {
+					return usage(c, "one snapshot has one name: %s or %s", req.Name, name)
+				}
+				if at {
+					req.Name = name
+				}
+				req.Volumes = append(req.Volumes, ref)
+			}
+			if req.Name == "" {
+				req.Name = "manual-" + a.now().UTC().Format("20060102T150405Z")
+			}
+			if err := a.client.TakeSnapshot(ctx, req); err != nil {
+				return err
+			}
+			if a.asJSON {
+				return a.printJSON(req)
+			}
+			for _, ref := range req.Volumes {
+				a.printf("%s@%s\n", ref, req.Name)
+			}
+			return nil
+		}),
+	}
+}
+
+func (a *app) snapshotList() *cli.Command {
+	return &cli.Command{
+		Name: "list", Aliases: []string{"ls"}, Usage: "list the snapshots of volumes, oldest first", ArgsUsage: "VOLUME...",
+		Description: "USED is what removing one snapshot alone would free, WRITTEN what came since the one before it.\n" +
+			"A held one has a hold or a clone on it and cannot be removed.",
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "list those of replication, too"}},
+		Action: a.action(1, -1, func(ctx context.Context, c *cli.Context) error {
+			type of struct {
+				Volume string `json:"volume"`
+				api.Snapshot
+			}
+			all, err := each(a, c.Args().Slice(), func(ref string) ([]of, error) {
+				list, err := a.client.Snapshots(ctx, ref)
+				var out []of
+				for _, s := range list {
+					if c.Bool("all") || s.Kind != "engine" {
+						out = append(out, of{ref, s})
+					}
+				}
+				return out, err
+			})
+			list := slices.Concat(all...)
+			switch {
+			case a.asJSON:
+				return firstError(a.printJSON(append([]of{}, list...)), err)
+			case a.quiet:
+				for _, s := range list {
+					a.printf("%s@%s\n", s.Volume, s.Name)
+				}
+				return err
+			}
+			t := newTable("VOLUME", "NAME", "KIND", "TAKEN", "USED", "REFERENCED", "WRITTEN", "HELD")
+			for _, s := range list {
+				t.add(s.Volume, s.Name, kindOf(s.Snapshot), a.ago(s.Taken)+" ago", size(s.Used), size(s.Referenced), size(s.Written), yes(s.Held))
+			}
+			return firstError(t.print(a.stdout), err)
+		}),
+	}
+}
+
+// kindOf a snapshot, with the rule of a scheduled one.
+func kindOf(s api.Snapshot) string {
+	if s.Rule > 0 {
+		return fmt.Sprintf("%s %s", s.Kind, volume.FormatPeriod(s.Rule))
+	}
+	return s.Kind
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return ""
+}
+
+func (a *app) snapshotRemove() *cli.Command {
+	return &cli.Command{
+		Name: "remove", Aliases: []string{"rm"}, Usage: "destroy snapshots on all nodes, for good", ArgsUsage: "VOLUME@NAME...",
+		Description: "A snapshot does not go to the trash. Those of replication cannot be removed.",
+		Flags:       []cli.Flag{&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"}},
+		Action: a.untimed(1, -1, func(ctx context.Context, c *cli.Context) error {
+			for _, arg := range c.Args().Slice() {
+				if ref, name, _ := strings.Cut(arg, "@"); ref == "" || name == "" {
+					return usage(c, "%q is not VOLUME@NAME", arg)
+				}
+			}
+			yes := c.Bool("yes")
+			if !yes && !a.terminal {
+				return volume.Errorf(volume.CodeRefused, "nothing was removed, since nobody can be asked here").WithHint("--yes removes without asking")
+			}
+			in := bufio.NewReader(a.stdin)
+			return a.each(c.Args().Slice(), func(arg string) (string, error) {
+				if !yes {
+					err := a.typed(ctx, in, "snapshot", arg, fmt.Sprintf("Snapshot %s will be destroyed on all nodes and cannot be brought back.\nType its name to remove it: ", arg))
+					if err != nil {
+						return "", err
+					}
+				}
+				ref, name, _ := strings.Cut(arg, "@")
+				_, err := timed(a, ctx, func(ctx context.Context) (any, error) { return nil, a.client.RemoveSnapshot(ctx, ref, name) })
+				return arg, err
+			})
+		}),
+	}
+}
+
+func (a *app) snapshotPrune() *cli.Command {
+	return &cli.Command{
+		Name: "prune", Usage: "destroy what a volume's snapshot policy does not keep, now", ArgsUsage: "VOLUME",
+		Description: "flockd does so by itself; this shows what it would do, or does it at once. Only snapshots that the\n" +
+			"policy has taken are destroyed, never those that people took.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "only show what would be destroyed"},
+			&cli.StringFlag{Name: "policy", Usage: "with --dry-run: try `POLICY` like 1h:24,1d:7 instead of the volume's own"},
+		},
+		Action: a.action(1, 1, func(ctx context.Context, c *cli.Context) error {
+			ref, req := c.Args().First(), api.PruneRequest{DryRun: c.Bool("dry-run"), Policy: c.String("policy")}
+			if req.Policy != "" && !req.DryRun {
+				return usage(c, "--policy is for --dry-run; flockctl volume set %s snapshots=%s makes it the volume's", ref, req.Policy)
+			}
+			list, err := a.client.PruneSnapshots(ctx, ref, req)
+			switch {
+			case err != nil:
+				return err
+			case a.asJSON:
+				return a.printJSON(list)
+			case a.quiet:
+				for _, s := range list {
+					a.printf("%s@%s\n", ref, s.Name)
+				}
+				return nil
+			}
+			word := "destroyed"
+			if req.DryRun {
+				word = "would be destroyed"
+			}
+			for _, s := range list {
+				a.printf("%s@%s, taken %s ago\n", ref, s.Name, a.ago(s.Taken))
+			}
+			a.printf("%s %s\n", plural(len(list), "snapshot"), word)
+			return nil
+		}),
+	}
+}

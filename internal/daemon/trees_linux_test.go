@@ -1,0 +1,190 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// bindless stands for ZFS: what is "mounted" is made in the directory by a function.
+type bindless struct {
+	fill    func(dir string) error
+	mounted []string
+	refuse  error
+}
+
+func (b *bindless) MountSnapshot(_ context.Context, _, dir string) error {
+	if b.refuse != nil {
+		return b.refuse
+	}
+	b.mounted = append(b.mounted, dir)
+	return b.fill(dir)
+}
+
+func (b *bindless) UnmountSnapshot(_ context.Context, dir string) error {
+	if i := slices.Index(b.mounted, dir); i >= 0 {
+		b.mounted = slices.Delete(b.mounted, i, i+1)
+	}
+	left, err := os.ReadDir(dir)
+	for _, e := range left {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return err
+}
+
+// sampleTree makes one of each thing that ordinary users can make.
+func sampleTree(dir string) error {
+	at := func(name string) string { return filepath.Join(dir, name) }
+	errs := []error{
+		os.Mkdir(at("sub"), 0o750),
+		os.WriteFile(at("sub/file"), []byte("content"), 0o640),
+		os.WriteFile(at("a.b"), nil, 0o600),
+		os.WriteFile(at("a"), []byte(strings.Repeat("x", 600<<10)), 0o600),
+		os.Symlink("../etc/passwd", at("link")),
+		unix.Mkfifo(at("fifo"), 0o600),
+	}
+	day := time.Date(2026, 1, 2, 3, 4, 5, 6007, time.UTC)
+	for _, name := range []string{"sub/file", "a.b", "a", "fifo", "sub", ""} {
+		errs = append(errs, os.Chtimes(at(name), day, day))
+	}
+	ts := []unix.Timespec{{Sec: day.Unix(), Nsec: 6007}, {Sec: day.Unix(), Nsec: 6007}}
+	return errors.Join(append(errs, unix.UtimesNanoAt(unix.AT_FDCWD, at("link"), ts, unix.AT_SYMLINK_NOFOLLOW))...)
+}
+
+// Equal trees have equal sums; whatever is changed in one shows.
+func TestSumSeesEveryChange(t *testing.T) {
+	day := time.Date(2026, 1, 2, 3, 4, 5, 6007, time.UTC)
+	// back gives a path and its directory the times they had.
+	back := func(dir, name string, err error) error {
+		return errors.Join(err, os.Chtimes(filepath.Join(dir, name), day, day), os.Chtimes(filepath.Dir(filepath.Join(dir, name)), day, day), os.Chtimes(dir, day, day))
+	}
+	changes := map[string]func(dir string) error{
+		"nothing": func(string) error { return nil },
+		"a byte": func(dir string) error {
+			return back(dir, "sub/file", os.WriteFile(filepath.Join(dir, "sub/file"), []byte("Content"), 0))
+		},
+		"shorter": func(dir string) error { return back(dir, "a", os.Truncate(filepath.Join(dir, "a"), 100)) },
+		"mode":    func(dir string) error { return os.Chmod(filepath.Join(dir, "sub"), 0o755) },
+		"a time":  func(dir string) error { return os.Chtimes(filepath.Join(dir, "a.b"), day, day.Add(time.Nanosecond)) },
+		"a name": func(dir string) error {
+			return back(dir, "a.c", os.Rename(filepath.Join(dir, "a.b"), filepath.Join(dir, "a.c")))
+		},
+		"one more": func(dir string) error {
+			return back(dir, "sub/new", os.WriteFile(filepath.Join(dir, "sub/new"), nil, 0o600))
+		},
+		"one less": func(dir string) error {
+			return errors.Join(os.Remove(filepath.Join(dir, "a.b")), os.Chtimes(dir, day, day))
+		},
+		"a type": func(dir string) error {
+			return back(dir, "a.b", errors.Join(os.Remove(filepath.Join(dir, "a.b")), unix.Mkfifo(filepath.Join(dir, "a.b"), 0o600)))
+		},
+		"a link": func(dir string) error {
+			l := filepath.Join(dir, "link")
+			ts := []unix.Timespec{{Sec: day.Unix(), Nsec: 6007}, {Sec: day.Unix(), Nsec: 6007}}
+			return errors.Join(os.Remove(l), os.Symlink("../etc/shadow", l), unix.UtimesNanoAt(unix.AT_FDCWD, l, ts, unix.AT_SYMLINK_NOFOLLOW), os.Chtimes(dir, day, day))
+		},
+	}
+	sum := func(t *testing.T, change func(string) error) string {
+		z := &bindless{fill: func(dir string) error { return errors.Join(sampleTree(dir), change(dir)) }}
+		trees := osTrees{zfs: z, dir: filepath.Join(t.TempDir(), "verify")}
+		tree, err := trees.Open(t.Context(), "tank/v@1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := sumTree(t.Context(), tree)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Files < 6 || s.Bytes == 0 {
+			t.Errorf("got %+v", s)
+		}
+		if err := tree.Close(); err != nil || len(z.mounted) > 0 {
+			t.Errorf("closing: %v, mounted %q", err, z.mounted)
+		}
+		if left, _ := os.ReadDir(trees.dir); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+		return s.SHA256
+	}
+	want := sum(t, changes["nothing"])
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			if got := sum(t, change); (got == want) != (name == "nothing") {
+				t.Errorf("got %s, unchanged %s", got, want)
+			}
+		})
+	}
+}
+
+func TestXattrsAreSummed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	long := strings.Repeat("v", 3000)
+	for name, value := range map[string]string{"user.b": "2", "user.a": long} {
+		if err := unix.Setxattr(file, name, []byte(value), 0); err != nil {
+			t.Skipf("this filesystem takes no extended attributes: %v", err)
+		}
+	}
+	got, err := xattrs(file)
+	got = slices.DeleteFunc(got, func(x Xattr) bool { return !strings.HasPrefix(x.Name, "user.") })
+	if want := []Xattr{{"user.a", long}, {"user.b", "2"}}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+// What a crash left mounted is unmounted; a directory that cannot go is an error.
+func TestTidyTrees(t *testing.T) {
+	z := &bindless{fill: sampleTree}
+	trees := osTrees{zfs: z, dir: filepath.Join(t.TempDir(), "verify")}
+	if err := trees.Tidy(t.Context()); err != nil {
+		t.Errorf("with nothing there: %v", err)
+	}
+	for range 2 {
+		if _, err := trees.Open(t.Context(), "tank/v@1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := trees.Tidy(t.Context()); err != nil || len(z.mounted) > 0 {
+		t.Errorf("got %v, still mounted %q", err, z.mounted)
+	}
+	if left, _ := os.ReadDir(trees.dir); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestMountThatIsRefusedLeavesNothing(t *testing.T) {
+	refused := errors.New("no")
+	trees := osTrees{zfs: &bindless{refuse: refused}, dir: filepath.Join(t.TempDir(), "verify")}
+	if _, err := trees.Open(t.Context(), "tank/v@1"); !errors.Is(err, refused) {
+		t.Errorf("got %v", err)
+	}
+	if left, _ := os.ReadDir(trees.dir); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// Reading ends with its caller.
+func TestSumIsCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	trees := osTrees{zfs: &bindless{fill: sampleTree}, dir: filepath.Join(t.TempDir(), "verify")}
+	tree, err := trees.Open(ctx, "tank/v@1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if _, err := sumTree(ctx, tree); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want that it was cancelled", err)
+	}
+	if err := tree.Close(); err != nil {
+		t.Error(err)
+	}
+}
