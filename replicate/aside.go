@@ -61,6 +61,24 @@ func (e *Engine) unmodified(id volume.ID) {
 	}
 }
 
+// SetAside renames this node's copy of a volume that is not assigned here to where
+// set-aside copies are kept, with all that is in it. It blocks until that is done,
+// and may be called again.
+func (e *Engine) SetAside(ctx context.Context, id volume.ID, reason string) error {
+	e.mu.Lock()
+	assigned := e.table[id] != nil
+	rctx, release, ok := e.claim(ctx, id, 0, "")
+	e.mu.Unlock()
+	if !ok {
+		return volume.Errorf(volume.CodeConflict, "volume %s is being received", id)
+	}
+	defer release()
+	if assigned {
+		return volume.Errorf(volume.CodeConflict, "volume %s is assigned to this node", id)
+	}
+	return e.perform(rctx, id, step{act: actShelve, reason: reason}, 0, nil)
+}
+
 // abortSeed throws a partial seed away; one that zfs does not know as partial is
 // set aside instead.
 func (e *Engine) abortSeed(ctx context.Context, id volume.ID, epoch volume.Epoch) error {

@@ -38,6 +38,7 @@ type Disk interface {
 	SetProperties(ctx context.Context, name string, props map[string]string) error
 	Rename(ctx context.Context, from, to string) error
 	Destroy(ctx context.Context, name string) error
+	Promote(ctx context.Context, name string) error
 	Mount(ctx context.Context, name string, write bool) error
 	Unmount(ctx context.Context, name string) error
 	Pool(ctx context.Context, name string) (zfs.Pool, error)
@@ -80,6 +81,16 @@ type Replicator interface {
 	Flush(ctx context.Context, id volume.ID, to volume.NodeID) (volume.Position, error)
 	Links(id volume.ID) []volume.LinkStatus
 	Positions() map[volume.ID]volume.Position
+	Settle(ctx context.Context, id volume.ID) error
+	SetAside(ctx context.Context, id volume.ID, reason string) error
+	Refresh(id volume.ID)
+}
+
+// Peers is what the agent asks of other nodes.
+type Peers interface {
+	// Holds says which of these guids a node has of a volume, as snapshot or bookmark.
+	// An error means that it is not known.
+	Holds(ctx context.Context, node volume.NodeID, id volume.ID, guids []uint64) (map[uint64]bool, error)
 }
 
 // Config of an Agent.
@@ -94,6 +105,12 @@ type Config struct {
 	Use     Use
 	Repl    Replicator
 	Log     *slog.Logger
+	// Peers answer for other nodes; nil: nobody can be asked, and no copy that is
+	// needed no more is dropped.
+	Peers Peers
+	// Clock is a time that one machine's wrong clock cannot push ahead, for what is
+	// destroyed by age; zero when there is none. Nil: nothing is.
+	Clock func() time.Time
 	// Poll is how often the disk is read without a reason; 0: 5 s.
 	Poll time.Duration
 }
@@ -109,6 +126,8 @@ type Agent struct {
 	files   Files
 	use     Use
 	repl    Replicator
+	peers   Peers
+	clock   func() time.Time
 	log     *slog.Logger
 	poll    time.Duration
 
@@ -125,6 +144,10 @@ type Agent struct {
 	trouble []string  // problems of the node itself
 	running map[volume.ID]bool
 	failed  map[volume.ID]failure
+
+	asides   []volume.Aside
+	asidesAt time.Time // when they were listed
+	expiring bool      // a job removes what was kept for long enough
 }
 
 // failure remembers why an action did not work and when to try again.
@@ -142,7 +165,7 @@ func New(c Config) *Agent {
 	}
 	return &Agent{
 		self: c.Self, version: c.Version, bootID: c.BootID, layout: c.Layout, cluster: c.Cluster,
-		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, log: c.Log, poll: c.Poll,
+		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, clock: c.Clock, log: c.Log, poll: c.Poll,
 		fresh: make(chan struct{}), wake: make(chan struct{}, 1),
 		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{},
 	}
@@ -220,6 +243,9 @@ func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup) time.Duration {
 	}
 	holders, engine := a.use.Refresh(ctx, got.mounted())
 	a.look(ctx, got, holders, engine)
+	if err := a.lookAside(ctx, jobs); err != nil && ctx.Err() == nil {
+		a.addTrouble(err.Error())
+	}
 	a.repl.Assign(assignments(s, got, a.self))
 
 	inUse := func(id volume.ID) bool { return len(holders[id]) > 0 || !a.use.Idle(id) }
@@ -351,9 +377,13 @@ func (a *Agent) do(ctx context.Context, act Action) error {
 		a.mu.Unlock()
 		var errs []error
 		for _, name := range gone {
-			errs = append(errs, a.zfs.Destroy(ctx, name))
+			errs = append(errs, a.destroy(ctx, name))
 		}
 		return errors.Join(errs...)
+	case StepGiveBack:
+		return a.giveBack(ctx, v)
+	case StepDrop:
+		return a.drop(ctx, v)
 	}
 	return fmt.Errorf("no such step: %s", act.Do)
 }
@@ -371,14 +401,27 @@ func (a *Agent) create(ctx context.Context, id volume.ID) error {
 		propVolume: string(id), propEpoch: v.Epoch.String(),
 	}
 	maps.Copy(props, v.Spec.ZFS)
+	if v.Adopt != "" {
+		unlock, err := a.locks.lock(ctx, id)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		return a.adopt(ctx, v, props)
+	}
 	err := a.zfs.CreateFilesystem(ctx, a.layout.Dataset(id), props)
 	switch {
 	case errors.Is(err, zfs.ErrExists):
 		return nil
-	case errors.Is(err, zfs.ErrNoSpace), errors.Is(err, zfs.ErrInvalid), errors.Is(err, zfs.ErrUnsupported):
+	case permanent(err):
 		return a.propose(ctx, state.AbortCreate{ID: id, Epoch: v.Epoch, Reason: err.Error()})
 	}
 	return err
+}
+
+// permanent says that trying again makes no sense.
+func permanent(err error) bool {
+	return errors.Is(err, zfs.ErrNoSpace) || errors.Is(err, zfs.ErrInvalid) || errors.Is(err, zfs.ErrUnsupported)
 }
 
 // propose commits a command; a refusal that is only "somebody was faster" is fine.
@@ -475,6 +518,12 @@ func (a *Agent) look(ctx context.Context, got Actual, holders map[volume.ID][]vo
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.actual, a.seen, a.holders, a.trouble = got, time.Now(), holders, trouble
+}
+
+func (a *Agent) addTrouble(problem string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.trouble = append(a.trouble, problem)
 }
 
 func (a *Agent) setTrouble(problems ...string) {

@@ -28,6 +28,8 @@ const (
 	StepToTrash   Step = "to-trash"   // rename the dataset into the trash
 	StepFromTrash Step = "from-trash" // and back
 	StepDestroy   Step = "destroy"    // the state gave the volume up
+	StepGiveBack  Step = "give-back"  // it gave up a volume that was to be made of a set-aside copy
+	StepDrop      Step = "drop"       // this node is no replica any more
 )
 
 func (a Action) String() string { return fmt.Sprintf("%s %s", a.Do, a.Volume) }
@@ -64,6 +66,8 @@ func diffVolume(v *state.Volume, got Actual, self volume.NodeID, inUse func(volu
 		switch {
 		case exists && c.Mounted:
 			return StepUnmount
+		case exists && v.Adopt != "":
+			return StepGiveBack
 		case exists || (trashed && !t.Mounted) || len(got.Parts[v.ID]) > 0:
 			return StepDestroy
 		}
@@ -78,6 +82,8 @@ func diffVolume(v *state.Volume, got Actual, self volume.NodeID, inUse func(volu
 		switch {
 		case exists && c.Mounted:
 			return StepUnmount
+		case exists && role == volume.RoleNone && v.Phase == state.PhaseActive:
+			return StepDrop
 		case exists && c.RefQuota != 0:
 			return StepDemote
 		}

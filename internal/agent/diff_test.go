@@ -71,6 +71,8 @@ func diffLine(t *testing.T, cols []string) string {
 			got.Copies[v.ID] = c
 		case "trash":
 			got.Trash[v.ID] = Copy{}
+		case "adopted":
+			v.Adopt = "x"
 		case "part":
 			got.Parts[v.ID] = []string{"p"}
 		default:

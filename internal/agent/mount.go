@@ -112,6 +112,10 @@ func (a *Agent) takeOver(ctx context.Context, v *state.Volume, c Copy) error {
 		want["mountpoint"] = mp
 	}
 	if c.Epoch < v.Epoch && v.Start.GUID != 0 {
+		// What another primary may have begun to send must not come in any more.
+		if err := a.repl.Settle(ctx, v.ID); err != nil {
+			return fmt.Errorf("taking volume %q over: ending what was being received: %w", v.Name, err)
+		}
 		if err := a.holdsStart(ctx, v); err != nil {
 			return err
 		}

@@ -24,7 +24,7 @@ func (a *Agent) Report() volume.Report {
 	defer a.mu.Unlock()
 	r := volume.Report{
 		Node: a.self, BootID: a.bootID, Version: a.version, Applied: s.Index, At: time.Now(),
-		Pool: a.pool, Problems: slices.Clone(a.trouble),
+		Pool: a.pool, Asides: slices.Clone(a.asides), Problems: slices.Clone(a.trouble),
 	}
 	if a.seen.IsZero() {
 		// Not seen is not missing.

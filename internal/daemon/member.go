@@ -85,6 +85,9 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		Limit: m.limit,
 		Log:   m.log, Observe: func(e replicate.Event) {
 			p.Metrics.replication(e)
+			if _, ok := e.(replicate.SetAside); ok {
+				m.agent.LookAside()
+			}
 			if p.Observe != nil {
 				p.Observe(e)
 			}

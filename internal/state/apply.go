@@ -254,7 +254,7 @@ func (t *txn) confirmCreate(c ConfirmCreate) Result {
 	if v.Phase != PhaseCreating {
 		return Result{Volume: v.ID}
 	}
-	v.Phase = PhaseActive
+	v.Phase, v.Adopt = PhaseActive, ""
 	t.putVolume(v)
 	t.event(Event{Kind: "volume.created", Volume: v.ID, Name: v.Name, Node: v.Placement.Primary,
 		Message: fmt.Sprintf("volume %s made on %s", v.Name, t.s.NodeName(v.Placement.Primary))})

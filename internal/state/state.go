@@ -207,8 +207,8 @@ type Volume struct {
 	Start volume.Position `json:"start,omitzero"`
 	// LastRefusal is why the last pending operation was given up.
 	LastRefusal *Refusal `json:"last_refusal,omitempty"`
-	// Adopt is the set-aside copy on the primary that the volume is made of, by its
-	// name; "" for a volume that began empty.
+	// Adopt, until the volume is confirmed, is the set-aside copy on the primary that it
+	// is made of, by its name; "" for a volume that begins empty.
 	Adopt   string    `json:"adopt,omitempty"`
 	Created time.Time `json:"created"`
 	Deleted time.Time `json:"deleted,omitzero"`

@@ -1,0 +1,263 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/replicate"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// asidePoll is how often set-aside copies are listed without a reason.
+const asidePoll = 30 * time.Second
+
+// LookAside makes the next look list the set-aside copies: there may be a new one.
+func (a *Agent) LookAside() {
+	a.mu.Lock()
+	a.asidesAt = time.Time{}
+	a.mu.Unlock()
+	a.Wake()
+}
+
+// lookAside lists what is set aside on this node, now and then, and has a job let go
+// of what has been kept for long enough.
+func (a *Agent) lookAside(ctx context.Context, jobs *sync.WaitGroup) error {
+	a.mu.Lock()
+	wait := a.expiring || time.Since(a.asidesAt) < asidePoll
+	a.mu.Unlock()
+	if wait {
+		return nil
+	}
+	asked := time.Now()
+	list, err := a.zfs.Datasets(ctx, a.layout.Aside())
+	if err != nil {
+		return fmt.Errorf("listing %s: %w", a.layout.Aside(), err)
+	}
+	var asides []volume.Aside
+	for _, d := range list {
+		if x, ok := replicate.ParseAside(d, a.layout.Aside()); ok {
+			asides = append(asides, x)
+		}
+	}
+	a.mu.Lock()
+	a.asides, a.asidesAt = asides, asked
+	a.mu.Unlock()
+
+	s := a.cluster.State()
+	if a.clock == nil || s.Cluster() == nil {
+		return nil
+	}
+	over := expired(asides, a.clock(), s.Cluster().Settings.AsideKeep())
+	if len(over) == 0 {
+		return nil
+	}
+	a.mu.Lock()
+	a.expiring = true
+	a.mu.Unlock()
+	jobs.Go(func() {
+		for _, x := range over {
+			if err := a.RemoveAside(ctx, x.Name); err != nil {
+				a.log.Warn("a set-aside copy should go and cannot", "aside", x.Name, "err", err)
+				continue
+			}
+			a.log.Info("a set-aside copy has been kept for long enough and is gone", "aside", x.Name, "since", x.At, "reason", x.Reason)
+		}
+		a.mu.Lock()
+		a.expiring = false
+		a.mu.Unlock()
+	})
+	return nil
+}
+
+// expired are the copies that were set aside longer ago than keep. One whose time is
+// not known never is, and without a clock to trust nothing is.
+func expired(asides []volume.Aside, now time.Time, keep time.Duration) []volume.Aside {
+	var out []volume.Aside
+	for _, x := range asides {
+		if !now.IsZero() && !x.At.IsZero() && now.Sub(x.At) > keep {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// RemoveAside destroys the set-aside copy of that name, for good. It blocks until it
+// is gone. What was cloned from it keeps what it needs. One that a volume is being
+// made of is refused with CodeConflict, and a name that is not there with
+// CodeNotFound.
+func (a *Agent) RemoveAside(ctx context.Context, name string) error {
+	ds := a.layout.Aside() + "/" + name
+	x, ok := replicate.ParseAside(zfs.Dataset{Name: ds}, a.layout.Aside())
+	if !ok {
+		return volume.Errorf(volume.CodeInvalid, "%q is not the name of a set-aside copy", name).WithHint("`flockctl aside list` shows them")
+	}
+	// The volume's lock, so that nobody adopts it or promotes a clone meanwhile.
+	unlock, err := a.locks.lock(ctx, x.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for v := range a.cluster.State().Volumes() {
+		if v.Adopt == name && v.Placement.Primary == a.self && v.Phase == state.PhaseCreating {
+			return volume.Errorf(volume.CodeConflict, "volume %q is just being made of set-aside copy %s", v.Name, name)
+		}
+	}
+	d, err := a.zfs.Dataset(ctx, ds)
+	switch {
+	case errors.Is(err, zfs.ErrNotFound):
+		return volume.Errorf(volume.CodeNotFound, "no set-aside copy %s on %s", name, a.name()).WithHint("`flockctl aside list` shows them")
+	case err != nil:
+		return err
+	case d.Mounted:
+		return volume.Errorf(volume.CodeConflict, "set-aside copy %s is mounted on %s", name, a.name()).WithHint("unmount %s first", ds)
+	}
+	defer a.LookAside()
+	return a.destroy(ctx, ds)
+}
+
+// destroy destroys a dataset and its snapshots. What was cloned from it is promoted
+// first, so that it keeps the history it stands on: a copy set aside, a volume that
+// was made of one.
+func (a *Agent) destroy(ctx context.Context, name string) error {
+	// Each promotion frees at least one clone, and makes the others depend on that one.
+	for range maxClones {
+		err := a.zfs.Destroy(ctx, name)
+		if !errors.Is(err, zfs.ErrHasClones) {
+			return err
+		}
+		clone, lerr := a.cloneOf(ctx, name)
+		if lerr != nil {
+			return errors.Join(err, lerr)
+		}
+		if clone == "" {
+			return fmt.Errorf("%w; it is none of flocker's", err)
+		}
+		if err := a.zfs.Promote(ctx, clone); err != nil {
+			return fmt.Errorf("making %s independent of %s: %w", clone, name, err)
+		}
+		if id, ok := volumeIn(a.layout.Root(), clone); ok {
+			a.repl.Refresh(id)
+		}
+	}
+	return fmt.Errorf("%s has more than %d clones", name, maxClones)
+}
+
+// maxClones bounds how often destroy promotes one.
+const maxClones = 1000
+
+// cloneOf is a dataset of ours whose origin is a snapshot of name; "" when there is
+// none.
+func (a *Agent) cloneOf(ctx context.Context, name string) (string, error) {
+	for _, root := range []string{a.layout.Aside(), a.layout.Root(), a.layout.Trash()} {
+		list, err := a.zfs.Datasets(ctx, root)
+		if err != nil {
+			return "", err
+		}
+		for _, d := range list {
+			if strings.HasPrefix(d.Origin, name+"@") {
+				return d.Name, nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// drop lets go of a copy that the volume needs no more: this node is not in its
+// placement, so nothing is sent here. It is destroyed only when the primary has
+// everything that is in it; otherwise it is set aside. The caller holds the lock.
+func (a *Agent) drop(ctx context.Context, v *state.Volume) error {
+	if v.Phase != state.PhaseActive || v.Placement.Role(a.self) != volume.RoleNone {
+		return nil
+	}
+	ds := a.layout.Dataset(v.ID)
+	if err := a.files.Unused(ds, ""); err != nil {
+		return err
+	}
+	if err := a.repl.Settle(ctx, v.ID); err != nil {
+		return fmt.Errorf("ending what was being received: %w", err)
+	}
+	d, err := a.zfs.Dataset(ctx, ds)
+	if errors.Is(err, zfs.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	snaps, err := a.zfs.Snapshots(ctx, ds, false)
+	if err != nil {
+		return err
+	}
+	guids := make([]uint64, len(snaps))
+	for i, s := range snaps {
+		guids[i] = s.GUID
+	}
+	primary := a.cluster.State().NodeName(v.Placement.Primary)
+	if a.peers == nil {
+		return errors.New("the primary cannot be asked whether it has all that is in this copy")
+	}
+	has, err := a.peers.Holds(ctx, v.Placement.Primary, v.ID, guids)
+	if err != nil {
+		return fmt.Errorf("asking %s whether it has all that is in this copy: %w", primary, err)
+	}
+	lacks := slices.ContainsFunc(guids, func(g uint64) bool { return !has[g] })
+	switch {
+	case d.Written != 0, d.Mounted:
+		return a.repl.SetAside(ctx, v.ID, "it was changed on this node, which is no replica any more")
+	case lacks:
+		return a.repl.SetAside(ctx, v.ID, fmt.Sprintf("it has snapshots that the primary %s lacks, and this node is no replica any more", primary))
+	}
+	if err := a.destroy(ctx, ds); err != nil {
+		return err
+	}
+	a.log.Info("a copy that is needed no more is gone", "volume", v.ID, "name", v.Name)
+	return nil
+}
+
+// adopt makes the volume's dataset of a set-aside copy. Done again after a crash, it
+// goes on. The caller holds the lock.
+func (a *Agent) adopt(ctx context.Context, v *state.Volume, props map[string]string) error {
+	from, to := a.layout.Aside()+"/"+v.Adopt, a.layout.Dataset(v.ID)
+	if _, ok := replicate.ParseAside(zfs.Dataset{Name: from}, a.layout.Aside()); !ok {
+		return a.propose(ctx, state.AbortCreate{ID: v.ID, Epoch: v.Epoch, Reason: fmt.Sprintf("%q is not the name of a set-aside copy", v.Adopt)})
+	}
+	d, err := a.zfs.Dataset(ctx, from)
+	if errors.Is(err, zfs.ErrNotFound) {
+		if _, err := a.zfs.Dataset(ctx, to); err == nil {
+			return nil // renamed before a crash
+		} else if !errors.Is(err, zfs.ErrNotFound) {
+			return err
+		}
+		return a.propose(ctx, state.AbortCreate{ID: v.ID, Epoch: v.Epoch, Reason: fmt.Sprintf("there is no set-aside copy %s on %s", v.Adopt, a.name())})
+	}
+	if err != nil {
+		return err
+	}
+	if d.Mounted {
+		return a.propose(ctx, state.AbortCreate{ID: v.ID, Epoch: v.Epoch, Reason: fmt.Sprintf("set-aside copy %s is mounted on %s", v.Adopt, a.name())})
+	}
+	if err := a.zfs.SetProperties(ctx, from, props); err != nil {
+		if permanent(err) {
+			return a.propose(ctx, state.AbortCreate{ID: v.ID, Epoch: v.Epoch, Reason: err.Error()})
+		}
+		return err
+	}
+	defer a.LookAside()
+	return a.zfs.Rename(ctx, from, to)
+}
+
+// giveBack returns the copy that a volume was to be made of to where it was kept:
+// the volume was given up, its data was not. The caller holds the lock.
+func (a *Agent) giveBack(ctx context.Context, v *state.Volume) error {
+	if v.Phase != state.PhasePurged || v.Adopt == "" {
+		return nil
+	}
+	defer a.LookAside()
+	return a.zfs.Rename(ctx, a.layout.Dataset(v.ID), a.layout.Aside()+"/"+v.Adopt)
+}

@@ -1,0 +1,254 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+	"github.com/flocker-io/flocker/zfs/zfsfake"
+)
+
+func TestExpired(t *testing.T) {
+	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	asides := []volume.Aside{
+		{Name: "old", At: now.Add(-31 * 24 * time.Hour)},
+		{Name: "young", At: now.Add(-29 * 24 * time.Hour)},
+		{Name: "timeless"},
+		{Name: "future", At: now.Add(time.Hour)},
+	}
+	var got []string
+	for _, x := range expired(asides, now, 30*24*time.Hour) {
+		got = append(got, x.Name)
+	}
+	if !slices.Equal(got, []string{"old"}) {
+		t.Errorf("expired: %v, want only old", got)
+	}
+	if x := expired(asides, time.Time{}, time.Hour); x != nil {
+		t.Errorf("without a clock to trust, expired: %v", x)
+	}
+}
+
+// fixed is a cluster whose state does not change by itself.
+type fixed struct {
+	s        *state.State
+	proposed []state.Command
+}
+
+func (f *fixed) State() *state.State           { return f.s }
+func (f *fixed) Changed() <-chan struct{}      { return nil }
+func (f *fixed) CatchUp(context.Context) error { return nil }
+func (f *fixed) Propose(_ context.Context, c state.Command) (state.Result, error) {
+	f.proposed = append(f.proposed, c)
+	return state.Result{}, nil
+}
+
+func (f *fixed) apply(t *testing.T, c state.Command) {
+	t.Helper()
+	next, res := state.Apply(f.s, f.s.Index+1, state.Envelope{Command: c})
+	if res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	f.s = next
+}
+
+// holders is Files that find nobody, Use without hints, and a replication engine
+// that only sets copies aside.
+type idle struct {
+	Files
+	Use
+	Replicator
+	host  *zfsfake.Host
+	aside []string
+	holds map[uint64]bool
+	deaf  error
+}
+
+func (i *idle) Unused(string, string) error             { return nil }
+func (i *idle) Idle(volume.ID) bool                     { return true }
+func (i *idle) Settle(context.Context, volume.ID) error { return nil }
+func (i *idle) Refresh(volume.ID)                       {}
+func (i *idle) SetAside(_ context.Context, id volume.ID, reason string) error {
+	i.aside = append(i.aside, reason)
+	return i.host.Rename(context.Background(), "tank/flocker/"+string(id), "tank/flocker-aside/"+string(id)+"-0000000000000001-1")
+}
+func (i *idle) Holds(_ context.Context, _ volume.NodeID, _ volume.ID, guids []uint64) (map[uint64]bool, error) {
+	has := map[uint64]bool{}
+	for _, g := range guids {
+		has[g] = i.holds == nil || i.holds[g]
+	}
+	return has, i.deaf
+}
+
+const (
+	vol1 = volume.ID("00000000000000a1")
+	vol2 = volume.ID("00000000000000a2")
+)
+
+func quiet(t *testing.T) (*Agent, *zfsfake.Host, *fixed, *idle) {
+	t.Helper()
+	host := zfsfake.New(zfsfake.Options{Seed: 1, Pool: "tank", TxgTimeout: -1})
+	f := &fixed{s: state.New()}
+	f.apply(t, state.InitCluster{Cluster: state.Cluster{ID: "c"}, Node: state.Node{ID: self, Name: "me"}})
+	f.apply(t, state.CreateToken{Token: state.Token{ID: "t", Expires: time.Now().Add(time.Hour)}})
+	f.apply(t, state.AddNode{Node: state.Node{ID: other, Name: "other"}, Token: "t"})
+	i := &idle{host: host}
+	a := New(Config{
+		Self: self, Layout: Layout{Pool: "tank", MountBase: "/v"}, Cluster: f, ZFS: host, Files: i, Use: i.use(), Repl: i, Peers: i,
+		Log: slog.New(slog.DiscardHandler),
+	})
+	if err := a.prepare(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	return a, host, f, i
+}
+
+func (i *idle) use() Use { return lonely{} }
+
+// lonely is a node on which nobody uses anything.
+type lonely struct{ Use }
+
+func (lonely) Idle(volume.ID) bool { return true }
+
+func must(t *testing.T, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func exists(t *testing.T, host *zfsfake.Host, name string) bool {
+	t.Helper()
+	_, err := host.Dataset(context.Background(), name)
+	if err != nil && !errors.Is(err, zfs.ErrNotFound) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+// A copy that is needed no more is destroyed only when the primary has all of it.
+func TestDrop(t *testing.T) {
+	ctx := context.Background()
+	ds := "tank/flocker/" + string(vol1)
+	for name, c := range map[string]struct {
+		prepare func(*testing.T, *zfsfake.Host, *idle)
+		gone    bool
+		aside   bool
+		fails   bool
+	}{
+		"the primary has all": {func(*testing.T, *zfsfake.Host, *idle) {}, true, false, false},
+		"the primary lacks a snapshot": {func(_ *testing.T, _ *zfsfake.Host, i *idle) {
+			i.holds = map[uint64]bool{}
+		}, true, true, false},
+		"the primary cannot be asked": {func(_ *testing.T, _ *zfsfake.Host, i *idle) { i.deaf = errors.New("no answer") }, false, false, true},
+		"somebody wrote to it": {func(t *testing.T, h *zfsfake.Host, _ *idle) {
+			must(t, h.SetProperties(ctx, ds, map[string]string{"mountpoint": "/v/x"}), h.Mount(ctx, ds, true), h.WriteFile(ds, "f", []byte("mine")),
+				h.Sync(ds), h.Unmount(ctx, ds))
+		}, true, true, false},
+		"another copy was cloned from it": {func(t *testing.T, h *zfsfake.Host, _ *idle) {
+			must(t, h.Clone(ctx, ds+"@flk-0000000000000001-000000000001", "tank/flocker-aside/"+string(vol1)+"-0000000000000001-7", nil))
+		}, true, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, host, f, i := quiet(t)
+			f.apply(t, state.CreateVolume{ID: vol1, Name: "v", Placement: volume.Placement{Primary: other}})
+			f.apply(t, state.ConfirmCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch})
+			must(t, host.CreateFilesystem(ctx, ds, map[string]string{"readonly": "on"}), host.Snapshot(ctx, []string{ds + "@flk-0000000000000001-000000000001"}, nil))
+			c.prepare(t, host, i)
+			err := a.do(ctx, Action{StepDrop, vol1})
+			if (err != nil) != c.fails {
+				t.Errorf("error %v, want one: %v", err, c.fails)
+			}
+			if exists(t, host, ds) == c.gone {
+				t.Errorf("the copy is gone: %v, want %v", !c.gone, c.gone)
+			}
+			if (len(i.aside) > 0) != c.aside {
+				t.Errorf("set aside: %v", i.aside)
+			}
+		})
+	}
+}
+
+// A purge ends where a set-aside copy hangs on the one that goes, and leaves it whole.
+func TestDestroyPromotesClones(t *testing.T) {
+	ctx := context.Background()
+	a, host, _, _ := quiet(t)
+	ds, aside := "tank/flocker/"+string(vol1), "tank/flocker-aside/"+string(vol1)+"-0000000000000001-"
+	must(t, host.CreateFilesystem(ctx, ds, map[string]string{"mountpoint": "/v/x"}), host.Mount(ctx, ds, true), host.WriteFile(ds, "f", []byte("before")),
+		host.Snapshot(ctx, []string{ds + "@one"}, nil), host.Clone(ctx, ds+"@one", aside+"1", nil), host.Clone(ctx, ds+"@one", aside+"2", nil), host.Unmount(ctx, ds))
+	must(t, a.destroy(ctx, ds))
+	if exists(t, host, ds) || !exists(t, host, aside+"1") || !exists(t, host, aside+"2") {
+		t.Error("the wrong ones are gone")
+	}
+	must(t, a.RemoveAside(ctx, string(vol1)+"-0000000000000001-1"), a.RemoveAside(ctx, string(vol1)+"-0000000000000001-2"))
+	err := a.RemoveAside(ctx, string(vol1)+"-0000000000000001-2")
+	if volume.CodeOf(err) != volume.CodeNotFound {
+		t.Errorf("removing what is not there: %v", err)
+	}
+	if err := a.RemoveAside(ctx, "../flocker"); volume.CodeOf(err) != volume.CodeInvalid {
+		t.Errorf("removing what is no set-aside copy: %v", err)
+	}
+}
+
+// A volume is made of a set-aside copy, or the copy stays where it was.
+func TestAdopt(t *testing.T) {
+	ctx := context.Background()
+	name := string(vol1) + "-0000000000000005-1"
+	from, to := "tank/flocker-aside/"+name, "tank/flocker/"+string(vol2)
+	begin := func(t *testing.T) (*Agent, *zfsfake.Host, *fixed) {
+		a, host, f, _ := quiet(t)
+		must(t, host.CreateFilesystem(ctx, from, map[string]string{"readonly": "on"}), host.Snapshot(ctx, []string{from + "@flk-0000000000000005-000000000009"}, nil))
+		f.apply(t, state.CreateVolume{ID: vol2, Name: "back", Placement: volume.Placement{Primary: self}, Adopt: name, After: 5})
+		return a, host, f
+	}
+	t.Run("and confirmed", func(t *testing.T) {
+		a, host, f := begin(t)
+		if e := f.s.Volume(vol2).Epoch; e <= 5 {
+			t.Errorf("it begins at epoch %s, and its copy has seen 5", e)
+		}
+		if err := a.RemoveAside(ctx, name); volume.CodeOf(err) != volume.CodeConflict {
+			t.Errorf("removing what is being adopted: %v", err)
+		}
+		for range 2 { // again after a crash
+			must(t, a.do(ctx, Action{StepCreate, vol2}))
+		}
+		d, err := host.Dataset(ctx, to)
+		if err != nil || exists(t, host, from) || d.User[propVolume] != string(vol2) || d.Mountpoint != "/v/"+string(vol2) {
+			t.Errorf("adopted: %+v, %v", d, err)
+		}
+		f.apply(t, state.ConfirmCreate{ID: vol2, Epoch: f.s.Volume(vol2).Epoch})
+		if f.s.Volume(vol2).Adopt != "" {
+			t.Error("a volume in use would be given back")
+		}
+	})
+	t.Run("and given up", func(t *testing.T) {
+		a, host, f := begin(t)
+		must(t, a.do(ctx, Action{StepCreate, vol2}))
+		f.apply(t, state.AbortCreate{ID: vol2, Epoch: f.s.Volume(vol2).Epoch, Reason: "late"})
+		got, err := a.observe(ctx)
+		must(t, err)
+		acts := Diff(f.s, got, self, func(volume.ID) bool { return false })
+		if !slices.Equal(acts, []Action{{StepGiveBack, vol2}}) {
+			t.Fatalf("actions: %v", acts)
+		}
+		must(t, a.do(ctx, acts[0]))
+		if exists(t, host, to) || !exists(t, host, from) {
+			t.Error("it was not given back")
+		}
+	})
+	t.Run("and not there", func(t *testing.T) {
+		a, host, f := begin(t)
+		must(t, host.Rename(ctx, from, from+"x"), a.do(ctx, Action{StepCreate, vol2}))
+		if len(f.proposed) != 1 || exists(t, host, to) {
+			t.Fatalf("proposed: %v", f.proposed)
+		}
+		if _, ok := f.proposed[0].(state.AbortCreate); !ok {
+			t.Errorf("proposed: %+v", f.proposed[0])
+		}
+	})
+}
