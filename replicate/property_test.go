@@ -183,7 +183,6 @@ func (p *past) settle(name string) {
 }
 
 func (p *past) act() {
-	ctx := context.Background()
 	name := p.pick()
 	n := p.node(name)
 	switch p.int(14) {
@@ -203,11 +202,7 @@ func (p *past) act() {
 		}
 	case 4:
 		if p.ready[name] && !p.down(name) {
-			snap := fmt.Sprintf("user%d", len(p.log))
-			if n.host.Snapshot(ctx, []string{n.dataset() + "@" + snap}, nil) == nil {
-				p.note("%s takes @%s", name, snap)
-				n.eng().Refresh(testVol)
-			}
+			p.userSnapshot(n)
 		}
 	case 5:
 		other := p.pick()
@@ -246,6 +241,30 @@ func (p *past) act() {
 	}
 	if p.int(2) == 0 {
 		time.Sleep(time.Duration(1+p.int(1500)) * time.Millisecond)
+	}
+}
+
+// userSnapshot takes one, by the engine or by hand, or removes one.
+func (p *past) userSnapshot(n *node) {
+	ctx, cancel := context.WithTimeout(n.ctx, 5*time.Second)
+	defer cancel()
+	snap := fmt.Sprintf("user%d", len(p.log))
+	switch p.int(4) {
+	case 0:
+		if n.host.Snapshot(ctx, []string{n.dataset() + "@" + snap}, nil) == nil {
+			p.note("%s takes @%s by hand", n.name, snap)
+			n.eng().Refresh(testVol)
+		}
+	case 1, 2:
+		err := n.eng().TakeSnapshot(ctx, []volume.ID{testVol}, snap)
+		p.note("%s takes @%s: %v", n.name, snap, err)
+	case 3:
+		for _, s := range n.snapshots() {
+			if strings.HasPrefix(s.Name, "user") && p.int(2) == 0 {
+				err := n.eng().RemoveSnapshot(ctx, testVol, s.Name)
+				p.note("%s removes @%s: %v", n.name, s.Name, err)
+			}
+		}
 	}
 }
 
