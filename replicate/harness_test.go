@@ -70,6 +70,7 @@ type node struct {
 	// send, when set, stands in for the engine's sends.
 	send    func(ctx context.Context, req zfs.SendRequest, w io.Writer) error
 	serving atomic.Int32 // connections that are served
+	deaf    atomic.Bool  // for deafEnd
 }
 
 // disk is what these tests need of a node's storage: ZFS, and programs that read and

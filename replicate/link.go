@@ -51,15 +51,16 @@ type link struct {
 	buriedAt time.Time
 	burying  uint64
 
-	streaming string // kind of the stream under way; ""
-	seeding   bool   // the replica has no complete copy
-	from, to  guid   // of the stream under way, or of the last: its rest may be wanted
-	base      string // of the stream under way: @name or #name; "" for none
-	began     time.Time
-	sent      int64
-	total     int64
-	rate      meter
-	streamed  int64 // in all streams
+	streaming  string // kind of the stream under way; ""
+	seeding    bool   // the replica has no complete copy
+	from, to   guid   // of the stream under way, or of the last: its rest may be wanted
+	base       string // of the stream under way: @name or #name; "" for none
+	began      time.Time
+	sent       int64
+	total      int64
+	rate       meter
+	estimating bool  // zfs is being asked how much it will be
+	streamed   int64 // in all streams
 
 	err      error // of the last exchange
 	told     string

@@ -381,14 +381,14 @@ func (e *Engine) receiveStream(ctx context.Context, w *wire, o offer, b begin, a
 // apply checks the head of a stream, gives the stream to zfs and looks what came of
 // it. A stream that is not what was announced changes nothing.
 func (e *Engine) apply(ctx context.Context, in *incoming, o offer, b begin, ans answer, s standing, a *Assignment) (top guid, recvErr, lookErr error) {
+	recycle := func() {}
 	switch b.Compress {
 	case "":
 	case compressZstd:
-		release, err := e.zstd.decompress(in)
-		if err != nil {
+		var err error
+		if recycle, err = e.zstd.decompress(in); err != nil {
 			return 0, err, nil
 		}
-		defer release()
 	default:
 		return 0, &unfitError{fmt.Errorf("it is compressed by %q, which this node does not know; upgrade it", b.Compress)}, nil
 	}
@@ -408,7 +408,9 @@ func (e *Engine) apply(ctx context.Context, in *incoming, o offer, b begin, ans 
 		e.leftover[o.Volume] = true
 		e.mu.Unlock()
 	}
-	recvErr = e.cfg.Pool.Receive(ctx, req, in)
+	if recvErr = e.cfg.Pool.Receive(ctx, req, in); recvErr == nil {
+		recycle()
+	}
 	top, lookErr = e.verify(ctx, o.Volume, target, seeding, o, b, a)
 	return top, recvErr, lookErr
 }

@@ -299,8 +299,10 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (
 		l.total = c.lagBytes(h.fromGUID)
 	}
 	guess := l.total
+	wanted := !l.estimating && (kind == kindFull || guess > longStream)
+	l.estimating = l.estimating || wanted
 	e.mu.Unlock()
-	if kind == kindFull || guess > longStream {
+	if wanted {
 		estimating, stop := context.WithCancel(ctx)
 		defer stop()
 		e.beside.Go(func() { l.estimate(estimating, req, began, guess) })
@@ -353,12 +355,10 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (
 // stream, which does not wait for it; without an answer the guess stays.
 func (l *link) estimate(ctx context.Context, req zfs.SendRequest, began time.Time, guess int64) {
 	n, err := l.e.cfg.Pool.EstimateSend(ctx, req)
-	if err != nil || !plausible(n, guess) {
-		return
-	}
 	l.e.mu.Lock()
 	defer l.e.mu.Unlock()
-	if l.streaming != "" && l.began.Equal(began) {
+	l.estimating = false
+	if err == nil && plausible(n, guess) && l.streaming != "" && l.began.Equal(began) {
 		l.total = n
 	}
 }
@@ -420,17 +420,21 @@ func (l *link) transfer(ctx context.Context, w *wire, req zfs.SendRequest, b beg
 
 // send lets zfs write the stream to out, compressed or not.
 func (l *link) send(ctx context.Context, req zfs.SendRequest, out *outgoing, b begin) error {
+	recycle := func() {}
 	if b.Compress == compressZstd {
-		release, err := l.e.zstd.compress(out)
-		if err != nil {
+		var err error
+		if recycle, err = l.e.zstd.compress(out); err != nil {
 			return err
 		}
-		defer release()
 	}
-	if err := l.e.cfg.Pool.Send(ctx, req, out); err != nil {
-		return err
+	err := l.e.cfg.Pool.Send(ctx, req, out)
+	if err == nil {
+		err = out.close()
 	}
-	return out.close()
+	if err == nil {
+		recycle()
+	}
+	return err
 }
 
 // outgoing is where a stream of this link goes: through the limit of its replica, onto
@@ -440,7 +444,7 @@ func (l *link) outgoing(ctx context.Context, w *wire, moved func(n int), waits f
 	e, to := l.e, l.key.replica
 	idle := func() error { // both ends would take the silence for a stall
 		waits()
-		return w.write(framePing, nil)
+		return w.writeWithin(slowFactor*w.stall, framePing, nil)
 	}
 	return &outgoing{
 		w: w, sentAt: time.Now(),

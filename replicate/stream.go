@@ -284,12 +284,13 @@ func (in *incoming) drain() error {
 // keeps to it.
 const maxWindow = 1 << 20
 
-// zstdPool keeps compressors and decompressors, which are a few MiB each. Neither has
-// goroutines.
+// zstdPool keeps compressors and decompressors, which are a few MiB each, from one
+// stream to the next. Neither has goroutines. One whose stream has failed is not kept:
+// package zfs may have had to let somebody go who still uses it.
 type zstdPool struct{ encoders, decoders sync.Pool }
 
-// compress makes o compress until release.
-func (z *zstdPool) compress(o *outgoing) (release func(), err error) {
+// compress makes o compress. recycle is called when the stream has come to its end.
+func (z *zstdPool) compress(o *outgoing) (recycle func(), err error) {
 	enc, _ := z.encoders.Get().(*zstd.Encoder)
 	if enc == nil {
 		enc, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest),
@@ -306,8 +307,8 @@ func (z *zstdPool) compress(o *outgoing) (release func(), err error) {
 	}, nil
 }
 
-// decompress makes in decompress until release.
-func (z *zstdPool) decompress(in *incoming) (release func(), err error) {
+// decompress makes in decompress. recycle is called when the stream has come to its end.
+func (z *zstdPool) decompress(in *incoming) (recycle func(), err error) {
 	dec, _ := z.decoders.Get().(*zstd.Decoder)
 	if dec == nil {
 		dec, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),

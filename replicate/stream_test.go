@@ -486,3 +486,102 @@ func TestProgress(t *testing.T) {
 		})
 	}
 }
+
+// ending is one way for a stream to end before its time.
+type ending struct {
+	name string
+	end  func(w *world, limit *atomic.Int64) // while the stream runs
+	by   time.Duration                       // when zfs must be through at both ends
+}
+
+var endings = []ending{
+	{"the link ends", func(w *world, _ *atomic.Int64) { w.node("a").assign() }, time.Second},
+	{"the replica is no more one", func(w *world, _ *atomic.Int64) { w.node("b").assign() }, time.Second},
+	{"the sender stops", func(w *world, _ *atomic.Int64) { w.node("a").stop() }, time.Second},
+	{"the receiver stops", func(w *world, _ *atomic.Int64) { w.node("b").stop() }, time.Second},
+	{"the connection is lost", func(w *world, _ *atomic.Int64) { w.partition("a", "b", true) }, time.Second},
+	{"the pool of the replica is full", func(w *world, limit *atomic.Int64) {
+		w.node("b").host.SetCapacity("tank", 1<<20)
+		limit.Store(0)
+	}, time.Second},
+	{"the limit is next to nothing and the link ends", func(w *world, limit *atomic.Int64) {
+		limit.Store(1)
+		time.Sleep(time.Minute) // a piece waits
+		w.node("a").assign()
+	}, time.Minute + time.Second},
+	{"the peer falls silent", func(w *world, _ *atomic.Int64) { w.node("b").deaf.Store(true) }, 7 * time.Minute},
+}
+
+// However a stream ends, zfs send and zfs receive end too, compressed or not, and so
+// does an estimate that hangs: nobody is left at work.
+func TestStreamsEnd(t *testing.T) {
+	for _, rate := range []int64{slowLink / 8, slowLink + 1} {
+		for _, c := range endings {
+			inBubble(t, "a b", func(w *world) {
+				a, b := w.node("a"), w.node("b")
+				var limit, atWork atomic.Int64
+				limit.Store(rate)
+				for _, n := range []*node{a, b} {
+					host := n.host
+					pool := &twisted{Host: host}
+					pool.send = func(ctx context.Context, req zfs.SendRequest, w io.Writer) error {
+						atWork.Add(1)
+						defer atWork.Add(-1)
+						return host.Send(ctx, req, w)
+					}
+					pool.receive = func(ctx context.Context, req zfs.ReceiveRequest, r io.Reader) error {
+						atWork.Add(1)
+						defer atWork.Add(-1)
+						return host.Receive(ctx, req, r)
+					}
+					pool.estimate = func(ctx context.Context, req zfs.SendRequest) (int64, error) {
+						atWork.Add(1)
+						defer atWork.Add(-1)
+						<-ctx.Done()
+						return 0, context.Cause(ctx)
+					}
+					n.with(func(cfg *Config) {
+						cfg.Pool = pool
+						cfg.Limit = func(volume.NodeID) Limit { return Limit{Group: "wan", Bytes: limit.Load()} }
+					})
+				}
+				w.wrap = func(_, _ string, conn net.Conn) net.Conn { return &deafEnd{conn, &b.deaf} }
+				a.create()
+				a.write("f", blob(rand.New(rand.NewPCG(28, 28)), 16<<20))
+				w.assign(1, "a", "b")
+				w.waitFor("a stream", func() bool { return a.link("b").SentBytes > 1<<20 })
+				if n := atWork.Load(); n != 3 {
+					t.Errorf("%s: %d at work during the stream, want 3", c.name, n)
+				}
+				began := time.Now()
+				c.end(w, &limit)
+				w.waitFor("the end: "+c.name, func() bool { return atWork.Load() == 0 || time.Since(began) > c.by })
+				if n := atWork.Load(); n > 0 {
+					t.Errorf("%s: %d still at work after %v", c.name, n, time.Since(began))
+				}
+			})
+		}
+	}
+}
+
+// deafEnd is a connection on which nothing arrives any more, and nobody says so.
+type deafEnd struct {
+	net.Conn
+	deaf *atomic.Bool
+}
+
+func (d *deafEnd) Write(p []byte) (int, error) {
+	if d.deaf.Load() {
+		return len(p), nil
+	}
+	return d.Conn.Write(p)
+}
+
+func (d *deafEnd) Read(p []byte) (int, error) {
+	for {
+		n, err := d.Conn.Read(p)
+		if err != nil || !d.deaf.Load() {
+			return n, err
+		}
+	}
+}
