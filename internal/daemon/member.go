@@ -84,7 +84,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		},
 		Limit: m.limit,
 		Log:   m.log, Observe: func(e replicate.Event) {
-			p.Metrics.replication(e)
+			p.Metrics.replication(e, func(id volume.NodeID) string { return c.State().NodeName(id) })
 			if _, ok := e.(replicate.SetAside); ok {
 				m.agent.LookAside()
 			}
@@ -310,6 +310,10 @@ func (m *member) report(ctx context.Context) error {
 	if m.agent != nil {
 		rep = m.agent.Report()
 		rep.At = m.now()
+		counts := m.repl.SnapshotCounts()
+		for i := range rep.Volumes {
+			rep.Volumes[i].Snapshots = counts[rep.Volumes[i].Volume]
+		}
 		m.mu.Lock()
 		for _, name := range m.shadows {
 			rep.Problems = append(rep.Problems, fmt.Sprintf("the engine has a local volume %q that hides the flocker volume", name))

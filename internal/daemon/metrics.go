@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,54 +17,87 @@ import (
 )
 
 // Metrics of one node, in a registry of its own. Counters listen to the same events
-// that are logged; gauges are read from the node when somebody asks.
+// that are logged; gauges are read from the node when somebody asks. docs/METRICS.md
+// lists them all.
 type Metrics struct {
 	reg *prometheus.Registry
+	all []Metric
 
 	calls     *prometheus.CounterVec
 	callTime  *prometheus.HistogramVec
 	streams   *prometheus.CounterVec
 	bytes     *prometheus.CounterVec
 	streaming *prometheus.HistogramVec
-	snapshots prometheus.Counter
-	pruned    prometheus.Counter
-	aside     prometheus.Counter
+	throttled *prometheus.CounterVec
+	snapshots *prometheus.CounterVec
+	pruned    *prometheus.CounterVec
+	aside     *prometheus.CounterVec
+	steps     *prometheus.HistogramVec
 	commands  *prometheus.CounterVec
 	cmdTime   *prometheus.HistogramVec
 }
 
+// Metric describes one metric for people.
+type Metric struct {
+	Name   string
+	Type   string // counter, gauge or histogram
+	Labels []string
+	Help   string
+}
+
 // NewMetrics makes an empty set.
 func NewMetrics(version string) *Metrics {
-	slow := prometheus.ExponentialBuckets(0.01, 2.5, 11) // 10 ms to 95 s
-	m := &Metrics{
-		reg: prometheus.NewRegistry(),
-		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "flocker_plugin_requests_total", Help: "Calls of the container engine, by method and answer."}, []string{"method", "code"}),
-		callTime: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "flocker_plugin_request_duration_seconds", Help: "How long they took.", Buckets: slow}, []string{"method"}),
-		streams: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "flocker_streams_total", Help: "Replication streams that ended, by direction, kind and result."}, []string{"direction", "kind", "result"}),
-		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "flocker_stream_bytes_total", Help: "Bytes of replication streams, by direction."}, []string{"direction"}),
-		streaming: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "flocker_stream_duration_seconds", Help: "How long streams took.", Buckets: slow}, []string{"direction"}),
-		snapshots: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "flocker_snapshots_taken_total", Help: "Snapshots that replication took."}),
-		pruned: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "flocker_snapshots_pruned_total", Help: "Snapshots that retention destroyed."}),
-		aside: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "flocker_set_aside_total", Help: "Diverged copies that were set aside."}),
-		commands: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "flocker_zfs_commands_total", Help: "zfs and zpool commands, by operation and result."}, []string{"op", "result"}),
-		cmdTime: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "flocker_zfs_command_duration_seconds", Help: "How long they took.", Buckets: slow}, []string{"op"}),
-	}
-	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "flocker_build_info", Help: "Always 1; the version is the label."}, []string{"version"})
+	m := &Metrics{reg: prometheus.NewRegistry()}
+	m.calls = m.counter("flocker_plugin_requests_total", "Calls of the container engine, by method and answer.", "method", "code")
+	m.callTime = m.histogram("flocker_plugin_request_duration_seconds", "How long calls of the container engine took.", "method")
+	m.streams = m.counter("flocker_streams_total", "Replication streams that ended, by direction (sent, received), kind (full, incremental, resume; empty when received) and result (ok, error).", "direction", "kind", "result")
+	m.bytes = m.counter("flocker_stream_bytes_total", "Bytes of replication streams, by direction.", "direction")
+	m.streaming = m.histogram("flocker_stream_duration_seconds", "How long replication streams took, by direction.", "direction")
+	m.throttled = m.counter("flocker_stream_throttled_seconds_total", "How long streams to a node waited for the bandwidth limit, all streams together.", "replica")
+	m.snapshots = m.counter("flocker_snapshots_taken_total", "Snapshots taken, by whom: engine, scheduled or user.", "kind")
+	m.pruned = m.counter("flocker_snapshots_pruned_total", "Snapshots that were destroyed, by retention or by people.")
+	m.aside = m.counter("flocker_set_aside_total", "Diverged copies that were set aside.")
+	m.steps = m.histogram("flocker_replication_step_duration_seconds", "How long steps of replication took: tick (one look at the pool), snapshot (one command for all volumes that are due), prune (one pass over all copies).", "step")
+	m.commands = m.counter("flocker_zfs_commands_total", "zfs, zpool and mount commands, by operation and result (ok, error).", "op", "result")
+	m.cmdTime = m.histogram("flocker_zfs_command_duration_seconds", "How long those commands took.", "op")
+
+	build := prometheus.NewGaugeVec(m.metric("gauge", "flocker_build_info", "Always 1; the version is the label.", "version"), []string{"version"})
 	build.WithLabelValues(version).Set(1)
-	m.reg.MustRegister(m.calls, m.callTime, m.streams, m.bytes, m.streaming, m.snapshots, m.pruned, m.aside,
-		m.commands, m.cmdTime, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.reg.MustRegister(build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	// What has no labels is there from the start.
+	m.pruned.WithLabelValues()
+	m.aside.WithLabelValues()
 	return m
+}
+
+// metric notes what a metric is, and gives what Prometheus wants to know of a gauge.
+func (m *Metrics) metric(kind, name, help string, labels ...string) prometheus.GaugeOpts {
+	m.all = append(m.all, Metric{Name: name, Type: kind, Labels: labels, Help: help})
+	return prometheus.GaugeOpts{Name: name, Help: help}
+}
+
+func (m *Metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts(m.metric("counter", name, help, labels...)), labels)
+	m.reg.MustRegister(v)
+	return v
+}
+
+func (m *Metrics) histogram(name, help string, labels ...string) *prometheus.HistogramVec {
+	m.metric("histogram", name, help, labels...)
+	slow := prometheus.ExponentialBuckets(0.01, 2.5, 11) // 10 ms to 95 s
+	v := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: slow}, labels)
+	m.reg.MustRegister(v)
+	return v
+}
+
+// All metrics of flocker's own, gauges included, in order of their names.
+func (m *Metrics) All() []Metric {
+	all := slices.Clone(m.all)
+	for _, g := range gauges {
+		all = append(all, g.Metric)
+	}
+	slices.SortFunc(all, func(a, b Metric) int { return strings.Compare(a.Name, b.Name) })
+	return all
 }
 
 func (m *Metrics) plugin(c plugin.Call) {
@@ -76,18 +111,25 @@ func (m *Metrics) Command(op string, took time.Duration, err error) {
 	m.cmdTime.WithLabelValues(op).Observe(took.Seconds())
 }
 
-func (m *Metrics) replication(e replicate.Event) {
+// replication counts an event; name is that of a node.
+func (m *Metrics) replication(e replicate.Event, name func(volume.NodeID) string) {
 	switch e := e.(type) {
 	case replicate.SnapshotsTaken:
-		m.snapshots.Add(float64(len(e.Volumes)))
+		m.snapshots.WithLabelValues(e.Kind).Add(float64(len(e.Volumes)))
+		m.steps.WithLabelValues("snapshot").Observe(e.Took.Seconds())
+	case replicate.Ticked:
+		m.steps.WithLabelValues("tick").Observe(e.Took.Seconds())
 	case replicate.StreamEnded:
 		m.stream("sent", e.Kind, e.Bytes, e.Took, e.Err)
 	case replicate.Received:
 		m.stream("received", "", e.Bytes, e.Took, e.Err)
+	case replicate.Throttled:
+		m.throttled.WithLabelValues(name(e.Replica)).Add(e.Waited.Seconds())
 	case replicate.Pruned:
-		m.pruned.Add(float64(e.Snapshots))
+		m.pruned.WithLabelValues().Add(float64(e.Snapshots))
+		m.steps.WithLabelValues("prune").Observe(e.Took.Seconds())
 	case replicate.SetAside:
-		m.aside.Inc()
+		m.aside.WithLabelValues().Inc()
 	}
 }
 
@@ -111,28 +153,54 @@ func (m *Metrics) Handler(d *Daemon) http.Handler {
 	return promhttp.HandlerFor(prometheus.Gatherers{m.reg, all}, promhttp.HandlerOpts{})
 }
 
-// nodeGauges reads the node's present state. Volumes appear on the node that is
-// their primary, so that summing over nodes counts each once.
-type nodeGauges struct{ d *Daemon }
+// gauge is what is read from the node when somebody asks.
+type gauge struct {
+	Metric
+	desc *prometheus.Desc
+	of   prometheus.ValueType
+}
 
+func newGauge(name, help string, labels ...string) gauge {
+	return gauge{Metric{name, "gauge", labels, help}, prometheus.NewDesc(name, help, labels, nil), prometheus.GaugeValue}
+}
+
+// newTotal is a gauge that only grows.
+func newTotal(name, help string, labels ...string) gauge {
+	return gauge{Metric{name, "counter", labels, help}, prometheus.NewDesc(name, help, labels, nil), prometheus.CounterValue}
+}
+
+// Volumes and links appear on the node that is their primary, so that summing over
+// nodes counts each once.
 var (
-	leaderDesc   = prometheus.NewDesc("flocker_raft_leader", "1 on the node that leads the cluster.", nil, nil)
-	quorumDesc   = prometheus.NewDesc("flocker_raft_quorum", "1 while this node hears a leader.", nil, nil)
-	appliedDesc  = prometheus.NewDesc("flocker_raft_applied_index", "Raft index this node has applied.", nil, nil)
-	poolSizeDesc = prometheus.NewDesc("flocker_pool_size_bytes", "Size of the pool.", []string{"pool"}, nil)
-	poolFreeDesc = prometheus.NewDesc("flocker_pool_free_bytes", "Free space of the pool.", []string{"pool"}, nil)
-	healthDesc   = prometheus.NewDesc("flocker_volume_state", "1 for the state a volume is in.", []string{"volume", "state"}, nil)
-	usedDesc     = prometheus.NewDesc("flocker_volume_used_bytes", "Bytes on the primary's disk, snapshots included.", []string{"volume"}, nil)
-	lagDesc      = prometheus.NewDesc("flocker_replica_lag_seconds", "What would be lost if the primary vanished now.", []string{"volume", "replica"}, nil)
-	lagBytesDesc = prometheus.NewDesc("flocker_replica_pending_bytes", "Bytes a replica lacks, as estimated.", []string{"volume", "replica"}, nil)
-	successDesc  = prometheus.NewDesc("flocker_replica_last_success_timestamp_seconds", "Time up to which a replica provably holds all data.", []string{"volume", "replica"}, nil)
+	leaderGauge    = newGauge("flocker_raft_leader", "1 on the node that leads the cluster.")
+	quorumGauge    = newGauge("flocker_raft_quorum", "1 while this node hears a leader.")
+	appliedGauge   = newGauge("flocker_raft_applied_index", "Raft index this node has applied.")
+	poolSizeGauge  = newGauge("flocker_pool_size_bytes", "Size of the pool.", "pool")
+	poolFreeGauge  = newGauge("flocker_pool_free_bytes", "Free space of the pool.", "pool")
+	copySnapsGauge = newGauge("flocker_copy_snapshots", "Snapshots of a copy on this node, those of replication included.", "volume", "role")
+	asidesGauge    = newGauge("flocker_asides", "Set-aside copies on this node.")
+	asideGauge     = newGauge("flocker_aside_bytes", "Bytes that removing the set-aside copies of this node would free.")
+	healthGauge    = newGauge("flocker_volume_state", "1 for the state a volume is in, 0 for the others; on its primary.", "volume", "state")
+	usedGauge      = newGauge("flocker_volume_used_bytes", "Bytes on the primary's disk, snapshots included.", "volume")
+	linksGauge     = newGauge("flocker_links", "Links of volumes whose primary is this node, by state.", "state")
+	lagGauge       = newGauge("flocker_replica_lag_seconds", "What would be lost if the primary vanished now; absent when not known.", "volume", "replica")
+	lagBytesGauge  = newGauge("flocker_replica_pending_bytes", "Bytes a replica lacks, as estimated.", "volume", "replica")
+	successGauge   = newGauge("flocker_replica_last_success_timestamp_seconds", "Time up to which a replica provably holds all data.", "volume", "replica")
+	rateGauge      = newGauge("flocker_replica_stream_bytes_per_second", "How fast the stream to a replica is of late; 0 without one.", "volume", "replica")
+	limitGauge     = newGauge("flocker_replica_limit_bytes_per_second", "Bandwidth that the settings allow all streams of this node to the replica's zone together; absent without a limit.", "volume", "replica")
+	streamedTotal  = newTotal("flocker_replica_streamed_bytes_total", "Bytes sent to a replica since its link began.", "volume", "replica")
+
+	gauges = []gauge{leaderGauge, quorumGauge, appliedGauge, poolSizeGauge, poolFreeGauge, copySnapsGauge, asidesGauge, asideGauge,
+		healthGauge, usedGauge, linksGauge, lagGauge, lagBytesGauge, successGauge, rateGauge, limitGauge, streamedTotal}
 )
+
+// nodeGauges reads the node's present state.
+type nodeGauges struct{ d *Daemon }
 
 // Describe implements prometheus.Collector.
 func (nodeGauges) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{leaderDesc, quorumDesc, appliedDesc, poolSizeDesc, poolFreeDesc,
-		healthDesc, usedDesc, lagDesc, lagBytesDesc, successDesc} {
-		ch <- d
+	for _, g := range gauges {
+		ch <- g.desc
 	}
 }
 
@@ -142,38 +210,65 @@ func (n nodeGauges) Collect(ch chan<- prometheus.Metric) {
 	if m == nil {
 		return
 	}
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-	}
-	v := m.view()
 	leader, quorum := m.cluster.Leader()
-	gauge(leaderDesc, flag(quorum && leader == m.self))
-	gauge(quorumDesc, flag(quorum))
-	gauge(appliedDesc, float64(v.state.Index))
-	if h, ok := v.heard(m.self); ok && h.Pool.Name != "" {
-		gauge(poolSizeDesc, float64(h.Pool.Size), h.Pool.Name)
-		gauge(poolFreeDesc, float64(h.Pool.Free), h.Pool.Name)
+	m.view().measure(m.self, quorum && leader == m.self, quorum, func(g gauge, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(g.desc, g.of, v, labels...)
+	})
+}
+
+// measure gives the value of every gauge on the node self.
+func (v view) measure(self volume.NodeID, leads, quorum bool, set func(g gauge, v float64, labels ...string)) {
+	set(leaderGauge, flag(leads))
+	set(quorumGauge, flag(quorum))
+	set(appliedGauge, float64(v.state.Index))
+	if h, ok := v.heard(self); ok && h.Pool.Name != "" {
+		set(poolSizeGauge, float64(h.Pool.Size), h.Pool.Name)
+		set(poolFreeGauge, float64(h.Pool.Free), h.Pool.Name)
+		var bytes int64
+		for _, a := range h.Asides {
+			bytes += a.Used
+		}
+		set(asidesGauge, float64(len(h.Asides)))
+		set(asideGauge, float64(bytes))
 	}
+	links := map[volume.LinkState]int{}
 	for vol := range v.state.Volumes() {
-		if !vol.Live() || vol.Placement.Primary != m.self {
+		st, _, known := v.status(self, vol.ID)
+		if known && vol.Live() && st.Exists {
+			set(copySnapsGauge, float64(st.Snapshots), vol.Name, string(st.Role))
+		}
+		if !vol.Live() || vol.Placement.Primary != self {
 			continue
 		}
 		av := v.volume(vol)
 		for _, h := range healths {
-			gauge(healthDesc, flag(av.Health == h), av.Name, string(h))
+			set(healthGauge, flag(av.Health == h), av.Name, string(h))
 		}
-		gauge(usedDesc, float64(av.Used), av.Name)
-		st, _, _ := v.status(m.self, vol.ID)
+		set(usedGauge, float64(av.Used), av.Name)
 		for _, r := range av.Replicas {
-			if r.LagSeconds != nil {
-				gauge(lagDesc, *r.LagSeconds, av.Name, r.Node.String())
-			}
-			gauge(lagBytesDesc, float64(r.LagBytes), av.Name, r.Node.String())
-			if at := completeAsOf(st, r.Node.ID); !at.IsZero() {
-				gauge(successDesc, float64(at.UnixMilli())/1000, av.Name, r.Node.String())
-			}
+			links[r.State]++
+			v.measureLink(st, av.Name, r, set)
 		}
 	}
+	for _, s := range linkStates {
+		set(linksGauge, float64(links[s]), string(s))
+	}
+}
+
+func (v view) measureLink(st volume.Status, name string, r api.Replica, set func(g gauge, v float64, labels ...string)) {
+	replica := r.Node.String()
+	if r.LagSeconds != nil {
+		set(lagGauge, *r.LagSeconds, name, replica)
+	}
+	set(lagBytesGauge, float64(r.LagBytes), name, replica)
+	if at := completeAsOf(st, r.Node.ID); !at.IsZero() {
+		set(successGauge, float64(at.UnixMilli())/1000, name, replica)
+	}
+	set(rateGauge, float64(r.Rate), name, replica)
+	if r.Limit > 0 {
+		set(limitGauge, float64(r.Limit), name, replica)
+	}
+	set(streamedTotal, float64(r.Streamed), name, replica)
 }
 
 func completeAsOf(st volume.Status, replica volume.NodeID) time.Time {
@@ -183,6 +278,11 @@ func completeAsOf(st volume.Status, replica volume.NodeID) time.Time {
 		}
 	}
 	return time.Time{}
+}
+
+// linkStates are the states a link may be in.
+var linkStates = []volume.LinkState{
+	volume.LinkInSync, volume.LinkSending, volume.LinkSeeding, volume.LinkLagging, volume.LinkConnecting, volume.LinkRefused,
 }
 
 // healths are the states a live volume may be in.

@@ -1,0 +1,189 @@
+package daemon
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/replicate"
+)
+
+const metricsDoc = "../../docs/METRICS.md"
+
+// The document lists every metric as it is. UPDATE writes the list anew.
+func TestMetricsAreDocumented(t *testing.T) {
+	var table strings.Builder
+	table.WriteString("| Name | Type | Labels | Meaning |\n| --- | --- | --- | --- |\n")
+	for _, m := range NewMetrics("test").All() {
+		labels := strings.Join(m.Labels, ", ")
+		if labels == "" {
+			labels = "none"
+		}
+		fmt.Fprintf(&table, "| `%s` | %s | %s | %s |\n", m.Name, m.Type, labels, m.Help)
+	}
+	b, err := os.ReadFile(metricsDoc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, _ := strings.Cut(string(b), "| Name |")
+	_, after, _ := strings.Cut(rest, "\n\n")
+	want := before + table.String() + "\n" + after
+	if os.Getenv("UPDATE") != "" {
+		if err := os.WriteFile(metricsDoc, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if got := string(b); got != want {
+		t.Errorf("docs/METRICS.md is not what there is; UPDATE=1 go test -run %s writes it. It has to be:\n%s", t.Name(), want)
+	}
+}
+
+// What is listed is what is served: same names, same labels.
+func TestMetricsAreWhatIsRegistered(t *testing.T) {
+	m := NewMetrics("test")
+	ch := make(chan *prometheus.Desc, 1000)
+	m.reg.Describe(ch)
+	nodeGauges{}.Describe(ch)
+	close(ch)
+	var got []string
+	for d := range ch {
+		if text := d.String(); strings.Contains(text, `"flocker_`) {
+			got = append(got, text)
+		}
+	}
+	var want []string
+	for _, x := range m.All() {
+		want = append(want, prometheus.NewDesc(x.Name, x.Help, x.Labels, nil).String())
+		if kind := x.Type == "counter"; kind != strings.HasSuffix(x.Name, "_total") {
+			t.Errorf("%s is a %s", x.Name, x.Type)
+		}
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("registered:\n%s\nlisted:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// Every gauge has its value when there is something to say.
+func TestGauges(t *testing.T) {
+	const self, other = volume.NodeID("00000000000000000000000000000001"), volume.NodeID("00000000000000000000000000000002")
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	s := state.New()
+	for _, c := range []state.Command{
+		state.InitCluster{Cluster: state.Cluster{ID: "c"}, Node: state.Node{ID: self, Name: "n1"}},
+		state.CreateToken{Token: state.Token{ID: "t", Expires: now.Add(time.Hour)}},
+		state.AddNode{Node: state.Node{ID: other, Name: "n2", KeyHash: []byte("2")}, Token: "t"},
+		state.CreateVolume{ID: "000000000000000a", Name: "pg", Spec: volume.DefaultSpec(), Placement: volume.Placement{Primary: self, Local: []volume.NodeID{other}}},
+		state.ConfirmCreate{ID: "000000000000000a", Epoch: volume.NewEpoch(0, 1)},
+		state.CreateVolume{ID: "000000000000000b", Name: "log", Spec: volume.DefaultSpec(), Placement: volume.Placement{Primary: other, Local: []volume.NodeID{self}}},
+		state.ConfirmCreate{ID: "000000000000000b", Epoch: volume.NewEpoch(0, 1)},
+	} {
+		var res state.Result
+		if s, res = state.Apply(s, s.Index+1, state.Envelope{At: now, Command: c}); res.Err != nil {
+			t.Fatal(res.Err)
+		}
+	}
+	rep := volume.Report{
+		Node: self, Applied: s.Index, At: now, Pool: volume.PoolInfo{Name: "tank", Size: 100, Free: 60},
+		Asides: []volume.Aside{{Name: "a", Used: 5}, {Name: "b", Used: 6}},
+		Volumes: []volume.Status{
+			{Volume: "000000000000000a", Role: volume.RolePrimary, Exists: true, Used: 7, Snapshots: 9, Links: []volume.LinkStatus{{
+				Replica: other, State: volume.LinkSending, CompleteAsOf: now.Add(-3 * time.Second), LagBytes: 8, Rate: 11, Limit: 12, Streamed: 13,
+			}}},
+			{Volume: "000000000000000b", Role: volume.RoleReplica, Exists: true, Snapshots: 4},
+		},
+	}
+	v := view{state: s, stale: 10 * time.Second, heard: func(id volume.NodeID) (heard, bool) { return heard{Report: rep}, id == self }}
+	got := map[string]float64{}
+	v.measure(self, true, true, func(g gauge, value float64, labels ...string) {
+		if len(labels) != len(g.Labels) {
+			t.Errorf("%s has labels %q, want %q", g.Name, labels, g.Labels)
+		}
+		got[strings.Join(append([]string{g.Name}, labels...), " ")] = value
+	})
+	want := map[string]float64{
+		"flocker_raft_leader": 1, "flocker_raft_quorum": 1, "flocker_raft_applied_index": float64(s.Index),
+		"flocker_pool_size_bytes tank": 100, "flocker_pool_free_bytes tank": 60, "flocker_asides": 2, "flocker_aside_bytes": 11,
+		"flocker_copy_snapshots pg primary": 9, "flocker_copy_snapshots log replica": 4, "flocker_volume_used_bytes pg": 7,
+		"flocker_volume_state pg ok": 1, "flocker_volume_state pg lagging": 0,
+		"flocker_links sending": 1, "flocker_links in-sync": 0, "flocker_links refused": 0,
+		"flocker_replica_lag_seconds pg n2": 3, "flocker_replica_pending_bytes pg n2": 8,
+		"flocker_replica_last_success_timestamp_seconds pg n2": float64(now.Unix() - 3),
+		"flocker_replica_stream_bytes_per_second pg n2":        11, "flocker_replica_limit_bytes_per_second pg n2": 12,
+		"flocker_replica_streamed_bytes_total pg n2": 13,
+	}
+	for name, value := range want {
+		if x, ok := got[name]; !ok || x != value {
+			t.Errorf("%s is %v (there: %v), want %v", name, x, ok, value)
+		}
+	}
+	for _, g := range gauges {
+		if !slices.ContainsFunc(slices.Collect(keys(got)), func(k string) bool { return k == g.Name || strings.HasPrefix(k, g.Name+" ") }) {
+			t.Errorf("%s has no value", g.Name)
+		}
+	}
+}
+
+func keys(m map[string]float64) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// Events become counters.
+func TestReplicationCounters(t *testing.T) {
+	m := NewMetrics("test")
+	name := func(id volume.NodeID) string { return "node-" + string(id) }
+	for _, e := range []replicate.Event{
+		replicate.SnapshotsTaken{Kind: replicate.KindScheduled, Volumes: []volume.ID{"a", "b"}, Took: time.Second},
+		replicate.Throttled{Replica: "x", Waited: 3 * time.Second},
+		replicate.Pruned{Snapshots: 4, Took: time.Second},
+		replicate.SetAside{}, replicate.Ticked{Took: time.Second},
+		replicate.StreamEnded{Kind: "full", Bytes: 100},
+		replicate.Received{Bytes: 50, Err: os.ErrClosed},
+	} {
+		m.replication(e, name)
+	}
+	families, err := m.reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, f := range families {
+		for _, x := range f.GetMetric() {
+			var labels []string
+			for _, l := range x.GetLabel() {
+				labels = append(labels, l.GetValue())
+			}
+			value := x.GetCounter().GetValue()
+			if h := x.GetHistogram(); h != nil {
+				value = float64(h.GetSampleCount())
+			}
+			got[strings.TrimSpace(f.GetName()+" "+strings.Join(labels, " "))] = fmt.Sprint(value)
+		}
+	}
+	for name, want := range map[string]string{
+		"flocker_snapshots_taken_total scheduled": "2", "flocker_stream_throttled_seconds_total node-x": "3",
+		"flocker_snapshots_pruned_total": "4", "flocker_set_aside_total": "1",
+		"flocker_replication_step_duration_seconds tick": "1", "flocker_replication_step_duration_seconds snapshot": "1",
+		"flocker_replication_step_duration_seconds prune": "1", "flocker_streams_total sent full ok": "1",
+		"flocker_streams_total received  error": "1", "flocker_stream_bytes_total sent": "100", "flocker_stream_bytes_total received": "50",
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %q, want %s", name, got[name], want)
+		}
+	}
+}
