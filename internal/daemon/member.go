@@ -96,6 +96,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	m.agent = agent.New(agent.Config{
 		Self: m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,
 		Cluster: agentCluster{m}, ZFS: p.ZFS, Files: p.Files, Use: m.use, Repl: m.repl, Log: m.log, Poll: p.Timers.Poll,
+		Peers: peers{m}, Clock: m.cautiousClock,
 	})
 	return m
 }
@@ -640,6 +641,19 @@ func (m *member) leaderless() bool {
 	return !ok
 }
 
+// cautiousClock is agent.Config.Clock: no node destroys by age what only its own clock
+// says is old.
+func (m *member) cautiousClock() time.Time {
+	now := m.now()
+	var clocks []time.Time
+	for _, r := range m.reports.All(now) {
+		if r.Age <= m.timers.Stale && !r.Report.At.IsZero() {
+			clocks = append(clocks, r.Report.At)
+		}
+	}
+	return placement.CautiousClock(now, clocks)
+}
+
 // heardByPlacement is what the leader heard of every node.
 func (m *member) heardByPlacement() map[volume.NodeID]placement.Heard {
 	now := m.now()
@@ -669,6 +683,16 @@ func (a agentCluster) Propose(ctx context.Context, c state.Command) (state.Resul
 	return a.m.propose(ctx, c)
 }
 func (a agentCluster) CatchUp(ctx context.Context) error { return a.m.catchUp(ctx) }
+
+// peers is agent.Peers.
+type peers struct{ m *member }
+
+func (p peers) Holds(ctx context.Context, node volume.NodeID, id volume.ID, guids []uint64) (map[uint64]bool, error) {
+	if node == p.m.self {
+		return p.m.Holds(ctx, id, guids)
+	}
+	return p.m.client(node).Holds(ctx, id, guids)
+}
 
 // newRequest is a fresh request ID.
 func newRequest() string { return strings.ToLower(rand.Text()[:16]) }

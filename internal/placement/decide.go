@@ -90,9 +90,7 @@ func (v *View) gone(vol *state.Volume) bool {
 	})
 }
 
-// cautiousClock is the earlier of the leader's clock and the middle one of those
-// the nodes report. What purging destroys cannot be brought back, and one machine
-// that woke up in another year must not decide it.
+// cautiousClock is CautiousClock of the nodes that are alive.
 func (v *View) cautiousClock() time.Time {
 	var clocks []time.Time
 	for i := range v.Nodes {
@@ -100,14 +98,7 @@ func (v *View) cautiousClock() time.Time {
 			clocks = append(clocks, n.clock)
 		}
 	}
-	if len(clocks) == 0 {
-		return time.Time{}
-	}
-	slices.SortFunc(clocks, time.Time.Compare)
-	if middle := clocks[(len(clocks)-1)/2]; middle.Before(v.Now) {
-		return middle
-	}
-	return v.Now
+	return CautiousClock(v.Now, clocks)
 }
 
 // subject is the volume that one of our commands is about.
