@@ -51,6 +51,8 @@ type link struct {
 	buriedAt time.Time
 	burying  uint64
 
+	reached guid // the last goal that the replica had exactly
+
 	streaming  string // kind of the stream under way; ""
 	seeding    bool   // the replica has no complete copy
 	from, to   guid   // of the stream under way, or of the last: its rest may be wanted
@@ -197,7 +199,10 @@ func (l *link) heard(have guid, now time.Time) {
 	var txg uint64
 	if have != 0 && c != nil {
 		pos, txg = c.place(have)
-		c.bases[l.key.replica] = base{guid: have, pos: pos, heard: now}
+		c.bases[l.key.replica] = base{guid: have, pos: pos, heard: now, anchor: c.anchor}
+		if have == c.goal {
+			l.reached = have
+		}
 		l.seeding = false
 	}
 	// On a user's snapshot the replica still has the engine's that it had before,
@@ -214,6 +219,9 @@ func (l *link) heard(have guid, now time.Time) {
 	}
 	if c.unproven > 0 {
 		c.unproven = 0
+	}
+	if a := l.e.table[l.key.volume]; a != nil && a.Epoch == l.key.epoch {
+		l.e.weigh(a, c, now)
 	}
 	for w := range l.waiters {
 		if w.snap.txg <= txg {

@@ -50,9 +50,10 @@ func (m mark) engine() bool {
 
 // base is where a replica stands, as far as this primary ever heard.
 type base struct {
-	guid  guid
-	pos   volume.Position // zero when it is a user's snapshot or a foreign one
-	heard time.Time       // when the replica last answered
+	guid   guid
+	pos    volume.Position // zero when it is a user's snapshot or a foreign one
+	heard  time.Time       // when the replica last answered
+	anchor guid            // of the time; 0: none
 }
 
 // localCopy is what is known of one dataset of this node, from its last listing
@@ -90,6 +91,8 @@ type localCopy struct {
 	unproven  int       // taken by this process while no replica had acknowledged any
 	idleAsOf  time.Time // the newest engine snapshot holds all that was written until then
 	bases     map[volume.NodeID]base
+	anchor    guid          // what all replicas have in common; 0: none, or there are not two
+	goal      guid          // what is to be the next anchor; 0: none yet
 	found     map[guid]bool // on disk when this node became primary: any replica may stand on them
 	since     time.Time     // when found was filled
 	stops     map[guid]int  // snapshots that somebody waits for: to be sent exactly
@@ -102,6 +105,7 @@ type localCopy struct {
 	inStep       volume.Epoch
 	floor        volume.Position
 	keep         []guid
+	moored       []guid        // the anchors
 	dropped      map[guid]bool // removed on the primary
 	completeAsOf time.Time
 	modified     bool // zfs said that the head was changed since the newest snapshot
@@ -329,6 +333,7 @@ func (c *localCopy) becomePrimary(now time.Time) {
 		return
 	}
 	c.found, c.unproven, c.idleAsOf, c.lastTaken = nil, 0, time.Time{}, time.Time{}
+	c.anchor, c.goal = 0, 0
 	clear(c.scheduled)
 	if c.known {
 		c.remember(now)

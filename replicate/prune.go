@@ -55,6 +55,9 @@ func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 				k.stay[g] = true
 			}
 		}
+		for _, g := range c.moored {
+			k.stay[g], k.reachable[g] = true, true
+		}
 		return k
 	}
 
@@ -74,8 +77,11 @@ func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 			k.stay[b.guid] = true
 		}
 	}
-	for _, b := range c.bases {
-		k.reachable[b.guid] = true
+	for _, g := range c.footings() {
+		k.reachable[g] = true
+	}
+	for _, g := range c.anchors() {
+		k.stay[g], k.reachable[g] = true, true
 	}
 	for g := range c.removed {
 		k.reachable[g] = true

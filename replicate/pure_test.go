@@ -58,9 +58,26 @@ func dataDriven(t *testing.T, file string, f func(in map[string]string) string) 
 	}
 }
 
+// spell writes ranges like #u1..3 out.
+func spell(t *testing.T, s string) (all []string) {
+	t.Helper()
+	for part := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == ',' }) {
+		first, last, ranged := strings.Cut(part, "..")
+		if !ranged {
+			all = append(all, part)
+			continue
+		}
+		kind := strings.TrimRight(first, "0123456789")
+		for n := number(t, strings.TrimPrefix(first, kind)); n <= number(t, last); n++ {
+			all = append(all, kind+fmt.Sprint(n))
+		}
+	}
+	return all
+}
+
 func parseSnaps(t *testing.T, s string) (snaps []snap, marks []mark) {
 	t.Helper()
-	for _, word := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' }) {
+	for _, word := range spell(t, s) {
 		sn := snap{pinned: strings.HasSuffix(word, "!")}
 		text := strings.TrimSuffix(word, "!")
 		bookmark := strings.HasPrefix(text, "#")
@@ -210,21 +227,9 @@ func TestNextHop(t *testing.T) {
 
 func TestKeep(t *testing.T) {
 	dataDriven(t, "keep.txt", func(in map[string]string) string {
-		var all []string
-		for _, part := range strings.Split(in["copy"], ",") {
-			first, last, ranged := strings.Cut(part, "..")
-			if !ranged {
-				all = append(all, part)
-				continue
-			}
-			kind := strings.TrimRight(first, "0123456789")
-			for n := number(t, strings.TrimPrefix(first, kind)); n <= number(t, last); n++ {
-				all = append(all, kind+fmt.Sprint(n))
-			}
-		}
 		k := kept{stay: set(parseGUIDs(t, in["stay"])), reachable: set(parseGUIDs(t, in["reachable"])),
 			dropped: set(parseGUIDs(t, in["dropped"])), policy: parsePolicy(t, in["policy"])}
-		k.snaps, k.marks = parseSnaps(t, strings.Join(all, ","))
+		k.snaps, k.marks = parseSnaps(t, in["copy"])
 		if n := number(t, in["floor"]); n != 0 {
 			k.floor = volume.Position{Epoch: 1, Seq: n, GUID: n}
 		}

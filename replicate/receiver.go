@@ -195,7 +195,7 @@ func (e *Engine) noteOffer(o offer, complete bool) {
 	if c == nil {
 		return
 	}
-	c.floor, c.keep = o.Floor, o.Keep
+	c.floor, c.keep, c.moored = o.Floor, o.Keep, o.Anchors
 	c.setTaken(o.Newest.SnapshotName(), o.Newest.Taken)
 	if complete {
 		c.inStep = o.Epoch
@@ -488,7 +488,7 @@ func (e *Engine) verify(ctx context.Context, id volume.ID, target string, seedin
 	}
 	if top == b.To {
 		c.modified = false
-		c.floor, c.keep, c.inStep = o.Floor, o.Keep, o.Epoch
+		c.floor, c.keep, c.moored, c.inStep = o.Floor, o.Keep, o.Anchors, o.Epoch
 		c.drop(o.Dropped)
 		c.setTaken(o.Newest.SnapshotName(), o.Newest.Taken)
 		if uint64(top) == o.Newest.GUID && o.CompleteAsOf.After(c.completeAsOf) {

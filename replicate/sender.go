@@ -196,9 +196,8 @@ func (l *link) offer(now time.Time) (offer, error) {
 		o.Dropped, l.burying = c.tombstones(maxDropped), c.burials
 	}
 	o.Floor = e.floor(a, c, now)
-	for _, id := range sortedBases(c.bases) {
-		o.Keep = append(o.Keep, c.bases[id].guid)
-	}
+	e.weigh(a, c, now)
+	o.Keep, o.Anchors = c.footings(), c.anchors()
 	return o, nil
 }
 
@@ -242,7 +241,7 @@ func (l *link) plan(ctx context.Context, o offer, ans answer) (h hop, kind, toke
 	if c == nil {
 		return hop{}, kind, "", errSuperseded
 	}
-	h, ok := nextHop(c.snaps, c.marks, c.stops, ans.Have)
+	h, ok := nextHop(c.snaps, c.marks, c.halts(), ans.Have)
 	if !ok {
 		c.known = false
 		wake(e.wakeCadence)

@@ -87,6 +87,8 @@ type offer struct {
 	// is to be left as a bookmark.
 	Floor volume.Position `json:"floor,omitzero"`
 	Keep  []guid          `json:"keep,omitempty"`
+	// Anchors are what the replicas have in common, or soon will: they stay as snapshots.
+	Anchors []guid `json:"anchors,omitempty"`
 	// Dropped are guids of snapshots that people removed, the newest: who has one
 	// destroys it too, once it is in step. They are told now and again, not always.
 	Dropped []guid `json:"dropped,omitempty"`
@@ -186,10 +188,10 @@ func (o *offer) check() error {
 	if o.Newest.IsZero() {
 		return errors.New("offer without a snapshot")
 	}
-	if len(o.Bases) > maxBases || len(o.Keep) > maxBases || len(o.Dropped) > maxDropped {
+	if len(o.Bases) > maxBases || len(o.Keep) > maxBases || len(o.Anchors) > maxBases || len(o.Dropped) > maxDropped {
 		return errors.New("offer with too many bases")
 	}
-	if slices.Contains(o.Bases, 0) || slices.Contains(o.Keep, 0) || slices.Contains(o.Dropped, 0) {
+	if slices.Contains(o.Bases, 0) || slices.Contains(o.Keep, 0) || slices.Contains(o.Anchors, 0) || slices.Contains(o.Dropped, 0) {
 		return errors.New("offer with an empty base")
 	}
 	return nil
