@@ -103,8 +103,8 @@ type Config struct {
 	Log     *slog.Logger // nil: nothing is logged
 	Observe func(Event)  // nil: nobody listens. Called without locks; must not block.
 
-	// Sends is how many streams run at once, beyond the first short and the first long
-	// one to each replica, which always may; 0: 8.
+	// Sends is how many streams run at once; the first short and the first long one to
+	// each replica run even beyond that, and so does what somebody waits for; 0: 8.
 	Sends           int
 	SendsPerReplica int // streams at once to one replica, and one that somebody waits for; 0: 4
 	Receives        int // streams at once into this pool, of which a quarter are not first copies; 0: 8

@@ -122,6 +122,9 @@ func (l *link) next(now time.Time) (at time.Time, do bool) {
 	if !e.surveyed || c == nil || !c.known || c.newest().guid == 0 {
 		return later, false
 	}
+	if c.encryption == "" {
+		return now.Add(minTick), false // its dataset has not been listed yet
+	}
 	if now.Before(l.retryAt) {
 		return l.retryAt, false
 	}

@@ -76,7 +76,7 @@ func (w wireEnd) Write(p []byte) (int, error) { return w.o.frames(p, func(int) {
 func (o *outgoing) frames(p []byte, progress func(int)) (done int, err error) {
 	for done < len(p) && o.err == nil {
 		n := min(len(p)-done, o.piece())
-		if o.err = o.pace(n); o.err == nil {
+		if o.err = o.pace(n + wireCost); o.err == nil {
 			o.err = o.w.writeData(p[done : done+n])
 		}
 		if o.err == nil {

@@ -60,6 +60,13 @@ const (
 	maxToken    = 32 << 10
 	maxSnapName = 256
 
+	// worthCopying is up to how much data is put behind its head to go out as one: what
+	// is larger would cost more to copy than a packet of its own for the head.
+	worthCopying = 32 << 10
+	// wireCost is about what a frame costs on the wire besides its payload: its head,
+	// and the records of TLS that carry it.
+	wireCost = 50
+
 	// slowFactor stall times may pass without bytes while the receiver's PINGs say
 	// that it is alive: zfs receive stops reading while it commits.
 	slowFactor = 5
@@ -303,11 +310,11 @@ func (w *wire) writeWithin(patience time.Duration, f frame, payload []byte) erro
 	}
 	w.out = binary.BigEndian.AppendUint32(w.out, sum)
 	w.conn.SetWriteDeadline(time.Now().Add(patience))
-	if f == frameSealed {
+	if f == frameSealed && len(payload) > worthCopying {
 		if _, err := w.conn.Write(w.out); err != nil {
 			return err
 		}
-		_, err := w.conn.Write(payload) // not copied
+		_, err := w.conn.Write(payload)
 		return err
 	}
 	w.out = append(w.out, payload...)
