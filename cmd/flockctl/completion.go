@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -159,6 +160,11 @@ func (a *app) completeArgument(ctx context.Context, w words, current string, add
 					add(v.Name+"@"+s.Name, a.ago(s.Taken)+" ago")
 				}
 			}
+		}
+	case "COPY":
+		all, _ := a.client.Asides(ctx)
+		for _, x := range all.Asides {
+			add(x.Name, fmt.Sprintf("%s of %s on %s", size(x.Data), cmp.Or(x.VolumeName, string(x.Volume)), x.Node))
 		}
 	case "OPTION=VALUE":
 		for _, name := range volume.ChangeableOptions() {

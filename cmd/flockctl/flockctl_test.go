@@ -267,6 +267,8 @@ func TestComplete(t *testing.T) {
 		{"snapshot remove pgdata@b", []string{"pgdata@before-upgrade"}},
 		{"snapshot prune ", []string{"pgdata", "scratch", "uploads"}},
 		{"volume sync pgdata u", []string{"uploads"}},
+		{"aside remove de", []string{"dead0000beef0000-0000000000000001-2"}},
+		{"aside restore dead0000beef0000-0000000000000001-2 ", nil},
 		{"settings ", []string{"list", "set", "reset"}},
 		{"settings set tr", []string{"trash-retention="}},
 		{"settings reset as", []string{"aside-retention"}},

@@ -137,6 +137,14 @@ var calls = []struct {
 	{"prune", func(ctx context.Context, b both) (any, error) {
 		return two(b.PruneSnapshots(ctx, "pgdata", api.PruneRequest{DryRun: true, Policy: "1h:1"}))
 	}},
+	{"asides", func(ctx context.Context, b both) (any, error) { return two(b.Asides(ctx)) }},
+	{"restore an aside", func(ctx context.Context, b both) (any, error) {
+		return two(b.RestoreAside(ctx, "0b5e55ed00000001-0000000000000002-1", api.RestoreAsideRequest{Name: "found", Node: "beta", Options: map[string]string{"replicas": "0"}, Request: "r9"}))
+	}},
+	{"remove an aside", func(ctx context.Context, b both) (any, error) {
+		return one(b.RemoveAside(ctx, "0b5e55ed00000001-0000000000000002-1", "beta"))
+	}},
+	{"remove an aside anywhere", func(ctx context.Context, b both) (any, error) { return one(b.RemoveAside(ctx, "nothing", "")) }},
 	{"settings", func(ctx context.Context, b both) (any, error) { return two(b.Settings(ctx)) }},
 	{"change settings", func(ctx context.Context, b both) (any, error) {
 		return two(b.ChangeSettings(ctx, api.SettingsRequest{Set: map[string]string{"trash-retention": "3d"}, Reset: []string{"aside-retention"}}))

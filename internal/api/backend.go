@@ -64,6 +64,15 @@ type Backend interface {
 	// was; with DryRun, what it would be.
 	PruneSnapshots(ctx context.Context, ref string, req PruneRequest) ([]Snapshot, error)
 
+	// Asides are the set-aside copies of all nodes that have reported lately.
+	Asides(ctx context.Context) (Asides, error)
+	// RestoreAside makes a volume of a set-aside copy, whose node becomes the primary.
+	// A ref is a copy's name or the start of one that only one copy has.
+	RestoreAside(ctx context.Context, ref string, req RestoreAsideRequest) (Volume, error)
+	// RemoveAside destroys a set-aside copy for good. Node is a ref of a node, "" for
+	// any.
+	RemoveAside(ctx context.Context, ref, node string) error
+
 	Settings(ctx context.Context) (Settings, error)
 	ChangeSettings(ctx context.Context, req SettingsRequest) (Settings, error)
 

@@ -67,6 +67,7 @@ func TestEveryFieldIsDescribed(t *testing.T) {
 		Node{}, LabelRequest{}, Volume{}, Replica{}, CreateVolumeRequest{}, UndeleteRequest{}, TokenRequest{}, Token{}, Event{},
 		UpdateVolumeRequest{}, UpdateVolumeReply{}, Settings{}, Setting{}, SettingsRequest{},
 		SyncRequest{}, SyncReply{}, VerifyRequest{}, VerifyReply{}, Sum{}, CopySum{}, Snapshot{}, SnapshotRequest{}, PruneRequest{},
+		Asides{}, Aside{}, RestoreAsideRequest{},
 	}
 	for _, v := range types {
 		typ := reflect.TypeOf(v)

@@ -101,6 +101,19 @@ func (b backend) PruneSnapshots(ctx context.Context, ref string, req api.PruneRe
 	return ask(b.d, func(m *member) ([]api.Snapshot, error) { return m.PruneSnapshots(ctx, ref, req) })
 }
 
+func (b backend) Asides(ctx context.Context) (api.Asides, error) {
+	return ask(b.d, func(m *member) (api.Asides, error) { return m.Asides(ctx) })
+}
+
+func (b backend) RestoreAside(ctx context.Context, ref string, req api.RestoreAsideRequest) (api.Volume, error) {
+	return ask(b.d, func(m *member) (api.Volume, error) { return m.RestoreAside(ctx, ref, req) })
+}
+
+func (b backend) RemoveAside(ctx context.Context, ref, node string) error {
+	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.RemoveAside(ctx, ref, node) })
+	return err
+}
+
 func (b backend) Settings(ctx context.Context) (api.Settings, error) {
 	return ask(b.d, func(m *member) (api.Settings, error) { return m.Settings(ctx) })
 }

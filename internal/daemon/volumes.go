@@ -114,13 +114,18 @@ func (m *member) createHere(ctx context.Context, req api.CreateVolumeRequest, sp
 		}
 		id = res.Volume
 	}
-	// The primary makes the dataset and confirms, or gives up.
+	return m.awaitCreated(ctx, id, req.Name)
+}
+
+// awaitCreated returns when the primary has made the dataset and confirmed, or has
+// given up.
+func (m *member) awaitCreated(ctx context.Context, id volume.ID, name string) (api.Volume, error) {
 	s, err := m.cluster.Wait(ctx, func(s *state.State) bool {
 		v := s.Volume(id)
 		return v == nil || v.Phase != state.PhaseCreating
 	})
 	if err != nil {
-		return api.Volume{}, waited(err, "volume %q is still being made on %s", req.Name, m.cluster.State().NodeName(m.primaryOf(id)))
+		return api.Volume{}, waited(err, "volume %q is still being made on %s", name, m.cluster.State().NodeName(m.primaryOf(id)))
 	}
 	v := s.Volume(id)
 	if v == nil || !v.Live() {
@@ -128,7 +133,7 @@ func (m *member) createHere(ctx context.Context, req api.CreateVolumeRequest, sp
 		if v != nil && v.LastRefusal != nil {
 			reason = v.LastRefusal.Reason
 		}
-		return api.Volume{}, volume.Errorf(volume.CodeRefused, "volume %q could not be made: %s", req.Name, reason)
+		return api.Volume{}, volume.Errorf(volume.CodeRefused, "volume %q could not be made: %s", name, reason)
 	}
 	m.spread(ctx)
 	return m.view().volume(v), nil

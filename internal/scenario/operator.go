@@ -25,6 +25,10 @@ import (
 //	snapshots NODE VOLUME [NAME..] flockctl snapshot list has exactly these of users
 //	drop NODE VOLUME NAME          flockctl snapshot remove
 //	on NODE VOLUME NAME            until the node's own disk has that snapshot; gone: until not
+//	scribble NODE VOLUME FILE TEXT  somebody mounts a copy by hand and writes to it
+//	asides NODE [NODE=VOLUME..]    until flockctl aside list shows exactly these
+//	restore NODE FROM VOLUME       flockctl aside restore of what is set aside on FROM
+//	discard NODE FROM              flockctl aside remove
 //	set NODE VOLUME KEY=VALUE..    flockctl volume set
 func (w *World) operatorStep(words []string) error {
 	node := func() *Machine { return w.Machine(words[1]) }
@@ -91,6 +95,44 @@ func (w *World) operatorStep(words []string) error {
 			return err == nil && has == (words[0] == "on")
 		})
 		return nil
+	case "scribble":
+		ds, err := w.dataset(words[2])
+		if err != nil {
+			return err
+		}
+		z := node().ZFS
+		err = z.SetProperties(w.ctx(), ds, map[string]string{"mountpoint": "/mnt/" + words[2]})
+		if err == nil {
+			err = z.Mount(w.ctx(), ds, true)
+		}
+		if err == nil {
+			err = errors.Join(z.WriteFile(ds, words[3], []byte(words[4])), z.Unmount(w.ctx(), ds))
+		}
+		return errors.Join(err, z.Inherit(w.ctx(), ds, "mountpoint"))
+	case "asides":
+		w.Await(strings.Join(words, " "), func() bool {
+			all, err := node().API().Asides(w.ctx())
+			var got []string
+			for _, x := range all.Asides {
+				got = append(got, x.Node.Name+"="+x.VolumeName)
+			}
+			slices.Sort(got)
+			return err == nil && slices.Equal(got, words[2:])
+		})
+		return nil
+	case "restore":
+		x, err := w.asideOn(node(), words[2])
+		if err != nil {
+			return err
+		}
+		_, err = node().API().RestoreAside(w.ctx(), x.Name, api.RestoreAsideRequest{Name: words[3]})
+		return err
+	case "discard":
+		x, err := w.asideOn(node(), words[2])
+		if err != nil {
+			return err
+		}
+		return node().API().RemoveAside(w.ctx(), x.Name[:20], words[2])
 	case "set":
 		_, err := node().API().UpdateVolume(w.ctx(), words[2], api.UpdateVolumeRequest{Options: pairs(words[3:])})
 		return err
@@ -117,6 +159,24 @@ func (w *World) together(words []string) error {
 	}
 	all.Wait()
 	return errors.Join(errs...)
+}
+
+// asideOn is the one set-aside copy of a node.
+func (w *World) asideOn(m *Machine, name string) (api.Aside, error) {
+	all, err := m.API().Asides(w.ctx())
+	var on []api.Aside
+	for _, x := range all.Asides {
+		if x.Node.Name == name {
+			on = append(on, x)
+		}
+	}
+	if err == nil && len(on) != 1 {
+		return api.Aside{}, fmt.Errorf("%d copies are set aside on %s", len(on), name)
+	}
+	if err != nil {
+		return api.Aside{}, err
+	}
+	return on[0], nil
 }
 
 // verified compares what a verify found with words like n2=differs.

@@ -100,6 +100,13 @@ func Cluster() *Fake {
 		{Name: "auto-1h-20260304T110000Z", GUID: 103, Taken: Now.Add(-time.Hour), Kind: "scheduled", Rule: time.Hour, Used: 8 << 20, Referenced: 2 << 30, Written: 70 << 20},
 		{Name: "flk-0000000000000003-000000007200", GUID: 0xfeed, Taken: Now.Add(-time.Second), Kind: "engine", Referenced: 2 << 30, Written: 1 << 20},
 	}}
+	f.asides = []api.Aside{
+		{Aside: volume.Aside{Name: "0b5e55ed00000001-0000000000000002-1", Volume: "0b5e55ed00000001", Epoch: 2, At: Now.Add(-72 * time.Hour), Reason: "it has snapshots that the primary lacks", Used: 30 << 20, Data: 2 << 30},
+			Node: Beta, VolumeName: "pgdata", Expires: Now.Add(27 * 24 * time.Hour)},
+		{Aside: volume.Aside{Name: "0b5e55ed00000002-0000000000000003-1", Volume: "0b5e55ed00000002", Epoch: 3, At: Now.Add(-time.Hour), Reason: "somebody wrote to it", Used: 1 << 20, Data: 650 << 20},
+			Node: Beta, VolumeName: "uploads", Expires: Now.Add(719 * time.Hour)},
+		{Aside: volume.Aside{Name: "dead0000beef0000-0000000000000001-2", Volume: "dead0000beef0000", Epoch: 1, Used: 5 << 20, Data: 4 << 20}, Node: Alpha},
+	}
 	f.tokens = []api.Token{
 		{ID: "k3y00001", Created: Now.Add(-time.Hour), Expires: Now.Add(23 * time.Hour), MaxUses: 5, Uses: 2, Note: "first nodes"},
 		{ID: "k3y00002", Created: Now.Add(-48 * time.Hour), Expires: Now.Add(-24 * time.Hour), Uses: 1},

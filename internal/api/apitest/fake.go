@@ -38,6 +38,7 @@ type Fake struct {
 	// settings are those that somebody has set.
 	settings  []api.Setting
 	snapshots map[volume.ID][]api.Snapshot
+	asides    []api.Aside
 	// differs is the node whose copies verify finds to be unlike; unread, one whose
 	// copies it cannot read.
 	differs, unread volume.NodeID
