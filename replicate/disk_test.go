@@ -170,6 +170,37 @@ func TestRemovalReachesReplicas(t *testing.T) {
 	})
 }
 
+// Tombstones are bookmarks, not the engine's, of snapshots that are gone: newest
+// first, and before all others those that this process saw buried.
+func TestTombstones(t *testing.T) {
+	dataDriven(t, "tombstones.txt", func(in map[string]string) string {
+		c := newCopy()
+		c.snaps, c.marks = parseSnaps(t, in["copy"])
+		c.removed = set(parseGUIDs(t, in["seen"]))
+		list := c.tombstones(int(number(t, in["limit"])))
+		return strings.Join(append([]string{"tell"}, names(list, func(g guid) guid { return g })...), " ")
+	})
+}
+
+// A bookmark is called like its snapshot, unless people gave the name twice.
+func TestMarkName(t *testing.T) {
+	c := newCopy()
+	c.marks = []mark{{name: "x", guid: 1, txg: 1}}
+	for _, s := range []struct {
+		snap snap
+		want string
+	}{
+		{snap{name: "y", guid: 2}, "y"},
+		{snap{name: "x", guid: 255}, "x-ff"},
+		{snap{name: "x", guid: 1}, ""},
+		{snap{name: "renamed", guid: 1}, ""},
+	} {
+		if got := c.markName(s.snap); got != s.want {
+			t.Errorf("bookmark of %s, guid %d: %q, want %q", s.snap.name, s.snap.guid, got, s.want)
+		}
+	}
+}
+
 // Several volumes' snapshots are of one moment, and of all or none.
 func TestTakeTogether(t *testing.T) {
 	inBubble(t, "a", func(w *world) {

@@ -168,7 +168,7 @@ func (e *Engine) Assign(all []Assignment) {
 			table[a.Volume] = old
 			continue
 		}
-		a.Replicas, a.Properties = slices.Clone(a.Replicas), maps.Clone(a.Properties)
+		a.Replicas, a.Properties, a.Snapshots = slices.Clone(a.Replicas), maps.Clone(a.Properties), slices.Clone(a.Snapshots)
 		if old := e.table[a.Volume]; a.Role == volume.RolePrimary && (old == nil || old.Role != a.Role || old.Epoch != a.Epoch) {
 			e.copies[a.Volume].becomePrimary(time.Now())
 		}

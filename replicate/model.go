@@ -110,7 +110,8 @@ type localCopy struct {
 	completeAsOf time.Time
 	modified     bool // zfs said that the head was changed since the newest snapshot
 
-	pruneAt time.Time // after a failure: not before
+	pruneAt time.Time          // after a failure: not before
+	balked  map[guid]time.Time // what could not be destroyed is not tried before
 }
 
 func newCopy() *localCopy {
@@ -119,6 +120,7 @@ func newCopy() *localCopy {
 		takenAt:   map[string]time.Time{},
 		bases:     map[volume.NodeID]base{},
 		stops:     map[guid]int{},
+		balked:    map[guid]time.Time{},
 		removed:   map[guid]bool{},
 		scheduled: map[time.Duration]time.Time{},
 		burials:   1,

@@ -43,6 +43,13 @@ func (e *Engine) floor(a *Assignment, c *localCopy, now time.Time) volume.Positi
 // kept gathers what the retention of a copy goes by. The caller holds mu.
 func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 	k := kept{snaps: c.snaps, marks: c.marks, dropped: c.dropped, stay: map[guid]bool{}, reachable: map[guid]bool{}}
+	for g, until := range c.balked {
+		if now.Before(until) {
+			k.stay[g] = true
+		} else {
+			delete(c.balked, g)
+		}
+	}
 	a := e.table[id]
 	if a != nil {
 		k.policy = a.Snapshots
@@ -148,7 +155,7 @@ func (e *Engine) prune(ctx context.Context) error {
 		return err
 	}
 	for _, d := range list {
-		// One that is held, cloned or in use stays without a word until the next audit.
+		// One that is held, cloned or in use stays for a while, without a word.
 		if why := failed[e.cfg.dataset(d.volume)+"@"+d.snap.name]; why != nil && !stays(why) {
 			err = why
 		}
@@ -311,7 +318,9 @@ func (e *Engine) destroy(ctx context.Context, list []doomed) (failed map[string]
 		case why != nil:
 			delete(c.condemned, d.snap.guid)
 			c.restore(d.snap)
-			if !stays(why) {
+			if stays(why) {
+				c.balked[d.snap.guid] = time.Now().Add(e.cfg.Audit)
+			} else {
 				c.pruneAt = time.Now().Add(lastRetry)
 			}
 		default:
@@ -332,10 +341,8 @@ func stays(why error) bool {
 	return errors.Is(why, zfs.ErrBusy) || errors.Is(why, zfs.ErrHasClones)
 }
 
-// restore takes back a snapshot that could not be destroyed. It counts as pinned
-// until the next listing, so that it is not tried again at once.
+// restore takes back a snapshot that could not be destroyed.
 func (c *localCopy) restore(s snap) {
-	s.pinned = true
 	c.snaps = append(slices.Clone(c.snaps), s)
 	slices.SortStableFunc(c.snaps, func(a, b snap) int { return compare(a.txg, b.txg) })
 }

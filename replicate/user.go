@@ -123,8 +123,8 @@ func (e *Engine) primaryOf(id volume.ID) (*Assignment, *localCopy, error) {
 
 // TakeSnapshot takes a user's snapshot of all these volumes in one transaction
 // group: of all or of none. This node is the primary of each; name is checked by
-// volume.ValidateSnapshotName. It returns when they are on this node's disk; they
-// reach the replicas with what is written next.
+// volume.ValidateSnapshotName. It returns when they are on this node's disk; the
+// engine's next snapshot, which is due because of them, carries them to the replicas.
 func (e *Engine) TakeSnapshot(ctx context.Context, ids []volume.ID, name string) error {
 	if err := volume.ValidateSnapshotName(name); err != nil {
 		return err
@@ -147,7 +147,7 @@ func (e *Engine) TakeSnapshot(ctx context.Context, ids []volume.ID, name string)
 		return exists(name, strings.Join(blamed(err), ", "))
 	}
 	// Their being there counts, whatever the command said.
-	if err != nil && (len(taken) < len(names) || len(names) == 0) {
+	if err != nil && len(taken) < len(names) {
 		return fmt.Errorf("taking snapshot %s: %w", name, err)
 	}
 	wake(e.wakeCadence) // the engine's next one carries it to the replicas
@@ -237,7 +237,7 @@ func (e *Engine) RemoveSnapshot(ctx context.Context, id volume.ID, name string) 
 	case errors.Is(err, zfs.ErrHasClones):
 		return cloned(id, name, nil)
 	case errors.Is(err, zfs.ErrBusy):
-		return volume.Errorf(volume.CodeUnavailable, "snapshot %s of volume %s is in use: it is being sent to a replica, or was just held", name, id).
+		return volume.Errorf(volume.CodeUnavailable, "snapshot %s of volume %s is in use: it is being sent or read", name, id).
 			WithHint("try again")
 	}
 	return fmt.Errorf("removing snapshot %s of volume %s: %w", name, id, err)

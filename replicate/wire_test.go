@@ -25,6 +25,7 @@ var sampleOffer = offer{
 	Cluster: "c", Volume: testVol, Epoch: 1 << 40, Primary: volume.NodeID(strings.Repeat("a", 32)),
 	Newest: volume.Position{Epoch: 1 << 40, Seq: 9, GUID: 1<<64 - 1, Taken: time.Unix(1, 2).UTC()},
 	Bases:  []guid{1<<64 - 1, 7}, Floor: volume.Position{Epoch: 1, Seq: 1, GUID: 7}, Keep: []guid{7},
+	Anchors: []guid{8}, Dropped: []guid{9},
 }
 
 // What is written is read back; what is not exactly a message is refused.
@@ -49,6 +50,9 @@ func TestMessages(t *testing.T) {
 		"bad volume":    strings.Replace(text, string(testVol), "../../x", 1),
 		"bad node":      strings.Replace(text, "aaaa", "zzzz", 1),
 		"zero base":     strings.Replace(text, `"7"`, `"0"`, 1),
+		"zero anchor":   strings.Replace(text, `"8"`, `"0"`, 1),
+		"zero dropped":  strings.Replace(text, `"9"`, `"0"`, 1),
+		"many dropped":  strings.Replace(text, `"9"`, `"9"`+strings.Repeat(`,"9"`, maxDropped), 1),
 		"number":        strings.Replace(text, `"7"`, `7`, 1),
 		"too big":       strings.Replace(text, `"18446744073709551615","7"`, `"18446744073709551616"`, 1),
 		"not utf-8":     strings.Replace(text, `"c"`, "\"\xff\"", 1),
