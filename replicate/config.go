@@ -114,6 +114,9 @@ type Config struct {
 	Stall time.Duration
 	// Settle is how long after a write `written` surely shows it; 0: ten seconds.
 	Settle time.Duration
+	// List is how often zfs is asked what was written, where Dirty tells of writes in
+	// between; 0: five seconds.
+	List time.Duration
 	// Verify is how often an idle replica is asked what it holds; 0: one minute.
 	Verify time.Duration
 	// Audit is how often all is read from disk again; 0: five minutes.
@@ -129,6 +132,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Receives, 8)
 	setDefault(&c.Stall, time.Minute)
 	setDefault(&c.Settle, 10*time.Second)
+	setDefault(&c.List, 5*time.Second)
 	setDefault(&c.Verify, time.Minute)
 	setDefault(&c.Audit, 5*time.Minute)
 	setDefault(&c.Away, 30*time.Second)

@@ -38,6 +38,8 @@ type Engine struct {
 	table    map[volume.ID]*Assignment // values are never changed
 	assigned bool                      // table was not empty, once
 	blind    bool                      // the last listing failed
+	relist   bool                      // the table has changed since the last listing
+	listedAt time.Time                 // when the last listing was asked for
 	surveyed bool                      // copies is what the disk held, once
 	copies   map[volume.ID]*localCopy
 	leftover map[volume.ID]bool // a seed or a fork is there
@@ -178,6 +180,7 @@ func (e *Engine) Assign(all []Assignment) {
 		return
 	}
 	e.table, e.assigned = table, e.assigned || len(table) > 0
+	e.relist = true
 	e.assignLinks()
 
 	// What is being received for another epoch, or from another primary, ends here.

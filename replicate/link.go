@@ -285,6 +285,9 @@ func (l *link) status(now time.Time) volume.LinkStatus {
 		refused: l.refused, failed: l.failed, acked: guid(l.acked.GUID),
 		allowed: lagGrace + e.cfg.Settle,
 	}
+	if e.cfg.Dirty != nil {
+		s.allowed += e.cfg.List // only a listing proves that nothing is left to be sent
+	}
 	if a := e.table[l.key.volume]; a != nil {
 		s.allowed += a.interval()
 		if a.Frozen {

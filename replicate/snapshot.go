@@ -53,36 +53,53 @@ func (e *Engine) shortest() (least time.Duration) {
 	return least
 }
 
-// tick asks once what was written where, and takes a snapshot of all that is due
-// in one command.
+// tick finds out what was written where, and takes a snapshot of all that is due in
+// one command.
 func (e *Engine) tick(ctx context.Context) error {
+	began := time.Now()
 	e.mu.Lock()
 	since := e.changes
 	e.mu.Unlock()
 	var counters map[string]uint64
 	if e.cfg.Dirty != nil {
-		// A hint that fails is no hint: `written` still tells, a little later.
+		// A hint that fails is no hint: `written` still tells.
 		counters, _ = e.cfg.Dirty.Counters(ctx)
 	}
-	asked := time.Now()
-	list, err := e.cfg.Pool.Datasets(ctx, e.cfg.Root)
-	e.mu.Lock()
-	e.blind = err != nil
-	e.mu.Unlock()
-	if err != nil {
-		return err
-	}
 	e.noteCounters(counters)
-	e.noteDatasets(list, since, asked)
+	datasets := 0
+	if e.mustList(began, counters != nil) {
+		asked := time.Now()
+		list, err := e.cfg.Pool.Datasets(ctx, e.cfg.Root)
+		e.mu.Lock()
+		e.blind = err != nil
+		if err == nil {
+			e.listedAt, e.relist = asked, false
+		}
+		e.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		e.noteDatasets(list, since, asked)
+		datasets = len(list)
+	}
 	if err := e.load(ctx, e.unknown()); err != nil && !errors.Is(err, zfs.ErrNotFound) {
 		return err
 	}
-	listed := time.Since(asked)
+	listed := time.Since(began)
 	// Scheduled ones first: the engine's carries them to the replicas at once.
 	scheduled := e.takeScheduled(ctx)
 	taken, err := e.take(ctx, e.dueNow(time.Now()), false)
-	e.emit(Ticked{Datasets: len(list), Taken: len(taken), Listed: listed, Took: time.Since(asked)})
+	e.emit(Ticked{Datasets: datasets, Taken: len(taken), Listed: listed, Took: time.Since(began)})
 	return errors.Join(scheduled, err)
+}
+
+// mustList says whether zfs is to be asked this time. Where the kernel's counters
+// tell what is being written, `written` is asked only every so often: it is the
+// truth about what they do not count, and tells that nothing is left to be sent.
+func (e *Engine) mustList(now time.Time, hinted bool) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return !hinted || e.relist || e.blind || now.Sub(e.listedAt) >= e.cfg.List
 }
 
 func (e *Engine) noteCounters(counters map[string]uint64) {
