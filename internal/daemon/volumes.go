@@ -92,9 +92,18 @@ func (m *member) CreateVolume(ctx context.Context, req api.CreateVolumeRequest) 
 
 // createHere is CreateVolume on the leader.
 func (m *member) createHere(ctx context.Context, req api.CreateVolumeRequest, spec volume.Spec) (api.Volume, error) {
-	s := m.cluster.State()
 	id := volume.NewID()
-	if old := s.VolumeByName(req.Name); old != nil {
+	old := m.cluster.State().VolumeByName(req.Name)
+	if old != nil {
+		// What is committed below proves that this node leads. An answer from the state
+		// alone has to be proven: one that was deposed without having heard of it may
+		// remember a volume that is gone.
+		if _, err := m.Barrier(ctx); err != nil {
+			return api.Volume{}, err
+		}
+		old = m.cluster.State().VolumeByName(req.Name)
+	}
+	if old != nil {
 		if !old.Spec.Equal(spec) {
 			return api.Volume{}, volume.Errorf(volume.CodeConflict, "volume %q exists with other options (%s)",
 				req.Name, optionText(old.Spec)).WithHint("choose another name, or give the same options")
@@ -196,7 +205,7 @@ func (m *member) RemoveVolume(ctx context.Context, ref string, req api.RemoveVol
 			return err
 		}
 		return m.awaitAttempt(ctx, v, attempt, state.PhaseDeleting, "removing", func(now *state.Volume) bool { return !now.Live() }, func(reason string) state.Command {
-			return state.AbortDelete{ID: v.ID, Epoch: v.Epoch, Attempt: m.pendingAttempt(v.ID, attempt), Reason: reason}
+			return state.AbortDelete{ID: v.ID, Epoch: v.Epoch, Attempt: attempt, Reason: reason}
 		})
 	})
 }
@@ -270,25 +279,24 @@ func (m *member) mayGrow(v *state.Volume, next volume.Spec) error {
 	return placement.Grow(placement.NewView(m.cluster.State(), m.heardByPlacement(), m.now()), v, next)
 }
 
-// pendingAttempt is the attempt that is under way: an earlier caller's, if he asked
-// for the same thing first.
-func (m *member) pendingAttempt(id volume.ID, mine string) string {
-	if v := m.cluster.State().Volume(id); v != nil && v.Pending != nil {
-		return v.Pending.Attempt
-	}
-	return mine
-}
-
 // awaitAttempt waits until the primary has carried a pending operation out, which done
-// tells, or refused it. When ctx ends first, it gives the operation up.
-func (m *member) awaitAttempt(ctx context.Context, v *state.Volume, attempt string, phase state.Phase, doing string,
+// tells, or refused it. Mine is the caller's attempt, which abort gives up: when ctx
+// ends first it is given up, but never that of somebody who asked for the same thing
+// earlier and goes on waiting for it.
+func (m *member) awaitAttempt(ctx context.Context, v *state.Volume, mine string, phase state.Phase, doing string,
 	done func(*state.Volume) bool, abort func(reason string) state.Command) error {
-	attempt = m.pendingAttempt(v.ID, attempt)
+	attempt := mine
+	if now := m.cluster.State().Volume(v.ID); now != nil && now.Pending != nil {
+		attempt = now.Pending.Attempt
+	}
 	s, err := m.cluster.Wait(ctx, func(s *state.State) bool {
 		now := s.Volume(v.ID)
 		return now == nil || now.Phase != phase
 	})
 	if err != nil {
+		if attempt != mine {
+			return waited(err, "%s volume %q takes long, and somebody else waits for it, too", doing, v.Name)
+		}
 		gaveUp, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		reason := fmt.Sprintf("%s took too long", doing)
@@ -377,7 +385,7 @@ func (m *member) Acquire(ctx context.Context, id volume.ID, node volume.NodeID) 
 		return err
 	}
 	return m.awaitAttempt(ctx, v, attempt, state.PhaseMoving, "moving", func(now *state.Volume) bool { return now.Placement.Primary == node }, func(reason string) state.Command {
-		return state.AbortHandoff{ID: id, Epoch: v.Epoch, Attempt: m.pendingAttempt(id, attempt), Reason: reason}
+		return state.AbortHandoff{ID: id, Epoch: v.Epoch, Attempt: attempt, Reason: reason}
 	})
 }
 
