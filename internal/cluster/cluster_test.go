@@ -127,7 +127,7 @@ func TestNoQuorum(t *testing.T) {
 		lead := l.leader()
 		lead.isolate()
 		request := string(volume.NewNodeID())
-		env := state.Envelope{Request: request, Command: state.SetSettings{Settings: state.Settings{TrashRetention: time.Minute}}}
+		env := state.Envelope{Request: request, Command: state.SetSettings{Settings: state.Settings{TrashRetention: 2 * time.Hour}}}
 		_, err := lead.cluster().Propose(t.Context(), env)
 		if !errors.Is(err, ErrIndeterminate) || volume.CodeOf(err) != volume.CodeTimeout {
 			t.Errorf("Propose without a majority = %v; want ErrIndeterminate", err)
@@ -152,7 +152,7 @@ func TestNoQuorum(t *testing.T) {
 		})
 		l.net.HealAll()
 		l.settle(3)
-		if got := lead.cluster().State().Cluster().Settings.TrashRetention; got != time.Minute {
+		if got := lead.cluster().State().Cluster().Settings.TrashRetention; got != 2*time.Hour {
 			t.Errorf("after healing the old leader reads %s", got)
 		}
 	})

@@ -102,6 +102,9 @@ func (t *txn) setSettings(c SetSettings) Result {
 	case c.Settings.Equal(was):
 		return Result{}
 	}
+	if err := c.Settings.Check(); err != nil {
+		return failed(volume.CodeOf(err), "%v", err)
+	}
 	cl := *t.s.cluster
 	cl.Settings = c.Settings
 	t.s.cluster = &cl
@@ -224,11 +227,16 @@ func (t *txn) createVolume(c CreateVolume) Result {
 			return failed(volume.CodeConflict, "volume %q is being removed; try again in a moment", c.Name)
 		case !old.Spec.Equal(c.Spec):
 			return failed(volume.CodeConflict, "volume %q exists with other options", c.Name)
+		case c.Adopt != "" && c.Adopt != old.Adopt:
+			return failed(volume.CodeConflict, "volume %q exists already, with data of its own", c.Name)
 		}
 		return Result{Volume: old.ID}
 	}
 	if t.s.Volume(c.ID) != nil {
 		return failed(volume.CodeConflict, "volume id %s is taken", c.ID)
+	}
+	if bad := t.adoptable(c); bad != nil {
+		return *bad
 	}
 	if bad := t.placeable(c.Name, c.Placement); bad != nil {
 		return *bad
@@ -244,6 +252,25 @@ func (t *txn) createVolume(c CreateVolume) Result {
 	t.putVolume(v)
 	t.s.names, _, _ = t.s.names.Insert([]byte(v.Name), v.ID)
 	return Result{Volume: v.ID}
+}
+
+// adoptable refuses to make a volume of a set-aside copy that another volume is made
+// of already, or whose epochs have no successor.
+func (t *txn) adoptable(c CreateVolume) *Result {
+	if c.After.Next() < c.After {
+		r := failed(volume.CodeInvalid, "volume %q: no epoch comes after %s", c.Name, c.After)
+		return &r
+	}
+	if c.Adopt == "" {
+		return nil
+	}
+	for v := range t.s.Volumes() {
+		if v.Adopt == c.Adopt && v.Placement.Primary == c.Placement.Primary && v.Phase == PhaseCreating {
+			r := failed(volume.CodeConflict, "set-aside copy %s is being made volume %q", c.Adopt, v.Name)
+			return &r
+		}
+	}
+	return nil
 }
 
 func (t *txn) confirmCreate(c ConfirmCreate) Result {
@@ -269,7 +296,8 @@ func (t *txn) abortCreate(c AbortCreate) Result {
 	if v.Phase != PhaseCreating {
 		return failed(volume.CodeConflict, "volume %q is in use already", v.Name)
 	}
-	// What the nodes may have made of it is empty; they destroy it in PhasePurged.
+	// What the nodes may have made of it is empty; they destroy it in PhasePurged. A
+	// copy that was adopted is not: Adopt stays, and its node sets it aside again.
 	v.Phase, v.Deleted = PhasePurged, t.at
 	v.LastRefusal = &Refusal{Reason: c.Reason, At: t.at}
 	t.putVolume(v)

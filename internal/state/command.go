@@ -85,7 +85,8 @@ type (
 		ID    volume.ID    `json:"id"`
 		Epoch volume.Epoch `json:"epoch"`
 	}
-	// AbortCreate gives up a volume that nobody could have used yet.
+	// AbortCreate gives up a volume that nobody could have used yet. A copy that it was to
+	// adopt is set aside again.
 	AbortCreate struct {
 		ID     volume.ID    `json:"id"`
 		Epoch  volume.Epoch `json:"epoch"`
@@ -161,7 +162,7 @@ type (
 	ForgetVolume struct {
 		ID volume.ID `json:"id"`
 	}
-	// SetSettings replaces the cluster's settings.
+	// SetSettings replaces the cluster's settings, which must pass Settings.Check.
 	SetSettings struct {
 		Settings Settings `json:"settings"`
 		// Was are the settings that the proposer saw and changed: with others it is a

@@ -19,7 +19,8 @@ import (
 //	init n1              the cluster with its first node
 //	token t1 [uses=N] [ttl=D]
 //	join n2 t1 [zone=Z]
-//	create NAME on=n1 [local=n2,n3] [remote=n4] [size=N] [id=V]
+//	create NAME on=n1 [local=n2,n3] [remote=n4] [size=N] [id=V] [adopt=ASIDE] [after=EPOCH]
+//	set NAME [size=N] [replicas=N] [uid=N]   UpdateSpec
 //	confirm|purge|forget NAME
 //	abort-create NAME REASON
 //	replicas NAME [local=..] [remote=..]
@@ -27,13 +28,15 @@ import (
 //	remove NAME try=a            commit-remove NAME try=a   abort-remove NAME try=a REASON
 //	undelete NAME [as=NEW]
 //	differs NAME TEXT    the primary has found copies that are not alike
-//	settings [trash=D] [link:A:B=N] [was ...]   "was": what the proposer saw
+//	settings [trash=D] [aside=D] [replace=D] [link:A:B=N] [raw:A:B=N] [was ...]
+//	                     "was": what the proposer saw; "raw": in this order, unsorted
 //	later D              the proposers' clock moves on
 //	show                 prints volumes and tokens
 //
-// "changed=N" is the version of the volume that the proposer has seen. "epoch=N" gives another epoch than the volume's, "req=ID" a request ID. Node and
-// volume IDs are made from their names, so that scripts stay readable. Each line's
-// answer stands below it after "=> ".
+// "changed=N" is the version of the volume that the proposer has seen. "epoch=N" gives
+// another epoch than the volume's, "req=ID" a request ID. Node and volume IDs are made
+// from their names, so that scripts stay readable. Each line's answer stands below it
+// after "=> ".
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -162,8 +165,23 @@ func (sc *script) do(words []string) string {
 		if old, ok := sc.ids[arg(0)]; ok && opt["again"] != "" {
 			v = old
 		}
-		c = CreateVolume{ID: v, Name: arg(0), Spec: volume.Spec{Size: size},
+		after, _ := strconv.ParseUint(opt["after"], 10, 64)
+		c = CreateVolume{ID: v, Name: arg(0), Spec: volume.Spec{Size: size}, Adopt: opt["adopt"], After: volume.Epoch(after),
 			Placement: volume.Placement{Primary: nodeID(opt["on"]), Local: nodeIDs(opt["local"]), Remote: nodeIDs(opt["remote"])}}
+	case "set":
+		var spec volume.Spec
+		if v := sc.s.Volume(id); v != nil {
+			spec = v.Spec
+		}
+		for key, field := range map[string]*int{"replicas": &spec.Replicas, "remote": &spec.Remote, "uid": &spec.UID} {
+			if n, err := strconv.Atoi(opt[key]); err == nil {
+				*field = n
+			}
+		}
+		if opt["size"] != "" {
+			spec.Size = size
+		}
+		c = UpdateSpec{ID: id, Spec: spec, Changed: changed}
 	case "confirm":
 		c = ConfirmCreate{ID: id, Epoch: epoch}
 	case "abort-create":
@@ -210,7 +228,7 @@ func (sc *script) do(words []string) string {
 	return "ok"
 }
 
-// settingsLine reads trash=1h link:a:b=100 and the same after the word "was".
+// settingsLine reads trash=1h link:a:b=65536 and the same after the word "was".
 func settingsLine(t *testing.T, words []string) Command {
 	read := func(words []string) (s Settings) {
 		for _, w := range words {
@@ -221,11 +239,20 @@ func settingsLine(t *testing.T, words []string) Command {
 				s = s.WithLimit(volume.Zone(a), volume.Zone(b), n)
 				continue
 			}
+			if pair, ok := strings.CutPrefix(key, "raw:"); ok {
+				a, b, _ := strings.Cut(pair, ":")
+				n, _ := strconv.ParseInt(value, 10, 64)
+				s.Bandwidth = append(s.Bandwidth, Bandwidth{A: volume.Zone(a), B: volume.Zone(b), Bytes: n})
+				continue
+			}
+			field := map[string]*time.Duration{
+				"trash": &s.TrashRetention, "aside": &s.AsideRetention, "replace": &s.ReplicaReplaceAfter,
+			}[key]
 			d, err := time.ParseDuration(value)
-			if err != nil || key != "trash" {
+			if err != nil || field == nil {
 				t.Fatalf("settings %q: %v", w, err)
 			}
-			s.TrashRetention = d
+			*field = d
 		}
 		return s
 	}
@@ -291,6 +318,12 @@ func (sc *script) show() string {
 	for v := range sc.s.Volumes() {
 		fmt.Fprintf(&b, "%s %s epoch=%d on=%s local=%s remote=%s", v.Name, v.Phase, uint64(v.Epoch),
 			sc.s.NodeName(v.Placement.Primary), names(v.Placement.Local), names(v.Placement.Remote))
+		if v.Spec.Replicas != 0 {
+			fmt.Fprintf(&b, " replicas=%d", v.Spec.Replicas)
+		}
+		if v.Adopt != "" {
+			fmt.Fprintf(&b, " adopt=%s", v.Adopt)
+		}
 		if v.Pending != nil {
 			fmt.Fprintf(&b, " try=%s to=%s", v.Pending.Attempt, sc.s.NodeName(v.Pending.To))
 		}

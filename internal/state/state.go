@@ -1,10 +1,8 @@
 package state
 
 import (
-	"cmp"
 	"encoding/binary"
 	"iter"
-	"slices"
 	"time"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
@@ -56,86 +54,6 @@ type Cluster struct {
 	// GossipKeys, the primary one first: 32 bytes each.
 	GossipKeys [][]byte `json:"gossip_keys"`
 	Settings   Settings `json:"settings"`
-}
-
-// Settings are the cluster-wide knobs. Zero means the default.
-type Settings struct {
-	TrashRetention time.Duration `json:"trash_retention,omitempty"`
-	// AsideRetention is how long set-aside copies stay.
-	AsideRetention time.Duration `json:"aside_retention,omitempty"`
-	// ReplicaReplaceAfter is how long a replica's node may be lost before another
-	// node gets a copy.
-	ReplicaReplaceAfter time.Duration `json:"replica_replace_after,omitempty"`
-	// Bandwidth limits streams between zones: one entry a pair, in order of A and B.
-	Bandwidth []Bandwidth `json:"bandwidth,omitempty"`
-}
-
-// Bandwidth is the most that one node of either zone sends to the other, in bytes a
-// second, over all its streams together.
-type Bandwidth struct {
-	A     volume.Zone `json:"a"` // A <= B
-	B     volume.Zone `json:"b"`
-	Bytes int64       `json:"bytes"`
-}
-
-// Defaults of the settings.
-const (
-	DefaultAsideRetention      = 30 * 24 * time.Hour
-	DefaultReplicaReplaceAfter = 10 * time.Minute
-)
-
-// AsideKeep is the effective retention of set-aside copies.
-func (s Settings) AsideKeep() time.Duration { return cmp.Or(s.AsideRetention, DefaultAsideRetention) }
-
-// ReplaceAfter is the effective patience with a lost replica.
-func (s Settings) ReplaceAfter() time.Duration {
-	return cmp.Or(s.ReplicaReplaceAfter, DefaultReplicaReplaceAfter)
-}
-
-// Equal says that both are the same settings.
-func (s Settings) Equal(t Settings) bool {
-	return s.TrashRetention == t.TrashRetention && s.AsideRetention == t.AsideRetention &&
-		s.ReplicaReplaceAfter == t.ReplicaReplaceAfter && slices.Equal(s.Bandwidth, t.Bandwidth)
-}
-
-// WithLimit is s with another limit between two zones; 0 removes it.
-func (s Settings) WithLimit(from, to volume.Zone, bytes int64) Settings {
-	l := Bandwidth{A: min(from, to), B: max(from, to), Bytes: bytes}
-	byPair := func(x, y Bandwidth) int { return cmp.Or(cmp.Compare(x.A, y.A), cmp.Compare(x.B, y.B)) }
-	i, found := slices.BinarySearchFunc(s.Bandwidth, l, byPair)
-	out := slices.Clone(s.Bandwidth)
-	switch {
-	case found && bytes == 0:
-		out = slices.Delete(out, i, i+1)
-	case found:
-		out[i] = l
-	case bytes > 0:
-		out = slices.Insert(out, i, l)
-	}
-	s.Bandwidth = out
-	return s
-}
-
-// Limit of the streams from one zone to another, in bytes a second; 0: none.
-func (s Settings) Limit(from, to volume.Zone) int64 {
-	a, b := min(from, to), max(from, to)
-	for _, l := range s.Bandwidth {
-		if l.A == a && l.B == b {
-			return l.Bytes
-		}
-	}
-	return 0
-}
-
-// DefaultTrashRetention is how long removed volumes stay restorable.
-const DefaultTrashRetention = 7 * 24 * time.Hour
-
-// TrashKeep is the effective retention of removed volumes.
-func (s Settings) TrashKeep() time.Duration {
-	if s.TrashRetention == 0 {
-		return DefaultTrashRetention
-	}
-	return s.TrashRetention
 }
 
 // Availability is the operator's wish for a node.

@@ -1,0 +1,132 @@
+package state
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Settings are the cluster-wide knobs. Zero means the default.
+type Settings struct {
+	TrashRetention time.Duration `json:"trash_retention,omitempty"`
+	// AsideRetention is how long set-aside copies stay.
+	AsideRetention time.Duration `json:"aside_retention,omitempty"`
+	// ReplicaReplaceAfter is how long a replica's node may be lost before another
+	// node gets a copy.
+	ReplicaReplaceAfter time.Duration `json:"replica_replace_after,omitempty"`
+	// Bandwidth limits streams between zones: one entry a pair, in order of A and B.
+	Bandwidth []Bandwidth `json:"bandwidth,omitempty"`
+}
+
+// Bandwidth is the most that one node of either zone sends to the other, in bytes a
+// second, over all its streams together.
+type Bandwidth struct {
+	A     volume.Zone `json:"a"` // A <= B
+	B     volume.Zone `json:"b"`
+	Bytes int64       `json:"bytes"`
+}
+
+// Defaults of the settings.
+const (
+	DefaultTrashRetention      = 7 * 24 * time.Hour // how long removed volumes stay restorable
+	DefaultAsideRetention      = 30 * 24 * time.Hour
+	DefaultReplicaReplaceAfter = 10 * time.Minute
+)
+
+// Bounds of the settings that are not left at their defaults. A retention below its
+// bound would destroy what somebody has just removed by mistake; a patience below its
+// own would make new copies of everything whenever a machine restarts; a limit of
+// bandwidth below its own would stop replication for good.
+const (
+	MinRetention    = time.Hour
+	MaxRetention    = 10 * 366 * 24 * time.Hour
+	MinReplaceAfter = time.Minute
+	MaxReplaceAfter = 30 * 24 * time.Hour
+	MinBandwidth    = 64 << 10
+)
+
+// Check says what is wrong with settings that nobody could mean; nil when nothing is.
+// Apply refuses them.
+func (s Settings) Check() error {
+	for _, p := range []struct {
+		key       string
+		value     time.Duration
+		low, high time.Duration
+	}{
+		{"trash-retention", s.TrashRetention, MinRetention, MaxRetention},
+		{"aside-retention", s.AsideRetention, MinRetention, MaxRetention},
+		{"replica-replace-after", s.ReplicaReplaceAfter, MinReplaceAfter, MaxReplaceAfter},
+	} {
+		if p.value != 0 && (p.value < p.low || p.value > p.high) {
+			return volume.Errorf(volume.CodeInvalid, "setting %s: %s is not from %s to %s",
+				p.key, volume.FormatPeriod(p.value), volume.FormatPeriod(p.low), volume.FormatPeriod(p.high))
+		}
+	}
+	for i, l := range s.Bandwidth {
+		bad := ""
+		switch {
+		case l.A == "" || l.B == "":
+			bad = "a zone has no name"
+		case l.A > l.B:
+			bad = "the zones are not in order"
+		case i > 0 && byPair(s.Bandwidth[i-1], l) >= 0:
+			bad = "the pair is there twice or out of order"
+		case l.Bytes < MinBandwidth:
+			bad = fmt.Sprintf("%d bytes a second is less than %s", l.Bytes, volume.FormatSize(MinBandwidth))
+		default:
+			continue
+		}
+		return volume.Errorf(volume.CodeInvalid, "setting bandwidth:%s:%s: %s", l.A, l.B, bad)
+	}
+	return nil
+}
+
+func byPair(x, y Bandwidth) int { return cmp.Or(cmp.Compare(x.A, y.A), cmp.Compare(x.B, y.B)) }
+
+// AsideKeep is the effective retention of set-aside copies.
+func (s Settings) AsideKeep() time.Duration { return cmp.Or(s.AsideRetention, DefaultAsideRetention) }
+
+// ReplaceAfter is the effective patience with a lost replica.
+func (s Settings) ReplaceAfter() time.Duration {
+	return cmp.Or(s.ReplicaReplaceAfter, DefaultReplicaReplaceAfter)
+}
+
+// Equal says that both are the same settings.
+func (s Settings) Equal(t Settings) bool {
+	return s.TrashRetention == t.TrashRetention && s.AsideRetention == t.AsideRetention &&
+		s.ReplicaReplaceAfter == t.ReplicaReplaceAfter && slices.Equal(s.Bandwidth, t.Bandwidth)
+}
+
+// WithLimit is s with another limit between two zones; 0 removes it.
+func (s Settings) WithLimit(from, to volume.Zone, bytes int64) Settings {
+	l := Bandwidth{A: min(from, to), B: max(from, to), Bytes: bytes}
+	i, found := slices.BinarySearchFunc(s.Bandwidth, l, byPair)
+	out := slices.Clone(s.Bandwidth)
+	switch {
+	case found && bytes == 0:
+		out = slices.Delete(out, i, i+1)
+	case found:
+		out[i] = l
+	case bytes > 0:
+		out = slices.Insert(out, i, l)
+	}
+	s.Bandwidth = out
+	return s
+}
+
+// Limit of the streams from one zone to another, in bytes a second; 0: none.
+func (s Settings) Limit(from, to volume.Zone) int64 {
+	a, b := min(from, to), max(from, to)
+	for _, l := range s.Bandwidth {
+		if l.A == a && l.B == b {
+			return l.Bytes
+		}
+	}
+	return 0
+}
+
+// TrashKeep is the effective retention of removed volumes.
+func (s Settings) TrashKeep() time.Duration { return cmp.Or(s.TrashRetention, DefaultTrashRetention) }
