@@ -147,8 +147,8 @@ func (a *app) snapshotRemove() *cli.Command {
 func (a *app) snapshotPrune() *cli.Command {
 	return &cli.Command{
 		Name: "prune", Usage: "destroy what a volume's snapshot policy does not keep, now", ArgsUsage: "VOLUME",
-		Description: "flockd does so by itself; this shows what it would do, or does it at once. Only snapshots that the\n" +
-			"policy has taken are destroyed, never those that people took.",
+		Description: "flockd does so by itself for the rules of the policy; snapshots of rules that the policy no longer has\n" +
+			"go only so. Those that people took stay. Try it with --dry-run first.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "only show what would be destroyed"},
 			&cli.StringFlag{Name: "policy", Usage: "with --dry-run: try `POLICY` like 1h:24,1d:7 instead of the volume's own"},

@@ -15,10 +15,12 @@ import (
 // operatorStep is a step of what people do with flockctl.
 //
 //	settings NODE KEY=VALUE..      flockctl settings set
-//	together NODE.. settings KEY=VALUE..  each node is asked for one of them, all at once
+//	together NODE.. settings KEY=VALUE..  each node is asked for one of them, all at once;
+//	  with "set VOLUME" in place of "settings" for one option of a volume
 //	shown NODE KEY=VALUE           until flockctl settings shows it there
 //	sync NODE VOLUME [PATIENCE]    flockctl volume sync
 //	verify NODE VOLUME [WORD..]    flockctl volume verify; WORD is NODE=alike, differs or unread
+//	vanish NODE                    the next snapshot to be mounted there is gone by then
 //	rot NODE VOLUME FILE           the disk of a node gives another content than was written
 //	problem NODE TEXT              until status has a problem with that text in it
 //	snapshot NODE NAME VOLUME..    flockctl snapshot create
@@ -30,6 +32,7 @@ import (
 //	restore NODE FROM VOLUME       flockctl aside restore of what is set aside on FROM
 //	discard NODE FROM              flockctl aside remove
 //	set NODE VOLUME KEY=VALUE..    flockctl volume set
+//	option NODE VOLUME KEY=VALUE.. until the node knows the volume with these
 func (w *World) operatorStep(words []string) error {
 	node := func() *Machine { return w.Machine(words[1]) }
 	switch words[0] {
@@ -57,6 +60,9 @@ func (w *World) operatorStep(words []string) error {
 			return err
 		}
 		return verified(rep, words[3:])
+	case "vanish":
+		node().ZFS.Fail("mount-snapshot", "", 1, &zfs.Error{Op: "mount-snapshot", Kind: zfs.ErrNotFound})
+		return nil
 	case "rot":
 		ds, err := w.dataset(words[2])
 		node().trees.rot(ds, words[3])
@@ -133,6 +139,17 @@ func (w *World) operatorStep(words []string) error {
 			return err
 		}
 		return node().API().RemoveAside(w.ctx(), x.Name[:20], words[2])
+	case "option":
+		w.Await(strings.Join(words, " "), func() bool {
+			v, err := node().API().Volume(w.ctx(), words[2])
+			for k, want := range pairs(words[3:]) {
+				if v.Spec.Options()[k] != want {
+					return false
+				}
+			}
+			return err == nil
+		})
+		return nil
 	case "set":
 		_, err := node().API().UpdateVolume(w.ctx(), words[2], api.UpdateVolumeRequest{Options: pairs(words[3:])})
 		return err
@@ -141,20 +158,24 @@ func (w *World) operatorStep(words []string) error {
 	return nil
 }
 
-// together changes one setting through each node, all at the same moment.
+// together changes one setting, or one option of a volume, through each node, all at
+// the same moment.
 func (w *World) together(words []string) error {
-	var nodes, settings []string
-	for i, word := range words {
-		if word == "settings" {
-			nodes, settings = words[:i], words[i+1:]
-		}
+	i := slices.IndexFunc(words, func(word string) bool { return word == "settings" || word == "set" })
+	nodes, values, ref := words[:i], words[i+1:], ""
+	if words[i] == "set" {
+		ref, values = values[0], values[1:]
 	}
 	errs := make([]error, len(nodes))
 	var all sync.WaitGroup
 	for i, name := range nodes {
-		m := w.Machine(name)
+		m, change := w.Machine(name), pairs(values[i:i+1])
 		all.Go(func() {
-			_, errs[i] = m.API().ChangeSettings(w.ctx(), api.SettingsRequest{Set: pairs(settings[i : i+1])})
+			if ref == "" {
+				_, errs[i] = m.API().ChangeSettings(w.ctx(), api.SettingsRequest{Set: change})
+			} else {
+				_, errs[i] = m.API().UpdateVolume(w.ctx(), ref, api.UpdateVolumeRequest{Options: change})
+			}
 		})
 	}
 	all.Wait()
