@@ -17,7 +17,7 @@ import (
 func (e *Engine) perform(ctx context.Context, id volume.ID, st step, epoch volume.Epoch, props map[string]string) error {
 	e.mu.Lock()
 	if c := e.copies[id]; c != nil {
-		c.known = false
+		c.known, c.listed = false, time.Time{}
 		e.touch(c)
 	}
 	e.mu.Unlock()

@@ -493,4 +493,25 @@ func TestReturningPrimaryKeepsBase(t *testing.T) {
 	})
 }
 
+// A stream costs a replica two processes: one receives, one lists what came of it.
+func TestCommandsPerStream(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		b.host.ResetCommands()
+		before := a.streams("")
+		for i := range 60 {
+			a.write("f", fmt.Sprint(i))
+			time.Sleep(time.Second)
+		}
+		w.waitFor("in sync", w.inSync("a", "b"))
+		n, got := a.streams("")-before, b.host.Commands()
+		if n < 50 || got["receive"] != n || got["snapshots"] > n+2 || got["dataset"] > n/20 || got["prune"] > n/pruneBatch+1 {
+			t.Errorf("%d streams cost %v", n, got)
+		}
+	})
+}
+
 func second(_ map[uint64]bool, err error) error { return err }

@@ -358,7 +358,7 @@ func (e *Engine) copyOf(id volume.ID) *localCopy {
 // believed. The caller holds mu.
 func (e *Engine) touch(c *localCopy) {
 	e.changes++
-	c.changed, c.listed = e.changes, time.Time{}
+	c.changed = e.changes
 }
 
 // asked notes how an operation on the pool went and tells when that changes.

@@ -82,7 +82,7 @@ type localCopy struct {
 	takenAt   map[string]time.Time // by snapshot name: more exact than ZFS's seconds
 
 	token  string    // of a partial increment
-	listed time.Time // when a listing of all datasets last showed it as we left it
+	listed time.Time // when somebody last looked, and it was as we left it
 
 	// On a primary.
 	counter   uint64    // of Dirty, last read

@@ -222,7 +222,7 @@ func (c *localCopy) setTaken(name string, at time.Time) {
 // prepare takes the steps that an offer asks for until there is an answer.
 func (e *Engine) prepare(ctx context.Context, o offer, a *Assignment) (answer, standing, error) {
 	if s, ok := e.remembered(o.Volume, time.Now()); ok {
-		if st := decide(o, s); st.answer.Verdict == saysAlready {
+		if st := decide(o, s); st.answer.Verdict == saysAlready || st.answer.Verdict == saysIncremental {
 			return st.answer, s, nil
 		}
 	}
@@ -253,7 +253,7 @@ func (e *Engine) prepare(ctx context.Context, o offer, a *Assignment) (answer, s
 // look reads how this node's copy of a volume stands. The snapshots come from
 // memory unless reread: nobody but the claimant changes them.
 func (e *Engine) look(ctx context.Context, id volume.ID, reread bool) (standing, error) {
-	name := e.cfg.dataset(id)
+	name, asked := e.cfg.dataset(id), time.Now()
 	d, err := e.cfg.Pool.Dataset(ctx, name)
 	s := standing{exists: err == nil}
 	if err != nil && !errors.Is(err, zfs.ErrNotFound) {
@@ -293,6 +293,7 @@ func (e *Engine) look(ctx context.Context, id volume.ID, reread bool) (standing,
 	c = e.copyOf(id)
 	e.touch(c)
 	c.setDataset(d)
+	c.listed = asked
 	if !known {
 		c.setSnapshots(snaps)
 		c.setBookmarks(marks)
@@ -350,6 +351,7 @@ func (e *Engine) receiveStream(ctx context.Context, w *wire, o offer, b begin, a
 	e.mu.Lock()
 	e.receives[id].stream = in
 	e.mu.Unlock()
+	trust := e.doubt(id)
 
 	stopPings := pings(w)
 	top, recvErr, err := e.apply(ctx, in, o, b, ans, s, a)
@@ -363,7 +365,7 @@ func (e *Engine) receiveStream(ctx context.Context, w *wire, o offer, b begin, a
 	reply := ack{GUID: top}
 	if !reached {
 		reply.Code, reply.Error = e.failure(id, recvErr, err)
-	} else if in.drain() != nil {
+	} else if trust(); in.drain() != nil {
 		return in.err // it is here; the next offer will tell
 	}
 	if err := w.writeMessage(frameAck, reply); err != nil {

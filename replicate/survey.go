@@ -99,13 +99,15 @@ func (e *Engine) noteDatasets(list []zfs.Dataset, since uint64, asked time.Time)
 	}
 }
 
-// recent is how old a listing may be to answer for a copy that nothing is to be
-// done about: two ticks at their slowest.
+// recent is how old a look at a copy may be to decide by it: two ticks at their
+// slowest.
 const recent = 2 * maxTick
 
-// remembered is how a copy stands by the last listing of all datasets. ok is false
-// unless that is recent and nothing has touched the copy since. It spares the
-// replicas of idle volumes a command each whenever they are asked what they hold.
+// remembered is how a copy stands by the last look at it, by itself or in a listing
+// of all. ok is false unless that is recent and nothing was done to the copy since
+// but to receive into it what was then found there. It spares idle volumes a command
+// whenever their replicas are asked what they hold, and busy ones one a stream. What
+// it may have missed, zfs refuses.
 func (e *Engine) remembered(id volume.ID, now time.Time) (s standing, ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -115,6 +117,26 @@ func (e *Engine) remembered(id volume.ID, now time.Time) (s standing, ok bool) {
 	}
 	return standing{exists: true, mounted: c.mounted, token: c.token, epoch: c.epoch, badEpoch: c.badEpoch,
 		snaps: c.snaps, modified: c.modified}, true
+}
+
+// doubt forgets the last look at a copy, which is about to be received into, and
+// returns what believes it again, when all that was sent is there.
+func (e *Engine) doubt(id volume.ID) (trust func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.copies[id]
+	if c == nil {
+		return func() {}
+	}
+	listed := c.listed
+	c.listed = time.Time{}
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.copies[id] == c {
+			c.listed, c.token = listed, ""
+		}
+	}
 }
 
 // noteIdle moves idleAsOf on when nothing was written since the newest snapshot.
