@@ -86,6 +86,7 @@ func TestUserSnapshots(t *testing.T) {
 		a.create()
 		a.write("f", "0")
 		w.must(a.host.Snapshot(context.Background(), []string{a.dataset() + "@before"}, nil))
+		a.eng().Refresh(testVol)
 		a.write("f", "1")
 		w.assign(1, "a", "b")
 		w.waitFor("seeded", w.inSync("a", "b"))
