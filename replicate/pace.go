@@ -55,10 +55,38 @@ func (b *bucket) take(now time.Time, n int, rate int64) (wait time.Duration) {
 }
 
 // pacer makes the streams of one group keep its limit together: one at a time waits
-// for its next piece, the others behind it.
+// for its next piece, the others behind it. All long streams together queue as one, so
+// that an increment has at least half of the limit beside any number of first copies.
 type pacer struct {
+	long   chan struct{} // whoever has it queues for all long streams
 	slot   chan struct{} // whoever has it uses the bucket
 	bucket bucket
+}
+
+// enter waits for the slot. While it waits, idle is called at every alarm.
+func (p *pacer) enter(ctx context.Context, long bool, alarm <-chan time.Time, idle func() error) (leave func(), err error) {
+	gates := []chan struct{}{p.slot}
+	if long {
+		gates = []chan struct{}{p.long, p.slot}
+	}
+	leave = func() {}
+	for len(gates) > 0 {
+		select {
+		case gates[0] <- struct{}{}:
+			gate, before := gates[0], leave
+			leave = func() { <-gate; before() }
+			gates = gates[1:]
+		case <-alarm:
+			err = idle()
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			leave()
+			return nil, err
+		}
+	}
+	return leave, nil
 }
 
 // limit of what is sent to a node.
@@ -76,7 +104,7 @@ func (e *Engine) pacerOf(group string) *pacer {
 	defer e.mu.Unlock()
 	p := e.pacers[group]
 	if p == nil {
-		p = &pacer{slot: make(chan struct{}, 1)}
+		p = &pacer{long: make(chan struct{}, 1), slot: make(chan struct{}, 1)}
 		e.pacers[group] = p
 	}
 	return p
@@ -84,7 +112,7 @@ func (e *Engine) pacerOf(group string) *pacer {
 
 // pace waits until n bytes may be sent to a node. The limit is asked again and again,
 // so that a change counts at once. While it waits, idle is called every so often.
-func (e *Engine) pace(ctx context.Context, to volume.NodeID, n int, every time.Duration, idle func() error) error {
+func (e *Engine) pace(ctx context.Context, to volume.NodeID, n int, long bool, every time.Duration, idle func() error) error {
 	limit := e.limit(to)
 	if limit.Bytes == 0 {
 		return nil
@@ -95,15 +123,9 @@ func (e *Engine) pace(ctx context.Context, to volume.NodeID, n int, every time.D
 	defer alarm.Stop()
 	for limit.Bytes > 0 {
 		p := e.pacerOf(limit.Group)
-		select {
-		case p.slot <- struct{}{}:
-		case <-alarm.C:
-			if err := idle(); err != nil {
-				return err
-			}
-			continue
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		leave, err := p.enter(ctx, long, alarm.C, idle)
+		if err != nil {
+			return err
 		}
 		done, err := p.wait(ctx, n, func() (rate int64) {
 			group := limit.Group
@@ -112,7 +134,7 @@ func (e *Engine) pace(ctx context.Context, to volume.NodeID, n int, every time.D
 			}
 			return limit.Bytes
 		}, alarm.C, idle)
-		<-p.slot
+		leave()
 		if done || err != nil {
 			return err
 		}

@@ -297,7 +297,7 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (
 	if c := e.copies[l.key.volume]; c != nil {
 		l.total = c.lagBytes(h.fromGUID)
 	}
-	guess := l.total
+	guess, long := l.total, l.wish(began).long
 	wanted := !l.estimating && (kind == kindFull || guess > longStream)
 	l.estimating = l.estimating || wanted
 	e.mu.Unlock()
@@ -311,7 +311,7 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (
 	if limit := e.limit(l.key.replica).Bytes; limit > 0 && limit <= slowLink {
 		b.Compress = compressZstd
 	}
-	a, bytes, ok, err := l.transfer(ctx, w, req, b)
+	a, bytes, ok, err := l.transfer(ctx, w, req, b, long)
 	switch {
 	case err != nil:
 	case a.GUID == h.to.guid:
@@ -365,7 +365,7 @@ func (l *link) estimate(ctx context.Context, req zfs.SendRequest, began time.Tim
 // transfer is the stream itself. The acknowledgement is awaited from the first
 // byte on, because a receiver that fails says so at once; then the connection,
 // with half a stream in it, is given up.
-func (l *link) transfer(ctx context.Context, w *wire, req zfs.SendRequest, b begin) (a ack, bytes int64, ok bool, err error) {
+func (l *link) transfer(ctx context.Context, w *wire, req zfs.SendRequest, b begin, long bool) (a ack, bytes int64, ok bool, err error) {
 	if err := w.writeMessage(frameBegin, b); err != nil {
 		return ack{}, 0, false, err
 	}
@@ -383,7 +383,7 @@ func (l *link) transfer(ctx context.Context, w *wire, req zfs.SendRequest, b beg
 		}
 	}()
 
-	out := l.outgoing(sendCtx, w, func(n int) {
+	out := l.outgoing(sendCtx, w, long, func(n int) {
 		bytes += int64(n)
 		watchdog.Reset(slowFactor * w.stall)
 	}, func() { watchdog.Reset(slowFactor * w.stall) })
@@ -439,7 +439,7 @@ func (l *link) send(ctx context.Context, req zfs.SendRequest, out *outgoing, b b
 // outgoing is where a stream of this link goes: through the limit of its replica, onto
 // w. Besides what the link itself notes, moved hears of every byte, and waits of every
 // moment that the limit alone holds the stream up.
-func (l *link) outgoing(ctx context.Context, w *wire, moved func(n int), waits func()) *outgoing {
+func (l *link) outgoing(ctx context.Context, w *wire, long bool, moved func(n int), waits func()) *outgoing {
 	e, to := l.e, l.key.replica
 	idle := func() error { // both ends would take the silence for a stall
 		waits()
@@ -448,7 +448,7 @@ func (l *link) outgoing(ctx context.Context, w *wire, moved func(n int), waits f
 	return &outgoing{
 		w: w, sentAt: time.Now(),
 		piece: func() int { return piece(e.limit(to).Bytes) },
-		pace:  func(n int) error { return e.pace(ctx, to, n, w.stall/4, idle) },
+		pace:  func(n int) error { return e.pace(ctx, to, n, long, w.stall/4, idle) },
 		progress: func(n int) {
 			moved(n)
 			e.mu.Lock()

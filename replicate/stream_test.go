@@ -202,6 +202,45 @@ func TestLimit(t *testing.T) {
 	})
 }
 
+// Beside first copies an increment has half of the limit, however many they are.
+func TestLimitShared(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a := w.node("a")
+		a.with(func(c *Config) {
+			c.Limit = func(volume.NodeID) Limit { return Limit{Group: "wan", Bytes: slowLink + 1} }
+		})
+		ids := w.many(4)
+		w.spread(ids[:1], "b")
+		w.waitFor("seeded", func() bool { return a.linkOf(ids[0], "b").State == volume.LinkInSync })
+		rng := rand.New(rand.NewPCG(29, 29))
+		for _, id := range ids[1:] {
+			a.fill(id, "f", blob(rng, 16<<20))
+		}
+		a.fill(ids[0], "f", blob(rng, 4<<20))
+		w.spread(ids, "b")
+		seeding := func() (n int) {
+			for _, id := range ids[1:] {
+				if a.linkOf(id, "b").State == volume.LinkSeeding {
+					n++
+				}
+			}
+			return n
+		}
+		w.waitFor("three first copies", func() bool { return seeding() == 3 })
+		a.fill(ids[0], "g", blob(rng, 4<<20))
+		began := time.Now()
+		_, err := a.eng().Flush(context.Background(), ids[0], w.node("b").id)
+		w.must(err)
+		// Up to 8 MiB of it at 8 MiB/s; with a share like the others', twice as long.
+		if took := time.Since(began); took > 1200*time.Millisecond {
+			t.Errorf("it took %v", took)
+		}
+		if n := seeding(); n != 3 {
+			t.Errorf("%d first copies were under way, want 3: the test shows nothing", n)
+		}
+	})
+}
+
 // One byte damaged on the way is noticed and never becomes data: by the CRC of a
 // frame, or by TLS, under which the data of a stream has none.
 func TestDamage(t *testing.T) {
