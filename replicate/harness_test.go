@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"math/rand/v2"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -65,8 +66,9 @@ type node struct {
 	conns  map[net.Conn]bool
 	table  []Assignment
 	down   bool
-	run    *process // flockd as it runs now, or ran last
-	strike *strike  // to come
+	run    *process      // flockd as it runs now, or ran last
+	strike *strike       // to come
+	skew   time.Duration // by which times on disk are off for the engine
 	// send, when set, stands in for the engine's sends.
 	send    func(ctx context.Context, req zfs.SendRequest, w io.Writer) error
 	serving atomic.Int32 // connections that are served
@@ -161,7 +163,7 @@ func (n *node) start() {
 				seen(ev)
 			}
 		},
-		Log: slog.New(slog.NewTextHandler(logTo{n.w.TB, n.name}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Log: slog.New(slog.NewTextHandler(logTo{n.name}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if n.tweak != nil {
 		n.tweak(&cfg)
@@ -520,15 +522,14 @@ func setAside(ev Event) bool { _, ok := ev.(SetAside); return ok }
 // trace shows what the engines log; it is far too much to be part of -v.
 var trace = flag.Bool("trace", false, "show what the engines log")
 
-// logTo writes a log to the test.
+// logTo writes a node's log, at once: a test that hangs tells nothing afterwards.
 type logTo struct {
-	tb   testing.TB
 	node string
 }
 
 func (l logTo) Write(p []byte) (int, error) {
 	if *trace {
-		l.tb.Logf("%s %s %s", time.Now().Format("04:05.000"), l.node, strings.TrimSpace(string(p)))
+		fmt.Fprintf(os.Stderr, "%s %s %s\n", time.Now().Format("04:05.000"), l.node, strings.TrimSpace(string(p)))
 	}
 	return len(p), nil
 }

@@ -40,6 +40,30 @@ func (e *Engine) floor(a *Assignment, c *localCopy, now time.Time) volume.Positi
 	return floor
 }
 
+// needed are the guids that some replica stands on, or may stand on: it heard so,
+// or it was sent them and has not said, or it has not said anything yet. The next
+// primary must be able to send from them too. The caller holds mu.
+func (e *Engine) needed(a *Assignment, c *localCopy) []guid {
+	all := map[guid]bool{}
+	for _, g := range c.footings() {
+		all[g] = true
+	}
+	for _, replica := range a.Replicas {
+		if l := e.links[linkKey{a.Volume, replica, a.Epoch}]; l != nil && l.to != 0 {
+			all[l.to] = true
+		}
+	}
+	for _, s := range c.snaps {
+		all[s.guid] = all[s.guid] || s.engine() && c.found[s.guid]
+	}
+	for _, m := range c.marks {
+		all[m.guid] = all[m.guid] || m.engine() && c.found[m.guid]
+	}
+	maps.DeleteFunc(all, func(_ guid, needed bool) bool { return !needed })
+	list := slices.Sorted(maps.Keys(all))
+	return list[:min(len(list), maxBases)]
+}
+
 // kept gathers what the retention of a copy goes by. The caller holds mu.
 func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 	k := kept{snaps: c.snaps, marks: c.marks, dropped: c.dropped, stay: map[guid]bool{}, reachable: map[guid]bool{}}

@@ -481,6 +481,7 @@ func (e *Engine) verify(ctx context.Context, id volume.ID, target string, seedin
 	c := e.copyOf(id)
 	e.touch(c)
 	c.setTaken(b.Name, b.At)
+	delete(c.condemned, top) // it may be one that was destroyed here before
 	c.setSnapshots(snaps)
 	if seeding {
 		c.known, c.epoch = true, o.Epoch

@@ -197,7 +197,7 @@ func (l *link) offer(now time.Time) (offer, error) {
 	}
 	o.Floor = e.floor(a, c, now)
 	e.weigh(a, c, now)
-	o.Keep, o.Anchors = c.footings(), c.anchors()
+	o.Keep, o.Anchors = e.needed(a, c), c.anchors()
 	return o, nil
 }
 

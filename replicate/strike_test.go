@@ -151,6 +151,11 @@ func (p *process) Dataset(ctx context.Context, name string) (d zfs.Dataset, err 
 
 func (p *process) Snapshots(ctx context.Context, root string, recursive bool) (list []zfs.Snapshot, err error) {
 	err = p.do("snapshots", func() error { list, err = p.Pool.Snapshots(ctx, root, recursive); return err })
+	p.node.mu.Lock()
+	defer p.node.mu.Unlock()
+	for i := range list {
+		list[i].Creation = list[i].Creation.Add(p.node.skew)
+	}
 	return list, err
 }
 
