@@ -244,7 +244,7 @@ func (e *Engine) wakeVolume(id volume.ID) {
 }
 
 // Positions are the newest complete engine snapshots of every copy on this node,
-// from memory; zero for a copy without one. It is nil until the disk has been read.
+// from memory; zero for a copy without one, or which is being set aside. It is nil until the disk has been read.
 func (e *Engine) Positions() map[volume.ID]volume.Position {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -253,7 +253,10 @@ func (e *Engine) Positions() map[volume.ID]volume.Position {
 	}
 	positions := make(map[volume.ID]volume.Position, len(e.copies))
 	for id, c := range e.copies {
-		positions[id] = c.newest().pos
+		positions[id] = volume.Position{}
+		if !c.parting() {
+			positions[id] = c.newest().pos
+		}
 	}
 	return positions
 }

@@ -430,3 +430,75 @@ func TestLostAck(t *testing.T) {
 		}
 	})
 }
+
+// A user's snapshot that was removed here comes back with a primary that still has it,
+// and is seen then (found by TestHistories: it was sent again and again).
+func TestRemovedComesBack(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b, ctx := w.node("a"), w.node("b"), context.Background()
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		unfail := b.host.Fail("receive", "", 2, zfsfake.ErrInjected)
+		b.host.Fail("receive", "", 3, zfsfake.ErrInjected)
+		a.write("f", "1")
+		w.must(a.eng().TakeSnapshot(ctx, []volume.ID{testVol}, "user"))
+		a.write("f", "2")
+		w.waitFor("b stands on the user's snapshot", func() bool { return has(b, "user") })
+		w.must(a.eng().RemoveSnapshot(ctx, testVol, "user"))
+		a.assign()
+		unfail()
+		w.assign(2, "b", "a")
+		w.must(b.eng().Settle(ctx, testVol))
+		b.write("f", "3")
+		w.waitFor("in sync", w.inSync("b", "a"))
+		if n := b.streams(kindFull); n > 0 {
+			t.Errorf("%d full streams", n)
+		}
+	})
+}
+
+// A node that becomes primary while its copy is only half set aside offers nothing
+// before that is finished: what it would offer has nothing in common with anybody
+// (found by TestHistories).
+func TestPrimaryHalfAside(t *testing.T) {
+	inBubble(t, "a b c", func(w *world) {
+		a, b, c := w.node("a"), w.node("b"), w.node("c")
+		a.create()
+		w.assign(1, "a", "b", "c")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		w.waitFor("in sync", w.inSync("a", "c"))
+		a.assign()
+		w.assign(2, "b", "c")
+		b.write("f", "2")
+		w.waitFor("in sync", w.inSync("b", "c"))
+		a.write("tail", "1")
+		w.must(a.host.Snapshot(context.Background(), []string{a.dataset() + "@" + volume.Position{Epoch: 1, Seq: 9}.SnapshotName()}, nil))
+		a.eng().Refresh(testVol)
+
+		mend := a.host.Fail("rename", "", 0, zfsfake.ErrInjected)
+		promoted := make(chan bool, 1)
+		a.host.Inject(zfsfake.Rule{Op: "promote", After: true, Times: 1, Do: func(context.Context, string, string) error {
+			promoted <- true
+			return nil
+		}})
+		w.assign(2, "b", "a", "c")
+		<-promoted
+		w.assign(3, "a", "b", "c")
+		time.Sleep(time.Minute)
+		if !a.eng().Positions()[testVol].IsZero() {
+			t.Error("a copy that is half set aside has a position")
+		}
+		mend()
+		w.must(a.eng().Settle(context.Background(), testVol))
+		a.write("f", "3")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		w.waitFor("in sync", w.inSync("a", "c"))
+		if n := a.streams(kindFull); n != 2 {
+			t.Errorf("%d full streams, want the two seeds alone", n)
+		}
+		for _, n := range []*node{b, c} {
+			w.hasAside(n, "f")
+		}
+	})
+}

@@ -3,6 +3,7 @@ package replicate
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -126,6 +127,10 @@ func newCopy() *localCopy {
 		burials:   1,
 	}
 }
+
+// parting says that the copy is halfway to being set aside: what it shared with its
+// primary is in the fork already, so it is nothing to send, snapshot or promote.
+func (c *localCopy) parting() bool { return strings.Contains(c.origin, "-fork@") }
 
 // newest is the newest engine snapshot; the zero one when there is none.
 func (c *localCopy) newest() snap {

@@ -18,6 +18,7 @@ const maxSteps = 20
 var (
 	errUnread  = errors.New("this node's copy is being read")
 	errStalled = errors.New("the stream made no progress")
+	errParting = errors.New("this node's copy is being set aside, and that is not finished")
 	errUnasked = errors.New("this node's copy has seen a higher epoch than its assignment")
 	errNoBase  = errors.New("what the replica stands on is not known here any more")
 )
@@ -179,6 +180,9 @@ func (l *link) offer(now time.Time) (offer, error) {
 	}
 	if c.epoch > a.Epoch || c.badEpoch != "" {
 		return offer{}, errUnasked
+	}
+	if c.parting() {
+		return offer{}, errParting
 	}
 	o := offer{
 		Cluster: e.cfg.ClusterID, Volume: l.key.volume, Epoch: a.Epoch, Primary: e.cfg.Node,

@@ -229,7 +229,7 @@ func (e *Engine) dueScheduled(now time.Time) map[time.Duration][]volume.ID {
 
 // snaps says that this node may take snapshots of a copy by itself. The caller holds mu.
 func (e *Engine) snaps(a *Assignment, c *localCopy) bool {
-	return a.Role == volume.RolePrimary && c != nil && c.known && c.epoch <= a.Epoch && c.badEpoch == ""
+	return a.Role == volume.RolePrimary && c != nil && c.known && c.epoch <= a.Epoch && c.badEpoch == "" && !c.parting()
 }
 
 // take takes a snapshot of each volume, in one command, and lists what came of it.

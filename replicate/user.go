@@ -117,6 +117,8 @@ func (e *Engine) primaryOf(id volume.ID) (*Assignment, *localCopy, error) {
 		return nil, nil, volume.Errorf(volume.CodeConflict, "this node is not the primary of volume %s", id)
 	case c != nil && (c.epoch > a.Epoch || c.badEpoch != ""):
 		return nil, nil, volume.Errorf(volume.CodeConflict, "this node's copy of volume %s has seen another epoch than its assignment", id)
+	case c != nil && c.parting():
+		return nil, nil, volume.Errorf(volume.CodeUnavailable, "%v: volume %s", errParting, id).WithHint("try again")
 	}
 	return a, c, nil
 }
