@@ -197,11 +197,15 @@ func (e *Engine) mayTake(ctx context.Context, id volume.ID, name string) error {
 		return volume.Errorf(volume.CodeUnavailable, "this node's copy of volume %s is being read", id).WithHint("try again")
 	case a.Frozen:
 		// The copy that goes on may have had its last increment already.
-		return volume.Errorf(volume.CodeUnavailable, "volume %s is being moved or removed", id).WithHint("try again when that is over")
+		return moving(id)
 	case slices.ContainsFunc(c.snaps, func(s snap) bool { return s.name == name }):
 		return exists(name, string(id))
 	}
 	return nil
+}
+
+func moving(id volume.ID) error {
+	return volume.Errorf(volume.CodeUnavailable, "volume %s is being moved or removed", id).WithHint("try again when that is over")
 }
 
 // RemoveSnapshot destroys a user's or a scheduled snapshot here, and on all
@@ -258,12 +262,16 @@ func cloned(id volume.ID, name string, clones []string) error {
 	return volume.Errorf(volume.CodeRefused, "snapshot %s of volume %s has clones", name, id).WithHint("%s", hint)
 }
 
-// primaryListing is listed for the volume's primary, which knows its copy.
+// primaryListing is listed for the volume's primary, which knows its copy. Not while
+// it is frozen: the next primary would not hear of what is removed now.
 func (e *Engine) primaryListing(ctx context.Context, id volume.ID) ([]zfs.Snapshot, error) {
 	e.mu.Lock()
-	_, c, err := e.primaryOf(id)
+	a, c, err := e.primaryOf(id)
 	known := c != nil && c.known
 	e.mu.Unlock()
+	if err == nil && a.Frozen {
+		return nil, moving(id)
+	}
 	if err == nil && !known {
 		if err = e.see(ctx, id); errors.Is(err, zfs.ErrNotFound) {
 			return nil, noCopy(id)
