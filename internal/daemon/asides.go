@@ -123,6 +123,10 @@ func (m *member) RestoreAside(ctx context.Context, ref string, req api.RestoreAs
 // so that a repeat, also by the next leader, knows its own volume from somebody else's
 // of the same name.
 func (m *member) restoreHere(ctx context.Context, ref string, req api.RestoreAsideRequest) (api.Volume, error) {
+	// Only who leads may say what there is and what not.
+	if _, err := m.Barrier(ctx); err != nil {
+		return api.Volume{}, err
+	}
 	sum := sha256.Sum256([]byte("restore " + req.Request))
 	id := volume.ID(hex.EncodeToString(sum[:8]))
 	if v := m.cluster.State().VolumeByName(req.Name); v != nil && v.ID != id {

@@ -43,15 +43,33 @@ func (m *member) onPrimary(ctx context.Context, v *state.Volume, f func(ctx cont
 // whilePrimary ends f when the primary is another node by now, or is not heard any
 // more: it may never answer.
 func (m *member) whilePrimary(ctx context.Context, v *state.Volume, f func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
 	lost := volume.Errorf(volume.CodeUnavailable, "volume %q: its primary %s was lost meanwhile", v.Name, m.cluster.State().NodeName(v.Placement.Primary)).
 		WithHint("try again")
+	return while(ctx, lost, f, func() bool {
+		now := m.cluster.State().Volume(v.ID)
+		_, _, known := m.view().status(v.Placement.Primary, v.ID)
+		return known && now != nil && now.Epoch == v.Epoch
+	})
+}
+
+// whileHeard ends f when a node has not been heard of for long.
+func (m *member) whileHeard(ctx context.Context, node volume.NodeID, f func(context.Context) error) error {
+	lost := volume.Errorf(volume.CodeUnavailable, "node %s was lost meanwhile", m.cluster.State().NodeName(node))
+	return while(ctx, lost, f, func() bool {
+		h, ok := m.view().heard(node)
+		return ok && h.Age <= 3*m.timers.Stale
+	})
+}
+
+// while ends f, with the error lost, as soon as ok, asked every second, says no: the
+// network takes a quarter of an hour to notice that nobody will answer.
+func while(ctx context.Context, lost *volume.Error, f func(context.Context) error, ok func() bool) error {
+	ctx, cancel := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		for ctx.Err() == nil {
 			pause(ctx, time.Second)
-			now := m.cluster.State().Volume(v.ID)
-			if _, _, known := m.view().status(v.Placement.Primary, v.ID); now == nil || now.Epoch != v.Epoch || !known {
+			if ctx.Err() == nil && !ok() {
 				cancel(lost)
 			}
 		}

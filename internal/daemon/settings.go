@@ -27,15 +27,15 @@ type period struct {
 var periods = []period{
 	{
 		"trash-retention", "how long a removed volume can be brought back",
-		time.Minute, 10 * 366 * 24 * time.Hour,
+		state.MinRetention, state.MaxRetention,
 		func(s *state.Settings) *time.Duration { return &s.TrashRetention }, state.Settings.TrashKeep,
 	}, {
 		"aside-retention", "how long a copy stays that was set aside because its history went another way",
-		time.Minute, 10 * 366 * 24 * time.Hour,
+		state.MinRetention, state.MaxRetention,
 		func(s *state.Settings) *time.Duration { return &s.AsideRetention }, state.Settings.AsideKeep,
 	}, {
 		"replica-replace-after", "how long a replica's node may be lost before another node gets a copy",
-		time.Minute, 366 * 24 * time.Hour,
+		state.MinReplaceAfter, state.MaxReplaceAfter,
 		func(s *state.Settings) *time.Duration { return &s.ReplicaReplaceAfter }, state.Settings.ReplaceAfter,
 	},
 }
@@ -44,8 +44,6 @@ var periods = []period{
 const (
 	bandwidthPrefix = "bandwidth:"
 	noLimit         = "none"
-	// minBandwidth keeps a slip of the unit from stopping replication for good.
-	minBandwidth = 1 << 10
 )
 
 const bandwidthAbout = "most bytes a second that one node sends to that zone, over all its streams together"
@@ -97,12 +95,12 @@ func setSetting(s state.Settings, key, value string) (state.Settings, error) {
 			return s.WithLimit(a, b, 0), nil
 		}
 		n, err := volume.ParseSize(strings.TrimSuffix(value, "/s"))
-		if err == nil && n < minBandwidth {
-			err = fmt.Errorf("%q is less than %s", value, volume.FormatSize(minBandwidth))
+		if err == nil && n < state.MinBandwidth {
+			err = fmt.Errorf("%q is less than %s", value, volume.FormatSize(state.MinBandwidth))
 		}
 		if err != nil {
 			return s, volume.Errorf(volume.CodeInvalid, "setting %s: %v", key, err).
-				WithHint("it takes bytes a second like 500K, 20M or 1G, at least %s, or none", volume.FormatSize(minBandwidth))
+				WithHint("it takes bytes a second like 500K, 20M or 1G, at least %s, or none", volume.FormatSize(state.MinBandwidth))
 		}
 		return s.WithLimit(a, b, n), nil
 	}

@@ -38,12 +38,14 @@ func TestChangeSettings(t *testing.T) {
 		{"both", "", "trash-retention=3d", "trash-retention", "refused: setting trash-retention is both set and reset"},
 		{"no period", "", "trash-retention=soon", "", "refused: setting trash-retention:"},
 		{"no unit", "", "trash-retention=7", "", "refused: setting trash-retention:"},
+		{"shorter than anybody could mean", "", "trash-retention=59m", "", "refused: setting trash-retention: not from 1h to "},
+		{"longer than anybody could mean", "", "replica-replace-after=31d", "", "refused: setting replica-replace-after: not from 1m to 30d"},
 		{"zero", "", "trash-retention=0d", "", "refused: setting trash-retention:"},
 		{"one zone", "", "bandwidth:a=1M", "", `refused: setting "bandwidth:a": "" is not the name of a zone: it is written`},
 		{"three zones", "", "bandwidth:a:b:c=1M", "", `refused: setting "bandwidth:a:b:c": "b:c" is not`},
 		{"reset one zone", "", "", "bandwidth:a", `refused: setting "bandwidth:a"`},
 		{"no size", "", "bandwidth:a:b=fast", "", "refused: setting bandwidth:a:b:"},
-		{"a slip of the unit", "", "bandwidth:a:b=20", "", "refused: setting bandwidth:a:b: \"20\" is less than 1KiB"},
+		{"a slip of the unit", "", "bandwidth:a:b=20", "", "refused: setting bandwidth:a:b: \"20\" is less than 64KiB"},
 	}
 	words := func(text string) map[string]string {
 		out := map[string]string{}

@@ -209,7 +209,12 @@ func (m *member) verifyOnce(ctx context.Context, v *state.Volume, patience time.
 		case id == m.self:
 			all.Go(func() { c.Sum, errs[i] = m.sumHere(ctx, req) })
 		default:
-			all.Go(func() { c.Sum, errs[i] = m.client(id).Sum(ctx, req) })
+			all.Go(func() {
+				errs[i] = m.whileHeard(ctx, id, func(ctx context.Context) (err error) {
+					c.Sum, err = m.client(id).Sum(ctx, req)
+					return err
+				})
+			})
 		}
 	}
 	all.Wait()
