@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 func TestAnchors(t *testing.T) {
@@ -19,6 +20,35 @@ func TestAnchors(t *testing.T) {
 		}
 		anchor, goal := a.next()
 		return fmt.Sprintf("anchor %d, goal %d", anchor, goal)
+	})
+}
+
+// An anchor is let go when there are not two any more to have it in common: it would
+// pin all that is overwritten since.
+func TestAnchorIsLetGo(t *testing.T) {
+	inBubble(t, "a b c", func(w *world) {
+		a := w.node("a")
+		a.create()
+		w.assign(1, "a", "b", "c")
+		anchored := func() bool {
+			e := a.eng()
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			c := e.copies[testVol]
+			if c == nil {
+				return false
+			}
+			k := e.kept(testVol, c, time.Now())
+			return c.anchor != 0 && k.stay[c.anchor]
+		}
+		w.waitFor("anchored", anchored)
+		w.partition("a", "c", true)
+		a.write("f", "1") // only who has something to send misses the other at once
+		w.waitFor("let go once c is away", func() bool { return !anchored() })
+		w.partition("a", "c", false)
+		w.waitFor("anchored again", anchored)
+		w.assign(1, "a")
+		w.waitFor("let go without replicas", func() bool { return !anchored() })
 	})
 }
 

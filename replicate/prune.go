@@ -108,6 +108,7 @@ func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 			k.stay[b.guid] = true
 		}
 	}
+	e.weigh(a, c, now) // with nobody there any more there is no offer that would
 	for _, g := range c.footings() {
 		k.reachable[g] = true
 	}
