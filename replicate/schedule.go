@@ -14,32 +14,20 @@ import (
 // mistake costs no history.
 func surplus(snaps []snap, policy volume.SnapshotPolicy, orphans bool) []snap {
 	var out []snap
-	for i, s := range snaps {
+	newer := make([]int, len(policy))
+	for _, s := range slices.Backward(snaps) {
 		if s.rule == 0 {
 			continue
 		}
-		keep, found := 0, false
-		for _, r := range policy {
-			if r.Every == s.rule {
-				keep, found = r.Keep, true
-			}
-		}
-		if !found {
-			if orphans {
-				out = append(out, s)
-			}
-			continue
-		}
-		newer := 0
-		for _, later := range snaps[i+1:] {
-			if later.rule == s.rule {
-				newer++
-			}
-		}
-		if newer >= keep {
+		i := slices.IndexFunc(policy, func(r volume.SnapshotRule) bool { return r.Every == s.rule })
+		if i < 0 && orphans || i >= 0 && newer[i] >= policy[i].Keep {
 			out = append(out, s)
 		}
+		if i >= 0 {
+			newer[i]++
+		}
 	}
+	slices.Reverse(out)
 	return out
 }
 
