@@ -385,6 +385,27 @@ func TestProgress(t *testing.T) {
 	}
 }
 
+func TestAwaited(t *testing.T) {
+	lag := func(s float64) *float64 { return &s }
+	node := func(name string) api.NodeRef { return api.NodeRef{Name: name} }
+	tests := []struct {
+		replicas []api.Replica
+		want     string
+	}{
+		{nil, "v: waiting"},
+		{[]api.Replica{{Node: node("a"), LagSeconds: lag(4.9)}, {Node: node("b"), LagSeconds: lag(0)}}, "v: waiting"},
+		{[]api.Replica{{Node: node("a"), LagSeconds: lag(4)}, {Node: node("b"), State: volume.LinkSending, LagSeconds: lag(5.1), LagBytes: 3 << 20}},
+			"v: waiting for b (sending, 3MiB behind)"},
+		{[]api.Replica{{Node: node("a"), State: volume.LinkConnecting, Error: "no route"}, {Node: node("b"), State: volume.LinkSeeding}},
+			"v: waiting for a (connecting: no route), b (seeding)"},
+	}
+	for _, tt := range tests {
+		if got := awaited(api.Volume{Name: "v", Replicas: tt.replicas}, 5*time.Second); got != tt.want {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+}
+
 func TestErrorsAreOneLine(t *testing.T) {
 	var out strings.Builder
 	a := &app{world: world{stderr: &out}}

@@ -41,7 +41,8 @@ type member struct {
 	agent   *agent.Agent      // nil on a witness
 	repl    *replicate.Engine // nil on a witness
 	use     *use
-	trees   Trees // nil: copies cannot be read here
+	trees   Trees         // nil: copies cannot be read here
+	tidied  chan struct{} // closed when nothing of an earlier life is open in trees
 
 	verifier verifier
 
@@ -60,7 +61,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		return m
 	}
 	m.layout = agent.Layout{Pool: setup.Pool, MountBase: p.MountDir}
-	m.trees = p.Trees
+	m.trees, m.tidied = p.Trees, make(chan struct{})
 	m.use = &use{engine: p.Engine, now: p.now,
 		id: func(name string) (volume.ID, bool) {
 			v := c.State().VolumeByName(name)
@@ -123,10 +124,7 @@ func (m *member) run(ctx context.Context, h http.Handler) error {
 		return api.ServePeers(ctx, m.cluster.Listener(transport.ProtoAPI), peerOf, h, m.log)
 	})
 	if m.trees != nil {
-		// A snapshot that a crash has left mounted could never be pruned.
-		if err := m.trees.Tidy(ctx); err != nil {
-			m.log.Warn("what an earlier verify left open cannot be closed", "err", err)
-		}
+		g.run("verify", m.tidyTrees)
 	}
 	if m.agent != nil {
 		g.run("replication", m.whenFresh(m.repl.Run))

@@ -47,18 +47,21 @@ func (m *member) whilePrimary(ctx context.Context, v *state.Volume, f func(conte
 		WithHint("try again")
 	return while(ctx, lost, f, func() bool {
 		now := m.cluster.State().Volume(v.ID)
-		_, _, known := m.view().status(v.Placement.Primary, v.ID)
-		return known && now != nil && now.Epoch == v.Epoch
+		return now != nil && now.Epoch == v.Epoch && m.hears(v.Placement.Primary)
 	})
 }
 
 // whileHeard ends f when a node has not been heard of for long.
 func (m *member) whileHeard(ctx context.Context, node volume.NodeID, f func(context.Context) error) error {
 	lost := volume.Errorf(volume.CodeUnavailable, "node %s was lost meanwhile", m.cluster.State().NodeName(node))
-	return while(ctx, lost, f, func() bool {
-		h, ok := m.view().heard(node)
-		return ok && h.Age <= 3*m.timers.Stale
-	})
+	return while(ctx, lost, f, func() bool { return m.hears(node) })
+}
+
+// hears says that a node has been heard of in a time in which a cluster changes its
+// leader: until that is done nobody passes reports on.
+func (m *member) hears(node volume.NodeID) bool {
+	h, ok := m.view().heard(node)
+	return ok && h.Age <= 3*m.timers.Stale
 }
 
 // while ends f, with the error lost, as soon as ok, asked every second, says no: the

@@ -244,6 +244,23 @@ func compareSums(out *api.VerifyReply) {
 	}
 }
 
+// tidyTrees closes what a crash has left open: a snapshot that is mounted for ever
+// could never be pruned. It is no reason for the node not to start.
+func (m *member) tidyTrees(ctx context.Context) error {
+	for delay := time.Second; ; delay = min(2*delay, time.Minute) {
+		err := m.trees.Tidy(ctx)
+		if err == nil {
+			close(m.tidied)
+			<-ctx.Done()
+			return nil
+		}
+		m.log.Warn("what an earlier verify left open cannot be closed", "err", err)
+		if pause(ctx, delay); ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
 // Sum implements api.Peer.
 func (m *member) Sum(ctx context.Context, req api.SumRequest) (api.Sum, error) {
 	return m.sumHere(ctx, req)
@@ -255,6 +272,12 @@ func (m *member) sumHere(ctx context.Context, req api.SumRequest) (api.Sum, erro
 	v := m.cluster.State().Volume(req.Volume)
 	if v == nil || m.repl == nil || m.trees == nil {
 		return api.Sum{}, volume.Errorf(volume.CodeRefused, "this node has no copy of volume %s that it could read", req.Volume)
+	}
+	select {
+	case <-m.tidied:
+	default:
+		return api.Sum{}, volume.Errorf(volume.CodeUnavailable, "this node still closes what an earlier verify has left open").
+			WithHint("its log says what is in the way")
 	}
 	end, err := m.verifier.begin(v.Name)
 	if err != nil {

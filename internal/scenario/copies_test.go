@@ -9,6 +9,7 @@ import (
 
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
 )
 
 // A replica loses power while it reads its copy: the verify ends, says of it that
@@ -89,5 +90,33 @@ func TestVerifyEndsWithItsCaller(t *testing.T) {
 		w.Await("nothing is mounted", func() bool {
 			return len(w.Machine("n1").ZFS.SnapshotMounts())+len(w.Machine("n2").ZFS.SnapshotMounts()) == 0
 		})
+	})
+}
+
+// What a killed flockd has left mounted is unmounted by the next one: else the
+// snapshot could never be pruned.
+func TestLeftoversOfAVerify(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t, 2)
+		defer w.Close()
+		w.Script(`
+			cluster
+			create n1 pg replicas=1
+			await pg ok
+			snapshot n1 keep pg`)
+		ds, err := w.dataset("pg")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n1 := w.Machine("n1")
+		w.Script("quit n1")
+		if err := n1.ZFS.MountSnapshot(w.ctx(), ds+"@keep", "/verify/99"); err != nil {
+			t.Fatal(err)
+		}
+		remove := n1.ZFS.Fail("unmount-snapshot", "", 1, &zfs.Error{Op: "unmount-snapshot", Kind: zfs.ErrBusy})
+		defer remove()
+		w.Script("flockd n1\nawait pg ok")
+		w.Await("nothing is mounted", func() bool { return len(n1.ZFS.SnapshotMounts()) == 0 })
+		w.Script("verify n2 pg n1=alike n2=alike")
 	})
 }
