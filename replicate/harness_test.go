@@ -355,19 +355,6 @@ func (n *node) writeTo(dataset, file, data string) error {
 	return errors.Join(err, n.host.Unmount(ctx, dataset), n.host.Inherit(ctx, dataset, "mountpoint"))
 }
 
-// try does something again until it works: power may be cut in between.
-func (w *world) try(f func() error) {
-	w.Helper()
-	var err error
-	for range 20 {
-		if err = f(); err == nil {
-			return
-		}
-		time.Sleep(time.Second)
-	}
-	w.Fatal(err)
-}
-
 func (w *world) down(name string) bool {
 	n := w.node(name)
 	n.mu.Lock()

@@ -123,7 +123,6 @@ type past struct {
 	*world
 	seed uint64
 	rng  *rand.Rand // of the deed being done
-	data string
 
 	epoch   volume.Epoch
 	version int                   // of the assignments

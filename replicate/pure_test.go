@@ -81,7 +81,7 @@ func parseSnaps(t *testing.T, s string) (snaps []snap, marks []mark) {
 		sn := snap{pinned: strings.HasSuffix(word, "!")}
 		text := strings.TrimSuffix(word, "!")
 		bookmark := strings.HasPrefix(text, "#")
-		other := strings.IndexAny(text, "uhd") >= 0
+		other := strings.ContainsAny(text, "uhd")
 		switch {
 		case strings.HasPrefix(text, "h"):
 			sn.rule = time.Hour

@@ -94,12 +94,6 @@ func (n *node) fall(b blow) {
 	n.hangUp()
 }
 
-// crash is a power cut.
-func (n *node) crash() {
-	n.fall(powerless)
-	n.stop()
-}
-
 // struck counts a command and says whether it is the one.
 func (p *process) struck(op string) *strike {
 	n := p.node

@@ -180,7 +180,6 @@ type simNode struct {
 	busy   map[string]bool // proposals under way
 
 	holder  *Holder
-	saved   Saved
 	fenceAt Moment    // the fencer's deadline; 0: none
 	writes  []*writes // one for each volume; nil: not mounted
 }
