@@ -25,10 +25,10 @@ const exitHelp = `Exit codes:
    0  done
    1  failed inside, or interrupted
    2  the command line or an option is wrong
-   3  no such volume, node or token
-   4  conflict, or refused by a safety rule
+   3  no such volume, node, snapshot, set-aside copy or token
+   4  conflict, refused by a safety rule, or copies differ
    5  not done in time; it may still happen
-   6  flockd is not running, in no cluster, or has no quorum
+   6  flockd is not running, in no cluster, has no quorum, or a node cannot be asked
    7  not allowed: no permission, wrong token, foreign cluster`
 
 var exitCodes = map[volume.Code]int{
