@@ -43,6 +43,11 @@ func (n *Node) Follow(script string, line func(string)) *Follower {
 		cmd.Wait() // how it ended says nothing: power cuts are part of stories
 	}()
 	n.lab.Cleanup(func() {
+		select {
+		case <-f.done:
+		default:
+			n.Try("systemctl stop " + f.unit) // where the node has no power, the connection ends by itself
+		}
 		cancel()
 		<-f.done
 	})

@@ -126,12 +126,20 @@ func (n *Node) DockerVolumes() ([]string, error) {
 
 // Metric sums a metric over all series whose labels hold every one of the given
 // `name="value"`.
-func (n *Node) Metric(name string, labels ...string) (float64, error) {
+func (n *Node) Metric(name string, labels ...string) (sum float64, err error) {
+	samples, err := n.Samples(name, labels...)
+	for _, s := range samples {
+		sum += s
+	}
+	return sum, err
+}
+
+// Samples are the values of these series, one by one.
+func (n *Node) Samples(name string, labels ...string) (values []float64, err error) {
 	out, err := n.Try("curl -sf http://127.0.0.1:4525/metrics")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	sum := 0.0
 series:
 	for line := range strings.Lines(out) {
 		m := sample.FindStringSubmatch(strings.TrimSpace(line))
@@ -145,11 +153,11 @@ series:
 		}
 		v, err := strconv.ParseFloat(m[3], 64)
 		if err != nil {
-			return 0, fmt.Errorf("metric %s: %w", name, err)
+			return nil, fmt.Errorf("metric %s: %w", name, err)
 		}
-		sum += v
+		values = append(values, v)
 	}
-	return sum, nil
+	return values, nil
 }
 
 var sample = regexp.MustCompile(`^([a-z_]+)(\{.*\})? (\S+)$`)

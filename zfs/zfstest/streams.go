@@ -95,6 +95,41 @@ func testReplicate(w *world, _ Env) {
 	w.sameContent(w.b.content(b), w.a.content(a))
 }
 
+// What a stream says of itself in its first record, for every kind of stream there is.
+func testStreamHeaders(w *world, _ Env) {
+	a, b := w.history("v", 400_000), w.b.name("v")
+	w.a.must(w.a.ZFS.Bookmark(w.ctx, a+"@1", a+"#m1"))
+	clone := w.a.name("k")
+	w.a.must(w.a.ZFS.Clone(w.ctx, a+"@2", clone, w.a.volumeProps(clone)))
+	w.a.snap(clone, "c1")
+	w.b.must(w.b.receive(b, w.a.stream(a, "", "1"), false))
+	incr := w.a.stream(a, "@1", "2")
+	w.wantKind("cut", w.b.receive(b, incr[:len(incr)*3/4], true), zfs.ErrInterrupted)
+
+	one, two, three := w.a.snapshot(a, "1"), w.a.snapshot(a, "2"), w.a.snapshot(a, "3")
+	says := func(to zfs.Snapshot, from uint64) zfs.StreamHeader {
+		return zfs.StreamHeader{ToName: to.FullName(), ToGUID: to.GUID, FromGUID: from, Created: to.Creation.UTC(), Type: zfs.StreamFilesystem}
+	}
+	resuming, cloned := says(two, one.GUID), says(w.a.snapshot(clone, "c1"), two.GUID)
+	resuming.Resuming, cloned.Clone = true, true
+	for _, c := range []struct {
+		what string
+		req  zfs.SendRequest
+		want zfs.StreamHeader
+	}{
+		{"full", zfs.SendRequest{Snapshot: three.FullName()}, says(three, 0)},
+		{"increment", zfs.SendRequest{Snapshot: three.FullName(), From: one.FullName()}, says(three, one.GUID)},
+		{"from a bookmark", zfs.SendRequest{Snapshot: two.FullName(), From: a + "#m1"}, says(two, one.GUID)},
+		{"from another dataset", zfs.SendRequest{Snapshot: clone + "@c1", From: two.FullName()}, cloned},
+		{"resumed", zfs.SendRequest{Token: w.b.dataset(b).ResumeToken}, resuming},
+	} {
+		got, err := zfs.ParseStreamHeader(w.a.send(c.req))
+		if err != nil || got != c.want {
+			w.Errorf("%s: says %+v, %v\nwant %+v", c.what, got, err, c.want)
+		}
+	}
+}
+
 func testSendErrors(w *world, _ Env) {
 	fs := w.history("v", 10_000)
 	other := w.history("o", 10_000)

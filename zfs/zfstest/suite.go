@@ -29,6 +29,7 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		{"clone and promote", testClonePromote},
 		{"rename", testRename},
 		{"replicate", testReplicate},
+		{"stream headers", testStreamHeaders},
 		{"send errors", testSendErrors},
 		{"receive errors", testReceiveErrors},
 		{"receive twice", testReceiveTwice},

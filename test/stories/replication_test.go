@@ -1,0 +1,360 @@
+package stories
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/test/lab"
+)
+
+// replicaOn is a volume's replica on a node.
+func replicaOn(v api.Volume, n *lab.Node) (api.Replica, error) {
+	for _, r := range v.Replicas {
+		if r.Node.Name == n.Name {
+			return r, nil
+		}
+	}
+	return api.Replica{}, fmt.Errorf("%s has no replica on %s: %v", v.Name, n, states(v))
+}
+
+// inSync is a replica that has acknowledged the newest snapshot.
+func inSync(n *lab.Node) func(api.Volume) error {
+	return func(v api.Volume) error {
+		r, err := replicaOn(v, n)
+		if err == nil && r.State != volume.LinkInSync {
+			err = fmt.Errorf("%s is %s: %s", n, r.State, r.Error)
+		}
+		return err
+	}
+}
+
+// neverOK asks for a volume until done says so, and fails when a replica's copy is
+// called good meanwhile. done must not be true at once.
+func (c cluster) neverOK(on, replica *lab.Node, name, what string, done func() error) {
+	c.Helper()
+	said := map[string]int{}
+	c.Until(what, later, func() error {
+		v, err := on.Volume(name)
+		if err != nil {
+			return err
+		}
+		r, err := replicaOn(v, replica)
+		if err != nil {
+			return err
+		}
+		if v.Health != api.HealthLagging && v.Health != api.HealthDegraded || r.State == volume.LinkInSync {
+			c.Fatalf("%s is behind, and status says %s (%s), its replica %s", replica, v.Health, v.Reason, r.State)
+		}
+		said[fmt.Sprintf("%s, replica %s", v.Health, r.State)]++
+		return done()
+	})
+	c.Logf("    said meanwhile: %v", said)
+}
+
+// received counts the streams that a node has received, and those it was sent whole.
+func (c cluster) received(n, from *lab.Node) (all, full float64) {
+	c.Helper()
+	return c.metric(n, "flocker_streams_total", `direction="received"`, `result="ok"`), c.metric(from, "flocker_streams_total", `kind="full"`)
+}
+
+// A replica that nobody reaches falls behind while writing goes on, status says so
+// all the while, and one increment brings it back, though retention keeps a single
+// snapshot and has destroyed what it stands on.
+func TestCoreReplication(t *testing.T) {
+	c := start(t)
+	primary, away := c.n1, c.n3
+	if _, err := createOn(primary, "steady", "size=1G", "replicas=2", "snapshots=1h:1"); err != nil {
+		t.Fatal(err)
+	}
+	w := c.tally(primary, "usleep 50000", "steady")
+	v, _ := c.waitVolume(primary, "steady", "ok with two replicas", healthy)
+	dataset := copyOf(v)
+
+	c.Step("n3 is cut off under writes: status never says ok, and its base is kept as a bookmark alone", func() {
+		c.Partition(away, c.n1, c.n2)
+		name, seq, err := newestSeq(away, dataset)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.waitVolume(primary, "steady", "not ok", func(v api.Volume) error {
+			if v.Health == api.HealthOK {
+				return fmt.Errorf("ok, with n3 cut off: %v", states(v))
+			}
+			return nil
+		})
+		least := w.last() + 300
+		c.neverOK(primary, away, "steady", "much to be written, and a bookmark in the place of "+name, func() error {
+			if got := w.last(); got < least {
+				return fmt.Errorf("%d is written, want %d", got, least)
+			}
+			_, now, err := newestSeq(primary, dataset)
+			if err != nil {
+				return err
+			}
+			if now < seq+30 {
+				return fmt.Errorf("the primary is at %d, n3 at %d", now, seq)
+			}
+			out, err := primary.Try("zfs list -H -o name -d 1 -t snapshot,bookmark " + dataset)
+			if err == nil && (!strings.Contains(out, "#"+name) || strings.Contains(out, "@"+name)) {
+				err = fmt.Errorf("%s has %s", primary, strings.ReplaceAll(out, "\n", " "))
+			}
+			return err
+		})
+	})
+
+	c.Step("it returns: one increment, and all hold the same count", func() {
+		before := identity(away, dataset)
+		w.pause()
+		c.waitVolume(primary, "steady", "n2 in sync", inSync(c.n2))
+		c.waitSettled(primary, c.n2, v)
+		count, full := c.received(away, primary)
+		c.Heal()
+		_, took := c.waitVolume(primary, "steady", "ok again", healthy)
+		c.waitQuiet(v, primary)
+		after, fullAfter := c.received(away, primary)
+		if after != count+1 || fullAfter != full {
+			t.Errorf("n3 received %v streams to catch up, %v of them whole; want one increment", after-count, fullAfter-full)
+		}
+		if identity(away, dataset) != before {
+			t.Errorf("n3's copy was made anew")
+		}
+		c.Logf("    ok %.1fs after the partition", took.Seconds())
+		w.checkTally(v, c.Nodes()...)
+	})
+
+	c.Step("volume sync returns when all that was written before it is everywhere", func() {
+		w.resume()
+		w.wait(c, 20)
+		before := w.last()
+		began := time.Now()
+		primary.Flockctl("volume", "sync", "steady")
+		c.Logf("    volume sync took %.1fs", time.Since(began).Seconds())
+		for _, n := range []*lab.Node{c.n2, c.n3} {
+			newest, _, err := newestSeq(n, dataset)
+			if err != nil {
+				t.Fatal(err)
+			}
+			k, err := tallied(n, dataset, newest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if k < before {
+				t.Errorf("after volume sync %s counts to %d, %d was written before", n, k, before)
+			}
+		}
+	})
+
+	c.Step("copies are equal, and one scheduled snapshot is kept", func() {
+		w.stop()
+		c.waitVolume(primary, "steady", "ok", healthy)
+		c.waitQuiet(v, primary)
+		w.checkTally(v, c.Nodes()...)
+		c.checkEqual(v)
+		for _, n := range c.Nodes() {
+			if names := n.Lines("zfs list -H -o name -d 1 -t snapshot " + dataset + " | grep -c @auto- || true"); names[0] != "1" {
+				t.Errorf("%s keeps %s scheduled snapshots, want 1", n, names[0])
+			}
+		}
+	})
+}
+
+// waitSettled waits until a replica holds all that was written on the primary.
+func (c cluster) waitSettled(primary, replica *lab.Node, v api.Volume) {
+	c.Helper()
+	c.Until("nothing of "+v.Name+" that is not on "+replica.Name, later, func() error {
+		_, want, err := newestSeq(primary, copyOf(v))
+		if err != nil {
+			return err
+		}
+		_, got, err := newestSeq(replica, copyOf(v))
+		if err != nil {
+			return err
+		}
+		written, err := primary.Try("zfs get -H -p -o value written " + copyOf(v))
+		if err == nil && (got != want || written != "0") {
+			err = fmt.Errorf("%s holds %d, the primary %d and %s bytes more", replica, got, want, written)
+		}
+		return err
+	})
+}
+
+// A replica whose pool is full is behind and says why; the primary, its writer and
+// the other replica do not notice. With space again it goes on by itself.
+func TestReplicaPoolFull(t *testing.T) {
+	c := start(t)
+	primary, full := c.n1, c.n3
+	if _, err := createOn(primary, "v", "size=1G", "replicas=2"); err != nil {
+		t.Fatal(err)
+	}
+	w := c.tally(primary, "usleep 50000", "v")
+	v, _ := c.waitVolume(primary, "v", "ok with two replicas", healthy)
+	before := identity(full, copyOf(v))
+
+	c.Step("n3's pool fills up: status says why, everything else goes on", func() {
+		// Reserved space is as good as used space, and takes no time to write.
+		full.Sh("zfs create -o canmount=off -o refreservation=$(($(zfs get -H -p -o value available tank) - 32*1024*1024)) tank/ballast")
+		primary.Sh("docker exec tally sh -c 'dd if=/dev/urandom of=/tally/v/bulk bs=64k count=1600 2>&1 && sync'")
+		c.waitVolume(primary, "v", "n3 out of space", func(v api.Volume) error {
+			r, err := replicaOn(v, full)
+			if err == nil && !strings.Contains(r.Error, "space") {
+				err = fmt.Errorf("n3 is %s: %q", r.State, r.Error)
+			}
+			return err
+		})
+		least := w.last() + 100
+		_, seq, err := newestSeq(c.n2, copyOf(v))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.neverOK(primary, full, "v", "the writer and n2 to go on", func() error {
+			_, now, err := newestSeq(c.n2, copyOf(v))
+			if err != nil {
+				return err
+			}
+			if got := w.last(); got < least || now < seq+5 {
+				return fmt.Errorf("%d is written, want %d; n2 is at %d, want %d", got, least, now, seq+5)
+			}
+			return nil
+		})
+	})
+	c.Step("with space it goes on by itself, and all is equal", func() {
+		full.Sh("zfs destroy tank/ballast")
+		_, took := c.waitVolume(primary, "v", "ok again", healthy)
+		c.Logf("    ok %.1fs after there was space", took.Seconds())
+		w.stop()
+		c.waitQuiet(v, primary)
+		w.checkTally(v, c.Nodes()...)
+		c.checkEqual(v)
+		if identity(full, copyOf(v)) != before {
+			t.Errorf("n3's copy was made anew")
+		}
+	})
+}
+
+// Bulk on a slow line to another zone delays neither the local replica nor a report.
+func TestSlowWAN(t *testing.T) {
+	c := clean(t)
+	far := c.n3
+	line := joinLine(c.n1.Flockctl(append(initArgs(c.n1), "--zone", "here")...))
+	c.join(line, c.n2, "--zone", "here")
+	c.join(line, far, "--zone", "far")
+	c.waitNodes(3)
+	if _, err := createOn(c.n1, "v", "size=1G", "replicas=1", "remote=1"); err != nil {
+		t.Fatal(err)
+	}
+	w := c.tally(c.n1, "usleep 50000", "v")
+	v, _ := c.waitVolume(c.n1, "v", "ok with a local and a remote replica", func(v api.Volume) error {
+		r, err := replicaOn(v, c.n2)
+		if err == nil {
+			err = healthy(v)
+		}
+		if err == nil && (r.LagSeconds == nil || *r.LagSeconds > 10) {
+			err = fmt.Errorf("n2 is still %s behind", show(r.LagSeconds))
+		}
+		return err
+	})
+	s, err := c.n1.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	leader := s.Leader.Name
+	leads := c.Nodes()[slices.IndexFunc(c.Nodes(), func(n *lab.Node) bool { return n.Name == leader })]
+
+	// worst of what is seen until done: how old the newest report of a node was for
+	// the leader, and how far the local replica was behind.
+	type worst struct {
+		report, lag float64
+		looks       int
+	}
+	watch := func(what string, done func(api.Volume) error) (w worst) {
+		t.Helper()
+		c.Until(what, 2*later, func() error {
+			members, err := leads.Members()
+			if err != nil {
+				return err
+			}
+			now, err := time.Parse(time.RFC3339Nano, leads.Sh("date -u +%FT%T.%NZ"))
+			if err != nil {
+				return err
+			}
+			for _, m := range members {
+				if m.Health != api.NodeAlive {
+					t.Fatalf("%s is %s: %s", m.Name, m.Health, m.Reason)
+				}
+				if (m.Role == api.RoleLeader) != (m.Name == leader) {
+					t.Fatalf("%s is %s, %s was the leader", m.Name, m.Role, leader)
+				}
+				w.report = max(w.report, now.Sub(m.LastSeen).Seconds())
+			}
+			v, err := c.n1.Volume("v")
+			if err != nil {
+				return err
+			}
+			r, err := replicaOn(v, c.n2)
+			if err != nil {
+				return err
+			}
+			if r.LagSeconds == nil {
+				t.Fatalf("the lag of the local replica is not known: %s %s", r.State, r.Error)
+			}
+			w.lag = max(w.lag, *r.LagSeconds)
+			w.looks++
+			return done(v)
+		})
+		t.Logf("    %s: reports at most %.1fs old, local replica at most %.1fs behind, in %d looks", what, w.report, w.lag, w.looks)
+		return w
+	}
+
+	var calm, busy worst
+	c.Step("on the whole LAN", func() {
+		least := w.last() + 200
+		calm = watch("200 writes", func(api.Volume) error {
+			if got := w.last(); got < least {
+				return fmt.Errorf("%d written, want %d", got, least)
+			}
+			return nil
+		})
+	})
+	c.Step("8 MB of bulk for n3 on 1 Mbit/s", func() {
+		c.Wan(far, "1mbit", 20*time.Millisecond)
+		c.n1.Sh("docker exec tally sh -c 'dd if=/dev/urandom of=/tally/v/bulk bs=64k count=128 2>&1 && sync'")
+		_, seq, err := newestSeq(c.n1, copyOf(v))
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		busy = watch("the bulk to arrive on n3", func(api.Volume) error {
+			_, got, err := newestSeq(far, copyOf(v))
+			// The one after seq may have begun before the bulk was written; the next has not.
+			if err == nil && got < seq+2 {
+				err = fmt.Errorf("it holds %d, want %d", got, seq+2)
+			}
+			return err
+		})
+		if took := time.Since(begin); took < 40*time.Second {
+			t.Errorf("8 MB went over 1 Mbit/s in %s: nothing was slow", took)
+		}
+	})
+	// Twice the calm figure and some seconds: a report every 2 s and a snapshot every
+	// second on emulated machines. Waiting behind the bulk would take a minute.
+	if most := 2*calm.report + 4; busy.report > most {
+		t.Errorf("a report was %.1fs old during the bulk, %.1fs without it", busy.report, calm.report)
+	}
+	if most := 2*calm.lag + 4; busy.lag > most {
+		t.Errorf("the local replica was %.1fs behind during the bulk, %.1fs without it", busy.lag, calm.lag)
+	}
+	c.Step("all is equal in the end", func() {
+		c.Lan(far)
+		w.stop()
+		c.waitVolume(c.n1, "v", "ok", healthy)
+		c.waitQuiet(v, c.n1)
+		w.checkTally(v, c.Nodes()...)
+		c.checkEqual(v)
+	})
+	c.checkLeftovers()
+}
