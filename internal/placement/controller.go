@@ -24,7 +24,7 @@ type Cluster interface {
 
 // Controller is the leader's loop: it compares what the cluster has agreed on with
 // what nodes report, and proposes what Decide says. It keeps nothing that a new
-// leader would miss.
+// leader would miss: what it remembers is only how long something has been so.
 type Controller struct {
 	Cluster Cluster
 	// Wake tells of a new state or report; signals may be merged. Nil: only Every.
@@ -40,6 +40,7 @@ type Controller struct {
 	// Settle is how long Run waits before its first look; 0: ReportFresh.
 	Settle time.Duration
 
+	memory     Memory
 	complained map[complaint]string // last error by command, so that each is logged once
 }
 
@@ -51,16 +52,23 @@ type complaint struct {
 // Run decides and proposes until ctx ends, which is when leadership does, and
 // returns the cause. Before its first look it waits until reports of all members
 // could have come in: deciding with half of them would put replicas on the few
-// nodes that happened to be early. A Controller runs once at a time.
+// nodes that happened to be early. It waits so again when it has not run for long, as
+// on a machine that was suspended: the silence was its own then, not that of others.
+// A Controller runs once at a time.
 func (c *Controller) Run(ctx context.Context) error {
-	c.complained = make(map[complaint]string)
-	if !sleep(ctx, orDefault(c.Settle, ReportFresh)) {
+	c.complained, c.memory = make(map[complaint]string), Memory{}
+	settle := orDefault(c.Settle, ReportFresh)
+	if !sleep(ctx, settle) {
 		return context.Cause(ctx)
 	}
 	every := orDefault(c.Every, 5*time.Second)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	for {
+	for last := time.Now(); ; {
+		if time.Since(last) > every+settle && !sleep(ctx, settle) {
+			return context.Cause(ctx)
+		}
+		last = time.Now()
 		c.look(ctx)
 		if !sleep(ctx, orDefault(c.Gap, 500*time.Millisecond)) {
 			return context.Cause(ctx)
@@ -76,7 +84,8 @@ func (c *Controller) Run(ctx context.Context) error {
 
 // look decides once and proposes what comes out.
 func (c *Controller) look(ctx context.Context) {
-	cmds := Decide(NewView(c.Cluster.State(), c.Cluster.Reports(), time.Now()))
+	cmds, next := Decide(NewView(c.Cluster.State(), c.Cluster.Reports(), time.Now()), c.memory)
+	c.memory = next
 	if most := orDefault(c.Batch, 32); len(cmds) > most {
 		cmds = cmds[:most]
 	}

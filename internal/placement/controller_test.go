@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,7 +25,11 @@ type fakeCluster struct {
 	mu      sync.Mutex
 	state   *state.State
 	silent  map[volume.NodeID]bool
-	deny    error // Propose answers this
+	pause   time.Duration // how long the machine stands still at the next SetReplicas
+	late    volume.NodeID // whose report is the last to come in after that
+	paused  time.Time     // when the machine stood still last, and received nothing
+	resumed time.Time     // when the late node's report came in again
+	deny    error         // Propose answers this
 	denied  int
 	changed chan struct{}
 }
@@ -53,7 +58,11 @@ func (f *fakeCluster) Reports() map[volume.NodeID]Heard {
 				r.Volumes = append(r.Volumes, volume.Status{Volume: v.ID, Exists: true, Newest: volume.Position{GUID: 1}})
 			}
 		}
-		out[n.ID] = Heard{Report: r, At: time.Now()}
+		at := time.Now()
+		if n.ID == f.late && at.Before(f.resumed) {
+			at = f.paused
+		}
+		out[n.ID] = Heard{Report: r, At: at}
 	}
 	return out
 }
@@ -61,6 +70,13 @@ func (f *fakeCluster) Reports() map[volume.NodeID]Heard {
 func (f *fakeCluster) Propose(_ context.Context, cmd state.Command) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if _, ok := cmd.(state.SetReplicas); ok && f.pause > 0 {
+		f.paused, f.resumed = time.Now(), time.Now().Add(f.pause+time.Second)
+		f.mu.Unlock()
+		time.Sleep(f.pause)
+		f.mu.Lock()
+		f.pause = 0
+	}
 	if f.deny != nil {
 		f.denied++
 		return f.deny
@@ -160,6 +176,45 @@ func TestControllerFollowsAVolume(t *testing.T) {
 		time.Sleep(time.Minute)
 		if got := f.State().Volume(id); got != nil {
 			t.Fatalf("volume %+v after all nodes said that no copy is left, want it forgotten", got)
+		}
+	})
+}
+
+// A leader whose machine stood still has heard nobody, which says nothing of them.
+func TestControllerThatStoodStill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCluster(t)
+		n1, n2 := f.addNode(1), f.addNode(2)
+		n3 := f.addNode(3)
+		start(t, &Controller{Cluster: f, Wake: f.changed, Log: slog.New(slog.DiscardHandler)})
+		spec := volume.Spec{Replicas: 1}
+		place := volume.Placement{Primary: n1, Local: []volume.NodeID{n2}}
+		const id = volume.ID("00000000000000aa")
+		f.must(state.CreateVolume{ID: id, Name: "data", Spec: spec, Placement: place})
+		f.must(state.ConfirmCreate{ID: id, Epoch: f.State().Volume(id).Epoch})
+		time.Sleep(time.Minute)
+
+		// Another one that the controller has to do something about.
+		f.mu.Lock()
+		f.pause, f.late = 20*time.Minute, n2
+		f.mu.Unlock()
+		const other = volume.ID("00000000000000bb")
+		f.must(state.CreateVolume{ID: other, Name: "other", Spec: spec, Placement: volume.Placement{Primary: n1}})
+		f.must(state.ConfirmCreate{ID: other, Epoch: f.State().Volume(other).Epoch})
+		time.Sleep(2 * time.Hour)
+		if f.paused.IsZero() {
+			t.Fatal("the leader's machine never stood still")
+		}
+		if got := f.State().Volume(id).Placement.Replicas(); len(got) != 1 || got[0] != n2 {
+			t.Errorf("replicas %v after the leader's machine stood still, want the one on %s as before", got, n2)
+		}
+
+		f.mu.Lock()
+		f.silent[n2] = true
+		f.mu.Unlock()
+		time.Sleep(2 * time.Hour)
+		if got := f.State().Volume(id).Placement.Replicas(); !slices.Contains(got, n3) {
+			t.Errorf("replicas %v after two hours of silence, want one on %s", got, n3)
 		}
 	})
 }

@@ -14,10 +14,11 @@ import (
 const PendingLimit = 2 * time.Minute
 
 // Decide is everything the leader wants to change at this moment, most urgent
-// first: operations given up, records of purged volumes dropped, replicas added,
-// expired trash purged. Each command carries its own preconditions, so a plan from
-// an old View does no harm; it is refused.
-func Decide(v *View) []state.Command {
+// first: operations given up, records of purged volumes dropped, replicas added and
+// taken away, expired trash purged. Each command carries its own preconditions, so a
+// plan from an old View does no harm; it is refused. The Memory is what the leader's
+// last look gave, and what its next one wants.
+func Decide(v *View, m Memory) ([]state.Command, Memory) {
 	var cmds []state.Command
 	for _, vol := range v.Volumes {
 		if cmd := v.giveUp(vol); cmd != nil {
@@ -29,14 +30,15 @@ func Decide(v *View) []state.Command {
 			cmds = append(cmds, state.ForgetVolume{ID: vol.ID})
 		}
 	}
-	cmds = append(cmds, Repair(v)...)
+	repairs, next := Repair(v, m)
+	cmds = append(cmds, repairs...)
 	clock := v.cautiousClock()
 	for _, vol := range v.Volumes {
 		if vol.Phase == state.PhaseTrash && vol.Deleted.Add(v.Settings.TrashKeep()).Before(clock) {
 			cmds = append(cmds, state.PurgeVolume{ID: vol.ID, Changed: vol.Changed})
 		}
 	}
-	return cmds
+	return cmds, next
 }
 
 // giveUp is the command that ends an operation that has waited too long; nil when

@@ -1,10 +1,12 @@
 package placement
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -27,7 +29,13 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	  v1 a1 > a2 | b1 size=1G    defaults: active, what is placed is wanted, all copies
 //	                             seeded and empty
 //	place size=1G replicas=2     Place
-//	repair, decide, lacks        Repair, Decide, View.Shortfall of every volume
+//	  v1 n1 > n2 n3 n4 absent=n2 refused=n3 lagging=n4
+//	                             n2 is being seeded; what the primary says of the others
+//	settings replace=1m          the cluster's settings
+//	repair, decide, lacks        Repair, Decide, View.Shortfall and View.Silent
+//	run 10m                      looks every 5 s; what is decided happens at once, and a
+//	                             new replica is complete at the next look
+//	silence n2, hear n2          from now on it is not heard of, or it is again
 func TestData(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -75,12 +83,94 @@ type world struct {
 	reports  map[volume.NodeID]Heard
 	settings state.Settings
 	salt     uint64
+	memory   Memory
+	passed   time.Duration // since now
+	silent   map[volume.NodeID]bool
 }
 
 var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func (w *world) view() *View {
-	return newView(w.nodes, w.volumes, w.settings, w.salt, w.reports, now)
+	return newView(w.nodes, w.volumes, w.settings, w.salt, w.reports, now.Add(w.passed))
+}
+
+// repair is one look of a leader that remembers.
+func (w *world) repair() []state.Command {
+	cmds, next := Repair(w.view(), w.memory)
+	w.memory = next
+	return cmds
+}
+
+// pass lets time go by, in which all nodes report but the silent ones.
+func (w *world) pass(d time.Duration) {
+	w.passed += d
+	for id, h := range w.reports {
+		if !w.silent[id] {
+			h.At = now.Add(w.passed)
+			w.reports[id] = h
+		}
+	}
+}
+
+// place does what a command says: replicas arrive, and leave, at once.
+func (w *world) place(c state.SetReplicas) {
+	i := slices.IndexFunc(w.volumes, func(v *state.Volume) bool { return v.ID == c.ID })
+	vol := *w.volumes[i]
+	was := vol.Placement
+	vol.Placement.Local, vol.Placement.Remote = c.Local, c.Remote
+	vol.Changed++
+	w.volumes[i] = &vol
+	for _, id := range was.Replicas() {
+		if vol.Placement.Role(id) == volume.RoleNone {
+			w.drop(vol.ID, id)
+		}
+	}
+	for _, id := range vol.Placement.Replicas() {
+		if was.Role(id) == volume.RoleNone {
+			w.hold(&vol, id, volume.LinkInSync)
+		}
+	}
+}
+
+// hold puts a replica on a node, as far as it and the primary report, which is being
+// seeded or whole.
+func (w *world) hold(vol *state.Volume, id volume.NodeID, link volume.LinkState) {
+	one := volume.Position{GUID: 1}
+	if h, ok := w.reports[id]; ok && link != volume.LinkSeeding {
+		h.Report.Volumes = append(h.Report.Volumes, volume.Status{Volume: vol.ID, Exists: true, Newest: one})
+	}
+	if h, ok := w.reports[vol.Placement.Primary]; ok {
+		for i := range h.Report.Volumes {
+			if st := &h.Report.Volumes[i]; st.Volume == vol.ID {
+				l := volume.LinkStatus{Replica: id, State: link}
+				if link != volume.LinkSeeding {
+					l.Acked = one
+				}
+				st.Links = append(st.Links, l)
+			}
+		}
+	}
+}
+
+// drop takes what nodes report of a replica out.
+func (w *world) drop(vol volume.ID, id volume.NodeID) {
+	for node, h := range w.reports {
+		if node == id {
+			h.Report.Volumes = slices.DeleteFunc(h.Report.Volumes, func(s volume.Status) bool { return s.Volume == vol })
+		}
+		for i := range h.Report.Volumes {
+			if st := &h.Report.Volumes[i]; st.Volume == vol {
+				st.Links = slices.DeleteFunc(st.Links, func(l volume.LinkStatus) bool { return l.Replica == id })
+			}
+		}
+	}
+}
+
+// silence and hear a node.
+func (w *world) silence(id volume.NodeID) { w.silent[id] = true }
+func (w *world) hear(id volume.NodeID) {
+	delete(w.silent, id)
+	w.pass(0)
 }
 
 func (w *world) run(t *testing.T, in string) string {
@@ -93,13 +183,13 @@ func (w *world) run(t *testing.T, in string) string {
 	}
 	switch command {
 	case "nodes":
-		w.nodes, w.reports, w.volumes = nil, map[volume.NodeID]Heard{}, nil
+		*w = world{reports: map[volume.NodeID]Heard{}, silent: map[volume.NodeID]bool{}, settings: w.settings}
 		for _, line := range lines {
 			w.addNode(t, line)
 		}
 		return ""
 	case "volumes":
-		w.volumes = nil
+		w.volumes, w.memory = nil, Memory{}
 		for _, heard := range w.reports {
 			heard.Report.Volumes = nil
 		}
@@ -127,14 +217,44 @@ func (w *world) run(t *testing.T, in string) string {
 		}
 		return out
 	case "repair":
-		return showAll(Repair(w.view()))
+		return showAll(w.repair())
 	case "decide":
-		return showAll(Decide(w.view()))
+		cmds, next := Decide(w.view(), w.memory)
+		w.memory = next
+		return showAll(cmds)
+	case "silence":
+		w.silence(volume.NodeID(args))
+		return ""
+	case "hear":
+		w.hear(volume.NodeID(args))
+		return ""
+	case "settings":
+		value, ok := strings.CutPrefix(args, "replace=")
+		if !ok {
+			t.Fatalf("settings: unknown argument %q", args)
+		}
+		w.settings.ReplicaReplaceAfter = duration(t, value)
+		return ""
+	case "run":
+		var out []string
+		for began, end := w.passed, w.passed+duration(t, args); w.passed <= end; w.pass(5 * time.Second) {
+			for _, cmd := range w.repair() {
+				out = append(out, fmt.Sprintf("%s %s", w.passed-began, showAll([]state.Command{cmd})))
+				w.place(cmd.(state.SetReplicas))
+			}
+		}
+		if out == nil {
+			return "nothing"
+		}
+		return strings.Join(out, "\n")
 	case "lacks":
 		var out []string
 		v := w.view()
 		for _, vol := range v.Volumes {
 			if s := v.Shortfall(vol); !s.IsZero() {
+				out = append(out, fmt.Sprintf("%s: %s", vol.ID, s))
+			}
+			if s := v.Silent(vol); s != "" {
 				out = append(out, fmt.Sprintf("%s: %s", vol.ID, s))
 			}
 		}
@@ -168,6 +288,7 @@ func (w *world) addNode(t *testing.T, line string) {
 			n.Availability = state.Drain
 		case "silent":
 			heard = now.Add(-duration(t, value))
+			w.silent[n.ID] = true
 		case "for":
 			lasts = duration(t, value)
 		case "unheard":
@@ -199,6 +320,7 @@ func (w *world) addVolume(t *testing.T, line string) {
 	v.Placement.Primary = volume.NodeID(fields[1])
 	var used int64
 	absent := map[volume.NodeID]bool{}
+	links := map[volume.NodeID]volume.LinkState{}
 	list := (*[]volume.NodeID)(nil)
 	var rest []string
 	for _, f := range fields[2:] {
@@ -231,6 +353,10 @@ func (w *world) addVolume(t *testing.T, line string) {
 			for id := range strings.SplitSeq(value, ",") {
 				absent[volume.NodeID(id)] = true
 			}
+		case "refused", "lagging", "connecting":
+			for id := range strings.SplitSeq(value, ",") {
+				links[volume.NodeID(id)] = volume.LinkState(key)
+			}
 		default:
 			if !setSpec(t, &v.Spec, key, value) {
 				t.Fatalf("volume: unknown word %q in %q", f, line)
@@ -238,11 +364,21 @@ func (w *world) addVolume(t *testing.T, line string) {
 		}
 	}
 	w.volumes = append(w.volumes, v)
-	for _, id := range v.Placement.Nodes() {
-		if heard, ok := w.reports[id]; ok && !absent[id] {
-			heard.Report.Volumes = append(heard.Report.Volumes, volume.Status{
-				Volume: v.ID, Exists: true, Used: used, Newest: volume.Position{GUID: 1},
-			})
+	if heard, ok := w.reports[v.Placement.Primary]; ok && !absent[v.Placement.Primary] {
+		heard.Report.Volumes = append(heard.Report.Volumes, volume.Status{Volume: v.ID, Exists: true, Newest: volume.Position{GUID: 1}})
+	}
+	for _, id := range v.Placement.Replicas() {
+		link := cmp.Or(links[id], volume.LinkInSync)
+		if absent[id] {
+			link = volume.LinkSeeding
+		}
+		w.hold(v, id, link)
+	}
+	for _, h := range w.reports {
+		for i := range h.Report.Volumes {
+			if st := &h.Report.Volumes[i]; st.Volume == v.ID {
+				st.Used = used
+			}
 		}
 	}
 }

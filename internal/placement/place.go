@@ -120,10 +120,7 @@ func (c *chooser) fill(p *volume.Placement, local, remote int) {
 	}
 
 	// Remote ones: the best node of the zones that have the fewest so far.
-	perZone := make(map[volume.Zone]int)
-	for _, id := range p.Remote {
-		perZone[v.zoneOf(id)]++
-	}
+	perZone := v.perZone(*p)
 	for len(p.Remote) < remote {
 		next := -1
 		for z, among := range v.zones {

@@ -65,6 +65,9 @@ type NodeView struct {
 	Seeding int
 	Feeding int
 
+	// silent is since when a leader listens for a node that it never heard of.
+	silent time.Time
+
 	hash    uint64 // of ID
 	applied uint64
 	clock   time.Time       // the node's own, when it reported
