@@ -218,7 +218,7 @@ func (m *member) lead(ctx context.Context) error {
 	bell.Go(func() { m.ring(running, wake) })
 	defer bell.Wait()
 	defer stop()
-	c := &placement.Controller{Cluster: leaderView{m}, Wake: wake, Log: m.log, Settle: m.timers.Stale}
+	c := &placement.Controller{Cluster: leaderView{m}, Wake: wake, Log: m.log, Now: m.now, Settle: m.timers.Stale}
 	err := c.Run(running)
 	if ctx.Err() != nil {
 		return nil

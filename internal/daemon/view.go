@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/placement"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -148,6 +149,13 @@ func (v view) health(vol *state.Volume, out api.Volume, st volume.Status, known 
 	}
 	if known && vol.Phase != state.PhaseCreating {
 		for _, r := range out.Replicas {
+			if h, ok := v.heard(r.Node.ID); ok && h.Age > v.stale {
+				patience, bad := v.state.Cluster().Settings.ReplaceAfter(), api.HealthLagging
+				if h.Age >= patience {
+					bad = api.HealthDegraded
+				}
+				add(bad, "%s", placement.Silence(r.Node.Name, h.Age, patience))
+			}
 			switch r.State {
 			case volume.LinkSeeding:
 				add(api.HealthSeeding, "first copy to %s under way", r.Node)

@@ -45,6 +45,39 @@ func testState(t *testing.T, change ...state.Command) *state.State {
 
 var confirmed = state.ConfirmCreate{ID: "v", Epoch: 1}
 
+// A replica whose node is not heard of is never all well, whatever the primary said of
+// it last, and counts as missing when the cluster's patience with it has ended.
+func TestSilentReplica(t *testing.T) {
+	s := testState(t, confirmed)
+	tests := []struct {
+		age    time.Duration
+		want   api.Health
+		reason string
+	}{
+		{5 * time.Second, api.HealthOK, ""},
+		{4*time.Minute + time.Second, api.HealthLagging, "replica n3 is lost (unheard for 4m); it is replaced after 10m"},
+		{10 * time.Minute, api.HealthDegraded, "replica n3 is lost (unheard for 10m) and counts as missing"},
+	}
+	for _, tt := range tests {
+		v := view{state: s, stale: 10 * time.Second, heard: func(n volume.NodeID) (heard, bool) {
+			h := heard{Report: volume.Report{Node: n, Applied: s.Index}}
+			switch n {
+			case "n1":
+				h.Volumes = []volume.Status{{Volume: "v", Exists: true, Links: []volume.LinkStatus{
+					{Replica: "n2", State: volume.LinkInSync}, {Replica: "n3", State: volume.LinkInSync},
+				}}}
+			case "n3":
+				h.Age = tt.age
+			}
+			return h, true
+		}}
+		got := v.volume(s.Volume("v"))
+		if got.Health != tt.want || got.Reason != tt.reason {
+			t.Errorf("silent for %s: got %s (%s), want %s (%s)", tt.age, got.Health, got.Reason, tt.want, tt.reason)
+		}
+	}
+}
+
 // Health never says ok of what was not acknowledged, and tells unknown from bad.
 func TestVolumeHealth(t *testing.T) {
 	at := time.Unix(1000, 0)

@@ -30,6 +30,8 @@ type Controller struct {
 	// Wake tells of a new state or report; signals may be merged. Nil: only Every.
 	Wake <-chan struct{}
 	Log  *slog.Logger // nil: slog.Default()
+	// Now is the clock that Heard.At was read from; nil: time.Now.
+	Now func() time.Time
 
 	// Every is the longest time between two looks, for what only time brings about;
 	// 0: 5 s. Gap is the shortest, and Batch the most commands of one look, so that
@@ -53,7 +55,8 @@ type complaint struct {
 // returns the cause. Before its first look it waits until reports of all members
 // could have come in: deciding with half of them would put replicas on the few
 // nodes that happened to be early. It waits so again when it has not run for long, as
-// on a machine that was suspended: the silence was its own then, not that of others.
+// on a machine that was suspended or whose clock has jumped: the silence was its own
+// then, not that of others.
 // A Controller runs once at a time.
 func (c *Controller) Run(ctx context.Context) error {
 	c.complained, c.memory = make(map[complaint]string), Memory{}
@@ -64,11 +67,11 @@ func (c *Controller) Run(ctx context.Context) error {
 	every := orDefault(c.Every, 5*time.Second)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	for last := time.Now(); ; {
-		if time.Since(last) > every+settle && !sleep(ctx, settle) {
+	for last := c.now(); ; {
+		if c.now().Sub(last) > every+settle && !sleep(ctx, settle) {
 			return context.Cause(ctx)
 		}
-		last = time.Now()
+		last = c.now()
 		c.look(ctx)
 		if !sleep(ctx, orDefault(c.Gap, 500*time.Millisecond)) {
 			return context.Cause(ctx)
@@ -82,9 +85,16 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 }
 
+func (c *Controller) now() time.Time {
+	if c.Now != nil {
+		return c.Now()
+	}
+	return time.Now()
+}
+
 // look decides once and proposes what comes out.
 func (c *Controller) look(ctx context.Context) {
-	cmds, next := Decide(NewView(c.Cluster.State(), c.Cluster.Reports(), time.Now()), c.memory)
+	cmds, next := Decide(NewView(c.Cluster.State(), c.Cluster.Reports(), c.now()), c.memory)
 	c.memory = next
 	if most := orDefault(c.Batch, 32); len(cmds) > most {
 		cmds = cmds[:most]

@@ -9,8 +9,9 @@
 //
 // The package never touches a disk, a socket or Raft itself: it returns placements
 // and state.Commands, and whoever owns the log proposes them. It never moves a
-// primary, never takes a replica away, and never guesses about a node that it has
-// not heard from: unknown is not a candidate, and not a proof that data is gone.
+// primary, and never guesses about a node that it has not heard from: unknown is not a
+// candidate, and not a proof that data is gone. It takes a replica away only when as
+// many as were asked for are known to be whole without it; DESIGN.md says when.
 //
 // The control API calls Place when a volume is made; internal/daemon runs the
 // Controller under the context of leadership.

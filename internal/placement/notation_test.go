@@ -319,6 +319,7 @@ func (w *world) addVolume(t *testing.T, line string) {
 	}
 	v.Placement.Primary = volume.NodeID(fields[1])
 	var used int64
+	problem := ""
 	absent := map[volume.NodeID]bool{}
 	links := map[volume.NodeID]volume.LinkState{}
 	list := (*[]volume.NodeID)(nil)
@@ -353,6 +354,8 @@ func (w *world) addVolume(t *testing.T, line string) {
 			for id := range strings.SplitSeq(value, ",") {
 				absent[volume.NodeID(id)] = true
 			}
+		case "problem": // with the primary's copy
+			problem = value
 		case "refused", "lagging", "connecting":
 			for id := range strings.SplitSeq(value, ",") {
 				links[volume.NodeID(id)] = volume.LinkState(key)
@@ -365,7 +368,7 @@ func (w *world) addVolume(t *testing.T, line string) {
 	}
 	w.volumes = append(w.volumes, v)
 	if heard, ok := w.reports[v.Placement.Primary]; ok && !absent[v.Placement.Primary] {
-		heard.Report.Volumes = append(heard.Report.Volumes, volume.Status{Volume: v.ID, Exists: true, Newest: volume.Position{GUID: 1}})
+		heard.Report.Volumes = append(heard.Report.Volumes, volume.Status{Volume: v.ID, Exists: true, Newest: volume.Position{GUID: 1}, Problem: problem})
 	}
 	for _, id := range v.Placement.Replicas() {
 		link := cmp.Or(links[id], volume.LinkInSync)

@@ -274,7 +274,7 @@ func (v *View) crowded(p volume.Placement) bool {
 }
 
 // spare is the replica that the volume can do without, and for how long that has to
-// have been so; "" when there is none. Without it there are at least as many complete
+// have been so; "" when there is none. The primary must be heard of. Without it there are at least as many complete
 // and live replicas as the spec asks for, and its own kind lacks none. A replica that
 // is being seeded is not spare: somebody may wait for it.
 //
@@ -282,7 +282,7 @@ func (v *View) crowded(p volume.Placement) bool {
 // those that are behind, and then the one that its node would be the worst choice for.
 func (v *View) spare(vol *state.Volume) (volume.NodeID, time.Duration) {
 	p := vol.Placement
-	if len(p.Local)+len(p.Remote) <= vol.Spec.Replicas+vol.Spec.Remote {
+	if len(p.Local)+len(p.Remote) <= vol.Spec.Replicas+vol.Spec.Remote || v.Node(p.Primary).Copy(vol.ID).Problem != "" {
 		return "", 0
 	}
 	type candidate struct {
