@@ -219,6 +219,8 @@ func ParseAside(d zfs.Dataset, root string) (aside volume.Aside, ok bool) {
 }
 
 // newestEpoch is that of a dataset's newest engine snapshot: the one it diverged in.
+// A copy that was forked has given its history away, and stands on the newest
+// snapshot of that.
 func (e *Engine) newestEpoch(ctx context.Context, name string) (volume.Epoch, error) {
 	snaps, err := e.cfg.Pool.Snapshots(ctx, name, false)
 	if err != nil {
@@ -226,7 +228,19 @@ func (e *Engine) newestEpoch(ctx context.Context, name string) (volume.Epoch, er
 	}
 	var c localCopy
 	c.setSnapshots(snaps)
-	return c.newest().pos.Epoch, nil
+	if newest := c.newest(); newest.guid != 0 {
+		return newest.pos.Epoch, nil
+	}
+	d, err := e.cfg.Pool.Dataset(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	_, origin, _ := strings.Cut(d.Origin, "@")
+	if epoch, _, ok := volume.ParseSnapshotName(origin); ok {
+		return epoch, nil
+	}
+	epoch, _ := volume.ParseEpoch(d.User[propEpoch]) // a user's snapshot says nothing of it
+	return epoch, nil
 }
 
 // forkCopy sets aside what a copy has beyond the newest snapshot it shares with

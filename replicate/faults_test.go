@@ -34,6 +34,9 @@ func (w *world) hasAside(n *node, files ...string) {
 	if len(list) != 2 {
 		w.Fatalf("datasets set aside: %d, want one", len(list)-1)
 	}
+	if x, ok := ParseAside(list[1], n.pool+"/flocker-aside"); !ok || x.Epoch == 0 {
+		w.Errorf("%s says nothing of the epoch in which it went its own way", list[1].Name)
+	}
 	for _, file := range files {
 		if _, err := n.disk.ReadFile(list[1].Name, file); err != nil {
 			w.Errorf("%s lacks %s: %v", list[1].Name, file, err)
