@@ -35,6 +35,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	repair, decide, lacks        Repair, Decide, View.Shortfall and View.Silent
 //	run 10m                      looks every 5 s; what is decided happens at once, and a
 //	                             new replica is complete at the next look
+//	seeded v1 n2                 that first copy is complete
 //	silence n2, hear n2          from now on it is not heard of, or it is again
 func TestData(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -224,6 +225,12 @@ func (w *world) run(t *testing.T, in string) string {
 		return showAll(cmds)
 	case "silence":
 		w.silence(volume.NodeID(args))
+		return ""
+	case "seeded":
+		id, node, _ := strings.Cut(args, " ")
+		i := slices.IndexFunc(w.volumes, func(v *state.Volume) bool { return v.ID == volume.ID(id) })
+		w.drop(volume.ID(id), volume.NodeID(node))
+		w.hold(w.volumes[i], volume.NodeID(node), volume.LinkInSync)
 		return ""
 	case "hear":
 		w.hear(volume.NodeID(args))

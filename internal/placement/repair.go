@@ -28,6 +28,9 @@ const (
 type Memory struct {
 	unheard map[volume.NodeID]time.Time // members never heard of: since when we listen
 	idle    map[volume.ID]idea          // changes that nothing hurries
+	// extra is the replica that was seeded last although its volume had enough: somebody
+	// has waited for it there and will come for it, maybe much later.
+	extra map[volume.ID]volume.NodeID
 }
 
 // idea is a change that has been good for a volume since then. Another one, or another
@@ -42,7 +45,7 @@ type idea struct {
 // leader's first look, and the memory of that.
 func (v *View) listen(m Memory) (*View, Memory) {
 	v = v.clone()
-	next := Memory{unheard: map[volume.NodeID]time.Time{}, idle: map[volume.ID]idea{}}
+	next := Memory{unheard: map[volume.NodeID]time.Time{}, idle: map[volume.ID]idea{}, extra: map[volume.ID]volume.NodeID{}}
 	for i := range v.Nodes {
 		n := &v.Nodes[i]
 		if !n.Reported.IsZero() {
@@ -76,7 +79,7 @@ func Repair(v *View, m Memory) ([]state.Command, Memory) {
 	v, next := v.listen(m)
 	var cmds []state.Command
 	var gaps []gap
-	var whole []*state.Volume
+	whole := make([]*state.Volume, 0, len(v.Volumes))
 	for _, vol := range v.Volumes {
 		if vol.Phase != state.PhaseActive || v.Node(vol.Placement.Primary) == nil {
 			continue
@@ -99,7 +102,11 @@ func Repair(v *View, m Memory) ([]state.Command, Memory) {
 	}
 	// One look adds first and drops later, so that a full batch never delays a copy.
 	var drops []state.Command
+	v.extra = next.extra
 	for _, vol := range whole {
+		if id := v.extraOf(vol, m.extra[vol.ID]); id != "" {
+			next.extra[vol.ID] = id
+		}
 		p, drop, patience := v.improve(vol)
 		if patience == 0 {
 			continue
@@ -120,6 +127,24 @@ func Repair(v *View, m Memory) ([]state.Command, Memory) {
 		}
 	}
 	return append(cmds, drops...), next
+}
+
+// extraOf is the replica beyond what the spec asks for that was being seeded last; was
+// is what it was at the last look, "" when there is none.
+func (v *View) extraOf(vol *state.Volume, was volume.NodeID) volume.NodeID {
+	p := vol.Placement
+	if len(p.Local)+len(p.Remote) <= vol.Spec.Replicas+vol.Spec.Remote {
+		return ""
+	}
+	for _, id := range p.Replicas() {
+		if v.alive(id) && v.link(vol, id).State == volume.LinkSeeding {
+			return id
+		}
+	}
+	if p.Role(was) != volume.RoleReplica {
+		return ""
+	}
+	return was
 }
 
 // busy says that a node has its fill of first copies that p would add to.
@@ -279,7 +304,8 @@ func (v *View) crowded(p volume.Placement) bool {
 // is being seeded is not spare: somebody may wait for it.
 //
 // The lost go first, then those that make no progress, those that share a zone,
-// those that are behind, and then the one that its node would be the worst choice for.
+// those that are behind, and then the one that its node would be the worst choice for,
+// but the one that was seeded last after all others.
 func (v *View) spare(vol *state.Volume) (volume.NodeID, time.Duration) {
 	p := vol.Placement
 	if len(p.Local)+len(p.Remote) <= vol.Spec.Replicas+vol.Spec.Remote || v.Node(p.Primary).Copy(vol.ID).Problem != "" {
@@ -341,7 +367,8 @@ func (v *View) spare(vol *state.Volume) (volume.NodeID, time.Duration) {
 	}
 	first := slices.MinFunc(all, func(a, b candidate) int {
 		return cmp.Or(cmp.Compare(b.class, a.class), cmp.Compare(b.crowd, a.crowd),
-			cmp.Compare(yes(b.behind), yes(a.behind)), cmp.Compare(a.score, b.score), cmp.Compare(a.id, b.id))
+			cmp.Compare(yes(b.behind), yes(a.behind)), cmp.Compare(yes(a.id == v.extra[vol.ID]), yes(b.id == v.extra[vol.ID])),
+			cmp.Compare(a.score, b.score), cmp.Compare(a.id, b.id))
 	})
 	return first.id, first.patience
 }

@@ -33,6 +33,8 @@ type View struct {
 	Volumes  []*state.Volume
 	Settings state.Settings
 
+	extra map[volume.ID]volume.NodeID // see Memory
+
 	salt  uint64 // changes with the state, so that equal nodes take turns
 	index map[volume.NodeID]int
 	zones map[volume.Zone][]int // indices into Nodes
