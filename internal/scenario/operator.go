@@ -27,6 +27,7 @@ import (
 //	snapshots NODE VOLUME [NAME..] flockctl snapshot list has exactly these of users
 //	drop NODE VOLUME NAME          flockctl snapshot remove
 //	on NODE VOLUME NAME            until the node's own disk has that snapshot; gone: until not
+//	copy-on NODE VOLUME            until the node's disk has a copy; no-copy-on: until not
 //	scribble NODE VOLUME FILE TEXT  somebody mounts a copy by hand and writes to it
 //	asides NODE [NODE=VOLUME..]    until flockctl aside list shows exactly these
 //	restore NODE FROM VOLUME       flockctl aside restore of what is set aside on FROM
@@ -148,6 +149,16 @@ func (w *World) operatorStep(words []string) error {
 				}
 			}
 			return err == nil
+		})
+		return nil
+	case "copy-on", "no-copy-on":
+		ds, err := w.dataset(words[2])
+		if err != nil {
+			return err
+		}
+		w.Await(strings.Join(words, " "), func() bool {
+			_, err := node().ZFS.Dataset(w.ctx(), ds)
+			return (words[0] == "copy-on") == (err == nil) && (err == nil || errors.Is(err, zfs.ErrNotFound))
 		})
 		return nil
 	case "set":

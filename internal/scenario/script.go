@@ -26,6 +26,7 @@ import (
 //	partition NODE NODE, heal
 //	await VOLUME HEALTH            until every machine that is up says so
 //	primary VOLUME NODE            holds; so does
+//	call NAME replica VOLUME       from here on NAME means the machine of its first replica
 //	copies VOLUME LOCAL REMOTE     the number of its replicas of each kind
 //	running NODE CONTAINER         until it runs; stopped NODE CONTAINER holds
 //	unmounted VOLUME               until no machine has it mounted
@@ -67,6 +68,11 @@ func (w *World) Script(text string) {
 
 func (w *World) step(words []string) error {
 	w.t.Helper()
+	for i, word := range words {
+		if name, ok := w.called[word]; ok {
+			words[i] = name
+		}
+	}
 	arg := func(i int) string {
 		if i < len(words) {
 			return words[i]
@@ -139,6 +145,15 @@ func (w *World) step(words []string) error {
 			}
 			return true
 		})
+	case "call":
+		v, err := w.volume(arg(3))
+		if err == nil && len(v.Replicas) == 0 {
+			err = errors.New("it has no replica")
+		}
+		if err == nil {
+			w.called[arg(1)] = v.Replicas[0].Node.Name
+		}
+		return err
 	case "copies":
 		v, err := w.volume(arg(1))
 		if err != nil {
@@ -148,7 +163,9 @@ func (w *World) step(words []string) error {
 		for _, r := range v.Replicas {
 			kinds[r.Kind]++
 		}
-		return count("local and remote replicas", 10*kinds[api.ReplicaLocal]+kinds[api.ReplicaRemote], arg(2)+arg(3))
+		if got, want := fmt.Sprintf("%d local, %d remote", kinds[api.ReplicaLocal], kinds[api.ReplicaRemote]), fmt.Sprintf("%s local, %s remote", arg(2), arg(3)); got != want {
+			return fmt.Errorf("it has %s replicas, want %s", got, want)
+		}
 	case "primary":
 		v, err := w.volume(arg(1))
 		if err == nil && v.Primary.Name != arg(2) {

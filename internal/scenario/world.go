@@ -35,6 +35,8 @@ type World struct {
 	join  string            // the token that Init made
 	zones map[string]string // by machine; none: the default zone
 
+	called map[string]string // what a script calls machines that it cannot know
+
 	mu        sync.Mutex
 	primaries map[string]volume.NodeID // "volume epoch" to the primary seen first
 	epochs    map[string]volume.Epoch  // "machine volume" to the newest seen there
@@ -67,7 +69,7 @@ const Pool = "tank"
 
 // NewWorld makes machines n1 to nN, powered on and in no cluster.
 func NewWorld(t testing.TB, n int) *World {
-	w := &World{t: t, net: memnet.New(), nodes: map[string]*Machine{}, zones: map[string]string{},
+	w := &World{t: t, net: memnet.New(), nodes: map[string]*Machine{}, zones: map[string]string{}, called: map[string]string{},
 		primaries: map[string]volume.NodeID{}, epochs: map[string]volume.Epoch{}}
 	for i := range n {
 		name := fmt.Sprintf("n%d", i+1)
