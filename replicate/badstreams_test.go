@@ -49,14 +49,15 @@ var badStreams = []badStream{
 	{name: "empty", make: func(good, _, _ []byte) []byte { return nil }},
 	{name: "truncated in the middle", make: func(good, _, _ []byte) []byte { return good[:len(good)/2] }},
 	{name: "truncated by one byte", make: func(good, _, _ []byte) []byte { return good[:len(good)-1] }},
-	{name: "of another volume", kind: kindIncremental, make: func(_, other, _ []byte) []byte { return other }},
+	{name: "of another volume", make: func(_, other, _ []byte) []byte { return other }},
 	{name: "an older one of the same volume", kind: kindIncremental, make: func(_, _, older []byte) []byte { return older }},
 	{name: "twice", good: true, make: func(good, _, _ []byte) []byte { return slices.Concat(good, good) }},
 	{name: "with something after it", good: true, make: func(good, other, _ []byte) []byte { return slices.Concat(good, other) }},
 }
 
-// run sends the bad stream where one of this kind is due, once.
-func (s badStream) run(w *world, kind, data string) {
+// sendBad sends these streams, one after the other, where one of this kind is due;
+// then a good one.
+func sendBad(w *world, kind, data string, bad ...badStream) {
 	a, b := w.node("a"), w.node("b")
 	ctx := context.Background()
 	a.create()
@@ -84,13 +85,18 @@ func (s badStream) run(w *world, kind, data string) {
 	}
 
 	before := b.state()
-	sent := 0
 	a.mu.Lock()
+	todo := bad
 	a.send = func(ctx context.Context, req zfs.SendRequest, out io.Writer) error {
-		var buf bytes.Buffer
-		if sent++; sent > 1 {
+		a.mu.Lock()
+		if len(todo) == 0 {
+			a.mu.Unlock()
 			return a.disk.Send(ctx, req, out)
 		}
+		bad := todo[0]
+		todo = todo[1:]
+		a.mu.Unlock()
+		var buf bytes.Buffer
 		if err := a.disk.Send(ctx, req, &buf); err != nil {
 			return err
 		}
@@ -98,40 +104,58 @@ func (s badStream) run(w *world, kind, data string) {
 		if kind == kindIncremental {
 			from = other + "@" + name(1)
 		}
-		_, err := out.Write(s.make(buf.Bytes(), stream(zfs.SendRequest{Snapshot: other + "@" + name(2), From: from}), older))
+		_, err := out.Write(bad.make(buf.Bytes(), stream(zfs.SendRequest{Snapshot: other + "@" + name(2), From: from}), older))
 		return err
 	}
-	failed := false
+	failed := 0
 	a.seen = func(ev Event) { // before the link tries again
 		if e, ok := ev.(StreamEnded); ok && e.Err != nil {
-			failed = true
+			a.mu.Lock()
+			failed++
+			a.mu.Unlock()
 			w.partition("a", "b", true)
 		}
 	}
 	a.mu.Unlock()
+	failures := func() int { a.mu.Lock(); defer a.mu.Unlock(); return failed }
 	a.write("g", data)
 	if kind == kindFull {
 		w.assign(1, "a", "b")
 	}
-	w.waitFor("sent", func() bool { return failed || w.inSync("a", "b")() })
-	if failed == s.good {
-		w.Errorf("rejected: %v", failed)
-	}
-	if failed {
+	for i, bad := range bad {
+		if bad.good {
+			w.waitFor("taken: "+bad.name, w.inSync("a", "b"))
+			break
+		}
+		w.waitFor("rejected: "+bad.name, func() bool { return failures() > i })
 		w.waitFor("at rest", w.atRest("b"))
 		if after := b.state(); after != before {
-			w.Errorf("the replica was\n%sand is\n%s", before, after)
+			w.Fatalf("%s: the replica was\n%sand is\n%s", bad.name, before, after)
 		}
+		w.partition("a", "b", false)
+		a.tryNow()
 	}
-
-	a.mu.Lock()
-	a.seen = nil
-	a.mu.Unlock()
-	w.partition("a", "b", false)
 	w.waitFor("in sync", w.inSync("a", "b"))
+	if bad[len(bad)-1].good && failures() >= len(bad) {
+		w.Errorf("rejected: %s", bad[len(bad)-1].name)
+	}
 	w.tidy()
 	if n := b.count(setAside); n > 0 {
 		w.Errorf("%d copies set aside", n)
+	}
+}
+
+// tryNow makes a node's links try again without waiting for it.
+func (n *node) tryNow() {
+	e := n.eng()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, p := range e.peers {
+		p.retryAt, p.backoff = time.Time{}, 0
+	}
+	for _, l := range e.links {
+		l.retryAt, l.backoff = time.Time{}, 0
+		wake(l.wake)
 	}
 }
 
@@ -149,7 +173,9 @@ func (n *node) state() string {
 	n.w.must(err)
 	lines := map[string]string{}
 	for _, d := range datasets {
-		if d.Origin != "" || d.ResumeToken == "" || !strings.Contains(d.Name, "-seed-") {
+		k, _, _ := n.eng().cfg.parse(d.Name)
+		aside := strings.HasPrefix(d.Name, n.eng().cfg.asideRoot()+"/")
+		if k == kindCopy || k == kindFork || aside || k == kindSeed && d.ResumeToken == "" {
 			lines[d.Name] = fmt.Sprintf("origin %q written %d %v", d.Origin, d.Written, d.User)
 		}
 	}
@@ -173,7 +199,7 @@ func spoil(t *testing.T, on stage, data string) {
 	for _, s := range badStreams {
 		for _, kind := range []string{kindFull, kindIncremental} {
 			if s.kind == "" || s.kind == kind {
-				on(t, kind+" stream: "+s.name, func(w *world) { s.run(w, kind, data) })
+				on(t, kind+" stream: "+s.name, func(w *world) { sendBad(w, kind, data, s) })
 			}
 		}
 	}

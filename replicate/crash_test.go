@@ -3,7 +3,6 @@ package replicate
 import (
 	"context"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -94,8 +93,8 @@ var crashStories = []crashStory{
 			w.node("a").create()
 			w.assign(1, "a", "b")
 			w.waitFor("seeded", w.inSync("a", "b"))
-			w.cutAt("sender", 100<<10)
-			w.node("a").write("g", strings.Repeat("data", 75<<10))
+			w.cutAt("sender", 300<<10)
+			w.node("a").write("g", randomData)
 			w.waitFor("partial", func() bool { return w.isCut() && w.partial("b") })
 		},
 		act: func(w *world) {

@@ -28,7 +28,7 @@ var (
 
 // Random histories of three nodes: writes, users' snapshots, connections cut and
 // bytes damaged, partitions, power cuts, restarts of flockd, failing commands, full
-// and suspended pools, clocks that jump, replicas wiped or written to by somebody,
+// and suspended pools, clocks that jump, scheduled snapshots, replicas wiped or written to by somebody,
 // replicas that leave the set and come back, and changes of primary, to a replica
 // that lags too, that nodes hear of late, so that for a while two believe to be it.
 //
@@ -130,7 +130,8 @@ type past struct {
 	told    map[string]int        // version that it has heard of
 	heard   map[string]Assignment // what it believes
 	out     map[string]bool       // not in the replica set
-	ready   map[string]bool       // as primary: settled, may be written to
+	policy  volume.SnapshotPolicy
+	ready   map[string]bool // as primary: settled, may be written to
 
 	writes  []string
 	snaps   map[uint64]string          // users' snapshots that must be somewhere
@@ -298,7 +299,7 @@ func (p *past) appoint(primary string, epochs volume.Epoch) {
 	p.version++
 	p.note("epoch %d: primary %s, out %v", p.epoch, primary, slices.Sorted(maps.Keys(p.out)))
 	for _, name := range abc {
-		a := Assignment{Volume: testVol, Epoch: p.epoch, Role: volume.RoleReplica, Primary: p.node(primary).id, Interval: time.Second}
+		a := Assignment{Volume: testVol, Epoch: p.epoch, Role: volume.RoleReplica, Primary: p.node(primary).id, Interval: time.Second, Snapshots: p.policy}
 		if name == primary {
 			a.Role = volume.RolePrimary
 			for _, other := range abc {
@@ -371,6 +372,8 @@ func (p *past) act() {
 		p.userSnapshot(name)
 	case 26:
 		p.removeSnapshot(name)
+	case 27:
+		p.changePolicy()
 	case 8, 9:
 		if other := p.pick(); other != name {
 			cut := p.rng.IntN(2) == 0
@@ -409,8 +412,11 @@ func (p *past) act() {
 		p.vandal(name)
 	default:
 		time.Sleep(time.Duration(1+p.rng.IntN(4000)) * time.Millisecond)
-		if p.rng.IntN(8) == 0 {
+		switch p.rng.IntN(12) {
+		case 0:
 			time.Sleep(40 * time.Second) // who is not there is away
+		case 1:
+			time.Sleep(5 * time.Minute) // scheduled snapshots are due
 		}
 	}
 	if p.rng.IntN(2) == 0 {
@@ -565,6 +571,19 @@ func (p *past) member(name string) {
 		p.out[name] = true
 		p.forget(name)
 	}
+	primary := p.chosen()
+	p.appoint(primary, 0)
+	p.tell(primary)
+}
+
+// changePolicy has snapshots taken by the clock, kept in other numbers, or no more.
+func (p *past) changePolicy() {
+	p.policy = nil
+	for range p.rng.IntN(3) {
+		every := time.Duration(1+len(p.policy)) * 5 * time.Minute
+		p.policy = append(p.policy, volume.SnapshotRule{Every: every, Keep: 1 + p.rng.IntN(3)})
+	}
+	p.note("snapshots are scheduled: %v", p.policy)
 	primary := p.chosen()
 	p.appoint(primary, 0)
 	p.tell(primary)

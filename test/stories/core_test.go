@@ -18,34 +18,50 @@ import (
 // The conformance suite of package zfs, which the fake passes everywhere, passes on
 // the real pool of a node.
 func TestCoreConformance(t *testing.T) {
+	onNode(t, "./zfs", "FLOCKER_ZFS_POOL=tank", "TestConformance", "--- PASS: TestConformance/")
+}
+
+// The tests of replication's links, which pass on fakes in all their cases, pass on
+// real pools in some of each: streams are cut, damaged and swapped, flockd is killed
+// between two commands, a pool is full.
+func TestCoreLinks(t *testing.T) {
+	onNode(t, "./replicate", "FLOCKER_LINK_POOLS=/var/tmp/links", "TestRealLinks", "--- PASS: TestRealLinks/")
+}
+
+// onNode builds the tests of a package and runs one of them on the first node, as
+// root. passed begins the lines that are counted; none is a failure.
+func onNode(t *testing.T, pkg, env, test, passed string) {
 	l := lab.Open(t)
 	n := l.Node(1)
-	program := filepath.Join(t.TempDir(), "zfs.test")
-	build := exec.Command("go", "test", "-c", "-tags", "hashicorpmetrics,nosystemd", "-ldflags", "-s -w", "-o", program, "./zfs")
+	program := filepath.Join(t.TempDir(), "node.test")
+	build := exec.Command("go", "test", "-c", "-tags", "hashicorpmetrics,nosystemd", "-ldflags", "-s -w", "-o", program, pkg)
 	build.Dir = l.Root()
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	before := n.Sh("zfs list -H -o name")
-	n.Copy(program, "/tmp/zfs.test")
-	out, err := n.Try("cd /tmp && FLOCKER_ZFS_POOL=tank ./zfs.test -test.v -test.timeout 10m -test.run 'TestConformance'; code=$?; rm -f zfs.test; exit $code")
-	passed := 0
+	n.Copy(program, "/tmp/node.test")
+	_, dir, _ := strings.Cut(env, "=")
+	out, err := n.Try(fmt.Sprintf(`cd /tmp; case %[2]s in /*) mkdir -p %[2]s;; esac
+%[1]s ./node.test -test.v -test.timeout 10m -test.run '%[3]s'; code=$?
+rm -f node.test; case %[2]s in /*) rm -rf %[2]s;; esac; exit $code`, env, dir, test))
+	count := 0
 	for line := range strings.Lines(out) {
 		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "--- PASS: TestConformance/") {
-			passed++
+		if strings.HasPrefix(line, passed) {
+			count++
 		}
-		if strings.HasPrefix(line, "--- FAIL") || strings.HasPrefix(line, "--- SKIP") {
+		if strings.HasPrefix(line, "--- FAIL") || strings.HasPrefix(line, "--- SKIP") || err != nil && strings.Contains(line, "_test.go:") {
 			t.Log(line)
 		}
 	}
-	if err != nil || passed == 0 {
-		t.Errorf("%d tests of the suite passed on pool tank: %v", passed, err)
+	if err != nil || count == 0 {
+		t.Errorf("%d tests of %s passed on %s: %v", count, pkg, n, err)
 	}
-	t.Logf("%d tests of the suite passed on pool tank of %s", passed, n)
+	t.Logf("%d tests of %s passed on %s", count, pkg, n)
 	if after := n.Sh("zfs list -H -o name"); after != before {
-		t.Errorf("the suite left datasets behind:\n%s\nbefore:\n%s", after, before)
+		t.Errorf("the tests left datasets behind:\n%s\nbefore:\n%s", after, before)
 	}
 }
 
