@@ -186,6 +186,9 @@ func (e *Engine) Assign(all []Assignment) {
 	// What is being received for another epoch, or from another primary, ends here.
 	for id, r := range e.receives {
 		a := table[id]
+		if r.peer == "" {
+			continue // this node's own work on what is left; no assignment makes it wrong
+		}
 		if a == nil || a.Role != volume.RoleReplica || a.Epoch != r.epoch || a.Primary != r.peer {
 			r.cancel(errSuperseded)
 		}

@@ -505,3 +505,23 @@ func TestPrimaryHalfAside(t *testing.T) {
 		}
 	})
 }
+
+// What this node does about its own leftovers is not ended by another assignment: a
+// promotion waits for it.
+func TestSettleWhileAssigned(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		a.write("f", "one")
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		b.host.Slow("dataset", "", time.Second)
+		done := make(chan error)
+		go func() { done <- b.eng().Settle(context.Background(), testVol) }()
+		synctest.Wait()
+		w.assign(2, "b", "a")
+		if err := <-done; err != nil {
+			t.Errorf("settling while the node becomes primary: %v", err)
+		}
+	})
+}
