@@ -243,6 +243,7 @@ func (l liar) run(w *world) {
 	w.waitFor("in sync", w.inSync("a", "b"))
 	have := a.newestSnapshot()
 	a.assign()
+	a.hangUpTo(b)
 	a.write("f", strings.Repeat("two", 30<<10))
 	w.must(a.disk.Snapshot(ctx, []string{a.dataset() + "@" + volume.Position{Epoch: 5, Seq: 1000}.SnapshotName()}, nil))
 	next := a.newestSnapshot()

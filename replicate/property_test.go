@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -76,17 +77,23 @@ func tell(t *testing.T, seed uint64) {
 	if failures == nil {
 		return
 	}
+	// At once, in case that something hangs from here on.
+	fmt.Fprintf(os.Stderr, "the history of seed %d fails: %s\n", seed, failures[0])
 	skip := map[int]bool{}
 	began := time.Now()
 	for i := range deeds(seed) {
+		if time.Since(began) > 10*time.Second {
+			break
+		}
 		skip[i] = true
 		fails := false
 		for range 3 {
-			if f, l := history(t, seed, skip); f != nil && !fails {
+			if f, l := history(t, seed, skip); f != nil {
 				failures, log, fails = f, l, true
+				break
 			}
 		}
-		if !fails || time.Since(began) > 30*time.Second {
+		if !fails {
 			delete(skip, i)
 		}
 	}
