@@ -246,6 +246,7 @@ func (l liar) run(w *world) {
 	a.hangUpTo(b)
 	a.write("f", strings.Repeat("two", 30<<10))
 	w.must(a.disk.Snapshot(ctx, []string{a.dataset() + "@" + volume.Position{Epoch: 5, Seq: 1000}.SnapshotName()}, nil))
+	a.eng().Refresh(testVol)
 	next := a.newestSnapshot()
 	var stream bytes.Buffer
 	w.must(a.disk.Send(ctx, zfs.SendRequest{Snapshot: next.FullName(), From: have.FullName()}, &stream))
