@@ -136,6 +136,9 @@ func (v view) health(vol *state.Volume, out api.Volume, st volume.Status, known 
 		add(api.HealthUnknown, "primary %s has not reported yet", out.Primary)
 	case st.Volume == "" && h.Applied >= vol.Changed:
 		add(api.HealthUnknown, "primary %s has not looked at it yet", out.Primary)
+	case !st.Exists && vol.Phase != state.PhaseCreating && st.Volume != "" && h.Applied < vol.Changed:
+		// Seen before the volume became what it is: it may be there by now.
+		add(api.HealthUnknown, "primary %s has not looked at it yet", out.Primary)
 	case !st.Exists && vol.Phase != state.PhaseCreating && st.Volume != "":
 		add(api.HealthFailed, "the dataset is missing on %s", out.Primary)
 	case st.Problem != "":

@@ -78,6 +78,18 @@ func TestSilentReplica(t *testing.T) {
 	}
 }
 
+// What a primary said of a volume before it was confirmed is not held against it.
+func TestHealthOfAnEarlierReport(t *testing.T) {
+	s := testState(t, confirmed)
+	v := view{state: s, stale: 10 * time.Second, heard: func(n volume.NodeID) (heard, bool) {
+		r := volume.Report{Node: n, Applied: s.Volume("v").Changed - 1, Volumes: []volume.Status{{Volume: "v"}}}
+		return heard{Report: r}, n == "n1"
+	}}
+	if got := v.volume(s.Volume("v")); got.Health != api.HealthUnknown {
+		t.Errorf("got %s (%s), want %s", got.Health, got.Reason, api.HealthUnknown)
+	}
+}
+
 // Health never says ok of what was not acknowledged, and tells unknown from bad.
 func TestVolumeHealth(t *testing.T) {
 	at := time.Unix(1000, 0)
