@@ -66,8 +66,9 @@ fuzz: ## every fuzz target for FUZZTIME (5s)
 	@TAGS=$(TAGS) tools/fuzz $(FUZZTIME)
 
 .PHONY: bench
-bench: ## all benchmarks
+bench: ## Go benchmarks, then flocker beside other ways to replicate, on the lab; the result is recorded in docs/BENCHMARKS.md
 	go test -tags $(TAGS) -run '^$$' -bench . -benchmem $(packages)
+	scripts/bench
 
 # ---- with the lab: real virtual machines, OpenZFS and Docker
 
