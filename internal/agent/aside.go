@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -170,8 +169,8 @@ func (a *Agent) cloneOf(ctx context.Context, name string) (string, error) {
 }
 
 // drop lets go of a copy that the volume needs no more: this node is not in its
-// placement, so nothing is sent here. It is destroyed only when the primary has
-// everything that is in it; otherwise it is set aside. The caller holds the lock.
+// placement, so nothing is sent here. It is destroyed only when the primary answers and
+// has everything that is in it; otherwise it is set aside. The caller holds the lock.
 func (a *Agent) drop(ctx context.Context, v *state.Volume) error {
 	if v.Phase != state.PhaseActive || v.Placement.Role(a.self) != volume.RoleNone {
 		return nil
@@ -194,30 +193,62 @@ func (a *Agent) drop(ctx context.Context, v *state.Volume) error {
 	if err != nil {
 		return err
 	}
-	guids := make([]uint64, len(snaps))
-	for i, s := range snaps {
-		guids[i] = s.GUID
-	}
 	primary := a.cluster.State().NodeName(v.Placement.Primary)
 	if a.peers == nil {
 		return errors.New("the primary cannot be asked whether it has all that is in this copy")
 	}
-	has, err := a.peers.Holds(ctx, v.Placement.Primary, v.ID, guids)
+	has, err := a.peers.Holds(ctx, v.Placement.Primary, v.ID, guidsOf(snaps))
 	if err != nil {
 		return fmt.Errorf("asking %s whether it has all that is in this copy: %w", primary, err)
 	}
-	lacks := slices.ContainsFunc(guids, func(g uint64) bool { return !has[g] })
-	switch {
-	case d.Written != 0, d.Mounted:
+	if d.Written != 0 || d.Mounted {
 		return a.repl.SetAside(ctx, v.ID, "it was changed on this node, which is no replica any more")
-	case lacks:
-		return a.repl.SetAside(ctx, v.ID, fmt.Sprintf("it has snapshots that the primary %s lacks, and this node is no replica any more", primary))
+	}
+	if only := onlyHere(v, snaps, has); only != "" {
+		return a.repl.SetAside(ctx, v.ID, fmt.Sprintf("the primary %s lacks its snapshot %s, and this node is no replica any more", primary, only))
 	}
 	if err := a.destroy(ctx, ds); err != nil {
 		return err
 	}
 	a.log.Info("a copy that is needed no more is gone", "volume", v.ID, "name", v.Name)
 	return nil
+}
+
+// onlyHere is a snapshot of a copy that may be nowhere else, "" when there is none;
+// has says which ones the primary has.
+//
+// Of the engine's only the newest matters: those before it are the history of that
+// one, and a primary destroys its own as it goes on. It is of the primary's history if
+// the primary has it, or took it itself, in this epoch, or had got as far in the epoch
+// that it took over from. What a schedule made goes by the schedule. Of the rest, the
+// primary must have each, or the bookmark that says it was removed.
+func onlyHere(v *state.Volume, snaps []zfs.Snapshot, has map[uint64]bool) string {
+	newest := volume.Position{}
+	for _, s := range snaps {
+		_, _, scheduled := volume.ParseScheduledName(s.Name)
+		epoch, seq, engine := volume.ParseSnapshotName(s.Name)
+		switch {
+		case engine:
+			newest = volume.Position{Epoch: epoch, Seq: seq, GUID: s.GUID}
+		case !scheduled && !has[s.GUID]:
+			return s.Name
+		}
+	}
+	switch {
+	case newest.IsZero(), has[newest.GUID], newest.Epoch == v.Epoch:
+		return ""
+	case newest.Epoch == v.Start.Epoch && newest.Compare(v.Start) <= 0:
+		return ""
+	}
+	return newest.SnapshotName()
+}
+
+func guidsOf(snaps []zfs.Snapshot) []uint64 {
+	guids := make([]uint64, len(snaps))
+	for i, s := range snaps {
+		guids[i] = s.GUID
+	}
+	return guids
 }
 
 // adopt makes the volume's dataset of a set-aside copy. Done again after a crash, it

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -142,8 +144,12 @@ func TestDrop(t *testing.T) {
 		fails   bool
 	}{
 		"the primary has all": {func(*testing.T, *zfsfake.Host, *idle) {}, true, false, false},
-		"the primary lacks a snapshot": {func(_ *testing.T, _ *zfsfake.Host, i *idle) {
+		"the primary has pruned its history": {func(_ *testing.T, _ *zfsfake.Host, i *idle) {
 			i.holds = map[uint64]bool{}
+		}, true, false, false},
+		"the primary lacks a user's snapshot": {func(t *testing.T, h *zfsfake.Host, i *idle) {
+			i.holds = map[uint64]bool{}
+			must(t, h.Snapshot(ctx, []string{ds + "@mine"}, nil))
 		}, true, true, false},
 		"the primary cannot be asked": {func(_ *testing.T, _ *zfsfake.Host, i *idle) { i.deaf = errors.New("no answer") }, false, false, true},
 		"somebody wrote to it": {func(t *testing.T, h *zfsfake.Host, _ *idle) {
@@ -171,6 +177,53 @@ func TestDrop(t *testing.T) {
 				t.Errorf("set aside: %v", i.aside)
 			}
 		})
+	}
+}
+
+func TestOnlyHere(t *testing.T) {
+	v := &state.Volume{Epoch: 5, Start: volume.Position{Epoch: 3, Seq: 9, GUID: 1}}
+	names := map[string]uint64{}
+	snaps := func(words string) (list []zfs.Snapshot) {
+		for i, w := range strings.Fields(words) {
+			name := w
+			if e, n, ok := strings.Cut(w, "."); ok {
+				epoch, _ := strconv.Atoi(e)
+				seq, _ := strconv.Atoi(n)
+				name = volume.Position{Epoch: volume.Epoch(epoch), Seq: uint64(seq), GUID: 1}.SnapshotName()
+			}
+			names[w] = uint64(i + 1)
+			list = append(list, zfs.Snapshot{Name: name, GUID: uint64(i + 1)})
+		}
+		return list
+	}
+	for _, c := range []struct{ copy, has, want string }{
+		{"", "", ""},
+		{"5.1 5.2", "", ""},                      // taken by this very primary, pruned since
+		{"3.8 3.9", "", ""},                      // from before it took over
+		{"3.8 3.10", "", "3.10"},                 // after it had taken over from another one
+		{"3.8 4.1", "", "4.1"},                   // an epoch of which it has nothing
+		{"2.1", "", "2.1"},                       // too long ago to tell
+		{"2.1", "2.1", ""},                       // but it has it
+		{"4.1 5.3", "", ""},                      // its own comes after, so it came over there
+		{"mine 5.3", "", "mine"},                 // a user's snapshot that it lacks
+		{"mine 5.3", "mine", ""},                 // or has, or has the bookmark of
+		{"auto-1h-20261121T030000Z 5.3", "", ""}, // the schedule's own business
+		{"5.3 lost-1", "", "lost-1"},
+	} {
+		list := snaps(c.copy)
+		has := map[uint64]bool{}
+		for _, w := range strings.Fields(c.has) {
+			has[names[w]] = true
+		}
+		want := c.want
+		if e, n, ok := strings.Cut(want, "."); ok {
+			epoch, _ := strconv.Atoi(e)
+			seq, _ := strconv.Atoi(n)
+			want = volume.Position{Epoch: volume.Epoch(epoch), Seq: uint64(seq), GUID: 1}.SnapshotName()
+		}
+		if got := onlyHere(v, list, has); got != want {
+			t.Errorf("copy %q, primary has %q: only here is %q, want %q", c.copy, c.has, got, want)
+		}
 	}
 }
 
