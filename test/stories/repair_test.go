@@ -1,0 +1,136 @@
+package stories
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/test/lab"
+)
+
+// The number of replicas changes under a writer; a replica that is destroyed is made
+// anew, and one that somebody wrote to is set aside, kept, and made right.
+func TestRepair(t *testing.T) {
+	c := start(t)
+	if _, err := createOn(c.n1, "v", "size=1G", "replicas=1"); err != nil {
+		t.Fatal(err)
+	}
+	w := c.tally(c.n1, "usleep 50000", "v")
+	v, _ := c.waitVolume(c.n1, "v", "ok with one replica", healthy)
+	dataset := copyOf(v)
+	first := c.n2
+	if v.Replicas[0].Node.Name == c.n3.Name {
+		first = c.n3
+	}
+
+	c.Step("one replica more", func() {
+		c.n2.Flockctl("volume", "set", "v", "replicas=2")
+		v, _ = c.waitVolume(c.n1, "v", "ok with two replicas", func(v api.Volume) error {
+			if len(v.Replicas) != 2 {
+				return fmt.Errorf("%d replicas", len(v.Replicas))
+			}
+			return healthy(v)
+		})
+		c.verify(v, 3)
+	})
+
+	c.Step("a replica's dataset is destroyed: it is seeded anew", func() {
+		before := identity(first, dataset)
+		first.Sh("zfs destroy -r " + dataset)
+		c.Until("another dataset on "+first.Name, later, func() error {
+			out, err := first.Try("zfs get -H -p -o value guid,createtxg " + dataset)
+			if err == nil && strings.Join(strings.Fields(out), "/") == before {
+				err = fmt.Errorf("it is the old one")
+			}
+			return err
+		})
+		c.waitVolume(c.n1, "v", "ok again", healthy)
+		c.verify(v, 3)
+	})
+
+	// sneak writes to the replica behind flocker's back, and waits until that is set aside
+	// and the replica is right again.
+	sneak := func(text string) api.Aside {
+		w.pause() // zfs refuses to mount a dataset in the moment of an increment
+		c.waitSettled(c.n1, first, v)
+		first.Sh("zfs set readonly=off " + dataset + " && mkdir -p /mnt/sneak && mount -t zfs -o zfsutil " + dataset + " /mnt/sneak && " +
+			"echo " + text + " >/mnt/sneak/data/sneaked && sync && umount /mnt/sneak && zfs set readonly=on " + dataset)
+		w.resume()
+		var asides api.Asides
+		c.Until("a copy set aside on "+first.Name, later, func() (err error) {
+			asides, err = lab.Ask[api.Asides](c.n3, "aside", "list")
+			if err == nil && (len(asides.Asides) != 1 || asides.Asides[0].Node.Name != first.Name || asides.Asides[0].VolumeName != "v") {
+				err = fmt.Errorf("flockctl aside list: %+v", asides.Asides)
+			}
+			return err
+		})
+		c.waitVolume(c.n1, "v", "ok again", healthy)
+		c.verify(v, 3)
+		return asides.Asides[0]
+	}
+	c.Step("somebody writes to a replica: that is set aside, the replica is right again, and what was written becomes a volume", func() {
+		aside := sneak("mine")
+		c.n1.Flockctl("aside", "restore", "-o", "replicas=1", aside.Name, "mine")
+		c.waitVolume(c.n2, "mine", "ok on "+first.Name, func(v api.Volume) error {
+			if v.Primary.Name != first.Name {
+				return fmt.Errorf("its primary is %s", v.Primary)
+			}
+			return healthy(v)
+		})
+		got := first.Sh("docker run --rm --mount type=volume,volume-driver=flocker,src=mine,dst=/d " + busyboxImage + " cat /d/sneaked")
+		if got != "mine" {
+			t.Errorf("the volume made of the set-aside copy holds %q", got)
+		}
+	})
+	c.Step("once more, and that is let go", func() {
+		aside := sneak("nothing")
+		c.n2.Flockctl("aside", "remove", "--yes", aside.Name)
+		c.Until("nothing set aside on "+first.Name, later, func() error {
+			out, err := first.Try("zfs list -H -o name -d 1 tank/flocker-aside | tail -n +2")
+			if err == nil && strings.TrimSpace(out) != "" {
+				err = fmt.Errorf("it has %s", out)
+			}
+			return err
+		})
+		c.verify(v, 3)
+	})
+
+	c.Step("one replica less: its copy goes, the others stay right", func() {
+		c.n3.Flockctl("volume", "set", "v", "replicas=1")
+		v, _ = c.waitVolume(c.n1, "v", "ok with one replica", func(v api.Volume) error {
+			if len(v.Replicas) != 1 {
+				return fmt.Errorf("%d replicas", len(v.Replicas))
+			}
+			return healthy(v)
+		})
+		kept, dropped := c.n2, c.n3
+		if v.Replicas[0].Node.Name == c.n3.Name {
+			kept, dropped = c.n3, c.n2
+		}
+		c.Until("no copy on "+dropped.Name, later, func() error {
+			if _, err := dropped.Try("zfs list " + dataset); err == nil {
+				return fmt.Errorf("%s is there", dataset)
+			}
+			return nil
+		})
+		w.stop()
+		c.waitVolume(c.n1, "v", "ok", healthy)
+		c.waitSettled(c.n1, kept, v)
+		w.checkTally(v, c.n1, kept)
+		c.verify(v, 2)
+	})
+}
+
+// verify has flocker compare all copies, and wants so many of them to be equal.
+func (c cluster) verify(v api.Volume, copies int) {
+	c.Helper()
+	reps, err := lab.Ask[[]api.VerifyReply](c.n1, "volume", "verify", v.Name)
+	if err != nil {
+		c.Fatal(err)
+	}
+	if r := reps[0]; len(reps) != 1 || r.Differ || r.Unread || len(r.Copies) != copies {
+		c.Fatalf("volume verify: %+v, want %d equal copies", reps, copies)
+	}
+	c.Logf("    %d copies of %s are equal, says volume verify", copies, reps[0].Snapshot)
+}
