@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
+	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/zfs"
 )
@@ -61,16 +63,38 @@ func (a *Agent) observe(ctx context.Context) (Actual, error) {
 			got.Strange = append(got.Strange, d.Name)
 		}
 	}
-	trash, err := a.zfs.Datasets(ctx, a.layout.Trash())
-	if err != nil {
-		return Actual{}, fmt.Errorf("listing %s: %w", a.layout.Trash(), err)
-	}
-	for _, d := range trash {
-		if id, ok := volumeIn(a.layout.Trash(), d.Name); ok {
-			got.Trash[id] = copyOf(d)
+	if time.Since(a.trashAt) > trashPoll || a.trashMatters(a.cluster.State(), got) {
+		asked := time.Now()
+		trash, err := a.zfs.Datasets(ctx, a.layout.Trash())
+		if err != nil {
+			return Actual{}, fmt.Errorf("listing %s: %w", a.layout.Trash(), err)
 		}
+		for _, d := range trash {
+			if id, ok := volumeIn(a.layout.Trash(), d.Name); ok {
+				got.Trash[id] = copyOf(d)
+			}
+		}
+		a.trashAt = asked
 	}
 	return got, nil
+}
+
+// trashPoll is how often the trash is listed without a reason.
+const trashPoll = 5 * time.Minute
+
+// trashMatters says whether what is in this node's trash could make a difference:
+// for a volume that was removed, and for one that lacks its copy here, which may have
+// to come back from there. It spares an idle node a command at each look.
+func (a *Agent) trashMatters(s *state.State, got Actual) bool {
+	for v := range s.Volumes() {
+		if !v.Live() {
+			return true
+		}
+		if _, here := got.Copies[v.ID]; !here && v.Placement.Role(a.self) != volume.RoleNone {
+			return true
+		}
+	}
+	return false
 }
 
 func copyOf(d zfs.Dataset) Copy {

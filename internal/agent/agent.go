@@ -145,10 +145,15 @@ type Agent struct {
 	running map[volume.ID]bool
 	failed  map[volume.ID]failure
 
+	trashAt time.Time // when the trash was listed; the loop's alone
+
 	asides   []volume.Aside
 	asidesAt time.Time // when they were listed
 	expiring bool      // a job removes what was kept for long enough
 }
+
+// poolPoll is how often the pool's space and health are read.
+const poolPoll = 15 * time.Second
 
 // failure remembers why an action did not work and when to try again.
 type failure struct {
@@ -506,7 +511,7 @@ func (a *Agent) look(ctx context.Context, got Actual, holders map[volume.ID][]vo
 	if engine != nil {
 		trouble = append(trouble, fmt.Sprintf("the container engine cannot be asked: %v", engine))
 	}
-	if now := time.Now(); now.Sub(a.asked) >= a.poll/2 {
+	if now := time.Now(); now.Sub(a.asked) >= poolPoll {
 		info, err := a.poolInfo(ctx)
 		if err != nil {
 			trouble = append(trouble, err.Error())
