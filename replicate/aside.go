@@ -15,12 +15,7 @@ import (
 // perform does one step about a copy, on disk. Each step can be done again, and is
 // recognisable half done from names and origins alone. Epoch 0: leave it.
 func (e *Engine) perform(ctx context.Context, id volume.ID, st step, epoch volume.Epoch, props map[string]string) error {
-	e.mu.Lock()
-	if c := e.copies[id]; c != nil {
-		c.known, c.listed = false, time.Time{}
-		e.touch(c)
-	}
-	e.mu.Unlock()
+	e.distrust(id)
 	pool, name := e.cfg.Pool, e.cfg.dataset(id)
 	switch st.act {
 	case actRaiseEpoch:
@@ -50,6 +45,16 @@ func (e *Engine) perform(ctx context.Context, id volume.ID, st step, epoch volum
 		return e.shelve(ctx, id, name, st.reason, false)
 	}
 	return fmt.Errorf("no such step: %s", st.act)
+}
+
+// distrust forgets what was known of a copy: it is being changed, or was.
+func (e *Engine) distrust(id volume.ID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c := e.copies[id]; c != nil {
+		c.known, c.listed = false, time.Time{}
+		e.touch(c)
+	}
 }
 
 // unmodified notes that a copy's head is that of its newest snapshot again.

@@ -331,6 +331,22 @@ func (e *Engine) claim(ctx context.Context, id volume.ID, epoch volume.Epoch, pe
 // received or half set aside is left of it: before a promotion, after Assign has
 // said that this node receives no more.
 func (e *Engine) Settle(ctx context.Context, id volume.ID) error {
+	return e.settled(ctx, id, nil)
+}
+
+// Settled is Settle, and then f, until the end of which nothing is received for the
+// volume, whatever is assigned meanwhile: what f finds on disk stays as it is, and
+// this node cannot become the primary by what it gets. f may change or destroy the
+// copy, but not through the engine.
+func (e *Engine) Settled(ctx context.Context, id volume.ID, f func(context.Context) error) error {
+	return e.settled(ctx, id, func(ctx context.Context) error {
+		// What is remembered must not speak for a copy that may be gone.
+		defer e.distrust(id)
+		return f(ctx)
+	})
+}
+
+func (e *Engine) settled(ctx context.Context, id volume.ID, f func(context.Context) error) error {
 	for {
 		e.mu.Lock()
 		r := e.receives[id]
@@ -338,7 +354,10 @@ func (e *Engine) Settle(ctx context.Context, id volume.ID) error {
 			rctx, release, _ := e.claim(ctx, id, 0, "")
 			e.mu.Unlock()
 			defer release()
-			return e.tidy(rctx, id, tidyAll)
+			if err := e.tidy(rctx, id, tidyAll); err != nil || f == nil {
+				return err
+			}
+			return f(rctx)
 		}
 		e.mu.Unlock()
 		select {

@@ -350,3 +350,30 @@ func TestResume(t *testing.T) {
 		}
 	})
 }
+
+// While somebody decides about a copy and destroys it, nothing comes into it, even if
+// it is assigned again meanwhile; and nobody goes on believing that it is there.
+func TestSettled(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		b.assign()
+		ctx := context.Background()
+		top, _ := b.newest()
+		w.must(b.eng().Settled(ctx, testVol, func(ctx context.Context) error {
+			w.assign(1, "a", "b")
+			a.write("f", "more")
+			time.Sleep(20 * time.Second)
+			if now, name := b.newest(); now != top {
+				t.Errorf("%s came into it", name)
+			}
+			return b.host.Destroy(ctx, b.dataset())
+		}))
+		if has, err := b.eng().Holds(testVol, []uint64{top}); has[top] {
+			t.Errorf("what was destroyed is still believed to be there (%v)", err)
+		}
+		w.waitFor("seeded again", func() bool { return a.streams(kindFull) == 2 && w.inSync("a", "b")() })
+	})
+}

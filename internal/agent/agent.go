@@ -82,6 +82,7 @@ type Replicator interface {
 	Links(id volume.ID) []volume.LinkStatus
 	Positions() map[volume.ID]volume.Position
 	Settle(ctx context.Context, id volume.ID) error
+	Settled(ctx context.Context, id volume.ID, f func(context.Context) error) error
 	SetAside(ctx context.Context, id volume.ID, reason string) error
 	Refresh(id volume.ID)
 }

@@ -172,46 +172,68 @@ func (a *Agent) cloneOf(ctx context.Context, name string) (string, error) {
 // placement, so nothing is sent here. It is destroyed only when the primary answers and
 // has everything that is in it; otherwise it is set aside. The caller holds the lock.
 func (a *Agent) drop(ctx context.Context, v *state.Volume) error {
-	if v.Phase != state.PhaseActive || v.Placement.Role(a.self) != volume.RoleNone {
+	if !a.needless(v) {
 		return nil
 	}
 	ds := a.layout.Dataset(v.ID)
 	if err := a.files.Unused(ds, ""); err != nil {
 		return err
 	}
-	if err := a.repl.Settle(ctx, v.ID); err != nil {
-		return fmt.Errorf("ending what was being received: %w", err)
+	var aside string // why it is not destroyed
+	// While the primary is asked, this node may become a replica again, and then even
+	// the primary, and the other one may ask whether its own copy can go. Nothing is
+	// received here until this is over, so that it cannot come that far.
+	err := a.repl.Settled(ctx, v.ID, func(ctx context.Context) (err error) {
+		aside, err = a.dropSettled(ctx, v, ds)
+		return err
+	})
+	if err != nil || aside == "" {
+		return err
 	}
+	return a.repl.SetAside(ctx, v.ID, aside)
+}
+
+// needless says that the volume, as it was found, still needs no copy here.
+func (a *Agent) needless(v *state.Volume) bool {
+	now := a.cluster.State().Volume(v.ID)
+	return now != nil && now.Phase == state.PhaseActive && now.Epoch == v.Epoch && now.Placement.Role(a.self) == volume.RoleNone
+}
+
+// dropSettled destroys the copy, or says why it has to be set aside instead.
+func (a *Agent) dropSettled(ctx context.Context, v *state.Volume, ds string) (aside string, err error) {
 	d, err := a.zfs.Dataset(ctx, ds)
 	if errors.Is(err, zfs.ErrNotFound) {
-		return nil
+		return "", nil
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
 	snaps, err := a.zfs.Snapshots(ctx, ds, false)
 	if err != nil {
-		return err
+		return "", err
 	}
 	primary := a.cluster.State().NodeName(v.Placement.Primary)
 	if a.peers == nil {
-		return errors.New("the primary cannot be asked whether it has all that is in this copy")
+		return "", errors.New("the primary cannot be asked whether it has all that is in this copy")
 	}
 	has, err := a.peers.Holds(ctx, v.Placement.Primary, v.ID, guidsOf(snaps))
 	if err != nil {
-		return fmt.Errorf("asking %s whether it has all that is in this copy: %w", primary, err)
+		return "", fmt.Errorf("asking %s whether it has all that is in this copy: %w", primary, err)
 	}
-	if d.Written != 0 || d.Mounted {
-		return a.repl.SetAside(ctx, v.ID, "it was changed on this node, which is no replica any more")
-	}
-	if only := onlyHere(v, snaps, has); only != "" {
-		return a.repl.SetAside(ctx, v.ID, fmt.Sprintf("the primary %s lacks its snapshot %s, and this node is no replica any more", primary, only))
+	only := onlyHere(v, snaps, has)
+	switch {
+	case !a.needless(v):
+		return "", nil
+	case d.Written != 0, d.Mounted:
+		return "it was changed on this node, which is no replica any more", nil
+	case only != "":
+		return fmt.Sprintf("the primary %s lacks its snapshot %s, and this node is no replica any more", primary, only), nil
 	}
 	if err := a.destroy(ctx, ds); err != nil {
-		return err
+		return "", err
 	}
 	a.log.Info("a copy that is needed no more is gone", "volume", v.ID, "name", v.Name)
-	return nil
+	return "", nil
 }
 
 // onlyHere is a snapshot of a copy that may be nowhere else, "" when there is none;

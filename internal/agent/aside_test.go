@@ -69,17 +69,28 @@ type idle struct {
 	aside []string
 	holds map[uint64]bool
 	deaf  error
+
+	settled bool   // nothing is received now
+	asked   func() // what happens while the primary is asked
 }
 
 func (i *idle) Unused(string, string) error             { return nil }
 func (i *idle) Idle(volume.ID) bool                     { return true }
 func (i *idle) Settle(context.Context, volume.ID) error { return nil }
+func (i *idle) Settled(ctx context.Context, _ volume.ID, f func(context.Context) error) error {
+	i.settled = true
+	defer func() { i.settled = false }()
+	return f(ctx)
+}
 func (i *idle) Refresh(volume.ID)                       {}
 func (i *idle) SetAside(_ context.Context, id volume.ID, reason string) error {
 	i.aside = append(i.aside, reason)
 	return i.host.Rename(context.Background(), "tank/flocker/"+string(id), "tank/flocker-aside/"+string(id)+"-0000000000000001-1")
 }
 func (i *idle) Holds(_ context.Context, _ volume.NodeID, _ volume.ID, guids []uint64) (map[uint64]bool, error) {
+	if i.asked != nil {
+		i.asked()
+	}
 	has := map[uint64]bool{}
 	for _, g := range guids {
 		has[g] = i.holds == nil || i.holds[g]
@@ -224,6 +235,45 @@ func TestOnlyHere(t *testing.T) {
 		if got := onlyHere(v, list, has); got != want {
 			t.Errorf("copy %q, primary has %q: only here is %q, want %q", c.copy, c.has, got, want)
 		}
+	}
+}
+
+// While the primary is asked, the answer may become one about another world: what it
+// said it has is then no reason to destroy what is needed here.
+func TestDropWhileItIsNeededAgain(t *testing.T) {
+	ctx := context.Background()
+	ds := "tank/flocker/" + string(vol1)
+	begin := func(t *testing.T) (*Agent, *zfsfake.Host, *fixed, *idle) {
+		a, host, f, i := quiet(t)
+		f.apply(t, state.CreateVolume{ID: vol1, Name: "v", Placement: volume.Placement{Primary: other}})
+		f.apply(t, state.ConfirmCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch})
+		must(t, host.CreateFilesystem(ctx, ds, map[string]string{"readonly": "on"}), host.Snapshot(ctx, []string{ds + "@flk-0000000000000001-000000000001"}, nil))
+		return a, host, f, i
+	}
+	for name, change := range map[string]func(t *testing.T, f *fixed){
+		"a replica": func(t *testing.T, f *fixed) {
+			f.apply(t, state.SetReplicas{ID: vol1, Epoch: f.s.Volume(vol1).Epoch, Local: []volume.NodeID{self}})
+		},
+		"the primary": func(t *testing.T, f *fixed) {
+			e := f.s.Volume(vol1).Epoch
+			f.apply(t, state.SetReplicas{ID: vol1, Epoch: e, Local: []volume.NodeID{self}})
+			f.apply(t, state.BeginHandoff{ID: vol1, Epoch: e, To: self, Attempt: "x"})
+			f.apply(t, state.CommitHandoff{ID: vol1, Epoch: e, Attempt: "x"})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, host, f, i := begin(t)
+			i.asked = func() {
+				if !i.settled {
+					t.Error("something may be received while the primary is asked")
+				}
+				change(t, f)
+			}
+			must(t, a.do(ctx, Action{StepDrop, vol1}))
+			if !exists(t, host, ds) || len(i.aside) > 0 {
+				t.Errorf("this node is %s again, and its copy is gone", name)
+			}
+		})
 	}
 }
 

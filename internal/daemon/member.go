@@ -686,6 +686,9 @@ func (a agentCluster) CatchUp(ctx context.Context) error { return a.m.catchUp(ct
 type peers struct{ m *member }
 
 func (p peers) Holds(ctx context.Context, node volume.NodeID, id volume.ID, guids []uint64) (map[uint64]bool, error) {
+	// Who asks has stopped all else about the volume, and a dead connection is noticed late.
+	ctx, cancel := context.WithTimeout(ctx, p.m.timers.Stale)
+	defer cancel()
 	if node == p.m.self {
 		return p.m.Holds(ctx, id, guids)
 	}

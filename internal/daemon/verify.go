@@ -306,10 +306,21 @@ func (m *member) sumHere(ctx context.Context, req api.SumRequest) (api.Sum, erro
 	return api.Sum{}, gone
 }
 
-// Holds implements api.Peer.
-func (m *member) Holds(_ context.Context, id volume.ID, guids []uint64) (map[uint64]bool, error) {
+// Holds implements api.Peer. Another node destroys a copy on this word, so the disk has
+// to answer first: what is remembered may be of a disk that hangs, or of a dataset that
+// somebody has destroyed since.
+func (m *member) Holds(ctx context.Context, id volume.ID, guids []uint64) (map[uint64]bool, error) {
 	if m.repl == nil {
 		return nil, volume.Errorf(volume.CodeRefused, "this node has no pool")
 	}
-	return m.repl.Holds(id, guids)
+	_, err := m.repl.Snapshots(ctx, id)
+	missing := volume.CodeOf(err) == volume.CodeNotFound
+	if err != nil && !missing {
+		return nil, err
+	}
+	has, err := m.repl.Holds(id, guids)
+	if err != nil || !missing {
+		return has, err
+	}
+	return map[uint64]bool{}, nil
 }
