@@ -223,6 +223,17 @@ func ParseAside(d zfs.Dataset, root string) (aside volume.Aside, ok bool) {
 	return aside, true
 }
 
+// NextAside is the name of a set-aside copy of the same volume and epoch, for when that
+// name is taken.
+func NextAside(name string) (string, error) {
+	cut := strings.LastIndexByte(name, '-') + 1
+	n, err := strconv.Atoi(name[cut:])
+	if err != nil {
+		return "", fmt.Errorf("%q is not the name of a set-aside copy", name)
+	}
+	return name[:cut] + strconv.Itoa(n+1), nil
+}
+
 // newestEpoch is that of a dataset's newest engine snapshot: the one it diverged in.
 // A copy that was forked has given its history away, and stands on the newest
 // snapshot of that.

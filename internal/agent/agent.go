@@ -38,6 +38,7 @@ type Disk interface {
 	SetProperties(ctx context.Context, name string, props map[string]string) error
 	Rename(ctx context.Context, from, to string) error
 	Destroy(ctx context.Context, name string) error
+	DestroySnapshots(ctx context.Context, dataset string, snaps []string) error
 	Promote(ctx context.Context, name string) error
 	Mount(ctx context.Context, name string, write bool) error
 	Unmount(ctx context.Context, name string) error

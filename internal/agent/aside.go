@@ -97,7 +97,7 @@ func (a *Agent) RemoveAside(ctx context.Context, name string) error {
 	if !ok {
 		return volume.Errorf(volume.CodeInvalid, "%q is not the name of a set-aside copy", name).WithHint("`flockctl aside list` shows them")
 	}
-	// The volume's lock, so that nobody adopts it or promotes a clone meanwhile.
+	// The lock of the volume that it was a copy of, which adopt takes, too.
 	unlock, err := a.locks.lock(ctx, x.Volume)
 	if err != nil {
 		return err
@@ -138,7 +138,13 @@ func (a *Agent) destroy(ctx context.Context, name string) error {
 		if clone == "" {
 			return fmt.Errorf("%w; it is none of flocker's", err)
 		}
-		if err := a.zfs.Promote(ctx, clone); err != nil {
+		err = a.zfs.Promote(ctx, clone)
+		if errors.Is(err, zfs.ErrExists) {
+			if err = a.freeNames(ctx, name, clone); err == nil {
+				err = a.zfs.Promote(ctx, clone)
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("making %s independent of %s: %w", clone, name, err)
 		}
 		if id, ok := volumeIn(a.layout.Root(), clone); ok {
@@ -146,6 +152,27 @@ func (a *Agent) destroy(ctx context.Context, name string) error {
 		}
 	}
 	return fmt.Errorf("%s has more than %d clones", name, maxClones)
+}
+
+// freeNames destroys the snapshots of name, which is to be destroyed, that have the
+// names of snapshots of its clone: they would be in the way of a promotion. What the
+// clone stands on cannot be destroyed.
+func (a *Agent) freeNames(ctx context.Context, name, clone string) error {
+	theirs, err := a.zfs.Snapshots(ctx, clone, false)
+	if err != nil {
+		return err
+	}
+	ours, err := a.zfs.Snapshots(ctx, name, false)
+	if err != nil {
+		return err
+	}
+	var both []string
+	for _, s := range ours {
+		if slices.ContainsFunc(theirs, func(t zfs.Snapshot) bool { return t.Name == s.Name }) {
+			both = append(both, s.Name)
+		}
+	}
+	return a.zfs.DestroySnapshots(ctx, name, both)
 }
 
 // maxClones bounds how often destroy promotes one.
@@ -274,11 +301,21 @@ func guidsOf(snaps []zfs.Snapshot) []uint64 {
 }
 
 // adopt makes the volume's dataset of a set-aside copy. Done again after a crash, it
-// goes on. The caller holds the lock.
+// goes on. The caller holds the lock of the volume.
 func (a *Agent) adopt(ctx context.Context, v *state.Volume, props map[string]string) error {
 	from, to := a.layout.Aside()+"/"+v.Adopt, a.layout.Dataset(v.ID)
-	if _, ok := replicate.ParseAside(zfs.Dataset{Name: from}, a.layout.Aside()); !ok {
+	x, ok := replicate.ParseAside(zfs.Dataset{Name: from}, a.layout.Aside())
+	if !ok {
 		return a.propose(ctx, state.AbortCreate{ID: v.ID, Epoch: v.Epoch, Reason: fmt.Sprintf("%q is not the name of a set-aside copy", v.Adopt)})
+	}
+	// What is just being destroyed, by RemoveAside, must not become a volume half way.
+	unlock, err := a.locks.lock(ctx, x.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if now := a.cluster.State().Volume(v.ID); now == nil || now.Phase != state.PhaseCreating {
+		return nil // given up while this waited
 	}
 	d, err := a.zfs.Dataset(ctx, from)
 	if errors.Is(err, zfs.ErrNotFound) {
@@ -306,11 +343,21 @@ func (a *Agent) adopt(ctx context.Context, v *state.Volume, props map[string]str
 }
 
 // giveBack returns the copy that a volume was to be made of to where it was kept:
-// the volume was given up, its data was not. The caller holds the lock.
+// the volume was given up, its data was not. Its name may have been given to another
+// copy meanwhile; then it gets the next one. The caller holds the lock.
 func (a *Agent) giveBack(ctx context.Context, v *state.Volume) error {
 	if v.Phase != state.PhasePurged || v.Adopt == "" {
 		return nil
 	}
 	defer a.LookAside()
-	return a.zfs.Rename(ctx, a.layout.Dataset(v.ID), a.layout.Aside()+"/"+v.Adopt)
+	name := v.Adopt
+	for {
+		err := a.zfs.Rename(ctx, a.layout.Dataset(v.ID), a.layout.Aside()+"/"+name)
+		if !errors.Is(err, zfs.ErrExists) {
+			return err
+		}
+		if name, err = replicate.NextAside(name); err != nil {
+			return err
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/state"
@@ -298,6 +299,25 @@ func TestDestroyPromotesClones(t *testing.T) {
 	}
 }
 
+// What hangs on the copy that goes may have snapshots of the same names: a volume made
+// of a set-aside copy has a schedule of its own.
+func TestDestroyPromotesNamesakes(t *testing.T) {
+	ctx := context.Background()
+	a, host, _, _ := quiet(t)
+	ds, back := "tank/flocker/"+string(vol1), "tank/flocker/"+string(vol2)
+	must(t, host.CreateFilesystem(ctx, ds, nil), host.Snapshot(ctx, []string{ds + "@daily"}, nil), host.Snapshot(ctx, []string{ds + "@one"}, nil),
+		host.Clone(ctx, ds+"@one", back, nil), host.Snapshot(ctx, []string{back + "@daily"}, nil))
+	must(t, a.destroy(ctx, ds))
+	if exists(t, host, ds) || !exists(t, host, back) {
+		t.Error("the wrong one is gone")
+	}
+	list, err := host.Snapshots(ctx, back, false)
+	must(t, err)
+	if len(list) != 2 || list[0].Name != "one" || list[1].Name != "daily" {
+		t.Errorf("the volume that stays has the snapshots %+v", list)
+	}
+}
+
 // A volume is made of a set-aside copy, or the copy stays where it was.
 func TestAdopt(t *testing.T) {
 	ctx := context.Background()
@@ -342,6 +362,41 @@ func TestAdopt(t *testing.T) {
 		must(t, a.do(ctx, acts[0]))
 		if exists(t, host, to) || !exists(t, host, from) {
 			t.Error("it was not given back")
+		}
+	})
+	t.Run("and given up, its name taken", func(t *testing.T) {
+		a, host, f := begin(t)
+		must(t, a.do(ctx, Action{StepCreate, vol2}), host.CreateFilesystem(ctx, from, nil))
+		f.apply(t, state.AbortCreate{ID: vol2, Epoch: f.s.Volume(vol2).Epoch, Reason: "late"})
+		must(t, a.do(ctx, Action{StepGiveBack, vol2}))
+		if next := from[:len(from)-1] + "2"; exists(t, host, to) || !exists(t, host, next) {
+			t.Error("it was not given back")
+		}
+	})
+	t.Run("while it is destroyed", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a, host, f := begin(t)
+			// Whoever destroys it looked before there was anybody who wants it.
+			unlock, err := a.locks.lock(ctx, vol1)
+			must(t, err)
+			done := make(chan error)
+			go func() { done <- a.do(ctx, Action{StepCreate, vol2}) }()
+			synctest.Wait()
+			must(t, host.Destroy(ctx, from))
+			unlock()
+			must(t, <-done)
+			if len(f.proposed) != 1 || exists(t, host, to) {
+				t.Errorf("proposed: %v", f.proposed)
+			}
+		})
+	})
+	t.Run("and given up meanwhile", func(t *testing.T) {
+		a, host, f := begin(t)
+		was := f.s.Volume(vol2)
+		f.apply(t, state.AbortCreate{ID: vol2, Epoch: was.Epoch, Reason: "late"})
+		must(t, a.adopt(ctx, was, nil))
+		if exists(t, host, to) || !exists(t, host, from) {
+			t.Error("a volume that was given up took it")
 		}
 	})
 	t.Run("and not there", func(t *testing.T) {
