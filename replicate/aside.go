@@ -176,7 +176,7 @@ func (e *Engine) noteAside(ctx context.Context, name, reason string) (string, er
 	if _, before := parseAsideNote(d.User[propAside]); before != "" && reason == interrupted {
 		reason = before
 	}
-	err = e.cfg.Pool.SetProperties(ctx, name, map[string]string{propAside: asideNote(time.Now(), reason)})
+	err = e.cfg.Pool.SetProperties(ctx, name, map[string]string{propAside: asideNote(e.cfg.Clock(), reason)})
 	if errors.Is(err, zfs.ErrNoSpace) {
 		err = nil // without a time it does not expire, and what waits for it goes on
 	}

@@ -99,6 +99,11 @@ type Config struct {
 	// often and must not block.
 	Limit func(to volume.NodeID) Limit
 
+	// Clock is the time that a set-aside copy is marked with, and so long after which it
+	// is destroyed; zero when there is none to trust: then it stays until somebody
+	// removes it. Nil: the machine's.
+	Clock func() time.Time
+
 	Dirty   Dirty        // nil: `written` alone tells what is due
 	Log     *slog.Logger // nil: nothing is logged
 	Observe func(Event)  // nil: nobody listens. Called without locks; must not block.
@@ -127,6 +132,9 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
+	if c.Clock == nil {
+		c.Clock = time.Now
+	}
 	setDefault(&c.Sends, 8)
 	setDefault(&c.SendsPerReplica, 4)
 	setDefault(&c.Receives, 8)

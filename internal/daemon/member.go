@@ -83,7 +83,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		Dial: func(ctx context.Context, to volume.NodeID) (net.Conn, error) {
 			return c.Dial(ctx, to, transport.ProtoStream)
 		},
-		Limit: m.limit,
+		Limit: m.limit, Clock: m.asideClock,
 		Log:   m.log, Observe: func(e replicate.Event) {
 			p.Metrics.replication(e, func(id volume.NodeID) string { return c.State().NodeName(id) })
 			if _, ok := e.(replicate.SetAside); ok {
@@ -527,17 +527,40 @@ func (m *member) stamp(c state.Command) time.Time {
 	if _, removal := c.(state.CommitDelete); !removal {
 		return now
 	}
+	at, _ := m.lateClock()
+	return at
+}
+
+// lateClock is the later of this node's clock and the middle one of those that so many
+// nodes, this one among them, report.
+func (m *member) lateClock() (at time.Time, nodes int) {
+	now := m.now()
 	var clocks []time.Time
 	for _, r := range m.reports.All(now) {
-		if r.Age <= m.timers.Stale {
+		if r.Age <= m.timers.Stale && !r.Report.At.IsZero() {
 			clocks = append(clocks, r.Report.At.Add(r.Age))
 		}
 	}
 	slices.SortFunc(clocks, time.Time.Compare)
 	if n := len(clocks); n > 0 && clocks[n/2].After(now) {
-		return clocks[n/2]
+		return clocks[n/2], n
 	}
-	return now
+	return now, len(clocks)
+}
+
+// asideClock is replicate.Config.Clock. A machine often sets copies aside just after it
+// has come back, with a clock that is not set yet: by that one alone they would be old
+// as soon as it is.
+func (m *member) asideClock() time.Time {
+	at, heard := m.lateClock()
+	members := 0
+	for range m.cluster.State().Nodes() {
+		members++
+	}
+	if heard < min(2, members) {
+		return time.Time{}
+	}
+	return at
 }
 
 func (m *member) mayPropose(from volume.NodeID, c state.Command) error {

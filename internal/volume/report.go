@@ -58,8 +58,8 @@ type Aside struct {
 	Name   string `json:"name"`
 	Volume ID     `json:"volume"`
 	Epoch  Epoch  `json:"epoch"` // in which it went its own way
-	// At is when it was set aside, by the node's clock; zero when that is not known,
-	// and then it does not expire.
+	// At is when it was set aside, by a clock that is not behind those of most nodes;
+	// zero when that is not known, and then it does not expire.
 	At     time.Time `json:"at,omitzero"`
 	Reason string    `json:"reason,omitempty"`
 	Used   int64     `json:"used"` // bytes that removing it would free
