@@ -91,7 +91,7 @@ type Replicator interface {
 // Peers is what the agent asks of other nodes.
 type Peers interface {
 	// Holds says which of these guids a node has of a volume, as snapshot or bookmark.
-	// An error means that it is not known.
+	// An error means that it is not known, or that the node has no copy at all.
 	Holds(ctx context.Context, node volume.NodeID, id volume.ID, guids []uint64) (map[uint64]bool, error)
 }
 

@@ -84,7 +84,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 			return c.Dial(ctx, to, transport.ProtoStream)
 		},
 		Limit: m.limit, Clock: m.asideClock,
-		Log:   m.log, Observe: func(e replicate.Event) {
+		Log: m.log, Observe: func(e replicate.Event) {
 			p.Metrics.replication(e, func(id volume.NodeID) string { return c.State().NodeName(id) })
 			if _, ok := e.(replicate.SetAside); ok {
 				m.agent.LookAside()

@@ -312,19 +312,14 @@ func (m *member) sumHere(ctx context.Context, req api.SumRequest) (api.Sum, erro
 
 // Holds implements api.Peer. Another node destroys a copy on this word, so the disk has
 // to answer first: what is remembered may be of a disk that hangs, or of a dataset that
-// somebody has destroyed since.
+// somebody has destroyed since. To have no copy is an error: who asks may believe that
+// what this node lacks of one was destroyed here because nobody needed it.
 func (m *member) Holds(ctx context.Context, id volume.ID, guids []uint64) (map[uint64]bool, error) {
 	if m.repl == nil {
 		return nil, volume.Errorf(volume.CodeRefused, "this node has no pool")
 	}
-	_, err := m.repl.Snapshots(ctx, id)
-	missing := volume.CodeOf(err) == volume.CodeNotFound
-	if err != nil && !missing {
+	if _, err := m.repl.Snapshots(ctx, id); err != nil {
 		return nil, err
 	}
-	has, err := m.repl.Holds(id, guids)
-	if err != nil || !missing {
-		return has, err
-	}
-	return map[uint64]bool{}, nil
+	return m.repl.Holds(id, guids)
 }
