@@ -104,6 +104,9 @@ func (m *member) createHere(ctx context.Context, req api.CreateVolumeRequest, sp
 		old = m.cluster.State().VolumeByName(req.Name)
 	}
 	if old != nil {
+		if old.Phase == state.PhaseDeleting {
+			return api.Volume{}, volume.Errorf(volume.CodeConflict, "volume %q is being removed", req.Name).WithHint("try again in a moment")
+		}
 		if !old.Spec.Equal(spec) {
 			return api.Volume{}, volume.Errorf(volume.CodeConflict, "volume %q exists with other options (%s)",
 				req.Name, optionText(old.Spec)).WithHint("choose another name, or give the same options")
