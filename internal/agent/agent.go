@@ -149,9 +149,10 @@ type Agent struct {
 
 	trashAt time.Time // when the trash was listed; the loop's alone
 
-	asides   []volume.Aside
-	asidesAt time.Time // when they were listed
-	expiring bool      // a job removes what was kept for long enough
+	asides    []volume.Aside
+	asidesAt  time.Time // when they were listed
+	asideNews uint64    // how often there was a reason to list them
+	expiring  bool      // a job removes what was kept for long enough
 }
 
 // poolPoll is how often the pool's space and health are read.

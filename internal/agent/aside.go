@@ -22,6 +22,7 @@ const asidePoll = 30 * time.Second
 func (a *Agent) LookAside() {
 	a.mu.Lock()
 	a.asidesAt = time.Time{}
+	a.asideNews++
 	a.mu.Unlock()
 	a.Wake()
 }
@@ -30,7 +31,7 @@ func (a *Agent) LookAside() {
 // of what has been kept for long enough.
 func (a *Agent) lookAside(ctx context.Context, jobs *sync.WaitGroup) error {
 	a.mu.Lock()
-	wait := a.expiring || time.Since(a.asidesAt) < asidePoll
+	wait, news := time.Since(a.asidesAt) < asidePoll, a.asideNews
 	a.mu.Unlock()
 	if wait {
 		return nil
@@ -47,11 +48,15 @@ func (a *Agent) lookAside(ctx context.Context, jobs *sync.WaitGroup) error {
 		}
 	}
 	a.mu.Lock()
-	a.asides, a.asidesAt = asides, asked
+	a.asides = asides
+	if a.asideNews == news {
+		a.asidesAt = asked
+	}
+	busy := a.expiring
 	a.mu.Unlock()
 
 	s := a.cluster.State()
-	if a.clock == nil || s.Cluster() == nil {
+	if busy || a.clock == nil || s.Cluster() == nil {
 		return nil
 	}
 	over := expired(asides, a.clock(), s.Cluster().Settings.AsideKeep())

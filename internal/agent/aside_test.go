@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,6 +59,35 @@ func (f *fixed) apply(t *testing.T, c state.Command) {
 		t.Fatal(res.Err)
 	}
 	f.s = next
+}
+
+// What is set aside while a list is made, or while an old one is being destroyed, is in
+// the next list.
+func TestLookAside(t *testing.T) {
+	ctx := context.Background()
+	a, host, _, _ := quiet(t)
+	name := "tank/flocker-aside/" + string(vol1) + "-0000000000000005-"
+	look := func(want int) {
+		t.Helper()
+		var jobs sync.WaitGroup
+		must(t, a.lookAside(ctx, &jobs))
+		jobs.Wait()
+		if n := len(a.asides); n != want {
+			t.Errorf("%d asides, want %d", n, want)
+		}
+	}
+	remove := host.Inject(zfsfake.Rule{Op: "datasets", After: true, Do: func(context.Context, string, string) error {
+		a.LookAside()
+		return nil
+	}})
+	look(0)
+	remove()
+	must(t, host.CreateFilesystem(ctx, name+"1", nil))
+	look(1)
+	a.expiring = true
+	must(t, host.CreateFilesystem(ctx, name+"2", nil))
+	a.LookAside()
+	look(2)
 }
 
 // holders is Files that find nobody, Use without hints, and a replication engine
