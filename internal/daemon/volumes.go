@@ -275,7 +275,13 @@ func (m *member) mayGrow(v *state.Volume, next volume.Spec) error {
 	if next.Size == v.Spec.Size {
 		return nil
 	}
-	if st, _, known := m.view().status(v.Placement.Primary, v.ID); known && next.Size > 0 && st.Data > next.Size {
+	st, _, known := m.view().status(v.Placement.Primary, v.ID)
+	shrinks := next.Size > 0 && (v.Spec.Size == 0 || next.Size < v.Spec.Size)
+	if shrinks && (!known || !st.Exists) {
+		return volume.Errorf(volume.CodeUnavailable, "volume %q: its primary %s does not say how much it holds, so nobody knows whether %s are enough",
+			v.Name, m.cluster.State().NodeName(v.Placement.Primary), volume.FormatSize(next.Size)).WithHint("try again when it can be asked")
+	}
+	if known && next.Size > 0 && st.Data > next.Size {
 		return volume.Errorf(volume.CodeRefused, "volume %q holds %s already, more than %s", v.Name,
 			volume.FormatSize(st.Data), volume.FormatSize(next.Size)).WithHint("remove data first, or give a larger size")
 	}
