@@ -158,6 +158,25 @@ func (c *localCopy) find(g guid) (snap, bool) {
 	return c.snaps[i], true
 }
 
+// namesake is the user's or scheduled snapshot that has the name of another one, g.
+func (c *localCopy) namesake(name string, g guid) (snap, bool) {
+	i := slices.IndexFunc(c.snaps, func(s snap) bool { return s.name == name && s.guid != g && !s.engine() })
+	if i < 0 {
+		return snap{}, false
+	}
+	return c.snaps[i], true
+}
+
+// rename notes a snapshot's new name; no schedule knows it by that.
+func (c *localCopy) rename(g guid, name string) {
+	c.snaps = slices.Clone(c.snaps)
+	for i := range c.snaps {
+		if c.snaps[i].guid == g {
+			c.snaps[i].name, c.snaps[i].rule, c.snaps[i].slot = name, 0, time.Time{}
+		}
+	}
+}
+
 // place says where a guid stands: its txg, 0 when it is neither snapshot nor
 // bookmark here, and its position, when it is one of the engine's.
 func (c *localCopy) place(g guid) (pos volume.Position, txg uint64) {

@@ -398,6 +398,10 @@ func (e *Engine) apply(ctx context.Context, in *incoming, o offer, b begin, ans 
 		return 0, err, nil
 	}
 
+	if err := e.makeWay(ctx, o.Volume, b); err != nil {
+		return 0, err, nil
+	}
+
 	target, seeding := e.cfg.dataset(o.Volume), !s.exists
 	req := zfs.ReceiveRequest{Dataset: target, Resumable: true}
 	if seeding {
@@ -415,6 +419,46 @@ func (e *Engine) apply(ctx context.Context, in *incoming, o offer, b begin, ans 
 	}
 	top, lookErr = e.verify(ctx, o.Volume, target, seeding, o, b, a)
 	return top, recvErr, lookErr
+}
+
+// makeWay gives another name to a snapshot of this copy that is called like the one
+// which comes: it was destroyed on the primary, its name was given again, and here it
+// is still, because this node has not heard of that yet or because something holds it.
+// zfs takes no second snapshot of a name, so the copy would never get any further.
+func (e *Engine) makeWay(ctx context.Context, id volume.ID, b begin) error {
+	taken := func() (s snap, ok bool) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if c := e.copies[id]; c != nil {
+			s, ok = c.namesake(b.Name, b.To)
+		}
+		return s, ok
+	}
+	if _, ok := taken(); !ok {
+		return nil
+	}
+	// Whoever destroys does it by name.
+	if err := acquire(ctx, e.pruning); err != nil {
+		return err
+	}
+	defer release(e.pruning)
+	old, ok := taken()
+	if !ok {
+		return nil
+	}
+	name := fmt.Sprintf("%s-%x", old.name, uint64(old.guid))
+	err := e.cfg.Pool.Rename(ctx, e.cfg.dataset(id)+"@"+old.name, e.cfg.dataset(id)+"@"+name)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c := e.copies[id]; c != nil {
+		e.touch(c)
+		c.rename(old.guid, name)
+		c.known = c.known && err == nil
+	}
+	if err != nil {
+		return fmt.Errorf("snapshot %s, which has the name of the one that comes, cannot be given another: %w", old.name, err)
+	}
+	return nil
 }
 
 func receivedError(recvErr, lookErr error, reached bool) error {

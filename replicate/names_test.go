@@ -1,0 +1,84 @@
+package replicate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// A name that people remove and give again is one snapshot on the primary. A replica
+// that still has the old one of that name, because it was not told, or was away, or
+// something holds it, gets the new one all the same, and lets go of the old one when
+// it can.
+func TestNameGivenAgain(t *testing.T) {
+	for _, how := range []string{"at once", "away", "held", "by hand"} {
+		t.Run(how, func(t *testing.T) {
+			inBubble(t, "a b", func(w *world) { nameGivenAgain(w, how) })
+		})
+	}
+}
+
+func nameGivenAgain(w *world, how string) {
+	a, b, ctx := w.node("a"), w.node("b"), context.Background()
+	ids := []volume.ID{testVol}
+	guidOf := func(n *node, name string) uint64 {
+		list := n.snapshots()
+		if i := slices.IndexFunc(list, func(s zfs.Snapshot) bool { return s.Name == name }); i >= 0 {
+			return list[i].GUID
+		}
+		return 0
+	}
+	a.create()
+	w.assign(1, "a", "b")
+	a.write("f", "1")
+	w.must(a.eng().TakeSnapshot(ctx, ids, "x"))
+	w.waitFor("x", func() bool { return has(b, "x") && w.inSync("a", "b")() })
+	old := guidOf(a, "x")
+	elsewhere := fmt.Sprintf("x-%x", old)
+	switch how {
+	case "away":
+		w.partition("a", "b", true)
+	case "held":
+		w.must(b.host.Hold(ctx, "mine", b.dataset()+"@x"))
+	}
+	if how == "by hand" {
+		w.must(a.host.DestroySnapshots(ctx, a.dataset(), []string{"x"}))
+		a.eng().Refresh(testVol)
+		w.waitFor("the engine to see it", func() bool { return a.eng().SnapshotCounts()[testVol] == len(a.snapshots()) })
+	} else {
+		w.must(a.eng().RemoveSnapshot(ctx, testVol, "x"))
+	}
+	a.write("f", "2")
+	w.must(a.eng().TakeSnapshot(ctx, ids, "x"))
+	a.write("f", "3")
+	if how == "away" {
+		w.waitFor("both to be in the engine's snapshots", func() bool { _, name := a.newest(); return name != "x" })
+		w.partition("a", "b", false)
+	}
+	w.waitFor("in sync", w.inSync("a", "b"))
+	if guidOf(b, "x") != guidOf(a, "x") || guidOf(b, "x") == old {
+		w.Errorf("x on the replica is %d, on the primary %d, was %d", guidOf(b, "x"), guidOf(a, "x"), old)
+	}
+	switch how {
+	case "by hand": // nobody said that the replica's is to go
+		time.Sleep(10 * time.Minute) // nothing is to happen
+		if guidOf(b, elsewhere) != old {
+			w.Error("the old one is gone on the replica")
+		}
+		return
+	case "held":
+		if guidOf(b, elsewhere) != old {
+			w.Error("the old one, which is held, is gone")
+		}
+		w.must(b.host.Release(ctx, "mine", b.dataset()+"@"+elsewhere))
+	}
+	w.waitFor("the old one to go", func() bool { return !has(b, elsewhere) })
+	if guidOf(b, "x") != guidOf(a, "x") {
+		w.Error("the new one went")
+	}
+}
