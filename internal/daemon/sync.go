@@ -64,7 +64,11 @@ func (m *member) syncHere(ctx context.Context, v *state.Volume, patience time.Du
 			}
 			return api.SyncReply{}, volume.Errorf(volume.CodeTimeout, "volume %q: its replicas were not asked within %s: %v", v.Name, round(time.Since(began)), err)
 		case volume.CodeOf(err) == volume.CodeConflict || volume.CodeOf(err) == volume.CodeInvalid:
-			// The agent has not passed on yet what the state says, or replicas change.
+			// The agent has not passed on yet what the state says, or replicas change; or it
+			// never will.
+			if st, _, known := m.view().status(m.self, v.ID); known && st.Problem != "" && (!st.Exists || st.Epoch > now.Epoch) {
+				return api.SyncReply{}, volume.Errorf(volume.CodeUnavailable, "volume %q: on its primary %s: %s", v.Name, m.cluster.State().NodeName(m.self), st.Problem)
+			}
 			pause(ctx, 100*time.Millisecond)
 		default:
 			return api.SyncReply{}, err
