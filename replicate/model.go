@@ -257,10 +257,12 @@ func (c *localCopy) candidates(limit int) (bases []guid, truncated bool) {
 }
 
 // tombstones are the guids of what was removed here, newest first, and those first
-// that this process saw removed.
+// that this process saw removed, whether there was room for a bookmark or not.
 func (c *localCopy) tombstones(limit int) []guid {
 	var seen, found []guid
+	marked := map[guid]bool{}
 	for _, m := range slices.Backward(c.marks) {
+		marked[m.guid] = true
 		if _, here := c.find(m.guid); here || m.engine() {
 			continue
 		}
@@ -268,6 +270,11 @@ func (c *localCopy) tombstones(limit int) []guid {
 			seen = append(seen, m.guid)
 		} else {
 			found = append(found, m.guid)
+		}
+	}
+	for _, g := range slices.Sorted(maps.Keys(c.removed)) {
+		if _, here := c.find(g); !here && !marked[g] {
+			seen = append(seen, g)
 		}
 	}
 	all := append(seen, found...)

@@ -2,6 +2,7 @@ package replicate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -81,4 +82,40 @@ func nameGivenAgain(w *world, how string) {
 	if guidOf(b, "x") != guidOf(a, "x") {
 		w.Error("the new one went")
 	}
+}
+
+// On a full pool there is no room for the bookmark that a removal leaves, and people
+// remove snapshots to make room. Replicas hear of it all the same. What a replica
+// stands on stays until there is room.
+func TestRemoveOnFullPool(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b, ctx := w.node("a"), w.node("b"), context.Background()
+		ids := []volume.ID{testVol}
+		a.create()
+		w.assign(1, "a", "b")
+		for _, name := range []string{"x", "y"} {
+			a.write("f", name)
+			w.must(a.eng().TakeSnapshot(ctx, ids, name))
+		}
+		w.waitFor("everywhere", func() bool { return has(b, "y") && w.inSync("a", "b")() })
+		a.host.SetCapacity("tank", 1)
+		w.must(a.eng().RemoveSnapshot(ctx, testVol, "x"))
+		if has(a, "x") {
+			t.Error("x is still there")
+		}
+		w.waitFor("the replica follows", func() bool { return !has(b, "x") })
+
+		e := a.eng()
+		e.mu.Lock()
+		y := e.copies[testVol].snaps[slices.IndexFunc(e.copies[testVol].snaps, func(s snap) bool { return s.name == "y" })]
+		e.copies[testVol].bases[b.id] = base{guid: y.guid}
+		e.mu.Unlock()
+		if err := e.RemoveSnapshot(ctx, testVol, "y"); !errors.Is(err, zfs.ErrNoSpace) || !has(a, "y") {
+			t.Errorf("what the replica stands on, without a bookmark: %v", err)
+		}
+		a.host.SetCapacity("tank", 1<<40)
+		w.must(e.RemoveSnapshot(ctx, testVol, "y"))
+		w.waitFor("the replica follows", func() bool { return !has(b, "y") })
+		w.waitFor("in sync", w.inSync("a", "b"))
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -357,8 +358,10 @@ func (e *Engine) Prune(ctx context.Context, id volume.ID) ([]Snapshot, error) {
 	return gone, errors.Join(left...)
 }
 
-// remove destroys snapshots of a primary's copy and leaves tombstones. The caller
-// has e.pruning.
+// remove destroys snapshots of a primary's copy and leaves tombstones. On a full pool,
+// which has room for none, it does without, so that what people remove to make room
+// goes: replicas then hear of it as long as this process lives. One that a replica may
+// stand on stays. The caller has e.pruning.
 func (e *Engine) remove(ctx context.Context, id volume.ID, list []zfs.Snapshot) (failed map[string]error, err error) {
 	var snaps []snap
 	for _, z := range list {
@@ -369,13 +372,40 @@ func (e *Engine) remove(ctx context.Context, id volume.ID, list []zfs.Snapshot) 
 	doomed := e.condemn(id, c, snaps, snaps)
 	e.mu.Unlock()
 	failed, err = e.destroy(ctx, doomed)
+	if bare := e.bare(id, c, list, failed); err == nil && len(bare) > 0 {
+		var again map[string]error
+		again, err = e.destroy(ctx, bare)
+		for _, d := range bare {
+			delete(failed, e.cfg.dataset(id)+"@"+d.snap.name)
+		}
+		maps.Copy(failed, again)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, z := range list {
 		if err == nil && failed[z.FullName()] == nil {
 			c.removed[guid(z.GUID)] = true
+			c.burials++
 		}
 	}
 	e.wakeVolume(id)
 	return failed, err
+}
+
+// bare condemns once more those that stay because the pool has no room for their
+// bookmarks, without one.
+func (e *Engine) bare(id volume.ID, c *localCopy, list []zfs.Snapshot, failed map[string]error) []doomed {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	k := e.kept(id, c, time.Now())
+	var snaps []snap
+	for _, z := range list {
+		if s := newSnap(z); errors.Is(failed[z.FullName()], zfs.ErrNoSpace) && !k.reachable[s.guid] && !k.stay[s.guid] {
+			snaps = append(snaps, s)
+		}
+	}
+	if len(snaps) == 0 {
+		return nil
+	}
+	return e.condemn(id, c, snaps, nil)
 }

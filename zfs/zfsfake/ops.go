@@ -535,7 +535,7 @@ func (h *Host) bookmark(snap, mark string) error {
 		}
 		return fail(zfs.ErrExists, "cannot create bookmark '%s': bookmark exists", mark)
 	}
-	if err := s.ds.pool.begin(0); err != nil {
+	if err := s.ds.pool.begin(1); err != nil { // it takes no space that counts, but asks for some
 		return err
 	}
 	s.tree.frozen = true
