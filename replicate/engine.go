@@ -40,6 +40,7 @@ type Engine struct {
 	blind    bool                      // the last listing failed
 	relist   bool                      // the table has changed since the last listing
 	listedAt time.Time                 // when the last listing was asked for
+	listTook time.Duration             // how long zfs took to answer it
 	surveyed bool                      // copies is what the disk held, once
 	copies   map[volume.ID]*localCopy
 	leftover map[volume.ID]bool // a seed or a fork is there

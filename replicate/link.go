@@ -285,8 +285,10 @@ func (l *link) status(now time.Time) volume.LinkStatus {
 		refused: l.refused, failed: l.failed, acked: guid(l.acked.GUID),
 		allowed: lagGrace + e.cfg.Settle,
 	}
+	// Only a listing proves that nothing is left to be sent, when it has come.
+	s.allowed += 2 * e.listTook
 	if e.cfg.Dirty != nil {
-		s.allowed += e.cfg.List // only a listing proves that nothing is left to be sent
+		s.allowed += e.cfg.List
 	}
 	if a := e.table[l.key.volume]; a != nil {
 		s.allowed += a.interval()

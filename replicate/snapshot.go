@@ -73,7 +73,7 @@ func (e *Engine) tick(ctx context.Context) error {
 		e.mu.Lock()
 		e.blind = err != nil
 		if err == nil {
-			e.listedAt, e.relist = asked, false
+			e.listedAt, e.listTook, e.relist = asked, time.Since(asked), false
 		}
 		e.mu.Unlock()
 		if err != nil {
