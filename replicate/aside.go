@@ -57,12 +57,13 @@ func (e *Engine) distrust(id volume.ID) {
 	}
 }
 
-// unmodified notes that a copy's head is that of its newest snapshot again.
+// unmodified notes that a copy's head is that of its newest snapshot again, which is
+// one that was there before all that has gone aside.
 func (e *Engine) unmodified(id volume.ID) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if c := e.copies[id]; c != nil {
-		c.modified = false
+		c.modified, c.completeAsOf, c.inStep = false, time.Time{}, 0
 	}
 }
 

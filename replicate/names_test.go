@@ -119,3 +119,27 @@ func TestRemoveOnFullPool(t *testing.T) {
 		w.waitFor("in sync", w.inSync("a", "b"))
 	})
 }
+
+// A copy that went back to what it shares with another primary holds no more all that
+// its own had written until then.
+func TestAsideTakesCompleteness(t *testing.T) {
+	inBubble(t, "a b c", func(w *world) {
+		a, b, c := w.node("a"), w.node("b"), w.node("c")
+		a.create()
+		a.write("f", "1")
+		w.assign(1, "a", "b", "c")
+		w.waitFor("in sync", func() bool { return w.inSync("a", "b")() && w.inSync("a", "c")() })
+		w.partition("a", "c", true)
+		a.write("f", "2")
+		w.waitFor("b alone", w.inSync("a", "b"))
+		before := b.eng().CompleteAsOf(testVol)
+
+		w.partition("a", "b", true)
+		c.host.Fail("send", "", 0, errors.New("injected")) // nothing comes from the next primary
+		w.assign(2, "c", "b")
+		w.waitFor("set aside", func() bool { return b.count(setAside) == 1 })
+		if at := b.eng().CompleteAsOf(testVol); !at.Before(before) {
+			t.Errorf("complete as of %v, which is what it was before its tail was set aside (%v)", at, before)
+		}
+	})
+}

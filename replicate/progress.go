@@ -14,6 +14,9 @@ type meter struct {
 // turn moves on to the second of now and forgets what is too long ago.
 func (m *meter) turn(now time.Time) {
 	s := now.Unix()
+	if s < m.second-int64(len(m.sums)) {
+		*m = meter{second: s} // the clock was set back, and would not forget anything until it is there again
+	}
 	for range min(max(s-m.second, 0), int64(len(m.sums))) {
 		copy(m.sums[1:], m.sums[:])
 		m.sums[0] = 0
