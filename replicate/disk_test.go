@@ -182,20 +182,26 @@ func TestTombstones(t *testing.T) {
 	})
 }
 
-// A bookmark is called like its snapshot, unless people gave the name twice.
+// A bookmark is called after its snapshot, unless people gave the name twice, and says
+// whether they removed it. Somebody else's is not one of these.
 func TestMarkName(t *testing.T) {
 	c := newCopy()
-	c.marks = []mark{{name: "x", guid: 1, txg: 1}}
+	c.marks = []mark{{name: "flk-removed-x", guid: 1, txg: 1}, {name: "flk-base-y", guid: 2, txg: 2}, {name: "z", guid: 3, txg: 3}}
 	for _, s := range []struct {
-		snap snap
-		want string
+		snap    snap
+		removed bool
+		want    string
 	}{
-		{snap{name: "y", guid: 2}, "y"},
-		{snap{name: "x", guid: 255}, "x-ff"},
-		{snap{name: "x", guid: 1}, ""},
-		{snap{name: "renamed", guid: 1}, ""},
+		{snap{name: "y", guid: 9}, true, "flk-removed-y"},
+		{snap{name: "x", guid: 255}, true, "flk-removed-x-ff"},
+		{snap{name: "x", guid: 1}, true, ""},
+		{snap{name: "renamed", guid: 1}, false, ""},
+		{snap{name: "y", guid: 2}, false, ""},
+		{snap{name: "y", guid: 2}, true, "flk-removed-y"},
+		{snap{name: "z", guid: 3}, false, "flk-base-z"},
+		{snap{name: "flk-e", guid: 4, pos: volume.Position{Epoch: 1, Seq: 1, GUID: 4}}, true, "flk-e"},
 	} {
-		if got := c.markName(s.snap); got != s.want {
+		if got := c.markName(s.snap, s.removed); got != s.want {
 			t.Errorf("bookmark of %s, guid %d: %q, want %q", s.snap.name, s.snap.guid, got, s.want)
 		}
 	}

@@ -42,11 +42,25 @@ type mark struct {
 	txg  uint64
 }
 
-// engine says that it is of one of the engine's snapshots; any other whose snapshot
-// is gone is a tombstone.
+// What the bookmarks of snapshots that are not the engine's are called, before the
+// snapshot's name. Any other bookmark is somebody else's: good to send from, but it
+// says nothing about the snapshot, and it stays.
+const (
+	tombstone = "flk-removed-" // people removed the snapshot
+	footprint = "flk-base-"    // a replica may stand on it
+)
+
+// engine says that it is of one of the engine's snapshots.
 func (m mark) engine() bool {
-	_, _, ours := volume.ParseSnapshotName(m.name)
-	return ours
+	_, _, ok := volume.ParseSnapshotName(m.name)
+	return ok
+}
+
+func (m mark) tombstone() bool { return strings.HasPrefix(m.name, tombstone) }
+
+// ours says that this package left it.
+func (m mark) ours() bool {
+	return m.engine() || m.tombstone() || strings.HasPrefix(m.name, footprint)
 }
 
 // base is where a replica stands, as far as this primary ever heard.
@@ -197,6 +211,16 @@ func (c *localCopy) place(g guid) (pos volume.Position, txg uint64) {
 	return pos, txg
 }
 
+// had says that a snapshot is here, or was destroyed here by this package: what others
+// have destroyed is not here, though they left a bookmark.
+func (c *localCopy) had(g guid) bool {
+	if c == nil {
+		return false
+	}
+	_, here := c.find(g)
+	return here || slices.ContainsFunc(c.marks, func(m mark) bool { return m.guid == g && m.ours() })
+}
+
 // nameOf is the name to send from a guid by: @snapshot, #bookmark, or "".
 func (c *localCopy) nameOf(g guid) string {
 	if s, ok := c.find(g); ok {
@@ -262,10 +286,10 @@ func (c *localCopy) tombstones(limit int) []guid {
 	var seen, found []guid
 	marked := map[guid]bool{}
 	for _, m := range slices.Backward(c.marks) {
-		marked[m.guid] = true
-		if _, here := c.find(m.guid); here || m.engine() {
+		if _, here := c.find(m.guid); here || !m.tombstone() {
 			continue
 		}
+		marked[m.guid] = true
 		if c.removed[m.guid] {
 			seen = append(seen, m.guid)
 		} else {

@@ -143,3 +143,26 @@ func TestAsideTakesCompleteness(t *testing.T) {
 		}
 	})
 }
+
+// Other tools leave a bookmark when they destroy a snapshot, to send from it later. That
+// is no word of flocker's: the replicas' copies of it, which may be the last, stay.
+func TestForeignBookmark(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b, ctx := w.node("a"), w.node("b"), context.Background()
+		a.create()
+		w.assign(1, "a", "b")
+		a.write("f", "1")
+		w.must(a.eng().TakeSnapshot(ctx, []volume.ID{testVol}, "x"))
+		w.waitFor("x", func() bool { return has(b, "x") && w.inSync("a", "b")() })
+		x := b.snapshots()[slices.IndexFunc(b.snapshots(), func(s zfs.Snapshot) bool { return s.Name == "x" })].GUID
+		w.must(a.host.Bookmark(ctx, a.dataset()+"@x", a.dataset()+"#x"))
+		w.must(a.host.DestroySnapshots(ctx, a.dataset(), []string{"x"}))
+		time.Sleep(20 * time.Minute) // audits pass, and many offers
+		if !has(b, "x") {
+			t.Error("the only copy of x was destroyed")
+		}
+		if has, err := a.eng().Holds(testVol, []uint64{x}); err != nil || has[x] {
+			t.Errorf("the primary claims to have it: %v, %v", has, err)
+		}
+	})
+}

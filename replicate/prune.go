@@ -220,7 +220,7 @@ func (e *Engine) excess(now time.Time) (list []doomed, marks []unmarked) {
 	}
 	for _, id := range sortedIDs(plans) {
 		p := plans[id]
-		list = append(list, e.condemn(id, e.copies[id], p.destroy, p.mark)...)
+		list = append(list, e.condemn(id, e.copies[id], p.destroy, p.mark, false)...)
 		for _, m := range p.unmark {
 			if len(marks) < maxUnmarks {
 				marks = append(marks, unmarked{id, m})
@@ -267,9 +267,9 @@ func (c *localCopy) excessive(policy volume.SnapshotPolicy) bool {
 }
 
 // condemn takes snapshots out of what is known of a copy: from now on nothing is
-// sent from them. Those in mark leave a bookmark. The caller holds mu and has
-// e.pruning.
-func (e *Engine) condemn(id volume.ID, c *localCopy, destroy, mark []snap) []doomed {
+// sent from them. Those in mark leave a bookmark, a tombstone when they are removed.
+// The caller holds mu and has e.pruning.
+func (e *Engine) condemn(id volume.ID, c *localCopy, destroy, mark []snap, removed bool) []doomed {
 	c.condemned = map[guid]bool{}
 	leave := map[guid]bool{}
 	for _, s := range mark {
@@ -279,7 +279,7 @@ func (e *Engine) condemn(id volume.ID, c *localCopy, destroy, mark []snap) []doo
 	for _, s := range destroy {
 		d := doomed{volume: id, snap: s}
 		if leave[s.guid] {
-			d.mark = c.markName(s)
+			d.mark = c.markName(s, removed || c.dropped[s.guid])
 		}
 		c.condemned[s.guid] = true
 		list = append(list, d)
@@ -298,17 +298,26 @@ func (e *Engine) condemn(id volume.ID, c *localCopy, destroy, mark []snap) []doo
 	return list
 }
 
-// markName is what the bookmark of a snapshot is called: like it, unless people
-// gave the name twice; "" when there is one.
-func (c *localCopy) markName(s snap) string {
+// markName is what the bookmark of a snapshot is called: after it, unless people gave
+// the name twice; "" when there is one already.
+func (c *localCopy) markName(s snap, removed bool) string {
 	name := s.name
+	switch {
+	case s.engine():
+	case removed:
+		name = tombstone + s.name
+	default:
+		name = footprint + s.name
+	}
+	taken := false
 	for _, m := range c.marks {
-		switch {
-		case m.guid == s.guid:
+		if m.guid == s.guid && m.ours() && (m.tombstone() || !removed) {
 			return ""
-		case m.name == s.name:
-			name = fmt.Sprintf("%s-%x", s.name, uint64(s.guid))
 		}
+		taken = taken || m.name == name
+	}
+	if taken {
+		name = fmt.Sprintf("%s-%x", name, uint64(s.guid))
 	}
 	return name
 }

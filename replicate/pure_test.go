@@ -81,14 +81,14 @@ func parseSnaps(t *testing.T, s string) (snaps []snap, marks []mark) {
 		sn := snap{pinned: strings.HasSuffix(word, "!")}
 		text := strings.TrimSuffix(word, "!")
 		bookmark := strings.HasPrefix(text, "#")
-		other := strings.ContainsAny(text, "uhd")
+		other := strings.ContainsAny(text, "uhdf")
 		switch {
 		case strings.HasPrefix(text, "h"):
 			sn.rule = time.Hour
 		case strings.HasPrefix(text, "d"):
 			sn.rule = 24 * time.Hour
 		}
-		epoch, seq, dotted := strings.Cut(strings.TrimLeft(text, "#uhd"), ".")
+		epoch, seq, dotted := strings.Cut(strings.TrimLeft(text, "#uhdf"), ".")
 		if !dotted {
 			epoch, seq = "1", epoch
 		}
@@ -103,8 +103,11 @@ func parseSnaps(t *testing.T, s string) (snaps []snap, marks []mark) {
 		sn.txg, sn.guid, sn.name = n, guid(n), text
 		p := volume.Position{Epoch: volume.Epoch(ep), Seq: n, GUID: n}
 		switch {
-		case bookmark && other:
+		case strings.HasPrefix(text, "#f"): // left by somebody else
 			marks = append(marks, mark{name: text[1:], guid: guid(n), txg: n})
+			continue
+		case bookmark && other:
+			marks = append(marks, mark{name: tombstone + text[1:], guid: guid(n), txg: n})
 			continue
 		case bookmark:
 			marks = append(marks, mark{name: p.SnapshotName(), guid: guid(n), txg: n})

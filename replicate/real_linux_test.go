@@ -310,7 +310,7 @@ func realPrune(w *world) {
 	w.waitFor("removed", func() bool { return w.inSync("a", "b")() && !has(a, "removed") && !has(b, "removed") })
 	marks, err := a.disk.Bookmarks(ctx, a.dataset(), false)
 	w.must(err)
-	if len(marks) != 1 || marks[0].Name != "removed" || !has(a, "kept") || !has(b, "kept") {
+	if len(marks) != 1 || marks[0].Name != "flk-removed-removed" || !has(a, "kept") || !has(b, "kept") {
 		w.Errorf("bookmarks %v", marks)
 	}
 	w.tidy()

@@ -88,13 +88,14 @@ func keep(k kept) pruning {
 	}
 	slices.SortStableFunc(p.destroy, func(a, b snap) int { return compare(a.txg, b.txg) })
 
-	marked := map[guid]bool{}
+	marked, buried := map[guid]bool{}, map[guid]bool{}
 	for _, m := range k.marks {
-		marked[m.guid] = true
+		marked[m.guid] = marked[m.guid] || m.ours()
+		buried[m.guid] = buried[m.guid] || m.tombstone()
 	}
 	engine, other := 0, 0
 	for _, s := range p.destroy {
-		if (k.reachable[s.guid] || k.dropped[s.guid]) && !marked[s.guid] {
+		if k.reachable[s.guid] && !marked[s.guid] || k.dropped[s.guid] && !buried[s.guid] {
 			p.mark = append(p.mark, s)
 			if s.engine() {
 				engine++
@@ -104,6 +105,9 @@ func keep(k kept) pruning {
 		}
 	}
 	for _, m := range slices.Backward(k.marks) {
+		if !m.ours() {
+			continue
+		}
 		count := &other
 		if m.engine() {
 			count = &engine

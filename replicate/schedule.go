@@ -75,6 +75,6 @@ func (a agenda) dueBy(every time.Duration) bool {
 	if !first && !changed {
 		return false
 	}
-	name := volume.ScheduledName(every, slot)
+	name := tombstone + volume.ScheduledName(every, slot)
 	return !slices.ContainsFunc(a.marks, func(m mark) bool { return m.name == name })
 }

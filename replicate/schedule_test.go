@@ -34,7 +34,7 @@ func TestSchedule(t *testing.T) {
 				s.rule, s.slot, s.name = every, clock(at), volume.ScheduledName(every, clock(at))
 			}
 			if bookmark {
-				a.marks = append(a.marks, mark{name: s.name, guid: s.guid, txg: s.txg})
+				a.marks = append(a.marks, mark{name: tombstone + s.name, guid: s.guid, txg: s.txg})
 			} else {
 				a.snaps = append(a.snaps, s)
 			}

@@ -92,7 +92,7 @@ func (e *Engine) SnapshotCounts() map[volume.ID]int {
 }
 
 // Holds says which of these guids this node's copy of a volume has, as snapshot or
-// bookmark, whatever its role, from memory. While that may not be as on disk it is
+// as a bookmark that flocker left, whatever its role, from memory. While that may not be as on disk it is
 // CodeUnavailable: not to know is not to have none.
 func (e *Engine) Holds(id volume.ID, guids []uint64) (map[uint64]bool, error) {
 	e.mu.Lock()
@@ -104,8 +104,7 @@ func (e *Engine) Holds(id volume.ID, guids []uint64) (map[uint64]bool, error) {
 	}
 	has := make(map[uint64]bool, len(guids))
 	for _, g := range guids {
-		_, txg := c.place(guid(g))
-		has[g] = txg != 0
+		has[g] = c.had(guid(g))
 	}
 	return has, nil
 }
@@ -369,7 +368,7 @@ func (e *Engine) remove(ctx context.Context, id volume.ID, list []zfs.Snapshot) 
 	}
 	e.mu.Lock()
 	c := e.copyOf(id)
-	doomed := e.condemn(id, c, snaps, snaps)
+	doomed := e.condemn(id, c, snaps, snaps, true)
 	e.mu.Unlock()
 	failed, err = e.destroy(ctx, doomed)
 	if bare := e.bare(id, c, list, failed); err == nil && len(bare) > 0 {
@@ -407,5 +406,5 @@ func (e *Engine) bare(id volume.ID, c *localCopy, list []zfs.Snapshot, failed ma
 	if len(snaps) == 0 {
 		return nil
 	}
-	return e.condemn(id, c, snaps, nil)
+	return e.condemn(id, c, snaps, nil, true)
 }
