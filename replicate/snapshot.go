@@ -69,11 +69,14 @@ func (e *Engine) tick(ctx context.Context) error {
 	datasets := 0
 	if e.mustList(began, counters != nil) {
 		asked := time.Now()
+		e.mu.Lock()
+		e.relist = false // a table that comes while zfs is asked asks for another listing
+		e.mu.Unlock()
 		list, err := e.cfg.Pool.Datasets(ctx, e.cfg.Root)
 		e.mu.Lock()
-		e.blind = err != nil
+		e.blind = err != nil // then it is asked again
 		if err == nil {
-			e.listedAt, e.listTook, e.relist = asked, time.Since(asked), false
+			e.listedAt, e.listTook = asked, time.Since(asked)
 		}
 		e.mu.Unlock()
 		if err != nil {
