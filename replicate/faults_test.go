@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -380,21 +381,40 @@ func slowNet(w *world, from, to string, d time.Duration) (undo func()) {
 	w.node(from).hangUpTo(w.node(to))
 	w.wrap = func(f, t string, conn net.Conn) net.Conn {
 		if slow && f == from && t == to {
-			return &slowConn{conn, d}
+			return newSlowConn(conn, d)
 		}
 		return conn
 	}
 	return func() { slow, w.wrap = false, old }
 }
 
+// slowConn takes d for every write. Closed, it lets go of who writes, as a network
+// connection does.
 type slowConn struct {
 	net.Conn
-	d time.Duration
+	d      time.Duration
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newSlowConn(conn net.Conn, d time.Duration) *slowConn {
+	return &slowConn{Conn: conn, d: d, closed: make(chan struct{})}
 }
 
 func (s *slowConn) Write(p []byte) (int, error) {
-	time.Sleep(s.d)
-	return s.Conn.Write(p)
+	timer := time.NewTimer(s.d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return s.Conn.Write(p)
+	case <-s.closed:
+		return 0, net.ErrClosed
+	}
+}
+
+func (s *slowConn) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return s.Conn.Close()
 }
 
 // A send that fails on its own leaves the connection usable; a receiver that fails

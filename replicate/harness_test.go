@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
@@ -36,6 +37,7 @@ const (
 // be cut. In a bubble the pools are fakes; on real ones (real_test.go) the same
 // tests of links run in the time of this world.
 type world struct {
+	patience time.Duration // of waitFor, in simulated time; 0: ten minutes
 	testing.TB
 	nodes map[string]*node
 	real  bool
@@ -384,7 +386,7 @@ func (n *node) newest() (guid uint64, name string) {
 // waitFor lets time pass until a condition holds.
 func (w *world) waitFor(what string, cond func() bool) {
 	w.Helper()
-	limit := 10 * time.Minute
+	limit := cmp.Or(w.patience, 10*time.Minute)
 	if w.real {
 		limit = 2 * time.Minute
 	}

@@ -181,7 +181,10 @@ func (p *past) run(skip map[int]bool) {
 	p.wrap = p.unreliable
 	p.node("a").create()
 	for _, name := range abc {
-		p.node(name).seen = func(ev Event) { p.happened(name, ev) }
+		n := p.node(name)
+		n.mu.Lock()
+		n.seen = func(ev Event) { p.happened(name, ev) }
+		n.mu.Unlock()
 	}
 	p.ready["a"] = true
 	p.appoint("a", 1)

@@ -138,7 +138,7 @@ func TestSlowReplicasDoNotStarve(t *testing.T) {
 		w.mu.Lock()
 		w.wrap = func(from, to string, conn net.Conn) net.Conn {
 			if to == "b" || to == "c" {
-				return &slowConn{conn, 5 * time.Second}
+				return newSlowConn(conn, 5*time.Second)
 			}
 			return conn
 		}
@@ -146,6 +146,7 @@ func TestSlowReplicasDoNotStarve(t *testing.T) {
 		a.hangUp()
 		w.node("b").hangUp()
 		w.node("c").hangUp()
+		w.patience = time.Hour // a first copy to a slow one takes minutes, and they take turns
 		big := blob(rand.New(rand.NewPCG(11, 11)), 2<<20)
 		for _, id := range fresh {
 			a.fill(id, "big", big)
