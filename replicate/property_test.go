@@ -140,7 +140,8 @@ type past struct {
 	policy  volume.SnapshotPolicy
 	ready   map[string]bool // as primary: settled, may be written to
 
-	writes  []string
+	named   int                        // files and users' snapshots so far: no name is used twice
+	writes  []string                   // files that must be somewhere
 	snaps   map[uint64]string          // users' snapshots that must be somewhere
 	mayHave map[string]int             // full copies that a node may have been sent
 	asides  map[string]int             // copies set aside on a node, when last looked at
@@ -220,6 +221,12 @@ func (p *past) note(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.log = append(p.log, time.Now().Format("04:05.000 ")+fmt.Sprintf(format, args...))
+}
+
+// fresh is a name that was not used before.
+func (p *past) fresh(prefix string) string {
+	p.named++
+	return fmt.Sprintf("%s%d", prefix, p.named)
 }
 
 // happened notes what one must know of to understand the rest.
@@ -440,7 +447,7 @@ func (p *past) write() {
 		if p.settle(name); !p.ready[name] || p.down(name) {
 			continue
 		}
-		file := fmt.Sprintf("w%d", len(p.writes))
+		file := p.fresh("w")
 		size := 1 << p.rng.IntN(15)
 		if p.rng.IntN(10) == 0 {
 			size <<= 4
@@ -458,7 +465,7 @@ func (p *past) userSnapshot(name string) {
 	if !p.ready[name] || p.down(name) {
 		return
 	}
-	snap := fmt.Sprintf("user%d", len(p.log))
+	snap := p.fresh("user")
 	ctx, cancel := context.WithTimeout(n.ctx, 5*time.Second)
 	defer cancel()
 	if p.rng.IntN(3) == 0 { // by hand
@@ -605,7 +612,7 @@ func (p *past) vandal(name string) {
 	if p.believes(name).Role != volume.RoleReplica {
 		return
 	}
-	file := fmt.Sprintf("v%d", len(p.log))
+	file := p.fresh("v")
 	if n.tryWrite(file, "was here") == nil {
 		p.note("somebody writes %s to the replica of %s", file, name)
 		p.writes = append(p.writes, file)

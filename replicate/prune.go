@@ -101,8 +101,11 @@ func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 			continue
 		}
 		spoken = spoken && l.spoken
+		// The rest of a broken stream may be wanted; for a replica that is away only where
+		// much of it has gone, or old snapshots would stay for as long as it is.
 		for _, g := range []guid{l.from, l.to} {
-			k.stay[g], k.reachable[g] = true, true
+			k.reachable[g] = true
+			k.stay[g] = k.stay[g] || !l.away(now) || l.sent > longStream
 		}
 		if b, ok := c.bases[replica]; ok && !l.away(now) {
 			k.stay[b.guid] = true

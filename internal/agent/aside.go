@@ -253,7 +253,7 @@ func (a *Agent) dropSettled(ctx context.Context, v *state.Volume, ds string) (as
 	if err != nil {
 		return "", fmt.Errorf("asking %s whether it has all that is in this copy: %w", primary, err)
 	}
-	only := onlyHere(v, snaps, has)
+	only := onlyHere(snaps, has)
 	switch {
 	case !a.needless(v):
 		return "", nil
@@ -270,32 +270,29 @@ func (a *Agent) dropSettled(ctx context.Context, v *state.Volume, ds string) (as
 }
 
 // onlyHere is a snapshot of a copy that may be nowhere else, "" when there is none;
-// has says which ones the primary has.
+// has says which ones the primary has, as snapshot or bookmark.
 //
 // Of the engine's only the newest matters: those before it are the history of that
-// one, and a primary destroys its own as it goes on. It is of the primary's history if
-// the primary has it, or took it itself, in this epoch, or had got as far in the epoch
-// that it took over from. What a schedule made goes by the schedule. Of the rest, the
-// primary must have each, or the bookmark that says it was removed.
-func onlyHere(v *state.Volume, snaps []zfs.Snapshot, has map[uint64]bool) string {
-	newest := volume.Position{}
+// one, and a primary destroys its own as it goes on. That the primary was there in
+// the same epoch proves nothing: it may have been rolled back by hand since. What a
+// schedule made goes by the schedule. Of the rest, the primary must have each, or the
+// bookmark that says it was removed.
+func onlyHere(snaps []zfs.Snapshot, has map[uint64]bool) string {
+	var newest zfs.Snapshot
 	for _, s := range snaps {
 		_, _, scheduled := volume.ParseScheduledName(s.Name)
-		epoch, seq, engine := volume.ParseSnapshotName(s.Name)
+		_, _, engine := volume.ParseSnapshotName(s.Name)
 		switch {
 		case engine:
-			newest = volume.Position{Epoch: epoch, Seq: seq, GUID: s.GUID}
+			newest = s
 		case !scheduled && !has[s.GUID]:
 			return s.Name
 		}
 	}
-	switch {
-	case newest.IsZero(), has[newest.GUID], newest.Epoch == v.Epoch:
-		return ""
-	case newest.Epoch == v.Start.Epoch && newest.Compare(v.Start) <= 0:
+	if newest.GUID == 0 || has[newest.GUID] {
 		return ""
 	}
-	return newest.SnapshotName()
+	return newest.Name
 }
 
 func guidsOf(snaps []zfs.Snapshot) []uint64 {

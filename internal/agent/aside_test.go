@@ -186,9 +186,15 @@ func TestDrop(t *testing.T) {
 		fails   bool
 	}{
 		"the primary has all": {func(*testing.T, *zfsfake.Host, *idle) {}, true, false, false},
-		"the primary has pruned its history": {func(_ *testing.T, _ *zfsfake.Host, i *idle) {
-			i.holds = map[uint64]bool{}
+		"the primary has only the newest": {func(t *testing.T, h *zfsfake.Host, i *idle) {
+			must(t, h.Snapshot(ctx, []string{ds + "@flk-0000000000000001-000000000002"}, nil))
+			snaps, err := h.Snapshots(ctx, ds, false)
+			must(t, err)
+			i.holds = map[uint64]bool{snaps[1].GUID: true}
 		}, true, false, false},
+		"the primary lacks the newest": {func(_ *testing.T, _ *zfsfake.Host, i *idle) {
+			i.holds = map[uint64]bool{}
+		}, true, true, false},
 		"the primary lacks a user's snapshot": {func(t *testing.T, h *zfsfake.Host, i *idle) {
 			i.holds = map[uint64]bool{}
 			must(t, h.Snapshot(ctx, []string{ds + "@mine"}, nil))
@@ -223,88 +229,35 @@ func TestDrop(t *testing.T) {
 }
 
 func TestOnlyHere(t *testing.T) {
-	v := &state.Volume{Epoch: 5, Start: volume.Position{Epoch: 3, Seq: 9, GUID: 1}}
-	names := map[string]uint64{}
-	snaps := func(words string) (list []zfs.Snapshot) {
-		for i, w := range strings.Fields(words) {
+	for _, c := range []struct{ copy, has, want string }{
+		{"", "", ""},
+		{"5.1 5.2", "5.2", ""},                      // what came before the newest is its history
+		{"5.1 5.2", "5.1", "5.2"},                   // a tail: the primary was rolled back, or took over without it
+		{"3.8 4.1", "", "4.1"},                      // nothing in common at all
+		{"mine 5.3", "5.3", "mine"},                 // a user's snapshot that it lacks
+		{"mine 5.3", "5.3 mine", ""},                // or has, or has the bookmark of
+		{"auto-1h-20261121T030000Z 5.3", "5.3", ""}, // the schedule's own business
+		{"5.3 lost-1", "5.3", "lost-1"},
+	} {
+		has := map[uint64]bool{}
+		var snaps []zfs.Snapshot
+		want := ""
+		for i, w := range strings.Fields(c.copy) {
 			name := w
 			if e, n, ok := strings.Cut(w, "."); ok {
 				epoch, _ := strconv.Atoi(e)
 				seq, _ := strconv.Atoi(n)
-				name = volume.Position{Epoch: volume.Epoch(epoch), Seq: uint64(seq), GUID: 1}.SnapshotName()
+				name = volume.Position{Epoch: volume.Epoch(epoch), Seq: uint64(seq)}.SnapshotName()
 			}
-			names[w] = uint64(i + 1)
-			list = append(list, zfs.Snapshot{Name: name, GUID: uint64(i + 1)})
+			snaps = append(snaps, zfs.Snapshot{Name: name, GUID: uint64(i + 1)})
+			has[uint64(i+1)] = slices.Contains(strings.Fields(c.has), w)
+			if w == c.want {
+				want = name
+			}
 		}
-		return list
-	}
-	for _, c := range []struct{ copy, has, want string }{
-		{"", "", ""},
-		{"5.1 5.2", "", ""},                      // taken by this very primary, pruned since
-		{"3.8 3.9", "", ""},                      // from before it took over
-		{"3.8 3.10", "", "3.10"},                 // after it had taken over from another one
-		{"3.8 4.1", "", "4.1"},                   // an epoch of which it has nothing
-		{"2.1", "", "2.1"},                       // too long ago to tell
-		{"2.1", "2.1", ""},                       // but it has it
-		{"4.1 5.3", "", ""},                      // its own comes after, so it came over there
-		{"mine 5.3", "", "mine"},                 // a user's snapshot that it lacks
-		{"mine 5.3", "mine", ""},                 // or has, or has the bookmark of
-		{"auto-1h-20261121T030000Z 5.3", "", ""}, // the schedule's own business
-		{"5.3 lost-1", "", "lost-1"},
-	} {
-		list := snaps(c.copy)
-		has := map[uint64]bool{}
-		for _, w := range strings.Fields(c.has) {
-			has[names[w]] = true
-		}
-		want := c.want
-		if e, n, ok := strings.Cut(want, "."); ok {
-			epoch, _ := strconv.Atoi(e)
-			seq, _ := strconv.Atoi(n)
-			want = volume.Position{Epoch: volume.Epoch(epoch), Seq: uint64(seq), GUID: 1}.SnapshotName()
-		}
-		if got := onlyHere(v, list, has); got != want {
+		if got := onlyHere(snaps, has); got != want {
 			t.Errorf("copy %q, primary has %q: only here is %q, want %q", c.copy, c.has, got, want)
 		}
-	}
-}
-
-// While the primary is asked, the answer may become one about another world: what it
-// said it has is then no reason to destroy what is needed here.
-func TestDropWhileItIsNeededAgain(t *testing.T) {
-	ctx := context.Background()
-	ds := "tank/flocker/" + string(vol1)
-	begin := func(t *testing.T) (*Agent, *zfsfake.Host, *fixed, *idle) {
-		a, host, f, i := quiet(t)
-		f.apply(t, state.CreateVolume{ID: vol1, Name: "v", Placement: volume.Placement{Primary: other}})
-		f.apply(t, state.ConfirmCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch})
-		must(t, host.CreateFilesystem(ctx, ds, map[string]string{"readonly": "on"}), host.Snapshot(ctx, []string{ds + "@flk-0000000000000001-000000000001"}, nil))
-		return a, host, f, i
-	}
-	for name, change := range map[string]func(t *testing.T, f *fixed){
-		"a replica": func(t *testing.T, f *fixed) {
-			f.apply(t, state.SetReplicas{ID: vol1, Epoch: f.s.Volume(vol1).Epoch, Local: []volume.NodeID{self}})
-		},
-		"the primary": func(t *testing.T, f *fixed) {
-			e := f.s.Volume(vol1).Epoch
-			f.apply(t, state.SetReplicas{ID: vol1, Epoch: e, Local: []volume.NodeID{self}})
-			f.apply(t, state.BeginHandoff{ID: vol1, Epoch: e, To: self, Attempt: "x"})
-			f.apply(t, state.CommitHandoff{ID: vol1, Epoch: e, Attempt: "x"})
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			a, host, f, i := begin(t)
-			i.asked = func() {
-				if !i.settled {
-					t.Error("something may be received while the primary is asked")
-				}
-				change(t, f)
-			}
-			must(t, a.do(ctx, Action{StepDrop, vol1}))
-			if !exists(t, host, ds) || len(i.aside) > 0 {
-				t.Errorf("this node is %s again, and its copy is gone", name)
-			}
-		})
 	}
 }
 
