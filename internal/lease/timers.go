@@ -29,8 +29,9 @@ type Timers struct {
 	Promote   time.Duration // the leader waits so long from the last beat it answered
 }
 
-// Default and Fast are the profiles that an operator may choose. Fast is for one
-// site with a quick network: its lease barely outlasts an election.
+// Default, Fast and Lab are the profiles that an operator may choose. Fast is for one
+// site with a quick network: its lease barely outlasts an election. Lab is for
+// emulated machines, which are ten times slower.
 var (
 	Default = Timers{
 		Heartbeat: 2 * time.Second, Call: 1500 * time.Millisecond,
@@ -40,7 +41,27 @@ var (
 		Heartbeat: time.Second, Call: 800 * time.Millisecond,
 		TTL: 6 * time.Second, Fence: 3 * time.Second, Promote: 12 * time.Second,
 	}
+	Lab = Timers{
+		Heartbeat: 4 * time.Second, Call: 3500 * time.Millisecond,
+		TTL: 30 * time.Second, Fence: 20 * time.Second, Promote: 65 * time.Second,
+	}
 )
+
+// Profiles are the names of the profiles, the usual one first.
+func Profiles() []string { return []string{"default", "fast", "lab"} }
+
+// Profile by name; "" is default.
+func Profile(name string) (t Timers, ok bool) {
+	switch name {
+	case "", "default":
+		return Default, true
+	case "fast":
+		return Fast, true
+	case "lab":
+		return Lab, true
+	}
+	return Timers{}, false
+}
 
 // The bound on clock rates: one may run at 11/12 of true time, another at 13/12.
 const (

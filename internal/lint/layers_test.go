@@ -19,7 +19,7 @@ var layers = map[string][]string{
 	"internal/lease":     {"internal/volume"},
 	"zfs":                {},
 	"proxy":              {},
-	"internal/state":     {"internal/volume"},
+	"internal/state":     {"internal/volume", "internal/lease"},
 	"internal/transport": {"internal/volume"},
 	"internal/container": {"internal/volume"},
 

@@ -88,6 +88,18 @@ func (t *txn) apply(c Command) Result {
 		return t.setSettings(c)
 	case Tell:
 		return t.tell(c)
+	case ArmFailover:
+		return t.armFailover(c)
+	case DisarmFailover:
+		return t.disarmFailover(c)
+	case GrantLease:
+		return t.grantLease(c)
+	case RevokeLease:
+		return t.revokeLease(c)
+	case BeginElection:
+		return t.beginElection(c)
+	case Promote:
+		return t.promote(c)
 	}
 	// Decode lets nothing else through; a command type without a case is a bug that
 	// must not differ between nodes, so it is refused the same way everywhere.
@@ -373,6 +385,9 @@ func (t *txn) beginHandoff(c BeginHandoff) Result {
 	if v.Placement.Role(c.To) != volume.RoleReplica {
 		return failed(volume.CodeConflict, "node %s holds no replica of volume %q", t.s.NodeName(c.To), v.Name)
 	}
+	if !t.s.HasLease(c.To) {
+		return failed(volume.CodeConflict, "node %s may not write: it has no lease", t.s.NodeName(c.To))
+	}
 	v.Phase = PhaseMoving
 	v.Pending = &Pending{Attempt: c.Attempt, To: c.To, Began: t.at}
 	t.putVolume(v)
@@ -385,6 +400,9 @@ func (t *txn) commitHandoff(c CommitHandoff) Result {
 		return *bad
 	}
 	from, to := v.Placement.Primary, v.Pending.To
+	if !t.s.HasLease(to) {
+		return failed(volume.CodeConflict, "node %s may not write: it has no lease any more", t.s.NodeName(to))
+	}
 	v.Placement = t.rezone(v.Placement.Swap(to))
 	v.Epoch, v.Start = v.Epoch.Next(), c.Final
 	v.Phase, v.Pending, v.LastRefusal = PhaseActive, nil, nil
@@ -544,7 +562,7 @@ func begin(v Volume, what string) *Result {
 		return nil
 	}
 	code, doing := volume.CodeConflict, map[Phase]string{
-		PhaseCreating: "is still being made", PhaseMoving: "is being moved", PhaseDeleting: "is being removed",
+		PhaseCreating: "is still being made", PhaseMoving: "is being moved", PhaseDeleting: "is being removed", PhaseElecting: "is getting another primary",
 		PhaseTrash: "is in the trash", PhasePurged: "is gone",
 	}[v.Phase]
 	if !v.Live() {

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/flocker-io/flocker/internal/lease"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -17,6 +19,14 @@ type Settings struct {
 	// ReplicaReplaceAfter is how long a replica's node may be lost before another
 	// node gets a copy.
 	ReplicaReplaceAfter time.Duration `json:"replica_replace_after,omitempty"`
+	// Failover is what the operator wants: "" or FailoverAutomatic as soon as there are
+	// three voters, or FailoverManual.
+	Failover FailoverMode `json:"failover,omitempty"`
+	// Lease is the profile of the lease's timers; "": default.
+	Lease string `json:"lease,omitempty"`
+	// SoftwareFencing lets nodes that cannot reset themselves be taken for dead by time
+	// alone.
+	SoftwareFencing bool `json:"software_fencing,omitempty"`
 	// Bandwidth limits streams between zones: one entry a pair, in order of A and B.
 	Bandwidth []Bandwidth `json:"bandwidth,omitempty"`
 }
@@ -65,6 +75,12 @@ func (s Settings) Check() error {
 				p.key, volume.FormatPeriod(p.value), volume.FormatPeriod(p.low), volume.FormatPeriod(p.high))
 		}
 	}
+	if s.Failover != "" && s.Failover != FailoverAutomatic && s.Failover != FailoverManual {
+		return volume.Errorf(volume.CodeInvalid, "setting failover: %q is neither automatic nor manual", s.Failover)
+	}
+	if _, ok := lease.Profile(s.Lease); !ok {
+		return volume.Errorf(volume.CodeInvalid, "setting lease: %q is none of %s", s.Lease, strings.Join(lease.Profiles(), ", "))
+	}
 	for i, l := range s.Bandwidth {
 		bad := ""
 		switch {
@@ -97,7 +113,8 @@ func (s Settings) ReplaceAfter() time.Duration {
 // Equal says that both are the same settings.
 func (s Settings) Equal(t Settings) bool {
 	return s.TrashRetention == t.TrashRetention && s.AsideRetention == t.AsideRetention &&
-		s.ReplicaReplaceAfter == t.ReplicaReplaceAfter && slices.Equal(s.Bandwidth, t.Bandwidth)
+		s.ReplicaReplaceAfter == t.ReplicaReplaceAfter && s.Failover == t.Failover && s.Lease == t.Lease &&
+		s.SoftwareFencing == t.SoftwareFencing && slices.Equal(s.Bandwidth, t.Bandwidth)
 }
 
 // WithLimit is s with another limit between two zones; 0 removes it.

@@ -54,6 +54,7 @@ type Cluster struct {
 	// GossipKeys, the primary one first: 32 bytes each.
 	GossipKeys [][]byte `json:"gossip_keys"`
 	Settings   Settings `json:"settings"`
+	Failover   Failover `json:"failover,omitzero"`
 }
 
 // Availability is the operator's wish for a node.
@@ -81,6 +82,8 @@ type Node struct {
 	KeyHash []byte `json:"key_hash,omitempty"`
 	// Removed nodes stay listed so that their certificates are refused for ever.
 	Removed bool `json:"removed,omitempty"`
+	// Lease is the last that was granted.
+	Lease Lease `json:"lease,omitzero"`
 }
 
 // Phase is where a volume is in its life.
@@ -107,6 +110,9 @@ const (
 	PhaseDeleting Phase = "deleting"
 	PhaseTrash    Phase = "trash"
 	PhasePurged   Phase = "purged"
+	// PhaseElecting: the primary was lost. Its epoch is over, another one has begun, and
+	// nobody may write until Promote names who. It follows active, moving and deleting.
+	PhaseElecting Phase = "electing"
 )
 
 // Volume is one volume as the cluster wants it.
@@ -120,6 +126,8 @@ type Volume struct {
 	// Pending is the move or removal that is under way in PhaseMoving and
 	// PhaseDeleting.
 	Pending *Pending `json:"pending,omitempty"`
+	// Election, in PhaseElecting, is why.
+	Election *Election `json:"election,omitempty"`
 	// Start is what the primary's copy held when it took this epoch over; zero for
 	// the first epoch. A copy without it must not be written.
 	Start volume.Position `json:"start,omitzero"`

@@ -1,0 +1,306 @@
+package state
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/lease"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// FailoverMode says what the cluster does by itself when a node is lost.
+type FailoverMode string
+
+// The modes. In manual no node stops its writers for lost contact, and nothing is
+// promoted by itself. From arming on every node that holds a lease stops its writers
+// when that runs out; only in automatic, once all of them do, is anybody taken for dead.
+//
+//	          ArmFailover             the last GrantLease of the round
+//	manual ───────────────► arming ─────────────────────────────────────► automatic
+//	  ▲                      ▲ │ ▲          ArmFailover (other timers)        │  │
+//	  │                      └─┘ └────────────────────────────────────────────┘  │
+//	  └──────────────────────── DisarmFailover ◄─────────────────────────────────┘
+const (
+	FailoverManual    FailoverMode = "manual"
+	FailoverArming    FailoverMode = "arming"
+	FailoverAutomatic FailoverMode = "automatic"
+)
+
+// Failover is what all nodes have agreed on about leases. The zero value is manual.
+type Failover struct {
+	Mode FailoverMode `json:"mode,omitempty"`
+	// Round counts the times that failover was armed. A lease belongs to one round, and
+	// with it to its timers.
+	Round uint64 `json:"round,omitempty"`
+	// Timers of this round, and the name of the profile that they came from.
+	Timers  lease.Timers `json:"timers,omitzero"`
+	Profile string       `json:"profile,omitempty"`
+	// Reason is why failover is manual, when it once was not.
+	Reason string `json:"reason,omitempty"`
+}
+
+// Enforced says that nodes may write under a lease only.
+func (f Failover) Enforced() bool { return f.Mode == FailoverArming || f.Mode == FailoverAutomatic }
+
+// Lease is a node's right to write, as the log has it. Whether it runs, only the node
+// and the leader know.
+type Lease struct {
+	No    uint64 `json:"no,omitempty"` // 0: none was ever granted
+	Boot  string `json:"boot,omitempty"`
+	Round uint64 `json:"round,omitempty"` // of Failover
+	// Safety is how surely the holder stops its writers.
+	Safety volume.Safety `json:"safety,omitempty"`
+	// Revoked leases are over for good: the holder's volumes have other epochs by now.
+	Revoked bool `json:"revoked,omitempty"`
+}
+
+// Valid says that a lease was granted in this round and not revoked.
+func (l Lease) Valid(f Failover) bool { return l.No > 0 && !l.Revoked && l.Round == f.Round }
+
+// Election is why a volume has no primary at present.
+type Election struct {
+	Was    volume.NodeID `json:"was"` // primary of the epoch before
+	Reason string        `json:"reason"`
+	Began  time.Time     `json:"began"`
+}
+
+// Commands of leases and failover.
+type (
+	// ArmFailover has every node fence itself by these timers. Round is one more than
+	// the present one.
+	ArmFailover struct {
+		Round   uint64       `json:"round"`
+		Timers  lease.Timers `json:"timers"`
+		Profile string       `json:"profile"`
+	}
+	// DisarmFailover makes failover manual again.
+	DisarmFailover struct {
+		Round  uint64 `json:"round"`
+		Reason string `json:"reason"`
+	}
+	// GrantLease gives a node the lease of the next number. The one before must be
+	// revoked, or of an earlier round. By asking for it the node has said that it fences
+	// itself by the timers of Round.
+	GrantLease struct {
+		Node   volume.NodeID `json:"node"`
+		No     uint64        `json:"no"`
+		Boot   string        `json:"boot"`
+		Round  uint64        `json:"round"`
+		Safety volume.Safety `json:"safety"`
+	}
+	// RevokeLease ends a lease that nothing can be written under any more, and begins the
+	// election of another primary for all volumes of the node.
+	RevokeLease struct {
+		Node   volume.NodeID `json:"node"`
+		No     uint64        `json:"no"`
+		Reason string        `json:"reason"`
+	}
+	// BeginElection takes a volume from its primary: epoch+1, no primary. It is refused
+	// unless the primary's lease is revoked, the node is removed, or an operator has
+	// said that it is off (Fenced).
+	BeginElection struct {
+		ID     volume.ID    `json:"id"`
+		Epoch  volume.Epoch `json:"epoch"`
+		Reason string       `json:"reason"`
+		Fenced bool         `json:"fenced,omitempty"`
+	}
+	// Promote ends an election: To, which holds Start and has promised this epoch, is the
+	// primary. Loss is the most that may be missing, in time; Note says it in words.
+	Promote struct {
+		ID    volume.ID       `json:"id"`
+		Epoch volume.Epoch    `json:"epoch"`
+		To    volume.NodeID   `json:"to"`
+		Start volume.Position `json:"start"`
+		Loss  time.Duration   `json:"loss"`
+		Note  string          `json:"note"`
+	}
+)
+
+func (ArmFailover) kind() string    { return "arm-failover" }
+func (DisarmFailover) kind() string { return "disarm-failover" }
+func (GrantLease) kind() string     { return "grant-lease" }
+func (RevokeLease) kind() string    { return "revoke-lease" }
+func (BeginElection) kind() string  { return "begin-election" }
+func (Promote) kind() string        { return "promote" }
+
+// Failover is the present agreement; manual before InitCluster.
+func (s *State) Failover() Failover {
+	f := Failover{Mode: FailoverManual}
+	if s.cluster != nil && s.cluster.Failover.Mode != "" {
+		f = s.cluster.Failover
+	}
+	return f
+}
+
+// HasLease says that the state lets a node write: it holds a valid lease, or none is
+// needed.
+func (s *State) HasLease(id volume.NodeID) bool {
+	n, f := s.Node(id), s.Failover()
+	return n != nil && !n.Removed && (!f.Enforced() || n.Lease.Valid(f))
+}
+
+func (t *txn) setFailover(f Failover) {
+	cl := *t.s.cluster
+	cl.Failover = f
+	t.s.cluster = &cl
+}
+
+func (t *txn) armFailover(c ArmFailover) Result {
+	f := t.s.Failover()
+	members := 0
+	for range t.s.Nodes() {
+		members++
+	}
+	switch err := c.Timers.Check(0); {
+	case c.Round != f.Round+1:
+		return failed(volume.CodeConflict, "failover is in round %d, not %d", f.Round, c.Round-1)
+	case err != nil:
+		return failed(volume.CodeInvalid, "%v", err)
+	case members < 3:
+		return failed(volume.CodeRefused, "with %d nodes nobody could tell a dead node from a cut network; failover stays manual", members)
+	}
+	t.setFailover(Failover{Mode: FailoverArming, Round: c.Round, Timers: c.Timers, Profile: c.Profile})
+	t.event(Event{Kind: "failover.arming",
+		Message: fmt.Sprintf("automatic failover begins when every node has agreed to the lease profile %s", c.Profile)})
+	return Result{}
+}
+
+func (t *txn) disarmFailover(c DisarmFailover) Result {
+	f := t.s.Failover()
+	if f.Mode == FailoverManual {
+		return Result{}
+	}
+	if f.Round != c.Round {
+		return failed(volume.CodeConflict, "failover is in round %d, not %d", f.Round, c.Round)
+	}
+	f.Mode, f.Reason = FailoverManual, c.Reason
+	t.setFailover(f)
+	t.event(Event{Kind: "failover.manual", Message: "failover is manual: " + c.Reason})
+	return Result{}
+}
+
+func (t *txn) grantLease(c GrantLease) Result {
+	f, old := t.s.Failover(), t.s.Node(c.Node)
+	switch {
+	case old == nil || old.Removed:
+		return failed(volume.CodeNotFound, "no node %s", c.Node)
+	case !f.Enforced() || c.Round != f.Round:
+		return failed(volume.CodeConflict, "failover is %s in round %d: no lease of round %d is granted", f.Mode, f.Round, c.Round)
+	case c.No != old.Lease.No+1:
+		return failed(volume.CodeConflict, "the next lease of node %s has number %d, not %d", old.Name, old.Lease.No+1, c.No)
+	case old.Lease.Valid(f):
+		return failed(volume.CodeConflict, "node %s holds lease %d", old.Name, old.Lease.No)
+	}
+	n := *old
+	n.Lease = Lease{No: c.No, Boot: c.Boot, Round: c.Round, Safety: c.Safety}
+	t.putNode(n)
+	if f.Mode == FailoverArming && t.allAgreed(f) {
+		f.Mode = FailoverAutomatic
+		t.setFailover(f)
+		t.event(Event{Kind: "failover.automatic", Message: fmt.Sprintf("failover is automatic, lease profile %s", f.Profile)})
+	}
+	return Result{}
+}
+
+// allAgreed says that every node which could write holds a lease of this round.
+func (t *txn) allAgreed(f Failover) bool {
+	for n := range t.s.Nodes() {
+		if !n.Witness && !n.Lease.Valid(f) {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *txn) revokeLease(c RevokeLease) Result {
+	old := t.s.Node(c.Node)
+	switch {
+	case old == nil:
+		return failed(volume.CodeNotFound, "no node %s", c.Node)
+	case old.Lease.No != c.No || c.No == 0:
+		return failed(volume.CodeConflict, "node %s holds lease %d, not %d", old.Name, old.Lease.No, c.No)
+	case old.Lease.Revoked:
+		return Result{}
+	}
+	n := *old
+	n.Lease.Revoked = true
+	t.putNode(n)
+	t.event(Event{Kind: "node.lost", Node: n.ID, Name: n.Name,
+		Message: fmt.Sprintf("node %s has lost the right to write: %s", n.Name, c.Reason)})
+	var lost []Volume
+	for v := range t.s.Volumes() {
+		if v.Placement.Primary == n.ID && electable(v) {
+			lost = append(lost, *v)
+		}
+	}
+	for _, v := range lost {
+		t.elect(v, c.Reason)
+	}
+	return Result{}
+}
+
+// electable says that a volume needs a primary that may write. One that is still being
+// made is given up instead, and nobody writes what is in the trash.
+func electable(v *Volume) bool {
+	return v.Phase == PhaseActive || v.Phase == PhaseMoving || v.Phase == PhaseDeleting
+}
+
+// elect takes a volume from its primary, which stays among those that hold a copy.
+func (t *txn) elect(v Volume, reason string) {
+	was := v.Placement.Primary
+	v.Placement = volume.Placement{Local: append([]volume.NodeID{was}, v.Placement.Local...), Remote: slices.Clone(v.Placement.Remote)}
+	v.Epoch, v.Phase, v.Pending = v.Epoch.Next(), PhaseElecting, nil
+	v.Election = &Election{Was: was, Reason: reason, Began: t.at}
+	t.putVolume(v)
+	t.event(Event{Kind: "volume.electing", Volume: v.ID, Name: v.Name, Node: was,
+		Message: fmt.Sprintf("volume %s needs another primary than %s: %s", v.Name, t.s.NodeName(was), reason)})
+}
+
+func (t *txn) beginElection(c BeginElection) Result {
+	v, bad := t.at1(c.ID, c.Epoch)
+	if bad != nil {
+		return *bad
+	}
+	if !electable(&v) {
+		return failed(volume.CodeConflict, "volume %q is %s", v.Name, v.Phase)
+	}
+	n := t.s.Node(v.Placement.Primary)
+	if n != nil && !n.Removed && !n.Lease.Revoked && !c.Fenced {
+		return failed(volume.CodeConflict, "volume %q: nothing proves that its primary %s does not write", v.Name, n.Name)
+	}
+	t.elect(v, c.Reason)
+	return Result{Volume: v.ID}
+}
+
+func (t *txn) promote(c Promote) Result {
+	v, bad := t.at1(c.ID, c.Epoch)
+	if bad != nil {
+		return *bad
+	}
+	switch {
+	case v.Phase != PhaseElecting:
+		return failed(volume.CodeConflict, "volume %q is %s", v.Name, v.Phase)
+	case v.Placement.Role(c.To) != volume.RoleReplica:
+		return failed(volume.CodeConflict, "node %s holds no copy of volume %q", t.s.NodeName(c.To), v.Name)
+	case !t.s.HasLease(c.To):
+		return failed(volume.CodeConflict, "node %s may not write: it has no lease", t.s.NodeName(c.To))
+	}
+	was := v.Election.Was
+	p := volume.Placement{Primary: c.To}
+	for _, id := range v.Placement.Replicas() {
+		if n := t.s.Node(id); id != c.To && n != nil && !n.Removed {
+			p.Local = append(p.Local, id)
+		}
+	}
+	v.Placement = t.rezone(p)
+	v.Start, v.Phase, v.Election, v.LastRefusal = c.Start, PhaseActive, nil, nil
+	t.putVolume(v)
+	kind := "volume.failed-over"
+	if c.To == was {
+		kind = "volume.kept"
+	}
+	t.event(Event{Kind: kind, Volume: v.ID, Name: v.Name, Node: c.To,
+		Message: fmt.Sprintf("volume %s: primary is %s, was %s; %s", v.Name, t.s.NodeName(c.To), t.s.NodeName(was), c.Note)})
+	return Result{Volume: v.ID}
+}
