@@ -126,7 +126,7 @@ func TestCommandsToPrune(t *testing.T) {
 			b.assign(false, parsePolicy(t, "1h:1,1d:1"))
 			b.round(t, 1000)
 			got := b.commands()
-			if len(got) != 3 || got["datasets"] != 1 || got["snapshot"] != 3 || got["snapshots-named"] != 3 {
+			if len(got) != 2 || got["datasets"] != 1 || got["take"] != 3 {
 				t.Errorf("commands of a tick with two rules of %d volumes: %v", volumes, got)
 			}
 		})
@@ -196,7 +196,7 @@ func TestCommandsPerTick(t *testing.T) {
 			b.commands()
 			b.round(t, 1)
 			got := b.commands()
-			if len(got) != 3 || got["datasets"] != 1 || got["snapshot"] != 1 || got["snapshots-named"] != 1 {
+			if len(got) != 2 || got["datasets"] != 1 || got["take"] != 1 {
 				t.Errorf("commands of a busy tick with %d volumes: %v", volumes, got)
 			}
 			if err := b.engine.tick(context.Background()); err != nil {
@@ -228,7 +228,7 @@ func BenchmarkTick(b *testing.B) {
 				}
 			}
 			cmds := w.host.Commands()
-			b.ReportMetric(float64(cmds["datasets"]+cmds["snapshot"]+cmds["snapshots-named"])/float64(n), "commands/tick")
+			b.ReportMetric(float64(cmds["datasets"]+cmds["take"])/float64(n), "commands/tick")
 		})
 	}
 }

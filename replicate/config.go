@@ -58,6 +58,7 @@ type Pool interface {
 	Promote(ctx context.Context, name string) error
 
 	Snapshot(ctx context.Context, names []string, props map[string]string) error
+	Take(ctx context.Context, names []string) (taken []zfs.Snapshot, failed map[string]error, err error)
 	Prune(ctx context.Context, reqs []zfs.PruneRequest) (failed map[string]error, err error)
 	DestroyBookmark(ctx context.Context, bookmark string) error
 

@@ -67,7 +67,7 @@ func TestScheduled(t *testing.T) {
 		before, newest := a.scheduled(), a.snapshots()[len(a.snapshots())-1]
 		a.host.ResetCommands()
 		time.Sleep(time.Hour)
-		if got := a.host.Commands(); got["snapshot"] != 0 || !slices.Equal(a.scheduled(), before) {
+		if got := a.host.Commands(); got["take"] != 0 || !slices.Equal(a.scheduled(), before) {
 			t.Errorf("an idle hour cost %v and left %v of %v", got, a.scheduled(), before)
 		}
 		if guid, _ := a.newest(); guid != newest.GUID {
@@ -499,7 +499,7 @@ func TestReturningPrimaryKeepsBase(t *testing.T) {
 	})
 }
 
-// A stream costs a replica two processes: one receives, one lists what came of it.
+// A stream costs a replica two processes: one receives, one reads the snapshot that came.
 func TestCommandsPerStream(t *testing.T) {
 	inBubble(t, "a b", func(w *world) {
 		a, b := w.node("a"), w.node("b")
@@ -514,7 +514,7 @@ func TestCommandsPerStream(t *testing.T) {
 		}
 		w.waitFor("in sync", w.inSync("a", "b"))
 		n, got := a.streams("")-before, b.host.Commands()
-		if n < 50 || got["receive"] != n || got["snapshots"] > n+2 || got["dataset"] > n/20 || got["prune"] > n/pruneBatch+1 {
+		if n < 50 || got["receive"] != n || got["snapshots-named"] != n || got["snapshots"] > 2 || got["dataset"] > n/20 || got["prune"] > n/pruneBatch+1 {
 			t.Errorf("%d streams cost %v", n, got)
 		}
 	})

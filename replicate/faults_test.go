@@ -153,7 +153,7 @@ func TestOneBadVolume(t *testing.T) {
 			forB = append(forB, Assignment{Volume: id, Epoch: 1, Role: volume.RoleReplica, Primary: a.id})
 		}
 		bad := forA[3].Volume
-		a.host.Fail("snapshot", string(bad), 0, errors.New("injected"))
+		a.host.Fail("take", string(bad), 0, errors.New("injected"))
 		a.assign(forA...)
 		b.assign(forB...)
 		time.Sleep(10 * time.Second)

@@ -81,7 +81,7 @@ func TestHint(t *testing.T) {
 		write(1, true)
 		got := tick()
 		after := b.engine.SnapshotCounts()
-		if after[b.ids[1]] != before[b.ids[1]]+1 || after[b.ids[0]] != before[b.ids[0]] || got["snapshot"] != 1 {
+		if after[b.ids[1]] != before[b.ids[1]]+1 || after[b.ids[0]] != before[b.ids[0]] || got["take"] != 1 {
 			t.Errorf("after a counted write: %v snapshots, commands %v", after, got)
 		}
 		acked()

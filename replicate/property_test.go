@@ -511,7 +511,7 @@ func (p *past) removeSnapshot(name string) {
 // fail lets the next commands of one kind on a node fail, before or after they have
 // done their work.
 func (p *past) fail(name string) {
-	ops := []string{"receive", "send", "snapshot", "snapshots", "dataset", "datasets", "rename", "clone", "promote", "set",
+	ops := []string{"receive", "send", "take", "snapshot", "snapshots", "dataset", "datasets", "rename", "clone", "promote", "set",
 		"prune", "destroy-bookmark", "snapshots-named", "bookmarks", "decode-token", "abort-receive", "create"}
 	op := ops[p.rng.IntN(len(ops))]
 	after := p.rng.IntN(2) == 0

@@ -417,6 +417,9 @@ func (e *Engine) apply(ctx context.Context, in *incoming, o offer, b begin, ans 
 	if recvErr = e.cfg.Pool.Receive(ctx, req, in); recvErr == nil {
 		recycle()
 	}
+	if recvErr == nil && !seeding && e.arrived(ctx, o, b) {
+		return b.To, nil, nil
+	}
 	top, lookErr = e.verify(ctx, o.Volume, target, seeding, o, b, a)
 	return top, recvErr, lookErr
 }
@@ -497,6 +500,37 @@ func (e *Engine) failure(id volume.ID, recvErr, lookErr error) (code, text strin
 	return code, clip(receivedError(recvErr, lookErr, false).Error())
 }
 
+// arrived reads the snapshot that was sent from the disk, by its name, and says that it
+// is there with its guid and is the newest of the copy. That is what a listing of the
+// whole copy would say, for a copy that is known and that nobody but the claimant changes
+// (the pruner only takes away, and never the newest). Where it does not say so plainly, or
+// the copy is not known, the caller lists it.
+func (e *Engine) arrived(ctx context.Context, o offer, b begin) bool {
+	id := o.Volume
+	e.mu.Lock()
+	c := e.copies[id]
+	known := c != nil && c.known
+	e.mu.Unlock()
+	if !known {
+		return false
+	}
+	list, err := e.cfg.Pool.SnapshotsNamed(ctx, []string{e.cfg.dataset(id) + "@" + b.Name})
+	if err != nil || len(list) != 1 || guid(list[0].GUID) != b.To {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.copies[id] != c || !c.known || list[0].CreateTXG <= c.top().txg {
+		return false
+	}
+	e.touch(c)
+	c.setTaken(b.Name, b.At)
+	delete(c.condemned, b.To) // it may be one that was destroyed here before
+	c.add(list[0])
+	c.reached(o, b.To)
+	return true
+}
+
 // verify reads the newest snapshot of what was received into. A seed that got
 // there is given its place first.
 func (e *Engine) verify(ctx context.Context, id volume.ID, target string, seeding bool, o offer, b begin, a *Assignment) (guid, error) {
@@ -534,15 +568,21 @@ func (e *Engine) verify(ctx context.Context, id volume.ID, target string, seedin
 		delete(e.leftover, id)
 	}
 	if top == b.To {
-		c.modified = false
-		c.floor, c.keep, c.moored, c.inStep = o.Floor, o.Keep, o.Anchors, o.Epoch
-		c.drop(o.Dropped)
-		c.setTaken(o.Newest.SnapshotName(), o.Newest.Taken)
-		if uint64(top) == o.Newest.GUID && o.CompleteAsOf.After(c.completeAsOf) {
-			c.completeAsOf = o.CompleteAsOf
-		}
+		c.reached(o, top)
 	}
 	return top, nil
+}
+
+// reached notes that a stream has taken the copy to where it should, and what the offer
+// before it said.
+func (c *localCopy) reached(o offer, top guid) {
+	c.modified = false
+	c.floor, c.keep, c.moored, c.inStep = o.Floor, o.Keep, o.Anchors, o.Epoch
+	c.drop(o.Dropped)
+	c.setTaken(o.Newest.SnapshotName(), o.Newest.Taken)
+	if uint64(top) == o.Newest.GUID && o.CompleteAsOf.After(c.completeAsOf) {
+		c.completeAsOf = o.CompleteAsOf
+	}
 }
 
 // forget makes the next offer read the copy from disk.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -199,7 +200,7 @@ func (e *Engine) takeScheduled(ctx context.Context) error {
 		for _, id := range due[every] {
 			names[id] = volume.ScheduledName(every, began)
 		}
-		_, err := e.shoot(ctx, KindScheduled, names, e.snapshotNames, func(id volume.ID, c *localCopy, s snap) {
+		_, err := e.shoot(ctx, KindScheduled, names, e.takeNames, func(id volume.ID, c *localCopy, s snap) {
 			c.scheduled[every] = began
 		})
 		errs = append(errs, err)
@@ -235,7 +236,7 @@ func (e *Engine) snaps(a *Assignment, c *localCopy) bool {
 	return a.Role == volume.RolePrimary && c != nil && c.known && c.epoch <= a.Epoch && c.badEpoch == "" && !c.parting()
 }
 
-// take takes a snapshot of each volume, in one command, and lists what came of it.
+// take takes a snapshot of each volume, in one command.
 // With stop each is one that links must stop at, until unstop.
 func (e *Engine) take(ctx context.Context, ids []volume.ID, stop bool) (map[volume.ID]snap, error) {
 	if len(ids) == 0 {
@@ -258,7 +259,7 @@ func (e *Engine) take(ctx context.Context, ids []volume.ID, stop bool) (map[volu
 		c.takenAt[names[id]] = began
 	}
 	e.mu.Unlock()
-	return e.shoot(ctx, KindEngine, names, e.snapshotNames, func(id volume.ID, c *localCopy, s snap) {
+	return e.shoot(ctx, KindEngine, names, e.takeNames, func(id volume.ID, c *localCopy, s snap) {
 		c.lastTaken = began
 		c.unproven++
 		if stop {
@@ -267,10 +268,11 @@ func (e *Engine) take(ctx context.Context, ids []volume.ID, stop bool) (map[volu
 	})
 }
 
-// shoot takes the snapshots of these names by calling snapshot with their full
-// names, and lists exactly them: what is there is taken, whatever the command said.
-// note is called for each, under mu. The caller has e.snapping.
-func (e *Engine) shoot(ctx context.Context, kind string, names map[volume.ID]string, snapshot func(context.Context, []string) error,
+// shoot takes the snapshots of these names by calling snapshot with their full names,
+// which returns those that zfs says are there now. The others are listed: what is there
+// is taken, whatever the command said. note is called for each, under mu. The caller has
+// e.snapping.
+func (e *Engine) shoot(ctx context.Context, kind string, names map[volume.ID]string, snapshot func(context.Context, []string) ([]zfs.Snapshot, error),
 	note func(volume.ID, *localCopy, snap)) (map[volume.ID]snap, error) {
 	if len(names) == 0 {
 		return nil, nil
@@ -289,18 +291,29 @@ func (e *Engine) shoot(ctx context.Context, kind string, names map[volume.ID]str
 	}
 	e.mu.Unlock()
 
-	failed := snapshot(ctx, full)
+	list, failed := snapshot(ctx, full)
 	if ctx.Err() != nil {
 		failed = context.Cause(ctx)
 	}
 	took := time.Since(began)
-	list, err := e.cfg.Pool.SnapshotsNamed(ctx, full)
+	told := make(map[string]bool, len(list))
+	for _, z := range list {
+		told[z.FullName()] = true
+	}
+	full = slices.DeleteFunc(full, func(name string) bool { return told[name] })
+	var err error
+	if len(full) > 0 {
+		var found []zfs.Snapshot
+		found, err = e.cfg.Pool.SnapshotsNamed(ctx, full)
+		list = append(list, found...)
+	}
 	listed := time.Since(began) - took
 
 	taken := make(map[volume.ID]snap, len(list))
 	e.mu.Lock()
-	for id := range names {
-		if c := e.copies[id]; c != nil && err != nil {
+	for _, name := range full {
+		dataset, _, _ := strings.Cut(name, "@")
+		if c := e.copies[of[dataset]]; c != nil && err != nil {
 			c.known = false
 		}
 	}
@@ -326,20 +339,24 @@ func (e *Engine) shoot(ctx context.Context, kind string, names map[volume.ID]str
 	return taken, err
 }
 
-// snapshotNames takes them all in one command. zfs takes all or none: when it
-// complains of some, the rest are tried once more without them, and when it does
-// not say of which, in halves, so that one bad dataset does not stop the others.
-func (e *Engine) snapshotNames(ctx context.Context, names []string) error {
+// takeNames takes them all in one command. One that cannot be taken does not stop the
+// others: zfs says so of each, and where it fails as a whole without saying why, they are
+// tried once more in halves.
+func (e *Engine) takeNames(ctx context.Context, names []string) ([]zfs.Snapshot, error) {
 	if len(names) == 0 {
-		return nil
+		return nil, nil
 	}
-	err := e.cfg.Pool.Snapshot(ctx, names, nil)
+	taken, failed, err := e.cfg.Pool.Take(ctx, names)
 	if err == nil || ctx.Err() != nil || len(names) == 1 || errors.Is(err, zfs.ErrSuspended) || errors.Is(err, zfs.ErrNoSpace) {
-		return err
+		errs := []error{err}
+		for _, name := range slices.Sorted(maps.Keys(failed)) {
+			errs = append(errs, failed[name])
+		}
+		return taken, errors.Join(errs...)
 	}
-	first := e.snapshotNames(ctx, names[:len(names)/2])
-	second := e.snapshotNames(ctx, names[len(names)/2:])
-	return errors.Join(first, second)
+	first, err1 := e.takeNames(ctx, names[:len(names)/2])
+	second, err2 := e.takeNames(ctx, names[len(names)/2:])
+	return slices.Concat(taken, first, second), errors.Join(err1, err2)
 }
 
 // Flush takes a snapshot of a volume now, whether it is frozen or not, and returns

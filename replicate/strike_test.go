@@ -187,6 +187,14 @@ func (p *process) Snapshot(ctx context.Context, names []string, props map[string
 	return p.do("snapshot", func() error { return p.Pool.Snapshot(ctx, names, props) })
 }
 
+func (p *process) Take(ctx context.Context, names []string) (taken []zfs.Snapshot, failed map[string]error, err error) {
+	err = p.do("take", func() error { taken, failed, err = p.Pool.Take(ctx, names); return err })
+	if err != nil {
+		return nil, nil, err
+	}
+	return taken, failed, nil
+}
+
 func (p *process) Prune(ctx context.Context, reqs []zfs.PruneRequest) (failed map[string]error, err error) {
 	err = p.do("prune", func() error { failed, err = p.Pool.Prune(ctx, reqs); return err })
 	return failed, err

@@ -142,8 +142,8 @@ func (e *Engine) TakeSnapshot(ctx context.Context, ids []volume.ID, name string)
 			return err
 		}
 	}
-	taken, err := e.shoot(ctx, KindUser, names, func(ctx context.Context, full []string) error {
-		return e.cfg.Pool.Snapshot(ctx, full, nil)
+	taken, err := e.shoot(ctx, KindUser, names, func(ctx context.Context, full []string) ([]zfs.Snapshot, error) {
+		return nil, e.cfg.Pool.Snapshot(ctx, full, nil)
 	}, func(id volume.ID, c *localCopy, s snap) {})
 	if errors.Is(err, zfs.ErrExists) {
 		return exists(name, strings.Join(blamed(err), ", "))

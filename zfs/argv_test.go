@@ -234,6 +234,11 @@ func dispatch(t *testing.T, h *zfs.Host, words []string) string {
 		err = h.AbortReceive(ctx, arg(0))
 	case "DecodeToken":
 		result, err = h.DecodeToken(ctx, arg(0))
+	case "Take":
+		var taken []zfs.Snapshot
+		var failed map[string]error
+		taken, failed, err = h.Take(ctx, args)
+		result = fmt.Sprintf("%+v, failed: %v", taken, failed)
 	case "Prune":
 		var failed map[string]error
 		failed, err = h.Prune(ctx, pruneRequest(args))

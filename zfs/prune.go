@@ -88,27 +88,17 @@ func (r PruneRequest) mark() string {
 }
 
 func (h *Host) prune(ctx context.Context, pool string, batch []PruneRequest) (map[string]error, error) {
-	// The program goes in by a pipe, whose buffer holds all of it.
-	pr, pw, err := os.Pipe()
-	if err != nil {
-		return nil, &Error{Op: "prune", Err: err}
-	}
-	defer pr.Close()
-	_, err = pw.WriteString(pruneProgram)
-	if err = errors.Join(err, pw.Close()); err != nil {
-		return nil, &Error{Op: "prune", Err: err}
-	}
-	argv := []string{"zfs", "program", "-j", pool, "-"}
+	var args []string
 	for _, r := range batch {
-		argv = append(argv, r.Snapshot, r.mark())
+		args = append(args, r.Snapshot, r.mark())
 	}
-	out, err := h.run(ctx, command{op: "prune", argv: argv, stdin: pr})
+	out, err := h.program(ctx, "prune", pruneProgram, pool, args)
 	if err != nil {
 		return nil, err
 	}
 	codes, err := parsePruned(out)
 	if err != nil {
-		return nil, &Error{Op: "prune", Args: argv, Err: err}
+		return nil, &Error{Op: "prune", Err: err}
 	}
 
 	// Those whose bookmark was there: the same one is success, and they go now.
@@ -135,6 +125,21 @@ func (h *Host) prune(ctx context.Context, pool string, batch []PruneRequest) (ma
 		maps.Copy(errs, more)
 	}
 	return errs, nil
+}
+
+// program runs a channel program and returns what it printed, as JSON.
+func (h *Host) program(ctx context.Context, op, text, pool string, args []string) ([]byte, error) {
+	// The program goes in by a pipe, whose buffer holds all of it.
+	pr, pw, err := os.Pipe()
+	if err != nil {
+		return nil, &Error{Op: op, Err: err}
+	}
+	defer pr.Close()
+	_, err = pw.WriteString(text)
+	if err = errors.Join(err, pw.Close()); err != nil {
+		return nil, &Error{Op: op, Err: err}
+	}
+	return h.run(ctx, command{op: op, argv: slices.Concat([]string{"zfs", "program", "-j", pool, "-"}, args), stdin: pr})
 }
 
 // markFailed is what the program adds to the errno of a bookmark.

@@ -65,6 +65,13 @@ type System interface {
 	// call are ErrInvalid. Only a list too long for one command line (about
 	// 20,000 names) is taken in several steps; then the first ones may be taken.
 	Snapshot(ctx context.Context, names []string, props map[string]string) error
+	// Take takes snapshots of any number of datasets (full names), a thousand in one
+	// command and one transaction group, and says what it took, as a listing would right
+	// after it. Every one stands for itself: those that could not be taken are in failed,
+	// by full name, with their kind (ErrNotFound, ErrExists, ErrNoSpace, ErrBusy). Two of
+	// one dataset in one call are ErrInvalid. With err, some may have been taken and be in
+	// neither.
+	Take(ctx context.Context, names []string) (taken []Snapshot, failed map[string]error, err error)
 	// Bookmark makes bookmark (full name, "pool/fs#mark") of snapshot; again is no error.
 	Bookmark(ctx context.Context, snapshot, bookmark string) error
 	// Hold and Release are idempotent: a hold that is there, or one that is gone

@@ -497,19 +497,83 @@ func (h *Host) Snapshot(ctx context.Context, names []string, props map[string]st
 				return err
 			}
 			for _, name := range full {
-				ds, short, _ := strings.Cut(name, "@")
-				d := p.datasets[ds]
-				d.sync()
-				d.snaps = append(d.snaps, &snapshot{
-					ds: d, name: short, guid: h.guid(), txg: p.txg, creation: time.Unix(time.Now().Unix(), 0),
-					tree: d.head.view(), changed: d.changed, holds: map[string]bool{}, props: maps.Clone(props),
-					clones: map[*dataset]bool{},
-				})
-				d.changed = false
+				h.takeSnapshot(name, props)
 			}
 		}
 		return nil
 	})
+}
+
+// takeSnapshot takes one that can be taken, in the pool's transaction group.
+func (h *Host) takeSnapshot(full string, props map[string]string) *snapshot {
+	ds, short, _ := strings.Cut(full, "@")
+	d := h.poolOf(full).datasets[ds]
+	d.sync()
+	s := &snapshot{
+		ds: d, name: short, guid: h.guid(), txg: d.pool.txg, creation: time.Unix(time.Now().Unix(), 0),
+		tree: d.head.view(), changed: d.changed, holds: map[string]bool{}, props: maps.Clone(props),
+		clones: map[*dataset]bool{},
+	}
+	d.snaps = append(d.snaps, s)
+	d.changed = false
+	return s
+}
+
+// Take implements zfs.System.
+func (h *Host) Take(ctx context.Context, names []string) (taken []zfs.Snapshot, failed map[string]error, err error) {
+	seen := map[string]bool{}
+	for _, full := range names {
+		ds, _, _ := strings.Cut(full, "@")
+		err := zfs.CheckSnapshot(full)
+		if err == nil && seen[ds] {
+			err = errors.New("two snapshots of " + ds + " at once")
+		}
+		if err := invalid("take", err); err != nil {
+			return nil, nil, err
+		}
+		seen[ds] = true
+	}
+	failed = map[string]error{}
+	if len(names) == 0 {
+		return nil, failed, nil
+	}
+	err = h.command(ctx, "take", strings.Join(names, " "), func() error {
+		begun := map[*pool]bool{}
+		for _, full := range names {
+			p := h.poolOf(full)
+			if p == nil {
+				return fail(zfs.ErrNotFound, "cannot open '%s': no such pool", full)
+			}
+			if !begun[p] {
+				if err := p.begin(0); err != nil {
+					return err
+				}
+				begun[p] = true
+			}
+			ds, name, _ := strings.Cut(full, "@")
+			d := p.datasets[ds]
+			var kind error
+			switch {
+			case d == nil:
+				kind = zfs.ErrNotFound
+			case d.find(name) != nil:
+				kind = zfs.ErrExists
+			case d.inconsistent:
+				kind = zfs.ErrBusy
+			}
+			if kind != nil {
+				failed[full] = wrap("take", fail(kind, "cannot create snapshot '%s': %s", full, kind))
+				continue
+			}
+			h.takeSnapshot(full, nil)
+			taken = append(taken, d.describeSnapshot(len(d.snaps)-1))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, failed, err // it may have been done: the caller cannot know
+	}
+	return taken, failed, nil
 }
 
 // Bookmark implements zfs.System.

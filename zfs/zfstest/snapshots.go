@@ -2,8 +2,10 @@ package zfstest
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/flocker-io/flocker/zfs"
@@ -141,6 +143,79 @@ func testSnapshotsNamed(w *world, _ Env) {
 	_, err = z.SnapshotsNamed(w.ctx, []string{a})
 	w.wantKind("not a snapshot", err, zfs.ErrInvalid)
 	w.a.must(z.Release(w.ctx, "keep", a+"@z"))
+}
+
+func testTake(w *world, _ Env) {
+	z := w.a.ZFS
+	a, b, c := w.a.mounted("a"), w.a.create("b"), w.a.create("b/c")
+	w.a.must(z.SetProperties(w.ctx, a, map[string]string{"flocker:volume": "v"}))
+	w.a.write(a, "f", data(1, 50000))
+	w.a.snap(b, "0")
+	nope := w.a.name("nope") + "@1"
+	for round := range 3 {
+		// What is taken is told as the listing after it tells it, whatever else could not be.
+		w.a.write(a, "f", data(uint64(round)+2, 50000))
+		name := fmt.Sprint("@", round)
+		taken, failed, err := z.Take(w.ctx, []string{a + name, nope, b + name, c + name})
+		w.a.must(err)
+		want, err := z.SnapshotsNamed(w.ctx, []string{a + name, b + name, c + name})
+		w.a.must(err)
+		left := map[string]bool{a + name: true, b + name: round > 0, c + name: true}
+		for _, s := range taken {
+			if !left[s.FullName()] || s.CreateTXG != taken[0].CreateTXG {
+				w.Errorf("taken: %+v", s)
+			}
+			delete(left, s.FullName())
+			if i := slices.IndexFunc(want, func(z zfs.Snapshot) bool { return z.FullName() == s.FullName() }); i < 0 || !reflect.DeepEqual(s, want[i]) {
+				w.Errorf("taken %+v, listed %+v", s, want)
+			}
+		}
+		delete(left, b+name)
+		if len(left) > 0 {
+			w.Errorf("not taken: %v", left)
+		}
+		w.wantKind("of nothing", failed[nope], zfs.ErrNotFound)
+		if round == 0 {
+			w.wantKind("same name", failed[b+name], zfs.ErrExists)
+			delete(failed, b+name)
+		}
+		if len(failed) != 1 {
+			w.Errorf("failed: %v", failed)
+		}
+	}
+	if got := w.a.names(a) + " | " + w.a.names(b); got != "0 1 2 | 0 1 2" {
+		w.Errorf("order: %s", got)
+	}
+
+	// Many at once wait for one another.
+	var errs [4]error
+	var all sync.WaitGroup
+	for i := range errs {
+		all.Go(func() {
+			_, failed, err := z.Take(w.ctx, []string{a + fmt.Sprint("@many", i)})
+			errs[i] = errors.Join(err, failed[a+fmt.Sprint("@many", i)])
+		})
+	}
+	all.Wait()
+	w.a.must(errors.Join(errs[:]...))
+	txgs := map[uint64]bool{}
+	for _, s := range w.a.snapshots(a) {
+		txgs[s.CreateTXG] = true
+	}
+	if len(txgs) != 7 {
+		w.Errorf("transaction groups of 7 snapshots: %v", txgs)
+	}
+
+	taken, failed, err := z.Take(w.ctx, nil)
+	if err != nil || len(taken)+len(failed) > 0 {
+		w.Errorf("of none: %v, %v, %v", taken, failed, err)
+	}
+	_, _, err = z.Take(w.ctx, []string{a + "@x", a + "@y"})
+	w.wantKind("two of one", err, zfs.ErrInvalid)
+	_, _, err = z.Take(w.ctx, []string{a + "@-x"})
+	w.wantKind("bad name", err, zfs.ErrInvalid)
+	_, _, err = z.Take(w.ctx, []string{"nosuchpool/a@1"})
+	w.wantKind("missing pool", err, zfs.ErrNotFound)
 }
 
 func (w *world) wantBlame(err, kind error, name string) {

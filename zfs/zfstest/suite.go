@@ -21,6 +21,7 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		{"snapshots", testSnapshots},
 		{"snapshots at once", testSnapshotsAtOnce},
 		{"snapshots named", testSnapshotsNamed},
+		{"take", testTake},
 		{"bookmarks", testBookmarks},
 		{"holds", testHolds},
 		{"destroy snapshots", testDestroySnapshots},
