@@ -108,11 +108,7 @@ func TestScheduledAlone(t *testing.T) {
 		if got := a.scheduled(); len(got) != 2 || len(a.snapshots()) != 2 {
 			t.Errorf("snapshots %v of %d", got, len(a.snapshots()))
 		}
-		a.mu.Lock()
-		frozen := a.table[0]
-		a.mu.Unlock()
-		frozen.Frozen = true
-		a.assign(frozen)
+		a.freeze(true)
 		before := a.scheduled()
 		for i := range 3 {
 			a.write("f", fmt.Sprint("frozen", i))

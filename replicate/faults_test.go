@@ -294,9 +294,7 @@ func TestFlush(t *testing.T) {
 				t.Error("flushed, but not alike")
 			}
 		}
-		frozen := a.table[0]
-		frozen.Frozen = true
-		a.assign(frozen)
+		a.freeze(true)
 		a.write("f", "frozen")
 		before := len(a.snapshots())
 		time.Sleep(5 * time.Second)

@@ -313,6 +313,25 @@ func (n *node) assign(all ...Assignment) {
 	n.eng().Assign(all)
 }
 
+// freeze begins or ends a time in which no snapshot of testVol is taken by cadence: one
+// that has been begun is there when it returns.
+func (n *node) freeze(frozen bool) {
+	n.assignFrozen(frozen)
+	e := n.eng()
+	n.w.must(acquire(context.Background(), e.snapping))
+	release(e.snapping)
+}
+
+func (n *node) assignFrozen(frozen bool) {
+	n.mu.Lock()
+	table := slices.Clone(n.table)
+	n.mu.Unlock()
+	for i := range table {
+		table[i].Frozen = frozen
+	}
+	n.assign(table...)
+}
+
 // eng is the engine that runs now, or ran last.
 func (n *node) eng() *Engine {
 	n.mu.Lock()

@@ -219,9 +219,13 @@ func (c cutting) series(w *world, data string, at ...int) {
 	}
 	before := b.guids()
 	w.cutAt(c.way, at...)
-	a.write("g", data)
 	if c.kind == kindFull {
+		a.write("g", data)
 		w.assign(1, "a", "b")
+	} else {
+		a.freeze(true) // what a snapshot in the middle divides travels in two streams
+		a.write("g", data)
+		a.freeze(false)
 	}
 	partial := false
 	for _, n := range at {
@@ -247,9 +251,7 @@ func (c cutting) series(w *world, data string, at ...int) {
 	if partial && a.streams(kindResume) == 0 {
 		w.Error("what was kept of the stream was not resumed")
 	}
-	// What is written while snapshots are taken may travel in two streams, and zfs keeps
-	// nothing of a short one.
-	if c.way == "sender" && c.kind == kindFull && !partial {
+	if c.way == "sender" && !partial {
 		w.Error("nothing was kept of a megabyte")
 	}
 	w.tidy()

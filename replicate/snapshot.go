@@ -237,7 +237,9 @@ func (e *Engine) snaps(a *Assignment, c *localCopy) bool {
 }
 
 // take takes a snapshot of each volume, in one command.
-// With stop each is one that links must stop at, until unstop.
+// With stop each is one that links must stop at, until unstop: somebody asked for it,
+// and gets it of a frozen volume too. By cadence none is taken of a volume that froze
+// while this waited for others' snapshots: a handoff counts on that.
 func (e *Engine) take(ctx context.Context, ids []volume.ID, stop bool) (map[volume.ID]snap, error) {
 	if len(ids) == 0 {
 		return nil, nil
@@ -252,7 +254,7 @@ func (e *Engine) take(ctx context.Context, ids []volume.ID, stop bool) (map[volu
 	e.mu.Lock()
 	for _, id := range ids {
 		a, c := e.table[id], e.copies[id]
-		if a == nil || a.Role != volume.RolePrimary || c == nil || !c.known {
+		if a == nil || a.Role != volume.RolePrimary || c == nil || !c.known || !stop && (a.Frozen || !e.snaps(a, c)) {
 			continue
 		}
 		names[id] = c.next(a.Epoch).SnapshotName()

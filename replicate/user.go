@@ -142,6 +142,9 @@ func (e *Engine) TakeSnapshot(ctx context.Context, ids []volume.ID, name string)
 			return err
 		}
 	}
+	if err := e.noneFrozen(ids); err != nil { // while the copies of others were read
+		return err
+	}
 	taken, err := e.shoot(ctx, KindUser, names, func(ctx context.Context, full []string) ([]zfs.Snapshot, error) {
 		return nil, e.cfg.Pool.Snapshot(ctx, full, nil)
 	}, func(id volume.ID, c *localCopy, s snap) {})
@@ -200,6 +203,20 @@ func (e *Engine) mayTake(ctx context.Context, id volume.ID, name string) error {
 		return moving(id)
 	case slices.ContainsFunc(c.snaps, func(s snap) bool { return s.name == name }):
 		return exists(name, string(id))
+	}
+	return nil
+}
+
+// noneFrozen refuses where a volume is frozen, or gone.
+func (e *Engine) noneFrozen(ids []volume.ID) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, id := range ids {
+		if a, _, err := e.primaryOf(id); err != nil {
+			return err
+		} else if a.Frozen {
+			return moving(id)
+		}
 	}
 	return nil
 }

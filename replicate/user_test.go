@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -72,6 +73,40 @@ func TestTakeAndRemove(t *testing.T) {
 		w.must(a.eng().RemoveSnapshot(ctx, testVol, "x"))
 		a.write("f", "3")
 		w.waitFor("in sync", w.inSync("a", "b"))
+	})
+}
+
+// A volume that freezes while a snapshot waits for others' gets none: not by cadence,
+// and not for people, who are told.
+func TestFrozenWhileWaiting(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, ctx := w.node("a"), context.Background()
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("seeded", w.inSync("a", "b"))
+		for _, people := range []bool{false, true} {
+			e := a.eng()
+			w.must(acquire(ctx, e.snapping)) // others' snapshots take their time
+			asked := make(chan error, 1)
+			if people {
+				go func() { asked <- e.TakeSnapshot(ctx, []volume.ID{testVol}, "x") }()
+			} else {
+				a.write("f", "written before the handoff")
+			}
+			time.Sleep(5 * time.Second) // of the bubble: whoever wants one now waits for it
+			before := a.snapshots()
+			a.assignFrozen(true)
+			release(e.snapping)
+			if people {
+				wantError(t, "frozen meanwhile", <-asked, volume.CodeUnavailable, "being moved or removed")
+			}
+			time.Sleep(5 * time.Second)
+			if after := a.snapshots(); len(after) != len(before) {
+				t.Errorf("people %t: there were %d snapshots, now %d", people, len(before), len(after))
+			}
+			a.freeze(false)
+			w.waitFor("in sync", w.inSync("a", "b"))
+		}
 	})
 }
 
