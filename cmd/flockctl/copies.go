@@ -21,16 +21,18 @@ const grace = 10 * time.Second
 func (a *app) volumeSync() *cli.Command {
 	return &cli.Command{
 		Name: "sync", Usage: "wait until every replica holds all that was written before", ArgsUsage: "VOLUME...",
-		Description: "When a replica has not got it within --timeout, the error names it and says what it lacks.",
+		Description: "When a replica has not got it within --timeout, the error names it and says what it lacks. When all\n" +
+			"replicas hold it and they are fewer than the volume asks for, the exit code is 8.",
 		Action: a.untimed(1, -1, func(ctx context.Context, c *cli.Context) error {
 			reps, err := each(a, c.Args().Slice(), func(ref string) (api.SyncReply, error) { return a.syncOne(ctx, ref) })
 			if a.asJSON {
-				return firstError(a.printJSON(reps), err)
+				err = firstError(a.printJSON(reps), err)
+			} else {
+				for _, rep := range reps {
+					a.printSync(rep)
+				}
 			}
-			for _, rep := range reps {
-				a.printSync(rep)
-			}
-			return err
+			return firstError(err, complain(a, reps, func(r api.SyncReply) bool { return r.Missing != "" }, fewer))
 		}),
 	}
 }
@@ -76,6 +78,11 @@ func (a *app) syncOne(ctx context.Context, ref string) (api.SyncReply, error) {
 	return a.client.SyncVolume(ctx, string(v.ID), api.SyncRequest{Patience: a.timeout})
 }
 
+func fewer(r api.SyncReply) error {
+	return fewerError{fmt.Errorf("volume %s lacks %s, so what was written is on fewer copies than it asks for; "+
+		"each is placed as soon as a node has room, see `flockctl volume inspect %s`", r.Volume, r.Missing, r.Volume)}
+}
+
 func (a *app) printSync(rep api.SyncReply) {
 	if a.quiet {
 		return
@@ -88,9 +95,6 @@ func (a *app) printSync(rep api.SyncReply) {
 			names = append(names, r.String())
 		}
 		a.printf("%s is on %s\n", rep.Volume, strings.Join(names, ", "))
-	}
-	if rep.Missing != "" {
-		fmt.Fprintf(a.stderr, "flockctl: volume %s lacks %s\n", rep.Volume, rep.Missing)
 	}
 }
 
@@ -162,8 +166,8 @@ func (a *app) volumeVerify() *cli.Command {
 				}
 			}
 			// A copy that differs is worse than anything that could not be asked.
-			return firstError(a.complain(reps, func(r api.VerifyReply) bool { return r.Differ }, differing),
-				err, a.complain(reps, func(r api.VerifyReply) bool { return r.Unread }, unread))
+			return firstError(complain(a, reps, func(r api.VerifyReply) bool { return r.Differ }, differing),
+				err, complain(a, reps, func(r api.VerifyReply) bool { return r.Unread }, unread))
 		}),
 	}
 }
@@ -180,7 +184,7 @@ func (a *app) verifyOne(ctx context.Context, ref string) (api.VerifyReply, error
 }
 
 // complain is an error of all replies that are bad.
-func (a *app) complain(reps []api.VerifyReply, bad func(api.VerifyReply) bool, say func(api.VerifyReply) error) error {
+func complain[T any](a *app, reps []T, bad func(T) bool, say func(T) error) error {
 	var first error
 	for _, r := range reps {
 		if !bad(r) {

@@ -19,6 +19,7 @@ const (
 	exitTimeout     = 5
 	exitUnavailable = 6
 	exitDenied      = 7
+	exitFewer       = 8
 )
 
 const exitHelp = `Exit codes:
@@ -29,7 +30,8 @@ const exitHelp = `Exit codes:
    4  conflict, refused by a safety rule, or copies differ
    5  not done in time; it may still happen
    6  flockd is not running, in no cluster, has no quorum, or a node cannot be asked
-   7  not allowed: no permission, wrong token, foreign cluster`
+   7  not allowed: no permission, wrong token, foreign cluster
+   8  done on all copies that there are, which are fewer than the volume asks for`
 
 var exitCodes = map[volume.Code]int{
 	volume.CodeInvalid:     exitUsage,
@@ -53,6 +55,9 @@ func (e usageError) Error() string {
 	return fmt.Sprintf("%v: see %s --help", e.err, e.command)
 }
 
+// fewerError is a volume with fewer copies than it asks for.
+type fewerError struct{ error }
+
 // told is an error that has been printed already.
 type told struct{ err error }
 
@@ -66,6 +71,10 @@ func exitCode(err error) int {
 	var u usageError
 	if errors.As(err, &u) {
 		return exitUsage
+	}
+	var fewer fewerError
+	if errors.As(err, &fewer) {
+		return exitFewer
 	}
 	if code, ok := exitCodes[volume.CodeOf(err)]; ok {
 		return code

@@ -53,7 +53,10 @@ func (w *World) operatorStep(words []string) error {
 		if err != nil {
 			return err
 		}
-		_, err = node().API().SyncVolume(w.ctx(), words[2], api.SyncRequest{Patience: patience})
+		rep, err := node().API().SyncVolume(w.ctx(), words[2], api.SyncRequest{Patience: patience})
+		if err == nil && rep.Missing != "" {
+			err = errors.New("it lacks " + rep.Missing)
+		}
 		return err
 	case "verify":
 		rep, err := node().API().VerifyVolume(w.ctx(), words[2], api.VerifyRequest{Patience: 5 * time.Second})

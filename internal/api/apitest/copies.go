@@ -39,6 +39,9 @@ func (f *Fake) SyncVolume(ctx context.Context, ref string, req api.SyncRequest) 
 		}
 		out.Replicas = append(out.Replicas, r.Node)
 	}
+	if want := v.Spec.Replicas + v.Spec.Remote; want > len(out.Replicas) {
+		out.Missing = fmt.Sprintf("%d of %d replicas", want-len(out.Replicas), want)
+	}
 	return out, nil
 }
 
