@@ -58,6 +58,7 @@ type link struct {
 	from, to   guid   // of the stream under way, or of the last: its rest may be wanted
 	base       string // of the stream under way: @name or #name; "" for none
 	began      time.Time
+	ended      time.Time // when all of it was out; zero while it is not
 	sent       int64
 	total      int64
 	rate       meter
@@ -312,6 +313,9 @@ func (l *link) status(now time.Time) volume.LinkStatus {
 		st.SentBytes, st.TotalBytes, st.Rate = l.sent, max(l.total, l.sent), l.rate.rate(now, l.began)
 	}
 	switch {
+	case !l.ended.IsZero() && now.Sub(l.ended) > lagGrace:
+		st.Error = fmt.Sprintf("the replica has had the whole stream for %s and has not acknowledged it yet: its pool is slow or hangs",
+			now.Sub(l.ended).Round(time.Second))
 	case l.err != nil:
 		st.Error = l.err.Error()
 	case st.State == volume.LinkLagging:

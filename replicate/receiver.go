@@ -160,7 +160,10 @@ func (e *Engine) accept(ctx context.Context, o offer, peer volume.NodeID) (rctx 
 		if ok && !e.surveyed {
 			refusal, ok = say(saysBusy, "this node is starting"), false
 		}
-		running := e.receives[o.Volume]
+		running, why := e.receives[o.Volume], "another stream for the volume is being received"
+		if running != nil && running.stream != nil && running.stream.ended.Load() {
+			why = "what it got last is still being written: its pool is slow or hangs"
+		}
 		if ok && running != nil && running.peer == peer && running.stream != nil && !running.stream.ended.Load() {
 			// A link does one exchange at a time: the connection that this stream came
 			// on is dead, though nobody has told us.
@@ -176,7 +179,7 @@ func (e *Engine) accept(ctx context.Context, o offer, peer volume.NodeID) (rctx 
 		select {
 		case <-running.done:
 		case <-patience.C:
-			return nil, nil, a, say(saysBusy, "another stream for the volume is being received"), nil
+			return nil, nil, a, say(saysBusy, "%s", why), nil
 		case <-ctx.Done():
 			return nil, nil, a, step{}, context.Cause(ctx)
 		}

@@ -18,6 +18,7 @@ const maxSteps = 20
 var (
 	errUnread  = errors.New("this node's copy is being read")
 	errStalled = errors.New("the stream made no progress")
+	errSilent  = errors.New("the replica says that it lives and does not get on: its pool may hang")
 	errParting = errors.New("this node's copy is being set aside, and that is not finished")
 	errUnasked = errors.New("this node's copy has seen a higher epoch than its assignment")
 	errNoBase  = errors.New("what the replica stands on is not known here any more")
@@ -120,7 +121,7 @@ func (l *link) converse(ctx context.Context, p *peer, w *wire, turn bool) (answe
 		if err := w.writeMessage(frameOffer, o); err != nil {
 			return answered, err
 		}
-		if err := w.expect(frameAnswer, &ans); err != nil {
+		if err := l.hear(ctx, w, &ans); err != nil {
 			return answered, err
 		}
 		answered = true
@@ -142,13 +143,24 @@ func (l *link) converse(ctx context.Context, p *peer, w *wire, turn bool) (answe
 			return answered, err
 		}
 		more, ok, err := l.stream(ctx, w, h, kind, token)
-		inStep = ok
+		inStep, turn = ok, false // the stream's end has given it back
 		if err != nil || !more || h.to.guid == l.topNow() {
 			return answered, err // a turn is good for one stream
 		}
 	}
 	inStep = true
 	return answered, errors.New("replica asks again and again without getting further")
+}
+
+// hear waits for the answer to an offer. A replica whose pool hangs goes on saying that
+// it lives, and would keep this link's turn for ever.
+func (l *link) hear(ctx context.Context, w *wire, ans *answer) error {
+	late := time.AfterFunc(slowFactor*w.stall, w.close)
+	err := w.expect(frameAnswer, ans)
+	if !late.Stop() && err != nil && ctx.Err() == nil {
+		return errSilent
+	}
+	return err
 }
 
 func (l *link) topNow() guid {
@@ -368,7 +380,8 @@ func (l *link) estimate(ctx context.Context, req zfs.SendRequest, began time.Tim
 
 // transfer is the stream itself. The acknowledgement is awaited from the first
 // byte on, because a receiver that fails says so at once; then the connection,
-// with half a stream in it, is given up.
+// with half a stream in it, is given up. Once all is out the turn goes back: what the
+// replica still does with it costs this node nothing, and may take it long.
 func (l *link) transfer(ctx context.Context, w *wire, req zfs.SendRequest, b begin, long bool) (a ack, bytes int64, ok bool, err error) {
 	if err := w.writeMessage(frameBegin, b); err != nil {
 		return ack{}, 0, false, err
@@ -403,6 +416,14 @@ func (l *link) transfer(ctx context.Context, w *wire, req zfs.SendRequest, b beg
 		out.err = err
 		w.close()
 	}
+	if out.err == nil {
+		l.release()
+		l.release = func() {}
+		l.sayEnded(time.Now())
+		defer l.sayEnded(time.Time{})
+		late := time.AfterFunc(slowFactor*w.stall, func() { cancel(errSilent); w.close() })
+		defer late.Stop()
+	}
 	<-acked
 
 	switch {
@@ -414,11 +435,21 @@ func (l *link) transfer(ctx context.Context, w *wire, req zfs.SendRequest, b beg
 		return ack{}, bytes, ackErr == nil && out.err == nil, fmt.Errorf("send: %w", sendErr)
 	case out.err != nil && ackErr == nil:
 		return ack{}, bytes, false, out.err
+	case errors.Is(context.Cause(sendCtx), errSilent):
+		return ack{}, bytes, false, fmt.Errorf("no acknowledgement: %w", errSilent)
 	}
 	if errors.Is(ackErr, io.EOF) {
 		ackErr = io.ErrUnexpectedEOF
 	}
 	return ack{}, bytes, false, fmt.Errorf("no acknowledgement: %w", ackErr)
+}
+
+// sayEnded notes since when the replica has had a whole stream without having
+// acknowledged it; zero: it owes none.
+func (l *link) sayEnded(at time.Time) {
+	l.e.mu.Lock()
+	defer l.e.mu.Unlock()
+	l.ended = at
 }
 
 // send lets zfs write the stream to out, compressed or not.

@@ -1,9 +1,12 @@
 package replicate
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -13,6 +16,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
 )
 
 func TestPickTurn(t *testing.T) {
@@ -243,4 +247,94 @@ func TestEncrypted(t *testing.T) {
 		w.assign(1, "a", "b")
 		w.waitFor("in sync", func() bool { return a.link("b").State == volume.LinkInSync })
 	})
+}
+
+// A replica whose pool hangs while it makes what it got its own goes on saying that it
+// lives. Its streams have no turn then, so that another volume's get through; status
+// gives the reason, before and after the link has given the stream up; and once the
+// pool goes on, what it got counts.
+func TestReplicaHangsAtTheEnd(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		ids := w.many(6)
+		stuck, other := ids[:5], ids[5]
+		hang := make(chan struct{})
+		pool := &twisted{Host: b.host}
+		pool.receive = func(ctx context.Context, req zfs.ReceiveRequest, r io.Reader) error {
+			var all bytes.Buffer
+			if _, err := all.ReadFrom(r); err != nil {
+				return err
+			}
+			if !strings.Contains(req.Dataset, string(other)) {
+				<-hang
+			}
+			return b.host.Receive(ctx, req, &all)
+		}
+		b.with(func(c *Config) { c.Pool = pool })
+		w.spread(ids, "b")
+		w.waitFor("the other volume is seeded", func() bool { return a.linkOf(other, "b").State == volume.LinkInSync })
+		for i := range 5 {
+			a.fill(other, "f", fmt.Sprint(i))
+			began := time.Now()
+			_, err := a.eng().Flush(context.Background(), other, b.id)
+			w.must(err)
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("an increment beside streams that hang took %v", took)
+			}
+		}
+		for _, id := range stuck {
+			w.waitFor("a reason while it hangs", func() bool { return strings.Contains(a.linkOf(id, "b").Error, "has had the whole stream for") })
+		}
+		e := a.eng()
+		e.mu.Lock()
+		if len(e.turns) > 0 {
+			t.Errorf("turns taken by streams that are out: %v", e.turns)
+		}
+		e.mu.Unlock()
+		given := func(id volume.ID) int {
+			return a.count(func(ev Event) bool {
+				s, ok := ev.(StreamEnded)
+				return ok && s.Volume == id && errors.Is(s.Err, errSilent)
+			})
+		}
+		for _, id := range stuck {
+			w.waitFor("given up", func() bool { return given(id) == 1 })
+			w.waitFor("a reason afterwards", func() bool { return strings.Contains(a.linkOf(id, "b").Error, "still being written") })
+		}
+		close(hang)
+		for _, id := range stuck {
+			w.waitFor("in sync", func() bool { return a.linkOf(id, "b").State == volume.LinkInSync })
+			if n := a.count(func(ev Event) bool { s, ok := ev.(StreamEnded); return ok && s.Volume == id && s.Kind == kindFull }); n != 1 {
+				t.Errorf("volume %s: %d full streams", id, n)
+			}
+		}
+	})
+}
+
+// A replica that hangs before it answers an offer keeps no turn for ever either.
+func TestReplicaHangsBeforeItAnswers(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		hang := make(chan struct{})
+		b.with(func(c *Config) { c.Pool = &hangingLook{Pool: c.Pool, until: hang, name: b.dataset()} })
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("a reason", func() bool { return strings.Contains(a.link("b").Error, errSilent.Error()) })
+		close(hang)
+		w.waitFor("in sync", w.inSync("a", "b"))
+	})
+}
+
+// hangingLook is a pool that does not tell of one dataset until something has happened.
+type hangingLook struct {
+	Pool
+	name  string
+	until chan struct{}
+}
+
+func (h *hangingLook) Dataset(ctx context.Context, name string) (zfs.Dataset, error) {
+	if name == h.name {
+		<-h.until
+	}
+	return h.Pool.Dataset(ctx, name)
 }
