@@ -383,8 +383,8 @@ func (e *Engine) receiveStream(ctx context.Context, w *wire, o offer, b begin, a
 	return in.err
 }
 
-// apply checks the head of a stream, gives the stream to zfs and looks what came of
-// it. A stream that is not what was announced changes nothing.
+// apply gives a stream to zfs and looks what came of it. zfs gets none of a stream that is
+// not what was announced, so that such a one changes nothing.
 func (e *Engine) apply(ctx context.Context, in *incoming, o offer, b begin, ans answer, s standing, a *Assignment) (top guid, recvErr, lookErr error) {
 	recycle := func() {}
 	switch b.Compress {
@@ -397,11 +397,8 @@ func (e *Engine) apply(ctx context.Context, in *incoming, o offer, b begin, ans 
 	default:
 		return 0, &unfitError{fmt.Errorf("it is compressed by %q, which this node does not know; upgrade it", b.Compress)}, nil
 	}
-	if err := in.begin(b); err != nil {
-		return 0, err, nil
-	}
-
-	if err := e.makeWay(ctx, o.Volume, b); err != nil {
+	stream := &vetted{incoming: in, announced: b}
+	if err := e.makeWay(ctx, o.Volume, stream); err != nil {
 		return 0, err, nil
 	}
 
@@ -417,8 +414,13 @@ func (e *Engine) apply(ctx context.Context, in *incoming, o offer, b begin, ans 
 		e.leftover[o.Volume] = true
 		e.mu.Unlock()
 	}
-	if recvErr = e.cfg.Pool.Receive(ctx, req, in); recvErr == nil {
+	// zfs begins to run while the stream is still on its way; what it reads is checked
+	// before it gets any of it.
+	switch recvErr = e.cfg.Pool.Receive(ctx, req, stream); {
+	case recvErr == nil:
 		recycle()
+	case stream.unfit != nil:
+		return 0, stream.unfit, nil
 	}
 	if recvErr == nil && !seeding && e.arrived(ctx, o, b) {
 		return b.To, nil, nil
@@ -430,8 +432,10 @@ func (e *Engine) apply(ctx context.Context, in *incoming, o offer, b begin, ans 
 // makeWay gives another name to a snapshot of this copy that is called like the one
 // which comes: it was destroyed on the primary, its name was given again, and here it
 // is still, because this node has not heard of that yet or because something holds it.
-// zfs takes no second snapshot of a name, so the copy would never get any further.
-func (e *Engine) makeWay(ctx context.Context, id volume.ID, b begin) error {
+// zfs takes no second snapshot of a name, so the copy would never get any further. The
+// stream must be what was announced before anything changes for it.
+func (e *Engine) makeWay(ctx context.Context, id volume.ID, stream *vetted) error {
+	b := stream.announced
 	taken := func() (s snap, ok bool) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
@@ -442,6 +446,9 @@ func (e *Engine) makeWay(ctx context.Context, id volume.ID, b begin) error {
 	}
 	if _, ok := taken(); !ok {
 		return nil
+	}
+	if err := stream.vet(); err != nil {
+		return err
 	}
 	// Whoever destroys does it by name.
 	if err := acquire(ctx, e.pruning); err != nil {

@@ -216,7 +216,7 @@ func (in *incoming) read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// begin reads the head of the stream and checks it, before zfs sees anything.
+// begin reads the head of the stream, before anybody else does, and checks it.
 func (in *incoming) begin(b begin) error {
 	head := make([]byte, zfs.StreamHeaderSize)
 	n, err := io.ReadFull(readFunc(in.read), head)
@@ -232,6 +232,35 @@ func (in *incoming) begin(b begin) error {
 		return &unfitError{err}
 	}
 	return nil
+}
+
+// vetted is a stream that must begin as announced: nobody gets any of one that does not.
+type vetted struct {
+	*incoming
+	announced begin
+	done      bool
+	unfit     error // why it is refused
+}
+
+// vet reads the head of the stream and checks it, unless it has.
+func (v *vetted) vet() error {
+	if v.done || v.unfit != nil {
+		return v.unfit
+	}
+	err := v.incoming.begin(v.announced)
+	v.done = err == nil
+	var unfit *unfitError
+	if errors.As(err, &unfit) {
+		v.unfit = err
+	}
+	return err
+}
+
+func (v *vetted) Read(p []byte) (int, error) {
+	if err := v.vet(); err != nil {
+		return 0, err
+	}
+	return v.incoming.Read(p)
 }
 
 type readFunc func(p []byte) (int, error)
