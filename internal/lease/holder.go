@@ -1,24 +1,27 @@
 package lease
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // Holder is a node's side of its lease. Its caller gives it every moment, in order,
 // from the clock of one boot. It is not safe for concurrent use.
 //
 //	            Grant(n)              Answer                   now >= until
 //	(nothing) ───────────► granted ───────────► held ─────────────────────► over
-//	    ▲                                        │ ▲ │                        │
-//	    │                                        └─┘ └── GiveUp ─────────────►│
+//	    ▲  │                                   ▲ │ ▲ │                        │
+//	    │  └────────────── Take(n) ────────────┘ └─┘ └── GiveUp ─────────────►│
 //	    │                                       Answer                        │
-//	    └────────────────────────── Grant(n+1) ◄──────────────────────────────┘
+//	    └──────────────────── Grant(n+1), Take(n+1) ◄─────────────────────────┘
 //
 // Over is for good: answers to beats of that number change nothing any more.
 type Holder struct {
-	timers Timers
-	no     uint64 // of the lease; 0: none was ever granted
-	until  Moment // the lease runs up to here; meaningless unless begun
-	begun  bool   // some beat of this number was answered
-	over   bool
+	ttl   time.Duration
+	no    uint64 // of the lease; 0: none was ever granted
+	until Moment // the lease runs up to here; meaningless unless begun
+	begun bool   // it was taken, or some beat of this number was answered
+	over  bool
 
 	nonce uint64
 	sent  []sentBeat // not answered, oldest first
@@ -33,7 +36,11 @@ type sentBeat struct {
 const maxSent = 8
 
 // Beat is what a node tells the leader, besides its report. Want says that the node
-// has no lease that could be renewed, and asks for a new one.
+// has no lease that could be renewed, and asks for a new one; a caller whose lease is
+// of an earlier round of arming sets it, too.
+//
+// A beat must not go out before whatever stops the writers knows of the lease of its
+// number: that a node has sent one is the leader's proof that the node obeys it.
 type Beat struct {
 	No    uint64 `json:"no"`
 	Nonce uint64 `json:"nonce"`
@@ -41,37 +48,52 @@ type Beat struct {
 }
 
 // NewHolder is the side of a node that holds nothing.
-func NewHolder(t Timers) *Holder { return &Holder{timers: t} }
+func NewHolder() *Holder { return &Holder{} }
 
 // Saved is what a restart of the process, not of the machine, must not forget.
 type Saved struct {
-	No    uint64 `json:"no"`
-	Until Moment `json:"until"`
-	Begun bool   `json:"begun"`
-	Over  bool   `json:"over"`
+	No    uint64        `json:"no"`
+	TTL   time.Duration `json:"ttl"` // of the round that the lease was granted in
+	Until Moment        `json:"until"`
+	Begun bool          `json:"begun"`
+	Over  bool          `json:"over"`
 }
 
 // Save is the present state.
-func (h *Holder) Save() Saved { return Saved{No: h.no, Until: h.until, Begun: h.begun, Over: h.over} }
+func (h *Holder) Save() Saved {
+	return Saved{No: h.no, TTL: h.ttl, Until: h.until, Begun: h.begun, Over: h.over}
+}
 
 // Restore goes on where Save was, in the same boot of the machine. After a boot
 // nothing is restored: what was written under the old lease ended with the machine.
 func (h *Holder) Restore(s Saved) {
-	h.no, h.until, h.begun, h.over, h.sent = s.No, s.Until, s.Begun, s.Over, nil
+	h.no, h.ttl, h.until, h.begun, h.over, h.sent = s.No, s.TTL, s.Until, s.Begun, s.Over, nil
 }
 
-// Grant says that the replicated state, as this node has applied it, gives the node
-// the lease of this number. A number that is not higher than the last changes
-// nothing.
-func (h *Holder) Grant(no uint64) {
+// Grant says that the replicated state, as this node has applied it, gives this boot of
+// the machine the lease of this number, by the timers of its round. A number that is not
+// higher than the last changes nothing. Nothing may be written before a beat of it was
+// answered.
+func (h *Holder) Grant(no uint64, t Timers) {
 	if no > h.no {
-		*h = Holder{timers: h.timers, no: no, nonce: h.nonce}
+		*h = Holder{ttl: t.TTL, no: no, nonce: h.nonce}
+	}
+}
+
+// Take is Grant while failover is being armed, when the node writes already without a
+// lease, or under one of other timers: from now on it writes under this one, which runs
+// at once. That is safe because nobody is taken for dead by time before a beat of this
+// number was heard, and the lease runs no longer than one TTL from that beat.
+func (h *Holder) Take(now Moment, no uint64, t Timers) {
+	if no > h.no {
+		h.Grant(no, t)
+		h.begun, h.until = true, now.Add(t.TTL)
 	}
 }
 
 // Revoke says that the replicated state has taken the lease of this number back.
 func (h *Holder) Revoke(now Moment, no uint64) {
-	h.Grant(no)
+	h.Grant(no, Timers{})
 	if no == h.no {
 		h.GiveUp(now)
 	}
@@ -95,7 +117,7 @@ func (h *Holder) Answer(now Moment, no, nonce uint64) {
 	if i < 0 {
 		return
 	}
-	until := h.sent[i].at.Add(h.timers.TTL)
+	until := h.sent[i].at.Add(h.ttl)
 	h.sent = slices.Delete(h.sent, i, i+1)
 	h.expire(now)
 	if h.over || no != h.no || no == 0 || now >= until {

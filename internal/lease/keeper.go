@@ -14,8 +14,8 @@ const maxGap = time.Second
 // Never is the wait for a node that must not be taken for dead by time alone.
 const Never time.Duration = -1
 
-// Keeper is the leader's side of all leases, for one term of leadership: it says
-// which beats may be answered, and whose lease is surely over. Its caller gives it
+// Keeper is the leader's side of all leases, for one term of leadership and one round
+// of arming: it says which beats may be answered, and whose lease is surely over. Its caller gives it
 // every moment, in order, from the clock of one boot, and at least one each second
 // (Tick). It is not safe for concurrent use.
 type Keeper struct {
@@ -31,6 +31,7 @@ type account struct {
 	wait     time.Duration
 	revoking bool // no beat of this number is answered any more: it is, or may be, revoked
 	stopped  bool // proof that nothing is written under this number
+	heard    bool // some beat of this number was answered
 }
 
 // NewKeeper begins a term of leadership that was proven (by a Barrier) before now:
@@ -42,8 +43,9 @@ func NewKeeper(t Timers, now Moment) *Keeper {
 
 // Know tells of a node, the number of its lease in the replicated state, whether that
 // one is revoked, and how long to wait for it: 0 for Timers.Promote, more for one that
-// cannot reset itself, Never for one that must not be taken for dead by time alone.
-// It may be called again and again; a new number begins a new wait.
+// cannot reset itself, Never for one that must not be taken for dead by time alone, as
+// all of them while failover is arming. It may be called again and again; a new number
+// begins a new wait.
 //
 // A node that has not applied the revocation yet, and whose lease never began, would
 // still take an answer for it: so a leader must learn of revocations from here.
@@ -75,8 +77,9 @@ func (k *Keeper) Tick(now Moment) {
 }
 
 // Answer says whether a beat may be answered that arrived at the moment given, after
-// leadership has been proven by something that began after that moment. From then on
-// the node may write for as long as its lease runs.
+// leadership has been proven by something that began after that moment, and Know was
+// told the state as of that proof. From then on the node may write for as long as its
+// lease runs.
 func (k *Keeper) Answer(now, arrived Moment, node volume.NodeID, no uint64) bool {
 	k.Tick(now)
 	a := k.nodes[node]
@@ -84,8 +87,20 @@ func (k *Keeper) Answer(now, arrived Moment, node volume.NodeID, no uint64) bool
 		return false
 	}
 	// The beat was sent before it arrived, so the lease ends before this wait does.
-	a.from = max(a.from, arrived)
+	a.from, a.heard = max(a.from, arrived), true
 	return true
+}
+
+// Heard are the nodes that were answered, with the numbers of their leases: these obey
+// them. Arming is complete when all that could be writing are among them.
+func (k *Keeper) Heard() map[volume.NodeID]uint64 {
+	heard := map[volume.NodeID]uint64{}
+	for id, a := range k.nodes {
+		if a.heard {
+			heard[id] = a.no
+		}
+	}
+	return heard
 }
 
 // Stopped notes proof that a node writes nothing any more under the lease of this

@@ -17,7 +17,7 @@ const (
 func at(seconds float64) Moment { return Moment(seconds * float64(time.Second)) }
 
 func TestProfiles(t *testing.T) {
-	for name, timers := range map[string]Timers{"default": Default, "fast": Fast} {
+	for name, timers := range map[string]Timers{"default": Default, "fast": Fast, "lab": Lab} {
 		if err := timers.Check(0); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -49,7 +49,7 @@ func TestCheck(t *testing.T) {
 }
 
 func TestHolder(t *testing.T) {
-	h := NewHolder(Default)
+	h := NewHolder()
 	held := func(s float64, want bool) {
 		t.Helper()
 		if got := h.Held(at(s)); got != want {
@@ -59,7 +59,7 @@ func TestHolder(t *testing.T) {
 	if b := h.Beat(at(0)); !b.Want || b.No != 0 {
 		t.Errorf("a node without a lease sends %+v", b)
 	}
-	h.Grant(1)
+	h.Grant(1, Default)
 	b := h.Beat(at(1))
 	held(1, false) // granted, and not begun before an answer
 	h.Answer(at(2), 1, b.Nonce)
@@ -72,9 +72,9 @@ func TestHolder(t *testing.T) {
 	if again := h.Beat(at(12)); !again.Want {
 		t.Error("a node whose lease is over does not ask for another")
 	}
-	h.Grant(1)
+	h.Grant(1, Default)
 	held(12, false)
-	h.Grant(2)
+	h.Grant(2, Default)
 	h.Answer(at(13), 2, late.Nonce) // a beat of the lease before
 	held(13, false)
 	b = h.Beat(at(13))
@@ -91,11 +91,11 @@ func TestHolder(t *testing.T) {
 }
 
 func TestHolderRestored(t *testing.T) {
-	h := NewHolder(Default)
-	h.Grant(3)
+	h := NewHolder()
+	h.Grant(3, Default)
 	b := h.Beat(at(1))
 	h.Answer(at(1.2), 3, b.Nonce)
-	again := NewHolder(Default)
+	again := NewHolder()
 	again.Restore(h.Save())
 	if !again.Held(at(10)) || again.Held(at(11)) {
 		t.Error("a restarted process does not go on with its lease")
@@ -107,8 +107,8 @@ func TestHolderRestored(t *testing.T) {
 }
 
 func TestHolderRevoked(t *testing.T) {
-	h := NewHolder(Default)
-	h.Grant(1)
+	h := NewHolder()
+	h.Grant(1, Default)
 	b := h.Beat(at(1))
 	h.Revoke(at(2), 1)
 	h.Answer(at(3), 1, b.Nonce)
@@ -117,6 +117,39 @@ func TestHolderRevoked(t *testing.T) {
 	}
 	if _, ok := h.Deadline(); ok {
 		t.Error("a lease that never began has a deadline")
+	}
+}
+
+// While failover is armed, a node that writes already goes on under its first lease of
+// the round, by the timers of that round, from when it has read of it.
+func TestHolderTakes(t *testing.T) {
+	h := NewHolder()
+	h.Grant(1, Lab)
+	b := h.Beat(at(0))
+	h.Answer(at(1), 1, b.Nonce)
+	h.Take(at(10), 2, Default)
+	if until, ok := h.Deadline(); !ok || until != at(20) || !h.Held(at(19.9)) {
+		t.Errorf("taken at 10s, the lease ends at %v", until)
+	}
+	h.Answer(at(11), 1, b.Nonce) // of the lease before
+	b = h.Beat(at(12))
+	h.Answer(at(13), 2, b.Nonce)
+	h.Take(at(15), 2, Default)
+	if until, _ := h.Deadline(); until != at(22) {
+		t.Errorf("renewed at 12s, and taken again, the lease ends at %v", until)
+	}
+	if h.Held(at(22)) {
+		t.Error("a lease that was taken does not end")
+	}
+	again := NewHolder()
+	again.Restore(h.Save())
+	again.Take(at(23), 2, Default)
+	if again.Held(at(23)) {
+		t.Error("a lease that is over is taken again")
+	}
+	again.Take(at(24), 3, Default)
+	if !again.Held(at(33.9)) || again.Held(at(34)) {
+		t.Error("a lease of another number is not taken")
 	}
 }
 
@@ -139,6 +172,9 @@ func TestKeeper(t *testing.T) {
 	if k.Answer(at(110), at(109), nodeA, 2) || k.Answer(at(110), at(109), "0c", 1) || !k.Answer(at(110), at(109), nodeA, 1) {
 		t.Error("answers")
 	}
+	if heard := k.Heard(); len(heard) != 1 || heard[nodeA] != 1 {
+		t.Errorf("heard %v", heard)
+	}
 	if k.Revoke(at(110), nodeB, 4) {
 		t.Error("a lease that may still run is revoked")
 	}
@@ -157,6 +193,9 @@ func TestKeeper(t *testing.T) {
 		t.Error("a beat is answered while its lease is being revoked")
 	}
 	k.Know(at(130), nodeB, 5, false, 0)
+	if _, ok := k.Heard()[nodeB]; ok {
+		t.Error("a node is heard under a lease that it has sent no beat of")
+	}
 	if !k.Answer(at(130), at(130), nodeB, 5) {
 		t.Error("a new number is not answered")
 	}

@@ -226,7 +226,7 @@ func newSim(seed uint64, r rules) *sim {
 	}
 	for range n {
 		node := &simNode{rate: s.clockRate(), offset: time.Duration(s.rng.Int64N(int64(time.Hour))), ledBy: -1, state: st.clone(), busy: map[string]bool{},
-			holder: NewHolder(s.timers), writes: make([]*writes, simVolumes)}
+			holder: NewHolder(), writes: make([]*writes, simVolumes)}
 		s.nodes = append(s.nodes, node)
 		s.cut = append(s.cut, make([]bool, n))
 	}
@@ -483,7 +483,7 @@ func (s *sim) crash(i int, off time.Duration) {
 	s.after(off, func() {
 		n.down, n.ledBy, n.fenceAt = false, -1, 0
 		n.busy = map[string]bool{}
-		n.holder = NewHolder(s.timers)
+		n.holder = NewHolder()
 		s.note("node %d boots", i)
 		if s.rules.bootMount {
 			for v, p := range n.state.primary {
@@ -677,7 +677,7 @@ func (s *sim) follow(i int) {
 	n := s.nodes[i]
 	now := s.clock(i)
 	if n.state.no[i] > 0 {
-		n.holder.Grant(n.state.no[i])
+		n.holder.Grant(n.state.no[i], s.timers)
 		if n.state.revoked[i] {
 			n.holder.Revoke(now, n.state.no[i])
 		}

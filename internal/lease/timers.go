@@ -22,11 +22,11 @@ func (m Moment) Sub(n Moment) time.Duration { return time.Duration(m - n) }
 // is the most that time daemons correct a clock by, and if a node whose lease has
 // run out has stopped its writers, or itself, within Fence.
 type Timers struct {
-	Heartbeat time.Duration // from one beat to the next
-	Call      time.Duration // a beat waits so long for its answer
-	TTL       time.Duration // a lease runs so long from the beat that renewed it
-	Fence     time.Duration // from the end of the lease to the end of the last write
-	Promote   time.Duration // the leader waits so long from the last beat it answered
+	Heartbeat time.Duration `json:"heartbeat"` // from one beat to the next
+	Call      time.Duration `json:"call"`      // a beat waits so long for its answer
+	TTL       time.Duration `json:"ttl"`       // a lease runs so long from the beat that renewed it
+	Fence     time.Duration `json:"fence"`     // from the end of the lease to the end of the last write
+	Promote   time.Duration `json:"promote"`   // the leader waits so long from the last beat it answered
 }
 
 // Default, Fast and Lab are the profiles that an operator may choose. Fast is for one

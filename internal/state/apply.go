@@ -92,6 +92,10 @@ func (t *txn) apply(c Command) Result {
 		return t.armFailover(c)
 	case DisarmFailover:
 		return t.disarmFailover(c)
+	case CompleteArming:
+		return t.completeArming(c)
+	case TakeLead:
+		return t.takeLead(c)
 	case GrantLease:
 		return t.grantLease(c)
 	case RevokeLease:
@@ -169,7 +173,9 @@ func (t *txn) addNode(c AddNode) Result {
 	used := *tok
 	used.Uses++
 	t.s.tokens, _, _ = t.s.tokens.Insert([]byte(used.ID), &used)
-	t.putNode(c.Node)
+	n := c.Node
+	n.Lease, n.Removed = Lease{}, false // nobody brings a lease along
+	t.putNode(n)
 	t.event(Event{Kind: "node.joined", Node: c.Node.ID, Name: c.Node.Name,
 		Message: fmt.Sprintf("node %s joined in zone %s", c.Node.Name, c.Node.Zone)})
 	return Result{}
@@ -297,6 +303,7 @@ func (t *txn) confirmCreate(c ConfirmCreate) Result {
 	t.putVolume(v)
 	t.event(Event{Kind: "volume.created", Volume: v.ID, Name: v.Name, Node: v.Placement.Primary,
 		Message: fmt.Sprintf("volume %s made on %s", v.Name, t.s.NodeName(v.Placement.Primary))})
+	t.settle(v)
 	return Result{Volume: v.ID}
 }
 
@@ -473,6 +480,7 @@ func (t *txn) undelete(c Undelete) Result {
 	t.s.names, _, _ = t.s.names.Insert([]byte(back.Name), back.ID)
 	t.event(Event{Kind: "volume.restored", Volume: v.ID, Name: c.Name,
 		Message: fmt.Sprintf("volume %s is back from the trash", c.Name)})
+	t.settle(back)
 	return Result{Volume: v.ID}
 }
 
@@ -513,6 +521,9 @@ func (t *txn) placeable(name string, p volume.Placement) *Result {
 	for _, id := range append([]volume.NodeID{p.Primary}, p.Replicas()...) {
 		if n := t.s.Node(id); n == nil || n.Removed || seen[id] {
 			r := failed(volume.CodeInvalid, "volume %q: node %q is unknown, removed or named twice", name, id)
+			return &r
+		} else if n.Witness {
+			r := failed(volume.CodeInvalid, "volume %q: node %s is a witness and keeps no data", name, n.Name)
 			return &r
 		}
 		seen[id] = true

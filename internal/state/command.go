@@ -224,6 +224,8 @@ var decoders = map[string]func([]byte) (Command, error){
 	"tell":            decode[Tell],
 	"arm-failover":    decode[ArmFailover],
 	"disarm-failover": decode[DisarmFailover],
+	"complete-arming": decode[CompleteArming],
+	"take-lead":       decode[TakeLead],
 	"grant-lease":     decode[GrantLease],
 	"revoke-lease":    decode[RevokeLease],
 	"begin-election":  decode[BeginElection],

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -13,14 +14,17 @@ import (
 type FailoverMode string
 
 // The modes. In manual no node stops its writers for lost contact, and nothing is
-// promoted by itself. From arming on every node that holds a lease stops its writers
-// when that runs out; only in automatic, once all of them do, is anybody taken for dead.
+// promoted by itself. In arming a node writes on as before until it has applied the
+// grant of its first lease of the round; from then on it stops its writers when that
+// runs out. Nobody is taken for dead by time before automatic, which begins when every
+// node that could be writing has been heard under its lease: a grant in the log only
+// proves what the node was told, a beat of that number proves that it obeys.
 //
-//	          ArmFailover             the last GrantLease of the round
-//	manual ───────────────► arming ─────────────────────────────────────► automatic
-//	  ▲                      ▲ │ ▲          ArmFailover (other timers)        │  │
-//	  │                      └─┘ └────────────────────────────────────────────┘  │
-//	  └──────────────────────── DisarmFailover ◄─────────────────────────────────┘
+//	          ArmFailover              CompleteArming
+//	manual ───────────────► arming ────────────────────► automatic
+//	  ▲                      ▲ │ ▲     ArmFailover           │  │
+//	  │                      └─┘ └── (with other timers) ────┘  │
+//	  └──────────────────────── DisarmFailover ◄────────────────┘
 const (
 	FailoverManual    FailoverMode = "manual"
 	FailoverArming    FailoverMode = "arming"
@@ -79,9 +83,22 @@ type (
 		Round  uint64 `json:"round"`
 		Reason string `json:"reason"`
 	}
-	// GrantLease gives a node the lease of the next number. The one before must be
-	// revoked, or of an earlier round. By asking for it the node has said that it fences
-	// itself by the timers of Round.
+	// CompleteArming makes failover automatic. Heard are the nodes that the leader has
+	// answered a beat of, each with the number of the lease it was sent under: all that
+	// are the primary of something must be among them (State.NotHeard).
+	CompleteArming struct {
+		Round uint64                   `json:"round"`
+		Heard map[volume.NodeID]uint64 `json:"heard"`
+	}
+	// TakeLead is the first command of whoever has become leader, before it answers a beat
+	// or waits for anybody. What the leaders before it have decided by time is refused
+	// from here on.
+	TakeLead struct {
+		Leader volume.NodeID `json:"leader"`
+	}
+	// GrantLease gives a node, as it booted last, the lease of the next number. The one
+	// before must be revoked, or of an earlier round. By asking for it the node has said
+	// that it can fence itself by the timers of Round.
 	GrantLease struct {
 		Node   volume.NodeID `json:"node"`
 		No     uint64        `json:"no"`
@@ -90,15 +107,22 @@ type (
 		Safety volume.Safety `json:"safety"`
 	}
 	// RevokeLease ends a lease that nothing can be written under any more, and begins the
-	// election of another primary for all volumes of the node.
+	// election of another primary for all volumes of the node. It is refused for a lease
+	// of another round: under those nobody has promised to stop.
 	RevokeLease struct {
 		Node   volume.NodeID `json:"node"`
 		No     uint64        `json:"no"`
 		Reason string        `json:"reason"`
+		// Proven: not time says so, but the node's fencer, its next boot, or its leaving.
+		// While failover is arming nothing else counts.
+		Proven bool `json:"proven,omitempty"`
+		// Reign is State.Reign of the leader that has waited: with another one it is
+		// refused, since a leader in between may have answered the node.
+		Reign uint64 `json:"reign"`
 	}
 	// BeginElection takes a volume from its primary: epoch+1, no primary. It is refused
-	// unless the primary's lease is revoked, the node is removed, or an operator has
-	// said that it is off (Fenced).
+	// unless the primary's lease of this round is revoked, the node is removed, or an
+	// operator has said that it is off (Fenced).
 	BeginElection struct {
 		ID     volume.ID    `json:"id"`
 		Epoch  volume.Epoch `json:"epoch"`
@@ -119,6 +143,8 @@ type (
 
 func (ArmFailover) kind() string    { return "arm-failover" }
 func (DisarmFailover) kind() string { return "disarm-failover" }
+func (CompleteArming) kind() string { return "complete-arming" }
+func (TakeLead) kind() string       { return "take-lead" }
 func (GrantLease) kind() string     { return "grant-lease" }
 func (RevokeLease) kind() string    { return "revoke-lease" }
 func (BeginElection) kind() string  { return "begin-election" }
@@ -133,11 +159,52 @@ func (s *State) Failover() Failover {
 	return f
 }
 
-// HasLease says that the state lets a node write: it holds a valid lease, or none is
-// needed.
-func (s *State) HasLease(id volume.NodeID) bool {
+// NeedsLease says that a node may write under its lease only, as far as the state
+// goes: always in automatic, and in arming once it was granted one of the round, even
+// if that is revoked by now. Otherwise it writes what it is the primary of.
+func (s *State) NeedsLease(id volume.NodeID) bool {
 	n, f := s.Node(id), s.Failover()
-	return n != nil && !n.Removed && (!f.Enforced() || n.Lease.Valid(f))
+	return f.Mode == FailoverAutomatic || f.Mode == FailoverArming && n != nil && n.Lease.Round == f.Round
+}
+
+// HasLease says that the state lets a node write: it holds a valid lease, or needs none.
+func (s *State) HasLease(id volume.NodeID) bool {
+	n := s.Node(id)
+	return n != nil && !n.Removed && (!s.NeedsLease(id) || n.Lease.Valid(s.Failover()))
+}
+
+// NotHeard are the members that could be writing without a lease and keep arming from
+// being complete: primaries of anything that were not heard under their lease of this
+// round. Who is the primary of nothing writes nothing, and reads of automatic failover
+// before it reads that it is the primary of something: so a dead node that has been
+// failed over does not stand in the way.
+func (s *State) NotHeard(heard map[volume.NodeID]uint64) []volume.NodeID {
+	f, missing := s.Failover(), map[volume.NodeID]bool{}
+	for v := range s.Volumes() {
+		n := s.Node(v.Placement.Primary)
+		if n == nil || n.Removed || v.Phase == PhaseTrash || v.Phase == PhasePurged {
+			continue
+		}
+		if !n.Lease.Valid(f) || heard[n.ID] != n.Lease.No {
+			missing[n.ID] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(missing))
+}
+
+// Reign is the Raft index of the last TakeLead; 0 before the first.
+func (s *State) Reign() uint64 {
+	if s.cluster == nil {
+		return 0
+	}
+	return s.cluster.Reign
+}
+
+// stopped says that a node surely writes nothing: its lease of this round is revoked, or
+// it is no member. A revoked lease of another round says nothing about today.
+func (s *State) stopped(id volume.NodeID) bool {
+	n, f := s.Node(id), s.Failover()
+	return n == nil || n.Removed || f.Enforced() && n.Lease.Round == f.Round && n.Lease.Revoked
 }
 
 func (t *txn) setFailover(f Failover) {
@@ -157,6 +224,8 @@ func (t *txn) armFailover(c ArmFailover) Result {
 		return failed(volume.CodeConflict, "failover is in round %d, not %d", f.Round, c.Round-1)
 	case err != nil:
 		return failed(volume.CodeInvalid, "%v", err)
+	case t.s.cluster.Settings.Failover == FailoverManual:
+		return failed(volume.CodeRefused, "the settings want manual failover")
 	case members < 3:
 		return failed(volume.CodeRefused, "with %d nodes nobody could tell a dead node from a cut network; failover stays manual", members)
 	}
@@ -180,11 +249,40 @@ func (t *txn) disarmFailover(c DisarmFailover) Result {
 	return Result{}
 }
 
+func (t *txn) completeArming(c CompleteArming) Result {
+	f := t.s.Failover()
+	switch {
+	case f.Round != c.Round || f.Mode == FailoverManual:
+		return failed(volume.CodeConflict, "failover is %s in round %d; round %d cannot be completed", f.Mode, f.Round, c.Round)
+	case f.Mode == FailoverAutomatic:
+		return Result{}
+	}
+	if missing := t.s.NotHeard(c.Heard); len(missing) > 0 {
+		return failed(volume.CodeConflict, "failover stays manual: not heard under a lease of round %d: %s", f.Round, t.names(missing))
+	}
+	f.Mode = FailoverAutomatic
+	t.setFailover(f)
+	t.event(Event{Kind: "failover.automatic", Message: fmt.Sprintf("failover is automatic, lease profile %s", f.Profile)})
+	return Result{}
+}
+
+func (t *txn) takeLead(c TakeLead) Result {
+	if n := t.s.Node(c.Leader); n == nil || n.Removed {
+		return failed(volume.CodeNotFound, "no node %s", c.Leader)
+	}
+	cl := *t.s.cluster
+	cl.Reign = t.index
+	t.s.cluster = &cl
+	return Result{}
+}
+
 func (t *txn) grantLease(c GrantLease) Result {
 	f, old := t.s.Failover(), t.s.Node(c.Node)
 	switch {
 	case old == nil || old.Removed:
 		return failed(volume.CodeNotFound, "no node %s", c.Node)
+	case c.Boot == "":
+		return failed(volume.CodeInvalid, "node %s: a lease is for one boot of a machine, and none is named", old.Name)
 	case !f.Enforced() || c.Round != f.Round:
 		return failed(volume.CodeConflict, "failover is %s in round %d: no lease of round %d is granted", f.Mode, f.Round, c.Round)
 	case c.No != old.Lease.No+1:
@@ -195,26 +293,11 @@ func (t *txn) grantLease(c GrantLease) Result {
 	n := *old
 	n.Lease = Lease{No: c.No, Boot: c.Boot, Round: c.Round, Safety: c.Safety}
 	t.putNode(n)
-	if f.Mode == FailoverArming && t.allAgreed(f) {
-		f.Mode = FailoverAutomatic
-		t.setFailover(f)
-		t.event(Event{Kind: "failover.automatic", Message: fmt.Sprintf("failover is automatic, lease profile %s", f.Profile)})
-	}
 	return Result{}
 }
 
-// allAgreed says that every node which could write holds a lease of this round.
-func (t *txn) allAgreed(f Failover) bool {
-	for n := range t.s.Nodes() {
-		if !n.Witness && !n.Lease.Valid(f) {
-			return false
-		}
-	}
-	return true
-}
-
 func (t *txn) revokeLease(c RevokeLease) Result {
-	old := t.s.Node(c.Node)
+	f, old := t.s.Failover(), t.s.Node(c.Node)
 	switch {
 	case old == nil:
 		return failed(volume.CodeNotFound, "no node %s", c.Node)
@@ -222,22 +305,41 @@ func (t *txn) revokeLease(c RevokeLease) Result {
 		return failed(volume.CodeConflict, "node %s holds lease %d, not %d", old.Name, old.Lease.No, c.No)
 	case old.Lease.Revoked:
 		return Result{}
+	case !f.Enforced() || old.Lease.Round != f.Round:
+		return failed(volume.CodeConflict, "failover is %s in round %d: node %s may be writing without its lease of round %d", f.Mode, f.Round, old.Name, old.Lease.Round)
+	case f.Mode == FailoverArming && !c.Proven:
+		return failed(volume.CodeConflict, "failover is arming: nothing proves that node %s knows of its lease", old.Name)
+	case c.Reign != t.s.Reign():
+		return failed(volume.CodeConflict, "another leader has answered for the leases since (reign %d, not %d)", t.s.Reign(), c.Reign)
 	}
 	n := *old
 	n.Lease.Revoked = true
 	t.putNode(n)
 	t.event(Event{Kind: "node.lost", Node: n.ID, Name: n.Name,
 		Message: fmt.Sprintf("node %s has lost the right to write: %s", n.Name, c.Reason)})
+	t.electAll(n.ID, c.Reason)
+	return Result{}
+}
+
+// electAll takes all volumes from a node that is lost.
+func (t *txn) electAll(id volume.NodeID, reason string) {
 	var lost []Volume
 	for v := range t.s.Volumes() {
-		if v.Placement.Primary == n.ID && electable(v) {
+		if v.Placement.Primary == id && electable(v) {
 			lost = append(lost, *v)
 		}
 	}
 	for _, v := range lost {
-		t.elect(v, c.Reason)
+		t.elect(v, reason)
 	}
-	return Result{}
+}
+
+// settle begins an election for a volume that has just become active on a node which
+// surely does not write: one that has come back from the trash, or was confirmed late.
+func (t *txn) settle(v Volume) {
+	if t.s.stopped(v.Placement.Primary) {
+		t.elect(v, "its primary "+t.s.NodeName(v.Placement.Primary)+" may not write")
+	}
 }
 
 // electable says that a volume needs a primary that may write. One that is still being
@@ -249,6 +351,9 @@ func electable(v *Volume) bool {
 // elect takes a volume from its primary, which stays among those that hold a copy.
 func (t *txn) elect(v Volume, reason string) {
 	was := v.Placement.Primary
+	if v.Pending != nil { // somebody waits for the attempt
+		v.LastRefusal = &Refusal{Attempt: v.Pending.Attempt, Reason: reason, At: t.at}
+	}
 	v.Placement = volume.Placement{Local: append([]volume.NodeID{was}, v.Placement.Local...), Remote: slices.Clone(v.Placement.Remote)}
 	v.Epoch, v.Phase, v.Pending = v.Epoch.Next(), PhaseElecting, nil
 	v.Election = &Election{Was: was, Reason: reason, Began: t.at}
@@ -265,9 +370,8 @@ func (t *txn) beginElection(c BeginElection) Result {
 	if !electable(&v) {
 		return failed(volume.CodeConflict, "volume %q is %s", v.Name, v.Phase)
 	}
-	n := t.s.Node(v.Placement.Primary)
-	if n != nil && !n.Removed && !n.Lease.Revoked && !c.Fenced {
-		return failed(volume.CodeConflict, "volume %q: nothing proves that its primary %s does not write", v.Name, n.Name)
+	if !c.Fenced && !t.s.stopped(v.Placement.Primary) {
+		return failed(volume.CodeConflict, "volume %q: nothing proves that its primary %s does not write", v.Name, t.s.NodeName(v.Placement.Primary))
 	}
 	t.elect(v, c.Reason)
 	return Result{Volume: v.ID}
@@ -285,6 +389,8 @@ func (t *txn) promote(c Promote) Result {
 		return failed(volume.CodeConflict, "node %s holds no copy of volume %q", t.s.NodeName(c.To), v.Name)
 	case !t.s.HasLease(c.To):
 		return failed(volume.CodeConflict, "node %s may not write: it has no lease", t.s.NodeName(c.To))
+	case c.Start.Epoch >= v.Epoch:
+		return failed(volume.CodeInvalid, "volume %q: nothing was written in epoch %s, so it cannot begin there", v.Name, c.Start.Epoch)
 	}
 	was := v.Election.Was
 	p := volume.Placement{Primary: c.To}
@@ -294,7 +400,8 @@ func (t *txn) promote(c Promote) Result {
 		}
 	}
 	v.Placement = t.rezone(p)
-	v.Start, v.Phase, v.Election, v.LastRefusal = c.Start, PhaseActive, nil, nil
+	// Whoever waits for an attempt of the epoch before still reads why it came to nothing.
+	v.Start, v.Phase, v.Election = c.Start, PhaseActive, nil
 	t.putVolume(v)
 	kind := "volume.failed-over"
 	if c.To == was {

@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/flocker-io/flocker/internal/lease"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -30,9 +32,18 @@ import (
 //	differs NAME TEXT    the primary has found copies that are not alike
 //	settings [trash=D] [aside=D] [replace=D] [link:A:B=N] [raw:A:B=N] [was ...]
 //	                     "was": what the proposer saw; "raw": in this order, unsorted
+//	lead NODE                               TakeLead
+//	arm [profile=fast] [promote=D]          disarm REASON
+//	grant NODE boot=B [no=N]                no: the next one
+//	complete n1=N n2=N ..                   CompleteArming, heard under these numbers
+//	lost NODE [no=N] [reign=N] [proven=1] REASON   RevokeLease
+//	elect NAME [fenced=1] REASON            BeginElection
+//	promote NAME to=n2 [start=EPOCH] NOTE
 //	later D              the proposers' clock moves on
-//	show                 prints volumes and tokens
+//	show [NAME ..]       prints volumes, and without a name tokens and events
+//	leases               prints failover, the nodes' leases, and who may write
 //
+// In the commands of failover, "round=N" gives another round than the right one.
 // "changed=N" is the version of the volume that the proposer has seen. "epoch=N" gives
 // another epoch than the volume's, "req=ID" a request ID. Node and volume IDs are made
 // from their names, so that scripts stay readable. Each line's answer stands below it
@@ -143,7 +154,21 @@ func (sc *script) do(words []string) string {
 		sc.at = sc.at.Add(d)
 		return sc.at.Format(time.RFC3339)
 	case "show":
-		return sc.show()
+		return sc.show(plain)
+	case "leases":
+		return sc.leases()
+	case "lead":
+		c = TakeLead{Leader: nodeID(arg(0))}
+	case "arm", "disarm", "complete", "grant", "lost":
+		c = sc.failover(words[0], plain, opt)
+	case "elect":
+		c = BeginElection{ID: id, Epoch: epoch, Reason: reason, Fenced: opt["fenced"] != ""}
+	case "promote":
+		start := volume.Position{Epoch: epoch - 1, Seq: 1, GUID: 7}
+		if n, err := strconv.Atoi(opt["start"]); err == nil {
+			start.Epoch = volume.Epoch(n)
+		}
+		c = Promote{ID: id, Epoch: epoch, To: nodeID(opt["to"]), Start: start, Note: reason}
 	case "init":
 		c = InitCluster{Cluster: Cluster{ID: "c1"}, Node: Node{ID: nodeID(arg(0)), Name: arg(0), Zone: "default"}}
 	case "token":
@@ -159,7 +184,7 @@ func (sc *script) do(words []string) string {
 		if z := opt["zone"]; z != "" {
 			zone = volume.Zone(z)
 		}
-		c = AddNode{Node: Node{ID: nodeID(arg(0)), Name: arg(0), Zone: zone, KeyHash: []byte(opt["key"])}, Token: arg(1)}
+		c = AddNode{Node: Node{ID: nodeID(arg(0)), Name: arg(0), Zone: zone, KeyHash: []byte(opt["key"]), Witness: opt["witness"] != ""}, Token: arg(1)}
 	case "create":
 		v := volume.ID(fmt.Sprintf("%016x", len(sc.ids)+1))
 		if old, ok := sc.ids[arg(0)]; ok && opt["again"] != "" {
@@ -228,6 +253,77 @@ func (sc *script) do(words []string) string {
 	return "ok"
 }
 
+// failover makes the commands that arm and disarm it, grant leases and revoke them.
+func (sc *script) failover(what string, plain []string, opt map[string]string) Command {
+	number := func(key string, def uint64) uint64 {
+		if n, err := strconv.ParseUint(opt[key], 10, 64); err == nil {
+			return n
+		}
+		return def
+	}
+	round := number("round", sc.s.Failover().Round)
+	var node volume.NodeID
+	var held Lease
+	if what == "grant" || what == "lost" {
+		node, plain = nodeID(plain[0]), plain[1:]
+		if n := sc.s.Node(node); n != nil {
+			held = n.Lease
+		}
+	}
+	switch what {
+	case "arm":
+		timers, ok := lease.Profile(opt["profile"])
+		if !ok {
+			sc.t.Fatalf("no profile %q", opt["profile"])
+		}
+		if d, err := time.ParseDuration(opt["promote"]); err == nil {
+			timers.Promote = d
+		}
+		return ArmFailover{Round: number("round", sc.s.Failover().Round+1), Timers: timers, Profile: cmp.Or(opt["profile"], "default")}
+	case "disarm":
+		return DisarmFailover{Round: round, Reason: strings.Join(plain, " ")}
+	case "complete":
+		heard := map[volume.NodeID]uint64{}
+		for name, no := range opt {
+			if n, err := strconv.ParseUint(no, 10, 64); err == nil && name != "round" {
+				heard[nodeID(name)] = n
+			}
+		}
+		return CompleteArming{Round: round, Heard: heard}
+	case "grant":
+		return GrantLease{Node: node, No: number("no", held.No+1), Boot: opt["boot"], Round: round, Safety: volume.SafetySysrq}
+	}
+	return RevokeLease{Node: node, No: number("no", held.No), Reason: strings.Join(plain, " "),
+		Proven: opt["proven"] != "", Reign: number("reign", sc.s.Reign())}
+}
+
+// leases shows who may write by the state alone.
+func (sc *script) leases() string {
+	f := sc.s.Failover()
+	out := fmt.Sprintf("%s round=%d profile=%s", f.Mode, f.Round, f.Profile)
+	if f.Reason != "" {
+		out += fmt.Sprintf(" reason=%q", f.Reason)
+	}
+	heard := map[volume.NodeID]uint64{}
+	for n := range sc.s.Nodes() {
+		heard[n.ID] = n.Lease.No
+		out += fmt.Sprintf("\n%s lease=%d round=%d boot=%s", n.Name, n.Lease.No, n.Lease.Round, n.Lease.Boot)
+		if n.Lease.Revoked {
+			out += " revoked"
+		}
+		switch {
+		case !sc.s.NeedsLease(n.ID):
+			out += " free"
+		case sc.s.HasLease(n.ID):
+			out += " valid"
+		}
+	}
+	for _, id := range sc.s.NotHeard(heard) {
+		out += "\nnot agreed: " + sc.s.NodeName(id)
+	}
+	return out
+}
+
 // settingsLine reads trash=1h link:a:b=65536 and the same after the word "was".
 func settingsLine(t *testing.T, words []string) Command {
 	read := func(words []string) (s Settings) {
@@ -243,6 +339,10 @@ func settingsLine(t *testing.T, words []string) Command {
 				a, b, _ := strings.Cut(pair, ":")
 				n, _ := strconv.ParseInt(value, 10, 64)
 				s.Bandwidth = append(s.Bandwidth, Bandwidth{A: volume.Zone(a), B: volume.Zone(b), Bytes: n})
+				continue
+			}
+			if key == "failover" {
+				s.Failover = FailoverMode(value)
 				continue
 			}
 			field := map[string]*time.Duration{
@@ -306,7 +406,7 @@ func dump(t *testing.T, s *State) []byte {
 	return b.Bytes()
 }
 
-func (sc *script) show() string {
+func (sc *script) show(only []string) string {
 	var b strings.Builder
 	names := func(ids []volume.NodeID) string {
 		var out []string
@@ -316,10 +416,19 @@ func (sc *script) show() string {
 		return strings.Join(out, ",")
 	}
 	for v := range sc.s.Volumes() {
+		if len(only) > 0 && !slices.Contains(only, v.Name) {
+			continue
+		}
 		fmt.Fprintf(&b, "%s %s epoch=%d on=%s local=%s remote=%s", v.Name, v.Phase, uint64(v.Epoch),
 			sc.s.NodeName(v.Placement.Primary), names(v.Placement.Local), names(v.Placement.Remote))
 		if v.Spec.Replicas != 0 {
 			fmt.Fprintf(&b, " replicas=%d", v.Spec.Replicas)
+		}
+		if v.Election != nil {
+			fmt.Fprintf(&b, " was=%s because=%q", sc.s.NodeName(v.Election.Was), v.Election.Reason)
+		}
+		if !v.Start.IsZero() {
+			fmt.Fprintf(&b, " start=%d", uint64(v.Start.Epoch))
 		}
 		if v.Adopt != "" {
 			fmt.Fprintf(&b, " adopt=%s", v.Adopt)
@@ -331,6 +440,9 @@ func (sc *script) show() string {
 			fmt.Fprintf(&b, " refused=%q", v.LastRefusal.Reason)
 		}
 		b.WriteString("\n")
+	}
+	if len(only) > 0 {
+		return b.String()
 	}
 	if c := sc.s.Cluster(); c != nil && !c.Settings.Equal(Settings{}) {
 		fmt.Fprintf(&b, "settings trash=%s bandwidth=%v\n", c.Settings.TrashRetention, c.Settings.Bandwidth)

@@ -39,16 +39,24 @@ func (s *State) Marshal(w io.Writer) error {
 }
 
 // Unmarshal reads what Marshal wrote. The error wraps ErrUnknownCommand for a
-// format of a later release.
+// format or a field of a later release.
 func Unmarshal(r io.Reader) (*State, error) {
 	var snap snapshot
 	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
 	if err := d.Decode(&snap); err != nil {
+		if strings.HasPrefix(err.Error(), "json: unknown field") { // encoding/json has no type for it
+			err = fmt.Errorf("%w (%w)", ErrUnknownCommand, err)
+		}
 		return nil, fmt.Errorf("reading a snapshot of the state: %w", err)
 	}
 	if snap.Format != snapshotFormat {
 		return nil, fmt.Errorf("reading a snapshot of the state: %w (format %d)", ErrUnknownCommand, snap.Format)
 	}
+	return stateOf(&snap), nil
+}
+
+func stateOf(snap *snapshot) *State {
 	s := New()
 	s.Index, s.cluster, s.eventSeq = snap.Index, snap.Cluster, snap.EventSeq
 	for _, n := range snap.Nodes {
@@ -70,11 +78,12 @@ func Unmarshal(r io.Reader) (*State, error) {
 		s.requests, _, _ = s.requests.Insert([]byte(q.ID), q)
 		s.answered, _, _ = s.answered.Insert(key64(q.Index), q.ID)
 	}
-	return s, nil
+	return s
 }
 
-// Holds checks what must be true of every state: names and records agree, and no
-// volume stands twice on one node. It is for tests and for flockd's own doubts.
+// Holds checks what must be true of every state: names and records agree, no volume
+// stands twice on one node, and none is left on a node whose lease was taken. It is
+// for tests and for flockd's own doubts.
 func (s *State) Holds() error {
 	live := 0
 	for v := range s.Volumes() {
@@ -86,6 +95,12 @@ func (s *State) Holds() error {
 		}
 		if (v.Pending != nil) != (v.Phase == PhaseMoving || v.Phase == PhaseDeleting) {
 			return fmt.Errorf("volume %s: phase %s and pending %v do not agree", v.ID, v.Phase, v.Pending)
+		}
+		if electing := v.Phase == PhaseElecting; electing != (v.Election != nil) || electing != (v.Placement.Primary == "") {
+			return fmt.Errorf("volume %s: phase %s, election %v and primary %q do not agree", v.ID, v.Phase, v.Election, v.Placement.Primary)
+		}
+		if n := s.Node(v.Placement.Primary); n != nil && !n.Removed && electable(v) && s.stopped(n.ID) {
+			return fmt.Errorf("volume %s: its primary %s may not write, and no other is looked for", v.ID, n.Name)
 		}
 		seen := map[volume.NodeID]bool{}
 		for _, n := range v.Placement.Nodes() {

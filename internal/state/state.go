@@ -55,6 +55,8 @@ type Cluster struct {
 	GossipKeys [][]byte `json:"gossip_keys"`
 	Settings   Settings `json:"settings"`
 	Failover   Failover `json:"failover,omitzero"`
+	// Reign is the Raft index of the last TakeLead.
+	Reign uint64 `json:"reign,omitempty"`
 }
 
 // Availability is the operator's wish for a node.
@@ -95,6 +97,10 @@ type Node struct {
 //	  (gone)     AbortHandoff, │ │ BeginHandoff                                ▼
 //	             CommitHandoff │ ▼                           ForgetVolume    purged ──► (gone)
 //	                          moving
+//
+// When the primary is lost, what is active, moving or deleting becomes electing, and
+// active again by Promote. What comes from the trash to such a primary, or is confirmed
+// by it, goes there, too.
 //
 // Only in creating may a primary make an empty dataset: in every other phase a
 // missing dataset is a fault to report, never a reason to start from nothing.

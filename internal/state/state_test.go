@@ -1,9 +1,9 @@
 package state
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,8 +20,13 @@ func TestDecodeUnknown(t *testing.T) {
 			t.Errorf("unknown %s: got %v, want ErrUnknownCommand", name, err)
 		}
 	}
-	if _, err := Unmarshal(bytes.NewReader([]byte(`{"format":2}`))); !errors.Is(err, ErrUnknownCommand) {
-		t.Errorf("snapshot of a later format: got %v, want ErrUnknownCommand", err)
+	for _, later := range []string{`{"format":2}`, `{"format":1,"routes":[]}`, `{"format":1,"nodes":[{"id":"a","mood":"good"}]}`} {
+		if _, err := Unmarshal(strings.NewReader(later)); !errors.Is(err, ErrUnknownCommand) {
+			t.Errorf("snapshot %s: got %v, want ErrUnknownCommand", later, err)
+		}
+	}
+	if _, err := Unmarshal(strings.NewReader(`{"format":1,`)); err == nil || errors.Is(err, ErrUnknownCommand) {
+		t.Errorf("half a snapshot: got %v", err)
 	}
 }
 
@@ -40,6 +45,16 @@ func TestEveryCommandDecodes(t *testing.T) {
 		if _, res := Apply(s, 2, Envelope{Command: c}); res.Err != nil && res.Err.Message == fmt.Sprintf("command %s has no effect", kind) {
 			t.Errorf("Apply has no case for %s", kind)
 		}
+	}
+}
+
+// A node brings nothing along that only the log can give.
+func TestJoinGrantsNothing(t *testing.T) {
+	s, _ := Apply(New(), 1, Envelope{Command: InitCluster{Node: Node{ID: "n1", Name: "n1"}}})
+	s, _ = Apply(s, 2, Envelope{Command: CreateToken{Token: Token{ID: "t", Expires: time.Unix(9, 0)}}})
+	s, res := Apply(s, 3, Envelope{Command: AddNode{Token: "t", Node: Node{ID: "n2", Name: "n2", Removed: true, Lease: Lease{No: 7, Boot: "b"}}}})
+	if n := s.Node("n2"); res.Err != nil || n == nil || n.Removed || n.Lease != (Lease{}) {
+		t.Errorf("joined as %+v, %v", n, res.Err)
 	}
 }
 
