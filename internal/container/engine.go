@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"io"
 	"slices"
 )
 
@@ -27,6 +28,37 @@ type Engine interface {
 	// concern volumes. It returns when ctx ends or the engine goes away. The functions
 	// must not block.
 	Follow(ctx context.Context, connected, changed func()) error
+	Movers
+	Images
+}
+
+// Movers are how a container comes to another node. What they are asked for may take
+// minutes; all of it may be repeated.
+type Movers interface {
+	// Inspect a container by ID or name. ErrNotFound: there is none.
+	Inspect(ctx context.Context, ref string) (Captured, error)
+	// Target is what this engine has for containers that come.
+	Target(ctx context.Context) (Target, error)
+	// Recreate makes the container of a spec and starts it, and returns its ID. A stopped
+	// container of the same name is removed after that if its ID is in replaces; any other
+	// is an error. An ID with an error: it runs, and what it replaced is still there.
+	// The engine calls our driver for it.
+	Recreate(ctx context.Context, s Spec, replaces []string) (id string, err error)
+	// StopContainer stops one as its user would: it has its own time to end.
+	StopContainer(ctx context.Context, id string) error
+	// Retire keeps a container from being started by the engine itself, for good.
+	Retire(ctx context.Context, id string) error
+}
+
+// Images are moved without a registry.
+type Images interface {
+	// LocalImage is what this engine calls an image. ErrNotFound: it does not have it.
+	LocalImage(ctx context.Context, i Image) (ref string, err error)
+	// SaveImage is an image as an archive; ctx ends the stream. The caller closes it.
+	SaveImage(ctx context.Context, i Image) (io.ReadCloser, error)
+	// LoadImage takes what SaveImage of another engine gave. No name that an image here
+	// has is taken away.
+	LoadImage(ctx context.Context, i Image, archive io.Reader) error
 }
 
 // Version of an engine.

@@ -46,6 +46,7 @@ type Engine struct {
 	containers map[string]*record // by name
 	known      map[string]bool    // volumes of our driver that this engine has seen
 	local      map[string]bool    // local volumes
+	images     map[string]bool    // by name
 	followers  map[*follower]struct{}
 	activated  int
 	serial     int
@@ -59,6 +60,9 @@ type record struct {
 	byHand   bool   // stopped by its user
 	mounts   []*mountPoint
 	labels   map[string]string
+	env      []string
+	image    string
+	started  bool   // it has run
 	err      string // why the last start failed
 	exitCode int
 }
@@ -83,7 +87,7 @@ var _ container.Engine = (*Engine)(nil)
 func New(name string) *Engine {
 	return &Engine{
 		name: name, up: true,
-		containers: map[string]*record{}, known: map[string]bool{}, local: map[string]bool{},
+		containers: map[string]*record{}, known: map[string]bool{}, local: map[string]bool{}, images: map[string]bool{},
 		followers: map[*follower]struct{}{},
 	}
 }
@@ -99,6 +103,9 @@ func (e *Engine) SetDriver(d Driver) {
 type RunOptions struct {
 	Restart string
 	Labels  map[string]string
+	Env     []string
+	// Image, which the engine has from then on; "": one that every engine has.
+	Image string
 	// CopyUp: the image has files where the volume goes, so the engine mounts the
 	// volume when the container is created.
 	CopyUp bool
@@ -129,6 +136,10 @@ func (e *Engine) Create(name string, opts RunOptions, volumes ...string) error {
 	}
 	c := &record{
 		id: e.nextID(), name: name, state: container.Created, restart: opts.Restart, labels: opts.Labels,
+		env: opts.Env, image: opts.Image,
+	}
+	if opts.Image != "" {
+		e.images[opts.Image] = true
 	}
 	for _, v := range volumes {
 		c.mounts = append(c.mounts, &mountPoint{volume: v})
@@ -690,6 +701,7 @@ func (e *Engine) setState(c *record, s container.State, code int, failure string
 	if failure != "" && c.state == container.Created {
 		s = container.Created // a container that never ran stays as it was made
 	}
+	c.started = c.started || s == container.Running
 	c.state, c.exitCode, c.err = s, code, failure
 	e.mu.Unlock()
 	e.emit()

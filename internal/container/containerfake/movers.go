@@ -1,0 +1,195 @@
+package containerfake
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/flocker-io/flocker/internal/container"
+)
+
+// driverName is the one driver's.
+const driverName = "flocker"
+
+// Inspect describes a container as Capture would.
+func (e *Engine) Inspect(_ context.Context, ref string) (container.Captured, error) {
+	if err := e.alive(); err != nil {
+		return container.Captured{}, err
+	}
+	c := e.byRef(ref)
+	if c == nil {
+		return container.Captured{}, fmt.Errorf("container %s: %w", ref, container.ErrNotFound)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	config, err := json.Marshal(map[string]any{"Labels": c.labels, "Env": c.env})
+	if err != nil {
+		return container.Captured{}, err
+	}
+	host, err := json.Marshal(map[string]any{"RestartPolicy": map[string]any{"Name": c.restart}})
+	if err != nil {
+		return container.Captured{}, err
+	}
+	out := container.Captured{
+		ID: c.id, State: c.state, Started: c.started, ExitCode: c.exitCode, Error: c.err, Labels: c.labels,
+		Spec: container.Spec{Name: c.name, Image: imageOf(c.image), Config: config, HostConfig: host},
+	}
+	for _, m := range c.mounts {
+		p := container.MountPoint{Type: "volume", Name: m.volume, Driver: driverName, Destination: "/" + m.volume}
+		if m.local {
+			p.Driver = "local"
+		}
+		out.Spec.Mounts = append(out.Spec.Mounts, p)
+	}
+	return out, nil
+}
+
+// Target has no networks but those that every engine has.
+func (e *Engine) Target(context.Context) (container.Target, error) {
+	if err := e.alive(); err != nil {
+		return container.Target{}, err
+	}
+	return container.Target{Known: true, Networks: []string{"bridge", "host", "none"}}, nil
+}
+
+// Recreate implements container.Movers, at once instead of in steps: an engine that
+// crashes in between leaves either the old or the new container.
+func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []string) (string, error) {
+	if err := e.alive(); err != nil {
+		return "", err
+	}
+	if _, err := e.LocalImage(ctx, s.Image); err != nil {
+		return "", err
+	}
+	var config struct {
+		Labels map[string]string
+		Env    []string
+	}
+	var host struct{ RestartPolicy struct{ Name string } }
+	if err := json.Unmarshal(s.Config, &config); err != nil {
+		return "", err
+	}
+	if err := json.Unmarshal(s.HostConfig, &host); err != nil {
+		return "", err
+	}
+	e.mu.Lock()
+	old := e.containers[s.Name]
+	switch {
+	case old == nil:
+	case old.state == container.Running:
+		e.mu.Unlock()
+		return old.id, nil
+	case !slices.Contains(replaces, old.id):
+		e.mu.Unlock()
+		return "", fmt.Errorf("a container named %s is on this node already", s.Name)
+	}
+	delete(e.containers, s.Name)
+	e.mu.Unlock()
+	back := func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.containers, s.Name)
+		if old != nil {
+			e.containers[s.Name] = old
+		}
+	}
+	opts := RunOptions{Restart: host.RestartPolicy.Name, Labels: config.Labels, Env: config.Env, Image: s.Image.Ref}
+	if err := e.Run(s.Name, opts, s.Volumes(driverName)...); err != nil {
+		back()
+		return "", err
+	}
+	got, err := e.Inspect(ctx, s.Name)
+	return got.ID, err
+}
+
+// StopContainer implements container.Movers.
+func (e *Engine) StopContainer(_ context.Context, ref string) error {
+	c := e.byRef(ref)
+	if c == nil {
+		return fmt.Errorf("container %s: %w", ref, container.ErrNotFound)
+	}
+	return e.Stop(c.name)
+}
+
+// Retire implements container.Movers.
+func (e *Engine) Retire(_ context.Context, ref string) error {
+	if err := e.alive(); err != nil {
+		return err
+	}
+	c := e.byRef(ref)
+	if c == nil {
+		return fmt.Errorf("container %s: %w", ref, container.ErrNotFound)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c.restart = "no"
+	return nil
+}
+
+// Env is the environment of a container; nil when there is none.
+func (e *Engine) Env(name string) []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c := e.containers[name]; c != nil {
+		return c.env
+	}
+	return nil
+}
+
+func imageOf(name string) container.Image {
+	return container.Image{ID: "sha256:" + name, Ref: name}
+}
+
+// LocalImage implements container.Images.
+func (e *Engine) LocalImage(_ context.Context, i container.Image) (string, error) {
+	if err := e.alive(); err != nil {
+		return "", err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if i.Ref != "" && !e.images[i.Ref] {
+		return "", fmt.Errorf("image %s: %w", i.Ref, container.ErrNotFound)
+	}
+	return i.Ref, nil
+}
+
+// SaveImage implements container.Images: the archive is the image's name.
+func (e *Engine) SaveImage(ctx context.Context, i container.Image) (io.ReadCloser, error) {
+	if _, err := e.LocalImage(ctx, i); err != nil {
+		return nil, err
+	}
+	return io.NopCloser(bytes.NewReader([]byte(i.Ref))), nil
+}
+
+// LoadImage implements container.Images.
+func (e *Engine) LoadImage(_ context.Context, i container.Image, archive io.Reader) error {
+	if err := e.alive(); err != nil {
+		return err
+	}
+	b, err := io.ReadAll(archive)
+	if err != nil {
+		return err
+	}
+	if string(b) != i.Ref {
+		return fmt.Errorf("the archive holds the image %q, not %q", b, i.Ref)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.images[i.Ref] = true
+	return nil
+}
+
+// byRef finds a container by name or ID; nil when there is none.
+func (e *Engine) byRef(ref string) *record {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.containers {
+		if c.name == ref || c.id == ref {
+			return c
+		}
+	}
+	return nil
+}

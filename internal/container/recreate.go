@@ -1,0 +1,145 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Names that a container has while it takes the place of another one. What has them is
+// ours, and may be removed.
+const (
+	stagedSuffix   = ".flocker-new"
+	replacedSuffix = ".flocker-old"
+)
+
+// undoTimeout bounds putting things back after a failure, when the caller may have
+// stopped waiting.
+const undoTimeout = time.Minute
+
+// maker is what recreate needs of an engine, step by step.
+type maker interface {
+	// find is ErrNotFound when there is none of this name or ID.
+	find(ctx context.Context, name string) (Captured, error)
+	// create also makes what is missing around it, and has verified that the volumes are
+	// those of our driver.
+	create(ctx context.Context, name string, s Spec) (id string, err error)
+	rename(ctx context.Context, id, name string) error
+	start(ctx context.Context, id string) error
+	remove(ctx context.Context, id string) error
+}
+
+// recreate makes the container of a spec under its name and starts it:
+//
+//	create NAME.flocker-new ─► NAME to NAME.flocker-old ─► .flocker-new to NAME ─► start ─► remove .flocker-old
+//
+// It may be interrupted anywhere and called again. A container of that name that it may
+// not replace is an error; one that failed to start is removed and the old one has its
+// name back.
+func recreate(ctx context.Context, m maker, s Spec, replaces []string) (id string, err error) {
+	id, err = replace(ctx, m, s, replaces)
+	if err != nil {
+		return "", err
+	}
+	// It runs. That its predecessor could not be removed is told with its ID.
+	if err := cleanUp(ctx, m, s.Name); err != nil {
+		return id, fmt.Errorf("container %s runs, but the one that it replaced could not be removed: %w", s.Name, err)
+	}
+	return id, nil
+}
+
+// replace is recreate but for the last step.
+func replace(ctx context.Context, m maker, s Spec, replaces []string) (id string, err error) {
+	there, err := m.find(ctx, s.Name)
+	switch {
+	case errors.Is(err, ErrNotFound):
+	case err != nil:
+		return "", err
+	case there.State.Live() && alike(there.Spec, s):
+		return there.ID, nil // it was started meanwhile, or the last call was cut off late
+	case there.State.Live():
+		return "", fmt.Errorf("another container named %s runs on this node", s.Name)
+	case !there.Started && alike(there.Spec, s):
+		// The last call was cut off between the name and the start.
+		return there.ID, m.start(ctx, there.ID)
+	case !slices.Contains(replaces, there.ID):
+		return "", fmt.Errorf("a container named %s is on this node already, which is not the one that runs elsewhere; rename or remove it", s.Name)
+	}
+
+	// What a call that was cut off has left has never run.
+	if left, err := m.find(ctx, s.Name+stagedSuffix); err == nil {
+		if err := m.remove(ctx, left.ID); err != nil {
+			return "", err
+		}
+	} else if !errors.Is(err, ErrNotFound) {
+		return "", err
+	}
+	made, err := m.create(ctx, s.Name+stagedSuffix, s)
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		err = errors.Join(err, undo(uctx, m, s.Name, made))
+	}()
+	if there.ID != "" {
+		if err := m.rename(ctx, there.ID, s.Name+replacedSuffix); err != nil {
+			return "", err
+		}
+	}
+	if err := m.rename(ctx, made, s.Name); err != nil {
+		return "", err
+	}
+	return made, m.start(ctx, made)
+}
+
+// undo removes what was made and gives the old container its name back.
+func undo(ctx context.Context, m maker, name, made string) error {
+	var errs []error
+	if err := m.remove(ctx, made); err != nil && !errors.Is(err, ErrNotFound) {
+		errs = append(errs, fmt.Errorf("removing what was made: %w", err))
+	}
+	old, err := m.find(ctx, name+replacedSuffix)
+	switch {
+	case errors.Is(err, ErrNotFound):
+	case err != nil:
+		errs = append(errs, err)
+	default:
+		if err := m.rename(ctx, old.ID, name); err != nil {
+			errs = append(errs, fmt.Errorf("giving the old container its name back: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// cleanUp removes the container whose place was taken.
+func cleanUp(ctx context.Context, m maker, name string) error {
+	old, err := m.find(ctx, name+replacedSuffix)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil || old.State.Live() {
+		return err
+	}
+	return m.remove(ctx, old.ID)
+}
+
+// alike says that two specs are of the same container for all that a user cares: the
+// engines that described them may be of different versions.
+func alike(a, b Spec) bool {
+	mounts := func(s Spec) []MountPoint {
+		var out []MountPoint
+		for _, m := range s.Mounts {
+			out = append(out, MountPoint{Type: m.Type, Name: m.Name, Driver: m.Driver, Destination: m.Destination})
+		}
+		return out
+	}
+	image := a.Image.ID == b.Image.ID || a.Image.Layers != "" && a.Image.Layers == b.Image.Layers
+	return image && slices.Equal(mounts(a), mounts(b))
+}

@@ -1,0 +1,226 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var errCut = errors.New("cut off")
+
+// madeEngine is a maker whose every change can be cut off: before it takes effect, or
+// after it did and before the answer came.
+type madeEngine struct {
+	containers map[string]*Captured // by ID
+	serial     int
+	steps      int  // changes so far
+	cutAt      int  // the change that is cut off; 0: none
+	late       bool // after its effect
+	dead       bool // whatever comes after the cut fails too: the caller has crashed
+	crash      bool
+	badStart   bool
+}
+
+func (e *madeEngine) change(f func() error) error {
+	if e.dead {
+		return errCut
+	}
+	e.steps++
+	if e.steps != e.cutAt {
+		return f()
+	}
+	e.dead = e.crash
+	if e.late {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return errCut
+}
+
+func (e *madeEngine) find(_ context.Context, name string) (Captured, error) {
+	if e.dead {
+		return Captured{}, errCut
+	}
+	for _, c := range e.containers {
+		if c.Spec.Name == name || c.ID == name {
+			return *c, nil
+		}
+	}
+	return Captured{}, ErrNotFound
+}
+
+func (e *madeEngine) add(name string, s Spec, state State) *Captured {
+	e.serial++
+	c := &Captured{ID: fmt.Sprintf("id%d", e.serial), State: state, Started: state != Created, Spec: s}
+	c.Spec.Name = name
+	e.containers[c.ID] = c
+	return c
+}
+
+func (e *madeEngine) create(_ context.Context, name string, s Spec) (id string, err error) {
+	err = e.change(func() error {
+		if _, err := e.find(context.Background(), name); err == nil && !e.dead {
+			return errors.New("name taken")
+		}
+		id = e.add(name, s, Created).ID
+		return nil
+	})
+	if err != nil {
+		id = ""
+	}
+	return id, err
+}
+
+func (e *madeEngine) rename(_ context.Context, id, name string) error {
+	return e.change(func() error {
+		for _, c := range e.containers {
+			if c.Spec.Name == name {
+				return errors.New("name taken")
+			}
+		}
+		e.containers[id].Spec.Name = name
+		return nil
+	})
+}
+
+func (e *madeEngine) start(_ context.Context, id string) error {
+	return e.change(func() error {
+		if e.badStart {
+			return errors.New("port is already allocated")
+		}
+		e.containers[id].State, e.containers[id].Started = Running, true
+		return nil
+	})
+}
+
+func (e *madeEngine) remove(_ context.Context, id string) error {
+	return e.change(func() error {
+		c := e.containers[id]
+		switch {
+		case c == nil:
+			return ErrNotFound
+		case c.State == Running:
+			return errors.New("is running")
+		}
+		delete(e.containers, id)
+		return nil
+	})
+}
+
+func (e *madeEngine) String() string {
+	var out []string
+	for _, c := range e.containers {
+		out = append(out, fmt.Sprintf("%s=%s/%s", c.Spec.Name, c.ID, c.State))
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ")
+}
+
+func dbSpec() Spec {
+	return Spec{Name: "db", Image: Image{ID: "sha256:1"}, Mounts: []MountPoint{{Type: "volume", Driver: "flocker", Name: "v", Destination: "/data"}}}
+}
+
+// Cut off at any step, by an error or by a crash, before or after the effect: no
+// container that ran is lost without the new one running, and a repeat ends with the
+// new one alone.
+func TestRecreateCutOff(t *testing.T) {
+	for _, withOld := range []bool{false, true} {
+		whole := 0
+		for at := 0; at <= 8; at++ {
+			for _, late := range []bool{false, true} {
+				for _, crash := range []bool{false, true} {
+					name := fmt.Sprintf("old %t, step %d, late %t, crash %t", withOld, at, late, crash)
+					e := &madeEngine{containers: map[string]*Captured{}, cutAt: at, late: late, crash: crash}
+					var replaces []string
+					if withOld {
+						replaces = append(replaces, e.add("db", dbSpec(), Exited).ID)
+					}
+					id, err := recreate(t.Context(), e, dbSpec(), replaces)
+					if at == 0 {
+						whole = e.steps
+					}
+					if at > 0 && at <= whole && err == nil {
+						t.Errorf("%s: no error", name)
+					}
+					running := slices.ContainsFunc(keys(e.containers), func(id string) bool { return e.containers[id].State == Running })
+					if old := e.containers["id1"]; withOld && old == nil && !running {
+						t.Errorf("%s: the old container is gone and none runs: %s", name, e)
+					}
+					if id != "" && !running {
+						t.Errorf("%s: answered %s, which does not run: %s", name, id, e)
+					}
+
+					e.dead, e.cutAt = false, 0
+					id, err = recreate(t.Context(), e, dbSpec(), replaces)
+					if err != nil || e.String() != "db="+id+"/running" || withOld && id == "id1" {
+						t.Errorf("%s: repeated: %s, %v: %s", name, id, err, e)
+					}
+				}
+			}
+		}
+		if whole < 3 {
+			t.Errorf("%d steps seen; want at least create, rename, start", whole)
+		}
+	}
+}
+
+func keys(m map[string]*Captured) (out []string) {
+	for k := range m {
+		out = append(out, k)
+	}
+	return out
+}
+
+// Nothing that is not ours is touched.
+func TestRecreateForeign(t *testing.T) {
+	other := dbSpec()
+	other.Mounts = nil
+	for _, tc := range []struct {
+		name     string
+		spec     Spec
+		state    State
+		replaces bool
+		want     string // in the error; "" for success
+	}{
+		{"stopped, not known", dbSpec(), Exited, false, "rename or remove it"},
+		{"stopped, another one of that name", other, Exited, false, "rename or remove it"},
+		{"runs, another one of that name", other, Running, true, "another container named db runs"},
+		{"runs already", dbSpec(), Running, false, ""},
+		{"never started", dbSpec(), Created, false, ""},
+		{"never started, another one", other, Created, false, "rename or remove it"},
+		{"the one that moved away", dbSpec(), Exited, true, ""},
+	} {
+		e := &madeEngine{containers: map[string]*Captured{}}
+		there := e.add("db", tc.spec, tc.state)
+		before := e.String()
+		var replaces []string
+		if tc.replaces {
+			replaces = []string{there.ID}
+		}
+		id, err := recreate(t.Context(), e, dbSpec(), replaces)
+		if tc.want == "" {
+			if err != nil || e.String() != "db="+id+"/running" {
+				t.Errorf("%s: %s, %v: %s", tc.name, id, err, e)
+			}
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), tc.want) || e.String() != before {
+			t.Errorf("%s: %v, with %s; want an error with %q and nothing changed", tc.name, err, e, tc.want)
+		}
+	}
+}
+
+// A container that cannot start leaves things as they were, and says why.
+func TestRecreateStartFails(t *testing.T) {
+	e := &madeEngine{containers: map[string]*Captured{}, badStart: true}
+	old := e.add("db", dbSpec(), Exited)
+	before := e.String()
+	_, err := recreate(t.Context(), e, dbSpec(), []string{old.ID})
+	if err == nil || !strings.Contains(err.Error(), "port is already allocated") || e.String() != before {
+		t.Errorf("%v: %s; want the engine's reason and %s", err, e, before)
+	}
+}
