@@ -1,17 +1,16 @@
-// Package fence will be the fencer: the small process (flockd fence) that makes
-// sure that a node whose lease has run out can write no more. The daemon feeds it
-// the deadline; when the deadline passes it freezes the containers that use our
-// volumes, kills them, unmounts, and verifies that nobody is left, and where it
-// cannot it resets the machine if the operator's policy says so.
+// Package fence stops a node's writers when its right to write is over: the fencer, a
+// small process (flockd fence) beside flockd. flockd feeds it the deadline of the
+// lease; when that passes the fencer freezes and kills the containers and processes
+// that use our volumes, unmounts, and verifies that nothing is left. Where it cannot
+// it resets the machine, if the operator's policy says so.
 //
-// It will work without Docker, without the network and without the daemon, since
-// it is needed exactly when those hang. It will never decide whether a lease has
-// run out, only that its deadline has come, and never let one be extended after it
-// has acted. Its only durable file is that deadline.
+// It works without Docker, without the network and without flockd, since it is needed
+// exactly when those hang. It never decides whether a lease has run out, only that its
+// deadline has come; it never lets one go on after it has begun to act; and as long as
+// nobody arms it, it does nothing at all. What it must not forget, it keeps in a file
+// that a reboot removes: all writers end with the machine.
 //
-// internal/daemon will feed it and cmd/flockd will run it as a subcommand.
-//
-// Nothing of it is built yet, and nothing needs it yet: as long as no node is
-// failed over (see internal/lease), no other node becomes primary while an old one
-// may still write. Unmounting before a planned handoff is internal/agent's.
+// Decisions are pure: the rules of what may be asked are record's, what to do about what
+// was seen is plan's. Fencer runs them, one round after another; Machine is the kernel.
+// internal/daemon feeds it through Client, and cmd/flockd runs it as a subcommand.
 package fence

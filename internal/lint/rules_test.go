@@ -71,6 +71,7 @@ func sockets(r *repo) (problems []string) {
 		"plugin":             "Docker's socket",
 		"internal/api":       "the control socket",
 		"internal/container": "the engine's socket",
+		"internal/fence":     "the fencer's socket",
 		"internal/cluster":   "only what Config's ListenFunc and DialFunc are by default",
 		"cmd/flockd":         "the metrics port and systemd's notify socket",
 	}
