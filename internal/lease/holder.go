@@ -35,16 +35,24 @@ type sentBeat struct {
 // maxSent bounds the beats that may still be answered.
 const maxSent = 8
 
-// Beat is what a node tells the leader, besides its report. Want says that the node
-// has no lease that could be renewed, and asks for a new one; a caller whose lease is
-// of an earlier round of arming sets it, too.
+// Beat is what a node tells the leader, besides its report. Its caller fills in what the
+// Holder does not know: Boot, Stopped, and Want when its lease is of an earlier round.
 //
 // A beat must not go out before whatever stops the writers knows of the lease of its
 // number: that a node has sent one is the leader's proof that the node obeys it.
 type Beat struct {
 	No    uint64 `json:"no"`
 	Nonce uint64 `json:"nonce"`
-	Want  bool   `json:"want,omitempty"`
+	// Want says that the node has no lease that could be renewed, and asks for a new one.
+	Want bool `json:"want,omitempty"`
+	// Boot of the machine, which a new lease is for.
+	Boot string `json:"boot"`
+	// Stopped, if not 0, is the number of the node's lease as it has read it in the state:
+	// nothing is written on this node, and nothing will be before it reads of a higher
+	// number. It was verified, after reading. The leader must not conclude that itself from
+	// another Boot than that of the lease: a beat of an earlier boot may have waited long to
+	// be read, but cannot know a number that was granted after that boot had ended.
+	Stopped uint64 `json:"stopped,omitempty"`
 }
 
 // NewHolder is the side of a node that holds nothing.

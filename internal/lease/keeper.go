@@ -104,8 +104,8 @@ func (k *Keeper) Heard() map[volume.NodeID]uint64 {
 }
 
 // Stopped notes proof that a node writes nothing any more under the lease of this
-// number: its fencer says so, it left, or it has booted since. Such a beat is not
-// answered: a new number must be granted first.
+// number: its beat says so (Beat.Stopped), or it left. From then on no beat of that
+// number is answered: a new one must be granted first.
 func (k *Keeper) Stopped(node volume.NodeID, no uint64) {
 	if a := k.nodes[node]; a != nil && a.no == no {
 		a.stopped = true

@@ -113,7 +113,7 @@ type (
 		Node   volume.NodeID `json:"node"`
 		No     uint64        `json:"no"`
 		Reason string        `json:"reason"`
-		// Proven: not time says so, but the node's fencer, its next boot, or its leaving.
+		// Proven: not time says so, but the node itself (lease.Beat.Stopped, or its leaving).
 		// While failover is arming nothing else counts.
 		Proven bool `json:"proven,omitempty"`
 		// Reign is State.Reign of the leader that has waited: with another one it is
