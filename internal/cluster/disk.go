@@ -46,6 +46,7 @@ const (
 	fileCert    = "node.crt"     // certificate
 	fileRoot    = "ca.crt"       // the cluster's root certificate
 	fileSeal    = "ca.seal"      // opens the CA's key in the state; only some nodes have it
+	fileData    = "data.key"     // seals what only nodes with a pool may read, see datakey.go
 	filePending = "pending.json" // identity of a join that has not been answered yet
 	fileInit    = "init.json"    // first command of an init, while it is not committed
 	fileCache   = "state.json"   // last published state, see cache.go

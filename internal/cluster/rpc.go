@@ -50,7 +50,7 @@ func (c *Cluster) serve(ctx context.Context) {
 		})
 	}()
 	c.serveProtocol(ctx, transport.ProtoNode, map[string]rpcHandler{
-		"update": c.handleUpdate, "seal": c.handleSeal,
+		"update": c.handleUpdate, "seal": c.handleSeal, "data-key": c.handleDataKey,
 	})
 	<-done
 }

@@ -104,6 +104,12 @@ func (t *txn) apply(c Command) Result {
 		return t.beginElection(c)
 	case Promote:
 		return t.promote(c)
+	case PutContainer:
+		return t.putContainer(c)
+	case DropContainer:
+		return t.dropContainer(c)
+	case SetDataKey:
+		return t.setDataKey(c)
 	}
 	// Decode lets nothing else through; a command type without a case is a bug that
 	// must not differ between nodes, so it is refused the same way everywhere.
@@ -396,7 +402,7 @@ func (t *txn) beginHandoff(c BeginHandoff) Result {
 		return failed(volume.CodeConflict, "node %s may not write: it has no lease", t.s.NodeName(c.To))
 	}
 	v.Phase = PhaseMoving
-	v.Pending = &Pending{Attempt: c.Attempt, To: c.To, Began: t.at}
+	v.Pending = &Pending{Attempt: c.Attempt, To: c.To, Follow: c.Follow, Began: t.at}
 	t.putVolume(v)
 	return Result{Volume: v.ID}
 }
@@ -406,7 +412,7 @@ func (t *txn) commitHandoff(c CommitHandoff) Result {
 	if bad != nil {
 		return *bad
 	}
-	from, to := v.Placement.Primary, v.Pending.To
+	from, to, follow := v.Placement.Primary, v.Pending.To, v.Pending.Follow
 	if !t.s.HasLease(to) {
 		return failed(volume.CodeConflict, "node %s may not write: it has no lease any more", t.s.NodeName(to))
 	}
@@ -414,6 +420,9 @@ func (t *txn) commitHandoff(c CommitHandoff) Result {
 	v.Epoch, v.Start = v.Epoch.Next(), c.Final
 	v.Phase, v.Pending, v.LastRefusal = PhaseActive, nil, nil
 	t.putVolume(v)
+	if !follow {
+		t.stayBehind(v.ID, from)
+	}
 	t.event(Event{Kind: "volume.moved", Volume: v.ID, Name: v.Name, Node: to,
 		Message: fmt.Sprintf("volume %s moved from %s to %s", v.Name, t.s.NodeName(from), t.s.NodeName(to))})
 	return Result{Volume: v.ID}
@@ -498,6 +507,7 @@ func (t *txn) purge(c PurgeVolume) Result {
 	gone := *v
 	gone.Phase = PhasePurged
 	t.putVolume(gone)
+	t.withoutVolume(v.ID)
 	t.event(Event{Kind: "volume.purged", Volume: v.ID, Name: v.Name,
 		Message: fmt.Sprintf("volume %s left the trash for good", v.Name)})
 	return Result{Volume: v.ID}

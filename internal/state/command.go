@@ -109,6 +109,9 @@ type (
 		Epoch   volume.Epoch  `json:"epoch"`
 		To      volume.NodeID `json:"to"`
 		Attempt string        `json:"attempt"`
+		// Follow: the primary first stops the containers that follow the volume, and To
+		// starts them. Without it a volume in use stays.
+		Follow bool `json:"follow,omitempty"`
 	}
 	// CommitHandoff changes the primary. Only the old primary proposes it, after it
 	// has unmounted the volume and To has acknowledged the final snapshot.
@@ -230,6 +233,9 @@ var decoders = map[string]func([]byte) (Command, error){
 	"revoke-lease":    decode[RevokeLease],
 	"begin-election":  decode[BeginElection],
 	"promote":         decode[Promote],
+	"put-container":   decode[PutContainer],
+	"drop-container":  decode[DropContainer],
+	"set-data-key":    decode[SetDataKey],
 }
 
 // ErrUnknownCommand means that a newer version of flocker wrote the log. A node

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,6 +31,9 @@ import (
 //	remove NAME try=a            commit-remove NAME try=a   abort-remove NAME try=a REASON
 //	undelete NAME [as=NEW]
 //	differs NAME TEXT    the primary has found copies that are not alike
+//	data-key ID [was=ID]
+//	container NAME on=n1 vols=a,b id=ENGINEID [key=K] [size=N] [epoch=N] [stopped]
+//	drop-container NAME on=n1 vols=a,b [changed=N]
 //	settings [trash=D] [aside=D] [replace=D] [link:A:B=N] [raw:A:B=N] [was ...]
 //	                     "was": what the proposer saw; "raw": in this order, unsorted
 //	lead NODE                               TakeLead
@@ -214,7 +218,7 @@ func (sc *script) do(words []string) string {
 	case "replicas":
 		c = SetReplicas{ID: id, Epoch: epoch, Local: nodeIDs(opt["local"]), Remote: nodeIDs(opt["remote"]), Changed: changed}
 	case "move":
-		c = BeginHandoff{ID: id, Epoch: epoch, To: nodeID(opt["to"]), Attempt: opt["try"]}
+		c = BeginHandoff{ID: id, Epoch: epoch, To: nodeID(opt["to"]), Attempt: opt["try"], Follow: opt["follow"] != ""}
 	case "commit-move":
 		c = CommitHandoff{ID: id, Epoch: epoch, Attempt: opt["try"], Final: volume.Position{Epoch: epoch, Seq: 1, GUID: 7}}
 	case "abort-move":
@@ -233,6 +237,10 @@ func (sc *script) do(words []string) string {
 		c = Undelete{ID: id, Name: name}
 	case "differs":
 		c = Tell{Volume: id, Kind: VolumeDiffers, Message: reason}
+	case "data-key":
+		c = SetDataKey{ID: arg(0), Was: opt["was"]}
+	case "container", "drop-container":
+		c = sc.container(words[0], arg(0), opt, slices.Contains(plain, "stopped"))
 	case "settings":
 		// settings KEY=DURATION.. [was KEY=DURATION..]: with "was" the precondition.
 		c = settingsLine(sc.t, words[1:])
@@ -322,6 +330,35 @@ func (sc *script) leases() string {
 		out += "\nnot agreed: " + sc.s.NodeName(id)
 	}
 	return out
+}
+
+// container records a container or forgets it. Without "changed" the proposer has seen
+// the record of now.
+func (sc *script) container(what, name string, opt map[string]string, stopped bool) Command {
+	c := Container{Name: name, Node: nodeID(opt["on"]), ID: opt["id"], Run: !stopped, Key: opt["key"], Hash: opt["id"]}
+	size, _ := strconv.Atoi(opt["size"])
+	c.Sealed = make([]byte, size)
+	for _, v := range strings.FieldsFunc(opt["vols"], func(r rune) bool { return r == ',' }) {
+		cv := ContainerVolume{ID: sc.ids[v]}
+		if v := sc.s.Volume(cv.ID); v != nil {
+			cv.Epoch = v.Epoch
+		}
+		if n, err := strconv.Atoi(opt["epoch"]); err == nil {
+			cv.Epoch = volume.Epoch(n)
+		}
+		c.Volumes = append(c.Volumes, cv)
+	}
+	if what == "container" {
+		return PutContainer{Container: c}
+	}
+	d := DropContainer{Record: c.RecordKey(), Node: c.Node}
+	if r := sc.s.Container(d.Record); r != nil {
+		d.Changed = r.Changed
+	}
+	if n, err := strconv.ParseUint(opt["changed"], 10, 64); err == nil {
+		d.Changed = n
+	}
+	return d
 }
 
 // settingsLine reads trash=1h link:a:b=65536 and the same after the word "was".
@@ -446,6 +483,16 @@ func (sc *script) show(only []string) string {
 	}
 	if c := sc.s.Cluster(); c != nil && !c.Settings.Equal(Settings{}) {
 		fmt.Fprintf(&b, "settings trash=%s bandwidth=%v\n", c.Settings.TrashRetention, c.Settings.Bandwidth)
+	}
+	for c := range sc.s.Containers() {
+		fmt.Fprintf(&b, "container %s on=%s id=%s run=%t", c.Name, sc.s.NodeName(c.Node), c.ID, c.Run)
+		for _, v := range c.Volumes {
+			fmt.Fprintf(&b, " %s@%d", sc.s.Volume(v.ID).Name, uint64(v.Epoch))
+		}
+		for _, n := range slices.Sorted(maps.Keys(c.Left)) {
+			fmt.Fprintf(&b, " left=%s:%s", sc.s.NodeName(n), c.Left[n])
+		}
+		b.WriteString("\n")
 	}
 	for tok := range sc.s.Tokens() {
 		fmt.Fprintf(&b, "token %s uses=%d\n", tok.ID, tok.Uses)

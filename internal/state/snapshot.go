@@ -12,15 +12,16 @@ import (
 
 // snapshot is the form of a whole State in a Raft snapshot.
 type snapshot struct {
-	Format   int        `json:"format"`
-	Index    uint64     `json:"index"`
-	Cluster  *Cluster   `json:"cluster"`
-	Nodes    []*Node    `json:"nodes"`
-	Volumes  []*Volume  `json:"volumes"`
-	Tokens   []*Token   `json:"tokens"`
-	Events   []*Event   `json:"events"`
-	EventSeq uint64     `json:"event_seq"`
-	Requests []*request `json:"requests"`
+	Format     int          `json:"format"`
+	Index      uint64       `json:"index"`
+	Cluster    *Cluster     `json:"cluster"`
+	Nodes      []*Node      `json:"nodes"`
+	Volumes    []*Volume    `json:"volumes"`
+	Tokens     []*Token     `json:"tokens"`
+	Containers []*Container `json:"containers,omitempty"`
+	Events     []*Event     `json:"events"`
+	EventSeq   uint64       `json:"event_seq"`
+	Requests   []*request   `json:"requests"`
 }
 
 const snapshotFormat = 1
@@ -33,7 +34,7 @@ func (s *State) Marshal(w io.Writer) error {
 	return json.NewEncoder(w).Encode(snapshot{
 		Format: snapshotFormat, Index: s.Index, Cluster: s.cluster,
 		Nodes: slices.Collect(values(s.nodes)), Volumes: slices.Collect(values(s.volumes)),
-		Tokens: slices.Collect(values(s.tokens)), Events: slices.Collect(values(s.events)),
+		Tokens: slices.Collect(values(s.tokens)), Containers: slices.Collect(values(s.containers)), Events: slices.Collect(values(s.events)),
 		EventSeq: s.eventSeq, Requests: requests,
 	})
 }
@@ -70,6 +71,9 @@ func stateOf(snap *snapshot) *State {
 	}
 	for _, t := range snap.Tokens {
 		s.tokens, _, _ = s.tokens.Insert([]byte(t.ID), t)
+	}
+	for _, c := range snap.Containers {
+		s.containers, _, _ = s.containers.Insert([]byte(c.RecordKey()), c)
 	}
 	for _, e := range snap.Events {
 		s.events, _, _ = s.events.Insert(key64(e.Seq), e)
@@ -108,6 +112,16 @@ func (s *State) Holds() error {
 				return fmt.Errorf("volume %s stands twice on node %s", v.ID, n)
 			}
 			seen[n] = true
+		}
+	}
+	for c := range s.Containers() {
+		for _, v := range c.Volumes {
+			if s.Volume(v.ID) == nil {
+				return fmt.Errorf("container %s has volume %s, which there is not", c.Name, v.ID)
+			}
+		}
+		if c.Left[c.Node] != "" {
+			return fmt.Errorf("container %s has left the node %s that it is on", c.Name, c.Node)
 		}
 	}
 	if live != s.names.Len() {

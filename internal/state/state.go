@@ -17,13 +17,15 @@ type State struct {
 	// Index is the Raft index of the last command applied.
 	Index uint64
 
-	cluster  *Cluster
-	nodes    *iradix.Tree[*Node]     // by NodeID
-	volumes  *iradix.Tree[*Volume]   // by volume ID, trash included
-	names    *iradix.Tree[volume.ID] // name of a live volume to its ID
-	tokens   *iradix.Tree[*Token]    // by token ID
-	events   *iradix.Tree[*Event]    // by big-endian sequence
-	requests *iradix.Tree[*request]  // by request ID
+	cluster *Cluster
+	nodes   *iradix.Tree[*Node]     // by NodeID
+	volumes *iradix.Tree[*Volume]   // by volume ID, trash included
+	names   *iradix.Tree[volume.ID] // name of a live volume to its ID
+	tokens  *iradix.Tree[*Token]    // by token ID
+	// containers that follow their volumes, by RecordKey.
+	containers *iradix.Tree[*Container]
+	events     *iradix.Tree[*Event]   // by big-endian sequence
+	requests   *iradix.Tree[*request] // by request ID
 	// answered orders the requests, so that the oldest are forgotten first.
 	answered *iradix.Tree[string] // by big-endian index
 	eventSeq uint64
@@ -32,13 +34,14 @@ type State struct {
 // New is the state before the cluster is initialised.
 func New() *State {
 	return &State{
-		nodes:    iradix.New[*Node](),
-		volumes:  iradix.New[*Volume](),
-		names:    iradix.New[volume.ID](),
-		tokens:   iradix.New[*Token](),
-		events:   iradix.New[*Event](),
-		requests: iradix.New[*request](),
-		answered: iradix.New[string](),
+		nodes:      iradix.New[*Node](),
+		volumes:    iradix.New[*Volume](),
+		names:      iradix.New[volume.ID](),
+		tokens:     iradix.New[*Token](),
+		containers: iradix.New[*Container](),
+		events:     iradix.New[*Event](),
+		requests:   iradix.New[*request](),
+		answered:   iradix.New[string](),
 	}
 }
 
@@ -55,6 +58,9 @@ type Cluster struct {
 	GossipKeys [][]byte `json:"gossip_keys"`
 	Settings   Settings `json:"settings"`
 	Failover   Failover `json:"failover,omitzero"`
+	// DataKey is the ID of the key that the specs of containers are sealed with. The key
+	// itself is only on the disks of nodes with a pool.
+	DataKey string `json:"data_key,omitempty"`
 	// Reign is the Raft index of the last TakeLead.
 	Reign uint64 `json:"reign,omitempty"`
 }
@@ -159,7 +165,9 @@ type Pending struct {
 	// commit or abort of another try changes nothing.
 	Attempt string        `json:"attempt"`
 	To      volume.NodeID `json:"to,omitempty"` // of a move
-	Began   time.Time     `json:"began"`
+	// Follow: the containers go along, see BeginHandoff.
+	Follow bool      `json:"follow,omitempty"`
+	Began  time.Time `json:"began"`
 }
 
 // Refusal ends an attempt without its effect.
