@@ -21,7 +21,7 @@ type pulse struct {
 	interval time.Duration
 	since    time.Duration // since the newest was taken; negative: not in this process
 	unacked  int           // engine snapshots that the fastest replica lacks
-	none     bool          // there is no engine snapshot yet
+	none     bool          // there is no engine snapshot of this epoch yet
 	userTop  bool          // the newest snapshot is a user's
 	written  int64
 	moved    bool // the hint says that something was written

@@ -48,6 +48,7 @@ type Engine struct {
 	peers    map[volume.NodeID]*peer
 	pacers   map[string]*pacer // by Limit.Group
 	receives map[volume.ID]*receive
+	promised map[volume.ID]volume.Epoch // what the table does not say yet: nothing below is done
 	queue    []*claim               // links that wait for a turn to send, first come first
 	turns    map[volume.NodeID]load // taken
 	changes  uint64                 // counts what we do to copies
@@ -87,6 +88,7 @@ func New(cfg Config) *Engine {
 		peers:       map[volume.NodeID]*peer{},
 		pacers:      map[string]*pacer{},
 		receives:    map[volume.ID]*receive{},
+		promised:    map[volume.ID]volume.Epoch{},
 		turns:       map[volume.NodeID]load{},
 		failing:     map[string]string{},
 	}
@@ -167,6 +169,11 @@ func (e *Engine) Assign(all []Assignment) {
 	table := make(map[volume.ID]*Assignment, len(all))
 	changed := len(all) != len(e.table)
 	for _, a := range all {
+		if epoch, ok := e.promised[a.Volume]; ok && a.Epoch < epoch {
+			a = a.without(epoch)
+		} else {
+			delete(e.promised, a.Volume)
+		}
 		if old := e.table[a.Volume]; old != nil && reflect.DeepEqual(*old, a) {
 			table[a.Volume] = old
 			continue
@@ -181,12 +188,17 @@ func (e *Engine) Assign(all []Assignment) {
 		return
 	}
 	e.table, e.assigned = table, e.assigned || len(table) > 0
+	e.reassigned()
+}
+
+// reassigned makes what goes on fit the table. The caller holds mu.
+func (e *Engine) reassigned() {
 	e.relist = true
 	e.assignLinks()
 
 	// What is being received for another epoch, or from another primary, ends here.
 	for id, r := range e.receives {
-		a := table[id]
+		a := e.table[id]
 		if r.peer == "" {
 			continue // this node's own work on what is left; no assignment makes it wrong
 		}
@@ -348,6 +360,16 @@ func (e *Engine) Settled(ctx context.Context, id volume.ID, f func(context.Conte
 }
 
 func (e *Engine) settled(ctx context.Context, id volume.ID, f func(context.Context) error) error {
+	return e.claimed(ctx, id, func(ctx context.Context) error {
+		if _, err := e.tidy(ctx, id, tidyAll); err != nil || f == nil {
+			return err
+		}
+		return f(ctx)
+	})
+}
+
+// claimed waits until nobody changes the copy of a volume, and has f be the only one.
+func (e *Engine) claimed(ctx context.Context, id volume.ID, f func(context.Context) error) error {
 	for {
 		e.mu.Lock()
 		r := e.receives[id]
@@ -355,9 +377,6 @@ func (e *Engine) settled(ctx context.Context, id volume.ID, f func(context.Conte
 			rctx, release, _ := e.claim(ctx, id, 0, "")
 			e.mu.Unlock()
 			defer release()
-			if err := e.tidy(rctx, id, tidyAll); err != nil || f == nil {
-				return err
-			}
 			return f(rctx)
 		}
 		e.mu.Unlock()

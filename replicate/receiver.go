@@ -201,11 +201,24 @@ func (e *Engine) noteOffer(o offer, complete bool) {
 	c.floor, c.keep, c.moored = o.Floor, o.Keep, o.Anchors
 	c.setTaken(o.Newest.SnapshotName(), o.Newest.Taken)
 	if complete {
-		c.inStep = o.Epoch
+		c.step(o.Epoch)
 		c.drop(o.Dropped)
+		c.complete(o.CompleteAsOf)
 	}
-	if complete && o.CompleteAsOf.After(c.completeAsOf) {
-		c.completeAsOf = o.CompleteAsOf
+}
+
+// step notes that the copy is in step with the primary of an epoch. What another
+// primary said about times says nothing by the clock of this one.
+func (c *localCopy) step(epoch volume.Epoch) {
+	if c.inStep != epoch {
+		c.inStep, c.completeAsOf = epoch, time.Time{}
+	}
+}
+
+// complete notes that the copy holds all that was written until then.
+func (c *localCopy) complete(asOf time.Time) {
+	if asOf.After(c.completeAsOf) {
+		c.completeAsOf = asOf
 	}
 }
 
@@ -587,11 +600,12 @@ func (e *Engine) verify(ctx context.Context, id volume.ID, target string, seedin
 // before it said.
 func (c *localCopy) reached(o offer, top guid) {
 	c.modified = false
-	c.floor, c.keep, c.moored, c.inStep = o.Floor, o.Keep, o.Anchors, o.Epoch
+	c.floor, c.keep, c.moored = o.Floor, o.Keep, o.Anchors
+	c.step(o.Epoch)
 	c.drop(o.Dropped)
 	c.setTaken(o.Newest.SnapshotName(), o.Newest.Taken)
-	if uint64(top) == o.Newest.GUID && o.CompleteAsOf.After(c.completeAsOf) {
-		c.completeAsOf = o.CompleteAsOf
+	if uint64(top) == o.Newest.GUID {
+		c.complete(o.CompleteAsOf)
 	}
 }
 

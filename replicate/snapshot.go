@@ -147,7 +147,7 @@ func (e *Engine) dueNow(now time.Time) []volume.ID {
 		p := pulse{
 			frozen: a.Frozen, replicas: len(a.Replicas), interval: a.interval(),
 			since: -1, unacked: e.unacked(a, c),
-			none: newest.guid == 0, userTop: !c.top().engine(),
+			none: newest.guid == 0 || newest.pos.Epoch < a.Epoch, userTop: !c.top().engine(),
 			written: c.written, moved: c.counter != c.baseline,
 		}
 		if !c.lastTaken.IsZero() {

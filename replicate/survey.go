@@ -261,7 +261,7 @@ func (e *Engine) tidyLeftover(ctx context.Context, id volume.ID) {
 		return
 	}
 	defer release()
-	err := e.tidy(rctx, id, how)
+	_, err := e.tidy(rctx, id, how)
 	if ctx.Err() == nil {
 		e.asked(finishing+string(id), err)
 	}
@@ -277,22 +277,22 @@ const (
 )
 
 // tidy finishes a set-aside that was cut short, and gives a complete seed its
-// place. The caller has claimed the volume.
-func (e *Engine) tidy(ctx context.Context, id volume.ID, how tidying) error {
+// place, and returns how the copy stands then. The caller has claimed the volume.
+func (e *Engine) tidy(ctx context.Context, id volume.ID, how tidying) (standing, error) {
 	for range maxSteps {
 		s, err := e.look(ctx, id, true)
 		if err != nil {
-			return err
+			return s, err
 		}
 		st, more := tidyStep(s, how)
 		if !more {
-			return nil
+			return s, nil
 		}
 		if err := e.perform(ctx, id, st, 0, nil); err != nil {
-			return err
+			return s, err
 		}
 	}
-	return errors.New("the leftovers of a volume do not go away")
+	return standing{}, errors.New("the leftovers of a volume do not go away")
 }
 
 // tidyStep is the next thing to do about leftovers; more is false when there are

@@ -105,7 +105,7 @@ func lacking(links []volume.LinkStatus, pos volume.Position, asked time.Time, na
 			text += fmt.Sprintf(" lacks what was written since %s ago", round(max(0, asked.Sub(l.CompleteAsOf))))
 		}
 		if l.LagBytes > 0 {
-			text += fmt.Sprintf(", about %s", rough(l.LagBytes))
+			text += fmt.Sprintf(", about %s", volume.RoughSize(l.LagBytes))
 		}
 		if l.Error != "" {
 			text += ": " + l.Error
@@ -113,16 +113,6 @@ func lacking(links []volume.LinkStatus, pos volume.Position, asked time.Time, na
 		out = append(out, text)
 	}
 	return out
-}
-
-// rough is a number of bytes to two digits or more, for sentences.
-func rough(n int64) string {
-	for shift := 40; shift > 0; shift -= 10 {
-		if n >= 10<<shift {
-			return volume.FormatSize(n >> shift << shift)
-		}
-	}
-	return volume.FormatSize(n)
 }
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

@@ -36,6 +36,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	run 10m                      looks every 5 s; what is decided happens at once, and a
 //	                             new replica is complete at the next look
 //	seeded v1 n2                 that first copy is complete
+//	elect was=n1 ...             Failover, see world.elect
 //	silence n2, hear n2          from now on it is not heard of, or it is again
 func TestData(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -217,6 +218,8 @@ func (w *world) run(t *testing.T, in string) string {
 			out += "\n" + short.String()
 		}
 		return out
+	case "elect":
+		return w.elect(t, args, lines)
 	case "repair":
 		return showAll(w.repair())
 	case "decide":
@@ -291,6 +294,8 @@ func (w *world) addNode(t *testing.T, line string) {
 			r.Pool.Health = value
 		case "witness":
 			n.Witness, r.Pool = true, volume.PoolInfo{}
+		case "nolease":
+			n.Lease.Revoked = true
 		case "drain":
 			n.Availability = state.Drain
 		case "silent":

@@ -34,6 +34,7 @@ type View struct {
 	Settings state.Settings
 
 	extra map[volume.ID]volume.NodeID // see Memory
+	names func(volume.NodeID) string  // of nodes that are members no more, too; nil: not known
 
 	salt  uint64 // changes with the state, so that equal nodes take turns
 	index map[volume.NodeID]int
@@ -48,6 +49,8 @@ type NodeView struct {
 	Zone         volume.Zone
 	Availability state.Availability
 	Witness      bool
+	// Lease says that the state lets the node write: it holds a valid one or needs none.
+	Lease bool
 
 	// Reported is when the leader last heard of it; zero: not since it leads.
 	// Alive says that this was recent. Without it Pool is the zero value.
@@ -86,7 +89,12 @@ func NewView(st *state.State, reports map[volume.NodeID]Heard, now time.Time) *V
 	}
 	volumes := make([]*state.Volume, 0, st.VolumeCount())
 	volumes = slices.AppendSeq(volumes, st.Volumes())
-	return newView(slices.Collect(st.Nodes()), volumes, settings, st.Index, reports, now)
+	v := newView(slices.Collect(st.Nodes()), volumes, settings, st.Index, reports, now)
+	v.names = st.NodeName
+	for i := range v.Nodes {
+		v.Nodes[i].Lease = st.HasLease(v.Nodes[i].ID)
+	}
+	return v
 }
 
 func newView(nodes []*state.Node, volumes []*state.Volume, settings state.Settings, salt uint64, reports map[volume.NodeID]Heard, now time.Time) *View {
@@ -202,6 +210,17 @@ func (v *View) zoneOf(id volume.NodeID) volume.Zone {
 		return n.Zone
 	}
 	return volume.DefaultZone
+}
+
+// name of a node for people.
+func (v *View) name(id volume.NodeID) string {
+	if n := v.Node(id); n != nil {
+		return n.Name
+	}
+	if v.names != nil {
+		return v.names(id)
+	}
+	return id.Short()
 }
 
 // Node by ID; nil when it is no member.

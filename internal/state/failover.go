@@ -121,7 +121,7 @@ type (
 		Reign uint64 `json:"reign"`
 	}
 	// BeginElection takes a volume from its primary: epoch+1, no primary. It is refused
-	// unless the primary's lease of this round is revoked, the node is removed, or an
+	// unless the state proves that the primary does not write (State.Stopped), or an
 	// operator has said that it is off (Fenced).
 	BeginElection struct {
 		ID     volume.ID    `json:"id"`
@@ -200,9 +200,9 @@ func (s *State) Reign() uint64 {
 	return s.cluster.Reign
 }
 
-// stopped says that a node surely writes nothing: its lease of this round is revoked, or
+// Stopped says that a node surely writes nothing: its lease of this round is revoked, or
 // it is no member. A revoked lease of another round says nothing about today.
-func (s *State) stopped(id volume.NodeID) bool {
+func (s *State) Stopped(id volume.NodeID) bool {
 	n, f := s.Node(id), s.Failover()
 	return n == nil || n.Removed || f.Enforced() && n.Lease.Round == f.Round && n.Lease.Revoked
 }
@@ -337,7 +337,7 @@ func (t *txn) electAll(id volume.NodeID, reason string) {
 // settle begins an election for a volume that has just become active on a node which
 // surely does not write: one that has come back from the trash, or was confirmed late.
 func (t *txn) settle(v Volume) {
-	if t.s.stopped(v.Placement.Primary) {
+	if t.s.Stopped(v.Placement.Primary) {
 		t.elect(v, "its primary "+t.s.NodeName(v.Placement.Primary)+" may not write")
 	}
 }
@@ -370,7 +370,7 @@ func (t *txn) beginElection(c BeginElection) Result {
 	if !electable(&v) {
 		return failed(volume.CodeConflict, "volume %q is %s", v.Name, v.Phase)
 	}
-	if !c.Fenced && !t.s.stopped(v.Placement.Primary) {
+	if !c.Fenced && !t.s.Stopped(v.Placement.Primary) {
 		return failed(volume.CodeConflict, "volume %q: nothing proves that its primary %s does not write", v.Name, t.s.NodeName(v.Placement.Primary))
 	}
 	t.elect(v, c.Reason)

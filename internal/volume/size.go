@@ -84,6 +84,16 @@ func FormatSize(n int64) string {
 	return fmt.Sprintf("%d%ciB", n>>(10*i), "KMGTP"[i-1])
 }
 
+// RoughSize is a number of bytes to two digits or more, for sentences.
+func RoughSize(n int64) string {
+	for shift := 40; shift > 0; shift -= 10 {
+		if n >= 10<<shift {
+			return FormatSize(n >> shift << shift)
+		}
+	}
+	return FormatSize(n)
+}
+
 func isDigits(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""
 }

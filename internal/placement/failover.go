@@ -1,0 +1,397 @@
+package placement
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Contest is what is known about a volume that has lost its primary.
+type Contest struct {
+	Volume *state.Volume // in PhaseElecting
+	Home   volume.Zone   // of the old primary
+	// Answers are what the nodes with a copy said when they were asked to promise; a
+	// node that has not said anything yet is missing.
+	Answers map[volume.NodeID]Answer
+	// Asked is how long ago the first of them was asked. Grace is how long to wait for
+	// those that may still answer; Patience for one with a better copy that may not take
+	// the volume just now.
+	Asked, Grace, Patience time.Duration
+	// Life is the last proof of the old primary's life, by its own wall clock; zero: not
+	// known. Links is what it said of its replicas then.
+	Life  time.Time
+	Links []volume.LinkStatus
+	// Wish is what an operator has asked for; nil: nothing.
+	Wish *Wish
+}
+
+// Answer is one node's.
+type Answer struct {
+	Promise volume.Promise
+	Err     string // why there is none; the copy may hold anything
+}
+
+// Wish is what an operator wants of an election.
+type Wish struct {
+	To         volume.NodeID // "": the best
+	AcceptLoss bool          // more may be lost than the volume allows
+}
+
+// Verdict is how an election stands.
+type Verdict struct {
+	Promote *state.Promote // nil: nobody yet
+	// Why nobody is promoted, in words, and after how long time alone may change that;
+	// 0: it takes news, or an operator.
+	Why   string
+	Again time.Duration
+}
+
+// Failover chooses the next primary of a volume, or says why nobody can be.
+//
+// The old primary goes before all others when it is back and may write: it lacks
+// nothing. Else the highest complete position wins, so that what a replica has
+// acknowledged is never given up for one that is nearer, emptier or wanted; then a node
+// that stays before one that is drained, the old primary's zone before others, and the
+// better score. A copy that cannot be asked is unknown: it is waited for only as long as
+// it may still answer, and said to be possibly better.
+//
+// Nobody is promoted when more may be lost than the volume's max-loss; the bound is from
+// the time up to which the copy is proven complete to the old primary's last proven life.
+func Failover(v *View, c Contest) Verdict {
+	e := &election{v: v, Contest: c, name: v.name(c.Volume.Election.Was)}
+	for _, id := range c.Volume.Placement.Replicas() {
+		e.all = append(e.all, e.candidate(id))
+	}
+	was := e.was()
+	switch {
+	case was != nil && was.lack == "" && !e.outdone(was) && (c.Wish == nil || c.Wish.To == "" || c.Wish.To == was.id):
+		// Only the others can tell that its disk is not the one that it had.
+		if silent := e.lacking(func(c candidate) bool { return c.soon && !c.known }); silent != "" && e.Asked < e.Grace {
+			return e.wait(e.Grace, silent)
+		}
+		return e.promote(was, 0, "it lacks nothing")
+	case c.Wish != nil && c.Wish.To != "":
+		return e.wanted()
+	case c.Wish == nil && c.Volume.Spec.Failover != volume.FailoverAuto:
+		return e.byHand()
+	case c.Wish != nil && c.Volume.Spec.Failover == volume.FailoverNever && !c.Wish.AcceptLoss:
+		return e.nobody("it has failover=never; add --accept-loss to go on without %s all the same", e.name)
+	}
+	return e.best()
+}
+
+// election is one look at a Contest.
+type election struct {
+	v *View
+	Contest
+	name string // of the old primary
+	all  []candidate
+}
+
+// candidate is one node with a copy, or that should have one.
+type candidate struct {
+	id      volume.NodeID
+	name    string
+	node    *NodeView // nil: no member any more
+	known   bool      // its position is what the disk says
+	promise volume.Promise
+	lack    string // why it cannot be the primary now; "": it can
+	soon    bool   // that may change in a moment
+}
+
+func (e *election) candidate(id volume.NodeID) candidate {
+	c := candidate{id: id, name: e.v.name(id), node: e.v.Node(id)}
+	a, answered := e.Answers[id]
+	switch {
+	case c.node == nil:
+		c.lack = "is no member any more"
+		return c
+	case c.node.Witness:
+		c.lack = "keeps no data"
+		return c
+	case !answered:
+		c.lack, c.soon = "has not answered", c.node.Alive || c.node.Reported.IsZero()
+		return c
+	case a.Err != "":
+		c.lack, c.soon = "cannot be asked ("+a.Err+")", c.node.Alive
+		return c
+	}
+	c.promise = a.Promise
+	first := e.Volume.Start.IsZero() && id == e.Volume.Election.Was // nothing was ever snapshotted
+	switch {
+	case !c.promise.Exists || c.promise.Newest.IsZero() && !first:
+		c.lack = "has no whole copy"
+	case e.strayed(c.promise.Newest):
+		c.lack = "holds another history than " + e.name + " had"
+	default:
+		c.known = true
+		switch {
+		case !c.node.Lease:
+			c.lack, c.soon = "has no lease", true
+		case c.node.Alive && !c.node.poolKnown():
+			c.lack, c.soon = "has a pool in state "+cmp.Or(c.node.Pool.Health, "unknown"), true
+		}
+	}
+	return c
+}
+
+// strayed says that a copy is one of an earlier primary that went its own way: it goes
+// beyond where the last one began, with what that one never had.
+func (e *election) strayed(p volume.Position) bool {
+	start := e.Volume.Start
+	if start.IsZero() || p.Epoch > start.Epoch {
+		return false
+	}
+	return p.Compare(start) > 0 || p.Compare(start) == 0 && p.GUID != start.GUID
+}
+
+func (e *election) was() *candidate {
+	i := slices.IndexFunc(e.all, func(c candidate) bool { return c.id == e.Volume.Election.Was })
+	if i < 0 {
+		return nil
+	}
+	return &e.all[i]
+}
+
+// outdone says that a copy which should have all has less than another one, or than it
+// once had itself: its disk is an older one.
+func (e *election) outdone(c *candidate) bool {
+	return c.promise.Newest.Compare(e.Volume.Start) < 0 || e.better(c) != nil ||
+		slices.ContainsFunc(e.Links, func(l volume.LinkStatus) bool { return l.Acked.Compare(c.promise.Newest) > 0 })
+}
+
+// better is a known copy that goes further than c's; nil when none does.
+func (e *election) better(c *candidate) *candidate {
+	for i := range e.all {
+		if x := &e.all[i]; x.known && x.promise.Newest.Compare(c.promise.Newest) > 0 {
+			return x
+		}
+	}
+	return nil
+}
+
+// choice is the best of those that can be the primary now; nil when none can.
+func (e *election) choice() *candidate {
+	var best *candidate
+	scores := newChooser(e.v, 0, keyOf(e.Volume.ID))
+	score := func(c *candidate) float64 {
+		if i := e.v.index[c.id]; scores.unfit[i] == fit {
+			return scores.score[i]
+		}
+		return 0
+	}
+	for i := range e.all {
+		c := &e.all[i]
+		if c.lack != "" {
+			continue
+		}
+		if best == nil || cmp.Or(
+			c.promise.Newest.Compare(best.promise.Newest),
+			cmp.Compare(yes(c.node.Availability == state.Active), yes(best.node.Availability == state.Active)),
+			cmp.Compare(yes(c.node.Zone == e.Home), yes(best.node.Zone == e.Home)),
+			cmp.Compare(score(c), score(best)),
+			cmp.Compare(best.id, c.id)) > 0 {
+			best = c
+		}
+	}
+	return best
+}
+
+// best promotes the best copy, unless a better one may soon be had or too much would be
+// lost.
+func (e *election) best() Verdict {
+	if soon := e.lacking(shortly); soon != "" && e.Asked < e.Grace {
+		return e.wait(e.Grace, soon)
+	}
+	c := e.choice()
+	if c == nil {
+		return e.nobody("no copy can be promoted: %s", cmp.Or(e.lacking(anyway), "there is none"))
+	}
+	x := e.better(c)
+	if was := e.was(); was != nil && was.known && was.soon && !e.outdone(was) {
+		x = was // it may have more than a snapshot shows
+	}
+	if x != nil && e.Asked < e.Patience {
+		return e.wait(e.Patience, fmt.Sprintf("%s has more than %s, but %s", x.name, c.name, x.lack))
+	}
+	return e.bounded(c)
+}
+
+// wanted promotes the node that an operator has named.
+func (e *election) wanted() Verdict {
+	i := slices.IndexFunc(e.all, func(c candidate) bool { return c.id == e.Wish.To })
+	if i < 0 {
+		return e.nobody("%s has no copy of it", e.v.name(e.Wish.To))
+	}
+	c := &e.all[i]
+	if c.lack != "" {
+		out := e.nobody("%s cannot be its primary: it %s", c.name, c.lack)
+		if c.soon && e.Asked < e.Grace {
+			out.Again = e.Grace - e.Asked
+		}
+		return out
+	}
+	if e.Wish.AcceptLoss {
+		return e.bounded(c)
+	}
+	if soon := e.lacking(shortly); soon != "" && e.Asked < e.Grace {
+		return e.wait(e.Grace, soon)
+	}
+	switch x := e.better(c); {
+	case e.Volume.Spec.Failover == volume.FailoverNever:
+		return e.nobody("it has failover=never; add --accept-loss to go on without %s all the same", e.name)
+	case x != nil:
+		return e.nobody("%s holds more than %s; leave --to out, or add --accept-loss", x.name, c.name)
+	}
+	return e.bounded(c)
+}
+
+// byHand is for a volume that nobody but its old primary gets by itself.
+func (e *election) byHand() Verdict {
+	why := fmt.Sprintf("it has failover=%s and waits for %s", e.Volume.Spec.Failover, e.name)
+	if was := e.was(); was != nil && was.lack != "" {
+		why += ", which " + was.lack
+	}
+	if c := e.choice(); c != nil {
+		why += fmt.Sprintf("; the copy on %s %s", c.name, e.lacks(c))
+	}
+	flag := ""
+	if e.Volume.Spec.Failover == volume.FailoverNever {
+		flag = " --accept-loss"
+	}
+	return e.nobody("%s; to go on without it: flockctl failover %s%s", why, e.Volume.Name, flag)
+}
+
+// bounded promotes c unless that may lose more than the volume allows.
+func (e *election) bounded(c *candidate) Verdict {
+	loss, limit := e.loss(c), e.Volume.Spec.MaxLoss
+	accepted := e.Wish != nil && e.Wish.AcceptLoss
+	more := ""
+	if u := e.unknown(c); u != "" {
+		more = "; " + u
+	}
+	if limit > 0 && loss > limit && !accepted {
+		return e.nobody("the best copy that can be had, on %s, %s, and max-loss=%s%s; bring %s back, or go on without it: flockctl failover %s --accept-loss",
+			c.name, e.lacks(c), volume.FormatDuration(limit), more, e.name, e.Volume.Name)
+	}
+	note := "the copy " + e.lacks(c) + more
+	if x := e.better(c); x != nil {
+		note += fmt.Sprintf("; %s holds more, but %s", x.name, cmp.Or(x.lack, "another was asked for"))
+	}
+	if accepted {
+		note += "; an operator has accepted the loss"
+	}
+	return e.promote(c, loss, note)
+}
+
+func (e *election) promote(c *candidate, loss time.Duration, note string) Verdict {
+	return Verdict{Promote: &state.Promote{
+		ID: e.Volume.ID, Epoch: e.Volume.Epoch, To: c.id, Start: c.promise.Newest, Loss: loss, Note: note,
+	}}
+}
+
+// wait is for what may still change until then.
+func (e *election) wait(until time.Duration, why string) Verdict {
+	return Verdict{Why: "waiting: " + why, Again: until - e.Asked}
+}
+
+func (e *election) nobody(format string, args ...any) Verdict {
+	return Verdict{Why: fmt.Sprintf(format, args...)}
+}
+
+// loss is the most that c's copy may lack of what the old primary wrote until it was
+// last heard of.
+func (e *election) loss(c *candidate) time.Duration {
+	life, asOf := e.Life, c.promise.AsOf
+	if life.IsZero() {
+		life = e.v.Now
+	}
+	// Copies that stand on the same snapshot hold the same; what proves one complete
+	// proves all of them, and the primary itself may have said most of it.
+	for _, x := range e.all {
+		if x.known && x.promise.Newest.GUID == c.promise.Newest.GUID {
+			asOf = later(asOf, x.promise.AsOf)
+		}
+	}
+	for _, l := range e.Links {
+		if !l.Acked.IsZero() && l.Acked.GUID == c.promise.Newest.GUID {
+			asOf = later(asOf, l.CompleteAsOf)
+		}
+	}
+	return max(0, life.Sub(later(asOf, e.Volume.Created)))
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// lacks says in words what c's copy may lack.
+func (e *election) lacks(c *candidate) string {
+	var amount string
+	for _, l := range e.Links {
+		if l.Replica == c.id && l.Acked.GUID == c.promise.Newest.GUID && l.LagBytes > 0 {
+			amount = fmt.Sprintf(" (about %s)", volume.RoughSize(l.LagBytes))
+		}
+	}
+	loss := e.loss(c)
+	switch {
+	case loss == 0:
+		return fmt.Sprintf("has all that was written until %s was last heard of", e.name)
+	case e.Life.IsZero():
+		return fmt.Sprintf("may lack the last %s%s", spell(loss), amount)
+	}
+	return fmt.Sprintf("may lack the last %s%s before %s was last heard of", spell(loss), amount, e.name)
+}
+
+// spell is a time in words, no more exact than it is worth.
+func spell(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < 10*time.Second:
+		return d.Round(100 * time.Millisecond).String()
+	}
+	return volume.FormatDuration(d.Round(time.Second))
+}
+
+// unknown says which copies that are not known had acknowledged more than c's holds;
+// "" when none had.
+func (e *election) unknown(c *candidate) string {
+	var names []string
+	for _, x := range e.all {
+		if _, answered := e.Answers[x.id]; answered && e.Answers[x.id].Err == "" {
+			continue
+		}
+		if slices.ContainsFunc(e.Links, func(l volume.LinkStatus) bool {
+			return l.Replica == x.id && l.Acked.Compare(c.promise.Newest) > 0
+		}) {
+			names = append(names, x.name)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return strings.Join(names, " and ") + ", which cannot be asked, had acknowledged more"
+}
+
+// lacking says why some of the candidates cannot be the primary now; "" of none.
+func (e *election) lacking(which func(candidate) bool) string {
+	var out []string
+	for _, c := range e.all {
+		if c.lack != "" && which(c) {
+			out = append(out, c.name+" "+c.lack)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+func anyway(candidate) bool    { return true }
+func shortly(c candidate) bool { return c.soon }

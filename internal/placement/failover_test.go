@@ -1,0 +1,128 @@
+package placement
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// elect is a Failover of volume pg, which was on a node, in words like
+//
+//	elect was=n1 asked=4s life=20s start=1-90 failover=manual max-loss=1m created=1h home=z1
+//	  n2 2-100 asof=21s      it promised: its position, and how long ago it was complete
+//	  n3 none                no copy; err=TEXT: no answer but that; silent: none at all
+//	  link n2 2-100 asof=21s lag=3M   what the old primary said last
+//	  wish to=n2 accept      what an operator asks for
+//
+// A position is EPOCH-SEQ, and its guid follows from that; 2-100x is another snapshot.
+// Times are ago. An operator's answer and the old primary's life may be left out.
+func (w *world) elect(t *testing.T, args string, lines []string) string {
+	t.Helper()
+	vol := &state.Volume{ID: "000000000000000a", Name: "pg", Phase: state.PhaseElecting, Epoch: 3,
+		Spec: volume.DefaultSpec(), Created: now.Add(-time.Hour), Election: &state.Election{}}
+	c := Contest{Volume: vol, Home: volume.DefaultZone, Answers: map[volume.NodeID]Answer{},
+		Asked: 4 * time.Second, Grace: 3 * time.Second, Patience: 20 * time.Second}
+	ago := func(s string) time.Time { return now.Add(-duration(t, s)) }
+	for _, f := range strings.Fields(args) {
+		key, value, _ := strings.Cut(f, "=")
+		switch key {
+		case "was":
+			vol.Election.Was = volume.NodeID(value)
+		case "asked":
+			c.Asked = duration(t, value)
+		case "life":
+			c.Life = ago(value)
+		case "start":
+			vol.Start = position(t, value)
+		case "failover":
+			vol.Spec.Failover = volume.Failover(value)
+		case "max-loss":
+			vol.Spec.MaxLoss = duration(t, value)
+		case "created":
+			vol.Created = ago(value)
+		case "home":
+			c.Home = volume.Zone(value)
+		default:
+			t.Fatalf("elect: unknown word %q", f)
+		}
+	}
+	for _, line := range lines {
+		words := strings.Fields(line)
+		if words[0] == "wish" {
+			c.Wish = &Wish{}
+			for _, f := range words[1:] {
+				to, is := strings.CutPrefix(f, "to=")
+				c.Wish.AcceptLoss = c.Wish.AcceptLoss || f == "accept"
+				if is {
+					c.Wish.To = volume.NodeID(to)
+				}
+			}
+			continue
+		}
+		link := words[0] == "link"
+		if link {
+			words = words[1:]
+		}
+		id := volume.NodeID(words[0])
+		var asOf time.Time
+		var lag int64
+		for _, f := range words[2:] {
+			if v, ok := strings.CutPrefix(f, "asof="); ok {
+				asOf = ago(v)
+			} else if v, ok := strings.CutPrefix(f, "lag="); ok {
+				lag = parseBytes(t, v)
+			}
+		}
+		if link {
+			c.Links = append(c.Links, volume.LinkStatus{Replica: id, Acked: position(t, words[1]), CompleteAsOf: asOf, LagBytes: lag})
+			continue
+		}
+		vol.Placement.Local = append(vol.Placement.Local, id)
+		text, failed := strings.CutPrefix(strings.Join(words[1:], " "), "err=")
+		switch {
+		case failed:
+			c.Answers[id] = Answer{Err: text}
+		case words[1] == "none":
+			c.Answers[id] = Answer{Promise: volume.Promise{Epoch: 3}}
+		case words[1] != "silent":
+			c.Answers[id] = Answer{Promise: volume.Promise{Epoch: 3, Exists: true, Newest: position(t, words[1]), AsOf: asOf}}
+		}
+	}
+	v := w.view()
+	for i := range v.Nodes {
+		v.Nodes[i].Lease = !w.nodes[i].Lease.Revoked
+	}
+	got := Failover(v, c)
+	switch p := got.Promote; {
+	case p != nil && got.Why+got.Again.String() != "0s":
+		t.Fatalf("it promotes and waits: %+v", got)
+	case p != nil:
+		return fmt.Sprintf("promote %s at %d-%d, loss %s: %s", p.To, p.Start.Epoch, p.Start.Seq, p.Loss, p.Note)
+	case got.Again > 0:
+		return fmt.Sprintf("for %s %s", got.Again, got.Why)
+	}
+	return "nobody: " + got.Why
+}
+
+func position(t *testing.T, s string) volume.Position {
+	t.Helper()
+	other := uint64(0)
+	if rest, ok := strings.CutSuffix(s, "x"); ok {
+		s, other = rest, 1<<32
+	}
+	epoch, seq, _ := strings.Cut(s, "-")
+	e, err1 := strconv.ParseUint(epoch, 10, 32)
+	n, err2 := strconv.ParseUint(seq, 10, 32)
+	if err1 != nil || err2 != nil {
+		t.Fatalf("%q is no position", s)
+	}
+	if e == 0 {
+		return volume.Position{}
+	}
+	return volume.Position{Epoch: volume.Epoch(e), Seq: n, GUID: other | e<<16 | n}
+}
