@@ -49,11 +49,11 @@ type Engine struct {
 	pacers   map[string]*pacer // by Limit.Group
 	receives map[volume.ID]*receive
 	promised map[volume.ID]volume.Epoch // what the table does not say yet: nothing below is done
-	queue    []*claim               // links that wait for a turn to send, first come first
-	turns    map[volume.NodeID]load // taken
-	changes  uint64                 // counts what we do to copies
-	listing  uint64                 // counts the listings of all datasets
-	failing  map[string]string      // by operation on the pool: the error it failed with
+	queue    []*claim                   // links that wait for a turn to send, first come first
+	turns    map[volume.NodeID]load     // taken
+	changes  uint64                     // counts what we do to copies
+	listing  uint64                     // counts the listings of all datasets
+	failing  map[string]string          // by operation on the pool: the error it failed with
 }
 
 // receive is the right to change one volume's copy on a replica. There is at most

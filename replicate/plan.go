@@ -78,6 +78,8 @@ func admit(o offer, peer volume.NodeID, cluster string, a *Assignment) (refusal 
 		return say(saysBusy, "this node has not heard of epoch %d yet", o.Epoch), false
 	case a.Role != volume.RoleReplica:
 		return say(saysRefused, "this node is not a replica of the volume"), false
+	case a.Primary == "":
+		return say(saysBusy, "this node has not heard who is the primary of epoch %d", a.Epoch), false
 	case a.Primary != peer:
 		return say(saysRefused, "at epoch %d the primary is %s, not %s", a.Epoch, a.Primary.Short(), peer.Short()), false
 	}

@@ -42,7 +42,7 @@ func TestPromiseEndsReceives(t *testing.T) {
 		}
 		b.assign(b.table...) // of epoch 1, again
 		a.write("f", "later")
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // nothing may happen in
 		if now, _ := b.newest(); now != guid {
 			t.Errorf("the copy got from %d to %d after the promise", guid, now)
 		}
@@ -69,7 +69,7 @@ func TestPromiseOfPrimary(t *testing.T) {
 		w.waitFor("in sync", w.inSync("a", "b"))
 		p := a.promise(2)
 		a.write("f", "unfenced")
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // nothing may happen in
 		if guid, _ := a.newest(); guid != p.Newest.GUID {
 			t.Errorf("promised to stand at %d, has %d", p.Newest.GUID, guid)
 		}
@@ -89,7 +89,7 @@ func TestPromisedAsOf(t *testing.T) {
 		w.assign(1, "a", "b")
 		w.waitFor("in sync", w.inSync("a", "b"))
 		taken := a.link("b").Acked.Taken
-		time.Sleep(5 * time.Minute)
+		time.Sleep(5 * time.Minute) // an idle volume gets old
 		idle := b.promise(2)
 		if age := time.Since(idle.AsOf); age > 100*time.Second || age < 10*time.Second {
 			t.Errorf("an idle copy is promised to be complete as of %s ago", age)

@@ -85,6 +85,7 @@ type Replicator interface {
 	Settle(ctx context.Context, id volume.ID) error
 	Settled(ctx context.Context, id volume.ID, f func(context.Context) error) error
 	SetAside(ctx context.Context, id volume.ID, reason string) error
+	Promise(ctx context.Context, id volume.ID, epoch volume.Epoch) (volume.Promise, error)
 	Refresh(id volume.ID)
 }
 

@@ -84,7 +84,7 @@ func diffVolume(v *state.Volume, got Actual, self volume.NodeID, inUse func(volu
 			return StepUnmount
 		case exists && role == volume.RoleNone && v.Phase == state.PhaseActive:
 			return StepDrop
-		case exists && c.RefQuota != 0:
+		case exists && c.RefQuota != 0 && v.Phase != state.PhaseElecting: // it may be the primary again
 			return StepDemote
 		}
 		return ""

@@ -71,6 +71,21 @@ func (a *Agent) wantedBack(ctx context.Context, id volume.ID) (zfs.Dataset, erro
 	return a.zfs.Dataset(ctx, name)
 }
 
+// Promise makes this node take nothing of an epoch of the volume below the one given any
+// more, and says what its copy holds. See replicate.Engine.Promise.
+func (a *Agent) Promise(ctx context.Context, id volume.ID, epoch volume.Epoch) (volume.Promise, error) {
+	unlock, err := a.locks.lock(ctx, id)
+	if err != nil {
+		return volume.Promise{}, err
+	}
+	defer unlock()
+	// What is still in the trash is there, too.
+	if _, err := a.wantedBack(ctx, id); err != nil && !errors.Is(err, zfs.ErrNotFound) {
+		return volume.Promise{}, err
+	}
+	return a.repl.Promise(ctx, id, epoch)
+}
+
 // Unmount drops the hint that mountID uses the volume. The dataset is unmounted a
 // moment later by the loop, when the engine's list shows no other user: a mount ID
 // may be shared (docker cp), so it proves nothing by itself.
@@ -89,6 +104,9 @@ func (a *Agent) writable(id volume.ID) (*state.Volume, error) {
 		return nil, volume.Errorf(volume.CodeUnavailable,
 			"volume %q: this node has not heard from the cluster's leader since it started", v.Name).
 			WithHint("it mounts volumes again as soon as a majority of the voters is up")
+	case v.Phase == state.PhaseElecting:
+		return nil, volume.Errorf(volume.CodeUnavailable, "volume %q is getting another primary than %s", v.Name,
+			a.cluster.State().NodeName(v.Election.Was)).WithHint("`flockctl volume inspect %s` says what is waited for", v.Name)
 	case v.Placement.Role(a.self) != volume.RolePrimary:
 		return nil, volume.Errorf(volume.CodeConflict, "volume %q: its primary is %s", v.Name,
 			a.cluster.State().NodeName(v.Placement.Primary))

@@ -152,6 +152,9 @@ var calls = []struct {
 	{"change no setting", func(ctx context.Context, b both) (any, error) {
 		return two(b.ChangeSettings(ctx, api.SettingsRequest{Set: map[string]string{"colour": "red"}}))
 	}},
+	{"fail over what lives", func(ctx context.Context, b both) (any, error) {
+		return two(b.FailoverVolume(ctx, "pg", api.FailoverRequest{To: "beta", AcceptLoss: true, ConfirmFenced: "alpha"}))
+	}},
 	{"create token", func(ctx context.Context, b both) (any, error) {
 		return two(b.CreateToken(ctx, api.TokenRequest{TTL: time.Hour, MaxUses: 3, Note: "rack 2"}))
 	}},
@@ -193,6 +196,13 @@ var peerCalls = []struct {
 	}},
 	{"holds", func(ctx context.Context, b both) (any, error) {
 		return two(b.Holds(ctx, "0b5e55ed00000001", []uint64{1<<64 - 1, 2}))
+	}},
+	{"promise", func(ctx context.Context, b both) (any, error) {
+		return two(b.Promise(ctx, api.PromiseRequest{Index: 7, Volumes: []api.PromiseFor{{ID: "0b5e55ed00000001", Epoch: volume.NewEpoch(1, 2)}}}))
+	}},
+	{"promise nothing", func(ctx context.Context, b both) (any, error) {
+		rep, err := b.Promise(ctx, api.PromiseRequest{})
+		return len(rep.Answers), err
 	}},
 	{"acquire", func(ctx context.Context, b both) (any, error) {
 		return one(b.Acquire(ctx, "0b5e55ed00000001", apitest.Beta.ID))

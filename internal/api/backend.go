@@ -44,6 +44,10 @@ type Backend interface {
 	// UndeleteVolume takes a volume out of the trash; ref is looked up there only.
 	UndeleteVolume(ctx context.Context, ref string, req UndeleteRequest) (Volume, error)
 
+	// FailoverVolume chooses another primary of a volume that has lost its own, and
+	// returns when it has one. While the primary is heard of it is refused.
+	FailoverVolume(ctx context.Context, ref string, req FailoverRequest) (Volume, error)
+
 	// SyncVolume returns when every replica holds all that was written before the call.
 	// After req.Patience it is CodeTimeout, which names the replicas that lack something
 	// and what.
@@ -108,6 +112,9 @@ type Peer interface {
 	// Holds says which of these guids the asked node has of a volume, as snapshot or
 	// bookmark.
 	Holds(ctx context.Context, id volume.ID, guids []uint64) (map[uint64]bool, error)
+	// Promise makes the asked node take nothing of volumes below an epoch any more, and
+	// tells what its copies hold.
+	Promise(ctx context.Context, req PromiseRequest) (PromiseReply, error)
 }
 
 // ReportReply is what the leader answers a report.
@@ -118,6 +125,8 @@ type ReportReply struct {
 	Reports []PeerReport `json:"reports,omitempty"`
 	// Ages are how long ago, in seconds, the leader last heard from each node.
 	Ages map[volume.NodeID]float64 `json:"ages,omitempty"`
+	// Elections are the volumes without a primary, and what the leader waits for.
+	Elections map[volume.ID]string `json:"elections,omitempty"`
 }
 
 // PeerReport is one node's report as the leader passes it on.

@@ -152,10 +152,11 @@ func routes(b Backend, p Peer) []route {
 			return eventsReply{notNil(es)}, err
 		}},
 	}
-	rs = slices.Concat(rs, copiesRoutes(b), snapshotRoutes(b), asideRoutes(b), settingsRoutes(b))
+	rs = slices.Concat(rs, copiesRoutes(b), failoverRoutes(b), snapshotRoutes(b), asideRoutes(b), settingsRoutes(b))
 	if p == nil {
 		return rs
 	}
+	rs = append(rs, failoverPeerRoutes(p)...)
 	return append(append(rs, copiesPeerRoutes(p)...),
 		route{"POST", "/v1/peer/report", peers, lenient(func(r *http.Request, req reportRequest) (any, error) {
 			// A node speaks for itself only.

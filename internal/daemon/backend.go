@@ -75,6 +75,10 @@ func (b backend) UpdateVolume(ctx context.Context, ref string, req api.UpdateVol
 	return ask(b.d, func(m *member) (api.UpdateVolumeReply, error) { return m.UpdateVolume(ctx, ref, req) })
 }
 
+func (b backend) FailoverVolume(ctx context.Context, ref string, req api.FailoverRequest) (api.Volume, error) {
+	return ask(b.d, func(m *member) (api.Volume, error) { return m.FailoverVolume(ctx, ref, req) })
+}
+
 func (b backend) SyncVolume(ctx context.Context, ref string, req api.SyncRequest) (api.SyncReply, error) {
 	return ask(b.d, func(m *member) (api.SyncReply, error) { return m.SyncVolume(ctx, ref, req) })
 }

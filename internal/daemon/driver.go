@@ -64,6 +64,10 @@ func (b driver) Mount(ctx context.Context, name, id string) (string, error) {
 		return now == nil || !now.Live() || now.Phase == state.PhaseActive
 	})
 	if err != nil {
+		if now := m.cluster.State().Volume(v.ID); now != nil && now.Phase == state.PhaseElecting {
+			// Docker does not ask again; flockd starts the container when it can be mounted.
+			return "", volume.Errorf(volume.CodeUnavailable, "volume %q has no primary: %s", name, m.view().volume(now).Reason)
+		}
 		return "", waited(err, "volume %q is still being made, moved or removed", name)
 	}
 	if v = s.Volume(v.ID); v == nil || !v.Live() {

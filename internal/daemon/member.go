@@ -46,16 +46,20 @@ type member struct {
 
 	verifier verifier
 
-	mu      sync.Mutex
-	clients map[volume.NodeID]*api.Client
-	shadows []string // local volumes of the engine that hide ours
+	mu        sync.Mutex
+	clients   map[volume.NodeID]*api.Client
+	shadows   []string             // local volumes of the engine that hide ours
+	elections *elections           // nil unless this node leads
+	waiting   map[volume.ID]string // see electionWaits
+	asides    []replicate.SetAside // not told yet
+	asided    chan struct{}        // rings when there is one
 }
 
 // newMember builds the node from its parts; run runs it.
 func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	m := &member{
 		self: c.ID(), version: p.Version, log: p.Log.With("node", c.ID().Short()), now: p.now, timers: p.Timers,
-		cluster: c, reports: c.Reports(), clients: map[volume.NodeID]*api.Client{},
+		cluster: c, reports: c.Reports(), clients: map[volume.NodeID]*api.Client{}, asided: make(chan struct{}, 1),
 	}
 	if setup.Pool == "" {
 		return m
@@ -86,8 +90,9 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		Limit: m.limit, Clock: m.asideClock,
 		Log: m.log, Observe: func(e replicate.Event) {
 			p.Metrics.replication(e, func(id volume.NodeID) string { return c.State().NodeName(id) })
-			if _, ok := e.(replicate.SetAside); ok {
+			if aside, ok := e.(replicate.SetAside); ok {
 				m.agent.LookAside()
+				m.noteAside(aside)
 			}
 			if p.Observe != nil {
 				p.Observe(e)
@@ -130,6 +135,7 @@ func (m *member) run(ctx context.Context, h http.Handler) error {
 		g.run("replication", m.whenFresh(m.repl.Run))
 		g.run("streams", m.whenFresh(m.serveStreams))
 		g.run("agent", m.agent.Run)
+		g.run("set-aside copies", m.tellAsides)
 	}
 	if m.agent != nil && m.use.watch != nil {
 		g.run("engine", m.use.watch.Run)
@@ -213,10 +219,14 @@ func (m *member) lead(ctx context.Context) error {
 	m.log.Info("this node leads the cluster")
 	defer m.log.Info("this node leads the cluster no more")
 	running, stop := context.WithCancel(ctx)
-	wake := make(chan struct{}, 1)
-	var bell sync.WaitGroup
-	bell.Go(func() { m.ring(running, wake) })
-	defer bell.Wait()
+	wake, elect := make(chan struct{}, 1), make(chan struct{}, 1)
+	e := newElections(leaderView{m}, m.now, m.log)
+	m.setElections(e)
+	defer m.setElections(nil)
+	var beside sync.WaitGroup
+	beside.Go(func() { m.ring(running, wake, elect) })
+	beside.Go(func() { e.Run(running, elect) })
+	defer beside.Wait()
 	defer stop()
 	c := &placement.Controller{Cluster: leaderView{m}, Wake: wake, Log: m.log, Now: m.now, Settle: m.timers.Stale}
 	err := c.Run(running)
@@ -227,12 +237,11 @@ func (m *member) lead(ctx context.Context) error {
 }
 
 // ring turns new states and reports into coalesced signals until ctx ends.
-func (m *member) ring(ctx context.Context, bell chan<- struct{}) {
+func (m *member) ring(ctx context.Context, bells ...chan<- struct{}) {
 	for {
 		state, reports := m.cluster.Changed(), m.reports.Changed()
-		select {
-		case bell <- struct{}{}:
-		default:
+		for _, bell := range bells {
+			ring(bell)
 		}
 		select {
 		case <-ctx.Done():
@@ -340,6 +349,7 @@ func (m *member) report(ctx context.Context) error {
 		got = append(got, cluster.Received{Report: r.Report, Rev: r.Rev, Age: age})
 	}
 	m.reports.Merge(got, m.now())
+	m.hearElections(reply.Elections)
 	return nil
 }
 
@@ -353,7 +363,8 @@ func (m *member) Report(ctx context.Context, r volume.Report, have map[volume.No
 		return api.ReportReply{}, errNotLeader
 	}
 	m.reports.Put(r, m.now())
-	reply := api.ReportReply{Leader: m.self, Commit: m.cluster.State().Index, Ages: map[volume.NodeID]float64{}}
+	reply := api.ReportReply{Leader: m.self, Commit: m.cluster.State().Index, Ages: map[volume.NodeID]float64{},
+		Elections: m.electionWaits()}
 	for _, got := range m.reports.Since(have, m.now()) {
 		reply.Reports = append(reply.Reports, api.PeerReport{Rev: got.Rev, Report: got.Report})
 		reply.Ages[got.Report.Node] = got.Age.Seconds()
@@ -364,7 +375,7 @@ func (m *member) Report(ctx context.Context, r volume.Report, have map[volume.No
 // view is what this node knows now.
 func (m *member) view() view {
 	now := m.now()
-	return view{state: m.cluster.State(), stale: m.timers.Stale, heard: func(id volume.NodeID) (heard, bool) {
+	return view{state: m.cluster.State(), stale: m.timers.Stale, waits: m.electionWaits(), heard: func(id volume.NodeID) (heard, bool) {
 		r, ok := m.reports.Get(id, now)
 		return heard{Report: r.Report, Age: r.Age}, ok
 	}}
@@ -575,6 +586,9 @@ func (m *member) mayPropose(from volume.NodeID, c state.Command) error {
 	case state.CommitDelete:
 		id = c.ID
 	case state.Tell:
+		if c.Kind == state.VolumeAside && c.Node == from {
+			return nil // a copy of its own
+		}
 		id = c.Volume
 	case state.UpdateNode:
 		if c.ID != from && (c.Name != nil || c.Addr != nil || c.GossipAddr != nil) {

@@ -25,6 +25,8 @@ type view struct {
 	state *state.State
 	stale time.Duration // a report older than this says nothing any more
 	heard func(volume.NodeID) (heard, bool)
+	// waits says of volumes without a primary what the leader waits for.
+	waits map[volume.ID]string
 }
 
 // ref names a node for people.
@@ -88,6 +90,10 @@ func (v view) volume(vol *state.Volume) api.Volume {
 
 func (v view) replica(vol *state.Volume, node volume.NodeID, kind api.ReplicaKind, st volume.Status, from heard, known bool) api.Replica {
 	r := api.Replica{Node: v.ref(node), Kind: kind, State: volume.LinkConnecting}
+	if vol.Phase == state.PhaseElecting {
+		r.Error = "the volume has no primary"
+		return r
+	}
 	if !known {
 		r.Error = "its primary has not reported lately"
 		return r
@@ -130,6 +136,9 @@ func (v view) health(vol *state.Volume, out api.Volume, st volume.Status, known 
 		add(api.HealthDeleting, "being removed")
 	}
 	switch h, ok := v.heard(vol.Placement.Primary); {
+	case vol.Phase == state.PhaseElecting:
+		add(api.HealthUnavailable, "getting another primary than %s (%s): %s", v.ref(vol.Election.Was), vol.Election.Reason,
+			cmp.Or(v.waits[vol.ID], "its copies are being asked"))
 	case !known && ok:
 		add(api.HealthUnknown, "primary %s was last heard of %s ago", out.Primary, round(h.Age))
 	case !known:
@@ -143,6 +152,9 @@ func (v view) health(vol *state.Volume, out api.Volume, st volume.Status, known 
 		add(api.HealthFailed, "the dataset is missing on %s", out.Primary)
 	case st.Problem != "":
 		add(api.HealthDegraded, "on %s: %s", out.Primary, st.Problem)
+	}
+	if vol.Phase == state.PhaseElecting {
+		return found[0].health, found[0].reason
 	}
 	if want, have := vol.Spec.Replicas, len(vol.Placement.Local); have < want {
 		add(api.HealthDegraded, "%d of %d local replicas placed", have, want)

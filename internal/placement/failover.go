@@ -23,7 +23,8 @@ type Contest struct {
 	// the volume just now.
 	Asked, Grace, Patience time.Duration
 	// Life is the last proof of the old primary's life, by its own wall clock; zero: not
-	// known. Links is what it said of its replicas then.
+	// known, and then it may have lived until the election. Links is what it said of its
+	// replicas then.
 	Life  time.Time
 	Links []volume.LinkStatus
 	// Wish is what an operator has asked for; nil: nothing.
@@ -307,10 +308,7 @@ func (e *election) nobody(format string, args ...any) Verdict {
 // loss is the most that c's copy may lack of what the old primary wrote until it was
 // last heard of.
 func (e *election) loss(c *candidate) time.Duration {
-	life, asOf := e.Life, c.promise.AsOf
-	if life.IsZero() {
-		life = e.v.Now
-	}
+	life, asOf := cmp.Or(e.Life, e.Volume.Election.Began, e.v.Now), c.promise.AsOf
 	// Copies that stand on the same snapshot hold the same; what proves one complete
 	// proves all of them, and the primary itself may have said most of it.
 	for _, x := range e.all {

@@ -33,6 +33,8 @@ import (
 //	restore NODE FROM VOLUME       flockctl aside restore of what is set aside on FROM
 //	discard NODE FROM              flockctl aside remove
 //	set NODE VOLUME KEY=VALUE..    flockctl volume set
+//	failover NODE VOLUME [to=NODE] [accept-loss] [fenced=NODE]  flockctl failover
+//	event NODE KIND VOLUME TEXT    until there is such an event with that text in it
 //	option NODE VOLUME KEY=VALUE.. until the node knows the volume with these
 func (w *World) operatorStep(words []string) error {
 	node := func() *Machine { return w.Machine(words[1]) }
@@ -162,6 +164,20 @@ func (w *World) operatorStep(words []string) error {
 		w.Await(strings.Join(words, " "), func() bool {
 			_, err := node().ZFS.Dataset(w.ctx(), ds)
 			return (words[0] == "copy-on") == (err == nil) && (err == nil || errors.Is(err, zfs.ErrNotFound))
+		})
+		return nil
+	case "failover":
+		opts := pairs(words[3:])
+		_, accept := opts["accept-loss"]
+		_, err := node().API().FailoverVolume(w.ctx(), words[2], api.FailoverRequest{To: opts["to"], AcceptLoss: accept, ConfirmFenced: opts["fenced"]})
+		return err
+	case "event":
+		text := strings.Join(words[4:], " ")
+		w.Await(strings.Join(words, " "), func() bool {
+			list, err := node().API().Events(w.ctx(), api.EventsQuery{})
+			return err == nil && slices.ContainsFunc(list, func(e api.Event) bool {
+				return e.Kind == words[2] && e.Name == words[3] && strings.Contains(e.Message, text)
+			})
 		})
 		return nil
 	case "set":

@@ -331,12 +331,14 @@ func (w *World) Check() {
 			w.t.Fatalf("state of %s: %v", name, err)
 		}
 		for v := range s.Volumes() {
-			// Never two primaries in one epoch; epochs only rise.
+			// Never two primaries in one epoch, which may begin with none; epochs only rise.
 			key := fmt.Sprintf("%s %s", v.ID, v.Epoch)
-			if was, ok := w.primaries[key]; ok && was != v.Placement.Primary {
-				w.t.Fatalf("volume %s has primaries %s and %s in epoch %s", v.Name, was, v.Placement.Primary, v.Epoch)
+			if primary := v.Placement.Primary; primary != "" {
+				if was, ok := w.primaries[key]; ok && was != primary {
+					w.t.Fatalf("volume %s has primaries %s and %s in epoch %s", v.Name, was, primary, v.Epoch)
+				}
+				w.primaries[key] = primary
 			}
-			w.primaries[key] = v.Placement.Primary
 			key = name + " " + string(v.ID)
 			if v.Epoch < w.epochs[key] {
 				w.t.Fatalf("volume %s went back from epoch %s to %s on %s", v.Name, w.epochs[key], v.Epoch, name)

@@ -26,8 +26,12 @@ type Envelope struct {
 	Command Command
 }
 
-// VolumeDiffers is the kind of an event: copies of a volume are not alike.
-const VolumeDiffers = "volume.differs"
+// Kinds of what is told of a volume.
+const (
+	VolumeDiffers = "volume.differs"   // its copies are not alike
+	VolumeHeld    = "volume.held"      // it has no primary, and gets none without an operator
+	VolumeAside   = "volume.set-aside" // a copy that went its own way is kept under another name
+)
 
 // Commands. A field named Epoch is a precondition: the command fails with
 // CodeConflict when the volume is at another epoch.
@@ -172,12 +176,13 @@ type (
 		// conflict, so that nobody's change is lost. Nil: not checked.
 		Was *Settings `json:"was,omitempty"`
 	}
-	// Tell puts what a volume's primary has found out into the events. It changes
+	// Tell puts what a node has found out about a volume into the events. It changes
 	// nothing else.
 	Tell struct {
-		Volume  volume.ID `json:"volume"`
-		Kind    string    `json:"kind"` // VolumeDiffers
-		Message string    `json:"message"`
+		Volume  volume.ID     `json:"volume"`
+		Kind    string        `json:"kind"`           // VolumeDiffers ...
+		Node    volume.NodeID `json:"node,omitempty"` // that it is about; "": the primary
+		Message string        `json:"message"`
 	}
 )
 

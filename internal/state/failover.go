@@ -325,7 +325,7 @@ func (t *txn) revokeLease(c RevokeLease) Result {
 func (t *txn) electAll(id volume.NodeID, reason string) {
 	var lost []Volume
 	for v := range t.s.Volumes() {
-		if v.Placement.Primary == id && electable(v) {
+		if v.Placement.Primary == id && v.Electable() {
 			lost = append(lost, *v)
 		}
 	}
@@ -342,9 +342,9 @@ func (t *txn) settle(v Volume) {
 	}
 }
 
-// electable says that a volume needs a primary that may write. One that is still being
+// Electable says that a volume needs a primary that may write. One that is still being
 // made is given up instead, and nobody writes what is in the trash.
-func electable(v *Volume) bool {
+func (v *Volume) Electable() bool {
 	return v.Phase == PhaseActive || v.Phase == PhaseMoving || v.Phase == PhaseDeleting
 }
 
@@ -367,7 +367,7 @@ func (t *txn) beginElection(c BeginElection) Result {
 	if bad != nil {
 		return *bad
 	}
-	if !electable(&v) {
+	if !v.Electable() {
 		return failed(volume.CodeConflict, "volume %q is %s", v.Name, v.Phase)
 	}
 	if !c.Fenced && !t.s.Stopped(v.Placement.Primary) {

@@ -103,7 +103,7 @@ func (s *State) Holds() error {
 		if electing := v.Phase == PhaseElecting; electing != (v.Election != nil) || electing != (v.Placement.Primary == "") {
 			return fmt.Errorf("volume %s: phase %s, election %v and primary %q do not agree", v.ID, v.Phase, v.Election, v.Placement.Primary)
 		}
-		if n := s.Node(v.Placement.Primary); n != nil && !n.Removed && electable(v) && s.Stopped(n.ID) {
+		if n := s.Node(v.Placement.Primary); n != nil && !n.Removed && v.Electable() && s.Stopped(n.ID) {
 			return fmt.Errorf("volume %s: its primary %s may not write, and no other is looked for", v.ID, n.Name)
 		}
 		seen := map[volume.NodeID]bool{}

@@ -1,0 +1,554 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/lease"
+	"github.com/flocker-io/flocker/internal/placement"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+const (
+	// askTimeout bounds one call for promises, and promiseTime what the asked node takes
+	// for all of them: what is not done by then is answered as an error, not by silence.
+	askTimeout  = 10 * time.Second
+	promiseTime = 8 * time.Second
+	// askAgain is the time between two calls of a node that has not promised, and
+	// askSilent of one that is not heard of either. A promise that was given stays true;
+	// it is asked for anew after askFresh because a disk may be lost meanwhile.
+	askAgain  = time.Second
+	askSilent = 5 * time.Second
+	askFresh  = 30 * time.Second
+	// askMost volumes are asked about in one call.
+	askMost = 200
+	// promisesAtOnce bounds how many copies a node reads at the same time.
+	promisesAtOnce = 4
+	// electionGap is the shortest time between two looks.
+	electionGap = 100 * time.Millisecond
+	// electionsIdle is the longest, when nothing is being elected.
+	electionsIdle = 10 * time.Second
+)
+
+// electorate is what elections need of the node that leads.
+type electorate interface {
+	placement.Cluster
+	// Promise asks one node. It blocks until that has answered, or ctx ends.
+	Promise(ctx context.Context, node volume.NodeID, req api.PromiseRequest) (api.PromiseReply, error)
+}
+
+// elections gets every volume that has lost its primary another one: it collects the
+// promises of the nodes with a copy, has placement.Failover choose, and commits that. It
+// runs on the leader and keeps nothing that a new leader would miss but the wishes of
+// operators, who ask again.
+type elections struct {
+	leader electorate
+	now    func() time.Time
+	log    *slog.Logger
+
+	bell chan struct{} // an answer or a wish has come in
+
+	mu     sync.Mutex
+	open   map[volume.ID]*election
+	wishes map[volume.ID]*placement.Wish // of operators who wait
+	asking map[volume.NodeID]bool
+	passed chan struct{} // closed after the next look
+}
+
+// election is one volume's.
+type election struct {
+	epoch   volume.Epoch
+	asked   time.Time // when the first node was; zero: not yet
+	answers map[volume.NodeID]answered
+	life    time.Time // see placement.Contest
+	links   []volume.LinkStatus
+	verdict placement.Verdict
+	weighed *placement.Wish // with which the verdict was found
+	told    bool            // an event says that it waits for an operator
+}
+
+type answered struct {
+	placement.Answer
+	at time.Time
+}
+
+func newElections(leader electorate, now func() time.Time, log *slog.Logger) *elections {
+	return &elections{
+		leader: leader, now: now, log: log, bell: make(chan struct{}, 1),
+		open: map[volume.ID]*election{}, wishes: map[volume.ID]*placement.Wish{}, asking: map[volume.NodeID]bool{}, passed: make(chan struct{}),
+	}
+}
+
+// Run looks whenever wake says that the state or a report has changed, until ctx ends,
+// and joins what it started.
+func (e *elections) Run(ctx context.Context, wake <-chan struct{}) error {
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	for {
+		next := e.look(ctx, &calls)
+		pause(ctx, electionGap)
+		timer := time.NewTimer(max(next-electionGap, 0))
+		select {
+		case <-ctx.Done():
+		case <-wake:
+		case <-e.bell:
+		case <-timer.C:
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// look does what can be done now, and returns how long nothing will change by itself.
+func (e *elections) look(ctx context.Context, calls *sync.WaitGroup) time.Duration {
+	st := e.leader.State()
+	var electing []*state.Volume
+	for v := range st.Volumes() {
+		switch {
+		case v.Phase == state.PhaseElecting:
+			electing = append(electing, v)
+		case v.Electable() && st.Stopped(v.Placement.Primary):
+			e.begin(ctx, st, v)
+		}
+	}
+	if len(electing) == 0 && len(e.open) == 0 {
+		return electionsIdle
+	}
+	reports := e.leader.Reports()
+	e.follow(st, electing, reports)
+	e.askAll(ctx, calls, st, electing, reports)
+	return e.decide(ctx, st, electing, reports)
+}
+
+// begin opens the election of a volume whose primary surely does not write.
+func (e *elections) begin(ctx context.Context, st *state.State, v *state.Volume) {
+	reason := "its node may not write any more"
+	if n := st.Node(v.Placement.Primary); n == nil || n.Removed {
+		reason = "its node was removed from the cluster"
+	}
+	if err := e.leader.Propose(ctx, state.BeginElection{ID: v.ID, Epoch: v.Epoch, Reason: reason}); err != nil && ctx.Err() == nil {
+		e.log.Warn("no election could be begun", "volume", v.Name, "err", err)
+	}
+}
+
+// follow opens and closes books, so that there is one for each volume that is electing.
+func (e *elections) follow(st *state.State, electing []*state.Volume, reports map[volume.NodeID]placement.Heard) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for id, el := range e.open {
+		if v := st.Volume(id); v == nil || v.Phase != state.PhaseElecting || v.Epoch != el.epoch {
+			delete(e.open, id)
+		}
+	}
+	for _, v := range electing {
+		el := e.open[v.ID]
+		if el == nil {
+			el = &election{epoch: v.Epoch, answers: map[volume.NodeID]answered{}}
+			e.open[v.ID] = el
+		}
+		// What the old primary said last while it was one. Later reports tell of another
+		// role, and of a life that nobody could write in.
+		if h := reports[v.Election.Was]; h.Report != nil && h.Report.Applied < v.Changed {
+			el.life, el.links = h.Report.At, linksIn(h.Report, v.ID)
+		}
+	}
+}
+
+func linksIn(r *volume.Report, id volume.ID) []volume.LinkStatus {
+	i, ok := slices.BinarySearchFunc(r.Volumes, id, func(s volume.Status, id volume.ID) int { return cmp.Compare(s.Volume, id) })
+	if !ok {
+		return nil
+	}
+	return r.Volumes[i].Links
+}
+
+// askAll begins the calls that are due: at most one to each node.
+func (e *elections) askAll(ctx context.Context, calls *sync.WaitGroup, st *state.State, electing []*state.Volume, reports map[volume.NodeID]placement.Heard) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := e.now()
+	want := map[volume.NodeID][]api.PromiseFor{}
+	for _, v := range electing {
+		el := e.open[v.ID]
+		if el.asked.IsZero() {
+			el.asked = now
+		}
+		for _, node := range v.Placement.Replicas() {
+			n := st.Node(node)
+			if n == nil || n.Removed || n.Witness || e.asking[node] || len(want[node]) == askMost {
+				continue
+			}
+			a, ok := el.answers[node]
+			again := askFresh
+			if a.Err != "" {
+				again = askAgain
+				if h := reports[node]; now.Sub(h.At) > cmp.Or(h.For, placement.ReportFresh) {
+					again = askSilent
+				}
+			}
+			if !ok || now.Sub(a.at) >= again {
+				want[node] = append(want[node], api.PromiseFor{ID: v.ID, Epoch: v.Epoch})
+			}
+		}
+	}
+	for node, volumes := range want {
+		e.asking[node] = true
+		calls.Go(func() { e.ask(ctx, node, api.PromiseRequest{Index: st.Index, Volumes: volumes}) })
+	}
+}
+
+// ask calls one node and notes what it said.
+func (e *elections) ask(ctx context.Context, node volume.NodeID, req api.PromiseRequest) {
+	cctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	rep, err := e.leader.Promise(cctx, node, req)
+	got := map[volume.ID]placement.Answer{}
+	for _, a := range rep.Answers {
+		got[a.ID] = placement.Answer{Promise: a.Promise, Err: a.Error}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.asking, node)
+	defer ring(e.bell)
+	if ctx.Err() != nil {
+		return
+	}
+	at := e.now()
+	for _, v := range req.Volumes {
+		el := e.open[v.ID]
+		if el == nil || el.epoch != v.Epoch {
+			continue
+		}
+		a, ok := got[v.ID]
+		switch {
+		case err != nil:
+			a = placement.Answer{Err: err.Error()}
+		case !ok, a.Err == "" && a.Promise.Epoch != v.Epoch:
+			a = placement.Answer{Err: "its answer says nothing of it"}
+		}
+		el.answers[node] = answered{a, at}
+	}
+}
+
+// ring a bell that many may ring before somebody hears it.
+func ring(bell chan<- struct{}) {
+	select {
+	case bell <- struct{}{}:
+	default:
+	}
+}
+
+// decide chooses for every volume and commits what was chosen.
+func (e *elections) decide(ctx context.Context, st *state.State, electing []*state.Volume, reports map[volume.NodeID]placement.Heard) time.Duration {
+	now, next := e.now(), askAgain
+	view := placement.NewView(st, reports, now)
+	timers := st.Failover().Timers
+	if timers == (lease.Timers{}) {
+		timers = lease.Default
+	}
+	var chosen, held []state.Command
+	e.mu.Lock()
+	for _, v := range electing {
+		el := e.open[v.ID]
+		c := placement.Contest{
+			Volume: v, Home: homeOf(st, v.Election.Was), Answers: map[volume.NodeID]placement.Answer{},
+			Asked: now.Sub(el.asked), Grace: 2 * timers.Call, Patience: timers.Promote,
+			Life: el.life, Links: el.links, Wish: e.wishes[v.ID],
+		}
+		for node, a := range el.answers {
+			c.Answers[node] = a.Answer
+		}
+		was := el.verdict
+		el.verdict, el.weighed = placement.Failover(view, c), c.Wish
+		switch {
+		case el.verdict.Promote != nil:
+			chosen = append(chosen, *el.verdict.Promote)
+			continue
+		case el.verdict.Again > 0:
+			next = min(next, el.verdict.Again)
+		case !el.told && c.Asked >= c.Grace:
+			el.told = true
+			held = append(held, state.Tell{Volume: v.ID, Kind: state.VolumeHeld, Message: fmt.Sprintf("volume %s has no primary: %s", v.Name, el.verdict.Why)})
+		}
+		if el.verdict.Why != was.Why {
+			e.log.Info("a volume is without a primary", "volume", v.Name, "why", el.verdict.Why)
+		}
+	}
+	e.mu.Unlock()
+
+	e.commit(ctx, append(chosen, held...))
+	e.mu.Lock()
+	close(e.passed)
+	e.passed = make(chan struct{})
+	e.mu.Unlock()
+	return next
+}
+
+// commit proposes commands side by side: a node may have been the primary of a
+// thousand volumes. What is refused is decided anew at the next look.
+func (e *elections) commit(ctx context.Context, cmds []state.Command) {
+	slots := make(chan struct{}, 16)
+	var all sync.WaitGroup
+	defer all.Wait()
+	for _, cmd := range cmds {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			if err := e.leader.Propose(ctx, cmd); err != nil && ctx.Err() == nil {
+				e.log.Warn("a volume could not be given another primary", "command", fmt.Sprintf("%T", cmd), "err", err)
+			}
+		})
+	}
+}
+
+func homeOf(st *state.State, node volume.NodeID) volume.Zone {
+	if n := st.Node(node); n != nil {
+		return cmp.Or(n.Zone, volume.DefaultZone)
+	}
+	return volume.DefaultZone
+}
+
+// waits says of every volume without a primary what is waited for.
+func (e *elections) waits() map[volume.ID]string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := make(map[volume.ID]string, len(e.open))
+	for id, el := range e.open {
+		out[id] = el.verdict.Why
+	}
+	return out
+}
+
+// wish has what an operator wants heard until the returned function is called. One who
+// takes a volume from its primary wishes before that, or it would be decided already.
+func (e *elections) wish(id volume.ID, w *placement.Wish) (over func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.wishes[id] = w
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.wishes[id] == w {
+			delete(e.wishes, id)
+		}
+	}
+}
+
+// granted returns nil when the volume has a primary. It blocks as long as the wish may
+// still bring that about by itself; then, or when ctx ends, the error says what is in its
+// way.
+func (e *elections) granted(ctx context.Context, v *state.Volume, w *placement.Wish) error {
+	patience, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	for began := e.now(); ; {
+		e.mu.Lock()
+		passed, el := e.passed, e.open[v.ID]
+		why, final := "its election has not begun", false
+		if el != nil && el.epoch == v.Epoch {
+			why = cmp.Or(el.verdict.Why, why)
+			// Calls of nodes that are down take their time, and change nothing.
+			answered := len(e.asking) == 0 || e.now().Sub(began) > 2*lease.Default.Call
+			final = el.weighed == w && el.verdict.Promote == nil && el.verdict.Again == 0 && answered
+		}
+		e.mu.Unlock()
+		if now := e.leader.State().Volume(v.ID); now == nil || now.Phase != state.PhaseElecting || now.Epoch != v.Epoch {
+			return nil
+		}
+		if final {
+			return volume.Errorf(volume.CodeRefused, "volume %q: %s", v.Name, why)
+		}
+		ring(e.bell)
+		select {
+		case <-passed:
+		case <-patience.Done():
+			return volume.Errorf(volume.CodeTimeout, "volume %q: %s", v.Name, why).WithHint("try again in a moment")
+		}
+	}
+}
+
+// Promise implements api.Peer: this node promises what its own state says, not what it
+// is asked.
+func (m *member) Promise(ctx context.Context, req api.PromiseRequest) (api.PromiseReply, error) {
+	if m.agent == nil {
+		return api.PromiseReply{}, volume.Errorf(volume.CodeRefused, "node %s keeps no data", m.cluster.State().NodeName(m.self))
+	}
+	ctx, cancel := context.WithTimeout(ctx, promiseTime)
+	defer cancel()
+	select {
+	case <-m.agent.Fresh():
+	case <-ctx.Done():
+		return api.PromiseReply{}, volume.Errorf(volume.CodeUnavailable, "node %s has not caught up with the cluster since it started", m.cluster.State().NodeName(m.self))
+	}
+	if err := m.cluster.CaughtUp(ctx, req.Index); err != nil {
+		return api.PromiseReply{}, volume.Errorf(volume.CodeUnavailable, "node %s has not heard of the election yet: %v", m.cluster.State().NodeName(m.self), err)
+	}
+	rep := api.PromiseReply{Answers: make([]api.PromiseAnswer, len(req.Volumes))}
+	slots := make(chan struct{}, promisesAtOnce)
+	var all sync.WaitGroup
+	for i, v := range req.Volumes {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			a := api.PromiseAnswer{ID: v.ID}
+			p, err := m.promiseOne(ctx, v)
+			if a.Promise = p; err != nil {
+				a.Error = err.Error()
+			}
+			rep.Answers[i] = a
+		})
+	}
+	all.Wait()
+	return rep, nil
+}
+
+func (m *member) promiseOne(ctx context.Context, v api.PromiseFor) (volume.Promise, error) {
+	now := m.cluster.State().Volume(v.ID)
+	if now == nil || now.Phase != state.PhaseElecting || now.Epoch != v.Epoch {
+		return volume.Promise{}, volume.Errorf(volume.CodeConflict, "that election is over")
+	}
+	return m.agent.Promise(ctx, v.ID, v.Epoch)
+}
+
+// Promise implements electorate.
+func (l leaderView) Promise(ctx context.Context, node volume.NodeID, req api.PromiseRequest) (api.PromiseReply, error) {
+	if node == l.m.self {
+		return l.m.Promise(ctx, req)
+	}
+	return l.m.client(node).Promise(ctx, req)
+}
+
+// FailoverVolume implements api.Backend.
+func (m *member) FailoverVolume(ctx context.Context, ref string, req api.FailoverRequest) (api.Volume, error) {
+	v, err := findVolume(m.cluster.State(), ref, live)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	ref = string(v.ID) // what has the name now
+	var out api.Volume
+	err = m.onLeader(ctx, func(ctx context.Context, leader *api.Client) (err error) {
+		if leader != nil {
+			out, err = leader.FailoverVolume(ctx, ref, req)
+			return err
+		}
+		out, err = m.failoverHere(ctx, volume.ID(ref), req)
+		return err
+	})
+	if err != nil {
+		return api.Volume{}, err
+	}
+	return out, m.cluster.CaughtUp(ctx, out.Index)
+}
+
+// failoverHere is FailoverVolume on the leader.
+func (m *member) failoverHere(ctx context.Context, id volume.ID, req api.FailoverRequest) (api.Volume, error) {
+	wish := placement.Wish{AcceptLoss: req.AcceptLoss}
+	if req.To != "" {
+		to, err := findNode(m.cluster.State(), req.To)
+		if err != nil {
+			return api.Volume{}, err
+		}
+		wish.To = to
+	}
+	v := m.cluster.State().Volume(id)
+	if v == nil || !v.Live() {
+		return api.Volume{}, volume.Errorf(volume.CodeNotFound, "no volume %s", id)
+	}
+	e := m.currentElections()
+	if e == nil {
+		return api.Volume{}, errNotLeader
+	}
+	defer e.wish(id, &wish)()
+	v, err := m.electing(ctx, v, req.ConfirmFenced)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	if err := e.granted(ctx, v, &wish); err != nil {
+		return api.Volume{}, err
+	}
+	m.spread(ctx)
+	now := m.view()
+	if v = now.state.Volume(id); v == nil {
+		return api.Volume{}, volume.Errorf(volume.CodeNotFound, "no volume %s", id)
+	}
+	return now.volume(v), nil
+}
+
+// electing is the volume without its primary. One that still has it loses it on the
+// word of an operator who names it, if nothing is heard of that node.
+func (m *member) electing(ctx context.Context, v *state.Volume, fenced string) (*state.Volume, error) {
+	s := m.cluster.State()
+	primary := v.Placement.Primary
+	if v.Phase == state.PhaseElecting {
+		primary = v.Election.Was
+	}
+	name := s.NodeName(primary)
+	if fenced != "" && fenced != name && volume.NodeID(fenced) != primary {
+		return nil, volume.Errorf(volume.CodeInvalid, "volume %q: its primary is %s, not %s", v.Name, name, fenced).
+			WithHint("make sure that %s is off, then name it", name)
+	}
+	switch h, ok := m.view().heard(primary); {
+	case v.Phase == state.PhaseElecting:
+		return v, nil
+	case !v.Electable():
+		return nil, volume.Errorf(volume.CodeConflict, "volume %q is %s", v.Name, v.Phase).WithHint("try again in a moment")
+	case ok && h.Age <= m.timers.Stale:
+		return nil, volume.Errorf(volume.CodeRefused, "volume %q: its primary %s is alive: it was heard of %s ago", v.Name, name, round(h.Age)).
+			WithHint("a volume that nobody uses moves to the node that mounts it: stop its container on %s and start it where it shall run", name)
+	case fenced == "" && s.Failover().Mode == state.FailoverAutomatic:
+		return nil, volume.Errorf(volume.CodeRefused, "volume %q: its primary %s is not heard of, but it may write until its lease has run out; then the volume fails over by itself", v.Name, name).
+			WithHint("if that takes longer than %s, make sure that %s is off and stays off, then: flockctl failover %s --confirm-fenced %s", s.Failover().Timers.Promote, name, v.Name, name)
+	case fenced == "":
+		return nil, volume.Errorf(volume.CodeRefused, "volume %q: its primary %s is not heard of, but nothing proves that it does not write", v.Name, name).
+			WithHint("make sure that %s is off and stays off, then: flockctl failover %s --confirm-fenced %s", name, v.Name, name)
+	}
+	if _, err := m.commit(ctx, "", state.BeginElection{ID: v.ID, Epoch: v.Epoch, Fenced: true,
+		Reason: fmt.Sprintf("an operator has said that node %s is off", name)}); err != nil {
+		return nil, err
+	}
+	now := m.cluster.State().Volume(v.ID)
+	if now == nil || now.Phase != state.PhaseElecting {
+		return nil, volume.Errorf(volume.CodeConflict, "volume %q: something else came first", v.Name).WithHint("try again")
+	}
+	return now, nil
+}
+
+// currentElections are those that this node runs as the leader; nil when it does not.
+func (m *member) currentElections() *elections {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.elections
+}
+
+func (m *member) setElections(e *elections) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.elections, m.waiting = e, nil
+}
+
+// electionWaits says of volumes without a primary what is waited for, as the leader
+// knows it or as it has told this node.
+func (m *member) electionWaits() map[volume.ID]string {
+	if e := m.currentElections(); e != nil {
+		return e.waits()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.waiting)
+}
+
+// hearElections notes what the leader told.
+func (m *member) hearElections(waiting map[volume.ID]string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.waiting = waiting
+}
