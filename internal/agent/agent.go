@@ -114,25 +114,29 @@ type Config struct {
 	// Clock is a time that one machine's wrong clock cannot push ahead, for what is
 	// destroyed by age; zero when there is none. Nil: nothing is.
 	Clock func() time.Time
+	// StopFollowing stops the containers that go along with a volume, before it is given
+	// up; nil: none can be stopped.
+	StopFollowing func(context.Context, volume.ID) error
 	// Poll is how often the disk is read without a reason; 0: 5 s.
 	Poll time.Duration
 }
 
 // Agent is one node's loop. Make it with New, run it with Run.
 type Agent struct {
-	self    volume.NodeID
-	version string
-	bootID  string
-	layout  Layout
-	cluster Cluster
-	zfs     Disk
-	files   Files
-	use     Use
-	repl    Replicator
-	peers   Peers
-	clock   func() time.Time
-	log     *slog.Logger
-	poll    time.Duration
+	self          volume.NodeID
+	version       string
+	bootID        string
+	layout        Layout
+	cluster       Cluster
+	zfs           Disk
+	files         Files
+	use           Use
+	repl          Replicator
+	peers         Peers
+	stopFollowing func(context.Context, volume.ID) error
+	clock         func() time.Time
+	log           *slog.Logger
+	poll          time.Duration
 
 	locks locks
 	fresh chan struct{} // closed once the node has caught up
@@ -174,7 +178,7 @@ func New(c Config) *Agent {
 	}
 	return &Agent{
 		self: c.Self, version: c.Version, bootID: c.BootID, layout: c.Layout, cluster: c.Cluster,
-		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, clock: c.Clock, log: c.Log, poll: c.Poll,
+		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, stopFollowing: c.StopFollowing, clock: c.Clock, log: c.Log, poll: c.Poll,
 		fresh: make(chan struct{}), wake: make(chan struct{}, 1),
 		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{},
 	}

@@ -73,6 +73,11 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	refuse := func(reason string) error {
 		return a.propose(ctx, state.AbortHandoff{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Reason: reason})
 	}
+	if v.Pending.Follow && a.stopFollowing != nil {
+		if err := a.stopFollowing(ctx, id); err != nil {
+			return refuse(fmt.Sprintf("a container that goes along could not be stopped: %v", err))
+		}
+	}
 	err := a.letGo(ctx, id)
 	if kept := (*errKept)(nil); errors.As(err, &kept) {
 		return refuse(kept.reason)

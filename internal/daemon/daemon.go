@@ -411,6 +411,16 @@ func (d *Daemon) State() *state.State {
 	return nil
 }
 
+// MoveWithContainers makes a node the primary of a volume whose containers go along, if
+// this node leads. For tests.
+func (d *Daemon) MoveWithContainers(ctx context.Context, id volume.ID, to volume.NodeID) error {
+	m, err := d.member()
+	if err != nil {
+		return err
+	}
+	return m.moveTo(ctx, id, to, true)
+}
+
 // ID of this node; "" while it is in no cluster. For tests.
 func (d *Daemon) ID() volume.NodeID {
 	if m := d.current.Load(); m != nil {

@@ -74,6 +74,10 @@ func (b driver) Mount(ctx context.Context, name, id string) (string, error) {
 		return "", noVolume(name)
 	}
 	if v.Placement.Primary != m.self {
+		if c := awaited(s, v, m.self); c != nil {
+			return "", volume.Errorf(volume.CodeRefused, "volume %q belongs to container %s, which is to run on %s", name, c.Name, s.NodeName(v.Placement.Primary)).
+				WithHint("stop the container there first; see `flockctl container list`")
+		}
 		if err := m.acquire(ctx, v); err != nil {
 			return "", err
 		}

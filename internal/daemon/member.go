@@ -45,6 +45,7 @@ type member struct {
 	tidied  chan struct{} // closed when nothing of an earlier life is open in trees
 
 	verifier verifier
+	follow   *follower // nil on a node without containers
 
 	mu        sync.Mutex
 	clients   map[volume.NodeID]*api.Client
@@ -77,6 +78,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	}
 	if p.Engine != nil {
 		m.use.watch = container.NewWatcher(p.Engine, m.log)
+		m.follow = newFollower(m, p.Engine)
 	}
 	var dirty replicate.Dirty
 	if p.Dirty != nil {
@@ -99,8 +101,13 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 			}
 		},
 	})
+	var stopFollowing func(context.Context, volume.ID) error
+	if m.follow != nil {
+		stopFollowing = m.follow.stopFor
+	}
 	m.agent = agent.New(agent.Config{
-		Self: m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,
+		StopFollowing: stopFollowing,
+		Self:          m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,
 		Cluster: agentCluster{m}, ZFS: p.ZFS, Files: p.Files, Use: m.use, Repl: m.repl, Log: m.log, Poll: p.Timers.Poll,
 		Peers: peers{m}, Clock: m.cautiousClock,
 	})
@@ -140,6 +147,9 @@ func (m *member) run(ctx context.Context, h http.Handler) error {
 	if m.agent != nil && m.use.watch != nil {
 		g.run("engine", m.use.watch.Run)
 		g.run("engine events", m.passEvents)
+		g.run("containers", m.whenFresh(m.follow.run))
+		g.run("images", m.whenFresh(m.follow.fetchImages))
+		g.run("image streams", m.whenFresh(m.follow.serveImages))
 	}
 	return g.wait()
 }
@@ -189,6 +199,7 @@ func (m *member) passEvents(ctx context.Context) error {
 	defer retry.Stop()
 	for {
 		m.agent.Wake()
+		m.follow.ring()
 		m.lookForShadows(ctx)
 		again.try(ctx)
 		select {
@@ -328,6 +339,9 @@ func (m *member) report(ctx context.Context) error {
 		}
 		m.mu.Unlock()
 		rep.Problems = append(rep.Problems, m.verifier.problems(m.cluster.State(), m.self)...)
+		if m.follow != nil {
+			m.follow.report(&rep)
+		}
 	}
 	leader, ok := m.cluster.Leader()
 	if !ok {
@@ -595,6 +609,21 @@ func (m *member) mayPropose(from volume.NodeID, c state.Command) error {
 			return volume.Errorf(volume.CodeDenied, "a node says only of itself what it is called and where it is")
 		}
 		return nil // zone and labels are an operator's wish
+	case state.PutContainer:
+		if c.Container.Node != from {
+			return volume.Errorf(volume.CodeDenied, "a node records its own containers only")
+		}
+		return nil
+	case state.DropContainer:
+		if c.Node != from {
+			return volume.Errorf(volume.CodeDenied, "a node forgets its own containers only")
+		}
+		return nil
+	case state.SetDataKey:
+		if !cluster.MayHaveData(m.cluster.State().Node(from)) {
+			return volume.Errorf(volume.CodeDenied, "the data key is for nodes with a pool")
+		}
+		return nil
 	case state.AbortHandoff, state.AbortDelete, state.CreateToken, state.RevokeToken:
 		return nil // any member may: an operator's wish, or the end of an attempt
 	default:

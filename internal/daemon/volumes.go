@@ -363,6 +363,13 @@ func (m *member) UndeleteVolume(ctx context.Context, ref string, req api.Undelet
 // Acquire implements api.Peer, on the leader: it makes node the primary of a
 // volume that nobody uses.
 func (m *member) Acquire(ctx context.Context, id volume.ID, node volume.NodeID) error {
+	return m.moveTo(ctx, id, node, false)
+}
+
+// moveTo makes a node the primary of a volume, on the leader. With follow the
+// containers that follow it are stopped first and started there; without, a volume in
+// use stays.
+func (m *member) moveTo(ctx context.Context, id volume.ID, node volume.NodeID, follow bool) error {
 	s := m.cluster.State()
 	v := s.Volume(id)
 	switch {
@@ -390,7 +397,7 @@ func (m *member) Acquire(ctx context.Context, id volume.ID, node volume.NodeID) 
 		}
 	}
 	attempt := newRequest()
-	if _, err := m.commit(ctx, "", state.BeginHandoff{ID: id, Epoch: v.Epoch, To: node, Attempt: attempt}); err != nil {
+	if _, err := m.commit(ctx, "", state.BeginHandoff{ID: id, Epoch: v.Epoch, To: node, Attempt: attempt, Follow: follow}); err != nil {
 		return err
 	}
 	return m.awaitAttempt(ctx, v, attempt, state.PhaseMoving, "moving", func(now *state.Volume) bool { return now.Placement.Primary == node }, func(reason string) state.Command {

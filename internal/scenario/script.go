@@ -38,6 +38,7 @@ import (
 //	property NODE VOLUME KEY VALUE  somebody sets a property of a copy by hand
 //	sleep DURATION                 of the bubble
 //	settings, set, ...             what people do with flockctl: see operatorStep
+//	run-following, ...             what becomes of containers that follow: see followStep
 //
 // "! STEP ~ TEXT" is a step that must be refused with an error that has TEXT in it.
 // The invariants are checked after each line.
@@ -220,6 +221,9 @@ func (w *World) step(words []string) error {
 		}
 		time.Sleep(d)
 	default:
+		if ok, err := w.followStep(words); ok {
+			return err
+		}
 		return w.operatorStep(words)
 	}
 	return nil

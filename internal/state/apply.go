@@ -465,6 +465,9 @@ func (t *txn) abort(id volume.ID, e volume.Epoch, attempt, reason string, in Pha
 	if bad != nil {
 		return *bad
 	}
+	if v.Pending.Follow {
+		t.unseen(v.ID, v.Placement.Primary)
+	}
 	v.Phase, v.Pending = PhaseActive, nil
 	v.LastRefusal = &Refusal{Attempt: attempt, Reason: reason, At: t.at}
 	t.putVolume(v)

@@ -19,7 +19,7 @@ const MaxContainer = 64 << 10
 type Container struct {
 	Name string `json:"name"`
 	// Volumes that it mounts, in order of ID, and the epochs at which it was last seen
-	// with them. A record belongs to a name and a set of volumes.
+	// with them (0: not since a move was given up). A record belongs to a name and a set of volumes.
 	Volumes []ContainerVolume `json:"volumes"`
 	// Node has it, under the engine's ID.
 	Node volume.NodeID `json:"node"`
@@ -228,6 +228,25 @@ func (t *txn) stayBehind(id volume.ID, from volume.NodeID) {
 			stopped.Run = false
 			t.storeContainer(stopped)
 		}
+	}
+}
+
+// unseen is for a move with containers that was given up: those that were stopped for
+// it are to run again, which nobody can tell from ones that their user stopped but by
+// this.
+func (t *txn) unseen(id volume.ID, on volume.NodeID) {
+	for _, c := range t.s.ContainersOf(id) {
+		if c.Node != on || !c.Run {
+			continue
+		}
+		again := *c
+		again.Volumes = slices.Clone(c.Volumes)
+		for i := range again.Volumes {
+			if again.Volumes[i].ID == id {
+				again.Volumes[i].Epoch = 0
+			}
+		}
+		t.storeContainer(again)
 	}
 }
 

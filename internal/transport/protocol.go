@@ -8,6 +8,7 @@ const (
 	ProtoRaft   Protocol = "flk-raft/1"   // Raft's RPCs
 	ProtoAPI    Protocol = "flk-api/1"    // the control API between nodes
 	ProtoStream Protocol = "flk-stream/1" // snapshot streams
+	ProtoImage  Protocol = "flk-image/1"  // images of containers
 	ProtoNode   Protocol = "flk-node/1"   // small requests between the members' cluster packages
 	// ProtoJoin is for machines that are no members yet, or whose certificate has
 	// expired: only the server shows a certificate.
@@ -18,4 +19,4 @@ const (
 func (p Protocol) anonymous() bool { return p == ProtoJoin }
 
 // bulk says that what the protocol carries yields to all other traffic.
-func (p Protocol) bulk() bool { return p == ProtoStream }
+func (p Protocol) bulk() bool { return p == ProtoStream || p == ProtoImage }

@@ -14,9 +14,21 @@ type Report struct {
 	Volumes []Status  `json:"volumes,omitempty"`
 	// Asides are set-aside copies on this node.
 	Asides []Aside `json:"asides,omitempty"`
+	// Followed are the containers that this node has, or would have to start.
+	Followed []Followed `json:"followed,omitempty"`
 	// Problems are sentences for the operator about the node itself (engine not
 	// reachable, pool degraded, shadowing local volume).
 	Problems []string `json:"problems,omitempty"`
+}
+
+// Followed is what a node says of one container that follows its volumes.
+type Followed struct {
+	Record string `json:"record"` // key in the state
+	// State of the container on this node, in its engine's words; "" when it has none.
+	State string `json:"state,omitempty"`
+	// LacksImage: it could not be started on this node at once.
+	LacksImage bool   `json:"lacks_image,omitempty"`
+	Problem    string `json:"problem,omitempty"`
 }
 
 // PoolInfo is the space and health of a node's pool. The zero value is a node

@@ -1,0 +1,525 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/cluster"
+	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+const (
+	// followSettle is how long a container must have been stopped or gone before that is
+	// taken for its user's wish. An engine that is shut down stops all its containers
+	// first, for up to 15 s; what replaces a container removes it for a moment.
+	followSettle = 20 * time.Second
+	// followGap is the shortest time between two looks at the containers.
+	followGap = 250 * time.Millisecond
+	// followEvery is how often they are looked at without a reason.
+	followEvery = 5 * time.Second
+	// followAtOnce bounds how many containers are started at a time.
+	followAtOnce = 4
+	// followRetry is the shortest pause after a failed start, and followMost the longest.
+	followRetry = 3 * time.Second
+	followMost  = time.Minute
+)
+
+// follower makes containers follow their volumes: it records those that run here and
+// starts those that this node has got the volumes of.
+type follower struct {
+	m      *member
+	engine container.Engine
+	wake   chan struct{}
+	jobs   sync.WaitGroup
+
+	// Of the loop alone.
+	since   map[string]time.Time // what is stopped or gone, since when
+	retired map[string]bool      // IDs
+
+	mu       sync.Mutex
+	busy     map[string]bool            // records that a job works on
+	failed   map[string]followAttempt   // records that could not be started
+	problems map[string]string          // sentences by record
+	refused  map[string]string          // records that cannot be written, and why
+	images   map[string]bool            // by record: whether the image is here
+	here     map[string]container.State // by record
+}
+
+type followAttempt struct {
+	next  time.Time
+	pause time.Duration
+}
+
+func newFollower(m *member, engine container.Engine) *follower {
+	return &follower{
+		m: m, engine: engine, wake: make(chan struct{}, 1),
+		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{},
+		failed: map[string]followAttempt{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
+		here: map[string]container.State{},
+	}
+}
+
+// ring has the containers looked at soon.
+func (f *follower) ring() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run looks at the containers whenever something may have changed, until ctx ends.
+func (f *follower) run(ctx context.Context) error {
+	defer f.jobs.Wait()
+	every := time.NewTicker(followEvery)
+	defer every.Stop()
+	for ctx.Err() == nil {
+		changed := f.m.cluster.Changed()
+		f.step(ctx)
+		pause(ctx, followGap)
+		select {
+		case <-changed:
+		case <-f.wake:
+		case <-every.C:
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// step looks once and does what is to be done. Starts go on in the background.
+func (f *follower) step(ctx context.Context) {
+	s := f.m.cluster.State()
+	if s.Cluster() == nil {
+		return
+	}
+	if s.Cluster().DataKey != "" {
+		if err := f.shareKey(ctx); err != nil {
+			f.note("data key", fmt.Sprintf("containers cannot follow to or from this node: %v", err))
+		} else {
+			f.note("data key", "")
+		}
+	}
+	lctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	users, err := f.engine.Users(lctx)
+	cancel()
+	if err != nil {
+		f.since = map[string]time.Time{} // nothing is seen to stay as it is while nobody answers
+		return
+	}
+	found := f.look(ctx, s, users)
+	v := followView{Self: f.m.self, State: s, MayWrite: f.m.mayWrite(), Settled: f.settled}
+	specs := map[string]container.Captured{}
+	for _, l := range found {
+		v.Here = append(v.Here, l.here)
+		specs[l.here.ID] = l.captured
+	}
+	f.age(v)
+	steps := planFollow(v)
+	f.forgetDone(s, steps)
+	for _, st := range steps {
+		if ctx.Err() != nil {
+			return
+		}
+		f.do(ctx, s, st, specs)
+	}
+}
+
+type localFound struct {
+	here     hereContainer
+	captured container.Captured
+}
+
+// look describes the containers that follow. One of which a volume is not known, or
+// that cannot be inspected, is left out: it is looked at again.
+func (f *follower) look(ctx context.Context, s *state.State, users []container.Use) (out []localFound) {
+	key, keyErr := f.m.cluster.DataKey()
+	seen := map[string]container.State{}
+	for _, u := range users {
+		if !container.Followed(u.Labels) || strings.Contains(u.Name, ".flocker-") {
+			continue
+		}
+		var volumes []volume.ID
+		for _, mount := range u.Volumes {
+			if v := s.VolumeByName(mount.Volume); v != nil {
+				volumes = append(volumes, v.ID)
+			}
+		}
+		slices.Sort(volumes)
+		volumes = slices.Compact(volumes)
+		if len(volumes) == 0 {
+			continue
+		}
+		h := hereContainer{ID: u.Container, Name: u.Name, Volumes: volumes, Live: u.State.Live()}
+		seen[recordKeyOf(&h)] = u.State
+		if v := (followView{Self: f.m.self, State: s, MayWrite: true}); !v.mine(volumes) && s.RecordOf(h.Name, volumes) == nil {
+			continue
+		}
+		ictx, cancel := context.WithTimeout(ctx, engineTimeout)
+		c, err := f.engine.Inspect(ictx, u.Container)
+		cancel()
+		if err != nil {
+			if !errors.Is(err, container.ErrNotFound) {
+				f.m.log.Warn("a container cannot be inspected", "container", u.Name, "err", err)
+			}
+			continue
+		}
+		h.Live, h.Failed = c.State.Live(), c.Error != ""
+		if keyErr == nil {
+			plain, err := c.Spec.Encode()
+			if err != nil {
+				f.m.log.Warn("a container cannot be described", "container", u.Name, "err", err)
+				continue
+			}
+			h.Hash = key.Hash(plain)
+		}
+		out = append(out, localFound{h, c})
+	}
+	f.mu.Lock()
+	f.here = seen
+	f.mu.Unlock()
+	return out
+}
+
+// age notes since when containers are stopped and records without one.
+func (f *follower) age(v followView) {
+	now, seen := f.m.now(), map[string]time.Time{}
+	mark := func(what string) {
+		if at, ok := f.since[what]; ok {
+			seen[what] = at
+		} else {
+			seen[what] = now
+		}
+	}
+	here := map[string]bool{}
+	for i := range v.Here {
+		c := &v.Here[i]
+		here[recordKeyOf(c)] = true
+		if !c.Live {
+			mark(c.ID)
+		}
+	}
+	f.mu.Lock()
+	for key := range f.here {
+		here[key] = true // seen, though it could not be described
+	}
+	f.mu.Unlock()
+	for r := range v.State.Containers() {
+		if key := r.RecordKey(); r.Node == v.Self && !here[key] && v.mine(ids(r.Volumes)) {
+			mark(key)
+		}
+	}
+	f.since = seen
+}
+
+// settled is followView.Settled.
+func (f *follower) settled(what string) bool {
+	at, ok := f.since[what]
+	return ok && f.m.now().Sub(at) >= followSettle
+}
+
+// do performs one step, or begins it.
+func (f *follower) do(ctx context.Context, s *state.State, st followStep, specs map[string]container.Captured) {
+	switch st.Do {
+	case followPut, followStop:
+		f.put(ctx, s, st, specs[st.Here.ID])
+	case followDrop:
+		f.drop(ctx, st)
+	case followRetire:
+		if f.retired[st.Here.ID] {
+			return
+		}
+		rctx, cancel := context.WithTimeout(ctx, engineTimeout)
+		defer cancel()
+		if err := f.engine.Retire(rctx, st.Here.ID); err != nil {
+			f.m.log.Warn("a container that runs elsewhere may be started here by its engine; mounting its volume will be refused", "container", st.Here.Name, "err", err)
+			return
+		}
+		f.retired[st.Here.ID] = true
+		f.m.log.Info("a container that runs elsewhere is not started here any more", "container", st.Here.Name, "node", s.NodeName(st.Known.Node))
+	case followBlock:
+		f.note(st.Record, fmt.Sprintf("container %s of node %s cannot run here: %s", st.Known.Name, s.NodeName(st.Known.Node), strings.Join(st.Known.Obstacles, "; ")))
+	case followStart, followMake:
+		f.begin(ctx, st)
+	}
+}
+
+// put records a container.
+func (f *follower) put(ctx context.Context, s *state.State, st followStep, c container.Captured) {
+	key, err := f.key(ctx)
+	if err != nil {
+		f.note(st.Record, fmt.Sprintf("container %s does not follow its volumes yet: %v", st.Here.Name, err))
+		return
+	}
+	plain, err := c.Spec.Encode()
+	if err == nil {
+		var sealed []byte
+		if sealed, err = key.Seal(f.m.cluster.ClusterID(), plain); err == nil {
+			err = f.propose(ctx, s, st, c, key, sealed, plain)
+		}
+	}
+	switch {
+	case err == nil:
+		f.note(st.Record, "")
+	case volume.CodeOf(err) == volume.CodeConflict || ctx.Err() != nil: // the state has moved on; the next look decides anew
+	default:
+		f.note(st.Record, fmt.Sprintf("container %s does not follow its volumes: %v", st.Here.Name, err))
+	}
+}
+
+func (f *follower) propose(ctx context.Context, s *state.State, st followStep, c container.Captured, key cluster.DataKey, sealed, plain []byte) error {
+	rec := state.Container{
+		Name: st.Here.Name, Node: f.m.self, ID: c.ID, Run: st.Do == followPut,
+		Image: state.ContainerImage{ID: c.Spec.Image.ID, Ref: c.Spec.Image.Ref, Layers: c.Spec.Image.Layers},
+		Key:   key.ID(), Sealed: sealed, Hash: key.Hash(plain),
+	}
+	for _, id := range st.Here.Volumes {
+		v := s.Volume(id)
+		if v == nil {
+			return nil
+		}
+		rec.Volumes = append(rec.Volumes, state.ContainerVolume{ID: id, Epoch: v.Epoch})
+	}
+	obstacles := container.Preflight(c.Spec, volumeDriver, container.Target{})
+	rec.Blocked = container.Blocked(obstacles)
+	for _, o := range obstacles {
+		rec.Obstacles = append(rec.Obstacles, o.Message)
+	}
+	if size := len(sealed); size > state.MaxContainer {
+		return volume.Errorf(volume.CodeInvalid, "its description takes %d KiB and at most %d are kept; give it a file instead of a long environment", size>>10, state.MaxContainer>>10)
+	}
+	res, err := f.m.propose(ctx, state.PutContainer{Container: rec})
+	if err != nil {
+		return err
+	}
+	if res.Err != nil {
+		return res.Err
+	}
+	return nil
+}
+
+// volumeDriver is what Docker calls our driver.
+const volumeDriver = "flocker"
+
+func (f *follower) drop(ctx context.Context, st followStep) {
+	res, err := f.m.propose(ctx, state.DropContainer{Record: st.Record, Node: f.m.self, Changed: st.Known.Changed})
+	if err == nil && res.Err == nil {
+		f.m.log.Info("a container was removed and does not follow its volumes any more", "container", st.Known.Name)
+	}
+}
+
+// begin starts or makes a container in the background, if its time has come.
+func (f *follower) begin(ctx context.Context, st followStep) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.busy[st.Record] || len(f.busy) >= followAtOnce || f.m.now().Before(f.failed[st.Record].next) {
+		return
+	}
+	f.busy[st.Record] = true
+	f.jobs.Go(func() {
+		err := f.bring(ctx, st)
+		f.mu.Lock()
+		delete(f.busy, st.Record)
+		if err == nil {
+			delete(f.failed, st.Record)
+		} else {
+			a := f.failed[st.Record]
+			a.pause = min(max(2*a.pause, followRetry), followMost)
+			a.next = f.m.now().Add(a.pause)
+			f.failed[st.Record] = a
+		}
+		f.mu.Unlock()
+		switch {
+		case err == nil:
+			f.note(st.Record, "")
+			f.m.log.Info("a container follows its volumes to this node", "container", st.Known.Name)
+		case ctx.Err() == nil:
+			f.note(st.Record, fmt.Sprintf("container %s cannot be started here and will be tried again: %v", st.Known.Name, err))
+		}
+		f.ring()
+	})
+}
+
+// bring has the container of a record running here. It may be repeated.
+func (f *follower) bring(ctx context.Context, st followStep) error {
+	if st.Do == followStart {
+		return f.engine.StartAgain(ctx, st.Here.ID)
+	}
+	spec, err := f.open(st.Known)
+	if err != nil {
+		return err
+	}
+	target, err := f.engine.Target(ctx)
+	if err != nil {
+		return err
+	}
+	if obstacles := container.Preflight(spec, volumeDriver, target); container.Blocked(obstacles) {
+		return fmt.Errorf("%s", obstacles[0].Message)
+	}
+	var replaces []string
+	if id := st.Known.Left[f.m.self]; id != "" {
+		replaces = append(replaces, id)
+	}
+	id, err := f.engine.Recreate(ctx, spec, replaces)
+	if id != "" && err != nil {
+		f.m.log.Warn("a container was made again, but something is left of the one it replaced", "container", spec.Name, "err", err)
+		return nil
+	}
+	return err
+}
+
+// open is the spec of a record.
+func (f *follower) open(r *state.Container) (container.Spec, error) {
+	key, err := f.m.cluster.DataKey()
+	if err != nil {
+		return container.Spec{}, err
+	}
+	plain, err := key.Open(f.m.cluster.ClusterID(), r.Sealed)
+	if err != nil {
+		return container.Spec{}, err
+	}
+	return container.DecodeSpec(plain)
+}
+
+// stopFor is agent.Config.StopFollowing: it stops the containers of a volume that is
+// moved with them.
+func (f *follower) stopFor(ctx context.Context, id volume.ID) error {
+	for _, c := range f.m.cluster.State().ContainersOf(id) {
+		if c.Node != f.m.self || !c.Run {
+			continue
+		}
+		if err := f.engine.StopContainer(ctx, c.ID); err != nil && !errors.Is(err, container.ErrNotFound) {
+			return fmt.Errorf("container %s: %w", c.Name, err)
+		}
+	}
+	return nil
+}
+
+// key is the data key; the first node that needs one makes it.
+func (f *follower) key(ctx context.Context) (cluster.DataKey, error) {
+	if f.m.cluster.State().Cluster().DataKey == "" {
+		if err := f.makeKey(ctx, ""); err != nil {
+			return cluster.DataKey{}, err
+		}
+	}
+	if err := f.shareKey(ctx); err != nil {
+		return cluster.DataKey{}, err
+	}
+	return f.m.cluster.DataKey()
+}
+
+// makeKey proposes a key of this node. Another node's may be taken instead.
+func (f *follower) makeKey(ctx context.Context, was string) error {
+	id, err := f.m.cluster.MakeDataKey()
+	if err != nil {
+		return err
+	}
+	res, err := f.m.propose(ctx, state.SetDataKey{ID: id, Was: was})
+	if err == nil && res.Err != nil && res.Err.Code != volume.CodeConflict {
+		return res.Err
+	}
+	return err
+}
+
+// shareKey sees to it that this node has the key that the state names. Only when every
+// node that could have it has said that it does not is another one made: what was
+// sealed with the lost one is recorded again where it runs.
+func (f *follower) shareKey(ctx context.Context) error {
+	_, err := f.m.cluster.DataKey()
+	if !errors.Is(err, cluster.ErrNoDataKey) {
+		return err
+	}
+	s := f.m.cluster.State()
+	var silent []string
+	for n := range s.Nodes() {
+		if n.ID == f.m.self || !cluster.MayHaveData(n) {
+			continue
+		}
+		kctx, cancel := context.WithTimeout(ctx, f.m.timers.Stale)
+		found, err := f.m.cluster.FetchDataKey(kctx, n.ID)
+		cancel()
+		if found {
+			return nil
+		}
+		if err != nil {
+			silent = append(silent, n.Name)
+		}
+	}
+	if len(silent) > 0 {
+		return fmt.Errorf("%w, and %s cannot be asked for it", cluster.ErrNoDataKey, strings.Join(silent, ", "))
+	}
+	if err := f.makeKey(ctx, s.Cluster().DataKey); err != nil {
+		return err
+	}
+	_, err = f.m.cluster.DataKey()
+	return err
+}
+
+// note keeps a sentence for the operator about a record; "" when all is well.
+func (f *follower) note(record, problem string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case problem == "":
+		delete(f.problems, record)
+	case f.problems[record] != problem:
+		f.problems[record] = problem
+		f.m.log.Warn("a container does not follow its volumes as it should", "problem", problem)
+	}
+}
+
+// forgetDone drops the sentences about what is not tried any more.
+func (f *follower) forgetDone(s *state.State, steps []followStep) {
+	tried := map[string]bool{"data key": true}
+	for _, st := range steps {
+		tried[st.Record] = true
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.problems, func(key, _ string) bool { return !tried[key] && !f.busy[key] })
+	maps.DeleteFunc(f.failed, func(key string, _ followAttempt) bool { return !tried[key] && !f.busy[key] })
+	maps.DeleteFunc(f.images, func(key string, _ bool) bool { return s.Container(key) == nil })
+}
+
+// report adds what this node knows of containers to its report.
+func (f *follower) report(rep *volume.Report) {
+	s := f.m.cluster.State()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, key := range slices.Sorted(maps.Keys(f.problems)) {
+		rep.Problems = append(rep.Problems, f.problems[key])
+	}
+	for r := range s.Containers() {
+		key := r.RecordKey()
+		st, known := f.here[key]
+		has, asked := f.images[key]
+		if r.Node != f.m.self && !asked && f.problems[key] == "" {
+			continue
+		}
+		c := volume.Followed{Record: key, Problem: f.problems[key], LacksImage: asked && !has}
+		if known {
+			c.State = string(st)
+		}
+		if f.busy[key] {
+			c.State = "starting"
+		}
+		rep.Followed = append(rep.Followed, c)
+	}
+}
+
+// mayWrite says that this node may write what it is the primary of.
+func (m *member) mayWrite() bool {
+	select {
+	case <-m.agent.Fresh():
+		return m.cluster.State().HasLease(m.self)
+	default:
+		return false
+	}
+}

@@ -1,0 +1,112 @@
+package scenario
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/container/containerfake"
+	"github.com/flocker-io/flocker/internal/state"
+)
+
+// secret is in the environment of every container that follows, and must be nowhere
+// else.
+const secret = "PASSWORD=letmein"
+
+// moveFollowing asks every machine that is up, of which one leads.
+func (w *World) moveFollowing(name, to string) error {
+	v, err := w.volume(name)
+	for _, n := range w.Names() {
+		m := w.nodes[n]
+		if err != nil || !m.Up() {
+			continue
+		}
+		if merr := m.daemon.MoveWithContainers(w.ctx(), v.ID, w.nodes[to].daemon.ID()); merr == nil {
+			return nil
+		} else if !strings.Contains(merr.Error(), "lead") {
+			return merr
+		}
+	}
+	return errors.Join(err, errors.New("no machine leads"))
+}
+
+// followStep is a step about containers that follow their volumes; ok is false for
+// another step.
+//
+//	run-following NODE CONTAINER VOLUME..  docker run with the label, a secret and the image CONTAINER:1
+//	run-once NODE CONTAINER VOLUME..       the same without a restart policy
+//	followed NODE CONTAINER ON running|stopped  until the node knows it so
+//	not-followed NODE CONTAINER    until the node does not know it
+//	image NODE IMAGE               until the node's engine has the image
+//	same NODE CONTAINER            it has its label, secret and policy, and the state does not show the secret
+//	rm NODE CONTAINER              docker rm
+//	not-there NODE CONTAINER       the engine has no container of that name
+//	move-following NODE VOLUME TO  a planned move with the containers is begun by the leader
+func (w *World) followStep(words []string) (ok bool, err error) {
+	var m *Machine
+	if len(words) > 2 {
+		m = w.nodes[words[1]]
+	}
+	if m == nil {
+		return false, nil
+	}
+	record := func() *state.Container {
+		for c := range m.daemon.State().Containers() {
+			if c.Name == words[2] {
+				return c
+			}
+		}
+		return nil
+	}
+	switch words[0] {
+	case "run-following", "run-once":
+		opts := containerfake.RunOptions{
+			Labels: map[string]string{container.LabelEnable: "true"}, Env: []string{secret}, Image: words[2] + ":1",
+		}
+		if words[0] == "run-following" {
+			opts.Restart = "always"
+		}
+		return true, m.Engine.Run(words[2], opts, words[3:]...)
+	case "followed":
+		w.Await(strings.Join(words, " "), func() bool {
+			c := record()
+			return c != nil && m.daemon.State().NodeName(c.Node) == words[3] && c.Run == (words[4] == "running")
+		})
+	case "not-followed":
+		w.Await(strings.Join(words, " "), func() bool { return record() == nil })
+	case "image":
+		w.Await(strings.Join(words, " "), func() bool {
+			_, err := m.Engine.LocalImage(w.ctx(), container.Image{Ref: words[2]})
+			return err == nil
+		})
+	case "same":
+		c, err := m.Engine.Inspect(w.ctx(), words[2])
+		if err != nil {
+			return true, err
+		}
+		if c.Labels[container.LabelEnable] != "true" || !slices.Contains(m.Engine.Env(words[2]), secret) || !bytes.Contains(c.Spec.HostConfig, []byte(`"always"`)) {
+			return true, fmt.Errorf("it is another one: %s %s", c.Spec.Config, c.Spec.HostConfig)
+		}
+		var all bytes.Buffer
+		if err := m.daemon.State().Marshal(&all); err != nil {
+			return true, err
+		}
+		if strings.Contains(all.String(), secret) {
+			return true, fmt.Errorf("the state shows its secret")
+		}
+	case "rm":
+		return true, m.Engine.Remove(words[2])
+	case "not-there":
+		if st, _, there := m.Engine.Container(words[2]); there {
+			return true, fmt.Errorf("it is there, %s", st)
+		}
+	case "move-following":
+		return true, w.moveFollowing(words[2], words[3])
+	default:
+		return false, nil
+	}
+	return true, nil
+}
