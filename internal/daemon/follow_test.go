@@ -1,0 +1,146 @@
+package daemon
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// TestPlanFollow: each case of testdata/follow.txt is a view of node n1 and, below
+// "=>", what is to be done. A line is one of
+//
+//	vol NAME@EPOCH on=NODE [PHASE]
+//	rec NAME NODE id=ID vols=VOL@EPOCH,.. [run] [blocked] [hash=H] [key=K] [left=NODE:ID]
+//	here NAME id=ID vols=VOL,.. [live] [failed] [hash=H]
+//	settled WHAT..       IDs of containers, names of records
+//	may-not-write
+func TestPlanFollow(t *testing.T) {
+	const file = "testdata/follow.txt"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	cases := strings.Split(strings.TrimRight(string(text), "\n"), "\n\n")
+	for i, c := range cases {
+		if i > 0 {
+			got.WriteString("\n")
+		}
+		var input []string
+		for line := range strings.Lines(c) {
+			if !strings.HasPrefix(line, "=>") {
+				input = append(input, strings.TrimRight(line, "\n"))
+			}
+		}
+		got.WriteString(strings.Join(input, "\n") + "\n")
+		steps := planFollow(followCase(t, input))
+		for _, s := range steps {
+			name, _, _ := strings.Cut(s.Record, "/")
+			id := ""
+			if s.Here != nil {
+				id = " " + s.Here.ID
+			}
+			fmt.Fprintf(&got, "=> %s %s%s\n", s.Do, name, id)
+		}
+		if len(steps) == 0 {
+			got.WriteString("=> nothing\n")
+		}
+	}
+	if os.Getenv("UPDATE") != "" {
+		if err := os.WriteFile(file, []byte(got.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if got.String() != string(text) {
+		t.Errorf("got:\n%s\nwant:\n%s", got.String(), text)
+	}
+}
+
+func followCase(t *testing.T, lines []string) followView {
+	t.Helper()
+	var snap struct {
+		Format     int                `json:"format"`
+		Cluster    *state.Cluster     `json:"cluster"`
+		Volumes    []*state.Volume    `json:"volumes"`
+		Containers []*state.Container `json:"containers"`
+	}
+	snap.Format, snap.Cluster = 1, &state.Cluster{ID: "c", DataKey: "k"}
+	v := followView{Self: "n1", MayWrite: true}
+	var settled []string
+	for _, line := range lines {
+		words := strings.Fields(line)
+		if len(words) == 0 || words[0] == "#" {
+			continue
+		}
+		opt, flag := map[string]string{}, map[string]bool{}
+		for _, w := range words[1:] {
+			if k, val, ok := strings.Cut(w, "="); ok {
+				opt[k] = val
+			} else {
+				flag[w] = true
+			}
+		}
+		var volumes []state.ContainerVolume
+		for _, w := range strings.FieldsFunc(opt["vols"], func(r rune) bool { return r == ',' }) {
+			name, epoch, _ := strings.Cut(w, "@")
+			n, _ := strconv.ParseUint(epoch, 10, 64)
+			volumes = append(volumes, state.ContainerVolume{ID: volume.ID(name), Epoch: volume.Epoch(n)})
+		}
+		switch words[0] {
+		case "vol":
+			name, epoch, _ := strings.Cut(words[1], "@")
+			n, err := strconv.ParseUint(epoch, 10, 64)
+			if err != nil {
+				t.Fatalf("%q: %v", line, err)
+			}
+			phase := state.PhaseActive
+			if flag["moving"] {
+				phase = state.PhaseMoving
+			}
+			if flag["electing"] {
+				phase = state.PhaseElecting
+			}
+			snap.Volumes = append(snap.Volumes, &state.Volume{ID: volume.ID(name), Name: name, Epoch: volume.Epoch(n), Phase: phase,
+				Placement: volume.Placement{Primary: volume.NodeID(opt["on"])}})
+		case "rec":
+			c := &state.Container{Name: words[1], Node: volume.NodeID(words[2]), ID: opt["id"], Volumes: volumes,
+				Run: flag["run"], Blocked: flag["blocked"], Hash: opt["hash"], Key: "k"}
+			if opt["key"] != "" {
+				c.Key = opt["key"]
+			}
+			if node, id, ok := strings.Cut(opt["left"], ":"); ok {
+				c.Left = map[volume.NodeID]string{volume.NodeID(node): id}
+			}
+			snap.Containers = append(snap.Containers, c)
+		case "here":
+			v.Here = append(v.Here, hereContainer{ID: opt["id"], Name: words[1], Volumes: ids(volumes), Live: flag["live"], Failed: flag["failed"], Hash: opt["hash"]})
+		case "settled":
+			settled = words[1:]
+		case "may-not-write":
+			v.MayWrite = false
+		default:
+			t.Fatalf("no such line: %q", line)
+		}
+	}
+	b, err := json.Marshal(snap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.State, err = state.Unmarshal(bytes.NewReader(b)); err != nil {
+		t.Fatal(err)
+	}
+	v.Settled = func(what string) bool {
+		name, _, _ := strings.Cut(what, "/")
+		return slices.Contains(settled, name)
+	}
+	return v
+}
