@@ -208,7 +208,7 @@ func (a *app) completeValue(ctx context.Context, option string, add func(word, a
 		for _, p := range volume.Profiles() {
 			add(p, "")
 		}
-	case "node":
+	case "node", "to", "confirm-fenced":
 		ns, _ := a.client.Nodes(ctx)
 		for _, n := range ns {
 			add(n.Name, fmt.Sprintf("%s, zone %s", n.Health, n.Zone))

@@ -67,6 +67,7 @@ func TestStories(t *testing.T) {
 			"waiting": storyWaiting,
 			"calls":   storyCalls,
 			"verify":  storyVerify,
+			"lose":    storyLose,
 			"code":    storyCode,
 		},
 	})
@@ -184,6 +185,11 @@ func storyVerify(ts *testscript.TestScript, _ bool, args []string) {
 	story(ts).fake.Verify(differs, unread)
 }
 
+// storyLose takes a volume from its primary.
+func storyLose(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(story(ts).fake.Lose(args[0]))
+}
+
 func storyCode(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
@@ -267,6 +273,8 @@ func TestComplete(t *testing.T) {
 		{"snapshot remove pgdata@b", []string{"pgdata@before-upgrade"}},
 		{"snapshot prune ", []string{"pgdata", "scratch", "uploads"}},
 		{"volume sync pgdata u", []string{"uploads"}},
+		{"failover up", []string{"uploads"}},
+		{"failover uploads --to b", []string{"beta"}},
 		{"aside remove de", []string{"dead0000beef0000-0000000000000001-2"}},
 		{"aside restore dead0000beef0000-0000000000000001-2 ", nil},
 		{"settings ", []string{"list", "set", "reset"}},

@@ -522,6 +522,12 @@ func (m *member) electing(ctx context.Context, v *state.Volume, fenced string) (
 	return now, nil
 }
 
+// noPrimary refuses what only a primary could do.
+func (m *member) noPrimary(v *state.Volume) error {
+	return volume.Errorf(volume.CodeUnavailable, "volume %q has no primary: %s", v.Name, m.view().volume(v).Reason).
+		WithHint("try again when it has one; see `flockctl failover --help`")
+}
+
 // currentElections are those that this node runs as the leader; nil when it does not.
 func (m *member) currentElections() *elections {
 	m.mu.Lock()

@@ -17,6 +17,9 @@ import (
 // node is not passed on a second time.
 func (m *member) onPrimary(ctx context.Context, v *state.Volume, f func(ctx context.Context, primary *api.Client) error) error {
 	to := v.Placement.Primary
+	if v.Phase == state.PhaseElecting {
+		return m.noPrimary(v)
+	}
 	if to == m.self {
 		return named(f(ctx, nil), v)
 	}

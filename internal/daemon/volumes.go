@@ -197,6 +197,9 @@ func (m *member) RemoveVolume(ctx context.Context, ref string, req api.RemoveVol
 		if err != nil {
 			return err
 		}
+		if v.Phase == state.PhaseElecting {
+			return m.noPrimary(v)
+		}
 		// The primary has to agree; do not begin what it cannot answer.
 		if _, h, known := m.view().status(v.Placement.Primary, v.ID); !known {
 			return volume.Errorf(volume.CodeUnavailable, "volume %q: its primary %s has not reported for %s, so nobody knows whether it is in use",
@@ -377,6 +380,8 @@ func (m *member) moveTo(ctx context.Context, id volume.ID, node volume.NodeID, f
 		return volume.Errorf(volume.CodeNotFound, "no volume %s", id)
 	case v.Placement.Primary == node:
 		return nil
+	case v.Phase == state.PhaseElecting:
+		return m.noPrimary(v)
 	}
 	st, h, known := m.view().status(v.Placement.Primary, id)
 	primary := s.NodeName(v.Placement.Primary)

@@ -34,6 +34,7 @@ import (
 //	discard NODE FROM              flockctl aside remove
 //	set NODE VOLUME KEY=VALUE..    flockctl volume set
 //	failover NODE VOLUME [to=NODE] [accept-loss] [fenced=NODE]  flockctl failover
+//	problem-of NODE VOLUME TEXT    until the volume's reason has that text in it
 //	event NODE KIND VOLUME TEXT    until there is such an event with that text in it
 //	option NODE VOLUME KEY=VALUE.. until the node knows the volume with these
 func (w *World) operatorStep(words []string) error {
@@ -171,6 +172,13 @@ func (w *World) operatorStep(words []string) error {
 		_, accept := opts["accept-loss"]
 		_, err := node().API().FailoverVolume(w.ctx(), words[2], api.FailoverRequest{To: opts["to"], AcceptLoss: accept, ConfirmFenced: opts["fenced"]})
 		return err
+	case "problem-of":
+		text := strings.Join(words[3:], " ")
+		w.Await(strings.Join(words, " "), func() bool {
+			v, err := node().API().Volume(w.ctx(), words[2])
+			return err == nil && strings.Contains(v.Reason, text)
+		})
+		return nil
 	case "event":
 		text := strings.Join(words[4:], " ")
 		w.Await(strings.Join(words, " "), func() bool {

@@ -2,10 +2,27 @@ package apitest
 
 import (
 	"context"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/volume"
 )
+
+// Lose takes a volume from its primary.
+func (f *Fake) Lose(name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i, err := f.findVolume(name, false)
+	if err != nil {
+		return err
+	}
+	v := &f.volumes[i]
+	v.Replicas = append([]api.Replica{{Node: v.Primary, Kind: api.ReplicaLocal, State: volume.LinkConnecting}}, v.Replicas...)
+	v.Phase, v.Health, v.Primary = "electing", api.HealthUnavailable, api.NodeRef{}
+	v.AsOf, v.Mounted, v.Holders = time.Time{}, false, nil
+	v.Reason = "getting another primary: its copies are being asked"
+	return nil
+}
 
 // FailoverVolume implements api.Backend: a volume whose primary is called lost gets the
 // node asked for, or its first replica's, and any other primary is alive.
