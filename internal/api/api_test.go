@@ -145,6 +145,11 @@ var calls = []struct {
 		return one(b.RemoveAside(ctx, "0b5e55ed00000001-0000000000000002-1", "beta"))
 	}},
 	{"remove an aside anywhere", func(ctx context.Context, b both) (any, error) { return one(b.RemoveAside(ctx, "nothing", "")) }},
+	{"containers", func(ctx context.Context, b both) (any, error) { return two(b.Containers(ctx)) }},
+	{"forget a container", func(ctx context.Context, b both) (any, error) {
+		return one(b.ForgetContainer(ctx, "shop_db_1", "alpha"))
+	}},
+	{"forget a container that is not there", func(ctx context.Context, b both) (any, error) { return one(b.ForgetContainer(ctx, "a/b", "")) }},
 	{"settings", func(ctx context.Context, b both) (any, error) { return two(b.Settings(ctx)) }},
 	{"change settings", func(ctx context.Context, b both) (any, error) {
 		return two(b.ChangeSettings(ctx, api.SettingsRequest{Set: map[string]string{"trash-retention": "3d"}, Reset: []string{"aside-retention"}}))

@@ -77,6 +77,12 @@ type Backend interface {
 	// any.
 	RemoveAside(ctx context.Context, ref, node string) error
 
+	// Containers that follow their volumes, by name.
+	Containers(ctx context.Context) ([]Container, error)
+	// ForgetContainer has a container not be made elsewhere, as when its node will not come
+	// back. Node is a ref of its node, "" for any.
+	ForgetContainer(ctx context.Context, name, node string) error
+
 	Settings(ctx context.Context) (Settings, error)
 	ChangeSettings(ctx context.Context, req SettingsRequest) (Settings, error)
 

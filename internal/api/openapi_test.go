@@ -67,7 +67,7 @@ func TestEveryFieldIsDescribed(t *testing.T) {
 		Node{}, LabelRequest{}, Volume{}, Replica{}, CreateVolumeRequest{}, UndeleteRequest{}, TokenRequest{}, Token{}, Event{},
 		UpdateVolumeRequest{}, UpdateVolumeReply{}, Settings{}, Setting{}, SettingsRequest{},
 		SyncRequest{}, SyncReply{}, VerifyRequest{}, VerifyReply{}, Sum{}, CopySum{}, Snapshot{}, SnapshotRequest{}, PruneRequest{},
-		Asides{}, Aside{}, RestoreAsideRequest{}, FailoverRequest{},
+		Asides{}, Aside{}, RestoreAsideRequest{}, Container{}, FailoverRequest{},
 	}
 	for _, v := range types {
 		typ := reflect.TypeOf(v)

@@ -105,6 +105,15 @@ func (b backend) PruneSnapshots(ctx context.Context, ref string, req api.PruneRe
 	return ask(b.d, func(m *member) ([]api.Snapshot, error) { return m.PruneSnapshots(ctx, ref, req) })
 }
 
+func (b backend) Containers(ctx context.Context) ([]api.Container, error) {
+	return ask(b.d, func(m *member) ([]api.Container, error) { return m.Containers(ctx) })
+}
+
+func (b backend) ForgetContainer(ctx context.Context, name, node string) error {
+	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.ForgetContainer(ctx, name, node) })
+	return err
+}
+
 func (b backend) Asides(ctx context.Context) (api.Asides, error) {
 	return ask(b.d, func(m *member) (api.Asides, error) { return m.Asides(ctx) })
 }

@@ -614,17 +614,12 @@ func (m *member) mayPropose(from volume.NodeID, c state.Command) error {
 			return volume.Errorf(volume.CodeDenied, "a node records its own containers only")
 		}
 		return nil
-	case state.DropContainer:
-		if c.Node != from {
-			return volume.Errorf(volume.CodeDenied, "a node forgets its own containers only")
-		}
-		return nil
 	case state.SetDataKey:
 		if !cluster.MayHaveData(m.cluster.State().Node(from)) {
 			return volume.Errorf(volume.CodeDenied, "the data key is for nodes with a pool")
 		}
 		return nil
-	case state.AbortHandoff, state.AbortDelete, state.CreateToken, state.RevokeToken:
+	case state.AbortHandoff, state.AbortDelete, state.DropContainer, state.CreateToken, state.RevokeToken:
 		return nil // any member may: an operator's wish, or the end of an attempt
 	default:
 		return volume.Errorf(volume.CodeDenied, "a node may not propose that")

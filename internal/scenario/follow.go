@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/container/containerfake"
@@ -44,10 +45,12 @@ func (w *World) moveFollowing(name, to string) error {
 //	same NODE CONTAINER            it has its label, secret and policy, and the state does not show the secret
 //	rm NODE CONTAINER              docker rm
 //	not-there NODE CONTAINER       the engine has no container of that name
+//	rmi NODE IMAGE, load NODE IMAGE  docker rmi and docker load
+//	shutdown NODE                  the machine is shut down in order: its engine, then all the rest
 //	move-following NODE VOLUME TO  a planned move with the containers is begun by the leader
 func (w *World) followStep(words []string) (ok bool, err error) {
 	var m *Machine
-	if len(words) > 2 {
+	if len(words) > 1 {
 		m = w.nodes[words[1]]
 	}
 	if m == nil {
@@ -62,6 +65,11 @@ func (w *World) followStep(words []string) (ok bool, err error) {
 		return nil
 	}
 	switch words[0] {
+	case "shutdown":
+		m.Engine.StopAll()
+		time.Sleep(10 * time.Second) // flockd, which ends after the engine, sees what that does
+		m.Engine.Shutdown()
+		m.Cut()
 	case "run-following", "run-once":
 		opts := containerfake.RunOptions{
 			Labels: map[string]string{container.LabelEnable: "true"}, Env: []string{secret}, Image: words[2] + ":1",
@@ -103,6 +111,10 @@ func (w *World) followStep(words []string) (ok bool, err error) {
 		if st, _, there := m.Engine.Container(words[2]); there {
 			return true, fmt.Errorf("it is there, %s", st)
 		}
+	case "rmi":
+		m.Engine.RemoveImage(words[2])
+	case "load":
+		return true, m.Engine.LoadImage(w.ctx(), container.Image{Ref: words[2]}, strings.NewReader(words[2]))
 	case "move-following":
 		return true, w.moveFollowing(words[2], words[3])
 	default:

@@ -36,9 +36,10 @@ type Fake struct {
 	tokens  []api.Token
 	events  []api.Event
 	// settings are those that somebody has set.
-	settings  []api.Setting
-	snapshots map[volume.ID][]api.Snapshot
-	asides    []api.Aside
+	settings   []api.Setting
+	snapshots  map[volume.ID][]api.Snapshot
+	asides     []api.Aside
+	containers []api.Container
 	// differs is the node whose copies verify finds to be unlike; unread, one whose
 	// copies it cannot read.
 	differs, unread volume.NodeID

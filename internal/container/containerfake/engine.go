@@ -342,9 +342,15 @@ func (e *Engine) Crash(live bool) {
 	}
 }
 
-// Shutdown stops the engine in order: containers are stopped and their volumes
-// unmounted.
+// Shutdown stops the engine in order, after its containers.
 func (e *Engine) Shutdown() {
+	e.StopAll()
+	e.Crash(false)
+}
+
+// StopAll is the first part of Shutdown: containers are stopped and their volumes
+// unmounted, while the engine still answers.
+func (e *Engine) StopAll() {
 	for _, c := range e.all() {
 		e.mu.Lock()
 		running := c.state == container.Running
@@ -354,7 +360,6 @@ func (e *Engine) Shutdown() {
 			e.unmountAll(c)
 		}
 	}
-	e.Crash(false)
 }
 
 // Boot starts the engine again. It asks the driver about every volume it knows, then

@@ -182,6 +182,13 @@ func (e *Engine) LoadImage(_ context.Context, i container.Image, archive io.Read
 	return nil
 }
 
+// RemoveImage is `docker rmi`.
+func (e *Engine) RemoveImage(name string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.images, name)
+}
+
 // byRef finds a container by name or ID; nil when there is none.
 func (e *Engine) byRef(ref string) *record {
 	e.mu.Lock()
