@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/state"
@@ -45,9 +46,31 @@ func (v view) containers() (out []api.Container) {
 				c.Problems = append(c.Problems, n.Name+": "+f.Problem)
 			}
 		}
+		if text := v.apart(r); text != "" && r.Run {
+			c.Problems = append(c.Problems, text)
+		}
 		out = append(out, c)
 	}
 	return out
+}
+
+// apart says that a container's volumes have primaries on different nodes, of which none
+// can run it; "" when they do not.
+func (v view) apart(r *state.Container) string {
+	var where []string
+	primaries := map[volume.NodeID]bool{}
+	for _, cv := range r.Volumes {
+		vol := v.state.Volume(cv.ID)
+		if vol == nil || vol.Placement.Primary == "" {
+			continue
+		}
+		primaries[vol.Placement.Primary] = true
+		where = append(where, fmt.Sprintf("%s on %s", vol.Name, v.state.NodeName(vol.Placement.Primary)))
+	}
+	if len(primaries) < 2 {
+		return ""
+	}
+	return "its volumes have different primaries, so it can run nowhere: " + strings.Join(where, ", ")
 }
 
 // Containers implements api.Backend.
