@@ -15,6 +15,10 @@ const settingsHelp = `Settings hold for the whole cluster. Keys:
    trash-retention        how long a removed volume can be brought back
    aside-retention        how long a copy stays that was set aside (flockctl aside list)
    replica-replace-after  how long a replica's node may be lost before another node gets a copy
+   failover               automatic: volumes of a lost node are taken over by themselves; manual: they wait
+   lease                  how soon a silent node is taken for lost: default (20 s), fast (12 s) or lab (65 s)
+   fencing                hard: only nodes that can reset themselves are taken for lost by time alone;
+                          software-only: others too, after half as long again
    bandwidth:ZONE:ZONE    most bytes a second between two zones, either way; none for no limit
 
 Times are periods like 30m, 12h or 30d. A bandwidth is a number of bytes with k, M or G (powers of

@@ -96,6 +96,12 @@ type Peers interface {
 	Holds(ctx context.Context, node volume.NodeID, id volume.ID, guids []uint64) (map[uint64]bool, error)
 }
 
+// Lease is the node's right to write anything at all.
+type Lease interface {
+	// Held says whether it may now, and if not, why. It never blocks for long.
+	Held() (ok bool, why string)
+}
+
 // Config of an Agent.
 type Config struct {
 	Self    volume.NodeID
@@ -117,6 +123,8 @@ type Config struct {
 	// StopFollowing stops the containers that go along with a volume, before it is given
 	// up; nil: none can be stopped.
 	StopFollowing func(context.Context, volume.ID) error
+	// Lease is this node's right to write; nil: it always may.
+	Lease Lease
 	// Poll is how often the disk is read without a reason; 0: 5 s.
 	Poll time.Duration
 }
@@ -135,6 +143,7 @@ type Agent struct {
 	peers         Peers
 	stopFollowing func(context.Context, volume.ID) error
 	clock         func() time.Time
+	lease         Lease
 	log           *slog.Logger
 	poll          time.Duration
 
@@ -178,7 +187,8 @@ func New(c Config) *Agent {
 	}
 	return &Agent{
 		self: c.Self, version: c.Version, bootID: c.BootID, layout: c.Layout, cluster: c.Cluster,
-		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, stopFollowing: c.StopFollowing, clock: c.Clock, log: c.Log, poll: c.Poll,
+		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, stopFollowing: c.StopFollowing,
+		clock: c.Clock, lease: c.Lease, log: c.Log, poll: c.Poll,
 		fresh: make(chan struct{}), wake: make(chan struct{}, 1),
 		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{},
 	}

@@ -53,8 +53,28 @@ func (a *Agent) Mount(ctx context.Context, id volume.ID, mountID string) (dir st
 	if err != nil {
 		return "", fmt.Errorf("mounting volume %q: %w", v.Name, err)
 	}
+	// The lease may have ended meanwhile; then the fencer has looked already, or will not
+	// be asked to look again.
+	if err := a.leased(v.Name); err != nil {
+		if uerr := a.zfs.Unmount(ctx, ds.Name); uerr != nil {
+			err = errors.Join(err, fmt.Errorf("unmounting volume %q again: %w", v.Name, uerr))
+		}
+		return "", err
+	}
 	a.use.Mounted(id, mountID)
 	return dir, nil
+}
+
+// leased refuses what only a node that may write is allowed to do.
+func (a *Agent) leased(name string) error {
+	if a.lease == nil {
+		return nil
+	}
+	if ok, why := a.lease.Held(); !ok {
+		return volume.Errorf(volume.CodeUnavailable, "volume %q cannot be written on %s now: %s", name, a.name(), why).
+			WithHint("another node may have taken it over; see `flockctl status`")
+	}
+	return nil
 }
 
 // wantedBack is the dataset of a live volume, out of the trash when an undelete is so
@@ -112,6 +132,9 @@ func (a *Agent) writable(id volume.ID) (*state.Volume, error) {
 			a.cluster.State().NodeName(v.Placement.Primary))
 	case v.Phase != state.PhaseActive:
 		return nil, volume.Errorf(volume.CodeConflict, "volume %q is %s; try again in a moment", v.Name, v.Phase)
+	}
+	if err := a.leased(v.Name); err != nil {
+		return nil, err
 	}
 	return v, nil
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/api/apitest"
+	"github.com/flocker-io/flocker/internal/lease"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -193,6 +194,11 @@ var peerCalls = []struct {
 			Volumes: []volume.Status{{Volume: "0b5e55ed00000001", Epoch: volume.NewEpoch(1, 2), Role: volume.RoleReplica}},
 		}
 		return two(b.Report(ctx, r, map[volume.NodeID]uint64{apitest.Alpha.ID: 1 << 63}))
+	}},
+	{"beat", func(ctx context.Context, b both) (any, error) {
+		return two(b.Beat(ctx, api.BeatRequest{
+			Node: apitest.Beta.ID, Boot: "b", Round: 2, Beat: lease.Beat{No: 3, Nonce: 1<<64 - 1}, Safety: volume.SafetySysrq, Stopped: 2,
+		}))
 	}},
 	{"propose", func(ctx context.Context, b both) (any, error) { return two(b.Propose(ctx, []byte("\x00\xff{}"))) }},
 	{"barrier", func(ctx context.Context, b both) (any, error) { return two(b.Barrier(ctx)) }},

@@ -103,6 +103,10 @@ type Peer interface {
 	// revisions of those reports that the caller already holds, so that the reply
 	// carries only newer ones. Harmless to repeat.
 	Report(ctx context.Context, r volume.Report, have map[volume.NodeID]uint64) (ReportReply, error)
+	// Beat keeps the calling node's lease alive, or asks for one. The leader answers only
+	// after it has proven, by something that began after the beat arrived, that it leads.
+	// Harmless to repeat.
+	Beat(ctx context.Context, req BeatRequest) (BeatReply, error)
 	// Propose has the leader commit an encoded state.Envelope. Give the envelope a
 	// request ID: the answer may be lost after the commit.
 	Propose(ctx context.Context, envelope []byte) (ProposeReply, error)

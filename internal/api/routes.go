@@ -158,6 +158,7 @@ func routes(b Backend, p Peer) []route {
 	}
 	rs = append(rs, failoverPeerRoutes(p)...)
 	return append(append(rs, copiesPeerRoutes(p)...),
+		beatRoute(p),
 		route{"POST", "/v1/peer/report", peers, lenient(func(r *http.Request, req reportRequest) (any, error) {
 			// A node speaks for itself only.
 			if from, _ := Caller(r.Context()); from != req.Report.Node {

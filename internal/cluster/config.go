@@ -88,6 +88,14 @@ func (t Timing) withDefaults() Timing {
 	return t
 }
 
+// ElectionTime is how long it takes at most, but for votes that are split again and
+// again, until a new leader is known after one was lost: a follower waits for twice the
+// heartbeat, an election lasts twice its timeout.
+func (t Timing) ElectionTime() time.Duration {
+	t = t.withDefaults()
+	return 2 * (t.Heartbeat + t.Election)
+}
+
 // Validate checks what raft would refuse later, with less to say about it.
 func (t Timing) Validate() error {
 	t = t.withDefaults()

@@ -1,10 +1,15 @@
 package cluster
 
 import (
+	"time"
+
 	"github.com/hashicorp/raft"
 
 	"github.com/flocker-io/flocker/internal/volume"
 )
+
+// ElectionTime is how long a change of leader may take.
+func (c *Cluster) ElectionTime() time.Duration { return c.cfg.Timing.ElectionTime() }
 
 // Servers are the nodes in Raft's latest configuration, as this node knows it; true
 // for those that vote. It is empty while the node starts.

@@ -18,6 +18,7 @@ import (
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/cluster"
 	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/lease"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/plugin"
@@ -40,6 +41,14 @@ type Parts struct {
 	Timers  Timers
 	Metrics *Metrics
 	Now     func() time.Time // nil: time.Now
+	// Boot is the clock of leases; nil: CLOCK_BOOTTIME.
+	Boot func() lease.Moment
+	// Fencer stops this node's writers when its lease is over; nil: none is installed,
+	// and failover stays manual.
+	Fencer Fencer
+	// StopWriters is what this process does itself when the fencer is gone: it kills the
+	// users of everything below a dataset, unmounts it and verifies that. Nil: nothing.
+	StopWriters func(ctx context.Context, root string) error
 
 	StateDir string
 	MountDir string
@@ -62,6 +71,13 @@ type Parts struct {
 	Plugin string
 	// Started is called once the node answers on all its sockets. May be nil.
 	Started func()
+}
+
+func (p Parts) boot() func() lease.Moment {
+	if p.Boot == nil {
+		return bootClock
+	}
+	return p.Boot
 }
 
 func (p Parts) now() time.Time {
@@ -427,6 +443,19 @@ func (d *Daemon) ID() volume.NodeID {
 		return m.self
 	}
 	return ""
+}
+
+// Lease says whether this node may write now, and the number of its lease. For tests.
+func (d *Daemon) Lease() (held bool, no uint64) {
+	m := d.current.Load()
+	if m == nil {
+		return false, 0
+	}
+	held, _ = m.tenure.Held()
+	if n := m.cluster.State().Node(m.self); n != nil {
+		no = n.Lease.No
+	}
+	return held, no
 }
 
 // Links of the volumes this node is the primary of. For tests.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
@@ -57,8 +58,22 @@ func (b driver) Mount(ctx context.Context, name, id string) (string, error) {
 		return "", volume.Errorf(volume.CodeNoQuorum, "volume %q: this node has not heard from a leader since it started", name).
 			WithHint("it can be mounted as soon as a majority of the voters is up; see `flockctl status`")
 	}
-	// What is being made, moved or removed is decided in a moment: a refusal would be
-	// final for the container.
+	for {
+		dir, err := m.mount(ctx, v, id)
+		// What was taken from this node on the way is waited for, as if it had been so at
+		// the beginning: a refusal would be final for the container.
+		if err == nil || ctx.Err() != nil || m.mountable(v.ID) || volume.CodeOf(err) == volume.CodeNotFound {
+			return dir, err
+		}
+	}
+}
+
+// mount waits until this node may write at all, has the volume given to it, and mounts.
+func (m *member) mount(ctx context.Context, v *state.Volume, id string) (string, error) {
+	if err := m.tenure.await(ctx); err != nil {
+		return "", fmt.Errorf("volume %q cannot be mounted on this node: %w", v.Name, err)
+	}
+	// What is being made, moved, removed or failed over is decided in a moment.
 	s, err := m.cluster.Wait(ctx, func(s *state.State) bool {
 		now := s.Volume(v.ID)
 		return now == nil || !now.Live() || now.Phase == state.PhaseActive
@@ -66,16 +81,16 @@ func (b driver) Mount(ctx context.Context, name, id string) (string, error) {
 	if err != nil {
 		if now := m.cluster.State().Volume(v.ID); now != nil && now.Phase == state.PhaseElecting {
 			// Docker does not ask again; flockd starts the container when it can be mounted.
-			return "", volume.Errorf(volume.CodeUnavailable, "volume %q has no primary: %s", name, m.view().volume(now).Reason)
+			return "", volume.Errorf(volume.CodeUnavailable, "volume %q has no primary: %s", v.Name, m.view().volume(now).Reason)
 		}
-		return "", waited(err, "volume %q is still being made, moved or removed", name)
+		return "", waited(err, "volume %q is still being made, moved or removed", v.Name)
 	}
 	if v = s.Volume(v.ID); v == nil || !v.Live() {
-		return "", noVolume(name)
+		return "", volume.Errorf(volume.CodeNotFound, "the volume was removed meanwhile")
 	}
 	if v.Placement.Primary != m.self {
 		if c := awaited(s, v, m.self); c != nil {
-			return "", volume.Errorf(volume.CodeRefused, "volume %q belongs to container %s, which is to run on %s", name, c.Name, s.NodeName(v.Placement.Primary)).
+			return "", volume.Errorf(volume.CodeRefused, "volume %q belongs to container %s, which is to run on %s", v.Name, c.Name, s.NodeName(v.Placement.Primary)).
 				WithHint("stop the container there first; see `flockctl container list`")
 		}
 		if err := m.acquire(ctx, v); err != nil {
@@ -83,6 +98,13 @@ func (b driver) Mount(ctx context.Context, name, id string) (string, error) {
 		}
 	}
 	return m.agent.Mount(ctx, v.ID, id)
+}
+
+// mountable says that this node may write the volume now.
+func (m *member) mountable(id volume.ID) bool {
+	v := m.cluster.State().Volume(id)
+	held, _ := m.tenure.Held()
+	return held && v != nil && v.Phase == state.PhaseActive
 }
 
 // acquire has the leader make this node the primary, and waits until this node

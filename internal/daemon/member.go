@@ -13,12 +13,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/agent"
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/cluster"
 	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/lease"
 	"github.com/flocker-io/flocker/internal/placement"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/transport"
@@ -41,12 +43,16 @@ type member struct {
 	agent   *agent.Agent      // nil on a witness
 	repl    *replicate.Engine // nil on a witness
 	use     *use
+	zfs     ZFS
 	trees   Trees         // nil: copies cannot be read here
 	tidied  chan struct{} // closed when nothing of an earlier life is open in trees
 
 	verifier verifier
 	follow   *follower // nil on a node without containers
 
+	clock     func() lease.Moment
+	tenure    *tenure                // this node's lease
+	leases    atomic.Pointer[leases] // everybody's; nil: this node does not lead
 	mu        sync.Mutex
 	clients   map[volume.NodeID]*api.Client
 	shadows   []string             // local volumes of the engine that hide ours
@@ -60,12 +66,14 @@ type member struct {
 func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	m := &member{
 		self: c.ID(), version: p.Version, log: p.Log.With("node", c.ID().Short()), now: p.now, timers: p.Timers,
-		cluster: c, reports: c.Reports(), clients: map[volume.NodeID]*api.Client{}, asided: make(chan struct{}, 1),
+		cluster: c, reports: c.Reports(), clients: map[volume.NodeID]*api.Client{}, asided: make(chan struct{}, 1), clock: p.boot(),
 	}
+	m.tenure = newTenure()
 	if setup.Pool == "" {
 		return m
 	}
 	m.layout = agent.Layout{Pool: setup.Pool, MountBase: p.MountDir}
+	m.zfs = p.ZFS
 	m.trees, m.tidied = p.Trees, make(chan struct{})
 	m.use = &use{engine: p.Engine, now: p.now,
 		id: func(name string) (volume.ID, bool) {
@@ -109,8 +117,13 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		StopFollowing: stopFollowing,
 		Self:          m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,
 		Cluster: agentCluster{m}, ZFS: p.ZFS, Files: p.Files, Use: m.use, Repl: m.repl, Log: m.log, Poll: p.Timers.Poll,
-		Peers: peers{m}, Clock: m.cautiousClock,
+		Peers: peers{m}, Clock: m.cautiousClock, Lease: m.tenure,
 	})
+	t := m.tenure
+	t.self, t.boot, t.clock, t.root, t.log = m.self, p.BootID, m.clock, m.layout.Root(), m.log
+	t.instead = p.StopWriters
+	t.fencer, t.state, t.news, t.leader, t.send = p.Fencer, c.State, c.Changed, c.Leader, m.send
+	t.fresh, t.moved, t.count = m.ready, m.agent.Wake, p.Metrics.beat
 	return m
 }
 
@@ -143,6 +156,10 @@ func (m *member) run(ctx context.Context, h http.Handler) error {
 		g.run("streams", m.whenFresh(m.serveStreams))
 		g.run("agent", m.agent.Run)
 		g.run("set-aside copies", m.tellAsides)
+		g.run("lease", m.tenure.run)
+		g.run("canary of the pool", func(ctx context.Context) error {
+			return m.tenure.canary(ctx, m.poolHealth, m.writeCanary)
+		})
 	}
 	if m.agent != nil && m.use.watch != nil {
 		g.run("engine", m.use.watch.Run)
@@ -198,11 +215,13 @@ func (m *member) passEvents(ctx context.Context) error {
 	retry := time.NewTicker(restartPause)
 	defer retry.Stop()
 	for {
+		lease := m.tenure.Changed()
 		m.agent.Wake()
 		m.follow.ring()
 		m.lookForShadows(ctx)
 		again.try(ctx)
 		select {
+		case <-lease:
 		case <-m.use.watch.C():
 		case <-retry.C:
 		case <-fresh:
@@ -240,7 +259,10 @@ func (m *member) lead(ctx context.Context) error {
 	defer beside.Wait()
 	defer stop()
 	c := &placement.Controller{Cluster: leaderView{m}, Wake: wake, Log: m.log, Now: m.now, Settle: m.timers.Stale}
-	err := c.Run(running)
+	g := newGroup(running)
+	g.run("placement", c.Run)
+	g.run("leases", m.keepLeases)
+	err := g.wait()
 	if ctx.Err() != nil {
 		return nil
 	}

@@ -35,6 +35,7 @@ type Metrics struct {
 	steps     *prometheus.HistogramVec
 	commands  *prometheus.CounterVec
 	cmdTime   *prometheus.HistogramVec
+	beats     *prometheus.CounterVec
 }
 
 // Metric describes one metric for people.
@@ -60,6 +61,7 @@ func NewMetrics(version string) *Metrics {
 	m.steps = m.histogram("flocker_replication_step_duration_seconds", "How long steps of replication took: tick (one look at the pool), snapshot (one command for all volumes that are due), prune (one pass over all copies).", "step")
 	m.commands = m.counter("flocker_zfs_commands_total", "zfs, zpool and mount commands, by operation and result (ok, error).", "op", "result")
 	m.cmdTime = m.histogram("flocker_zfs_command_duration_seconds", "How long those commands took.", "op")
+	m.beats = m.counter("flocker_lease_beats_total", "Beats of this node's lease, by result: answered, refused, lost (no answer in time), asked (for a lease), idle (failover is manual).", "result")
 
 	build := prometheus.NewGaugeVec(m.metric("gauge", "flocker_build_info", "Always 1; the version is the label.", "version"), []string{"version"})
 	build.WithLabelValues(version).Set(1)
@@ -75,6 +77,9 @@ func (m *Metrics) metric(kind, name, help string, labels ...string) prometheus.G
 	m.all = append(m.all, Metric{Name: name, Type: kind, Labels: labels, Help: help})
 	return prometheus.GaugeOpts{Name: name, Help: help}
 }
+
+// beat counts one by its result.
+func (m *Metrics) beat(result string) { m.beats.WithLabelValues(result).Inc() }
 
 func (m *Metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
 	v := prometheus.NewCounterVec(prometheus.CounterOpts(m.metric("counter", name, help, labels...)), labels)

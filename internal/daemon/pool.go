@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -129,4 +130,17 @@ func openPool(ctx context.Context, pools Pools, s localSetup) error {
 		return fmt.Errorf("opening pool %s: %w", s.Pool, err)
 	}
 	return nil
+}
+
+// poolHealth is the word that zpool has for the state of the pool.
+func (m *member) poolHealth(ctx context.Context) (string, error) {
+	p, err := m.zfs.Pool(ctx, m.layout.Pool)
+	return p.Health, err
+}
+
+// writeCanary writes a little to the pool, and returns when its disks have it. The
+// value is another one each time, or nothing would be written.
+func (m *member) writeCanary(ctx context.Context) error {
+	now := m.now().UTC().Format(time.RFC3339Nano)
+	return m.zfs.SetProperties(ctx, m.layout.Root(), map[string]string{"flocker:canary": now})
 }

@@ -9,9 +9,12 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/cluster"
 	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/lease"
 	"github.com/flocker-io/flocker/internal/version"
 	"github.com/flocker-io/flocker/plugin"
 	"github.com/flocker-io/flocker/replicate"
@@ -43,4 +46,14 @@ func Real(cfg Config, log *slog.Logger) (Parts, error) {
 		p.Plugin = cfg.PluginSocket
 	}
 	return p, nil
+}
+
+// bootClock reads CLOCK_BOOTTIME: Go's own monotonic clock stands still while the
+// machine sleeps, and a lease does not.
+func bootClock() lease.Moment {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic(fmt.Sprintf("reading CLOCK_BOOTTIME: %v", err)) // it is there since Linux 2.6.39
+	}
+	return lease.Moment(ts.Nano())
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/container"
@@ -15,9 +16,10 @@ const (
 	restartMost  = 5 * time.Minute
 )
 
-// restarts starts containers again that their engine gave up because we refused a
-// mount, as after a power cut of all nodes: an engine makes one attempt when it boots,
-// and a quorum may take longer.
+// restarts starts containers again that do not run because of us: those that their
+// engine gave up when we refused a mount, as after a power cut of all nodes (an engine
+// makes one attempt when it boots, and a quorum may take longer), and those that the
+// fencer has killed.
 //
 // Only containers all of whose volumes this node is the primary of are started: for
 // any other, starting it would take the volume away from the node that has it.
@@ -38,17 +40,28 @@ func (r *restarts) try(ctx context.Context) {
 	default:
 		return
 	}
+	if held, _ := r.m.tenure.Held(); !held {
+		return
+	}
 	refused, err := r.m.use.engine.Refused(ctx)
 	if err != nil {
 		return // the agent's report says that the engine does not answer
 	}
+	killed, done, err := r.victims(ctx)
+	if err != nil {
+		return
+	}
 	seen := map[string]attempt{}
-	for _, c := range refused {
+	for _, c := range append(refused, killed...) {
+		if _, twice := seen[c.Container]; twice {
+			continue
+		}
 		a := r.next[c.Container]
 		if r.m.mayStart(c) && !r.m.now().Before(a.at) {
 			err := r.m.use.engine.StartAgain(ctx, c.Container)
 			if err == nil {
 				r.m.log.Info("started a container whose volume can be mounted again", "container", c.Name)
+				done = append(done, c.Container)
 				continue
 			}
 			if a.pause == 0 && ctx.Err() == nil {
@@ -60,6 +73,40 @@ func (r *restarts) try(ctx context.Context) {
 		seen[c.Container] = a
 	}
 	r.next = seen
+	r.m.tenure.forget(ctx, done)
+}
+
+// victims are the containers that the fencer has killed and that are still to be
+// started here, and those that are done with: they run, are gone, or have their volume
+// on another node now.
+func (r *restarts) victims(ctx context.Context) (killed []container.Use, done []string, err error) {
+	ids := r.m.tenure.victims()
+	if len(ids) == 0 {
+		return nil, nil, nil
+	}
+	all, err := r.m.use.engine.Users(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, id := range ids {
+		i := slices.IndexFunc(all, func(u container.Use) bool { return u.Container == id })
+		switch {
+		case i < 0 || all[i].State.Live() || r.m.elsewhere(all[i]):
+			done = append(done, id)
+		default:
+			killed = append(killed, all[i])
+		}
+	}
+	return killed, done, nil
+}
+
+// elsewhere says that a volume of a container has another primary than this node.
+func (m *member) elsewhere(c container.Use) bool {
+	s := m.cluster.State()
+	return slices.ContainsFunc(c.Volumes, func(mount container.Mount) bool {
+		v := s.VolumeByName(mount.Volume)
+		return v == nil || v.Phase == state.PhaseActive && v.Placement.Primary != m.self
+	})
 }
 
 // mayStart says that every volume of a container can be mounted here now.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/lease"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -40,6 +41,67 @@ var periods = []period{
 	},
 }
 
+// choice is a setting that is one of a few words, the default first.
+type choice struct {
+	key, about string
+	values     []string
+	get        func(state.Settings) string // "": the default
+	set        func(*state.Settings, string)
+}
+
+// The words of fencing.
+const (
+	fencingHard     = "hard"
+	fencingSoftware = "software-only"
+)
+
+var choices = []choice{
+	{
+		"failover", "whether volumes of a lost node are taken over by themselves, once there are three voters",
+		[]string{string(state.FailoverAutomatic), string(state.FailoverManual)},
+		func(s state.Settings) string { return string(s.Failover) },
+		func(s *state.Settings, v string) { s.Failover = state.FailoverMode(v) },
+	}, {
+		"lease", "how soon a silent node is taken for lost: default after 20s, fast after 12s, lab after 65s",
+		lease.Profiles(),
+		func(s state.Settings) string { return s.Lease },
+		func(s *state.Settings, v string) { s.Lease = v },
+	}, {
+		"fencing", "whether nodes that cannot reset themselves may be taken for lost by time alone",
+		[]string{fencingHard, fencingSoftware},
+		func(s state.Settings) string {
+			if s.SoftwareFencing {
+				return fencingSoftware
+			}
+			return ""
+		},
+		func(s *state.Settings, v string) { s.SoftwareFencing = v == fencingSoftware },
+	},
+}
+
+// findChoice is nil when the key is none of them.
+func findChoice(key string) *choice {
+	i := slices.IndexFunc(choices, func(c choice) bool { return c.key == key })
+	if i < 0 {
+		return nil
+	}
+	return &choices[i]
+}
+
+// put a word into s. The default is kept as no word at all, so that it stays the
+// default.
+func (c *choice) put(s *state.Settings, value string) error {
+	switch i := slices.Index(c.values, value); {
+	case i < 0:
+		return volume.Errorf(volume.CodeInvalid, "setting %s: %q is not one of its values", c.key, value).
+			WithHint("it takes %s", strings.Join(c.values, " or "))
+	case i == 0:
+		value = ""
+	}
+	c.set(s, value)
+	return nil
+}
+
 // Limits of bandwidth have keys of this prefix and two zones, bandwidth:ZONE:ZONE.
 const (
 	bandwidthPrefix = "bandwidth:"
@@ -53,6 +115,9 @@ func settingKeys() string {
 	var keys []string
 	for _, p := range periods {
 		keys = append(keys, p.key)
+	}
+	for _, c := range choices {
+		keys = append(keys, c.key)
 	}
 	return strings.Join(append(keys, bandwidthPrefix+"ZONE:ZONE"), ", ")
 }
@@ -75,6 +140,10 @@ func changeSettings(s state.Settings, req api.SettingsRequest) (state.Settings, 
 			continue
 		} else if strings.HasPrefix(key, bandwidthPrefix) {
 			return s, err
+		}
+		if c := findChoice(key); c != nil {
+			c.set(&s, "")
+			continue
 		}
 		p, err := findPeriod(key)
 		if err != nil {
@@ -103,6 +172,10 @@ func setSetting(s state.Settings, key, value string) (state.Settings, error) {
 				WithHint("it takes bytes a second like 500K, 20M or 1G, at least %s, or none", volume.FormatSize(state.MinBandwidth))
 		}
 		return s.WithLimit(a, b, n), nil
+	}
+	if c := findChoice(key); c != nil {
+		err := c.put(&s, value)
+		return s, err
 	}
 	p, err := findPeriod(key)
 	if err != nil {
@@ -149,6 +222,12 @@ func showSettings(s state.Settings, zones map[volume.Zone]bool) api.Settings {
 	for _, p := range periods {
 		out.Settings = append(out.Settings, api.Setting{
 			Key: p.key, Value: volume.FormatPeriod(p.inForce(s)), Default: *p.field(&s) == 0, About: p.about,
+		})
+	}
+	for _, c := range choices {
+		value := c.get(s)
+		out.Settings = append(out.Settings, api.Setting{
+			Key: c.key, Value: cmp.Or(value, c.values[0]), Default: value == "", About: c.about,
 		})
 	}
 	for _, l := range s.Bandwidth {

@@ -29,7 +29,7 @@ var layers = map[string][]string{
 	"replicate":          {"internal/volume", "zfs"},
 	"migrate":            {"internal/volume"},
 	"plugin":             {"internal/volume"},
-	"internal/api":       {"internal/volume"},
+	"internal/api":       {"internal/volume", "internal/lease"},
 
 	// 3: one node's share in the cluster
 	"internal/cluster": {"internal/volume", "internal/lease", "internal/state", "internal/transport"},

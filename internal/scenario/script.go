@@ -3,6 +3,7 @@ package scenario
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -36,6 +37,12 @@ import (
 //	aside N                        so many copies were set aside, on all machines
 //	clock NODE DURATION            its clock is wrong by that much
 //	property NODE VOLUME KEY VALUE  somebody sets a property of a copy by hand
+//	fencers                        before cluster: the machines have fencers
+//	failover MODE [PROFILE]        until all nodes have agreed on that
+//	lease NODE WORD                until its lease is held, lost, revoked, or held with that number
+//	fences NODE N                  until its fencer has fenced so many times, not more
+//	fencer NODE down|up            the fencer's process ends, and comes back
+//	suspend NODE, resume NODE      its pool refuses every change
 //	sleep DURATION                 of the bubble
 //	settings, set, ...             what people do with flockctl: see operatorStep
 //	run-following, ...             what becomes of containers that follow: see followStep
@@ -82,6 +89,12 @@ func (w *World) step(words []string) error {
 	}
 	node := func() *Machine { return w.Machine(arg(1)) }
 	switch words[0] {
+	case "fencers":
+		w.fencers = true
+		for _, name := range w.Names() {
+			w.Machine(name).Stop()
+			w.Machine(name).Start()
+		}
 	case "cluster":
 		for _, z := range words[1:] {
 			zone, nodes, _ := strings.Cut(z, "=")
@@ -220,12 +233,60 @@ func (w *World) step(words []string) error {
 			return err
 		}
 		time.Sleep(d)
+	case "fencer":
+		node().fencer.setDown(arg(2) == "down")
+	case "suspend", "resume":
+		node().ZFS.SuspendPool(Pool, words[0] == "suspend")
+	case "failover":
+		w.Await("failover is "+arg(1)+" everywhere", func() bool {
+			for _, s := range w.states() {
+				if string(s.Failover().Mode) != arg(1) || arg(2) != "" && s.Failover().Profile != arg(2) {
+					return false
+				}
+			}
+			return true
+		})
+	case "lease":
+		return w.lease(arg(1), arg(2))
+	case "fences":
+		want, err := strconv.Atoi(arg(2))
+		if err != nil {
+			return err
+		}
+		m := node()
+		w.Await(strings.Join(words, " "), func() bool { return m.fencer.count() >= want })
+		return count("fences on "+arg(1), m.fencer.count(), arg(2))
 	default:
 		if ok, err := w.followStep(words); ok {
 			return err
 		}
 		return w.operatorStep(words)
 	}
+	return nil
+}
+
+// lease waits until a machine has, or has lost, the right to write.
+func (w *World) lease(name, word string) error {
+	m := w.Machine(name)
+	w.Await("lease "+name+" "+word, func() bool {
+		held, no := m.daemon.Lease()
+		for _, s := range w.states() {
+			for n := range s.Nodes() {
+				switch {
+				case n.Name != name:
+				case word == "held":
+					return held
+				case word == "lost":
+					return !held
+				case word == "revoked":
+					return n.Lease.Revoked
+				default: // a number
+					return held && fmt.Sprint(no) == word
+				}
+			}
+		}
+		return false
+	})
 	return nil
 }
 

@@ -185,3 +185,12 @@ func (f *Fake) Holds(ctx context.Context, id volume.ID, guids []uint64) (map[uin
 	}
 	return out, nil
 }
+
+// Beat implements api.Peer: it answers what could be answered.
+func (f *Fake) Beat(ctx context.Context, req api.BeatRequest) (api.BeatReply, error) {
+	defer f.mu.Unlock()
+	if err := f.enter(ctx, "Beat", req); err != nil {
+		return api.BeatReply{}, err
+	}
+	return api.BeatReply{Answered: req.Beat.No != 0 && !req.Beat.Want && req.Problem == ""}, nil
+}

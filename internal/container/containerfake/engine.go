@@ -247,6 +247,27 @@ func (e *Engine) Die(name string, code int) error {
 	return e.start(name)
 }
 
+// Kill ends the processes of all containers with volumes of the driver, behind the
+// engine's back and at once, and says which they were. The engine learns of it with
+// Reap, as with Die.
+func (e *Engine) Kill() (killed []container.Use) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.containers {
+		ours := slices.ContainsFunc(c.mounts, func(m *mountPoint) bool { return !m.local })
+		if ours && c.state.Live() {
+			c.state = container.Restarting // until it is reaped
+			killed = append(killed, container.Use{Container: c.id, Name: c.name})
+		}
+	}
+	slices.SortFunc(killed, func(a, b container.Use) int { return strings.Compare(a.Name, b.Name) })
+	return killed
+}
+
+// Reap tells the engine of a container that Kill has ended. With a restart policy it
+// is started again, once.
+func (e *Engine) Reap(name string) { e.Die(name, 137) }
+
 // Remove removes a stopped container. Its volumes stay.
 func (e *Engine) Remove(name string) error {
 	if err := e.alive(); err != nil {

@@ -1,0 +1,46 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/flocker-io/flocker/internal/lease"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// BeatRequest keeps a node's lease alive, or asks for one. It is small and travels
+// apart from reports, so that nothing bulky delays it.
+type BeatRequest struct {
+	Node  volume.NodeID `json:"node"`
+	Boot  string        `json:"boot"`  // the kernel's; changes with every boot
+	Round uint64        `json:"round"` // of failover, as the node knows it
+	Beat  lease.Beat    `json:"beat"`
+	// Safety is how surely the node stops its writers.
+	Safety volume.Safety `json:"safety,omitempty"`
+	// Stopped is the number of the lease under which provably nothing is written any
+	// more; 0: of none.
+	Stopped uint64 `json:"stopped,omitempty"`
+	// Problem says why the node can hold no lease at present: such a beat renews nothing.
+	Problem string `json:"problem,omitempty"`
+}
+
+// BeatReply answers it.
+type BeatReply struct {
+	// Answered says that the lease runs on, counted from before the beat was sent.
+	Answered bool `json:"answered"`
+}
+
+// Beat implements Peer.
+func (c *Client) Beat(ctx context.Context, req BeatRequest) (rep BeatReply, err error) {
+	return rep, c.call(ctx, request{method: "POST", path: "/v1/peer/beat", in: req, out: &rep, repeatable: true})
+}
+
+func beatRoute(p Peer) route {
+	return route{"POST", "/v1/peer/beat", peers, lenient(func(r *http.Request, req BeatRequest) (any, error) {
+		// A node speaks for itself only.
+		if from, _ := Caller(r.Context()); from != req.Node {
+			return nil, volume.Errorf(volume.CodeDenied, "node %s sends the beat of node %s", from.Short(), req.Node.Short())
+		}
+		return p.Beat(r.Context(), req)
+	})}
+}
