@@ -197,7 +197,7 @@ var peerCalls = []struct {
 	}},
 	{"beat", func(ctx context.Context, b both) (any, error) {
 		return two(b.Beat(ctx, api.BeatRequest{
-			Node: apitest.Beta.ID, Boot: "b", Round: 2, Beat: lease.Beat{No: 3, Nonce: 1<<64 - 1}, Safety: volume.SafetySysrq, Stopped: 2,
+			Node: apitest.Beta.ID, Round: 2, Beat: lease.Beat{No: 3, Nonce: 1<<64 - 1, Boot: "b", Stopped: 3}, Safety: volume.SafetySysrq,
 		}))
 	}},
 	{"propose", func(ctx context.Context, b both) (any, error) { return two(b.Propose(ctx, []byte("\x00\xff{}"))) }},

@@ -12,14 +12,10 @@ import (
 // apart from reports, so that nothing bulky delays it.
 type BeatRequest struct {
 	Node  volume.NodeID `json:"node"`
-	Boot  string        `json:"boot"`  // the kernel's; changes with every boot
 	Round uint64        `json:"round"` // of failover, as the node knows it
 	Beat  lease.Beat    `json:"beat"`
 	// Safety is how surely the node stops its writers.
 	Safety volume.Safety `json:"safety,omitempty"`
-	// Stopped is the number of the lease under which provably nothing is written any
-	// more; 0: of none.
-	Stopped uint64 `json:"stopped,omitempty"`
 	// Problem says why the node can hold no lease at present: such a beat renews nothing.
 	Problem string `json:"problem,omitempty"`
 }

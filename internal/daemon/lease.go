@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,11 +45,6 @@ const (
 // before the node relies on it, and gives the lease up when the fencer or the pool
 // does not answer. The fencer's memory outlives this process, so that a restart of
 // flockd disturbs no container.
-//
-// A round of failover begins for a node with its first beat that asks for a lease
-// (asked). Up to there it writes without one, and nobody takes it for dead. That beat
-// goes out only after the fencer knows a deadline for the lease that is asked for
-// (trial): the answer may be lost, and others may count on the node from then on.
 type tenure struct {
 	self    volume.NodeID
 	boot    string
@@ -57,24 +53,28 @@ type tenure struct {
 	fencer  Fencer                                       // nil: none
 	instead func(ctx context.Context, root string) error // stops all writers when the fencer is gone; nil: nobody does
 	state   func() *state.State                          // what this node has applied
-	fresh   func() bool                                  // it has caught up with a leader since it started
 	news    func() <-chan struct{}                       // closed at the next state
+	fresh   func() bool                                  // it has caught up with a leader since it started
 	leader  func() (volume.NodeID, bool)
 	send    func(context.Context, api.BeatRequest) (api.BeatReply, error)
 	count   func(result string) // of beats, for metrics
-	moved   func()              // the right to write came or went
+	moved   func()              // the right to write came or went; it must not block
 	log     *slog.Logger
 
+	// turn is held by whoever decides what to tell the fencer, until it is told: what
+	// was decided by an older state must not reach it after what a newer one asks for.
+	turn sync.Mutex
+
 	mu      sync.Mutex
-	round   uint64 // 0: failover is manual
-	timers  lease.Timers
-	holder  *lease.Holder // of the round
-	asked   bool          // in this round
-	trial   fence.Lease   // what the fencer was told before the first beat that asked; No 0: nothing
-	why     string        // the lease is over
-	stopped uint64        // the number of the last lease under which provably nothing is written any more
-	unfit   string        // the pool does not do its part
-	hung    lease.Moment  // the pool's canary was begun then and has not ended; 0: none is under way
+	holder  *lease.Holder
+	round   uint64       // in which the lease of holder was granted
+	timers  lease.Timers // of the present round
+	looked  bool         // a state was seen that is no older than this process
+	found   uint64       // the number of the lease in it
+	why     string       // the lease is over
+	stopped uint64       // the number of the last lease under which provably nothing is written any more
+	unfit   string       // what the pool does wrong
+	hung    lease.Moment // the pool's canary was begun then and has not ended; 0: none is under way
 
 	fencing fence.Status // the fencer's last word
 	heard   lease.Moment // when that was
@@ -87,108 +87,110 @@ type tenure struct {
 }
 
 func newTenure() *tenure {
-	return &tenure{changed: make(chan struct{}), count: func(string) {}, moved: func() {}}
+	return &tenure{holder: lease.NewHolder(), timers: lease.Default, changed: make(chan struct{})}
 }
 
-// needed says that this node can have writers.
-func (t *tenure) needed() bool { return t.root != "" }
-
-// Held says whether this node may write now, and if not, why, and what helps: it is
-// agent.Lease.
+// Held says whether this node may write now, and if not, why: it is agent.Lease.
 func (t *tenure) Held() (ok bool, why string) {
 	s := t.state()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.held(t.clock(), s)
+	ok, why = t.held(t.clock(), s)
+	// Whoever waits must hear of each change, also of one that only this call has seen.
+	if was := t.could; ok != was {
+		t.could = ok
+		close(t.changed)
+		t.changed = make(chan struct{})
+		t.moved()
+		if was {
+			t.log.Warn("this node may not write", "why", why)
+		}
+	}
+	return ok, why
 }
 
 func (t *tenure) held(now lease.Moment, s *state.State) (bool, string) {
 	f, n := s.Failover(), s.Node(t.self)
-	if !f.Enforced() || n == nil {
-		return true, ""
+	if n == nil {
+		return false, "this node is not known to the cluster"
 	}
 	t.follow(now, s)
 	switch {
-	case t.holder == nil:
-		return false, "this node has not heard from a leader since it started"
+	case t.fencing.Operator:
+		return false, fmt.Sprintf("an operator has stopped all writers of this node: %s", t.fencing.Reason)
+	case !s.NeedsLease(t.self):
+		return true, ""
 	case !n.Lease.Valid(f) && t.problem(now) != "":
 		return false, fmt.Sprintf("this node has no lease, and cannot ask for one: %s", t.problem(now))
 	case !n.Lease.Valid(f):
 		return false, "this node has not been granted a lease yet"
 	case n.Lease.No != t.holder.No():
-		return false, "this node's lease is being renewed"
+		return false, "the lease of this node has not begun"
 	case t.holder.Held(now):
 		return true, ""
 	case t.holder.Save().Over:
-		return false, fmt.Sprintf("this node's lease is over: %s", t.overBecause())
+		return false, fmt.Sprintf("the lease of this node is over: %s", t.overBecause())
 	}
-	return false, "this node's lease has been granted and has not begun"
+	return false, "the lease of this node has been granted and no leader has answered a beat of it"
 }
 
 func (t *tenure) overBecause() string {
 	if t.why != "" {
 		return t.why
 	}
-	return fmt.Sprintf("no leader has answered for %s", t.timers.TTL)
+	return fmt.Sprintf("no leader has answered for %s", t.holder.Save().TTL)
 }
 
-// follow takes over what the state says of this node's lease. The caller has the lock.
+// follow takes over what the state says against this node's lease. What it gives is
+// taken by adopt. The caller has the lock.
 func (t *tenure) follow(now lease.Moment, s *state.State) {
 	f, n := s.Failover(), s.Node(t.self)
-	switch {
-	case n == nil:
+	// A state from before a restart may be older than what this node has done since: the
+	// fencer's memory is better.
+	if n == nil || !t.fresh() {
 		return
-	case !t.fresh() && (!t.known || t.fencing.Lease.Round != f.Round):
-		// A state from before a restart may be older than what this node has done since. It
-		// is good enough to go on with what the fencer remembers, and for nothing else.
-		return
-	case !f.Enforced():
-		if t.round != 0 {
-			t.round, t.holder, t.asked, t.trial, t.why = 0, nil, false, fence.Lease{}, ""
-		}
-		return
-	case f.Round != t.round:
-		t.round, t.timers, t.holder, t.asked, t.trial, t.why = f.Round, f.Timers, lease.NewHolder(f.Timers), false, fence.Lease{}, ""
-		t.recall(now)
 	}
 	l := n.Lease
+	if !t.looked {
+		t.looked, t.found = true, l.No
+	}
+	if f.Enforced() {
+		t.timers = f.Timers
+	}
 	switch {
-	case l.Round != f.Round:
-		return // none of this round
+	case !s.NeedsLease(t.self) || l.Round != f.Round:
 	case l.Revoked:
 		t.end(now, l.No, "it was revoked")
 	case l.Boot != t.boot:
 		t.end(now, l.No, "this machine has restarted")
-	case !t.asked:
-		t.end(now, l.No, "flockd has restarted, and the fencer does not know the lease")
-	case l.No == t.trial.No && t.holder.No() == 0:
-		// Granted as it was asked for; the fencer knows a deadline for it.
-		t.holder.Restore(lease.Saved{No: l.No, Until: t.trial.Until, Begun: true})
-	default:
-		if l.No > t.holder.No() {
-			t.why = ""
-		}
-		t.holder.Grant(l.No)
+	case l.No > t.holder.No() && l.No == t.found:
+		t.end(now, l.No, "flockd has restarted, and the fencer does not remember the lease")
 	}
 }
 
-// recall goes on with the lease that the fencer remembers.
-func (t *tenure) recall(now lease.Moment) {
-	l := t.fencing.Lease
-	if !t.known || l.No == 0 || l.Round != t.round || l.Boot != t.boot {
-		return
+// granted is a lease that the state gives this node, and that it has not taken.
+func (t *tenure) granted(s *state.State) (l state.Lease, ok bool) {
+	f, n := s.Failover(), s.Node(t.self)
+	if n == nil || !t.fresh() || !f.Enforced() || !n.Lease.Valid(f) || n.Lease.Boot != t.boot {
+		return state.Lease{}, false
 	}
-	t.asked = true
-	over := t.fencing.State != fence.PhaseArmed || now >= l.Until
-	t.holder.Restore(lease.Saved{No: l.No, Until: l.Until, Begun: true, Over: over})
+	return n.Lease, n.Lease.No > t.holder.No() && n.Lease.No != t.found
 }
 
 // end says that the lease of this number is over.
 func (t *tenure) end(now lease.Moment, no uint64, why string) {
-	if t.holder.No() <= no && !(t.holder.No() == no && t.holder.Save().Over) {
-		t.why = why
+	if h := t.holder; no < h.No() || no == h.No() && h.Save().Over {
+		return
 	}
+	t.why, t.round = why, t.state().Failover().Round
 	t.holder.Revoke(now, no)
+}
+
+// bound says that this node writes under a lease only. In arming it is when it has
+// taken its first one of the round: up to then no beat of it says so to anybody.
+func (t *tenure) bound(s *state.State) bool {
+	f := s.Failover()
+	return !t.fresh() || s.NeedsLease(t.self) && (f.Mode == state.FailoverAutomatic || t.round == f.Round)
 }
 
 // GiveUp ends the lease, because this node cannot do its part.
@@ -199,71 +201,48 @@ func (t *tenure) GiveUp(why string) {
 }
 
 func (t *tenure) giveUp(now lease.Moment, why string) {
-	if t.holder == nil {
-		return
+	if no := t.holder.No(); no != 0 && t.bound(t.state()) && !t.holder.Save().Over {
+		t.log.Error("this node gives its lease up", "lease", no, "why", why)
+		t.end(now, no, why)
 	}
-	no := t.holder.No()
-	if no == 0 {
-		no = t.trial.No
-	}
-	if no == 0 || t.holder.Save().Over {
-		return
-	}
-	t.end(now, no, why)
-	t.log.Error("this node gives its lease up", "lease", no, "why", why)
 }
 
 // overdue is the lease under which nothing may be written any more; ok is false when
 // there is none. The caller has the lock.
-func (t *tenure) overdue(now lease.Moment) (no uint64, ok bool) {
-	if t.holder == nil {
-		return 0, false
-	}
+func (t *tenure) overdue(now lease.Moment, s *state.State) (no uint64, ok bool) {
 	t.holder.Held(now) // expires
-	if t.holder.No() == 0 && t.trial.No != 0 && now >= t.trial.Until {
-		t.end(now, t.trial.No, "it was asked for, and no answer came")
-	}
-	return t.holder.No(), t.holder.No() != 0 && t.holder.Save().Over
+	return t.holder.No(), t.bound(s) && t.holder.No() != 0 && t.holder.Save().Over
 }
 
 // problem is why this node can hold no lease now; "" when it can.
 func (t *tenure) problem(now lease.Moment) string {
 	switch {
-	case !t.needed():
-		return "it is a witness"
 	case t.fencer == nil:
 		return "its fencer is not installed"
 	case t.mute || !t.known:
 		return "its fencer does not run; start it with `systemctl start flockd-fence`"
 	case t.fencing.Boot != t.boot:
 		return "its fencer belongs to another boot of the machine"
+	case t.fencing.Operator:
+		return "an operator has stopped its writers: " + t.fencing.Reason
 	case t.unfit != "":
 		return t.unfit
-	case t.hung != 0 && now.Sub(t.hung) > t.patience():
+	case t.hung != 0 && now.Sub(t.hung) > t.timers.Fence:
 		return fmt.Sprintf("its pool has not written anything for %s", round(now.Sub(t.hung)))
 	}
 	return ""
 }
 
-// patience with the pool: what cannot be written within the time for fencing could
-// not be unmounted within it either.
-func (t *tenure) patience() time.Duration {
-	if t.round == 0 {
-		return lease.Default.Fence
-	}
-	return t.timers.Fence
-}
-
 // run looks after the lease until ctx ends.
 func (t *tenure) run(ctx context.Context) error {
-	if !t.needed() {
-		<-ctx.Done()
-		return nil
-	}
 	// What the fencer remembers comes first, if it answers at all: without it a lease of
 	// before a restart is over.
 	for began := t.clock(); ctx.Err() == nil && t.fencer != nil; {
-		if t.ask(ctx, t.fencer.Status) == nil || t.clock().Sub(began) > fencerPatience {
+		if t.ask(ctx, t.fencer.Status) == nil {
+			t.recall()
+			break
+		}
+		if t.clock().Sub(began) > fencerPatience {
 			break
 		}
 		pause(ctx, guardEvery)
@@ -285,31 +264,43 @@ func (t *tenure) run(ctx context.Context) error {
 	}
 }
 
+// recall goes on with the lease that the fencer remembers.
+func (t *tenure) recall() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if st := t.fencing; st.Saved.No != 0 && st.Lease.Boot == t.boot && st.Boot == t.boot {
+		t.holder.Restore(st.Saved)
+		t.round = st.Lease.Round
+	}
+}
+
 // guard sees to it that what is over is fenced, and that the fencer lives.
 func (t *tenure) guard(ctx context.Context) {
+	t.turn.Lock()
+	defer t.turn.Unlock()
 	s := t.state()
 	t.mu.Lock()
 	now := t.clock()
 	t.follow(now, s)
-	no, over := t.overdue(now)
-	root, why, patience := t.root, t.overBecause(), t.patience()
-	fencing, poll := t.fencing, now.Sub(t.polled) >= fencerEvery
+	no, over := t.overdue(now, s)
 	done := over && t.stopped >= no
-	lost := t.known && now.Sub(t.heard) > fencerPatience || !t.known
+	why, limit := t.overBecause(), t.timers.Fence
+	lost := !t.known || now.Sub(t.heard) > fencerPatience
 	if lost && !t.mute {
 		t.mute = true
-		if t.fencer != nil {
+		if t.known {
 			t.log.Error("the fencer does not answer")
 		}
 		t.giveUp(now, "the fencer of this node does not run")
 	}
-	manual := t.round == 0 && t.fresh() && t.known
+	poll := now.Sub(t.polled) >= fencerEvery
+	free := t.fresh() && !s.NeedsLease(t.self) && (t.fencing.State == fence.PhaseArmed || t.fencing.State == fence.PhaseFenced)
 	t.mu.Unlock()
 
 	switch {
 	case over && !done && lost && t.instead != nil:
-		ictx, cancel := context.WithTimeout(ctx, patience)
-		err := t.instead(ictx, root)
+		ictx, cancel := context.WithTimeout(ctx, limit)
+		err := t.instead(ictx, t.root)
 		cancel()
 		if err != nil {
 			t.log.Error("the fencer does not run, and writers cannot be stopped without it", "err", err)
@@ -318,34 +309,53 @@ func (t *tenure) guard(ctx context.Context) {
 		t.mu.Lock()
 		t.stopped = max(t.stopped, no)
 		t.mu.Unlock()
-		t.notify()
-	case t.fencer == nil:
+	case t.fencer == nil || ctx.Err() != nil:
 	case over && !done:
-		t.fence(ctx, no, root, why)
-	case manual && fencing.State != fence.PhaseIdle && poll:
-		t.ask(ctx, t.fencer.Disarm)
+		t.fence(ctx, no, why)
+	case free:
+		t.try(ctx, t.fencer.Disarm, "disarmed")
 	case poll:
-		t.ask(ctx, t.fencer.Status)
+		t.try(ctx, t.fencer.Status, "asked")
 	}
-	t.tell(s)
+	t.Held()
 }
 
 // fence has everything stopped. The fencer may not know this lease, as after a boot.
-func (t *tenure) fence(ctx context.Context, no uint64, root, why string) {
+// It goes on while we look after other things.
+func (t *tenure) fence(ctx context.Context, no uint64, why string) {
 	t.mu.Lock()
-	known := t.fencing.Lease.Boot == t.boot && t.fencing.Lease.No >= no
-	timers, boot, now := t.timers, t.boot, t.clock()
-	l := fence.Lease{No: no, Boot: boot, Round: t.round, Until: now, Fence: timers.Fence, Root: root}
+	known := t.fencing.State != fence.PhaseIdle && t.fencing.Lease.No >= no
+	l := t.deadline(no, t.clock())
 	t.mu.Unlock()
-	if !known && t.ask(ctx, func(ctx context.Context) (fence.Status, error) { return t.fencer.Arm(ctx, l) }) != nil {
-		return
+	if !known {
+		t.try(ctx, func(ctx context.Context) (fence.Status, error) { return t.fencer.Arm(ctx, l) }, "armed")
 	}
-	if t.ask(ctx, func(ctx context.Context) (fence.Status, error) { return t.fencer.Fence(ctx, no, why) }) == nil {
-		t.notify()
+	t.try(ctx, func(ctx context.Context) (fence.Status, error) {
+		st, err := t.fencer.Fence(ctx, no, why)
+		if st.State == fence.PhaseFencing {
+			err = nil // not yet
+		}
+		return st, err
+	}, "told to fence")
+}
+
+// deadline is what the fencer is told of a lease. The caller has the lock.
+func (t *tenure) deadline(no uint64, until lease.Moment) fence.Lease {
+	ttl := t.timers.TTL
+	if no == t.holder.No() && t.holder.Save().TTL != 0 {
+		ttl = t.holder.Save().TTL
+	}
+	return fence.Lease{No: no, Boot: t.boot, Round: t.state().Failover().Round, Until: until, Fence: t.timers.Fence, TTL: ttl, Root: t.root}
+}
+
+// try is ask, where the next look repeats what did not work.
+func (t *tenure) try(ctx context.Context, f func(context.Context) (fence.Status, error), what string) {
+	if err := t.ask(ctx, f); err != nil && ctx.Err() == nil {
+		t.log.Debug("the fencer could not be "+what, "err", err)
 	}
 }
 
-// ask the fencer something and note its word.
+// ask the fencer something and note its word, which it gives also when it refuses.
 func (t *tenure) ask(ctx context.Context, f func(context.Context) (fence.Status, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, fencerCall)
 	defer cancel()
@@ -354,41 +364,17 @@ func (t *tenure) ask(ctx context.Context, f func(context.Context) (fence.Status,
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.polled = began
-	if err != nil {
-		return fmt.Errorf("asking the fencer: %w", err)
+	if st.Boot == "" {
+		return cmp.Or(err, errors.New("the fencer says nothing of itself"))
 	}
-	if t.mute {
-		t.log.Info("the fencer answers")
+	if t.mute && t.known {
+		t.log.Info("the fencer answers again")
 	}
 	t.fencing, t.heard, t.known, t.mute = st, t.clock(), true, false
 	if st.State == fence.PhaseFenced && st.Lease.Boot == t.boot {
 		t.stopped = max(t.stopped, st.Lease.No)
 	}
-	return nil
-}
-
-// tell those who wait that the right to write came or went.
-func (t *tenure) tell(s *state.State) {
-	t.mu.Lock()
-	now, why := t.held(t.clock(), s)
-	was := t.could
-	t.could = now
-	t.mu.Unlock()
-	if now == was {
-		return
-	}
-	if !now {
-		t.log.Warn("this node may not write", "why", why)
-	}
-	t.notify()
-	t.moved()
-}
-
-func (t *tenure) notify() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	close(t.changed)
-	t.changed = make(chan struct{})
+	return err
 }
 
 // Changed is closed when the right to write comes or goes.
@@ -481,15 +467,10 @@ func (t *tenure) beat(ctx context.Context) {
 // once sends one beat and takes its answer. It returns how long after its beginning the
 // next is due.
 func (t *tenure) once(ctx context.Context) time.Duration {
+	t.adopt(ctx)
 	s := t.state()
-	if t.mustTry(s) && !t.try(ctx, s) {
-		return fencerEvery
-	}
+	timers := timersOf(s)
 	t.mu.Lock()
-	timers, h, manual := t.timers, t.holder, t.round == 0
-	if manual {
-		timers, _ = lease.Profile(leaseProfile(s))
-	}
 	sent := t.clock()
 	req := t.compose(sent, s)
 	t.mu.Unlock()
@@ -502,16 +483,79 @@ func (t *tenure) once(ctx context.Context) time.Duration {
 		result = "lost"
 	case reply.Answered:
 		result = "answered"
-		if t.extend(ctx, h, sent, req.Beat) {
-			t.tell(t.state())
-		}
+		t.extend(ctx, sent, req.Beat)
+		t.Held()
 	case req.Beat.Want:
 		result = "asked"
-	case manual:
+	case !s.NeedsLease(t.self):
 		result = "idle"
 	}
 	t.count(result)
 	return timers.Heartbeat
+}
+
+// compose a beat that is sent after now. The caller has the lock.
+func (t *tenure) compose(now lease.Moment, s *state.State) api.BeatRequest {
+	t.follow(now, s)
+	f, n := s.Failover(), s.Node(t.self)
+	req := api.BeatRequest{
+		Node: t.self, Round: f.Round, Beat: t.holder.Beat(now), Safety: t.fencing.Safety, Problem: t.problem(now),
+	}
+	req.Beat.Boot = t.boot
+	if n == nil || !f.Enforced() {
+		req.Beat.Want = false
+		return req
+	}
+	no, over := t.overdue(now, s)
+	if over && t.stopped == no && n.Lease.No == no {
+		req.Beat.Stopped = no
+	}
+	// It asks when its fencer could be armed and nothing is written under a lease before.
+	// What it writes without any it may go on with until it has one.
+	switch {
+	case !t.fresh() || req.Problem != "":
+		req.Beat.Want = false
+	case n.Lease.Round != f.Round:
+		req.Beat.Want = true
+	case over && req.Beat.Stopped == 0:
+		req.Beat.Want, req.Problem = false, "its writers are being stopped"
+	}
+	return req
+}
+
+// adopt takes a lease that was granted, once the fencer knows of it: a beat of it is the
+// leader's proof that this node obeys it.
+func (t *tenure) adopt(ctx context.Context) {
+	if t.fencer == nil {
+		return
+	}
+	t.turn.Lock()
+	defer t.turn.Unlock()
+	s := t.state()
+	f := s.Failover()
+	t.mu.Lock()
+	now := t.clock()
+	t.follow(now, s)
+	l, ok := t.granted(s)
+	d := t.deadline(l.No, now.Add(f.Timers.TTL))
+	t.mu.Unlock()
+	if !ok {
+		return
+	}
+	if err := t.arm(ctx, d); err != nil {
+		t.log.Warn("the fencer does not take over a lease; it will be tried again", "lease", l.No, "err", err)
+		return
+	}
+	t.mu.Lock()
+	// In arming this node has written without a lease up to its first one.
+	if f.Mode == state.FailoverArming && t.round != f.Round {
+		t.holder.Take(now, l.No, f.Timers)
+	} else {
+		t.holder.Grant(l.No, f.Timers)
+	}
+	t.round, t.why = f.Round, ""
+	t.mu.Unlock()
+	t.Held()
 }
 
 // leaseProfile that the next round would have.
@@ -520,65 +564,6 @@ func leaseProfile(s *state.State) string {
 		return c.Settings.Lease
 	}
 	return ""
-}
-
-// compose a beat that is sent after now. The caller has the lock.
-func (t *tenure) compose(now lease.Moment, s *state.State) api.BeatRequest {
-	t.follow(now, s)
-	req := api.BeatRequest{
-		Node: t.self, Boot: t.boot, Round: s.Failover().Round, Safety: t.fencing.Safety,
-		Stopped: t.stopped, Problem: t.problem(now),
-	}
-	if t.holder == nil {
-		return req
-	}
-	no, over := t.overdue(now)
-	req.Beat = t.holder.Beat(now)
-	// It asks when its fencer knows the round's timers, and nothing is written under the
-	// lease before.
-	switch {
-	case req.Problem != "":
-		req.Beat.Want = false
-	case over && t.stopped < no:
-		req.Beat.Want, req.Problem = false, "its writers are being stopped"
-	case no == 0 && !t.asked, !t.fresh():
-		req.Beat.Want = false
-	}
-	if req.Beat.Want {
-		t.asked = true
-	}
-	return req
-}
-
-// mustTry says that the next beat would be the first of the round that asks.
-func (t *tenure) mustTry(s *state.State) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := t.clock()
-	t.follow(now, s)
-	return t.holder != nil && !t.asked && t.holder.No() == 0 && t.problem(now) == "" && t.fresh()
-}
-
-// try tells the fencer the deadline by which an answer must have come.
-func (t *tenure) try(ctx context.Context, s *state.State) bool {
-	n := s.Node(t.self)
-	t.mu.Lock()
-	l := fence.Lease{
-		No: n.Lease.No + 1, Boot: t.boot, Round: t.round,
-		Until: t.clock().Add(t.timers.TTL), Fence: t.timers.Fence, Root: t.root,
-	}
-	t.mu.Unlock()
-	if err := t.arm(ctx, l); err != nil {
-		t.log.Warn("no lease can be asked for", "err", err)
-		return false
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.round != l.Round {
-		return false
-	}
-	t.asked, t.trial = true, l
-	return true
 }
 
 // errActed means that the fencer has begun to fence under this lease, or knows a later one.
@@ -599,30 +584,28 @@ func (t *tenure) arm(ctx context.Context, l fence.Lease) error {
 
 // extend the lease by an answer to the beat sent at that moment: the fencer knows the
 // new deadline before the node does.
-func (t *tenure) extend(ctx context.Context, h *lease.Holder, sent lease.Moment, b lease.Beat) bool {
+func (t *tenure) extend(ctx context.Context, sent lease.Moment, b lease.Beat) {
+	t.turn.Lock()
+	defer t.turn.Unlock()
+	s := t.state()
 	t.mu.Lock()
-	_, over := t.overdue(t.clock())
-	if h == nil || h != t.holder || over || b.No == 0 || b.No != h.No() {
-		t.mu.Unlock()
-		return false
-	}
-	l := fence.Lease{No: b.No, Boot: t.boot, Round: t.round, Until: sent.Add(t.timers.TTL), Fence: t.timers.Fence, Root: t.root}
+	_, over := t.overdue(t.clock(), s)
+	gone := over || b.No == 0 || b.No != t.holder.No() || !s.NeedsLease(t.self)
+	d := t.deadline(b.No, sent.Add(t.holder.Save().TTL))
 	t.mu.Unlock()
-	err := t.arm(ctx, l)
+	if gone || t.fencer == nil {
+		return
+	}
+	err := t.arm(ctx, d)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := t.clock()
 	switch {
-	case h != t.holder:
-		return false
 	case errors.Is(err, errActed):
-		t.giveUp(now, "the fencer has stopped the writers")
-		return true
-	case err != nil:
-		return false // the lease runs as long as it did
+		t.giveUp(t.clock(), "the fencer has stopped the writers")
+	case err == nil:
+		t.holder.Answer(t.clock(), b.No, b.Nonce)
 	}
-	h.Answer(now, b.No, b.Nonce)
-	return true
+	// Else the lease runs as long as it did.
 }
 
 // canaryEvery is how often the pool is tried.
@@ -635,7 +618,7 @@ const canaryEvery = 5 * time.Second
 func (t *tenure) canary(ctx context.Context, health func(context.Context) (string, error), write func(context.Context) error) error {
 	for ctx.Err() == nil {
 		t.mu.Lock()
-		on, limit := t.round != 0, 2*t.patience()
+		on, limit := t.state().NeedsLease(t.self), 2*t.timers.Fence
 		if t.hung = 0; on {
 			t.hung = t.clock()
 		}

@@ -22,11 +22,11 @@ type leases struct {
 	m *member
 
 	mu     sync.Mutex
+	reign  uint64        // that TakeLead began
 	keeper *lease.Keeper // nil while failover is manual
 	round  uint64        // of keeper
 	since  lease.Moment  // the round was first seen
 	beats  map[volume.NodeID]beat
-	proofs map[volume.NodeID]proof
 	wake   chan struct{}
 }
 
@@ -36,19 +36,20 @@ type beat struct {
 	at lease.Moment
 }
 
-// proof that nothing is written any more under a lease.
-type proof struct {
-	no  uint64
-	why string
-}
-
 // leasesEvery is how often the leader looks, at most: lease.Keeper must be told the
 // time more often than once a second.
 const leasesEvery = 500 * time.Millisecond
 
 // keepLeases runs the leader's side until ctx ends.
 func (m *member) keepLeases(ctx context.Context) error {
-	l := &leases{m: m, beats: map[volume.NodeID]beat{}, proofs: map[volume.NodeID]proof{}, wake: make(chan struct{}, 1)}
+	if _, err := m.cluster.Wait(ctx, func(s *state.State) bool { return s.Cluster() != nil && s.Node(m.self) != nil }); err != nil {
+		return nil // the reign is over
+	}
+	first, err := m.commit(ctx, newRequest(), state.TakeLead{Leader: m.self})
+	if err != nil {
+		return fmt.Errorf("taking the lead: %w", err)
+	}
+	l := &leases{m: m, reign: first.Reign, beats: map[volume.NodeID]beat{}, wake: make(chan struct{}, 1)}
 	m.leases.Store(l)
 	defer m.leases.CompareAndSwap(l, nil)
 	tick := time.NewTicker(leasesEvery)
@@ -70,7 +71,8 @@ func (m *member) keepLeases(ctx context.Context) error {
 
 // step does what is to be done now.
 func (l *leases) step(ctx context.Context) error {
-	for _, c := range decideLeases(l.look()) {
+	v := l.look()
+	for _, c := range decideLeases(v) {
 		if r, ok := c.(state.RevokeLease); ok {
 			l.mu.Lock()
 			sure := l.keeper != nil && l.keeper.Revoke(l.m.clock(), r.Node, r.No)
@@ -108,8 +110,8 @@ func (l *leases) know(now lease.Moment, s *state.State) {
 			continue
 		}
 		l.keeper.Know(now, n.ID, n.Lease.No, !n.Lease.Valid(f), patience(s, n.Lease.Safety, l.beats[n.ID].Safety))
-		if p := l.proofs[n.ID]; p.no != 0 && p.no == n.Lease.No {
-			l.keeper.Stopped(n.ID, p.no)
+		if no := l.beats[n.ID].Beat.Stopped; no != 0 && n.Lease.Valid(f) {
+			l.keeper.Stopped(n.ID, no)
 		}
 	}
 }
@@ -134,31 +136,10 @@ func (l *leases) note(now lease.Moment, req api.BeatRequest) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.beats[req.Node] = beat{req, now}
-	s := l.m.cluster.State()
-	n := s.Node(req.Node)
-	if n != nil {
-		if why := proven(n.Lease, s.Failover(), req); why != "" {
-			l.proofs[req.Node] = proof{n.Lease.No, why}
-		}
-	}
 	select {
 	case l.wake <- struct{}{}:
 	default:
 	}
-}
-
-// proven says, in words, how a beat proves that nothing is written under a lease any
-// more; "" when it does not. A beat of an earlier boot may come late: only one that
-// knows this lease can say that it is from a later boot than the lease's.
-func proven(l state.Lease, f state.Failover, req api.BeatRequest) string {
-	switch {
-	case !l.Valid(f):
-	case req.Stopped == l.No:
-		return "it has stopped all its writers"
-	case req.Boot != l.Boot && req.Beat.No >= l.No:
-		return "it has restarted"
-	}
-	return ""
 }
 
 // answer says whether a beat may be answered that arrived at that moment, after a proof
@@ -169,7 +150,7 @@ func (l *leases) answer(now, arrived lease.Moment, req api.BeatRequest) bool {
 	s := l.m.cluster.State()
 	l.know(now, s)
 	f, n := s.Failover(), s.Node(req.Node)
-	if l.keeper == nil || n == nil || n.Removed || !n.Lease.Valid(f) || req.Round != f.Round || req.Boot != n.Lease.Boot {
+	if l.keeper == nil || n == nil || n.Removed || !n.Lease.Valid(f) || req.Round != f.Round || req.Beat.Boot != n.Lease.Boot {
 		return false
 	}
 	return l.keeper.Answer(now, arrived, req.Node, req.Beat.No)
@@ -205,9 +186,11 @@ func (m *member) Beat(ctx context.Context, req api.BeatRequest) (api.BeatReply, 
 // leaseView is what decideLeases looks at.
 type leaseView struct {
 	state    *state.State
-	voters   int           // in Raft's configuration; 0: not known
-	election time.Duration // how long a change of leader may take
-	arming   time.Duration // the round has been arming for so long, as far as this leader knows
+	reign    uint64
+	heard    map[volume.NodeID]uint64 // leases of which beats were answered
+	voters   int                      // in Raft's configuration; 0: not known
+	election time.Duration            // how long a change of leader may take
+	arming   time.Duration            // the round has been arming for so long, as far as this leader knows
 	nodes    map[volume.NodeID]lessee
 }
 
@@ -220,6 +203,7 @@ type lessee struct {
 	boot   string
 	safety volume.Safety
 	lost   string // why its lease is surely over; "" when it is not
+	proven bool   // the node itself says so
 }
 
 // look is the present view.
@@ -228,7 +212,7 @@ func (l *leases) look() leaseView {
 	defer l.mu.Unlock()
 	now, s := l.m.clock(), l.m.cluster.State()
 	l.know(now, s)
-	v := leaseView{state: s, voters: l.m.voters(), election: l.m.cluster.ElectionTime(), nodes: map[volume.NodeID]lessee{}}
+	v := leaseView{state: s, reign: l.reign, voters: l.m.voters(), election: l.m.cluster.ElectionTime(), nodes: map[volume.NodeID]lessee{}}
 	if s.Failover().Mode == state.FailoverArming {
 		v.arming = now.Sub(l.since)
 	}
@@ -236,16 +220,17 @@ func (l *leases) look() leaseView {
 	for id, b := range l.beats {
 		v.nodes[id] = lessee{
 			heard: now.Sub(b.at) <= 3*timers.Heartbeat, unfit: b.Problem,
-			want: b.Beat.Want, round: b.Round, boot: b.Boot, safety: b.Safety,
+			want: b.Beat.Want, round: b.Round, boot: b.Beat.Boot, safety: b.Safety,
 		}
 	}
 	if l.keeper == nil {
 		return v
 	}
+	v.heard = l.keeper.Heard()
 	for _, id := range l.keeper.Lost(now) {
 		n := v.nodes[id]
-		if p := l.proofs[id]; p.no == s.Node(id).Lease.No {
-			n.lost = p.why
+		if l.beats[id].Beat.Stopped == s.Node(id).Lease.No {
+			n.lost, n.proven = "it has stopped all its writers", true
 		} else {
 			n.lost = fmt.Sprintf("it was not heard of for %s, and must have stopped its writers by now", s.Failover().Timers.Promote)
 		}
@@ -276,7 +261,7 @@ func decideLeases(v leaseView) (do []state.Command) {
 	f := v.state.Failover()
 	for n := range v.state.Nodes() {
 		if x := v.nodes[n.ID]; f.Enforced() && n.Lease.Valid(f) && x.lost != "" {
-			do = append(do, state.RevokeLease{Node: n.ID, No: n.Lease.No, Reason: x.lost})
+			do = append(do, state.RevokeLease{Node: n.ID, No: n.Lease.No, Reason: x.lost, Proven: x.proven, Reign: v.reign})
 		}
 	}
 	why := v.manual()
@@ -287,9 +272,11 @@ func decideLeases(v leaseView) (do []state.Command) {
 		return do
 	case v.forced() != "":
 		return append(do, state.DisarmFailover{Round: f.Round, Reason: v.forced()})
+	case f.Mode == state.FailoverArming && len(v.state.NotHeard(v.heard)) == 0:
+		return append(do, state.CompleteArming{Round: f.Round, Heard: v.heard})
 	case f.Mode == state.FailoverArming && v.arming > agreeWithin && why != "":
 		return append(do, state.DisarmFailover{Round: f.Round, Reason: why})
-	case f.Mode == state.FailoverAutomatic && f.Profile != v.profile() && why == "" && v.allHold():
+	case f.Mode == state.FailoverAutomatic && f.Profile != v.profile() && why == "" && len(v.state.NotHeard(v.heard)) == 0:
 		return append(do, v.arm())
 	}
 	for n := range v.state.Nodes() {
@@ -335,12 +322,12 @@ func (v leaseView) manual() string {
 		return fmt.Sprintf("the lease profile %s does not fit the control plane's timers: %v", v.profile(), err)
 	}
 	var unfit []string
-	members := 0
+	members, writers := 0, v.writers()
 	for n := range v.state.Nodes() {
 		members++
 		x := v.nodes[n.ID]
 		switch {
-		case n.Witness:
+		case !writers[n.ID]:
 		case !x.heard:
 			unfit = append(unfit, fmt.Sprintf("node %s is not heard of", n.Name))
 		case x.unfit != "":
@@ -354,15 +341,14 @@ func (v leaseView) manual() string {
 	return strings.Join(unfit, "; ")
 }
 
-// allHold says that every node that could write holds a lease.
-func (v leaseView) allHold() bool {
-	f := v.state.Failover()
-	for n := range v.state.Nodes() {
-		if !n.Witness && !n.Lease.Valid(f) {
-			return false
-		}
+// writers are the nodes that could be writing: the primaries of anything. The others do
+// not stand in the way, whatever they are like.
+func (v leaseView) writers() map[volume.NodeID]bool {
+	out := map[volume.NodeID]bool{}
+	for _, id := range v.state.NotHeard(nil) {
+		out[id] = true
 	}
-	return true
+	return out
 }
 
 // voters in Raft's configuration, as this node knows it.

@@ -31,7 +31,7 @@ type fencer struct {
 	state  fence.Phase
 	lease  fence.Lease
 	fenced []fence.Victim
-	fences int // how often it has fenced
+	fences []string // what it has fenced, and why
 	timer  *time.Timer
 	dying  sync.WaitGroup // containers that their engine may start again
 }
@@ -73,11 +73,11 @@ func (f *fencer) setDown(down bool) {
 	}
 }
 
-// count is how often it has fenced.
-func (f *fencer) count() int {
+// log is what it has fenced.
+func (f *fencer) log() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.fences
+	return slices.Clone(f.fences)
 }
 
 // watch sets the alarm for the deadline. The caller has the lock.
@@ -90,14 +90,14 @@ func (f *fencer) watch() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if f.state == fence.PhaseArmed && !f.down && f.clock() >= f.lease.Until {
-			f.fence()
+			f.fence("the deadline has passed")
 		}
 	})
 }
 
 // fence stops all writers. The caller has the lock.
-func (f *fencer) fence() {
-	f.fences++
+func (f *fencer) fence(why string) {
+	f.fences = append(f.fences, fmt.Sprintf("%s lease %d of round %d: %s", time.Now().Format("04:05.000"), f.lease.No, f.lease.Round, why))
 	f.state = fence.PhaseFenced
 	f.fenced = append(f.fenced, f.stopWriters(f.lease.Root)...)
 }
@@ -122,7 +122,7 @@ func (f *fencer) stopWriters(root string) (victims []fence.Victim) {
 func (f *fencer) status() fence.Status {
 	return fence.Status{
 		Safety: f.safety, State: f.state, Lease: f.lease, Fenced: slices.Clone(f.fenced), Boot: f.boot,
-		Saved: lease.Saved{No: f.lease.No, Until: f.lease.Until, Begun: f.lease.No != 0, Over: f.state == fence.PhaseFenced},
+		Saved: lease.Saved{No: f.lease.No, TTL: f.lease.TTL, Until: f.lease.Until, Begun: f.lease.No != 0, Over: f.state == fence.PhaseFenced},
 	}
 }
 
@@ -147,16 +147,16 @@ func (f *fencer) Arm(_ context.Context, l fence.Lease) (fence.Status, error) {
 		}
 		f.lease, f.state = l, fence.PhaseArmed
 		if f.clock() >= l.Until {
-			f.fence()
+			f.fence("the deadline has passed")
 		}
 	})
 }
 
 // Fence implements daemon.Fencer.
-func (f *fencer) Fence(_ context.Context, no uint64, _ string) (fence.Status, error) {
+func (f *fencer) Fence(_ context.Context, no uint64, why string) (fence.Status, error) {
 	return f.do(func() {
-		if no == f.lease.No && f.state != fence.PhaseFenced {
-			f.fence()
+		if no >= f.lease.No && f.state != fence.PhaseFenced {
+			f.fence("the deadline has passed")
 		}
 	})
 }

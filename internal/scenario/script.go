@@ -254,8 +254,10 @@ func (w *World) step(words []string) error {
 			return err
 		}
 		m := node()
-		w.Await(strings.Join(words, " "), func() bool { return m.fencer.count() >= want })
-		return count("fences on "+arg(1), m.fencer.count(), arg(2))
+		w.Await(strings.Join(words, " "), func() bool { return len(m.fencer.log()) >= want })
+		if got := m.fencer.log(); len(got) != want {
+			return fmt.Errorf("it has fenced %q", got)
+		}
 	default:
 		if ok, err := w.followStep(words); ok {
 			return err

@@ -273,7 +273,7 @@ func (t *txn) takeLead(c TakeLead) Result {
 	cl := *t.s.cluster
 	cl.Reign = t.index
 	t.s.cluster = &cl
-	return Result{}
+	return Result{Reign: t.index}
 }
 
 func (t *txn) grantLease(c GrantLease) Result {
