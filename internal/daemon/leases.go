@@ -22,7 +22,8 @@ type leases struct {
 	m *member
 
 	mu     sync.Mutex
-	reign  uint64        // that TakeLead began
+	reign  uint64 // that TakeLead began
+	began  lease.Moment
 	keeper *lease.Keeper // nil while failover is manual
 	round  uint64        // of keeper
 	since  lease.Moment  // the round was first seen
@@ -49,7 +50,7 @@ func (m *member) keepLeases(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("taking the lead: %w", err)
 	}
-	l := &leases{m: m, reign: first.Reign, beats: map[volume.NodeID]beat{}, wake: make(chan struct{}, 1)}
+	l := &leases{m: m, reign: first.Reign, began: m.clock(), beats: map[volume.NodeID]beat{}, wake: make(chan struct{}, 1)}
 	m.leases.Store(l)
 	defer m.leases.CompareAndSwap(l, nil)
 	tick := time.NewTicker(leasesEvery)
@@ -190,7 +191,8 @@ type leaseView struct {
 	heard    map[volume.NodeID]uint64 // leases of which beats were answered
 	voters   int                      // in Raft's configuration; 0: not known
 	election time.Duration            // how long a change of leader may take
-	arming   time.Duration            // the round has been arming for so long, as far as this leader knows
+	leading  time.Duration            // this leader has listened for so long
+	arming   time.Duration            // the round has been arming for so long, as far as it knows
 	nodes    map[volume.NodeID]lessee
 }
 
@@ -213,6 +215,7 @@ func (l *leases) look() leaseView {
 	now, s := l.m.clock(), l.m.cluster.State()
 	l.know(now, s)
 	v := leaseView{state: s, reign: l.reign, voters: l.m.voters(), election: l.m.cluster.ElectionTime(), nodes: map[volume.NodeID]lessee{}}
+	v.leading = now.Sub(l.began)
 	if s.Failover().Mode == state.FailoverArming {
 		v.arming = now.Sub(l.since)
 	}
@@ -327,7 +330,7 @@ func (v leaseView) manual() string {
 		members++
 		x := v.nodes[n.ID]
 		switch {
-		case !writers[n.ID]:
+		case n.Witness || !x.heard && !writers[n.ID] && v.leading > agreeWithin:
 		case !x.heard:
 			unfit = append(unfit, fmt.Sprintf("node %s is not heard of", n.Name))
 		case x.unfit != "":
@@ -341,8 +344,8 @@ func (v leaseView) manual() string {
 	return strings.Join(unfit, "; ")
 }
 
-// writers are the nodes that could be writing: the primaries of anything. The others do
-// not stand in the way, whatever they are like.
+// writers are the nodes that could be writing: the primaries of anything. Others that are
+// dead do not stand in the way.
 func (v leaseView) writers() map[volume.NodeID]bool {
 	out := map[volume.NodeID]bool{}
 	for _, id := range v.state.NotHeard(nil) {

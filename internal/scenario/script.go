@@ -38,7 +38,7 @@ import (
 //	clock NODE DURATION            its clock is wrong by that much
 //	property NODE VOLUME KEY VALUE  somebody sets a property of a copy by hand
 //	fencers                        before cluster: the machines have fencers
-//	failover MODE [PROFILE]        until all nodes have agreed on that
+//	mode MODE [PROFILE]            of failover, until all nodes have agreed on that
 //	lease NODE WORD                until its lease is held, lost, revoked, or held with that number
 //	fences NODE N                  until its fencer has fenced so many times, not more
 //	fencer NODE down|up            the fencer's process ends, and comes back
@@ -237,7 +237,7 @@ func (w *World) step(words []string) error {
 		node().fencer.setDown(arg(2) == "down")
 	case "suspend", "resume":
 		node().ZFS.SuspendPool(Pool, words[0] == "suspend")
-	case "failover":
+	case "mode":
 		w.Await("failover is "+arg(1)+" everywhere", func() bool {
 			for _, s := range w.states() {
 				if string(s.Failover().Mode) != arg(1) || arg(2) != "" && s.Failover().Profile != arg(2) {
