@@ -59,24 +59,28 @@ func (d realDisk) WriteFile(dataset, file string, data []byte) error {
 	})
 }
 
-// content is the snapshot that stands for a name: itself, or a dataset's newest,
-// which has all that is in its head when nothing was written since.
+// content is the snapshot that stands for a name: itself, or a dataset's newest, which
+// has all that is in its head when nothing was written since. That is asked first: a
+// snapshot that is taken in between has it too, while one listed before might not.
 func (d realDisk) content(name string) (string, error) {
 	if strings.Contains(name, "@") {
 		return name, nil
-	}
-	list, err := d.Snapshots(context.Background(), name, false)
-	if err != nil {
-		return "", err
-	}
-	if len(list) == 0 {
-		return "", fmt.Errorf("%s has no snapshot", name)
 	}
 	ds, err := d.Dataset(context.Background(), name)
 	if err == nil && ds.Written > 0 {
 		err = fmt.Errorf("%s was written to since its newest snapshot", name)
 	}
-	return list[len(list)-1].FullName(), err
+	if err != nil {
+		return "", err
+	}
+	list, err := d.Snapshots(context.Background(), name, false)
+	if err == nil && len(list) == 0 {
+		err = fmt.Errorf("%s has no snapshot", name)
+	}
+	if err != nil {
+		return "", err
+	}
+	return list[len(list)-1].FullName(), nil
 }
 
 func (d realDisk) ReadFile(name, file string) (data []byte, err error) {
