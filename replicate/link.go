@@ -45,11 +45,13 @@ type link struct {
 	complete time.Time
 	verified time.Time // when the replica last said what it has
 
-	// Of the primary's tombstones (localCopy.burials): those that the replica knows,
-	// since when, and those that the offer under way names, 0 when it names none.
+	// Of the primary's tombstones (localCopy.burials): those that the replica knows all
+	// of, and since when; then, where they are more than an offer can name, those that
+	// it was told of since; and what the offer under way names, nil for nothing.
 	buried   uint64
 	buriedAt time.Time
-	burying  uint64
+	known    map[guid]bool
+	burying  *portion
 
 	reached guid // the last goal that the replica had exactly
 
@@ -74,6 +76,13 @@ type link struct {
 	retryAt  time.Time
 	noResume bool
 	waiters  map[*waiter]bool
+}
+
+// portion is what one offer tells of a copy's tombstones.
+type portion struct {
+	guids   []guid
+	last    bool   // with it the replica knows all of them
+	burials uint64 // of the copy at the time
 }
 
 // waiter waits for one snapshot to be acknowledged.
@@ -129,7 +138,7 @@ func (l *link) next(now time.Time) (at time.Time, do bool) {
 	if now.Before(l.retryAt) {
 		return l.retryAt, false
 	}
-	if guid(l.acked.GUID) != c.newest().guid || l.failed || l.buried != c.burials {
+	if guid(l.acked.GUID) != c.newest().guid || l.failed || l.buried != c.burials || l.known != nil {
 		return now, true
 	}
 	// So many links ask in turn that a replica never answers many a second.
@@ -189,9 +198,39 @@ func (l *link) settle(err error) {
 // bury notes that the replica is in step with an offer, and with the tombstones in
 // it. The caller holds mu.
 func (l *link) bury(now time.Time) {
-	if l.burying != 0 {
-		l.buried, l.buriedAt, l.burying = l.burying, now, 0
+	p := l.burying
+	l.burying = nil
+	switch {
+	case p == nil:
+	case p.last:
+		l.buried, l.buriedAt, l.known = p.burials, now, nil
+		l.e.forgetRemoved(l.key.volume)
+	default:
+		if l.known == nil {
+			l.known = map[guid]bool{}
+		}
+		for _, g := range p.guids {
+			l.known[g] = true
+		}
 	}
+}
+
+// forgetRemoved lets a primary's copy forget the removals that all its replicas know.
+// The caller holds mu.
+func (e *Engine) forgetRemoved(id volume.ID) {
+	a, c := e.table[id], e.copies[id]
+	if a == nil || c == nil {
+		return
+	}
+	known := c.burials
+	for _, replica := range a.Replicas {
+		l := e.links[linkKey{id, replica, a.Epoch}]
+		if l == nil {
+			return
+		}
+		known = min(known, l.buried)
+	}
+	c.forgetRemoved(known)
 }
 
 // heard notes what the replica holds; it says so itself. The caller holds mu.

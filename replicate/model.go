@@ -106,13 +106,13 @@ type localCopy struct {
 	unproven  int       // taken by this process while no replica had acknowledged any
 	idleAsOf  time.Time // the newest engine snapshot holds all that was written until then
 	bases     map[volume.NodeID]base
-	anchor    guid          // what all replicas have in common; 0: none, or there are not two
-	goal      guid          // what is to be the next anchor; 0: none yet
-	found     map[guid]bool // on disk when this node became primary: any replica may stand on them
-	since     time.Time     // when found was filled
-	stops     map[guid]int  // snapshots that somebody waits for: to be sent exactly
-	removed   map[guid]bool // by people, in this process: their tombstones stay
-	burials   uint64        // counts changes of the tombstones, from 1
+	anchor    guid            // what all replicas have in common; 0: none, or there are not two
+	goal      guid            // what is to be the next anchor; 0: none yet
+	found     map[guid]bool   // on disk when this node became primary: any replica may stand on them
+	since     time.Time       // when found was filled
+	stops     map[guid]int    // snapshots that somebody waits for: to be sent exactly
+	removed   map[guid]uint64 // by people, and not told everywhere: what burials was then
+	burials   uint64          // counts changes of the tombstones, from 1
 	// scheduled is when this process took the newest snapshot of a rule.
 	scheduled map[time.Duration]time.Time
 
@@ -121,7 +121,8 @@ type localCopy struct {
 	floor        volume.Position
 	keep         []guid
 	moored       []guid        // the anchors
-	dropped      map[guid]bool // removed on the primary
+	dropped      map[guid]bool // removed on the primary, and still here
+	droppedIn    volume.Epoch  // whose primary said so
 	completeAsOf time.Time
 	modified     bool // zfs said that the head was changed since the newest snapshot
 
@@ -136,7 +137,7 @@ func newCopy() *localCopy {
 		bases:     map[volume.NodeID]base{},
 		stops:     map[guid]int{},
 		balked:    map[guid]time.Time{},
-		removed:   map[guid]bool{},
+		removed:   map[guid]uint64{},
 		scheduled: map[time.Duration]time.Time{},
 		burials:   1,
 	}
@@ -280,40 +281,59 @@ func (c *localCopy) candidates(limit int) (bases []guid, truncated bool) {
 	return bases, false
 }
 
-// tombstones are the guids of what was removed here, newest first, and those first
-// that this process saw removed, whether there was room for a bookmark or not.
-func (c *localCopy) tombstones(limit int) []guid {
-	var seen, found []guid
+// tombstones are the guids of what was removed here, but for those in told: at most
+// limit, and whether these are all. First come those that not every replica knows, then
+// the newest.
+func (c *localCopy) tombstones(told map[guid]bool, limit int) (list []guid, all bool) {
+	var first, rest []guid
 	marked := map[guid]bool{}
 	for _, m := range slices.Backward(c.marks) {
 		if _, here := c.find(m.guid); here || !m.tombstone() {
 			continue
 		}
 		marked[m.guid] = true
-		if c.removed[m.guid] {
-			seen = append(seen, m.guid)
+		if c.removed[m.guid] != 0 {
+			first = append(first, m.guid)
 		} else {
-			found = append(found, m.guid)
+			rest = append(rest, m.guid)
 		}
 	}
 	for _, g := range slices.Sorted(maps.Keys(c.removed)) {
 		if _, here := c.find(g); !here && !marked[g] {
-			seen = append(seen, g)
+			first = append(first, g)
 		}
 	}
-	all := append(seen, found...)
-	return all[:min(len(all), limit)]
+	list = slices.DeleteFunc(append(first, rest...), func(g guid) bool { return told[g] })
+	return list[:min(len(list), limit)], len(list) <= limit
 }
 
-// drop takes over what the primary says was removed; nothing: it does not say.
-func (c *localCopy) drop(guids []guid) {
+// forgetRemoved forgets what all replicas have been told of up to a count of burials:
+// those who were away then have spoken since.
+func (c *localCopy) forgetRemoved(upTo uint64) {
+	maps.DeleteFunc(c.removed, func(_ guid, at uint64) bool { return at <= upTo })
+}
+
+// drop adds what the primary of this epoch says was removed, as far as it is here: it
+// may tell it in portions, and says nothing most of the time. What a primary before it
+// has said does not count any more: this one may have a snapshot that was removed there.
+func (c *localCopy) drop(epoch volume.Epoch, guids []guid) {
+	if c.droppedIn != epoch || c.dropped == nil {
+		c.dropped, c.droppedIn = map[guid]bool{}, epoch
+	}
 	if len(guids) == 0 {
 		return
 	}
-	c.dropped = make(map[guid]bool, len(guids))
 	for _, g := range guids {
 		c.dropped[g] = true
 	}
+	here := maps.Clone(c.condemned) // they may come back, when they cannot be destroyed
+	if here == nil {
+		here = map[guid]bool{}
+	}
+	for _, s := range c.snaps {
+		here[s.guid] = true
+	}
+	maps.DeleteFunc(c.dropped, func(g guid, _ bool) bool { return c.known && !here[g] })
 }
 
 func compare(a, b uint64) int {
@@ -392,6 +412,7 @@ func (c *localCopy) becomePrimary(now time.Time) {
 	c.found, c.unproven, c.idleAsOf, c.lastTaken = nil, 0, time.Time{}, time.Time{}
 	c.anchor, c.goal = 0, 0
 	clear(c.scheduled)
+	clear(c.removed)
 	if c.known {
 		c.remember(now)
 	}
@@ -408,6 +429,9 @@ func (c *localCopy) remember(now time.Time) {
 	}
 	for _, m := range c.marks {
 		c.found[m.guid] = true
+		if m.tombstone() {
+			c.removed[m.guid] = c.burials
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -391,7 +392,7 @@ func (c *localCopy) bury(d doomed) {
 	}
 	c.marks = append(slices.Clone(c.marks), mark{name: d.mark, guid: d.snap.guid, txg: d.snap.txg})
 	slices.SortStableFunc(c.marks, func(a, b mark) int { return compare(a.txg, b.txg) })
-	if !d.snap.engine() {
+	if strings.HasPrefix(d.mark, tombstone) {
 		c.burials++
 	}
 }

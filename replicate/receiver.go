@@ -202,7 +202,7 @@ func (e *Engine) noteOffer(o offer, complete bool) {
 	c.setTaken(o.Newest.SnapshotName(), o.Newest.Taken)
 	if complete {
 		c.step(o.Epoch)
-		c.drop(o.Dropped)
+		c.drop(o.Epoch, o.Dropped)
 		c.complete(o.CompleteAsOf)
 	}
 }
@@ -602,7 +602,7 @@ func (c *localCopy) reached(o offer, top guid) {
 	c.modified = false
 	c.floor, c.keep, c.moored = o.Floor, o.Keep, o.Anchors
 	c.step(o.Epoch)
-	c.drop(o.Dropped)
+	c.drop(o.Epoch, o.Dropped)
 	c.setTaken(o.Newest.SnapshotName(), o.Newest.Taken)
 	if uint64(top) == o.Newest.GUID {
 		c.complete(o.CompleteAsOf)

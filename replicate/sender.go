@@ -208,8 +208,9 @@ func (l *link) offer(now time.Time) (offer, error) {
 		o.CompleteAsOf = c.idleAsOf
 	}
 	o.Bases, o.Truncated = c.candidates(maxBases)
-	if l.burying = 0; l.buried != c.burials || now.Sub(l.buriedAt) >= e.cfg.Verify {
-		o.Dropped, l.burying = c.tombstones(maxDropped), c.burials
+	if l.burying = nil; l.known != nil || l.buried != c.burials || now.Sub(l.buriedAt) >= e.cfg.Verify {
+		list, all := c.tombstones(l.known, maxDropped)
+		o.Dropped, l.burying = list, &portion{list, all, c.burials}
 	}
 	o.Floor = e.floor(a, c, now)
 	e.weigh(a, c, now)

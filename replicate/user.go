@@ -398,12 +398,13 @@ func (e *Engine) remove(ctx context.Context, id volume.ID, list []zfs.Snapshot) 
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	c.burials++
 	for _, z := range list {
 		if err == nil && failed[z.FullName()] == nil {
-			c.removed[guid(z.GUID)] = true
-			c.burials++
+			c.removed[guid(z.GUID)] = c.burials
 		}
 	}
+	e.forgetRemoved(id) // without a replica nobody has to hear of it
 	e.wakeVolume(id)
 	return failed, err
 }

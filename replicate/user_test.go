@@ -2,12 +2,14 @@ package replicate
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
 )
 
 // wantError checks the code of a refusal and what it says.
@@ -128,5 +130,68 @@ func TestFrozenTakesNone(t *testing.T) {
 		wantError(t, "prune, frozen", err, volume.CodeUnavailable, "being moved or removed")
 		a.assign()
 		wantError(t, "gone", a.eng().TakeSnapshot(context.Background(), []volume.ID{"00000000000000bb"}, "x"), volume.CodeConflict, "not the primary")
+	})
+}
+
+// More removals than an offer can name are told all, also to a replica that was away;
+// and once all replicas know them they are forgotten, with the bookmarks that are too
+// many: but not as long as one has not been told.
+func TestManyRemoved(t *testing.T) {
+	inBubble(t, "a b c", func(w *world) {
+		a, b, c, ctx := w.node("a"), w.node("b"), w.node("c"), context.Background()
+		a.create()
+		w.assign(1, "a", "b", "c")
+		w.waitFor("seeded", w.inSync("a", "b"))
+		w.waitFor("seeded", w.inSync("a", "c"))
+		names := make([]string, maxDropped+50)
+		for i := range names {
+			names[i] = fmt.Sprintf("%s@u%05d", a.dataset(), i)
+			w.must(a.host.Snapshot(ctx, names[i:i+1], nil))
+		}
+		a.write("f", "1")
+		a.eng().Refresh(testVol)
+		w.must(a.eng().Sync(ctx, testVol))
+		users := func(n *node) (count int) {
+			for _, s := range n.snapshots() {
+				if strings.HasPrefix(s.Name, "u0") {
+					count++
+				}
+			}
+			return count
+		}
+		if users(b) != len(names) || users(c) != len(names) {
+			t.Fatalf("b has %d and c %d of %d snapshots", users(b), users(c), len(names))
+		}
+
+		w.partition("a", "c", true)
+		e := a.eng()
+		var list []zfs.Snapshot
+		for _, s := range a.snapshots() {
+			if strings.HasPrefix(s.Name, "u0") {
+				list = append(list, s)
+			}
+		}
+		w.must(acquire(ctx, e.pruning))
+		failed, err := e.remove(ctx, testVol, list)
+		release(e.pruning)
+		if err != nil || len(failed) > 0 {
+			t.Fatalf("%d stay: %v", len(failed), err)
+		}
+		w.waitFor("gone on b", func() bool { return users(b) == 0 })
+		time.Sleep(time.Hour)
+		left := func() (removed, marks int) {
+			bookmarks, err := a.disk.Bookmarks(ctx, a.dataset(), false)
+			w.must(err)
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			return len(e.copies[testVol].removed), len(bookmarks)
+		}
+		if removed, marks := left(); removed != len(names) || marks < len(names) {
+			t.Errorf("c has heard of nothing, and %d removals and %d bookmarks are left", removed, marks)
+		}
+		w.partition("a", "c", false)
+		w.waitFor("gone on c", func() bool { return users(c) == 0 })
+		w.waitFor("forgotten", func() bool { n, _ := left(); return n == 0 })
+		w.waitFor("only so many bookmarks are left", func() bool { _, n := left(); return n <= keepBookmarks+pruneBatch })
 	})
 }

@@ -96,8 +96,9 @@ type offer struct {
 	Keep  []guid          `json:"keep,omitempty"`
 	// Anchors are what the replicas have in common, or soon will: they stay as snapshots.
 	Anchors []guid `json:"anchors,omitempty"`
-	// Dropped are guids of snapshots that people removed, the newest: who has one
-	// destroys it too, once it is in step. They are told now and again, not always.
+	// Dropped are guids of snapshots that people removed: who has one destroys it too,
+	// once it is in step. They are told now and again, not always, and where they are many
+	// in portions.
 	Dropped []guid `json:"dropped,omitempty"`
 	// NoResume asks to throw a partial stream away: its token was of no use.
 	NoResume bool `json:"no_resume,omitempty"`
