@@ -54,6 +54,8 @@ type Engine struct {
 	changes  uint64                     // counts what we do to copies
 	listing  uint64                     // counts the listings of all datasets
 	failing  map[string]string          // by operation on the pool: the error it failed with
+	room     room
+	misfits  map[volume.ID]misfit // streams that there was no room for
 }
 
 // receive is the right to change one volume's copy on a replica. There is at most
@@ -91,6 +93,7 @@ func New(cfg Config) *Engine {
 		promised:    map[volume.ID]volume.Epoch{},
 		turns:       map[volume.NodeID]load{},
 		failing:     map[string]string{},
+		misfits:     map[volume.ID]misfit{},
 	}
 }
 
@@ -187,6 +190,7 @@ func (e *Engine) Assign(all []Assignment) {
 	if !changed {
 		return
 	}
+	maps.DeleteFunc(e.misfits, func(id volume.ID, _ misfit) bool { return table[id] == nil })
 	e.table, e.assigned = table, e.assigned || len(table) > 0
 	e.reassigned()
 }

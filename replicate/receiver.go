@@ -83,6 +83,10 @@ func (e *Engine) receive(ctx context.Context, w *wire, o offer, peer volume.Node
 		return nil, err
 	}
 
+	if why := e.admitsStream(ctx, o.Volume); why != "" {
+		stopPings()
+		return nil, w.writeMessage(frameAnswer, say(saysRefused, "%s", why).answer)
+	}
 	free, err := e.takeSlots(ctx, !s.exists)
 	if err != nil {
 		return nil, err
@@ -363,16 +367,22 @@ func (e *Engine) lookLeftover(ctx context.Context, id volume.ID, s *standing) er
 func (e *Engine) receiveStream(ctx context.Context, w *wire, o offer, b begin, ans answer, s standing, a *Assignment) error {
 	began := time.Now()
 	id := o.Volume
-	in := &incoming{dataReader: dataReader{w: w}}
+	in := &incoming{dataReader: dataReader{w: w}, count: e.counting(ctx)}
 	e.mu.Lock()
 	e.receives[id].stream = in
+	before := e.room
 	e.mu.Unlock()
 	trust := e.doubt(id)
 
 	stopPings := pings(w)
 	top, recvErr, err := e.apply(ctx, in, o, b, ans, s, a)
-	stopPings()
 	reached := err == nil && top == b.To
+	if reached {
+		e.fits(id)
+	} else if noRoom(recvErr) {
+		recvErr = errors.Join(recvErr, e.giveUp(ctx, o, !s.exists, before))
+	}
+	stopPings()
 
 	e.emit(Received{Volume: id, Primary: o.Primary, To: b.Name, Bytes: in.bytes, Took: time.Since(began), Err: receivedError(recvErr, err, reached)})
 	if ctx.Err() != nil {
@@ -434,6 +444,9 @@ func (e *Engine) apply(ctx context.Context, in *incoming, o offer, b begin, ans 
 		recycle()
 	case stream.unfit != nil:
 		return 0, stream.unfit, nil
+	}
+	if in.refused != nil {
+		recvErr = in.refused
 	}
 	if recvErr == nil && !seeding && e.arrived(ctx, o, b) {
 		return b.To, nil, nil
@@ -509,7 +522,7 @@ func (e *Engine) failure(id volume.ID, recvErr, lookErr error) (code, text strin
 		code = codeRefused
 	case errors.Is(recvErr, zfs.ErrDiverged):
 		code = codeDiverged
-	case errors.Is(recvErr, zfs.ErrNoSpace):
+	case noRoom(recvErr):
 		code = codeNoSpace
 	}
 	e.mu.Lock()

@@ -183,6 +183,10 @@ type incoming struct {
 	dec   *zstd.Decoder // nil: as they come
 	head  []byte        // read already, and given out first
 	bytes int64         // read, as zfs made them
+	// count hears of every byte and may break the stream off, which refused then says.
+	// Nil: nobody does.
+	count   func(n int) error
+	refused error
 }
 
 // SetReadDeadline breaks off reading when the deadline is past. It does not hang up:
@@ -210,6 +214,12 @@ func (in *incoming) read(p []byte) (n int, err error) {
 		n, err = in.dataReader.Read(p)
 	}
 	in.bytes += int64(n)
+	if in.count != nil && in.refused == nil && err == nil {
+		in.refused = in.count(n)
+	}
+	if in.refused != nil {
+		return n, in.refused
+	}
 	if err == io.EOF && (in.end == nil || !in.end.OK || in.end.Bytes != in.bytes) {
 		err = io.ErrUnexpectedEOF
 	}

@@ -66,8 +66,15 @@ func (e *Engine) noteDatasets(list []zfs.Dataset, since uint64, asked time.Time)
 	defer e.mu.Unlock()
 	e.listing++
 	leftover := map[volume.ID]bool{}
+	e.room = room{at: asked}
 	for _, d := range list {
 		k, id, _ := e.cfg.parse(d.Name)
+		if d.Name == e.cfg.Root {
+			e.room.free = d.Available
+			e.room.size += d.Available
+		} else {
+			e.room.size += d.Used
+		}
 		switch k {
 		case kindSeed, kindFork:
 			leftover[id] = true
