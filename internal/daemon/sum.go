@@ -42,7 +42,7 @@ type Entry struct {
 	MTime    int64  // nanoseconds
 	Link     string // where a symbolic link leads
 	Xattrs   []Xattr
-	// Open gives the content of a file; nil for anything else.
+	// Open gives the content of a file, while f has the entry; nil for anything else.
 	Open func() (io.ReadCloser, error)
 }
 

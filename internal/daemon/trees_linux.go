@@ -80,7 +80,8 @@ func (t *osTree) close(ctx context.Context) error {
 }
 
 // Walk implements Tree. It reads with the lowest priority, on a thread of its own that
-// ends with it. Names of one directory are held at a time for each level.
+// ends with it. Names of one directory are held at a time for each level, and one
+// directory is open, however deep the tree is.
 func (t *osTree) Walk(ctx context.Context, f func(Entry) error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -89,50 +90,89 @@ func (t *osTree) Walk(ctx context.Context, f func(Entry) error) error {
 			done <- fmt.Errorf("lowering the priority: %w", err)
 			return
 		}
-		done <- t.walk(ctx, ".", f)
+		done <- t.walk(ctx, f)
 	}()
 	return <-done
 }
 
-func (t *osTree) walk(ctx context.Context, path string, f func(Entry) error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	e, err := t.entry(path)
+func (t *osTree) walk(ctx context.Context, f func(Entry) error) error {
+	top, err := os.Open(t.root)
 	if err != nil {
 		return err
 	}
-	if err := f(e); err != nil {
+	w := &walker{ctx: ctx, f: f, dir: top}
+	defer func() { w.dir.Close() }()
+	if _, err := w.tell(".", "."); err != nil {
 		return err
 	}
-	if e.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return nil
+	return w.all(".")
+}
+
+// walker is a walk where it has got to. Everything is reached through the directory
+// that it is in: paths from the root may be longer than the kernel takes, and one open
+// directory for each level may be more than a process can have.
+type walker struct {
+	ctx context.Context
+	f   func(Entry) error
+	dir *os.File
+}
+
+// at is a path to a name in the directory, for any system call.
+func (w *walker) at(name string) string { return fmt.Sprintf("/proc/self/fd/%d/%s", w.dir.Fd(), name) }
+
+func (w *walker) tell(name, path string) (Entry, error) {
+	if w.ctx.Err() != nil {
+		return Entry{}, context.Cause(w.ctx)
 	}
-	names, err := readNames(filepath.Join(t.root, path))
+	e, err := entry(w.at(name), path)
+	if err == nil {
+		err = w.f(e)
+	}
+	return e, err
+}
+
+// all visits what is in the directory, whose path from the root is given.
+func (w *walker) all(path string) error {
+	names, err := w.dir.Readdirnames(-1)
 	if err != nil {
-		return err
+		return &os.PathError{Op: "readdir", Path: path, Err: err}
 	}
+	slices.Sort(names)
 	for _, name := range names {
-		if err := t.walk(ctx, filepath.Join(path, name), f); err != nil {
+		below := filepath.Join(path, name)
+		e, err := w.tell(name, below)
+		if err != nil {
+			return err
+		}
+		if e.Mode&unix.S_IFMT != unix.S_IFDIR {
+			continue
+		}
+		if err := w.enter(name); err != nil {
+			return err
+		}
+		if err := w.all(below); err != nil {
+			return err
+		}
+		// Nothing moves in a snapshot: the way up is the way down.
+		if err := w.enter(".."); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func readNames(dir string) ([]string, error) {
-	d, err := os.Open(dir)
+func (w *walker) enter(name string) error {
+	dir, err := os.OpenFile(w.at(name), os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NOATIME, 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
-	slices.Sort(names)
-	return names, err
+	w.dir.Close()
+	w.dir = dir
+	return nil
 }
 
-func (t *osTree) entry(path string) (Entry, error) {
-	full := filepath.Join(t.root, path)
+// entry is the thing at full, which is path from the root.
+func entry(full, path string) (Entry, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(full, &st); err != nil {
 		return Entry{}, &os.PathError{Op: "stat", Path: path, Err: err}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/flocker-io/flocker/internal/api"
 )
 
 // bindless stands for ZFS: what is "mounted" is made in the directory by a function.
@@ -120,6 +122,57 @@ func TestSumSeesEveryChange(t *testing.T) {
 				t.Errorf("got %s, unchanged %s", got, want)
 			}
 		})
+	}
+}
+
+// A tree may be deeper than a path may be long: each part of it is summed.
+func TestSumOfDeepTree(t *testing.T) {
+	const levels = 120 // of names that together are more than two paths' worth
+	name := strings.Repeat("d", 80)
+	sum := func(content string) api.Sum {
+		z := &bindless{fill: func(dir string) error {
+			at, err := unix.Open(dir, unix.O_DIRECTORY, 0)
+			for range levels {
+				if err == nil {
+					err = unix.Mkdirat(at, name, 0o700)
+				}
+				if err != nil {
+					break
+				}
+				var below int
+				below, err = unix.Openat(at, name, unix.O_DIRECTORY, 0)
+				unix.Close(at)
+				at = below
+			}
+			if err != nil {
+				return err
+			}
+			defer unix.Close(at)
+			f, err := unix.Openat(at, "file", unix.O_CREAT|unix.O_WRONLY, 0o600)
+			if err != nil {
+				return err
+			}
+			_, err = unix.Write(f, []byte(content))
+			return errors.Join(err, unix.Close(f))
+		}}
+		trees := osTrees{zfs: z, dir: filepath.Join(t.TempDir(), "verify")}
+		tree, err := trees.Open(t.Context(), "tank/v@1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		open, _ := os.ReadDir("/proc/self/fd")
+		s, err := sumTree(t.Context(), tree)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now, _ := os.ReadDir("/proc/self/fd"); len(now) > len(open) {
+			t.Errorf("%d files are open, %d were before", len(now), len(open))
+		}
+		return s
+	}
+	one, two := sum("one"), sum("two")
+	if one.Files != levels+2 || one.Bytes != 3 || one.SHA256 == two.SHA256 {
+		t.Errorf("got %+v and %+v", one, two)
 	}
 }
 
