@@ -178,7 +178,7 @@ func TestManyRemoved(t *testing.T) {
 			t.Fatalf("%d stay: %v", len(failed), err)
 		}
 		w.waitFor("gone on b", func() bool { return users(b) == 0 })
-		time.Sleep(time.Hour)
+		time.Sleep(time.Hour) // nothing may happen in it, so there is no condition to wait for
 		left := func() (removed, marks int) {
 			bookmarks, err := a.disk.Bookmarks(ctx, a.dataset(), false)
 			w.must(err)
