@@ -1,7 +1,7 @@
 // Package bench measures flocker beside what one would do without it, on the same
 // machines of the lab in one run: zfs send through a plain pipe by hand, and
 // syncoid. Each test is one job and prints a row of docs/BENCHMARKS.md; scripts/bench
-// puts them there. Two nodes take part; the third is off, so that each has a core of
+// puts them there. Two nodes take part; any others are off, so that each has a core of
 // its own where the host has two.
 package bench
 
@@ -37,7 +37,11 @@ func start(t *testing.T) rig {
 	l := lab.Open(t)
 	b := rig{l, l.Node(1), l.Node(2)}
 	l.Reset()
-	l.Cut(l.Node(3))
+	for line := range strings.Lines(l.Do("status")) {
+		if name := strings.Fields(line)[0]; strings.HasPrefix(name, "n") && name != b.n1.Name && name != b.n2.Name {
+			l.Do("cut", name)
+		}
+	}
 	made, err := lab.Ask[api.InitReply](b.n1, "init", "--pool", "tank", "--advertise", b.n1.Addr())
 	if err != nil {
 		t.Fatal(err)
