@@ -121,7 +121,8 @@ type Config struct {
 	// Settle is how long after a write `written` surely shows it; 0: ten seconds.
 	Settle time.Duration
 	// List is how often zfs is asked what was written, where Dirty tells of writes in
-	// between; 0: five seconds.
+	// between; 0: five seconds. With so many datasets that an answer takes more than a
+	// fifth of that, it is asked less often, at least once a minute.
 	List time.Duration
 	// Verify is how often an idle replica is asked what it holds; 0: one minute.
 	Verify time.Duration

@@ -328,7 +328,7 @@ func (l *link) status(now time.Time) volume.LinkStatus {
 	// Only a listing proves that nothing is left to be sent, when it has come.
 	s.allowed += 2 * e.listTook
 	if e.cfg.Dirty != nil {
-		s.allowed += e.cfg.List
+		s.allowed += e.listEvery()
 	}
 	if a := e.table[l.key.volume]; a != nil {
 		s.allowed += a.interval()

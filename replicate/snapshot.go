@@ -103,7 +103,13 @@ func (e *Engine) tick(ctx context.Context) error {
 func (e *Engine) mustList(now time.Time, hinted bool) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return !hinted || e.relist || e.blind || now.Sub(e.listedAt) >= e.cfg.List
+	return !hinted || e.relist || e.blind || now.Sub(e.listedAt) >= e.listEvery()
+}
+
+// listEvery is the time from one listing to the next where the kernel's counters tell of
+// writes: never so short that listings take more than a fifth of it. The caller holds mu.
+func (e *Engine) listEvery() time.Duration {
+	return max(e.cfg.List, min(5*e.listTook, time.Minute))
 }
 
 func (e *Engine) noteCounters(counters map[string]uint64) {

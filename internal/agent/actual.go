@@ -47,12 +47,13 @@ func (got Actual) mounted() []volume.ID {
 	return out
 }
 
-// observe reads the disk with one command per tree.
-func (a *Agent) observe(ctx context.Context) (Actual, error) {
+// observe reads the disk with one command per tree, or unless fresh takes what somebody
+// else has listed since the last time.
+func (a *Agent) observe(ctx context.Context, fresh bool) (Actual, error) {
 	got := Actual{Copies: map[volume.ID]Copy{}, Trash: map[volume.ID]Copy{}, Parts: map[volume.ID][]string{}}
-	live, err := a.zfs.Datasets(ctx, a.layout.Root())
+	live, err := a.live(ctx, fresh)
 	if err != nil {
-		return Actual{}, fmt.Errorf("listing %s: %w", a.layout.Root(), err)
+		return Actual{}, err
 	}
 	for _, d := range live {
 		if id, ok := volumeIn(a.layout.Root(), d.Name); ok {
@@ -77,6 +78,23 @@ func (a *Agent) observe(ctx context.Context) (Actual, error) {
 		a.trashAt = asked
 	}
 	return got, nil
+}
+
+// live lists the datasets of volumes.
+func (a *Agent) live(ctx context.Context, fresh bool) ([]zfs.Dataset, error) {
+	if !fresh && a.listed != nil {
+		if list, began := a.listed(); began.After(a.lookedAt) {
+			a.lookedAt = began
+			return list, nil
+		}
+	}
+	began := time.Now()
+	list, err := a.zfs.Datasets(ctx, a.layout.Root())
+	if err != nil {
+		return nil, fmt.Errorf("listing %s: %w", a.layout.Root(), err)
+	}
+	a.lookedAt, a.lookTook = began, time.Since(began)
+	return list, nil
 }
 
 // trashPoll is how often the trash is listed without a reason.

@@ -125,8 +125,13 @@ type Config struct {
 	StopFollowing func(context.Context, volume.ID) error
 	// Lease is this node's right to write; nil: it always may.
 	Lease Lease
-	// Poll is how often the disk is read without a reason; 0: 5 s.
+	// Poll is how often the disk is looked at without a reason; 0: 5 s.
 	Poll time.Duration
+	// Listed is the newest listing of the datasets below Layout.Root that somebody else
+	// on this node has made, and when it began; zero when there is none. A look without a
+	// reason is content with one that began after the last look. Its datasets are not
+	// changed. Nil: nobody lists.
+	Listed func() (list []zfs.Dataset, began time.Time)
 }
 
 // Agent is one node's loop. Make it with New, run it with Run.
@@ -146,6 +151,7 @@ type Agent struct {
 	lease         Lease
 	log           *slog.Logger
 	poll          time.Duration
+	listed        func() ([]zfs.Dataset, time.Time)
 
 	locks locks
 	fresh chan struct{} // closed once the node has caught up
@@ -161,7 +167,10 @@ type Agent struct {
 	running map[volume.ID]bool
 	failed  map[volume.ID]failure
 
-	trashAt time.Time // when the trash was listed; the loop's alone
+	// The loop's alone.
+	trashAt  time.Time     // when the trash was listed
+	lookedAt time.Time     // when the listing began that was last looked at
+	lookTook time.Duration // how long the last listing took that this loop made
 
 	asides    []volume.Aside
 	asidesAt  time.Time // when they were listed
@@ -188,7 +197,7 @@ func New(c Config) *Agent {
 	return &Agent{
 		self: c.Self, version: c.Version, bootID: c.BootID, layout: c.Layout, cluster: c.Cluster,
 		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, stopFollowing: c.StopFollowing,
-		clock: c.Clock, lease: c.Lease, log: c.Log, poll: c.Poll,
+		clock: c.Clock, lease: c.Lease, log: c.Log, poll: c.Poll, listed: c.Listed,
 		fresh: make(chan struct{}), wake: make(chan struct{}, 1),
 		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{},
 	}
@@ -235,30 +244,47 @@ func (a *Agent) Run(ctx context.Context) error {
 	close(a.fresh)
 	a.log.Info("caught up with the cluster", "index", a.cluster.State().Index)
 
-	poll := time.NewTicker(a.poll)
-	defer poll.Stop()
-	for {
+	for reason := true; ; {
 		changed := a.cluster.Changed()
-		next := a.step(ctx, &jobs)
+		next := a.step(ctx, &jobs, reason)
 		timer := time.NewTimer(next)
 		select {
 		case <-ctx.Done():
-			timer.Stop()
-			return nil
 		case <-changed:
+			reason = true
 		case <-a.wake:
-		case <-poll.C:
+			reason = true
 		case <-timer.C:
+			reason = next < a.poll
 		}
 		timer.Stop()
+		if a.lookTook > slowLook {
+			// With very many volumes a look at each change would be all that ZFS does.
+			a.rest(ctx, a.lookTook)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// slowLook is how long a listing takes after which the loop rests as long.
+const slowLook = 250 * time.Millisecond
+
+func (a *Agent) rest(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
 	}
 }
 
 // step looks once and starts what there is to do. It returns how long nothing will
-// change by itself.
-func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup) time.Duration {
+// change by itself. Without a reason it may look at what others have listed.
+func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup, reason bool) time.Duration {
 	s := a.cluster.State()
-	got, err := a.observe(ctx)
+	got, err := a.observe(ctx, reason || a.busy())
 	if err != nil {
 		// "Cannot ask" is not "nothing there": do nothing.
 		a.setTrouble(fmt.Sprintf("the disk cannot be read: %v", err))
@@ -289,6 +315,13 @@ func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup) time.Duration {
 		a.mu.Unlock()
 	}
 	return wait
+}
+
+// busy says that an action is under way.
+func (a *Agent) busy() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.running) > 0
 }
 
 // forgive forgets failures of steps that are not wanted any more: a status that still
@@ -511,7 +544,7 @@ func (a *Agent) retry(ctx context.Context, what string, f func(context.Context) 
 
 // firstLook makes the first report after a start complete.
 func (a *Agent) firstLook(ctx context.Context) error {
-	got, err := a.observe(ctx)
+	got, err := a.observe(ctx, true)
 	if err != nil {
 		return err
 	}

@@ -336,7 +336,7 @@ func TestAdopt(t *testing.T) {
 		a, host, f := begin(t)
 		must(t, a.do(ctx, Action{StepCreate, vol2}))
 		f.apply(t, state.AbortCreate{ID: vol2, Epoch: f.s.Volume(vol2).Epoch, Reason: "late"})
-		got, err := a.observe(ctx)
+		got, err := a.observe(ctx, true)
 		must(t, err)
 		acts := Diff(f.s, got, self, func(volume.ID) bool { return false })
 		if !slices.Equal(acts, []Action{{StepGiveBack, vol2}}) {

@@ -92,8 +92,9 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	if p.Dirty != nil {
 		dirty = p.Dirty(setup.Pool)
 	}
+	seen := &listings{Pool: p.ZFS, root: m.layout.Root()}
 	m.repl = replicate.New(replicate.Config{
-		Node: m.self, ClusterID: c.ClusterID(), Root: m.layout.Root(), Pool: p.ZFS, Dirty: dirty,
+		Node: m.self, ClusterID: c.ClusterID(), Root: m.layout.Root(), Pool: seen, Dirty: dirty,
 		Dial: func(ctx context.Context, to volume.NodeID) (net.Conn, error) {
 			return c.Dial(ctx, to, transport.ProtoStream)
 		},
@@ -117,7 +118,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		StopFollowing: stopFollowing,
 		Self:          m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,
 		Cluster: agentCluster{m}, ZFS: p.ZFS, Files: p.Files, Use: m.use, Repl: m.repl, Log: m.log, Poll: p.Timers.Poll,
-		Peers: peers{m}, Clock: m.cautiousClock, Lease: m.tenure,
+		Listed: seen.newest, Peers: peers{m}, Clock: m.cautiousClock, Lease: m.tenure,
 	})
 	t := m.tenure
 	t.self, t.boot, t.clock, t.root, t.log = m.self, p.BootID, m.clock, m.layout.Root(), m.log

@@ -392,10 +392,11 @@ func arrived(from, to *lab.Node, dataset string, least int) error {
 	return nil
 }
 
-// What volumes cost that nobody writes to.
+// What volumes cost that nobody writes to: measured without any, with half of them and
+// with all, so that one sees whether the cost grows as their number does.
 func TestIdle(t *testing.T) {
 	b := start(t)
-	count, seconds := setting("BENCH_VOLUMES", 100), setting("BENCH_SECONDS", 180)
+	count, seconds := setting("BENCH_VOLUMES", 50), setting("BENCH_SECONDS", 180)
 	used := func(unit string) (each [2]float64) {
 		for i, n := range []*lab.Node{b.n1, b.n2} {
 			each[i] = b.numbers(n, "systemctl show --value -p CPUUsageNSec "+unit)[0] / 1e9
@@ -414,9 +415,16 @@ func TestIdle(t *testing.T) {
 		return each
 	}
 	empty := cost("no volumes")
-	b.n1.Sh(hand("volumes", count))
-	b.inSync()
-	full := cost(fmt.Sprintf("%d idle volumes", count))
+	with := func(from, to int) [2]float64 {
+		t.Helper()
+		began := time.Now()
+		b.n1.Sh(hand("volumes", from, to))
+		b.inSync()
+		t.Logf("%d volumes were ok after %s", to-from+1, time.Since(began).Round(time.Second))
+		return cost(fmt.Sprintf("%d idle volumes", to))
+	}
+	half := with(1, count/2)
+	full := with(count/2+1, count)
 	thousand := func(i int) float64 { return empty[i] + (full[i]-empty[i])/float64(count)*1000 }
 
 	// syncoid does one dataset after the other, so few tell about many.
@@ -441,7 +449,7 @@ func TestIdle(t *testing.T) {
 	t.Logf("syncoid: one pass over %d idle datasets took %s, %s of processor on the primary and %.1fs on the replica", few, took, here, after[1]-before[1])
 	hourly := func(seconds float64) float64 { return seconds / few * 1000 * 60 }
 	b.row(fmt.Sprintf("processor seconds an hour for idle volumes: flockd and its commands, primary + replica; measured with %d", count),
-		fmt.Sprintf("%.0f + %.0f (without volumes %.0f + %.0f)", full[0], full[1], empty[0], empty[1]), "", "", "")
+		fmt.Sprintf("%.0f + %.0f (with %d: %.0f + %.0f; without any: %.0f + %.0f)", full[0], full[1], count/2, half[0], half[1], empty[0], empty[1]), "", "", "")
 	b.row("the same for 1,000 volumes, calculated; syncoid once a minute from one pass over 10",
 		fmt.Sprintf("%.0f + %.0f", thousand(0), thousand(1)), "", "", fmt.Sprintf("%.0f + %.0f", hourly(here.Seconds()), hourly(after[1]-before[1])))
 }

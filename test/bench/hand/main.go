@@ -11,7 +11,7 @@
 // pipe is TCP, otherwise TLS 1.3. And for all contenders:
 //
 //	hand sync COUNT VOLUME DIR    the same steps, but flocker does them
-//	hand volumes COUNT            make flocker volumes idle-1, idle-2, ...
+//	hand volumes FROM TO          make flocker volumes, idle-FROM to idle-TO
 //	hand load DIR                 append 16 KiB to a file and fsync it, ten times a second
 //	hand age DATASET COUNT        once a second, how old the newest snapshot is
 package main

@@ -56,7 +56,11 @@ func syncs(args []string) error {
 
 // volumes are made by four at a time: more only wait for one another.
 func volumes(args []string) error {
-	count, err := numbered(args, 1, 0)
+	from, err := numbered(args, 2, 0)
+	if err != nil {
+		return err
+	}
+	to, err := numbered(args, 2, 1)
 	if err != nil {
 		return err
 	}
@@ -77,9 +81,9 @@ func volumes(args []string) error {
 	}
 	defer makers.Wait()
 	defer close(names)
-	for i := range count {
+	for i := from; i <= to; i++ {
 		select {
-		case names <- fmt.Sprintf("idle-%d", i+1):
+		case names <- fmt.Sprintf("idle-%d", i):
 		case err := <-errs:
 			return err
 		}
