@@ -15,7 +15,7 @@ const PendingLimit = 2 * time.Minute
 
 // Decide is everything the leader wants to change at this moment, most urgent
 // first: operations given up, records of purged volumes dropped, replicas added and
-// taken away, expired trash purged. Each command carries its own preconditions, so a
+// taken away, drained nodes emptied, expired trash purged. Each command carries its own preconditions, so a
 // plan from an old View does no harm; it is refused. The Memory is what the leader's
 // last look gave, and what its next one wants.
 func Decide(v *View, m Memory) ([]state.Command, Memory) {
@@ -32,6 +32,13 @@ func Decide(v *View, m Memory) ([]state.Command, Memory) {
 	}
 	repairs, next := Repair(v, m)
 	cmds = append(cmds, repairs...)
+	drains, _ := Drain(v)
+	for _, cmd := range drains {
+		id := subject(cmd)
+		if !slices.ContainsFunc(cmds, func(c state.Command) bool { return subject(c) == id }) {
+			cmds = append(cmds, cmd)
+		}
+	}
 	clock := v.cautiousClock()
 	for _, vol := range v.Volumes {
 		if vol.Phase == state.PhaseTrash && vol.Deleted.Add(v.Settings.TrashKeep()).Before(clock) {
@@ -113,6 +120,8 @@ func subject(cmd state.Command) volume.ID {
 	case state.AbortDelete:
 		return c.ID
 	case state.SetReplicas:
+		return c.ID
+	case state.BeginHandoff:
 		return c.ID
 	case state.PurgeVolume:
 		return c.ID

@@ -93,11 +93,7 @@ func (w *world) elect(t *testing.T, args string, lines []string) string {
 			c.Answers[id] = Answer{Promise: volume.Promise{Epoch: 3, Exists: true, Newest: position(t, words[1]), AsOf: asOf}}
 		}
 	}
-	v := w.view()
-	for i := range v.Nodes {
-		v.Nodes[i].Lease = !w.nodes[i].Lease.Revoked
-	}
-	got := Failover(v, c)
+	got := Failover(w.view(), c)
 	switch p := got.Promote; {
 	case p != nil && got.Why+got.Again.String() != "0s":
 		t.Fatalf("it promotes and waits: %+v", got)

@@ -37,6 +37,9 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	                             new replica is complete at the next look
 //	seeded v1 n2                 that first copy is complete
 //	elect was=n1 ...             Failover, see world.elect
+//	drain                        Drain: its commands, and what is left and why
+//	empty 10m                    run with Decide: handoffs happen at once, too, and no look
+//	                             may leave a volume fewer complete copies than it asks for
 //	silence n2, hear n2          from now on it is not heard of, or it is again
 func TestData(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -93,7 +96,11 @@ type world struct {
 var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func (w *world) view() *View {
-	return newView(w.nodes, w.volumes, w.settings, w.salt, w.reports, now.Add(w.passed))
+	v := newView(w.nodes, w.volumes, w.settings, w.salt, w.reports, now.Add(w.passed))
+	for i := range v.Nodes {
+		v.Nodes[i].Lease = !w.nodes[i].Lease.Revoked
+	}
+	return v
 }
 
 // repair is one look of a leader that remembers.
@@ -168,6 +175,38 @@ func (w *world) drop(vol volume.ID, id volume.NodeID) {
 	}
 }
 
+// handOver does what a handoff does, at once.
+func (w *world) handOver(c state.BeginHandoff) {
+	i := slices.IndexFunc(w.volumes, func(v *state.Volume) bool { return v.ID == c.ID })
+	vol := *w.volumes[i]
+	was := vol.Placement
+	vol.Placement = was.Swap(c.To)
+	vol.Epoch, vol.Changed = vol.Epoch+1, vol.Changed+1
+	w.volumes[i] = &vol
+	for _, id := range was.Nodes() {
+		w.drop(vol.ID, id)
+	}
+	h := w.reports[c.To]
+	h.Report.Volumes = append(h.Report.Volumes, volume.Status{Volume: vol.ID, Exists: true, Newest: volume.Position{GUID: 1}})
+	for _, id := range vol.Placement.Replicas() {
+		w.hold(&vol, id, volume.LinkInSync)
+	}
+}
+
+// complete counts the complete copies of each volume.
+func (w *world) complete() map[volume.ID]int {
+	v, out := w.view(), map[volume.ID]int{}
+	for _, vol := range v.Volumes {
+		out[vol.ID] = 1
+		for _, id := range vol.Placement.Replicas() {
+			if v.complete(vol, id) {
+				out[vol.ID]++
+			}
+		}
+	}
+	return out
+}
+
 // silence and hear a node.
 func (w *world) silence(id volume.NodeID) { w.silent[id] = true }
 func (w *world) hear(id volume.NodeID) {
@@ -226,6 +265,39 @@ func (w *world) run(t *testing.T, in string) string {
 		cmds, next := Decide(w.view(), w.memory)
 		w.memory = next
 		return showAll(cmds)
+	case "drain":
+		cmds, left := Drain(w.view())
+		out := []string{showAll(cmds)}
+		for _, l := range left {
+			out = append(out, fmt.Sprintf("left on %s: %s (%s): %s", l.Node, l.Volume.ID, l.Role, cmp.Or(l.Doing, "! "+l.Why)))
+		}
+		return strings.Join(out, "\n")
+	case "empty":
+		var out []string
+		for began, end := w.passed, w.passed+duration(t, args); w.passed <= end; w.pass(5 * time.Second) {
+			had := w.complete()
+			cmds, next := Decide(w.view(), w.memory)
+			w.memory = next
+			for _, cmd := range cmds {
+				out = append(out, fmt.Sprintf("%s %s", w.passed-began, showAll([]state.Command{cmd})))
+				switch c := cmd.(type) {
+				case state.SetReplicas:
+					w.place(c)
+				case state.BeginHandoff:
+					w.handOver(c)
+				}
+			}
+			for id, now := range w.complete() {
+				vol := w.volumes[slices.IndexFunc(w.volumes, func(v *state.Volume) bool { return v.ID == id })]
+				if now < min(had[id], 1+vol.Spec.Replicas+vol.Spec.Remote) {
+					t.Errorf("volume %s had %d complete copies and has %d", id, had[id], now)
+				}
+			}
+		}
+		if out == nil {
+			return "nothing"
+		}
+		return strings.Join(out, "\n")
 	case "silence":
 		w.silence(volume.NodeID(args))
 		return ""
@@ -297,7 +369,7 @@ func (w *world) addNode(t *testing.T, line string) {
 		case "nolease":
 			n.Lease.Revoked = true
 		case "drain":
-			n.Availability = state.Drain
+			n.Availability, n.KeepReplicas = state.Drain, value == "keep"
 		case "silent":
 			heard = now.Add(-duration(t, value))
 			w.silent[n.ID] = true
@@ -332,6 +404,7 @@ func (w *world) addVolume(t *testing.T, line string) {
 	v.Placement.Primary = volume.NodeID(fields[1])
 	var used int64
 	problem := ""
+	var holders []volume.Holder
 	absent := map[volume.NodeID]bool{}
 	links := map[volume.NodeID]volume.LinkState{}
 	list := (*[]volume.NodeID)(nil)
@@ -366,6 +439,10 @@ func (w *world) addVolume(t *testing.T, line string) {
 			for id := range strings.SplitSeq(value, ",") {
 				absent[volume.NodeID(id)] = true
 			}
+		case "user": // a container
+			holders = append(holders, volume.Holder{Name: value})
+		case "refusal": // of a handoff of a drain, so long ago
+			v.LastRefusal = &state.Refusal{Attempt: drainAttempt + "1", Reason: "in use by a shell", At: now.Add(-duration(t, value))}
 		case "problem": // with the primary's copy
 			problem = value
 		case "refused", "lagging", "connecting":
@@ -380,7 +457,7 @@ func (w *world) addVolume(t *testing.T, line string) {
 	}
 	w.volumes = append(w.volumes, v)
 	if heard, ok := w.reports[v.Placement.Primary]; ok && !absent[v.Placement.Primary] {
-		heard.Report.Volumes = append(heard.Report.Volumes, volume.Status{Volume: v.ID, Exists: true, Newest: volume.Position{GUID: 1}, Problem: problem})
+		heard.Report.Volumes = append(heard.Report.Volumes, volume.Status{Volume: v.ID, Exists: true, Newest: volume.Position{GUID: 1}, Problem: problem, Holders: holders})
 	}
 	for _, id := range v.Placement.Replicas() {
 		link := cmp.Or(links[id], volume.LinkInSync)
@@ -476,6 +553,8 @@ func showAll(cmds []state.Command) string {
 			out = append(out, fmt.Sprintf("%s: purge", c.ID))
 		case state.ForgetVolume:
 			out = append(out, fmt.Sprintf("%s: forget", c.ID))
+		case state.BeginHandoff:
+			out = append(out, fmt.Sprintf("%s: hand to %s, attempt %s", c.ID, c.To, c.Attempt))
 		default:
 			out = append(out, fmt.Sprintf("%T", c))
 		}

@@ -89,7 +89,7 @@ func Repair(v *View, m Memory) ([]state.Command, Memory) {
 			gaps = append(gaps, gap{vol, want, s, present})
 		} else if !same(want, vol.Placement) {
 			cmds = append(cmds, setReplicas(vol, want))
-		} else {
+		} else if !v.leaves(vol) {
 			whole = append(whole, vol)
 		}
 	}

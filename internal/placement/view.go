@@ -48,6 +48,7 @@ type NodeView struct {
 	Name         string
 	Zone         volume.Zone
 	Availability state.Availability
+	KeepReplicas bool // while drained
 	Witness      bool
 	// Lease says that the state lets the node write: it holds a valid one or needs none.
 	Lease bool
@@ -122,8 +123,9 @@ func newView(nodes []*state.Node, volumes []*state.Volume, settings state.Settin
 func newNodeView(n *state.Node, heard Heard, now time.Time) NodeView {
 	nv := NodeView{
 		ID: n.ID, Name: n.Name, Zone: cmp.Or(n.Zone, volume.DefaultZone),
-		Availability: cmp.Or(n.Availability, state.Active), Witness: n.Witness,
-		hash: hashOf(string(n.ID)),
+		Availability: cmp.Or(n.Availability, state.Active), KeepReplicas: n.KeepReplicas,
+		Witness: n.Witness,
+		hash:    hashOf(string(n.ID)),
 	}
 	if heard.Report == nil {
 		return nv

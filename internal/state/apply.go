@@ -110,6 +110,8 @@ func (t *txn) apply(c Command) Result {
 		return t.dropContainer(c)
 	case SetDataKey:
 		return t.setDataKey(c)
+	case RemoveNode:
+		return t.removeNode(c)
 	}
 	// Decode lets nothing else through; a command type without a case is a bug that
 	// must not differ between nodes, so it is refused the same way everywhere.
@@ -216,6 +218,9 @@ func (t *txn) updateNode(c UpdateNode) Result {
 			labels[k] = v
 		}
 		n.Labels = labels
+	}
+	if bad := t.setAvailability(&n, c); bad != nil {
+		return *bad
 	}
 	t.putNode(n)
 	return Result{}

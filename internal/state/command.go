@@ -55,6 +55,10 @@ type (
 		GossipAddr *string           `json:"gossip_addr,omitempty"`
 		SetLabels  map[string]string `json:"set_labels,omitempty"`
 		DropLabels []string          `json:"drop_labels,omitempty"`
+		// Availability Drain takes the node's primaries away and, without KeepReplicas,
+		// its replicas, too.
+		Availability *Availability `json:"availability,omitempty"`
+		KeepReplicas bool          `json:"keep_replicas,omitempty"`
 	}
 
 	CreateToken struct {
@@ -241,6 +245,7 @@ var decoders = map[string]func([]byte) (Command, error){
 	"put-container":   decode[PutContainer],
 	"drop-container":  decode[DropContainer],
 	"set-data-key":    decode[SetDataKey],
+	"remove-node":     decode[RemoveNode],
 }
 
 // ErrUnknownCommand means that a newer version of flocker wrote the log. A node

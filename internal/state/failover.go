@@ -215,10 +215,7 @@ func (t *txn) setFailover(f Failover) {
 
 func (t *txn) armFailover(c ArmFailover) Result {
 	f := t.s.Failover()
-	members := 0
-	for range t.s.Nodes() {
-		members++
-	}
+	members := t.memberCount()
 	switch err := c.Timers.Check(0); {
 	case c.Round != f.Round+1:
 		return failed(volume.CodeConflict, "failover is in round %d, not %d", f.Round, c.Round-1)
@@ -354,7 +351,10 @@ func (t *txn) elect(v Volume, reason string) {
 	if v.Pending != nil { // somebody waits for the attempt
 		v.LastRefusal = &Refusal{Attempt: v.Pending.Attempt, Reason: reason, At: t.at}
 	}
-	v.Placement = volume.Placement{Local: append([]volume.NodeID{was}, v.Placement.Local...), Remote: slices.Clone(v.Placement.Remote)}
+	v.Placement = volume.Placement{Local: slices.Clone(v.Placement.Local), Remote: slices.Clone(v.Placement.Remote)}
+	if n := t.s.Node(was); n != nil && !n.Removed {
+		v.Placement.Local = append([]volume.NodeID{was}, v.Placement.Local...)
+	}
 	v.Epoch, v.Phase, v.Pending = v.Epoch.Next(), PhaseElecting, nil
 	v.Election = &Election{Was: was, Reason: reason, Began: t.at}
 	t.putVolume(v)

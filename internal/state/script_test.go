@@ -34,6 +34,8 @@ import (
 //	data-key ID [was=ID]
 //	container NAME on=n1 vols=a,b id=ENGINEID [key=K] [size=N] [epoch=N] [stopped]
 //	drop-container NAME on=n1 vols=a,b [changed=N]
+//	drain n2 [keep=yes]  undrain n2
+//	leave n2             dead n2 [fenced=yes] [lose=NAME,NAME]   RemoveNode
 //	settings [trash=D] [aside=D] [replace=D] [link:A:B=N] [raw:A:B=N] [was ...]
 //	                     "was": what the proposer saw; "raw": in this order, unsorted
 //	lead NODE                               TakeLead
@@ -244,6 +246,18 @@ func (sc *script) do(words []string) string {
 	case "settings":
 		// settings KEY=DURATION.. [was KEY=DURATION..]: with "was" the precondition.
 		c = settingsLine(sc.t, words[1:])
+	case "drain", "undrain":
+		to := Active
+		if words[0] == "drain" {
+			to = Drain
+		}
+		c = UpdateNode{ID: nodeID(arg(0)), Availability: &to, KeepReplicas: opt["keep"] != ""}
+	case "leave", "dead":
+		remove := RemoveNode{ID: nodeID(arg(0)), Dead: words[0] == "dead", Fenced: opt["fenced"] != ""}
+		for _, name := range strings.FieldsFunc(opt["lose"], func(r rune) bool { return r == ',' }) {
+			remove.Lose = append(remove.Lose, sc.ids[name])
+		}
+		c = remove
 	case "purge":
 		c = PurgeVolume{ID: id, Changed: changed}
 	case "forget":

@@ -68,7 +68,8 @@ type Cluster struct {
 // Availability is the operator's wish for a node.
 type Availability string
 
-// The availabilities. Only active nodes get new copies.
+// The availabilities. Only active nodes get new copies; a drained one gives those away
+// that it has.
 const (
 	Active Availability = "active"
 	Drain  Availability = "drain"
@@ -83,6 +84,7 @@ type Node struct {
 	GossipAddr   string            `json:"gossip_addr"` // host:port of serf
 	Witness      bool              `json:"witness,omitempty"`
 	Availability Availability      `json:"availability"`
+	KeepReplicas bool              `json:"keep_replicas,omitempty"` // while drained
 	Labels       map[string]string `json:"labels,omitempty"`
 	Joined       time.Time         `json:"joined"`
 	// KeyHash is the SHA-256 of the node's public key (SubjectPublicKeyInfo): the

@@ -1,0 +1,290 @@
+package placement
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// drainWidth is how many volumes leave a drained node at a time.
+const drainWidth = 2
+
+// drainRetry is how long a primary that has refused a handoff is left in peace.
+const drainRetry = 30 * time.Second
+
+// drainAttempt begins the attempts of handoffs that a drain asks for.
+const drainAttempt = "drain-"
+
+// Left is a copy that a drained node still has to give away.
+type Left struct {
+	Node   volume.NodeID
+	Volume *state.Volume
+	Role   volume.Role
+	// Doing says in words what is under way; "" when nothing is, and then Why says what
+	// stands in its way.
+	Doing string
+	Why   string
+}
+
+// Drain is what the nodes that are drained still have, by node and volume, and the next
+// steps to get it away, at most one for a volume, two volumes of a node at a time. A
+// primary is handed to its best complete replica, never by force; a replica goes when
+// as many others are complete as the spec asks for, so one is added first.
+//
+// A node that keeps its replicas gives only its primaries away.
+func Drain(v *View) ([]state.Command, []Left) {
+	var cmds []state.Command
+	var left []Left
+	v = v.clone()
+	for i := range v.Nodes {
+		n := &v.Nodes[i]
+		if n.Availability != state.Drain {
+			continue
+		}
+		var open []drainStep
+		under := 0
+		for _, vol := range v.Volumes {
+			role := vol.Placement.Role(n.ID)
+			if role == volume.RoleNone || !vol.Live() || n.KeepReplicas && role == volume.RoleReplica && vol.Phase != state.PhaseElecting {
+				continue
+			}
+			s := v.drainStep(vol, n, role)
+			s.left = Left{Node: n.ID, Volume: vol, Role: role, Doing: s.doing, Why: s.why}
+			if s.doing != "" && s.cmd == nil {
+				under++
+			}
+			open = append(open, s)
+		}
+		for _, s := range open {
+			switch {
+			case s.cmd == nil:
+			case s.adds && v.busy(s.left.Volume, s.placement):
+				s.left.Doing, s.left.Why = "", "waits until other first copies are complete"
+			case s.begins && under >= drainWidth:
+				s.left.Doing, s.left.Why = "", "waits for its turn"
+			default:
+				if s.begins {
+					under++
+				}
+				if s.adds {
+					v.promise(s.left.Volume, s.placement)
+				}
+				cmds = append(cmds, s.cmd)
+			}
+			left = append(left, s.left)
+		}
+	}
+	return cmds, left
+}
+
+// drainStep is the next step for one copy: a command, or why there is none.
+type drainStep struct {
+	cmd    state.Command
+	begins bool // it is the first of a volume's way, and takes one of the node's turns
+	// adds says that it makes a new copy, of which placement has the nodes.
+	adds      bool
+	placement volume.Placement
+
+	doing, why string
+	left       Left
+}
+
+func (v *View) drainStep(vol *state.Volume, n *NodeView, role volume.Role) drainStep {
+	switch {
+	case vol.Phase == state.PhaseMoving && vol.Pending != nil:
+		return drainStep{doing: "moving to " + v.name(vol.Pending.To)}
+	case vol.Phase != state.PhaseActive:
+		return drainStep{why: fmt.Sprintf("it is %s", vol.Phase)}
+	case role == volume.RolePrimary:
+		return v.drainPrimary(vol, n)
+	}
+	return v.drainReplica(vol, n)
+}
+
+// drainPrimary hands a volume to its best replica. One that is in use stays: taking it
+// from its container is not ours to do.
+func (v *View) drainPrimary(vol *state.Volume, n *NodeView) drainStep {
+	if why := v.noSource(vol); why != "" {
+		return drainStep{why: fmt.Sprintf("node %s is not heard of, so nobody knows whether it is in use", n.Name)}
+	}
+	c := n.Copy(vol.ID)
+	if c.Problem != "" {
+		return drainStep{why: "its copy there has a problem: " + c.Problem}
+	}
+	if users := names(c.Holders); users != "" {
+		return drainStep{why: fmt.Sprintf("in use by %s on %s: stop it there and start it on another node", users, n.Name)}
+	}
+	to := v.heir(vol)
+	if to == "" {
+		return v.drainAdd(vol, n, 1, "a copy")
+	}
+	if r := vol.LastRefusal; r != nil && strings.HasPrefix(r.Attempt, drainAttempt) && v.Now.Sub(r.At).Abs() < drainRetry {
+		return drainStep{why: r.Reason}
+	}
+	return drainStep{
+		cmd:    state.BeginHandoff{ID: vol.ID, Epoch: vol.Epoch, To: to, Attempt: fmt.Sprintf("%s%d", drainAttempt, vol.Changed)},
+		begins: true, doing: "moving to " + v.name(to),
+	}
+}
+
+// names of those who use a volume; "" of nobody.
+func names(holders []volume.Holder) string {
+	var out []string
+	for _, h := range holders {
+		out = append(out, "container "+cmp.Or(h.Name, h.Container, "that is starting"))
+	}
+	return strings.Join(out, ", ")
+}
+
+// heir is the replica that a primary is best handed to: complete, on a node that may
+// write and is not drained itself, in the primary's zone before others, in sync before
+// behind; "" when there is none.
+func (v *View) heir(vol *state.Volume) volume.NodeID {
+	var all []volume.NodeID
+	for _, id := range vol.Placement.Replicas() {
+		n := v.Node(id)
+		if v.complete(vol, id) && n.Availability == state.Active && n.Lease && n.poolKnown() {
+			all = append(all, id)
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	home := v.zoneOf(vol.Placement.Primary)
+	return slices.MinFunc(all, func(a, b volume.NodeID) int {
+		return cmp.Or(
+			cmp.Compare(yes(v.zoneOf(a) != home), yes(v.zoneOf(b) != home)),
+			cmp.Compare(yes(v.link(vol, a).State == volume.LinkLagging), yes(v.link(vol, b).State == volume.LinkLagging)),
+			cmp.Compare(v.Node(a).Primaries, v.Node(b).Primaries), cmp.Compare(a, b))
+	})
+}
+
+// drainReplica takes a replica away once the volume does not miss it.
+func (v *View) drainReplica(vol *state.Volume, n *NodeView) drainStep {
+	p := vol.Placement
+	rest := cloned(p)
+	it := func(id volume.NodeID) bool { return id == n.ID }
+	rest.Local, rest.Remote = slices.DeleteFunc(rest.Local, it), slices.DeleteFunc(rest.Remote, it)
+	primary := v.Node(p.Primary)
+	if why := v.noSource(vol); why != "" {
+		return drainStep{why: why}
+	}
+	if c := primary.Copy(vol.ID); c.Problem != "" || primary.applied < vol.Changed {
+		return drainStep{why: cmp.Or(c.Problem, fmt.Sprintf("its primary %s has not looked at it yet", primary.Name))}
+	}
+	var local, remote int // complete ones that stay
+	for _, id := range rest.Replicas() {
+		if m := v.Node(id); m == nil || m.leaving() || !v.complete(vol, id) {
+			continue
+		}
+		if v.zoneOf(id) == primary.Zone {
+			local++
+		} else {
+			remote++
+		}
+	}
+	// One of the other kind stands in for it where no node could have one of its own.
+	enough := local+remote >= vol.Spec.Replicas+vol.Spec.Remote
+	short := Shortfall{Local: max(0, vol.Spec.Replicas-local)}
+	if n.Zone != primary.Zone {
+		short = Shortfall{Remote: max(0, vol.Spec.Remote-remote)}
+	}
+	if enough && (short.IsZero() || !v.roomFor(vol, short)) {
+		return drainStep{cmd: setReplicas(vol, rest), doing: "its copy is being taken away"}
+	}
+	return v.drainAdd(vol, n, 0, "its replacement")
+}
+
+// roomFor says that a node could take a copy of a kind that lacks.
+func (v *View) roomFor(vol *state.Volume, s Shortfall) bool {
+	c, p := newChooser(v, v.claim(vol), keyOf(vol.ID)), cloned(vol.Placement)
+	c.fill(&p, len(p.Local)+min(1, s.Local), len(p.Remote)+min(1, s.Remote))
+	return !same(p, vol.Placement)
+}
+
+// drainAdd gives the volume one copy more, or waits for the one that it has been given:
+// what it lacks once the nodes that leave are gone, and extra.
+func (v *View) drainAdd(vol *state.Volume, n *NodeView, extra int, what string) drainStep {
+	stays := volume.Placement{Primary: vol.Placement.Primary}
+	for _, id := range vol.Placement.Replicas() {
+		m := v.Node(id)
+		switch {
+		case m == nil || m.leaving() || v.lost(id):
+		case v.zoneOf(id) == v.zoneOf(stays.Primary):
+			stays.Local = append(stays.Local, id)
+		default:
+			stays.Remote = append(stays.Remote, id)
+		}
+	}
+	missing, present := v.missing(vol, stays)
+	if l, r := vol.Spec.Replicas-len(stays.Local), vol.Spec.Remote-len(stays.Remote); missing.IsZero() && extra == 0 {
+		// Enough, but of the wrong kinds, and there is room for the right one.
+		missing = Shortfall{Local: min(1, max(0, l)), Remote: min(1, max(0, r))}
+	}
+	// A primary that leaves needs one replica to hand over to, and that is enough.
+	if extra > 0 && present == 0 && missing.IsZero() {
+		missing.Local = extra
+	} else if extra > 0 && present > 0 {
+		missing = Shortfall{}
+	}
+	if missing.IsZero() {
+		for _, id := range stays.Replicas() {
+			if v.complete(vol, id) {
+				continue
+			}
+			switch l := v.link(vol, id); {
+			case !v.alive(id):
+				return drainStep{why: fmt.Sprintf("%s is on %s, which is not heard of", what, v.name(id))}
+			case l.State == volume.LinkRefused:
+				return drainStep{why: fmt.Sprintf("%s on %s is refused: %s", what, v.name(id), l.Error)}
+			default:
+				return drainStep{doing: "first copy to " + v.name(id) + progress(l)}
+			}
+		}
+		return drainStep{why: "no replica that could take over may write"}
+	}
+	c := newChooser(v, v.claim(vol), keyOf(vol.ID))
+	want := cloned(vol.Placement)
+	local, remote := len(want.Local)+missing.Local, len(want.Remote)+missing.Remote
+	c.fill(&want, local, remote)
+	if same(want, vol.Placement) && extra > 0 && missing.Remote == 0 {
+		c.fill(&want, len(want.Local), len(want.Remote)+extra) // any place is better than staying
+	}
+	if same(want, vol.Placement) {
+		s := c.shortfall(vol.Placement, missing.Local, missing.Remote)
+		return drainStep{why: cmp.Or(s.WhyLocal, s.WhyRemote)}
+	}
+	var to []string
+	for _, id := range want.Replicas() {
+		if vol.Placement.Role(id) == volume.RoleNone {
+			to = append(to, v.name(id))
+		}
+	}
+	return drainStep{cmd: setReplicas(vol, want), begins: true, adds: true, placement: want, doing: "first copy to " + strings.Join(to, ", ")}
+}
+
+func progress(l volume.LinkStatus) string {
+	if l.TotalBytes <= 0 || l.State != volume.LinkSeeding {
+		return ""
+	}
+	return fmt.Sprintf(", %d %%", min(99, 100*l.SentBytes/l.TotalBytes))
+}
+
+// leaving says that a node gives all its copies away.
+func (n *NodeView) leaving() bool { return n.Availability == state.Drain && !n.KeepReplicas }
+
+// leaves says that a copy of the volume is on its way off a drained node. What it has
+// to spare meanwhile is for Drain to say.
+func (v *View) leaves(vol *state.Volume) bool {
+	for id := range nodesOf(vol.Placement) {
+		if n := v.Node(id); n != nil && (n.leaving() || n.Availability == state.Drain && id == vol.Placement.Primary) {
+			return true
+		}
+	}
+	return false
+}
