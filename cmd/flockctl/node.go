@@ -16,7 +16,7 @@ func (a *app) nodeCommand() *cli.Command {
 	return &cli.Command{
 		Name:    "node",
 		Aliases: []string{"nodes"},
-		Usage:   "list, inspect and label nodes",
+		Usage:   "list, inspect, label, drain and remove nodes",
 		Subcommands: []*cli.Command{
 			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "list the nodes",
@@ -58,6 +58,7 @@ func (a *app) nodeCommand() *cli.Command {
 					return nil
 				}),
 			},
+			a.nodeDrain(), a.nodeUndrain(), a.nodeRemove(),
 		},
 	}
 }
@@ -103,7 +104,7 @@ func (a *app) printNodes(ns []api.Node) error {
 	for _, n := range ns {
 		health := string(n.Health)
 		if n.Availability != "active" {
-			health += ", " + n.Availability
+			health += ", " + availability(n)
 		}
 		free := ""
 		if n.Pool.Size > 0 {
@@ -113,6 +114,14 @@ func (a *app) printNodes(ns []api.Node) error {
 			n.Pool.Name, free, n.Pool.Health, fmt.Sprint(n.Primaries), fmt.Sprint(n.Replicas), a.ago(n.LastSeen))
 	}
 	return t.print(a.stdout)
+}
+
+// availability is the operator's wish for a node, in a word or two.
+func availability(n api.Node) string {
+	if n.KeepReplicas {
+		return n.Availability + ", keeps its replicas"
+	}
+	return n.Availability
 }
 
 // role is a node's part in the control plane, in a word or two.
@@ -133,7 +142,7 @@ func (a *app) printNode(n api.Node) {
 	f.add("Role", "%s", role(n))
 	f.add("Zone", "%s", n.Zone)
 	f.add("Health", "%s", because(string(n.Health), n.Reason))
-	f.add("Availability", "%s", n.Availability)
+	f.add("Availability", "%s", availability(n))
 	f.add("Address", "%s", n.Addr)
 	f.add("Version", "%s", n.Version)
 	if n.Pool.Name == "" {

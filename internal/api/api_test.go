@@ -86,6 +86,14 @@ var calls = []struct {
 	{"label", func(ctx context.Context, b both) (any, error) {
 		return two(b.LabelNode(ctx, "gamma", api.LabelRequest{Zone: &berlin, Set: map[string]string{"disk": "ssd"}, Drop: []string{"x"}}))
 	}},
+	{"drain", func(ctx context.Context, b both) (any, error) {
+		return two(b.DrainNode(ctx, "gamma", api.DrainRequest{KeepReplicas: true}))
+	}},
+	{"how far the drain is", func(ctx context.Context, b both) (any, error) { return two(b.Drain(ctx, "gamma")) }},
+	{"undrain", func(ctx context.Context, b both) (any, error) { return two(b.UndrainNode(ctx, "gamma")) }},
+	{"remove a node that is not drained", func(ctx context.Context, b both) (any, error) {
+		return two(b.RemoveNode(ctx, "gamma", api.RemoveNodeRequest{}))
+	}},
 	{"volumes", func(ctx context.Context, b both) (any, error) { return two(b.Volumes(ctx, api.VolumesQuery{})) }},
 	{"trash", func(ctx context.Context, b both) (any, error) {
 		return two(b.Volumes(ctx, api.VolumesQuery{Trash: true}))

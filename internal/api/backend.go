@@ -29,6 +29,15 @@ type Backend interface {
 	Node(ctx context.Context, ref string) (Node, error)
 	LabelNode(ctx context.Context, ref string, req LabelRequest) (Node, error)
 
+	// DrainNode begins to move a node's volumes away, and Drain says how far that is; it
+	// goes on, whoever watches, until UndrainNode.
+	DrainNode(ctx context.Context, ref string, req DrainRequest) (Drain, error)
+	Drain(ctx context.Context, ref string) (Drain, error)
+	UndrainNode(ctx context.Context, ref string) (Node, error)
+	// RemoveNode takes a drained node out of the cluster for ever, or one that is dead.
+	// Nothing on its disks is touched.
+	RemoveNode(ctx context.Context, ref string, req RemoveNodeRequest) (RemoveNodeReply, error)
+
 	// Volumes lists live volumes, or with Trash only removed ones, by name.
 	Volumes(ctx context.Context, q VolumesQuery) ([]Volume, error)
 	// Volume finds live volumes first, then removed ones.

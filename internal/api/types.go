@@ -158,8 +158,10 @@ type Node struct {
 	Addr         string      `json:"addr"`
 	Version      string      `json:"version,omitempty"`
 	Availability string      `json:"availability"` // active or drain
-	Health       NodeHealth  `json:"health"`
-	Reason       string      `json:"reason,omitempty"` // why not alive, in words
+	// KeepReplicas says that a drained node gives only its primaries away.
+	KeepReplicas bool       `json:"keep_replicas,omitempty"`
+	Health       NodeHealth `json:"health"`
+	Reason       string     `json:"reason,omitempty"` // why not alive, in words
 	// LastSeen is when the leader last heard from it; zero when never.
 	LastSeen time.Time       `json:"last_seen,omitzero"`
 	Joined   time.Time       `json:"joined,omitzero"`

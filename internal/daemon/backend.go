@@ -50,6 +50,22 @@ func (b backend) LabelNode(ctx context.Context, ref string, req api.LabelRequest
 	return ask(b.d, func(m *member) (api.Node, error) { return m.LabelNode(ctx, ref, req) })
 }
 
+func (b backend) DrainNode(ctx context.Context, ref string, req api.DrainRequest) (api.Drain, error) {
+	return ask(b.d, func(m *member) (api.Drain, error) { return m.DrainNode(ctx, ref, req) })
+}
+
+func (b backend) Drain(ctx context.Context, ref string) (api.Drain, error) {
+	return ask(b.d, func(m *member) (api.Drain, error) { return m.Drain(ctx, ref) })
+}
+
+func (b backend) UndrainNode(ctx context.Context, ref string) (api.Node, error) {
+	return ask(b.d, func(m *member) (api.Node, error) { return m.UndrainNode(ctx, ref) })
+}
+
+func (b backend) RemoveNode(ctx context.Context, ref string, req api.RemoveNodeRequest) (api.RemoveNodeReply, error) {
+	return ask(b.d, func(m *member) (api.RemoveNodeReply, error) { return m.RemoveNode(ctx, ref, req) })
+}
+
 func (b backend) Volumes(ctx context.Context, q api.VolumesQuery) ([]api.Volume, error) {
 	return ask(b.d, func(m *member) ([]api.Volume, error) { return m.Volumes(ctx, q) })
 }

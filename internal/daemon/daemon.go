@@ -437,6 +437,14 @@ func (d *Daemon) MoveWithContainers(ctx context.Context, id volume.ID, to volume
 	return m.moveTo(ctx, id, to, true)
 }
 
+// Servers are the nodes in Raft's configuration, true for voters. For tests.
+func (d *Daemon) Servers() map[volume.NodeID]bool {
+	if m := d.current.Load(); m != nil {
+		return m.cluster.Servers()
+	}
+	return nil
+}
+
 // ID of this node; "" while it is in no cluster. For tests.
 func (d *Daemon) ID() volume.NodeID {
 	if m := d.current.Load(); m != nil {

@@ -29,7 +29,7 @@ func (m *member) Nodes(context.Context) ([]api.Node, error) {
 	for n := range v.state.Nodes() {
 		node := api.Node{
 			NodeRef: api.NodeRef{ID: n.ID, Name: n.Name}, Role: cmp.Or(roles[n.ID], api.RoleNone), Witness: n.Witness,
-			Zone: n.Zone, Addr: n.Addr, Availability: string(n.Availability), Joined: n.Joined, Labels: n.Labels,
+			Zone: n.Zone, Addr: n.Addr, Availability: string(n.Availability), KeepReplicas: n.KeepReplicas, Joined: n.Joined, Labels: n.Labels,
 			Primaries: primaries[n.ID], Replicas: replicas[n.ID],
 		}
 		node.Health, node.Reason = m.health(v, n.ID)

@@ -383,6 +383,10 @@ func (m *member) moveTo(ctx context.Context, id volume.ID, node volume.NodeID, f
 	case v.Phase == state.PhaseElecting:
 		return m.noPrimary(v)
 	}
+	if n := s.Node(node); n != nil && n.Availability == state.Drain {
+		return volume.Errorf(volume.CodeRefused, "volume %q: node %s is being drained and takes no volumes", v.Name, n.Name).
+			WithHint("start the container on another node, or end the drain with `flockctl node undrain %s`", n.Name)
+	}
 	st, h, known := m.view().status(v.Placement.Primary, id)
 	primary := s.NodeName(v.Placement.Primary)
 	if !known {

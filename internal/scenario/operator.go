@@ -36,6 +36,11 @@ import (
 //	failover NODE VOLUME [to=NODE] [accept-loss] [fenced=NODE]  flockctl failover
 //	problem-of NODE VOLUME TEXT    until the volume's reason has that text in it
 //	event NODE KIND VOLUME TEXT    until there is such an event with that text in it
+//	drain NODE OTHER [keep]        flockctl node drain OTHER, not waited for; undrain NODE OTHER
+//	drained NODE OTHER             until nothing is left on it
+//	left NODE OTHER VOLUME TEXT    until the drain says so of what is left of a volume
+//	depart NODE OTHER [dead] [lose] [fenced=NODE]  flockctl node remove OTHER
+//	members NODE OTHER..           until the node knows exactly these members, and Raft no others
 //	option NODE VOLUME KEY=VALUE.. until the node knows the volume with these
 func (w *World) operatorStep(words []string) error {
 	node := func() *Machine { return w.Machine(words[1]) }
@@ -146,6 +151,41 @@ func (w *World) operatorStep(words []string) error {
 			return err
 		}
 		return node().API().RemoveAside(w.ctx(), x.Name[:20], words[2])
+	case "drain":
+		_, err := node().API().DrainNode(w.ctx(), words[2], api.DrainRequest{KeepReplicas: len(words) > 3})
+		return err
+	case "undrain":
+		_, err := node().API().UndrainNode(w.ctx(), words[2])
+		return err
+	case "drained":
+		w.Await(strings.Join(words, " "), func() bool {
+			d, err := node().API().Drain(w.ctx(), words[2])
+			return err == nil && d.Done
+		})
+		return nil
+	case "left":
+		w.Await(strings.Join(words, " "), func() bool {
+			d, err := node().API().Drain(w.ctx(), words[2])
+			return err == nil && slices.ContainsFunc(d.Left, func(l api.LeftCopy) bool {
+				return l.Name == words[3] && strings.Contains(l.Doing+l.Why, strings.Join(words[4:], " "))
+			})
+		})
+		return nil
+	case "depart":
+		req := api.RemoveNodeRequest{Dead: slices.Contains(words, "dead"), LoseData: slices.Contains(words, "lose")}
+		req.ConfirmFenced = pairs(words[3:])["fenced"]
+		_, err := node().API().RemoveNode(w.ctx(), words[2], req)
+		return err
+	case "members":
+		w.Await(strings.Join(words, " "), func() bool {
+			ns, err := node().API().Nodes(w.ctx())
+			var got []string
+			for _, n := range ns {
+				got = append(got, n.Name)
+			}
+			return err == nil && slices.Equal(got, words[2:]) && len(node().daemon.Servers()) == len(got)
+		})
+		return nil
 	case "option":
 		w.Await(strings.Join(words, " "), func() bool {
 			v, err := node().API().Volume(w.ctx(), words[2])
