@@ -176,7 +176,7 @@ func onlyCopies(v view, id volume.NodeID) []*state.Volume {
 			continue
 		}
 		elsewhere := slices.ContainsFunc(vol.Placement.Nodes(), func(other volume.NodeID) bool {
-			if other == id {
+			if n := v.state.Node(other); other == id || n == nil || n.Removed {
 				return false
 			}
 			st, h, known := v.status(other, vol.ID)
