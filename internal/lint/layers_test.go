@@ -56,6 +56,7 @@ var layers = map[string][]string{
 
 	// Tests of whole clusters, and these rules.
 	"internal/scenario": {everything, "internal/daemon"},
+	"internal/sim":      {"internal/volume", "internal/lease", "internal/state", "internal/placement"},
 	"internal/lint":     {},
 }
 
