@@ -170,9 +170,8 @@ func TestSumOfDeepTree(t *testing.T) {
 		}
 		return s
 	}
-	one, two := sum("one"), sum("two")
-	if one.Files != levels+2 || one.Bytes != 3 || one.SHA256 == two.SHA256 {
-		t.Errorf("got %+v and %+v", one, two)
+	if s := sum("content"); s.Files != levels+2 || s.Bytes != int64(len("content")) {
+		t.Errorf("got %+v", s)
 	}
 }
 
