@@ -25,7 +25,10 @@ const (
 	followGap = 250 * time.Millisecond
 	// followEvery is how often they are looked at without a reason.
 	followEvery = 5 * time.Second
-	// followAtOnce bounds how many containers are started at a time.
+	// followInspect is how long the engine may take to describe a container.
+	followInspect = 2 * time.Second
+	// followAtOnce bounds how many containers are started at a time, and how many are
+	// inspected.
 	followAtOnce = 4
 	// followRetry is the shortest pause after a failed start, and followMost the longest.
 	followRetry = 3 * time.Second
@@ -115,11 +118,17 @@ func (f *follower) step(ctx context.Context) {
 		return
 	}
 	found := f.look(ctx, s, users)
-	v := followView{Self: f.m.self, State: s, MayWrite: f.m.mayWrite(), Settled: f.settled}
+	v := followView{Self: f.m.self, State: s, MayWrite: f.m.mayWrite(), Hidden: map[string]bool{}, Settled: f.settled}
+	f.mu.Lock()
+	for key := range f.here {
+		v.Hidden[key] = true
+	}
+	f.mu.Unlock()
 	specs := map[string]container.Captured{}
 	for _, l := range found {
 		v.Here = append(v.Here, l.here)
 		specs[l.here.ID] = l.captured
+		delete(v.Hidden, recordKeyOf(&l.here))
 	}
 	f.age(v)
 	steps := planFollow(v)
@@ -142,6 +151,14 @@ type localFound struct {
 func (f *follower) look(ctx context.Context, s *state.State, users []container.Use) (out []localFound) {
 	key, keyErr := f.m.cluster.DataKey()
 	seen := map[string]container.State{}
+	// An engine does not answer about a container while it starts or stops it, which may
+	// take minutes: nobody else has to wait for that.
+	var asked sync.WaitGroup
+	var mu sync.Mutex // of out
+	slots := make(chan struct{}, followAtOnce)
+	f.mu.Lock()
+	busy := maps.Clone(f.busy)
+	f.mu.Unlock()
 	for _, u := range users {
 		if !container.Followed(u.Labels) || strings.Contains(u.Name, ".flocker-") {
 			continue
@@ -162,30 +179,43 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 		if v := (followView{Self: f.m.self, State: s, MayWrite: true}); !v.mine(volumes) && s.RecordOf(h.Name, volumes) == nil {
 			continue
 		}
-		ictx, cancel := context.WithTimeout(ctx, engineTimeout)
-		c, err := f.engine.Inspect(ictx, u.Container)
-		cancel()
-		if err != nil {
-			if !errors.Is(err, container.ErrNotFound) {
-				f.m.log.Warn("a container cannot be inspected", "container", u.Name, "err", err)
-			}
+		if busy[recordKeyOf(&h)] {
 			continue
 		}
-		h.Live, h.Failed = c.State.Live(), c.Error != ""
-		if keyErr == nil {
-			plain, err := c.Spec.Encode()
+		slots <- struct{}{}
+		asked.Go(func() {
+			defer func() { <-slots }()
+			c, err := f.inspect(ctx, u.Container)
 			if err != nil {
-				f.m.log.Warn("a container cannot be described", "container", u.Name, "err", err)
-				continue
+				f.m.log.Debug("a container cannot be described now", "container", u.Name, "err", err)
+				return
 			}
-			h.Hash = key.Hash(plain)
-		}
-		out = append(out, localFound{h, c})
+			h.Live, h.Failed = c.State.Live(), c.Error != ""
+			if keyErr == nil {
+				plain, err := c.Spec.Encode()
+				if err != nil {
+					f.m.log.Warn("a container cannot be described", "container", u.Name, "err", err)
+					return
+				}
+				h.Hash = key.Hash(plain)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			out = append(out, localFound{h, c})
+		})
 	}
+	asked.Wait()
+	slices.SortFunc(out, func(a, b localFound) int { return strings.Compare(a.here.ID, b.here.ID) })
 	f.mu.Lock()
 	f.here = seen
 	f.mu.Unlock()
 	return out
+}
+
+func (f *follower) inspect(ctx context.Context, id string) (container.Captured, error) {
+	ctx, cancel := context.WithTimeout(ctx, followInspect)
+	defer cancel()
+	return f.engine.Inspect(ctx, id)
 }
 
 // age notes since when containers are stopped and records without one.

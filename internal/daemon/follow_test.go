@@ -20,6 +20,7 @@ import (
 //	vol NAME@EPOCH on=NODE [PHASE]
 //	rec NAME NODE id=ID vols=VOL@EPOCH,.. [run] [blocked] [hash=H] [key=K] [left=NODE:ID]
 //	here NAME id=ID vols=VOL,.. [live] [failed] [hash=H]
+//	hidden NAME vols=VOL,..
 //	settled WHAT..       IDs of containers, names of records
 //	may-not-write
 func TestPlanFollow(t *testing.T) {
@@ -123,6 +124,8 @@ func followCase(t *testing.T, lines []string) followView {
 			snap.Containers = append(snap.Containers, c)
 		case "here":
 			v.Here = append(v.Here, hereContainer{ID: opt["id"], Name: words[1], Volumes: ids(volumes), Live: flag["live"], Failed: flag["failed"], Hash: opt["hash"]})
+		case "hidden":
+			v.Hidden = map[string]bool{(&state.Container{Name: words[1], Volumes: volumes}).RecordKey(): true}
 		case "settled":
 			settled = words[1:]
 		case "may-not-write":

@@ -27,6 +27,9 @@ type followView struct {
 	// MayWrite: this node holds the right to write its volumes.
 	MayWrite bool
 	Here     []hereContainer
+	// Hidden are records whose container is here but cannot be described now, as while it
+	// starts: nothing is done about them.
+	Hidden map[string]bool
 	// Settled says that what is named has been as it is for long enough: a container that
 	// is stopped (by ID), a record whose container is gone (by its key).
 	Settled func(what string) bool
@@ -83,7 +86,7 @@ func planFollow(v followView) (steps []followStep) {
 	for r := range v.State.Containers() {
 		key := r.RecordKey()
 		c := here[key]
-		if !v.mine(ids(r.Volumes)) || c != nil && r.Node == v.Self {
+		if !v.mine(ids(r.Volumes)) || v.Hidden[key] || c != nil && r.Node == v.Self {
 			continue // not ours to say, or said above
 		}
 		elsewhere := r.Node != v.Self
