@@ -220,6 +220,11 @@ func (f *follower) inspect(ctx context.Context, id string) (container.Captured, 
 
 // age notes since when containers are stopped and records without one.
 func (f *follower) age(v followView) {
+	if !v.MayWrite {
+		// What stopped now was fenced, perhaps; it has its time when this node may write again.
+		f.since = map[string]time.Time{}
+		return
+	}
 	now, seen := f.m.now(), map[string]time.Time{}
 	mark := func(what string) {
 		if at, ok := f.since[what]; ok {
@@ -548,7 +553,8 @@ func (f *follower) report(rep *volume.Report) {
 func (m *member) mayWrite() bool {
 	select {
 	case <-m.agent.Fresh():
-		return m.cluster.State().HasLease(m.self)
+		held, _ := m.tenure.Held()
+		return held
 	default:
 		return false
 	}
