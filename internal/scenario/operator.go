@@ -33,7 +33,7 @@ import (
 //	restore NODE FROM VOLUME       flockctl aside restore of what is set aside on FROM
 //	discard NODE FROM              flockctl aside remove
 //	set NODE VOLUME KEY=VALUE..    flockctl volume set
-//	failover NODE VOLUME [to=NODE] [accept-loss] [fenced=NODE]  flockctl failover
+//	promote NODE VOLUME [to=NODE] [accept-loss] [fenced=NODE]  flockctl failover
 //	problem-of NODE VOLUME TEXT    until the volume's reason has that text in it
 //	event NODE KIND VOLUME TEXT    until there is such an event with that text in it
 //	drain NODE OTHER [keep]        flockctl node drain OTHER, not waited for; undrain NODE OTHER
@@ -207,7 +207,7 @@ func (w *World) operatorStep(words []string) error {
 			return (words[0] == "copy-on") == (err == nil) && (err == nil || errors.Is(err, zfs.ErrNotFound))
 		})
 		return nil
-	case "failover":
+	case "promote":
 		opts := pairs(words[3:])
 		_, accept := opts["accept-loss"]
 		_, err := node().API().FailoverVolume(w.ctx(), words[2], api.FailoverRequest{To: opts["to"], AcceptLoss: accept, ConfirmFenced: opts["fenced"]})
