@@ -61,11 +61,31 @@ func (b driver) Mount(ctx context.Context, name, id string) (string, error) {
 	for {
 		dir, err := m.mount(ctx, v, id)
 		// What was taken from this node on the way is waited for, as if it had been so at
-		// the beginning: a refusal would be final for the container.
-		if err == nil || ctx.Err() != nil || m.mountable(v.ID) || volume.CodeOf(err) == volume.CodeNotFound {
+		// the beginning, and so is a failover: a refusal would be final for the container.
+		switch lost := m.failsOver(v.ID); {
+		case err == nil, ctx.Err() != nil, volume.CodeOf(err) == volume.CodeNotFound:
+			return dir, err
+		case lost:
+			if pause(ctx, time.Second); ctx.Err() != nil {
+				return "", err
+			}
+		case m.mountable(v.ID):
 			return dir, err
 		}
 	}
+}
+
+// failsOver says that a volume's primary is another node that is not heard of, and that
+// the volume gets another one by itself.
+func (m *member) failsOver(id volume.ID) bool {
+	now := m.view()
+	v := now.state.Volume(id)
+	if v == nil || v.Phase != state.PhaseActive || v.Placement.Primary == m.self ||
+		v.Spec.Failover != volume.FailoverAuto || now.state.Failover().Mode != state.FailoverAutomatic {
+		return false
+	}
+	_, _, heard := now.status(v.Placement.Primary, id)
+	return !heard
 }
 
 // mount waits until this node may write at all, has the volume given to it, and mounts.
