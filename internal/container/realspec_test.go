@@ -223,6 +223,9 @@ func relevant(m map[string]any, id string) map[string]any {
 	for _, key := range []string{"Id", "Created", "State", "ResolvConfPath", "HostnamePath", "HostsPath", "LogPath", "GraphDriver", "RestartCount"} {
 		delete(m, key)
 	}
+	for _, mount := range list(m["Mounts"]) {
+		delete(mount.(map[string]any), "Source") // the driver's, when it is mounted
+	}
 	config := m["Config"].(map[string]any)
 	if host := text(config["Hostname"]); host != "" && strings.HasPrefix(id, host) {
 		config["Hostname"] = "made up"
