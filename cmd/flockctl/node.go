@@ -124,6 +124,26 @@ func availability(n api.Node) string {
 	return n.Availability
 }
 
+// leaseWords is a node's right to write.
+func leaseWords(l api.Lease) string {
+	words := "not needed, failover is manual"
+	switch l.State {
+	case "held":
+		words = fmt.Sprintf("held (number %d), runs for %.3g s more", l.No, l.LeftSeconds)
+	case "":
+	default:
+		words = because(fmt.Sprintf("%s (number %d)", l.State, l.No), l.Reason)
+		if l.WaitSeconds != nil {
+			words += fmt.Sprintf("; taken for lost in %.3g s", *l.WaitSeconds)
+		}
+	}
+	safety := string(l.Safety)
+	if safety == "" {
+		safety = "no fencer runs"
+	}
+	return words + "; fencing: " + safety
+}
+
 // role is a node's part in the control plane, in a word or two.
 func role(n api.Node) string {
 	switch {
@@ -149,6 +169,9 @@ func (a *app) printNode(n api.Node) {
 		f.add("Pool", "none")
 	} else {
 		f.add("Pool", "%s, %s, %s free of %s", n.Pool.Name, n.Pool.Health, size(n.Pool.Free), size(n.Pool.Size))
+	}
+	if l := n.Lease; l != nil {
+		f.add("Lease", "%s", leaseWords(*l))
 	}
 	f.add("Volumes", "primary of %d, replica of %d", n.Primaries, n.Replicas)
 	for _, k := range slices.Sorted(maps.Keys(n.Labels)) {

@@ -51,6 +51,7 @@ func (a *app) printStatus(s api.ClusterStatus) {
 	f.add("This node", "%s (%s), version %s, %s", s.Node, s.Node.ID.Short(), s.Version, ready)
 	f.add("Leader", "%s", cmp.Or(s.Leader.String(), "none known"))
 	f.add("Quorum", "%s", quorum(s))
+	f.add("Failover", "%s", failoverWords(s.Failover))
 	f.add("Nodes", "%s", tally(s.Nodes, api.NodeAlive, api.NodeSuspect, api.NodeDead, api.NodeUnknown))
 	f.add("Volumes", "%s", tally(s.Volumes))
 	if s.Trash > 0 {
@@ -59,6 +60,17 @@ func (a *app) printStatus(s api.ClusterStatus) {
 	f.print(a.stdout)
 	a.list("Problems", s.Problems)
 	a.list("Not promised as this cluster is set up", s.Safety)
+}
+
+// failoverWords is what happens when a node is lost.
+func failoverWords(f api.Failover) string {
+	switch f.Mode {
+	case "automatic":
+		return fmt.Sprintf("automatic, lease profile %s, round %d", cmp.Or(f.Profile, "default"), f.Round)
+	case "":
+		return "manual"
+	}
+	return because(f.Mode, f.Reason)
 }
 
 func quorum(s api.ClusterStatus) string {

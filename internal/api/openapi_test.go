@@ -67,7 +67,7 @@ func TestEveryFieldIsDescribed(t *testing.T) {
 		Node{}, LabelRequest{}, Volume{}, Replica{}, CreateVolumeRequest{}, UndeleteRequest{}, TokenRequest{}, Token{}, Event{},
 		UpdateVolumeRequest{}, UpdateVolumeReply{}, Settings{}, Setting{}, SettingsRequest{},
 		SyncRequest{}, SyncReply{}, VerifyRequest{}, VerifyReply{}, Sum{}, CopySum{}, Snapshot{}, SnapshotRequest{}, PruneRequest{},
-		Asides{}, Aside{}, RestoreAsideRequest{}, Container{}, FailoverRequest{}, DrainRequest{}, Drain{}, LeftCopy{}, RemoveNodeRequest{}, RemoveNodeReply{},
+		Failover{}, Lease{}, Asides{}, Aside{}, RestoreAsideRequest{}, Container{}, FailoverRequest{}, DrainRequest{}, Drain{}, LeftCopy{}, RemoveNodeRequest{}, RemoveNodeReply{},
 	}
 	for _, v := range types {
 		typ := reflect.TypeOf(v)

@@ -58,6 +58,8 @@ type ClusterStatus struct {
 	Quorum  bool    `json:"quorum"`
 	Voters  []Voter `json:"voters"`
 	Applied uint64  `json:"applied"` // Raft index this node has applied
+	// Failover is what the cluster does by itself when a node is lost.
+	Failover Failover `json:"failover"`
 
 	Nodes   map[NodeHealth]int `json:"nodes"`   // number of nodes by health
 	Volumes map[Health]int     `json:"volumes"` // number of live volumes by health
@@ -70,6 +72,30 @@ type ClusterStatus struct {
 	// Safety are sentences about what this cluster cannot promise as it is set up,
 	// such as failover by hand only with fewer than three voters.
 	Safety []string `json:"safety"`
+}
+
+// Failover is what the nodes have agreed on.
+type Failover struct {
+	// Mode is manual, arming (the nodes are agreeing) or automatic.
+	Mode    string `json:"mode"`
+	Round   uint64 `json:"round,omitempty"`   // counts how often it was armed
+	Profile string `json:"profile,omitempty"` // of the lease
+	Reason  string `json:"reason,omitempty"`  // why it is not automatic
+}
+
+// Lease is a node's right to write.
+type Lease struct {
+	// State is held, over, revoked or unknown; "" while failover is manual.
+	State string `json:"state,omitempty"`
+	No    uint64 `json:"no,omitempty"`
+	// LeftSeconds until it runs out if no beat is answered, as of the last report.
+	LeftSeconds float64 `json:"left_seconds,omitempty"`
+	// WaitSeconds until a silent node is taken for lost; only the leader knows it.
+	WaitSeconds *float64 `json:"wait_seconds,omitempty"`
+	// Safety is how surely its writers are stopped when it is over: watchdog, sysrq or
+	// software; "" when no fencer runs.
+	Safety volume.Safety `json:"safety,omitempty"`
+	Reason string        `json:"reason,omitempty"` // why it is not held
 }
 
 // Voter is a node whose vote counts in Raft.
@@ -171,6 +197,7 @@ type Node struct {
 	Primaries int               `json:"primaries"` // volumes it is the primary of
 	Replicas  int               `json:"replicas"`  // volumes it is a replica of
 	Problems  []string          `json:"problems,omitempty"`
+	Lease     *Lease            `json:"lease,omitempty"` // absent on a witness
 }
 
 // LabelRequest changes what is given.

@@ -18,6 +18,8 @@ type InitRequest struct {
 	// Advertise and GossipAdvertise are where other nodes reach this one; empty ones
 	// are taken from the Config.
 	Advertise, GossipAdvertise string
+	// Settings that the cluster begins with.
+	Settings state.Settings
 	// IfNew makes Init succeed on a node that is in a cluster: it opens that.
 	IfNew bool
 }
@@ -106,6 +108,7 @@ func writeInit(cfg Config, req InitRequest) error {
 		Cluster: state.Cluster{
 			ID: clusterID, Created: now, CACert: ca.CertPEM(), CAKey: sealed,
 			GossipKeys: [][]byte{newSealKey()}, // as long, as random
+			Settings:   req.Settings,
 		},
 		Node: node,
 	}})

@@ -163,14 +163,15 @@ type Timers struct {
 	Poll   time.Duration // between looks at the disk without a reason
 	Raft   time.Duration // heartbeat and election timeout
 	Stable time.Duration // a node is healthy this long before it becomes a voter
+	Lease  string        // profile of the lease that a cluster made here begins with; "": default
 	Commit time.Duration // an idle leader tells its followers what is committed
 }
 
 // profiles by name. lab is for emulated machines that are ten times slower.
 var profiles = map[string]Timers{
 	"default": {Report: 2 * time.Second, Stale: 10 * time.Second, Poll: 5 * time.Second, Raft: 1500 * time.Millisecond, Stable: 30 * time.Second, Commit: 50 * time.Millisecond},
-	"fast":    {Report: time.Second, Stale: 6 * time.Second, Poll: 5 * time.Second, Raft: time.Second, Stable: 15 * time.Second, Commit: 50 * time.Millisecond},
-	"lab":     {Report: 2 * time.Second, Stale: 15 * time.Second, Poll: 10 * time.Second, Raft: 5 * time.Second, Stable: 5 * time.Second, Commit: 250 * time.Millisecond},
+	"fast":    {Report: time.Second, Stale: 6 * time.Second, Poll: 5 * time.Second, Raft: time.Second, Stable: 15 * time.Second, Lease: "fast", Commit: 50 * time.Millisecond},
+	"lab":     {Report: 2 * time.Second, Stale: 15 * time.Second, Poll: 10 * time.Second, Raft: 5 * time.Second, Stable: 5 * time.Second, Lease: "lab", Commit: 250 * time.Millisecond},
 }
 
 // Profile is the set of timers of that name; the default one when there is none.

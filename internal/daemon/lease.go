@@ -377,6 +377,26 @@ func (t *tenure) ask(ctx context.Context, f func(context.Context) (fence.Status,
 	return err
 }
 
+// report is how the lease is, for people.
+func (t *tenure) report() volume.LeaseReport {
+	if t.root == "" {
+		return volume.LeaseReport{}
+	}
+	held, why := t.Held()
+	s := t.state()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.clock()
+	out := volume.LeaseReport{No: t.holder.No(), Held: held, Why: why, Problem: t.problem(now)}
+	if t.known && !t.mute {
+		out.Safety = t.fencing.Safety
+	}
+	if until, begun := t.holder.Deadline(); held && begun && s.NeedsLease(t.self) {
+		out.Left = max(0, until.Sub(now))
+	}
+	return out
+}
+
 // Changed is closed when the right to write comes or goes.
 func (t *tenure) Changed() <-chan struct{} {
 	t.mu.Lock()

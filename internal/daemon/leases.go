@@ -157,6 +157,22 @@ func (l *leases) answer(now, arrived lease.Moment, req api.BeatRequest) bool {
 	return l.keeper.Answer(now, arrived, req.Node, req.Beat.No)
 }
 
+// remaining is how long a silent node is still waited for, in seconds; nil when it is
+// not taken for lost by time.
+func (l *leases) remaining(id volume.NodeID) *float64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.keeper == nil {
+		return nil
+	}
+	left, ok := l.keeper.Remaining(l.m.clock(), id)
+	if !ok {
+		return nil
+	}
+	s := round(left).Seconds()
+	return &s
+}
+
 // Beat implements api.Peer, on the leader.
 func (m *member) Beat(ctx context.Context, req api.BeatRequest) (api.BeatReply, error) {
 	arrived := m.clock()
@@ -263,7 +279,7 @@ func decideLeases(v leaseView) (do []state.Command) {
 	}
 	f := v.state.Failover()
 	for n := range v.state.Nodes() {
-		if x := v.nodes[n.ID]; f.Enforced() && n.Lease.Valid(f) && x.lost != "" {
+		if x := v.nodes[n.ID]; f.Enforced() && n.Lease.Valid(f) && x.lost != "" && (x.proven || f.Mode == state.FailoverAutomatic) {
 			do = append(do, state.RevokeLease{Node: n.ID, No: n.Lease.No, Reason: x.lost, Proven: x.proven, Reign: v.reign})
 		}
 	}

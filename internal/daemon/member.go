@@ -351,7 +351,7 @@ func (m *member) report(ctx context.Context) error {
 	rep := volume.Report{Node: m.self, Version: m.version, Applied: m.cluster.State().Index, At: m.now()}
 	if m.agent != nil {
 		rep = m.agent.Report()
-		rep.At = m.now()
+		rep.At, rep.Lease = m.now(), m.tenure.report()
 		counts := m.repl.SnapshotCounts()
 		for i := range rep.Volumes {
 			rep.Volumes[i].Snapshots = counts[rep.Volumes[i].Volume]

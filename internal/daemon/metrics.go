@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"net/http"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/plugin"
 	"github.com/flocker-io/flocker/replicate"
@@ -195,7 +197,13 @@ var (
 	limitGauge     = newGauge("flocker_replica_limit_bytes_per_second", "Bandwidth that the settings allow all streams of this node to the replica's zone together; absent without a limit.", "volume", "replica")
 	streamedTotal  = newTotal("flocker_replica_streamed_bytes_total", "Bytes sent to a replica since its link began.", "volume", "replica")
 
-	gauges = []gauge{leaderGauge, quorumGauge, appliedGauge, poolSizeGauge, poolFreeGauge, copySnapsGauge, asidesGauge, asideGauge,
+	leaseHeldGauge = newGauge("flocker_lease_held", "1 while this node may write.")
+	leaseLeftGauge = newGauge("flocker_lease_left_seconds", "Until this node's lease runs out if no beat is answered; absent while failover is manual or the lease is not held.")
+	safetyGauge    = newGauge("flocker_fencer_safety", "1 for how surely this node's writers are stopped: watchdog, sysrq, software, or none when no fencer runs; 0 for the others.", "level")
+	failoverGauge  = newGauge("flocker_failover_automatic", "1 while volumes of a lost node are taken over by themselves.")
+
+	gauges = []gauge{leaseHeldGauge, leaseLeftGauge, safetyGauge, failoverGauge,
+		leaderGauge, quorumGauge, appliedGauge, poolSizeGauge, poolFreeGauge, copySnapsGauge, asidesGauge, asideGauge,
 		healthGauge, usedGauge, linksGauge, lagGauge, lagBytesGauge, successGauge, rateGauge, limitGauge, streamedTotal}
 )
 
@@ -235,6 +243,17 @@ func (v view) measure(self volume.NodeID, leads, quorum bool, set func(g gauge, 
 		}
 		set(asidesGauge, float64(len(h.Asides)))
 		set(asideGauge, float64(bytes))
+	}
+	set(failoverGauge, flag(v.state.Failover().Mode == state.FailoverAutomatic))
+	if h, ok := v.heard(self); ok {
+		l := h.Report.Lease
+		set(leaseHeldGauge, flag(l.Held))
+		if l.Left > 0 {
+			set(leaseLeftGauge, l.Left.Seconds())
+		}
+		for _, level := range []volume.Safety{volume.SafetyWatchdog, volume.SafetySysrq, volume.SafetySoftware, "none"} {
+			set(safetyGauge, flag(cmp.Or(l.Safety, "none") == level), string(level))
+		}
 	}
 	links := map[volume.LinkState]int{}
 	for vol := range v.state.Volumes() {

@@ -95,6 +95,7 @@ func TestGauges(t *testing.T) {
 	rep := volume.Report{
 		Node: self, Applied: s.Index, At: now, Pool: volume.PoolInfo{Name: "tank", Size: 100, Free: 60},
 		Asides: []volume.Aside{{Name: "a", Used: 5}, {Name: "b", Used: 6}},
+		Lease:  volume.LeaseReport{No: 3, Held: true, Left: 7 * time.Second, Safety: volume.SafetySysrq},
 		Volumes: []volume.Status{
 			{Volume: "000000000000000a", Role: volume.RolePrimary, Exists: true, Used: 7, Snapshots: 9, Links: []volume.LinkStatus{{
 				Replica: other, State: volume.LinkSending, CompleteAsOf: now.Add(-3 * time.Second), LagBytes: 8, Rate: 11, Limit: 12, Streamed: 13,
@@ -115,6 +116,8 @@ func TestGauges(t *testing.T) {
 		"flocker_pool_size_bytes tank": 100, "flocker_pool_free_bytes tank": 60, "flocker_asides": 2, "flocker_aside_bytes": 11,
 		"flocker_copy_snapshots pg primary": 9, "flocker_copy_snapshots log replica": 4, "flocker_volume_used_bytes pg": 7,
 		"flocker_volume_state pg ok": 1, "flocker_volume_state pg lagging": 0,
+		"flocker_lease_held": 1, "flocker_lease_left_seconds": 7, "flocker_failover_automatic": 0,
+		"flocker_fencer_safety sysrq": 1, "flocker_fencer_safety watchdog": 0, "flocker_fencer_safety none": 0,
 		"flocker_links sending": 1, "flocker_links in-sync": 0, "flocker_links refused": 0,
 		"flocker_replica_lag_seconds pg n2": 3, "flocker_replica_pending_bytes pg n2": 8,
 		"flocker_replica_last_success_timestamp_seconds pg n2": float64(now.Unix() - 3),

@@ -37,6 +37,9 @@ func (m *member) Nodes(context.Context) ([]api.Node, error) {
 			node.LastSeen, node.Version = m.now().Add(-h.Age), h.Version
 			node.Pool, node.Problems = h.Pool, h.Problems
 		}
+		if !n.Witness {
+			node.Lease = m.leaseOf(v, n)
+		}
 		out = append(out, node)
 	}
 	slices.SortFunc(out, func(a, b api.Node) int { return cmp.Compare(a.Name, b.Name) })
@@ -201,6 +204,9 @@ func (m *member) Status(ctx context.Context) (api.ClusterStatus, error) {
 		if n.Health != api.NodeAlive {
 			out.Problems = append(out.Problems, fmt.Sprintf("node %s is %s: %s", n.Name, n.Health, n.Reason))
 		}
+		if l := n.Lease; l != nil && l.State != "" && l.State != "held" && l.State != "unknown" {
+			out.Problems = append(out.Problems, fmt.Sprintf("node %s may not write: its lease is %s: %s", n.Name, l.State, cmp.Or(l.Reason, "it has not asked for another")))
+		}
 		for _, p := range n.Problems {
 			out.Problems = append(out.Problems, fmt.Sprintf("node %s: %s", n.Name, p))
 		}
@@ -218,11 +224,75 @@ func (m *member) Status(ctx context.Context) (api.ClusterStatus, error) {
 			out.Problems = append(out.Problems, fmt.Sprintf("volume %s is %s: %s", av.Name, av.Health, av.Reason))
 		}
 	}
-	out.Safety = append(out.Safety, "volumes are moved and failed over by hand in this version: when a primary's node is lost, its volumes wait for it")
+	out.Failover = m.failover(v)
+	if out.Failover.Mode != string(state.FailoverAutomatic) {
+		out.Safety = append(out.Safety, fmt.Sprintf("failover is %s: %s; volumes of a lost node wait for it, or for `flockctl failover`", out.Failover.Mode, out.Failover.Reason))
+	}
+	for _, n := range nodes {
+		if n.Lease != nil && n.Lease.Safety == volume.SafetySoftware {
+			out.Safety = append(out.Safety, softwareOnly(n.Name, v.state.Cluster().Settings.SoftwareFencing))
+		}
+	}
 	if voters < 3 {
 		out.Safety = append(out.Safety, fmt.Sprintf("%d voter(s): losing one stops all changes; three nodes or more survive the loss of one", voters))
 	}
 	return out, nil
+}
+
+// softwareOnly says what it means that a node cannot reset itself.
+func softwareOnly(name string, accepted bool) string {
+	if accepted {
+		return fmt.Sprintf("node %s cannot reset itself, and with fencing=software-only it is taken for lost by time all the same: if its kernel hangs and comes back, it may write what another node writes", name)
+	}
+	return fmt.Sprintf("node %s cannot reset itself: when it is silent its volumes wait until it says that it has stopped, or for `flockctl failover --confirm-fenced %s`", name, name)
+}
+
+// failover is what the nodes have agreed on, and why it is not automatic, as far as this
+// node knows.
+func (m *member) failover(v view) api.Failover {
+	f := v.state.Failover()
+	out := api.Failover{Mode: string(f.Mode), Round: f.Round, Profile: f.Profile}
+	if f.Mode == state.FailoverAutomatic {
+		return out
+	}
+	lv := leaseView{
+		state: v.state, voters: m.voters(), election: m.cluster.ElectionTime(), leading: 2 * agreeWithin, nodes: map[volume.NodeID]lessee{},
+	}
+	for n := range v.state.Nodes() {
+		h, ok := v.heard(n.ID)
+		lv.nodes[n.ID] = lessee{heard: ok && h.Age <= v.stale, unfit: h.Report.Lease.Problem}
+	}
+	out.Reason = cmp.Or(lv.manual(), "the nodes are agreeing")
+	return out
+}
+
+// leaseOf a node for people.
+func (m *member) leaseOf(v view, n *state.Node) *api.Lease {
+	f := v.state.Failover()
+	h, ok := v.heard(n.ID)
+	out := &api.Lease{Safety: h.Report.Lease.Safety}
+	fresh := ok && h.Age <= v.stale
+	if !fresh {
+		out.Safety = n.Lease.Safety
+	}
+	if !f.Enforced() {
+		return out
+	}
+	out.No = n.Lease.No
+	switch r := h.Report.Lease; {
+	case n.Lease.Revoked:
+		out.State, out.Reason = "revoked", r.Why
+	case !fresh:
+		out.State = "unknown"
+	case r.Held:
+		out.State, out.LeftSeconds = "held", round(r.Left).Seconds()
+	default:
+		out.State, out.Reason = "over", r.Why
+	}
+	if l := m.leases.Load(); l != nil && out.State != "revoked" {
+		out.WaitSeconds = l.remaining(n.ID)
+	}
+	return out
 }
 
 // CreateToken implements api.Backend.

@@ -14,6 +14,7 @@ import (
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/cluster"
 	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/fence"
 	"github.com/flocker-io/flocker/internal/lease"
 	"github.com/flocker-io/flocker/internal/version"
 	"github.com/flocker-io/flocker/plugin"
@@ -40,6 +41,7 @@ func Real(cfg Config, log *slog.Logger) (Parts, error) {
 		Cluster: cluster.Config{Listen: cfg.Listen, GossipListen: cfg.GossipListen, Timing: timing},
 		Local:   func() (net.Listener, error) { return api.ListenUnix(cfg.Socket(), api.SocketGroup) },
 		Pool:    cfg.Pool,
+		Fencer:  fence.Dial(filepath.Join(cfg.RunDir, "fence.sock")),
 	}
 	if cfg.DockerHost != "off" {
 		p.Engine = &container.Docker{Host: cfg.DockerHost, Driver: plugin.Name}

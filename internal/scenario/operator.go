@@ -23,6 +23,7 @@ import (
 //	vanish NODE                    the next snapshot to be mounted there is gone by then
 //	rot NODE VOLUME FILE           the disk of a node gives another content than was written
 //	problem NODE TEXT              until status has a problem with that text in it
+//	safety NODE TEXT               until it says that of what is not promised
 //	snapshot NODE NAME VOLUME..    flockctl snapshot create
 //	snapshots NODE VOLUME [NAME..] flockctl snapshot list has exactly these of users
 //	drop NODE VOLUME NAME          flockctl snapshot remove
@@ -79,6 +80,13 @@ func (w *World) operatorStep(words []string) error {
 		ds, err := w.dataset(words[2])
 		node().trees.rot(ds, words[3])
 		return err
+	case "safety":
+		text := strings.Join(words[2:], " ")
+		w.Await("status warns that "+text, func() bool {
+			s, err := node().API().Status(w.ctx())
+			return err == nil && strings.Contains(strings.Join(s.Safety, "\n"), text)
+		})
+		return nil
 	case "problem":
 		text := strings.Join(words[2:], " ")
 		w.Await("status says "+text, func() bool {

@@ -27,7 +27,8 @@ import (
 //	partition NODE NODE, heal
 //	await VOLUME HEALTH            until every machine that is up says so
 //	primary VOLUME NODE            holds; so does
-//	call NAME replica VOLUME       from here on NAME means the machine of its first replica
+//	call NAME replica VOLUME       from here on NAME means the machine of its first replica;
+//	  with "primary" in place of "replica" that of its primary
 //	copies VOLUME LOCAL REMOTE     the number of its replicas of each kind
 //	running NODE CONTAINER         until it runs; stopped NODE CONTAINER holds
 //	unmounted VOLUME               until no machine has it mounted
@@ -160,6 +161,10 @@ func (w *World) step(words []string) error {
 			return true
 		})
 	case "call":
+		if arg(2) == "primary" {
+			w.called[arg(1)] = w.newest(arg(3)).Primary.Name
+			return nil
+		}
 		v, err := w.volume(arg(3))
 		if err == nil && len(v.Replicas) == 0 {
 			err = errors.New("it has no replica")
@@ -322,6 +327,18 @@ func (w *World) volume(name string) (api.Volume, error) {
 		}
 	}
 	return api.Volume{}, err
+}
+
+// newest is a volume as the machine knows it that has heard most of it.
+func (w *World) newest(name string) (v api.Volume) {
+	for _, m := range w.nodes {
+		if m.Up() {
+			if x, err := m.API().Volume(w.ctx(), name); err == nil && x.Epoch > v.Epoch {
+				v = x
+			}
+		}
+	}
+	return v
 }
 
 func (w *World) dataset(name string) (string, error) {

@@ -12,6 +12,8 @@ type Report struct {
 	At      time.Time `json:"at"`      // by the node's wall clock
 	Pool    PoolInfo  `json:"pool"`
 	Volumes []Status  `json:"volumes,omitempty"`
+	// Lease is the node's own side of its right to write.
+	Lease LeaseReport `json:"lease,omitzero"`
 	// Asides are set-aside copies on this node.
 	Asides []Aside `json:"asides,omitempty"`
 	// Followed are the containers that this node has, or would have to start.
@@ -29,6 +31,21 @@ type Followed struct {
 	// LacksImage: it could not be started on this node at once.
 	LacksImage bool   `json:"lacks_image,omitempty"`
 	Problem    string `json:"problem,omitempty"`
+}
+
+// LeaseReport is how a node's lease is, as the node itself sees it. The zero value is a
+// witness, which needs none.
+type LeaseReport struct {
+	// No is the number of the lease; 0: none was taken yet. Held says that the node may
+	// write; Left is for how long, if no beat is answered, 0 when no lease limits it.
+	No   uint64        `json:"no,omitempty"`
+	Held bool          `json:"held,omitempty"`
+	Left time.Duration `json:"left,omitempty"`
+	// Safety is how surely its writers are stopped; "" when no fencer runs.
+	Safety Safety `json:"safety,omitempty"`
+	// Why it may not write, and Problem: why it can hold no lease; sentences.
+	Why     string `json:"why,omitempty"`
+	Problem string `json:"problem,omitempty"`
 }
 
 // PoolInfo is the space and health of a node's pool. The zero value is a node

@@ -23,6 +23,7 @@ func Cluster() *Fake {
 	f.index = 40
 	f.status = api.ClusterStatus{
 		Initialized: true, ClusterID: ClusterID, Ready: true, Node: Alpha, Leader: Alpha, Quorum: true,
+		Failover:  api.Failover{Mode: "automatic", Round: 1, Profile: "default"},
 		TrashKeep: 7 * 24 * time.Hour,
 		Problems:  []string{"node gamma has not been heard of for 7 s"},
 		Safety:    []string{"node beta has no watchdog: its volumes fail over only on proof that it is fenced"},
@@ -34,6 +35,7 @@ func Cluster() *Fake {
 			Pool:      volume.PoolInfo{Name: "tank", GUID: 1 << 60, Size: 100 << 30, Free: 60 << 30, Health: "ONLINE"},
 			Labels:    map[string]string{"disk": "nvme"},
 			Primaries: 3,
+			Lease:     &api.Lease{State: "held", No: 4, LeftSeconds: 9.2, Safety: volume.SafetySysrq},
 		},
 		{
 			NodeRef: Beta, Role: api.RoleVoter, Zone: "berlin", Addr: "192.0.2.2:4523", Version: "v0.1.0",

@@ -1,0 +1,200 @@
+package daemon
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/lease"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// What a leader commits about leases, case by case. A node is written n1:WORD,..; the
+// state begins with three nodes, of which n1 is the primary of a volume.
+func TestDecideLeases(t *testing.T) {
+	const fit = "n1:heard n2:heard n3:heard"
+	const asking = "n1:heard,want n2:heard,want n3:heard,want"
+	tests := []struct {
+		name   string
+		before string // arm, grant NODE.., revoke NODE, complete NODE.., disarm, and settings
+		view   string // voters=N election=D leading=D arming=D, and nodes
+		want   string
+	}{
+		{"three voters and all fit", "", "voters=3 " + fit, "arm 1 default"},
+		{"by the settings' profile", "lease=lab", "voters=3 " + fit, "arm 1 lab"},
+		{"a profile that does not outlast an election", "lease=fast", "voters=3 election=6s " + fit, ""},
+		{"two voters", "", "voters=2 " + fit, ""},
+		{"voters not known", "", "voters=0 " + fit, ""},
+		{"an operator wants manual", "failover=manual", "voters=3 " + fit, ""},
+		{"a writer is not heard", "", "voters=3 leading=1h n2:heard n3:heard", ""},
+		{"a node without writers is not heard yet", "", "voters=3 leading=10s n1:heard n2:heard", ""},
+		{"a node without writers is dead", "", "voters=3 leading=2m n1:heard n2:heard", "arm 1 default"},
+		{"a node without writers has no fencer", "", "voters=3 leading=2m n1:heard n2:heard n3:heard,unfit", ""},
+
+		{"who asks gets a lease", "arm", "voters=3 " + asking, "grant n1 1; grant n2 1; grant n3 1"},
+		{"who is unfit gets none", "arm", "voters=3 n1:heard,want n2:heard,want,unfit n3:want", "grant n1 1"},
+		{"nor who asks in another round", "arm", "voters=3 n1:heard,want,round=7", ""},
+		{"the writers were heard", "arm grant n1", "voters=3 n1:heard,beat=1 n2:heard,want", "complete n1=1"},
+		{"not under this lease", "arm grant n1", "voters=3 n1:heard,beat=7 n2:heard", ""},
+		{"a writer does not come", "arm", "voters=3 arming=61s n2:heard n3:heard", "disarm node n1 is not heard of"},
+		{"it gets its time", "arm", "voters=3 arming=59s n2:heard n3:heard", ""},
+		{"a silent one in arming", "arm grant n1", "voters=3 n1:lost n2:heard n3:heard", ""},
+		{"one that has stopped in arming", "arm grant n1", "voters=3 n1:lost,proven n2:heard n3:heard", "revoke n1 1 proven"},
+
+		{"nothing to do", "arm grant n1 complete n1", "voters=3 n1:heard,beat=1 n2:heard n3:heard", ""},
+		{"lost by time", "arm grant n1 complete n1", "voters=3 n1:lost n2:heard n3:heard", "revoke n1 1 by time"},
+		{"stopped by its own word", "arm grant n1 complete n1", "voters=3 n1:heard,lost,proven,want n2:heard n3:heard", "revoke n1 1 proven"},
+		{"a valid lease is not granted again", "arm grant n1 complete n1", "voters=3 n1:heard,want n2:heard n3:heard", ""},
+		{"after that it gets the next", "arm grant n1 complete n1 revoke n1", "voters=3 n1:heard,want n2:heard n3:heard", "grant n1 2"},
+		{"a voter went", "arm grant n1 complete n1", "voters=2 " + fit, "disarm with 2 voters nobody could tell a dead node from a cut network"},
+		{"voters not known now", "arm grant n1 complete n1", "voters=0 " + fit, ""},
+		{"an operator wants manual now", "arm grant n1 complete n1 failover=manual", "voters=3 " + fit, "disarm an operator has set failover=manual"},
+		{"another profile", "arm grant n1 complete n1 lease=lab", "voters=3 n1:heard,beat=1 n2:heard n3:heard", "arm 2 lab"},
+		{"another profile, and a writer is away", "arm grant n1 complete n1 lease=lab", "voters=3 n1:beat=1 n2:heard n3:heard", ""},
+		{"silence alone disarms nothing", "arm grant n1 complete n1", "voters=3 leading=1h", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := readLeaseView(t, leaseState(t, strings.Fields(tt.before)), strings.Fields(tt.view))
+			var got []string
+			for _, c := range decideLeases(v) {
+				got = append(got, leaseWord(v.state, c))
+			}
+			if got := strings.Join(got, "; "); got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func nodeID(name string) volume.NodeID { return volume.NodeID(fmt.Sprintf("%032s", name[1:])) }
+
+// leaseState applies words to a cluster of three.
+func leaseState(t *testing.T, words []string) *state.State {
+	t.Helper()
+	s := state.New()
+	apply := func(c state.Command) {
+		t.Helper()
+		var res state.Result
+		if s, res = state.Apply(s, s.Index+1, state.Envelope{At: time.Unix(1, 0), Command: c}); res.Err != nil {
+			t.Fatalf("%+v: %v", c, res.Err)
+		}
+	}
+	apply(state.InitCluster{Cluster: state.Cluster{ID: "c"}, Node: state.Node{ID: nodeID("n1"), Name: "n1"}})
+	apply(state.CreateToken{Token: state.Token{ID: "t", Expires: time.Unix(1<<40, 0)}})
+	for _, n := range []string{"n2", "n3"} {
+		apply(state.AddNode{Node: state.Node{ID: nodeID(n), Name: n, KeyHash: []byte(n)}, Token: "t"})
+	}
+	apply(state.CreateVolume{ID: "000000000000000a", Name: "pg", Spec: volume.DefaultSpec(), Placement: volume.Placement{Primary: nodeID("n1")}})
+	apply(state.ConfirmCreate{ID: "000000000000000a", Epoch: volume.NewEpoch(0, 1)})
+	for i := 0; i < len(words); i++ {
+		f, set := s.Failover(), s.Cluster().Settings
+		switch word := words[i]; {
+		case word == "arm":
+			apply(state.ArmFailover{Round: f.Round + 1, Timers: lease.Default, Profile: "default"})
+		case word == "grant":
+			i++
+			n := s.Node(nodeID(words[i]))
+			apply(state.GrantLease{Node: n.ID, No: n.Lease.No + 1, Boot: "b", Round: f.Round, Safety: volume.SafetySysrq})
+		case word == "revoke":
+			i++
+			n := s.Node(nodeID(words[i]))
+			apply(state.RevokeLease{Node: n.ID, No: n.Lease.No, Proven: true, Reign: s.Reign()})
+		case word == "complete":
+			i++
+			n := s.Node(nodeID(words[i]))
+			apply(state.CompleteArming{Round: f.Round, Heard: map[volume.NodeID]uint64{n.ID: n.Lease.No}})
+		default:
+			key, value, _ := strings.Cut(word, "=")
+			if err := findChoice(key).put(&set, value); err != nil {
+				t.Fatal(err)
+			}
+			apply(state.SetSettings{Settings: set})
+		}
+	}
+	return s
+}
+
+func readLeaseView(t *testing.T, s *state.State, words []string) leaseView {
+	t.Helper()
+	v := leaseView{state: s, nodes: map[volume.NodeID]lessee{}, heard: map[volume.NodeID]uint64{}}
+	duration := func(text string) time.Duration {
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	for _, word := range words {
+		if name, list, ok := strings.Cut(word, ":"); ok {
+			n := lessee{round: s.Failover().Round, boot: "b", safety: volume.SafetySysrq}
+			for _, x := range strings.Split(list, ",") {
+				key, value, _ := strings.Cut(x, "=")
+				switch key {
+				case "heard":
+					n.heard = true
+				case "want":
+					n.want = true
+				case "unfit":
+					n.unfit = "its fencer does not run"
+				case "lost":
+					n.lost = "silence"
+				case "proven":
+					n.proven = true
+				case "round":
+					fmt.Sscan(value, &n.round)
+				case "beat":
+					var no uint64
+					fmt.Sscan(value, &no)
+					v.heard[nodeID(name)] = no
+				default:
+					t.Fatalf("what is %q?", x)
+				}
+			}
+			v.nodes[nodeID(name)] = n
+			continue
+		}
+		switch key, value, _ := strings.Cut(word, "="); key {
+		case "voters":
+			fmt.Sscan(value, &v.voters)
+		case "election":
+			v.election = duration(value)
+		case "leading":
+			v.leading = duration(value)
+		case "arming":
+			v.arming = duration(value)
+		default:
+			t.Fatalf("what is %q?", word)
+		}
+	}
+	return v
+}
+
+// leaseWord is a command in a few words.
+func leaseWord(s *state.State, c state.Command) string {
+	switch c := c.(type) {
+	case state.ArmFailover:
+		return fmt.Sprintf("arm %d %s", c.Round, c.Profile)
+	case state.DisarmFailover:
+		return "disarm " + c.Reason
+	case state.CompleteArming:
+		var words []string
+		for id, no := range c.Heard {
+			words = append(words, fmt.Sprintf("%s=%d", s.NodeName(id), no))
+		}
+		return "complete " + strings.Join(words, " ")
+	case state.GrantLease:
+		return fmt.Sprintf("grant %s %d", s.NodeName(c.Node), c.No)
+	case state.RevokeLease:
+		how := "by time"
+		if c.Proven {
+			how = "proven"
+		}
+		return fmt.Sprintf("revoke %s %d %s", s.NodeName(c.Node), c.No, how)
+	}
+	b, err := json.Marshal(c)
+	return fmt.Sprintf("%s %v", b, err)
+}
