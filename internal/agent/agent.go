@@ -425,7 +425,7 @@ func (a *Agent) do(ctx context.Context, act Action) error {
 		}
 		return a.zfs.Rename(ctx, trash, ds)
 	case StepDestroy:
-		if v.Phase != state.PhasePurged {
+		if v.Phase != state.PhasePurged || removed(a.cluster.State(), a.self) {
 			return nil
 		}
 		a.mu.Lock()

@@ -38,6 +38,9 @@ func (a Action) String() string { return fmt.Sprintf("%s %s", a.Do, a.Volume) }
 // at most one action per volume, in order of volume ID. inUse says which mounted
 // volumes something on this node uses, or may use.
 func Diff(s *state.State, got Actual, self volume.NodeID, inUse func(volume.ID) bool) []Action {
+	if removed(s, self) {
+		return nil // what is on its disk may be the last copy of what the cluster has given up
+	}
 	var out []Action
 	for v := range s.Volumes() {
 		if step := diffVolume(v, got, self, inUse); step != "" {
@@ -45,6 +48,12 @@ func Diff(s *state.State, got Actual, self volume.NodeID, inUse func(volume.ID) 
 		}
 	}
 	return out
+}
+
+// removed says that a node is out of the cluster for ever.
+func removed(s *state.State, self volume.NodeID) bool {
+	n := s.Node(self)
+	return n != nil && n.Removed
 }
 
 func diffVolume(v *state.Volume, got Actual, self volume.NodeID, inUse func(volume.ID) bool) Step {

@@ -95,6 +95,29 @@ func TestDiffStranger(t *testing.T) {
 	}
 }
 
+// A node that was removed leaves its disk as it is, also what was given up with it.
+func TestDiffRemoved(t *testing.T) {
+	const id = volume.ID("0000000000000001")
+	s := state.New()
+	for i, c := range []state.Command{
+		state.InitCluster{Node: state.Node{ID: other, Name: "other"}},
+		state.CreateToken{Token: state.Token{ID: "t"}},
+		state.AddNode{Node: state.Node{ID: self, Name: "me"}, Token: "t"},
+		state.CreateVolume{ID: id, Name: "v", Placement: volume.Placement{Primary: self}},
+		state.ConfirmCreate{ID: id, Epoch: 1},
+		state.RemoveNode{ID: self, Dead: true, Fenced: true, Lose: []volume.ID{id}},
+	} {
+		var res state.Result
+		if s, res = state.Apply(s, uint64(i+1), state.Envelope{Command: c}); res.Err != nil {
+			t.Fatal(res.Err)
+		}
+	}
+	got := Actual{Copies: map[volume.ID]Copy{id: {Epoch: 1, Mounted: true}}}
+	if acts := Diff(s, got, self, func(volume.ID) bool { return false }); s.Volume(id).Phase != state.PhasePurged || len(acts) != 0 {
+		t.Errorf("volume %s, actions %v; want it given up, and nothing done about it", s.Volume(id).Phase, acts)
+	}
+}
+
 func BenchmarkDiff(b *testing.B) {
 	s, res := state.Apply(state.New(), 1, state.Envelope{Command: state.InitCluster{Node: state.Node{ID: self, Name: "me"}}})
 	if res.Err != nil {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,7 +21,12 @@ import (
 )
 
 // ErrRemoved is why Run ends on a node that the operator removed.
-var ErrRemoved = errors.New("this node was removed from the cluster")
+var ErrRemoved error = volume.Errorf(volume.CodeRefused, "this node was removed from the cluster").
+	WithHint("its copies are untouched; to use the machine again, stop flockd, move its state directory away, start it and join with a new token")
+
+// removedWords end the refusal of a removed node, by which it learns what it is: its
+// Raft log may never say so.
+const removedWords = " was removed from the cluster"
 
 // ErrStopped means that Run has ended, or is ending.
 var ErrStopped error = volume.Errorf(volume.CodeUnavailable, "this node's control plane has stopped")
@@ -65,6 +71,7 @@ type Cluster struct {
 	// initialised is closed once what Init has prepared is committed.
 	initialised chan struct{}
 
+	removed atomic.Bool
 	fatal   chan error      // the first reason to stop
 	stopCtx context.Context // ends when the node stops
 	stop    context.CancelFunc
@@ -198,6 +205,10 @@ func (c *Cluster) Dial(ctx context.Context, id volume.NodeID, p transport.Protoc
 	if err == nil {
 		return conn, nil
 	}
+	var refused *transport.RefusedError
+	if errors.As(err, &refused) && strings.HasSuffix(refused.Reason, removedWords) {
+		c.fail(ErrRemoved) // a member says so, which has it from the log
+	}
 	if hinted && ctx.Err() == nil {
 		c.book.forget(id)
 		if addr := c.book.find(c.State(), id); addr != "" {
@@ -214,7 +225,7 @@ func (c *Cluster) Dial(ctx context.Context, id volume.NodeID, p transport.Protoc
 // behind. A removed node stays listed, and is refused for ever.
 func (c *Cluster) admit(id volume.NodeID) error {
 	if n := c.State().Node(id); n != nil && n.Removed {
-		return fmt.Errorf("node %s was removed from the cluster", n.Name)
+		return errors.New("node " + n.Name + removedWords)
 	}
 	return nil
 }
@@ -276,7 +287,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	defer stopTasks()
 	var tasks sync.WaitGroup
 	for _, task := range []func(context.Context){
-		c.finishInit, c.reconcile, c.announce, c.renew, c.keepCache, c.watchRemoval, c.serve, c.canary,
+		c.finishInit, c.reconcile, c.announce, c.renew, c.keepCache, c.watchRemoval, c.askWhenCutOff, c.serve, c.canary,
 		func(ctx context.Context) { c.gossip.Run(ctx, c) },
 	} {
 		tasks.Go(func() { task(taskCtx) })
@@ -370,8 +381,15 @@ func (c *Cluster) publish(s *state.State) {
 	c.changed.notify()
 }
 
+// Removed says that this node has learned that it was removed. What needs the cluster
+// fails then, for reasons that say less.
+func (c *Cluster) Removed() bool { return c.removed.Load() }
+
 // fail stops Run with the first reason given.
 func (c *Cluster) fail(err error) {
+	if err == ErrRemoved {
+		c.removed.Store(true)
+	}
 	select {
 	case c.fatal <- err:
 	default:
@@ -416,6 +434,27 @@ func (c *Cluster) watchRemoval(ctx context.Context) {
 		case <-changed:
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+// askWhenCutOff connects to the other members while no leader is heard. A node that was
+// removed is called by nobody any more, and the refusal is how it learns why.
+func (c *Cluster) askWhenCutOff(ctx context.Context) {
+	for sleep(ctx, c.cfg.Timing.Retry) {
+		if _, ok := c.Leader(); ok {
+			continue
+		}
+		for n := range c.State().Nodes() {
+			if n.ID == c.record.Node {
+				continue
+			}
+			conn, err := c.Dial(ctx, n.ID, transport.ProtoNode)
+			if err != nil {
+				c.log.Debug("no leader is heard, and a member cannot be reached", "member", n.Name, "err", err)
+				continue
+			}
+			conn.Close()
 		}
 	}
 }

@@ -239,6 +239,11 @@ func (c *Cluster) handleJoin(ctx context.Context, _ volume.NodeID, body json.Raw
 	if err := checkAddr("advertised", node.Addr); err != nil {
 		return nil, err
 	}
+	if node.GossipAddr != "" { // a node without gossip has none
+		if err := checkAddr("advertised gossip", node.GossipAddr); err != nil {
+			return nil, err
+		}
+	}
 	var err error
 	if node.KeyHash, err = transport.RequestKeyHash(m.CSR); err != nil {
 		return nil, volume.Errorf(volume.CodeInvalid, "join: %v", err)

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -170,6 +171,35 @@ func TestJoinThroughFollower(t *testing.T) {
 		rec := n.cluster().State().Node(n.cluster().ID())
 		if rec == nil || rec.Addr != n.addr() {
 			t.Errorf("the new node is on record as %+v; want address %s", rec, n.addr())
+		}
+	})
+}
+
+// Who joins says where it is; a member believes no address that nobody could dial.
+func TestJoinAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		defer l.close()
+		first := l.node("z1")
+		first.init()
+		token, err := ParseToken(l.token(0, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tt := range []struct{ addr, gossip, want string }{
+			{"0.0.0.0:4523", "", "advertised address"},
+			{"n9:4523", "0.0.0.0:4524", "advertised gossip address"},
+			{"n9:4523", "n9", "advertised gossip address"},
+		} {
+			body, err := json.Marshal(joinMessage{TokenID: token.ID, Secret: token.Secret, Node: state.Node{
+				ID: volume.NewNodeID(), Name: "n9", Zone: "z1", Addr: tt.addr, GossipAddr: tt.gossip}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = first.cluster().handleJoin(t.Context(), "", body)
+			if volume.CodeOf(err) != volume.CodeInvalid || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("a node at %s and %s: %v; want a refusal about the %s", tt.addr, tt.gossip, err, tt.want)
+			}
 		}
 	})
 }

@@ -197,7 +197,11 @@ func (d *Daemon) runMember(ctx context.Context, loaded func()) error {
 		defer d.current.Store(nil)
 		loaded()
 	}
-	return g.wait()
+	err = g.wait()
+	if c.Removed() {
+		return cluster.ErrRemoved
+	}
+	return err
 }
 
 // member is the membership, or a refusal that says how to get one.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/cluster"
 	"github.com/flocker-io/flocker/zfs"
 )
 
@@ -41,6 +42,7 @@ import (
 //	drained NODE OTHER             until nothing is left on it
 //	left NODE OTHER VOLUME TEXT    until the drain says so of what is left of a volume
 //	depart NODE OTHER [dead] [lose] [fenced=NODE]  flockctl node remove OTHER
+//	removed NODE                   until its flockd has ended since the node was removed
 //	members NODE OTHER..           until the node knows exactly these members, and Raft no others
 //	option NODE VOLUME KEY=VALUE.. until the node knows the volume with these
 func (w *World) operatorStep(words []string) error {
@@ -184,6 +186,14 @@ func (w *World) operatorStep(words []string) error {
 		req.ConfirmFenced = pairs(words[3:])["fenced"]
 		_, err := node().API().RemoveNode(w.ctx(), words[2], req)
 		return err
+	case "removed":
+		m := node()
+		w.Await(words[1]+" learns that it was removed", func() bool { return len(m.done) > 0 })
+		err := m.end()
+		if errors.Is(err, cluster.ErrRemoved) {
+			return nil
+		}
+		return fmt.Errorf("flockd ended with %v", err)
 	case "members":
 		w.Await(strings.Join(words, " "), func() bool {
 			ns, err := node().API().Nodes(w.ctx())

@@ -173,7 +173,7 @@ func (m *Machine) Start() {
 
 // Stop ends flockd in an orderly way; containers go on.
 func (m *Machine) Stop() {
-	if err := m.end(); err != nil && !errors.Is(err, context.Canceled) {
+	if err := m.end(); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, cluster.ErrRemoved) {
 		m.world.t.Errorf("flockd on %s: %v", m.Name, err)
 	}
 }
