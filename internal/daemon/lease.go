@@ -193,13 +193,7 @@ func (t *tenure) bound(s *state.State) bool {
 	return !t.fresh() || s.NeedsLease(t.self) && (f.Mode == state.FailoverAutomatic || t.round == f.Round)
 }
 
-// GiveUp ends the lease, because this node cannot do its part.
-func (t *tenure) GiveUp(why string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.giveUp(t.clock(), why)
-}
-
+// giveUp ends the lease, because this node cannot do its part. The caller has the lock.
 func (t *tenure) giveUp(now lease.Moment, why string) {
 	if no := t.holder.No(); no != 0 && t.bound(t.state()) && !t.holder.Save().Over {
 		t.log.Error("this node gives its lease up", "lease", no, "why", why)
