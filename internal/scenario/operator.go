@@ -37,7 +37,7 @@ import (
 //	set NODE VOLUME KEY=VALUE..    flockctl volume set
 //	promote NODE VOLUME [to=NODE] [accept-loss] [fenced=NODE]  flockctl failover
 //	problem-of NODE VOLUME TEXT    until the volume's reason has that text in it
-//	event NODE KIND VOLUME TEXT    until there is such an event with that text in it
+//	event NODE KIND VOLUME TEXT    until there is such an event with that text in it; any: on one that is up
 //	drain NODE OTHER [keep]        flockctl node drain OTHER, not waited for; undrain NODE OTHER
 //	drained NODE OTHER             until nothing is left on it
 //	left NODE OTHER VOLUME TEXT    until the drain says so of what is left of a volume
@@ -240,10 +240,19 @@ func (w *World) operatorStep(words []string) error {
 	case "event":
 		text := strings.Join(words[4:], " ")
 		w.Await(strings.Join(words, " "), func() bool {
-			list, err := node().API().Events(w.ctx(), api.EventsQuery{})
-			return err == nil && slices.ContainsFunc(list, func(e api.Event) bool {
-				return e.Kind == words[2] && e.Name == words[3] && strings.Contains(e.Message, text)
-			})
+			for _, name := range w.Names() {
+				m := w.Machine(name)
+				if !m.Up() || words[1] != name && words[1] != "any" {
+					continue
+				}
+				list, err := m.API().Events(w.ctx(), api.EventsQuery{})
+				if err == nil && slices.ContainsFunc(list, func(e api.Event) bool {
+					return e.Kind == words[2] && e.Name == words[3] && strings.Contains(e.Message, text)
+				}) {
+					return true
+				}
+			}
+			return false
 		})
 		return nil
 	case "set":
