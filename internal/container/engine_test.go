@@ -17,6 +17,7 @@ import (
 
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/container/containerfake"
+	"github.com/flocker-io/flocker/internal/mounts"
 )
 
 // world is an engine together with the means to make containers in it.
@@ -191,7 +192,7 @@ func TestRealEngine(t *testing.T) {
 		}
 		defer w.docker("rm", "-f", "flk-suite-held")
 		began := time.Now()
-		holders, err := container.HeldBy("/proc", "flk-suite-held")
+		holders, err := mounts.HeldBy("/proc", "flk-suite-held")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -199,14 +200,14 @@ func TestRealEngine(t *testing.T) {
 		for _, h := range holders {
 			t.Logf("held by %s, follows %v", h, h.Follows)
 		}
-		foreign := container.Foreign(holders, source)
+		foreign := mounts.Foreign(holders, source)
 		if len(foreign) != 1 || foreign[0].Mountpoint != "/data" || len(foreign[0].Container) != 64 {
 			t.Errorf("foreign holders %v; want the container at /data and nobody else", foreign)
 		}
 
 		// The trap this is for: here it unmounts, and the container goes on writing.
 		must(exec.Command("umount", source).CombinedOutput())
-		holders, err = container.HeldBy("/proc", "flk-suite-held")
+		holders, err = mounts.HeldBy("/proc", "flk-suite-held")
 		if err != nil || len(holders) != 1 || holders[0].Mountpoint != "/data" {
 			t.Errorf("after umount HeldBy = %v, %v; want the container still there, and the services no more", holders, err)
 		}
@@ -240,13 +241,13 @@ func TestRealEngine(t *testing.T) {
 			cp.Process.Kill()
 			cp.Wait()
 		}()
-		var foreign []container.Holder
+		var foreign []mounts.Holder
 		for deadline := time.Now().Add(time.Minute); len(foreign) == 0 && time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
-			holders, err := container.HeldBy("/proc", "flk-suite-copy")
+			holders, err := mounts.HeldBy("/proc", "flk-suite-copy")
 			if err != nil {
 				t.Fatal(err)
 			}
-			foreign = container.Foreign(holders, source)
+			foreign = mounts.Foreign(holders, source)
 		}
 		if len(foreign) == 0 {
 			t.Error("a copy under way is not seen")

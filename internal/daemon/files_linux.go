@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/mounts"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -98,12 +98,12 @@ func mountedWritable(mountpoint string) error {
 
 // Unused implements agent.Files.
 func (osFiles) Unused(dataset, mountpoint string) error {
-	holders, err := container.HeldBy("/proc", dataset)
+	holders, err := mounts.HeldBy("/proc", dataset)
 	if err != nil {
 		return fmt.Errorf("looking for mounts of %s: %w", dataset, err)
 	}
 	if mountpoint != "" {
-		holders = container.Foreign(holders, mountpoint)
+		holders = mounts.Foreign(holders, mountpoint)
 	}
 	if len(holders) > 0 {
 		return fmt.Errorf("still mounted by %s", holders[0])

@@ -21,10 +21,11 @@ var layers = map[string][]string{
 	"proxy":              {},
 	"internal/state":     {"internal/volume", "internal/lease"},
 	"internal/transport": {"internal/volume"},
-	"internal/container": {"internal/volume"},
+	"internal/mounts":    {},                                     // its own, because the fencer is to be light: it needs nothing of internal/container
+	"internal/container": {"internal/volume", "internal/mounts"}, // mounts: its test with a real engine looks there
 
 	// 2: decisions and engines
-	"internal/fence":     {"internal/volume", "internal/lease"},
+	"internal/fence":     {"internal/volume", "internal/lease", "internal/mounts"},
 	"internal/placement": {"internal/volume", "internal/state"},
 	"replicate":          {"internal/volume", "zfs"},
 	"migrate":            {"internal/volume"},

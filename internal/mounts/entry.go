@@ -1,4 +1,4 @@
-package container
+package mounts
 
 import (
 	"bufio"
@@ -8,18 +8,18 @@ import (
 	"strings"
 )
 
-// mountEntry is one line of /proc/<pid>/mountinfo, as far as we need it.
-type mountEntry struct {
-	id, parent string
+// Entry is one line of /proc/<pid>/mountinfo, as far as we need it.
+type Entry struct {
+	ID, Parent string // an ID is unique on the whole machine, while the mount lasts
 	// shared is the peer group of the mount and master the one it follows: what happens
 	// below a mount of a group happens below all that follow it. "" for none.
 	shared, master string
 
-	device     string // major:minor
-	root       string // directory of the file system that is mounted here
-	mountpoint string
-	fstype     string
-	source     string // of zfs: the dataset
+	Device     string // major:minor
+	Root       string // directory of the file system that is mounted here
+	Mountpoint string
+	FSType     string
+	Source     string // of zfs: the dataset
 }
 
 // parseMountinfo reads a whole file, see proc_pid_mountinfo(5):
@@ -27,8 +27,8 @@ type mountEntry struct {
 //	36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
 //
 // with any number of optional fields before the dash.
-func parseMountinfo(r io.Reader) ([]mountEntry, error) {
-	var out []mountEntry
+func parseMountinfo(r io.Reader) ([]Entry, error) {
+	var out []Entry
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -37,14 +37,14 @@ func parseMountinfo(r io.Reader) ([]mountEntry, error) {
 		if !ok || len(mount) < 6 || len(fs) < 2 {
 			return nil, fmt.Errorf("mountinfo: cannot read %q", lines.Text())
 		}
-		e := mountEntry{
-			id:         mount[0],
-			parent:     mount[1],
-			device:     mount[2],
-			root:       unescapeMount(mount[3]),
-			mountpoint: unescapeMount(mount[4]),
-			fstype:     fs[0],
-			source:     unescapeMount(fs[1]),
+		e := Entry{
+			ID:         mount[0],
+			Parent:     mount[1],
+			Device:     mount[2],
+			Root:       unescapeMount(mount[3]),
+			Mountpoint: unescapeMount(mount[4]),
+			FSType:     fs[0],
+			Source:     unescapeMount(fs[1]),
 		}
 		for _, tag := range mount[6:] {
 			switch name, group, _ := strings.Cut(tag, ":"); name {
