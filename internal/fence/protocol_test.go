@@ -21,9 +21,11 @@ type service struct {
 	stop func()
 }
 
+func standing() (bootTime, wall lease.Moment) { return lease.Moment(time.Minute), 0 }
+
 func serve(t *testing.T, dir string) service {
 	t.Helper()
-	f := New(slog.New(slog.NewTextHandler(t.Output(), nil)), filepath.Join(dir, "fence.json"), boot, func() lease.Moment { return lease.Moment(time.Minute) })
+	f := newFencer(slog.New(slog.NewTextHandler(t.Output(), nil)), filepath.Join(dir, "fence.json"), boot, standing, &fakeMachine{}, &fakeMachine{})
 	l, err := Listen(filepath.Join(dir, "fence.sock"))
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +116,7 @@ func TestServerRefuses(t *testing.T) {
 
 // Whom the fencer does not know it does not listen to.
 func TestServerAllows(t *testing.T) {
-	f := New(slog.New(slog.DiscardHandler), filepath.Join(t.TempDir(), "fence.json"), boot, func() lease.Moment { return 1 })
+	f := newFencer(slog.New(slog.DiscardHandler), filepath.Join(t.TempDir(), "fence.json"), boot, standing, &fakeMachine{}, &fakeMachine{})
 	socket := filepath.Join(t.TempDir(), "fence.sock")
 	l, err := Listen(socket)
 	if err != nil {
