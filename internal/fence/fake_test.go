@@ -18,28 +18,24 @@ import (
 // fakeMachine is a kernel and a resetter in memory. Unlike the real ones it ends
 // what is killed at once, and takes the machine's reset as one more thing to note.
 type fakeMachine struct {
-	mu     sync.Mutex
-	s      seen // mounts and users are what is there; an unmount is refused while a user has the volume
-	done   []string
-	hang   map[string]bool // steps that never return
-	crash  func(step string)
-	policy volume.Safety
-	dog    time.Duration // since the last feeding the watchdog waits so long; 0: it does not run
-	fed    int
-	reset_ string
-	refuse error // of arm
+	mu       sync.Mutex
+	s        seen // mounts and users are what is there; an unmount is refused while a user has the volume
+	done     []string
+	crash    func(step string)
+	policy   volume.Safety
+	dog      time.Duration // since the last feeding the watchdog waits so long; 0: it does not run
+	fed      int
+	wasReset string
+	refuse   error // of arm
 }
 
 func (m *fakeMachine) step(name string) {
 	m.mu.Lock()
 	m.done = append(m.done, name)
-	hang, crash := m.hang[name], m.crash
+	crash := m.crash
 	m.mu.Unlock()
 	if crash != nil {
 		crash(name)
-	}
-	if hang {
-		select {}
 	}
 }
 
@@ -120,9 +116,11 @@ func (m *fakeMachine) reset(why string) error {
 	if m.policy == volume.SafetySoftware {
 		return errors.New("it may not be")
 	}
-	m.reset_ = why
+	m.wasReset = why
 	return nil
 }
+
+func (m *fakeMachine) resetBecause() string { m.mu.Lock(); defer m.mu.Unlock(); return m.wasReset }
 
 func (m *fakeMachine) was(step string) bool {
 	m.mu.Lock()
