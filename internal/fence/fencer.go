@@ -73,7 +73,8 @@ type Fencer struct {
 const (
 	// tick is how late a deadline may be noticed.
 	tick = 100 * time.Millisecond
-	// again is from the end of one round of fencing to the next.
+	// again is from the end of one round of fencing to the next, at least: it is as long
+	// as the look took, so that what was killed finds a processor to end on.
 	again = 50 * time.Millisecond
 	// rescan is the time between looks for something mounted late.
 	rescan = time.Second
@@ -318,10 +319,12 @@ func (f *Fencer) round(ctx context.Context, r record, c *campaign) time.Duration
 		*c = campaign{no: c.no, going: true, begin: now, times: map[string]time.Duration{}}
 	}
 	c.rounds++
+	begin := time.Now()
 	s, err := f.look(r.Lease.Root, c)
+	pause := max(again, time.Since(begin))
 	if err != nil {
 		f.says(r, err.Error())
-		return again
+		return pause
 	}
 	if s.nothing() {
 		f.stopped(c)
@@ -331,7 +334,7 @@ func (f *Fencer) round(ctx context.Context, r record, c *campaign) time.Duration
 	if f.found(s, p, c) {
 		f.perform(ctx, p, c)
 	}
-	return again
+	return pause
 }
 
 func (f *Fencer) look(root string, c *campaign) (s seen, err error) {
@@ -368,7 +371,7 @@ func (f *Fencer) perform(ctx context.Context, p plan, c *campaign) {
 		c.killed += len(p.containers)
 		c.ended += len(p.processes)
 		for deadline := time.Now().Add(killLimit); f.kernel.running(p) && time.Now().Before(deadline) && ctx.Err() == nil; {
-			time.Sleep(again / 5)
+			time.Sleep(again / 2)
 		}
 	})
 	c.timed("unmount", func() {

@@ -194,7 +194,7 @@ func (l *Lab) Diagnose() {
 	status, _ := l.Try("status")
 	l.Logf("machines:\n%s", status)
 	for _, n := range l.Nodes() {
-		journal, err := n.Try(fmt.Sprintf("journalctl -u flockd -u docker --no-pager -o short-precise --since=-%ds", since))
+		journal, err := n.Try(fmt.Sprintf("journalctl -u flockd -u flockd-fence -u docker --no-pager -o short-precise --since=-%ds", since))
 		if err != nil {
 			l.Logf("%s does not answer: %v", n, err)
 			continue
