@@ -73,9 +73,11 @@ type Fencer struct {
 const (
 	// tick is how late a deadline may be noticed.
 	tick = 100 * time.Millisecond
-	// again is from the end of one round of fencing to the next, at least: it is as long
-	// as the look took, so that what was killed finds a processor to end on.
+	// again is from the end of one round of fencing to the next, at least, and rest at
+	// most: between them it is as long as the look took, so that what was killed finds a
+	// processor to end on.
 	again = 50 * time.Millisecond
+	rest  = 200 * time.Millisecond
 	// rescan is the time between looks for something mounted late.
 	rescan = time.Second
 	// lookLimit, killLimit and unmountLimit are how long a step is waited for; it may go
@@ -321,7 +323,7 @@ func (f *Fencer) round(ctx context.Context, r record, c *campaign) time.Duration
 	c.rounds++
 	begin := time.Now()
 	s, err := f.look(r.Lease.Root, c)
-	pause := max(again, time.Since(begin))
+	pause := min(max(again, time.Since(begin)), rest)
 	if err != nil {
 		f.says(r, err.Error())
 		return pause
@@ -351,7 +353,8 @@ func (f *Fencer) look(root string, c *campaign) (s seen, err error) {
 		return seen{}, fmt.Errorf("looking for mounted volumes: %w", err)
 	}
 	s = <-answer
-	c.thorough = len(s.hidden) > 0
+	// Whom the last look has found may not have ended yet: every other look is quick.
+	c.thorough = len(s.hidden) > 0 && !thorough
 	return s, nil
 }
 
