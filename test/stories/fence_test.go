@@ -18,7 +18,7 @@ import (
 var fencePython string
 
 // fencing is a node on which the story plays flockd's part towards the fencer: flockd
-// itself is frozen meanwhile.
+// itself is frozen meanwhile, for a cluster of one has manual failover and it would disarm.
 type fencing struct {
 	cluster
 	n       *lab.Node
@@ -139,8 +139,8 @@ func TestCoreFence(t *testing.T) {
 	var id string
 	f.Step("a container writes mapped memory, a command in it appends, so do a shell of the host and a process whose mount was detached", func() { id = f.writers() })
 	f.Step("flockd and Docker stand still, and the lease runs out", func() {
-		f.arm(1, 2*time.Second)
 		f.n.Sh("systemctl kill -s STOP flockd docker")
+		f.arm(1, 2*time.Second)
 		s := f.waitFenced()
 		if s.Saved.No != 1 || !s.Saved.Over || len(s.Fenced) != 1 || s.Fenced[0].Container != id || len(s.Fenced[0].Volumes) != 1 {
 			t.Errorf("status %+v", s)
@@ -246,6 +246,7 @@ func TestFenceReset(t *testing.T) {
 		f.n.Sh("modprobe softdog && systemctl restart flockd-fence")
 		hold()
 		before := boot()
+		f.n.Sh("systemctl kill -s STOP flockd")
 		f.arm(1, time.Hour)
 		if s, err := f.ask(map[string]any{"do": "status"}); err != nil || s.Safety != volume.SafetyWatchdog {
 			t.Errorf("safety %s, %v; want watchdog", s.Safety, err)
@@ -254,13 +255,14 @@ func TestFenceReset(t *testing.T) {
 		back(before)
 	})
 	f.Step("disarmed, the watchdog does not run", func() {
-		f.n.Sh("modprobe softdog && systemctl restart flockd-fence")
+		f.n.Sh("modprobe softdog && systemctl restart flockd-fence && systemctl kill -s STOP flockd")
 		f.arm(1, time.Hour)
 		f.Until("the watchdog to run", soon, func() error { return f.watchdog("active") })
 		if _, err := f.ask(map[string]any{"do": "disarm"}); err != nil {
 			t.Error(err)
 		}
 		f.Until("the watchdog to be stopped", soon, func() error { return f.watchdog("inactive") })
+		f.n.Sh("systemctl kill -s CONT flockd")
 	})
 }
 
@@ -282,6 +284,7 @@ func TestFenceMany(t *testing.T) {
 done`, volumes))
 	})
 	f.Step("all of them are unmounted in time", func() {
+		f.n.Sh("systemctl kill -s STOP flockd")
 		f.arm(1, time.Second)
 		begin := time.Now()
 		f.waitFenced()
@@ -291,5 +294,5 @@ done`, volumes))
 			t.Errorf("%d are left, %v", left, err)
 		}
 	})
-	f.n.Sh("systemctl stop flockd; for i in $(seq 500); do zfs destroy tank/flocker/many-$i || exit; done; systemctl start flockd")
+	f.n.Sh("systemctl kill -s CONT flockd; systemctl stop flockd; for i in $(seq 500); do zfs destroy tank/flocker/many-$i || exit; done; systemctl start flockd")
 }
