@@ -173,7 +173,7 @@ func (c *chooser) nowhere() *volume.Error {
 // refusal is CodeUnavailable when a node that is only unheard, or cannot read its
 // pool at the moment, could change the answer, so that trying again makes sense.
 func (c *chooser) refusal() volume.Code {
-	if slices.ContainsFunc(c.unfit, func(u unfit) bool { return u == unheard || u == silent || u == sick }) {
+	if slices.ContainsFunc(c.unfit, func(u unfit) bool { return u == unheard || u == silent || u == blind || u == sick }) {
 		return volume.CodeUnavailable
 	}
 	return volume.CodeRefused
