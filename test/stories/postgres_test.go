@@ -101,6 +101,7 @@ type writer struct {
 
 	mu       sync.Mutex
 	acked    int64
+	when     []acknowledged
 	connects int
 	unsound  []string // acknowledged ids that came out of order
 }
@@ -129,6 +130,26 @@ func (w *writer) line(s string) {
 		return
 	}
 	w.acked = id
+	w.when = append(w.when, acknowledged{id, time.Now()})
+}
+
+// acknowledged is when an id came out of its node.
+type acknowledged struct {
+	id int64
+	at time.Time
+}
+
+// ackedBefore is the last id that was acknowledged before a moment.
+func (w *writer) ackedBefore(at time.Time) (id int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, a := range w.when {
+		if a.at.After(at) {
+			break
+		}
+		id = a.id
+	}
+	return id
 }
 
 // last acknowledged id.

@@ -1,0 +1,184 @@
+package stories
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/lease"
+	"github.com/flocker-io/flocker/test/lab"
+)
+
+// A node loses power under a database that commits: its volume and its container are
+// back on another node by themselves, what is missing is only what came after the
+// point that was reported, and when the node returns, what it alone had is kept where
+// it can be found.
+func TestCoreFailover(t *testing.T) {
+	c := start(t)
+	c.Step("failover becomes automatic by itself", func() { c.waitAutomatic() })
+
+	var db database
+	var w *writer
+	var v api.Volume
+	c.Step("PostgreSQL, which is to follow its volume, commits rows on n2", func() {
+		c.n2.Docker("volume", "create", "-d", "flocker", "-o", "size=1G", "-o", "replicas=2", "pgdata")
+		db = c.runPostgres(c.n2, "pg", "pgdata", "--restart", "always", "--label", "flocker.enable=true")
+		db.query(table)
+		w = db.write()
+		w.more(30)
+		v, _ = c.waitVolume(c.n2, "pgdata", "ok with two replicas", healthy)
+		c.waitFollows(c.n2, "pg")
+		w.more(30)
+	})
+
+	var acked, rows int64
+	var to *lab.Node
+	c.Step("n2 loses power: PostgreSQL answers on another node", func() {
+		cut := time.Now()
+		c.Cut(c.n2)
+		w.run.Wait()
+		acked = w.last()
+		to, v = c.waitPrimary("pgdata", c.n1, c.n3)
+		c.Logf("    %s is the primary after %.1fs", to, time.Since(cut).Seconds())
+		db = database{c, to, "pg"}
+		db.wait()
+		c.Logf("    PostgreSQL answers there after %.1fs", time.Since(cut).Seconds())
+		rows = db.rows()
+		event := c.event(to, "volume.failed-over")
+		c.Logf("    %d rows of the %d that were acknowledged are there; it says: %s", rows, acked, event.Message)
+		if rows > acked+1 {
+			t.Errorf("%d rows, though only %d were written", rows, acked)
+		}
+		// What was acknowledged before the reported point must be there.
+		// Its bound counts back from the last beat that the cluster had of n2, which is up to
+		// two beats older than the cut.
+		if least := w.ackedBefore(cut.Add(-lossOf(t, event) - 2*lease.Lab.Heartbeat)); rows < least {
+			t.Errorf("%d rows; %d were acknowledged before the point that is reported as safe", rows, least)
+		}
+		db.query("insert into rows values (1000000000, repeat(md5('1000000000'), 8)); delete from rows where id = 1000000000")
+	})
+
+	c.Step("writing goes on there", func() {
+		w = db.write()
+		w.more(30)
+	})
+
+	c.Step("n2 comes back: it holds a replica, runs no second database, and what it alone had is kept", func() {
+		c.Boot(c.n2)
+		c.waitVolume(to, "pgdata", "ok again", healthy)
+		if out := c.n2.Sh("docker ps -q --filter name=pg"); out != "" {
+			t.Errorf("a second database runs on n2: %s", out)
+		}
+		if is, err := mounted(c.n2, v); err != nil || is {
+			t.Errorf("n2 has the volume mounted: %v, %v", is, err)
+		}
+		now := w.stop()
+		if now < rows+30 {
+			t.Errorf("%d rows after the failover and 30 more, it was %d then", now, rows)
+		}
+		c.waitVolume(to, "pgdata", "ok", healthy)
+		c.checkEqual(v)
+	})
+
+	c.Step("the tail of n2 is listed, and holds every row that was acknowledged", func() {
+		var asides api.Asides
+		c.Until("n2 to list what it has set aside", later, func() (err error) {
+			asides, err = lab.Ask[api.Asides](to, "aside", "list")
+			if err == nil && len(asides.Asides) != 1 {
+				err = fmt.Errorf("%d copies are set aside: %+v", len(asides.Asides), asides)
+			}
+			return err
+		})
+		db.stop()
+		to.Flockctl("aside", "restore", asides.Asides[0].Name, "tail")
+		old := c.runPostgres(c.n2, "old", "tail")
+		if got := old.rows(); got != acked && got != acked+1 {
+			t.Errorf("the tail holds %d rows, %d were acknowledged before the power was cut", got, acked)
+		}
+		old.stop()
+	})
+}
+
+// waitAutomatic waits until the cluster has agreed that it fails over by itself.
+func (c cluster) waitAutomatic() {
+	c.Helper()
+	took := c.Until("failover to be automatic", later, func() error {
+		s, err := c.n1.Status()
+		if err == nil && s.Failover.Mode != "automatic" {
+			err = fmt.Errorf("it is %+v", s.Failover)
+		}
+		return err
+	})
+	c.Logf("    after %.1fs", took.Seconds())
+}
+
+// waitPrimary waits until one of these nodes says that it is the primary of a volume.
+func (c cluster) waitPrimary(name string, nodes ...*lab.Node) (is *lab.Node, v api.Volume) {
+	c.Helper()
+	c.Until("another primary of "+name, later, func() (err error) {
+		if v, err = nodes[0].Volume(name); err != nil {
+			return err
+		}
+		for _, n := range nodes {
+			if v.Primary.Name == n.Name {
+				is = n
+				return nil
+			}
+		}
+		return fmt.Errorf("primary %q: %s", v.Primary.Name, v.Reason)
+	})
+	return is, v
+}
+
+// event is the newest of a kind.
+func (c cluster) event(n *lab.Node, kind string) (found api.Event) {
+	c.Helper()
+	c.Until("an event "+kind, soon, func() error {
+		events, err := lab.Ask[[]api.Event](n, "events")
+		for _, e := range events {
+			if e.Kind == kind {
+				found = e
+			}
+		}
+		if err == nil && found.Kind == "" {
+			err = fmt.Errorf("none of %d is", len(events))
+		}
+		return err
+	})
+	return found
+}
+
+// lossOf reads the bound that an event of a failover states.
+func lossOf(t *testing.T, e api.Event) time.Duration {
+	t.Helper()
+	if strings.Contains(e.Message, "has all that was written") {
+		return 0
+	}
+	for word := range strings.FieldsSeq(e.Message) {
+		if d, err := time.ParseDuration(strings.Trim(word, ",;.()")); err == nil {
+			return d
+		}
+	}
+	t.Fatalf("no bound of the loss is in: %s", e.Message)
+	return 0
+}
+
+// waitFollows waits until a container is recorded, and its image is wherever it may
+// have to run.
+func (c cluster) waitFollows(n *lab.Node, name string) {
+	c.Helper()
+	c.Until("container "+name+" to be ready to follow its volumes", later, func() error {
+		all, err := lab.Ask[[]api.Container](n, "container", "list")
+		if err != nil {
+			return err
+		}
+		for _, got := range all {
+			if got.Name == name && got.Run && !got.Blocked && len(got.LacksImage) == 0 && len(got.Problems) == 0 {
+				return nil
+			}
+		}
+		return fmt.Errorf("containers: %+v", all)
+	})
+}
