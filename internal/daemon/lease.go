@@ -38,7 +38,7 @@ const (
 	guardEvery     = 250 * time.Millisecond // no deadline is noticed later than this
 	fencerEvery    = time.Second            // the fencer is asked how it is
 	fencerCall     = time.Second
-	fencerPatience = 3 * time.Second // without an answer from the fencer the lease is given up
+	fencerPatience = 3 * time.Second // the least time after which a silent fencer counts as gone
 )
 
 // tenure is this node's side of its lease: it beats, tells the fencer each deadline
@@ -80,7 +80,7 @@ type tenure struct {
 	heard   lease.Moment // when that was
 	polled  lease.Moment
 	known   bool // there was one since we started
-	mute    bool // it has not answered for fencerPatience
+	mute    bool // it has not answered for as long as patience says
 
 	could   bool // what moved was last told
 	changed chan struct{}
@@ -279,7 +279,7 @@ func (t *tenure) guard(ctx context.Context) {
 	no, over := t.overdue(now, s)
 	done := over && t.stopped >= no
 	why, limit := t.overBecause(), t.timers.Fence
-	lost := !t.known || now.Sub(t.heard) > fencerPatience
+	lost := !t.known || now.Sub(t.heard) > t.patience()
 	if lost && !t.mute {
 		t.mute = true
 		if t.known {
@@ -313,6 +313,11 @@ func (t *tenure) guard(ctx context.Context) {
 	}
 	t.Held()
 }
+
+// patience is how long the fencer may be silent before the lease is given up. Meanwhile
+// the lease is not renewed either, since the fencer does not confirm; so it may grow
+// with the lease, where the profile expects a slow machine.
+func (t *tenure) patience() time.Duration { return max(fencerPatience, t.timers.TTL/3) }
 
 // fence has everything stopped. The fencer may not know this lease, as after a boot.
 // It goes on while we look after other things.
