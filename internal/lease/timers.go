@@ -43,7 +43,7 @@ var (
 	}
 	Lab = Timers{
 		Heartbeat: 4 * time.Second, Call: 3500 * time.Millisecond,
-		TTL: 30 * time.Second, Fence: 20 * time.Second, Promote: 65 * time.Second,
+		TTL: 60 * time.Second, Fence: 20 * time.Second, Promote: 100 * time.Second,
 	}
 )
 

@@ -205,10 +205,11 @@ func TestWitness(t *testing.T) {
 	c.waitVolume(c.n2, "v", "ok", healthy)
 }
 
-// A node that nobody reaches says so, refuses changes, and is level again after the
-// network is back. What it does meanwhile to a volume of its own is kept.
+// With manual failover, a node that nobody reaches says so, refuses changes, and is level
+// again after the network is back. What it does meanwhile to a volume of its own is kept.
 func TestPartition(t *testing.T) {
 	c := start(t)
+	c.n1.Flockctl("settings", "set", "failover=manual")
 	c.n2.Docker("volume", "create", "-d", "flocker", "-o", "size=1G", "-o", "replicas=2", "pgdata")
 	db := c.runPostgres(c.n2, "pg", "pgdata")
 	db.query(table)
