@@ -383,7 +383,11 @@ func (c *Cluster) publish(s *state.State) {
 
 // Removed says that this node has learned that it was removed. What needs the cluster
 // fails then, for reasons that say less.
-func (c *Cluster) Removed() bool { return c.removed.Load() }
+func (c *Cluster) Removed() bool {
+	// Raft may have stopped on being removed before watchRemoval has looked at the state.
+	n := c.State().Node(c.record.Node)
+	return c.removed.Load() || n != nil && n.Removed
+}
 
 // fail stops Run with the first reason given.
 func (c *Cluster) fail(err error) {
