@@ -185,15 +185,31 @@ func (n *node) start() {
 		n.down = true
 		n.mu.Unlock()
 		n.hangUp()
-		<-done
-		n.waitServed()
+		n.waitEnded(done)
 	}
 }
 
-// waitServed waits until no connection is served any more.
-func (n *node) waitServed() {
+// waitEnded waits until the engine has ended and no connection is served any more. In a
+// bubble nobody notices one that never ends: the time of the other nodes goes on. So the
+// test fails, and the bubble says who is left.
+func (n *node) waitEnded(done <-chan struct{}) {
+	n.w.Helper()
+	limit := time.NewTimer(10 * time.Minute)
+	defer limit.Stop()
+	select {
+	case <-done:
+	case <-limit.C:
+		n.w.Errorf("the engine of %s does not end", n.name)
+		return
+	}
 	for n.serving.Load() > 0 {
-		time.Sleep(time.Millisecond)
+		select {
+		case <-limit.C:
+			n.w.Errorf("%s does not end to serve %d connections", n.name, n.serving.Load())
+			return
+		default:
+			time.Sleep(time.Millisecond)
+		}
 	}
 }
 

@@ -68,8 +68,10 @@ func (l *link) exchange(ctx context.Context) error {
 		return err
 	}
 	answered, err := l.converse(ctx, p, w, !asks)
-	if err != nil && reused && !answered && ctx.Err() == nil {
-		// It may have been dead since long ago: only a fresh one tells.
+	if err != nil && reused && !answered && !errors.Is(err, errSilent) && ctx.Err() == nil {
+		// It may have been dead since long ago: only a fresh one tells. A replica that goes
+		// on saying that it lives is at its other end, and would answer a second offer with
+		// BUSY, which tells nobody what is wrong.
 		if w, _, err = e.connect(ctx, p, true); err != nil {
 			return err
 		}

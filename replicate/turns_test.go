@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -259,6 +261,8 @@ func TestReplicaHangsAtTheEnd(t *testing.T) {
 		ids := w.many(6)
 		stuck, other := ids[:5], ids[5]
 		hang := make(chan struct{})
+		letGo := sync.OnceFunc(func() { close(hang) })
+		defer letGo() // also when the test fails: the node cannot stop before
 		pool := &twisted{Host: b.host}
 		pool.receive = func(ctx context.Context, req zfs.ReceiveRequest, r io.Reader) error {
 			var all bytes.Buffer
@@ -301,7 +305,7 @@ func TestReplicaHangsAtTheEnd(t *testing.T) {
 			w.waitFor("given up", func() bool { return given(id) == 1 })
 			w.waitFor("a reason afterwards", func() bool { return strings.Contains(a.linkOf(id, "b").Error, "still being written") })
 		}
-		close(hang)
+		letGo()
 		for _, id := range stuck {
 			w.waitFor("in sync", func() bool { return a.linkOf(id, "b").State == volume.LinkInSync })
 			if n := a.count(func(ev Event) bool { s, ok := ev.(StreamEnded); return ok && s.Volume == id && s.Kind == kindFull }); n != 1 {
@@ -311,29 +315,43 @@ func TestReplicaHangsAtTheEnd(t *testing.T) {
 	})
 }
 
-// A replica that hangs before it answers an offer keeps no turn for ever either.
+// A replica that hangs before it answers an offer keeps no turn for ever either, and status
+// gives the reason, whether the offer went over a new connection or one that was used before.
 func TestReplicaHangsBeforeItAnswers(t *testing.T) {
-	inBubble(t, "a b", func(w *world) {
-		a, b := w.node("a"), w.node("b")
-		hang := make(chan struct{})
-		b.with(func(c *Config) { c.Pool = &hangingLook{Pool: c.Pool, until: hang, name: b.dataset()} })
-		a.create()
-		w.assign(1, "a", "b")
-		w.waitFor("a reason", func() bool { return strings.Contains(a.link("b").Error, errSilent.Error()) })
-		close(hang)
-		w.waitFor("in sync", w.inSync("a", "b"))
-	})
+	for _, reused := range []bool{false, true} {
+		inBubble(t, "a b", func(w *world) {
+			a, b := w.node("a"), w.node("b")
+			hang := make(chan struct{})
+			letGo := sync.OnceFunc(func() { close(hang) })
+			defer letGo() // also when the test fails: the node cannot stop before
+			look := &hangingLook{until: hang, name: b.dataset()}
+			look.hangs.Store(!reused)
+			b.with(func(c *Config) { look.Pool, c.Pool = c.Pool, look })
+			w.settle() // it has read its pool, and does not answer that it is starting
+			a.create()
+			if reused {
+				w.assign(1, "a", "b")
+				w.waitFor("in sync", w.inSync("a", "b"))
+				look.hangs.Store(true)
+			}
+			w.assign(2, "a", "b")
+			w.waitFor("a reason", func() bool { return strings.Contains(a.link("b").Error, errSilent.Error()) })
+			letGo()
+			w.waitFor("in sync", w.inSync("a", "b"))
+		})
+	}
 }
 
-// hangingLook is a pool that does not tell of one dataset until something has happened.
+// hangingLook is a pool that may not tell of one dataset until something has happened.
 type hangingLook struct {
 	Pool
 	name  string
+	hangs atomic.Bool
 	until chan struct{}
 }
 
 func (h *hangingLook) Dataset(ctx context.Context, name string) (zfs.Dataset, error) {
-	if name == h.name {
+	if name == h.name && h.hangs.Load() {
 		<-h.until
 	}
 	return h.Pool.Dataset(ctx, name)
