@@ -73,6 +73,7 @@ type tenure struct {
 	found   uint64       // the number of the lease in it
 	why     string       // the lease is over
 	stopped uint64       // the number of the last lease under which provably nothing is written any more
+	ended   uint64       // the number of the last lease that ended with failover being turned off, which stops nobody
 	unfit   string       // what the pool does wrong
 	hung    lease.Moment // the pool's canary was begun then and has not ended; 0: none is under way
 
@@ -156,6 +157,8 @@ func (t *tenure) follow(now lease.Moment, s *state.State) {
 	}
 	if f.Enforced() {
 		t.timers = f.Timers
+	} else {
+		t.ended = t.holder.No()
 	}
 	switch {
 	case !s.NeedsLease(t.self) || l.Round != f.Round:
@@ -205,7 +208,8 @@ func (t *tenure) giveUp(now lease.Moment, why string) {
 // there is none. The caller has the lock.
 func (t *tenure) overdue(now lease.Moment, s *state.State) (no uint64, ok bool) {
 	t.holder.Held(now) // expires
-	return t.holder.No(), t.bound(s) && t.holder.No() != 0 && t.holder.Save().Over
+	no = t.holder.No()
+	return no, t.bound(s) && no != 0 && no != t.ended && t.holder.Save().Over
 }
 
 // problem is why this node can hold no lease now; "" when it can.
