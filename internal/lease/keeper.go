@@ -7,16 +7,17 @@ import (
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
-// maxGap is how long a leader may be stopped before it has to suppose that beats
-// are waiting which it has not read.
-const maxGap = time.Second
+// maxGap is how long a leader may be stopped before it has to suppose that beats are
+// waiting which it has not read. It grows with the profile, where slow machines are
+// expected.
+func (t Timers) maxGap() time.Duration { return max(time.Second, t.Heartbeat/2) }
 
 // Never is the wait for a node that must not be taken for dead by time alone.
 const Never time.Duration = -1
 
 // Keeper is the leader's side of all leases, for one term of leadership and one round
 // of arming: it says which beats may be answered, and whose lease is surely over. Its caller gives it
-// every moment, in order, from the clock of one boot, and at least one each second
+// every moment, in order, from the clock of one boot, and several each second
 // (Tick). It is not safe for concurrent use.
 type Keeper struct {
 	timers Timers
@@ -68,7 +69,7 @@ func (k *Keeper) Forget(node volume.NodeID) { delete(k.nodes, node) }
 
 // Tick notes the time. After a gap the leader was stopped: every wait begins anew.
 func (k *Keeper) Tick(now Moment) {
-	if now.Sub(k.last) > maxGap {
+	if now.Sub(k.last) > k.timers.maxGap() {
 		for _, a := range k.nodes {
 			a.from = now
 		}

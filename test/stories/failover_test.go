@@ -1,6 +1,7 @@
 package stories
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -136,16 +137,23 @@ func (c cluster) waitPrimary(name string, nodes ...*lab.Node) (is *lab.Node, v a
 func (c cluster) event(n *lab.Node, kind string) (found api.Event) {
 	c.Helper()
 	c.Until("an event "+kind, soon, func() error {
-		events, err := lab.Ask[[]api.Event](n, "events")
-		for _, e := range events {
+		out, err := n.TryFlockctl("--json", "events")
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(out) {
+			var e api.Event
+			if err := json.Unmarshal([]byte(line), &e); err != nil {
+				return fmt.Errorf("%q: %w", line, err)
+			}
 			if e.Kind == kind {
 				found = e
 			}
 		}
-		if err == nil && found.Kind == "" {
-			err = fmt.Errorf("none of %d is", len(events))
+		if found.Kind == "" {
+			return fmt.Errorf("there is none in %s", out)
 		}
-		return err
+		return nil
 	})
 	return found
 }
