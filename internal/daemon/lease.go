@@ -157,7 +157,7 @@ func (t *tenure) follow(now lease.Moment, s *state.State) {
 	}
 	if f.Enforced() {
 		t.timers = f.Timers
-	} else {
+	} else if t.fresh() { // an old state, as after a start, may lack that failover was armed since
 		t.ended = t.holder.No()
 	}
 	switch {
