@@ -333,7 +333,7 @@ func (w *World) volume(name string) (api.Volume, error) {
 func (w *World) newest(name string) (v api.Volume) {
 	for _, m := range w.nodes {
 		if m.Up() {
-			if x, err := m.API().Volume(w.ctx(), name); err == nil && x.Epoch > v.Epoch {
+			if x, err := m.API().Volume(w.ctx(), name); err == nil && x.Index > v.Index {
 				v = x
 			}
 		}
