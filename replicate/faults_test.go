@@ -91,6 +91,13 @@ func TestNoSpace(t *testing.T) {
 		}
 		before := told() // that b was starting
 		b.host.SetCapacity("tank", 4<<20)
+		// Until b has listed its pool again zfs's own refusal comes first, and is told besides.
+		w.waitFor("b to know how small its pool is", func() bool {
+			e := b.eng()
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			return e.room.size > 0 && e.room.size <= 4<<20
+		})
 		a.write("big", blob(rand.New(rand.NewPCG(4, 4)), 8<<20))
 		w.waitFor("refused", func() bool {
 			l := a.link("b")
