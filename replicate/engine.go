@@ -246,6 +246,7 @@ func (e *Engine) assignLinks() {
 	for key := range wanted {
 		if e.links[key] == nil {
 			e.links[key] = newLink(e, key, before[linkKey{key.volume, key.replica, 0}])
+			e.copies[key.volume].meet(time.Now())
 		}
 	}
 }

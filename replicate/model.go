@@ -418,6 +418,21 @@ func (c *localCopy) becomePrimary(now time.Time) {
 	}
 }
 
+// meet makes found hold all that is here once more, for a replica that is new: it may
+// have been one before, and stand on anything of it.
+func (c *localCopy) meet(now time.Time) {
+	if c == nil || c.found == nil {
+		return // the copy was not looked at yet: remember fills it
+	}
+	c.since = now
+	for _, s := range c.snaps {
+		c.found[s.guid] = true
+	}
+	for _, m := range c.marks {
+		c.found[m.guid] = true
+	}
+}
+
 // remember fills found, once: from then on this node knows what it sent.
 func (c *localCopy) remember(now time.Time) {
 	if c.found != nil {

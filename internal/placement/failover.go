@@ -214,11 +214,19 @@ func (e *election) best() Verdict {
 		return e.nobody("no copy can be promoted: %s", cmp.Or(e.lacking(anyway), "there is none"))
 	}
 	x := e.better(c)
-	if was := e.was(); was != nil && was.known && was.soon && !e.outdone(was) {
-		x = was // it may have more than a snapshot shows
+	switch was := e.was(); {
+	case was == nil || !was.soon || !was.node.Alive || was.known && e.outdone(was):
+	default:
+		// It may have more than a snapshot shows. It lives, as after a power cut of all
+		// nodes, so a slow start must not cost what only it has.
+		x = was
 	}
 	if x != nil && e.Asked < e.Patience {
-		return e.wait(e.Patience, fmt.Sprintf("%s has more than %s, but %s", x.name, c.name, x.lack))
+		has := "has"
+		if !x.known {
+			has = "may have"
+		}
+		return e.wait(e.Patience, fmt.Sprintf("%s %s more than %s, but %s", x.name, has, c.name, x.lack))
 	}
 	return e.bounded(c)
 }
