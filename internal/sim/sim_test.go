@@ -23,19 +23,19 @@ type rules struct {
 }
 
 var mutants = map[string]rules{
-	"a lease that ran out is revived":                         {revive: true},
+	"a lease that ran out is revived":                         {revive: true, first: 19400},
 	"the lease runs from the answer":                          {fromAnswer: true, first: 2250},
 	"the leader waits for the lease only":                     {shortWait: true},
 	"a new leader does not wait":                              {hasty: true},
 	"beats are answered without proof":                        {noProof: true},
-	"a leader answers for a lease that another has revoked":   {forgetful: true, first: 4700},
+	"a leader answers for a lease that another has revoked":   {forgetful: true, first: 19500},
 	"positions are asked for without a promise":               {noPromise: true, first: 2050},
 	"a machine mounts at boot what it was primary of":         {bootMount: true},
 	"the fencer does not verify that writers are gone":        {unverified: true},
 	"volumes are promoted without the end of the lease":       {noRevoke: true},
 	"a node writes what it is primary of without a lease":     {noLease: true},
 	"a node does not catch up before it acts":                 {noCatchUp: true},
-	"another boot in a beat is taken for the end of a lease":  {guessStop: true, first: 1150},
+	"another boot in a beat is taken for the end of a lease":  {guessStop: true, first: 4000},
 	"a grant is taken for the node's agreement":               {grantAgrees: true},
 	"a leader that was deposed meanwhile ends leases by time": {anyReign: true, first: 11500},
 }
