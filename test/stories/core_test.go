@@ -263,7 +263,7 @@ func TestCoreRestart(t *testing.T) {
 		c.Logf("    PostgreSQL answers on n2 %.1fs later", took.Seconds())
 		got := db.rows()
 		c.Logf("    %d rows are there, %d were acknowledged", got, committed)
-		if got != committed && got != committed+1 {
+		if got < committed || got > committed+onTheWay {
 			t.Errorf("%d rows after the power cut, %d were acknowledged", got, committed)
 		}
 	})

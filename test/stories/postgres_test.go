@@ -90,6 +90,10 @@ func (db database) stop() {
 	db.node.Docker("rm", db.container)
 }
 
+// onTheWay is how many acknowledgements a power cut may take with it: between the
+// database and whoever counts are a few programs, each with some lines in hand.
+const onTheWay = 20
+
 //go:embed writer.sh
 var writerScript string
 
