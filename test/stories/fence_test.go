@@ -126,7 +126,9 @@ func (f *fencing) checkNoWriter() {
 	if out := f.n.Sh("cat /proc/spl/kstat/zfs/tank/objset-* 2>/dev/null | grep " + f.dataset + " || true"); out != "" {
 		f.Errorf("ZFS still has it open:\n%s", out)
 	}
-	f.n.Sh("zfs snapshot " + f.dataset + "@fenced 2>/dev/null || true")
+	// A snapshot of this moment, not of an earlier check: a mount alone, though nobody used it, may
+	// write when it clears away what was unlinked.
+	f.n.Sh("! zfs list " + f.dataset + "@fenced >/dev/null 2>&1 || zfs destroy " + f.dataset + "@fenced; zfs snapshot " + f.dataset + "@fenced")
 	if out := f.n.Sh("zpool sync tank; zfs get -Hp -o value written@fenced " + f.dataset); out != "0" {
 		f.Errorf("%s bytes were written after all writers were stopped", out)
 	}
