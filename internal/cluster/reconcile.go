@@ -99,7 +99,8 @@ func (c *Cluster) members(conf raft.Configuration, watch *lifeWatch) []member {
 	}
 	var out []member
 	add := func(n *state.Node) {
-		m := member{ID: n.ID, Zone: n.Zone, Witness: n.Witness, Leader: n.ID == c.record.Node, Removed: n.Removed}
+		m := member{ID: n.ID, Zone: n.Zone, Witness: n.Witness, Leader: n.ID == c.record.Node, Removed: n.Removed,
+			Leaving: n.Availability == state.Drain && !n.KeepReplicas}
 		if sf, ok := suffrage[n.ID]; ok {
 			m.InRaft, m.Voter = true, sf == raft.Voter
 		}

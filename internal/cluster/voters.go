@@ -16,6 +16,7 @@ type member struct {
 	Witness bool
 	Leader  bool
 	Removed bool // by the operator
+	Leaving bool // it is drained to be removed: its vote is wanted elsewhere
 
 	InRaft bool // Raft's configuration has it
 	Voter  bool
@@ -76,7 +77,11 @@ func voterTarget(n int) int {
 //   - New voters come two at a time, from the zone with the fewest voters.
 //   - A zone with two voters more than another that has a candidate gives one away,
 //     while all voters are well.
-//   - The leader is never demoted; nobody is removed for being dead.
+//   - A voter that is drained to be removed hands its vote to a node that stays, if one is
+//     ready and all voters are well: also the only voter, who could not be removed else.
+//     Without such a node it goes on voting.
+//   - The leader is never demoted; one that is to go hands leadership over first. Nobody is
+//     removed for being dead.
 func nextChange(all []member, rules voterRules) change {
 	var members, voters, candidates, leaving []member
 	for _, m := range all {
@@ -107,10 +112,10 @@ func nextChange(all []member, rules voterRules) change {
 			dead = append(dead, v)
 		}
 	}
-	// Best candidate first: the zone with the fewest voters, then nodes that hold
-	// data, then any fixed order.
+	// Best candidate first: one that stays, the zone with the fewest voters, then nodes
+	// that hold data, then any fixed order.
 	slices.SortFunc(candidates, func(a, b member) int {
-		return cmp.Or(cmp.Compare(perZone[a.Zone], perZone[b.Zone]), compareBool(a.Witness, b.Witness), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(compareBool(a.Leaving, b.Leaving), cmp.Compare(perZone[a.Zone], perZone[b.Zone]), compareBool(a.Witness, b.Witness), cmp.Compare(a.ID, b.ID))
 	})
 
 	// Who is there, and who is not.
@@ -139,6 +144,9 @@ func nextChange(all []member, rules voterRules) change {
 		return demote(dead, voters, perZone, "it is dead and the number of voters is even")
 	}
 	if n > target && (n > 3 || n == 2) {
+		if leaver := lastLeaver(voters); leaver.Leader {
+			return change{opStepDown, leaver.ID, "it is drained and another node votes in its place"}
+		}
 		return demote(voters, voters, perZone, fmt.Sprintf("%d nodes want %d voters", len(members), target))
 	}
 
@@ -158,8 +166,11 @@ func nextChange(all []member, rules voterRules) change {
 	}
 
 	// The right number in the wrong places.
-	if n == target && len(candidates) > 0 && unwell == 0 {
+	if n == target && len(candidates) > 0 && unwell == 0 && !candidates[0].Leaving {
 		best := candidates[0]
+		if leaver := lastLeaver(voters); leaver.ID != "" {
+			return change{opPromote, best.ID, fmt.Sprintf("it takes the vote over from %s, which is drained", leaver.ID.Short())}
+		}
 		for _, v := range voters {
 			if perZone[v.Zone] >= perZone[best.Zone]+2 {
 				return change{opPromote, best.ID, fmt.Sprintf("zone %s has %d voters, zone %s has %d",
@@ -168,6 +179,17 @@ func nextChange(all []member, rules voterRules) change {
 		}
 	}
 	return change{}
+}
+
+// lastLeaver is a voter that is drained to be removed; the leader only when it is the last
+// such one. The zero member is none.
+func lastLeaver(voters []member) (out member) {
+	for _, v := range voters {
+		if v.Leaving && (out.ID == "" || out.Leader) {
+			out = v
+		}
+	}
+	return out
 }
 
 // alive says that the leader, or a report, vouches for the node.
@@ -189,8 +211,8 @@ func majorityWithout(voters []member, id volume.NodeID) bool {
 	return 2*living > total
 }
 
-// demote picks the one to go: dead before alive, then from the fullest zone, and
-// within it a witness last (it was put where it is to vote). Nobody goes whose going
+// demote picks the one to go: dead before alive, then one that is leaving anyway, then
+// from the fullest zone, and within it a witness last (it was put where it is to vote). Nobody goes whose going
 // would cost the majority.
 func demote(from, voters []member, perZone map[volume.Zone]int, reason string) change {
 	from = slices.DeleteFunc(slices.Clone(from), func(m member) bool {
@@ -200,7 +222,7 @@ func demote(from, voters []member, perZone map[volume.Zone]int, reason string) c
 		return change{}
 	}
 	slices.SortFunc(from, func(a, b member) int {
-		return cmp.Or(compareBool(a.alive(), b.alive()), cmp.Compare(perZone[b.Zone], perZone[a.Zone]),
+		return cmp.Or(compareBool(a.alive(), b.alive()), compareBool(b.Leaving, a.Leaving), cmp.Compare(perZone[b.Zone], perZone[a.Zone]),
 			compareBool(a.Witness, b.Witness), cmp.Compare(b.ID, a.ID))
 	})
 	return change{opDemote, from[0].ID, reason}

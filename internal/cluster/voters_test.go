@@ -80,6 +80,8 @@ func parseMember(t *testing.T, line string) member {
 			m.Removed = true
 		case "witness":
 			m.Witness = true
+		case "leaving":
+			m.Leaving = true
 		case "dead":
 			m.AliveFor, m.DeadFor = 0, dur(value)
 		case "alive":
@@ -148,7 +150,7 @@ func TestVotersRandom(t *testing.T) {
 		for i := range n {
 			m := member{
 				ID: volume.NodeID(string(rune('a' + i))), Zone: volume.Zone(string(rune('x' + r.IntN(3)))),
-				InRaft: r.IntN(5) > 0, Witness: r.IntN(6) == 0, Removed: i > 0 && r.IntN(8) == 0,
+				InRaft: r.IntN(5) > 0, Witness: r.IntN(6) == 0, Removed: i > 0 && r.IntN(8) == 0, Leaving: r.IntN(5) == 0,
 			}
 			m.Voter = m.InRaft && r.IntN(2) == 0
 			switch r.IntN(4) {
@@ -159,7 +161,7 @@ func TestVotersRandom(t *testing.T) {
 			}
 			members = append(members, m)
 		}
-		members[0] = member{ID: "a", Zone: members[0].Zone, InRaft: true, Voter: true, Leader: true, AliveFor: time.Hour}
+		members[0] = member{ID: "a", Zone: members[0].Zone, InRaft: true, Voter: true, Leader: true, Leaving: members[0].Leaving, AliveFor: time.Hour}
 		// Only clusters that can agree on changes at all.
 		if dead, voters := deadVoters(members); 2*(voters-dead) <= voters {
 			continue

@@ -194,11 +194,12 @@ func (m *member) Status(ctx context.Context) (api.ClusterStatus, error) {
 	if err != nil {
 		return out, err
 	}
-	voters := 0
+	voters, votes := 0, map[volume.Zone]int{}
 	for _, n := range nodes {
 		out.Nodes[n.Health]++
 		if n.Role == api.RoleLeader || n.Role == api.RoleVoter {
 			voters++
+			votes[n.Zone]++
 			out.Voters = append(out.Voters, api.Voter{NodeRef: n.NodeRef, Health: n.Health})
 		}
 		if n.Health != api.NodeAlive {
@@ -235,6 +236,8 @@ func (m *member) Status(ctx context.Context) (api.ClusterStatus, error) {
 	}
 	if voters < 3 {
 		out.Safety = append(out.Safety, fmt.Sprintf("%d voter(s): losing one stops all changes; three nodes or more survive the loss of one", voters))
+	} else if risk := zoneRisk(votes); risk != "" {
+		out.Safety = append(out.Safety, risk)
 	}
 	return out, nil
 }

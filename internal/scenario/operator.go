@@ -25,6 +25,7 @@ import (
 //	rot NODE VOLUME FILE           the disk of a node gives another content than was written
 //	problem NODE TEXT              until status has a problem with that text in it
 //	safety NODE TEXT               until it says that of what is not promised
+//	voters NODE OTHER..            until the node knows exactly these voters
 //	snapshot NODE NAME VOLUME..    flockctl snapshot create
 //	snapshots NODE VOLUME [NAME..] flockctl snapshot list has exactly these of users
 //	drop NODE VOLUME NAME          flockctl snapshot remove
@@ -194,6 +195,16 @@ func (w *World) operatorStep(words []string) error {
 			return nil
 		}
 		return fmt.Errorf("flockd ended with %v", err)
+	case "voters":
+		w.Await(strings.Join(words, " "), func() bool {
+			st, err := node().API().Status(w.ctx())
+			var got []string
+			for _, v := range st.Voters {
+				got = append(got, v.Name)
+			}
+			return err == nil && slices.Equal(got, words[2:])
+		})
+		return nil
 	case "members":
 		w.Await(strings.Join(words, " "), func() bool {
 			ns, err := node().API().Nodes(w.ctx())

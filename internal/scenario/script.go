@@ -39,6 +39,7 @@ import (
 //	clock NODE DURATION            its clock is wrong by that much
 //	property NODE VOLUME KEY VALUE  somebody sets a property of a copy by hand
 //	fencers                        before cluster: the machines have fencers
+//	witnesses NODE..               before cluster: these join without a pool
 //	mode MODE [PROFILE]            of failover, until all nodes have agreed on that
 //	lease NODE WORD                until its lease is held, lost, revoked, or held with that number
 //	fences NODE N                  until its fencer has fenced so many times, not more
@@ -95,6 +96,10 @@ func (w *World) step(words []string) error {
 		for _, name := range w.Names() {
 			w.Machine(name).Stop()
 			w.Machine(name).Start()
+		}
+	case "witnesses":
+		for _, n := range words[1:] {
+			w.witnesses[n] = true
 		}
 	case "cluster":
 		for _, z := range words[1:] {

@@ -35,6 +35,8 @@ type World struct {
 	nodes map[string]*Machine
 	join  string            // the token that Init made
 	zones map[string]string // by machine; none: the default zone
+	// witnesses are machines that join without a pool.
+	witnesses map[string]bool
 
 	fencers bool              // machines have fencers, so that three of them arm failover
 	called  map[string]string // what a script calls machines that it cannot know
@@ -74,7 +76,7 @@ const Pool = "tank"
 
 // NewWorld makes machines n1 to nN, powered on and in no cluster.
 func NewWorld(t testing.TB, n int) *World {
-	w := &World{t: t, net: memnet.New(), nodes: map[string]*Machine{}, zones: map[string]string{}, called: map[string]string{},
+	w := &World{t: t, net: memnet.New(), nodes: map[string]*Machine{}, zones: map[string]string{}, witnesses: map[string]bool{}, called: map[string]string{},
 		primaries: map[string]volume.NodeID{}, epochs: map[string]volume.Epoch{}}
 	for i := range n {
 		name := fmt.Sprintf("n%d", i+1)
@@ -260,14 +262,18 @@ func (w *World) Init(name string) {
 }
 
 func (w *World) setup(name string) api.NodeSetup {
-	return api.NodeSetup{Name: name, Zone: w.zones[name], Pool: Pool, Advertise: name}
+	s := api.NodeSetup{Name: name, Zone: w.zones[name], Pool: Pool, Advertise: name}
+	if w.witnesses[name] {
+		s.Pool = ""
+	}
+	return s
 }
 
 // Join adds a machine to the cluster that Init made.
 func (w *World) Join(name string) {
 	w.t.Helper()
 	_, err := w.Machine(name).API().Join(api.AsLocal(w.ctx()), api.JoinRequest{
-		NodeSetup: w.setup(name), Token: w.join, Peers: []string{"n1:4523"}})
+		NodeSetup: w.setup(name), Token: w.join, Peers: []string{"n1:4523"}, Witness: w.witnesses[name]})
 	if err != nil {
 		w.t.Fatalf("join of %s: %v", name, err)
 	}

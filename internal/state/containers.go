@@ -257,6 +257,36 @@ func (t *txn) withoutVolume(id volume.ID) {
 	}
 }
 
+// leaveContainers forgets what is recorded of the containers on a node that is removed.
+// Those stay that are to run where their volumes go: that needs the record.
+func (t *txn) leaveContainers(node volume.NodeID) {
+	var on []*Container
+	for c := range t.s.Containers() {
+		if c.Node == node || c.Left[node] != "" {
+			on = append(on, c)
+		}
+	}
+	for _, c := range on {
+		gone := slices.ContainsFunc(c.Volumes, func(cv ContainerVolume) bool {
+			v := t.s.Volume(cv.ID)
+			return v == nil || v.Phase == PhasePurged
+		})
+		switch {
+		case c.Node != node:
+			kept := *c
+			kept.Left = maps.Clone(c.Left)
+			if delete(kept.Left, node); len(kept.Left) == 0 {
+				kept.Left = nil
+			}
+			t.storeContainer(kept)
+		case gone:
+			t.forgetContainer(c, "its node was removed, and a volume of it is gone")
+		case !c.Run:
+			t.forgetContainer(c, "it was stopped, and its node was removed")
+		}
+	}
+}
+
 func (t *txn) forgetContainer(c *Container, why string) {
 	t.s.containers, _, _ = t.s.containers.Delete([]byte(c.RecordKey()))
 	t.event(Event{Kind: "container.forgotten", Name: c.Name, Node: c.Node, Volume: c.Volumes[0].ID,

@@ -82,6 +82,7 @@ func (t *txn) removeNode(c RemoveNode) Result {
 	for _, v := range on {
 		t.dropNode(v, old.ID, why, slices.Contains(c.Lose, v.ID))
 	}
+	t.leaveContainers(old.ID)
 	n := *old
 	n.Removed = true
 	t.putNode(n)
