@@ -41,7 +41,7 @@ start_qemu() {
 	kvm) cpu=host ;;
 	tcg) accel=tcg,thread=multi,tb-size=512 ;;
 	esac
-	rm -f "$node"/{qmp,con,ssh}
+	rm -f "$node"/{qmp,con,ssh,paused}
 	qemu-system-x86_64 -name "flocker-n$number" -machine pc -accel "$accel" -cpu "$cpu" -smp 1 -m "$memory" \
 		-nodefaults -no-user-config -display none -rtc base=utc,clock=host \
 		-kernel "$image/vmlinuz" -initrd "$image/initrd" \
@@ -85,7 +85,7 @@ kill_qemu() {
 
 frozen() {
 	local pid
-	pid=$(qemu_pid "$1") && grep -q '^State:.T' "/proc/$pid/status" 2>/dev/null
+	pid=$(qemu_pid "$1") && { [[ -e $1/paused ]] || grep -q '^State:.T' "/proc/$pid/status" 2>/dev/null; }
 }
 
 # One command of QEMU's monitor; what it prints is an error.
@@ -119,7 +119,7 @@ disk_options() {
 	local node=$1 disk
 	for disk in root tank spare; do
 		printf '%s\n' -drive "file=$node/$disk,if=none,id=$disk,format=qcow2,cache=writeback,discard=unmap" \
-			-device "virtio-blk-pci,drive=$disk,serial=$disk"
+			-device "virtio-blk-pci,drive=$disk,serial=$disk,id=disk-$disk"
 	done
 }
 

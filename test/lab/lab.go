@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -129,11 +130,14 @@ func (l *Lab) Do(args ...string) string {
 // for AES and CRC: QEMU works them out bit by bit, so that TLS takes all of the time.
 const quickCrypto = `{ ! grep -q TCG /proc/cpuinfo || echo GODEBUG=cpu.aes=off,cpu.sse42=off >>/etc/default/flockd; }`
 
-// Reset gives all machines their clean state: flockd runs, in no cluster, with the
-// timers of emulated machines.
-func (l *Lab) Reset() {
+// Reset gives the first three machines their clean state: flockd runs, in no cluster,
+// with the timers of emulated machines. Others have no power then.
+func (l *Lab) Reset() { l.Helper(); l.ResetTo(3) }
+
+// ResetTo is Reset of so many machines, which have been up before.
+func (l *Lab) ResetTo(count int) {
 	l.Helper()
-	l.Do("reset")
+	l.Do("reset", strconv.Itoa(count))
 	l.begin = time.Now()
 	l.Do("exec-all", "mkdir -p /etc/flocker && echo 'profile: lab' >/etc/flocker/flockd.yml && "+quickCrypto+" && systemctl restart flockd")
 }
@@ -143,6 +147,27 @@ func (l *Lab) Cut(nodes ...*Node) { l.Helper(); l.Do(append([]string{"cut"}, nam
 
 // Boot gives power back and returns when the machines are ready.
 func (l *Lab) Boot(nodes ...*Node) { l.Helper(); l.Do(append([]string{"boot"}, names(nodes)...)...) }
+
+// Freeze stops machines, while their clocks run on; Thaw lets them go on.
+func (l *Lab) Freeze(nodes ...*Node) {
+	l.Helper()
+	l.Do(append([]string{"freeze"}, names(nodes)...)...)
+}
+
+// Thaw ends Freeze.
+func (l *Lab) Thaw(nodes ...*Node) { l.Helper(); l.Do(append([]string{"thaw"}, names(nodes)...)...) }
+
+// Pause stops machines together with their clocks, so that they cannot know of it.
+func (l *Lab) Pause(nodes ...*Node) { l.Helper(); l.Do(append([]string{"pause"}, names(nodes)...)...) }
+
+// Resume ends Pause.
+func (l *Lab) Resume(nodes ...*Node) {
+	l.Helper()
+	l.Do(append([]string{"resume"}, names(nodes)...)...)
+}
+
+// Unplug pulls the disk of a node's pool, until the node is cut and booted.
+func (l *Lab) Unplug(n *Node) { l.Helper(); l.Do("unplug", n.Name) }
 
 // Partition cuts the LAN between the first node and each other.
 func (l *Lab) Partition(first *Node, others ...*Node) {
