@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -42,6 +43,9 @@ func Real(cfg Config, log *slog.Logger) (Parts, error) {
 		Local:   func() (net.Listener, error) { return api.ListenUnix(cfg.Socket(), api.SocketGroup) },
 		Pool:    cfg.Pool,
 		Fencer:  fence.Dial(filepath.Join(cfg.RunDir, "fence.sock")),
+		StopWriters: func(ctx context.Context, root string) error {
+			return fence.Instead(ctx, log, cfg.RunDir, root)
+		},
 	}
 	if cfg.DockerHost != "off" {
 		p.Engine = &container.Docker{Host: cfg.DockerHost, Driver: plugin.Name}

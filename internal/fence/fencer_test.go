@@ -376,3 +376,41 @@ func TestJump(t *testing.T) {
 		}
 	})
 }
+
+// Without a fencer another process stops the writers, and the fencer that comes back
+// knows of it.
+func TestInstead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		m := &fakeMachine{s: inUse(), policy: volume.SafetySysrq}
+		armFor(t, start(t, dir, m), 1, time.Hour) // it is killed then
+
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := start(t, dir, m).instead(ctx, "tank/flocker"); err != nil {
+			t.Fatal(err)
+		}
+		m.mu.Lock()
+		left := m.s
+		m.mu.Unlock()
+		if !left.nothing() {
+			t.Errorf("left: %s", left.problem())
+		}
+
+		f := start(t, dir, m)
+		defer run(f)()
+		time.Sleep(2 * firstLook)
+		if s := f.Status(); s.State != PhaseFenced || !s.Saved.Over || len(s.Fenced) != 1 || s.Fenced[0].Container != "c1" || m.resetBecause() != "" {
+			t.Errorf("the fencer that comes back: %+v, reset %q", s, m.resetBecause())
+		}
+
+		// Again, which asks the machine and not the file: something was mounted since.
+		m.mu.Lock()
+		m.s = inUse()
+		m.s.users[0].kind = untouchable
+		m.mu.Unlock()
+		if err := start(t, dir, m).instead(ctx, "tank/flocker"); err == nil || !strings.Contains(err.Error(), "process 30") {
+			t.Errorf("with a process that cannot be killed: %v, want it named", err)
+		}
+	})
+}
