@@ -25,6 +25,9 @@ func (a *app) statusCommand() *cli.Command {
 			case a.asJSON:
 				return a.printJSON(s)
 			case a.quiet:
+				if s.Retired != "" {
+					a.printf("%s\n", s.Retired)
+				}
 				for _, p := range s.Problems {
 					a.printf("%s\n", p)
 				}
@@ -37,6 +40,11 @@ func (a *app) statusCommand() *cli.Command {
 }
 
 func (a *app) printStatus(s api.ClusterStatus) {
+	if s.Retired != "" {
+		a.printf("%s\n", s.Retired)
+		a.list("Problems", s.Problems)
+		return
+	}
 	if !s.Initialized {
 		a.printf("This node is in no cluster. 'flockctl init' makes one, 'flockctl join' enters one.\n")
 		a.list("Problems", s.Problems)

@@ -45,8 +45,10 @@ const APIVersion = "v1"
 type ClusterStatus struct {
 	// Initialized is false on a node that belongs to no cluster; then only Node,
 	// Version and Problems mean anything.
-	Initialized bool   `json:"initialized"`
-	ClusterID   string `json:"cluster_id,omitempty"`
+	Initialized bool `json:"initialized"`
+	// Retired is why this node is no member of its cluster any more, and what to do.
+	Retired   string `json:"retired,omitempty"`
+	ClusterID string `json:"cluster_id,omitempty"`
 	// Ready says that this node has loaded its state and answers Docker.
 	Ready   bool    `json:"ready"`
 	Node    NodeRef `json:"node"` // the one that answers

@@ -20,14 +20,6 @@ import (
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
-// ErrRemoved is why Run ends on a node that the operator removed.
-var ErrRemoved error = volume.Errorf(volume.CodeRefused, "this node was removed from the cluster").
-	WithHint("its copies are untouched; to use the machine again, stop flockd, move its state directory away, start it and join with a new token")
-
-// removedWords end the refusal of a removed node, by which it learns what it is: its
-// Raft log may never say so.
-const removedWords = " was removed from the cluster"
-
 // ErrStopped means that Run has ended, or is ending.
 var ErrStopped error = volume.Errorf(volume.CodeUnavailable, "this node's control plane has stopped")
 
@@ -71,9 +63,9 @@ type Cluster struct {
 	// initialised is closed once what Init has prepared is committed.
 	initialised chan struct{}
 
-	removed atomic.Bool
-	fatal   chan error      // the first reason to stop
-	stopCtx context.Context // ends when the node stops
+	retired atomic.Pointer[error] // see retired.go
+	fatal   chan error            // the first reason to stop
+	stopCtx context.Context       // ends when the node stops
 	stop    context.CancelFunc
 
 	mu      sync.Mutex
@@ -82,7 +74,8 @@ type Cluster struct {
 }
 
 // Open loads this node's membership and binds its port. The error is ErrNoCluster
-// when Init or Join must come first.
+// when Init or Join must come first, and one of IsRetired when this node is no member any
+// more.
 func Open(cfg Config) (*Cluster, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -91,6 +84,9 @@ func Open(cfg Config) (*Cluster, error) {
 	rec, err := loadRecord(cfg.Disk)
 	if err != nil {
 		return nil, err
+	}
+	if why, err := loadRetired(cfg.Disk); err != nil || why != nil {
+		return nil, cmp.Or(err, why)
 	}
 	id, err := loadIdentity(cfg.Disk, rec)
 	if err != nil {
@@ -122,8 +118,8 @@ func Open(cfg Config) (*Cluster, error) {
 	c.listener = transport.Listen(ln, id, c.admit, c.log)
 	c.layer = &streamLayer{
 		Listener: c.listener.Protocol(transport.ProtoRaft),
-		self:     rec.Node,
-		conns:    map[net.Conn]struct{}{},
+		self:     rec.Node, generation: rec.Generation,
+		conns: map[net.Conn]struct{}{},
 		dial: func(ctx context.Context, id volume.NodeID) (net.Conn, error) {
 			return c.Dial(ctx, id, transport.ProtoRaft)
 		},
@@ -194,8 +190,12 @@ func (c *Cluster) Addr() net.Addr { return c.listener.Addr() }
 
 // Dial another member. The connection is with that node and no other, or fails.
 func (c *Cluster) Dial(ctx context.Context, id volume.NodeID, p transport.Protocol) (net.Conn, error) {
-	if n := c.State().Node(id); n != nil && n.Removed {
-		return nil, volume.Errorf(volume.CodeNotFound, "node %s was removed from the cluster", n.Name)
+	switch n := c.State().Node(id); {
+	case n == nil:
+	case n.Removed:
+		return nil, volume.Errorf(volume.CodeNotFound, "node %s%s", n.Name, removedWords)
+	case n.Lost:
+		return nil, volume.Errorf(volume.CodeUnavailable, "node %s%s, and has not joined again", n.Name, leftBehindWords)
 	}
 	addr, hinted := c.book.lookUp(c.State(), id)
 	if addr == "" {
@@ -206,8 +206,13 @@ func (c *Cluster) Dial(ctx context.Context, id volume.NodeID, p transport.Protoc
 		return conn, nil
 	}
 	var refused *transport.RefusedError
-	if errors.As(err, &refused) && strings.HasSuffix(refused.Reason, removedWords) {
-		c.fail(ErrRemoved) // a member says so, which has it from the log
+	if errors.As(err, &refused) { // a member says so, which has it from the log
+		switch {
+		case strings.HasSuffix(refused.Reason, removedWords):
+			c.fail(ErrRemoved)
+		case strings.HasSuffix(refused.Reason, leftBehindWords):
+			c.fail(ErrLeftBehind)
+		}
 	}
 	if hinted && ctx.Err() == nil {
 		c.book.forget(id)
@@ -222,10 +227,15 @@ func (c *Cluster) Dial(ctx context.Context, id volume.NodeID, p transport.Protoc
 
 // admit is asked about each node that connects. A node that is not listed is let in:
 // its certificate proves that it was admitted, and this node may be the one that is
-// behind. A removed node stays listed, and is refused for ever.
+// behind. A removed node stays listed, and is refused for ever; one without which the
+// cluster was recovered, until it has joined again.
 func (c *Cluster) admit(id volume.NodeID) error {
-	if n := c.State().Node(id); n != nil && n.Removed {
+	switch n := c.State().Node(id); {
+	case n == nil:
+	case n.Removed:
 		return errors.New("node " + n.Name + removedWords)
+	case n.Lost:
+		return errors.New("node " + n.Name + leftBehindWords)
 	}
 	return nil
 }
@@ -237,7 +247,7 @@ func (c *Cluster) Close() error {
 }
 
 // Run is the node's part in the cluster. It returns when ctx ends (nil), when this
-// node was removed (ErrRemoved), or when it must not go on: the log has an entry of a
+// node is no member any more (IsRetired), or when it must not go on: the log has an entry of a
 // newer version (state.ErrUnknownCommand), the disk hangs, the port fails. It is
 // called once.
 func (c *Cluster) Run(ctx context.Context) error {
@@ -299,6 +309,12 @@ func (c *Cluster) Run(ctx context.Context) error {
 		c.handOver(r)
 	case why = <-c.fatal:
 		c.log.Error("the control plane stops", "err", why)
+	}
+	if left := c.Retired(); left != nil {
+		why = left
+		if err := retire(c.disk, why); err != nil {
+			c.log.Error("cannot write down that this node is no member any more; after a restart the others say it again", "err", err)
+		}
 	}
 
 	// Stop in the order of dependence, but wait for a hung disk no longer than
@@ -381,18 +397,23 @@ func (c *Cluster) publish(s *state.State) {
 	c.changed.notify()
 }
 
-// Removed says that this node has learned that it was removed. What needs the cluster
-// fails then, for reasons that say less.
-func (c *Cluster) Removed() bool {
+// Retired is why this node is no member any more, once it has learned that; nil before.
+// What needs the cluster fails then, for reasons that say less.
+func (c *Cluster) Retired() error {
+	if why := c.retired.Load(); why != nil {
+		return *why
+	}
 	// Raft may have stopped on being removed before watchRemoval has looked at the state.
-	n := c.State().Node(c.record.Node)
-	return c.removed.Load() || n != nil && n.Removed
+	if n := c.State().Node(c.record.Node); n != nil && n.Removed {
+		return ErrRemoved
+	}
+	return nil
 }
 
 // fail stops Run with the first reason given.
 func (c *Cluster) fail(err error) {
-	if err == ErrRemoved {
-		c.removed.Store(true)
+	if IsRetired(err) {
+		c.retired.CompareAndSwap(nil, &err)
 	}
 	select {
 	case c.fatal <- err:

@@ -27,6 +27,8 @@ type Disk interface {
 	Remove(name string) error
 	// HasRaft says whether a Raft log was ever opened here.
 	HasRaft() (bool, error)
+	// DropRaft removes the Raft log and its snapshots. Nobody has them open.
+	DropRaft() error
 	// OpenRaft gives the stores of the Raft log to one user at a time.
 	OpenRaft(hclog.Logger) (*Stores, error)
 }
@@ -50,9 +52,11 @@ const (
 	filePending = "pending.json" // identity of a join that has not been answered yet
 	fileInit    = "init.json"    // first command of an init, while it is not committed
 	fileCache   = "state.json"   // last published state, see cache.go
+	fileRetired = "retired.json" // why this node is no member any more, see retired.go
 	fileCanary  = "canary"
 
 	fileBolt = "raft.db"
+	dirSnaps = "snapshots" // as raft.FileSnapshotStore has it
 )
 
 // DirDisk is a directory of the host. It is made with mode 0700, files with 0600.
@@ -121,6 +125,14 @@ func (d DirDisk) HasRaft() (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// DropRaft removes the log last: HasRaft tells of what is left of it.
+func (d DirDisk) DropRaft() error {
+	if err := os.RemoveAll(filepath.Join(string(d), dirSnaps)); err != nil {
+		return err
+	}
+	return d.Remove(fileBolt)
 }
 
 // OpenRaft opens the bolt store. The free list is not written at each commit: after

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -31,6 +32,9 @@ func Init(_ context.Context, cfg Config, req InitRequest) (*Cluster, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
+	}
+	if why, err := loadRetired(cfg.Disk); err != nil || why != nil {
+		return nil, cmp.Or(err, why)
 	}
 	if err := checkNew(cfg, req.IfNew); errors.Is(err, errIsMember) {
 		return Open(cfg)

@@ -41,8 +41,9 @@ type (
 		CSR     []byte     `json:"csr"`
 	}
 	joinAnswer struct {
-		Cert  []byte `json:"cert"`
-		Peers []peer `json:"peers"`
+		Cert       []byte `json:"cert"`
+		Peers      []peer `json:"peers"`
+		Generation uint32 `json:"generation,omitempty"`
 	}
 )
 
@@ -53,16 +54,26 @@ const joinPatience = 20 * time.Second
 // Join asks a member to be let in, writes the membership to disk and opens it; Run
 // brings it to life. The machine knows the cluster by the token's digest before it says
 // the token's secret. A join that failed half-way, on either side, is repeated with
-// the same identity and does no harm.
+// the same identity and does no harm. A node that was left behind by a recovery joins as
+// the one that it was, one that was removed as a new one.
 func Join(ctx context.Context, cfg Config, req JoinRequest) (*Cluster, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	if err := checkNew(cfg, req.IfNew); errors.Is(err, errIsMember) {
-		return Open(cfg)
-	} else if err != nil {
+	retired, err := loadRetired(cfg.Disk)
+	switch {
+	case err != nil:
 		return nil, err
+	case retired != nil && req.IfNew:
+		return nil, retired // people took it out; no script brings it back
+	case retired != nil:
+	default:
+		if err := checkNew(cfg, req.IfNew); errors.Is(err, errIsMember) {
+			return Open(cfg)
+		} else if err != nil {
+			return nil, err
+		}
 	}
 	token, err := ParseToken(req.Token)
 	if err != nil {
@@ -71,7 +82,7 @@ func Join(ctx context.Context, cfg Config, req JoinRequest) (*Cluster, error) {
 	if len(req.Peers) == 0 {
 		return nil, volume.Errorf(volume.CodeInvalid, "no address of a member to ask").WithHint("use --peer HOST:PORT")
 	}
-	who, err := loadPending(cfg.Disk)
+	who, err := loadPending(cfg.Disk, retired == ErrLeftBehind)
 	if err != nil {
 		return nil, err
 	}
@@ -83,11 +94,19 @@ func Join(ctx context.Context, cfg Config, req JoinRequest) (*Cluster, error) {
 	if _, err := transport.NewIdentity(answer.Cert, who.Key, srv.RootPEM); err != nil {
 		return nil, fmt.Errorf("the certificate that the cluster gave cannot be used: %w", err)
 	}
+	if retired != nil {
+		if err := forgetLog(cfg.Disk); err != nil {
+			return nil, fmt.Errorf("removing the log of the time before: %w", err)
+		}
+	}
 	err = writeAll(cfg.Disk,
 		file{fileKey, who.Key}, file{fileCert, answer.Cert}, file{fileRoot, srv.RootPEM},
-		file{fileNode, record{Node: who.Node, Cluster: srv.Cluster, Name: req.Name, Peers: answer.Peers}},
+		file{fileNode, record{Node: who.Node, Cluster: srv.Cluster, Name: req.Name, Generation: answer.Generation, Peers: answer.Peers}},
 	)
 	if err != nil {
+		return nil, err
+	}
+	if err := cfg.Disk.Remove(fileRetired); err != nil {
 		return nil, err
 	}
 	if err := cfg.Disk.Remove(filePending); err != nil {
@@ -96,9 +115,19 @@ func Join(ctx context.Context, cfg Config, req JoinRequest) (*Cluster, error) {
 	return Open(cfg)
 }
 
-// loadPending makes the identity of a join, or reads that of the last try.
-func loadPending(d Disk) (pending, error) {
+// loadPending makes the identity of a join, or reads that of the last try, or, for one who
+// comes back, that of the member it was.
+func loadPending(d Disk, back bool) (pending, error) {
 	var p pending
+	if back {
+		rec, err := loadRecord(d)
+		if err != nil {
+			return p, err
+		}
+		p.Node = rec.Node
+		p.Key, err = d.Read(fileKey)
+		return p, err
+	}
 	err := readJSON(d, filePending, &p)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return p, err
@@ -269,9 +298,9 @@ func (c *Cluster) handleJoin(ctx context.Context, _ volume.NodeID, body json.Raw
 		return nil, err
 	}
 	c.log.Info("a node joined", "joined", node.ID.Short(), "name", node.Name, "zone", node.Zone, "addr", node.Addr)
-	answer := joinAnswer{Cert: cert}
+	answer := joinAnswer{Cert: cert, Generation: c.record.Generation}
 	for n := range c.State().Nodes() {
-		if n.ID != node.ID {
+		if n.ID != node.ID && !n.Lost {
 			answer.Peers = append(answer.Peers, peer{Node: n.ID, Addr: n.Addr})
 		}
 	}

@@ -216,7 +216,7 @@ func TestJoinTwice(t *testing.T) {
 		n := l.node("z1")
 		// The first answer does not arrive: the joiner's disk stalls before it can
 		// ask, and what was asked for is done by hand.
-		who, err := loadPending(n.disk)
+		who, err := loadPending(n.disk, false)
 		if err != nil {
 			t.Fatal(err)
 		}

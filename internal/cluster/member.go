@@ -22,6 +22,9 @@ type record struct {
 	Node    volume.NodeID `json:"node"`
 	Cluster string        `json:"cluster"`
 	Name    string        `json:"name"` // as of joining; the state has the present one
+	// Generation counts the recoveries of the cluster. Nodes of different ones share no
+	// Raft log: see streamLayer.
+	Generation uint32 `json:"generation,omitempty"`
 	// Peers are the members at the time of joining: the address book until the
 	// first state has arrived.
 	Peers []peer `json:"peers,omitempty"`

@@ -81,6 +81,14 @@ func (d *MemDisk) HasRaft() (bool, error) {
 	return d.store != nil, nil
 }
 
+// DropRaft forgets them.
+func (d *MemDisk) DropRaft() error {
+	d.lockForWrite()
+	defer d.mu.Unlock()
+	d.store, d.snaps = nil, &memSnapshots{}
+	return nil
+}
+
 // OpenRaft gives the same stores each time.
 func (d *MemDisk) OpenRaft(hclog.Logger) (*Stores, error) {
 	d.mu.Lock()

@@ -2,6 +2,9 @@ package cluster
 
 import (
 	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -16,11 +19,18 @@ import (
 // ID: the address book is asked at each dial, so a node may change its address
 // without any change of Raft's configuration, and the dial verifies that the node
 // which answers is the one meant.
+//
+// Each connection begins with the generation of the cluster that the dialer belongs to,
+// and ends when it is another one: after a recovery from one survivor the nodes that are
+// left behind still have the log of before, with a majority among themselves perhaps.
+// What they say must reach nobody who has gone on, also not one that has just begun with
+// an empty log and knows no member yet.
 type streamLayer struct {
 	net.Listener
-	self volume.NodeID
-	dial func(ctx context.Context, id volume.NodeID) (net.Conn, error)
-	ctx  context.Context // ends dials when the node stops
+	self       volume.NodeID
+	generation uint32
+	dial       func(ctx context.Context, id volume.NodeID) (net.Conn, error)
+	ctx        context.Context // ends dials when the node stops
 
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{}
@@ -34,7 +44,13 @@ func (s *streamLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.
 	if err != nil {
 		return nil, err
 	}
-	return s.track(c)
+	c.SetWriteDeadline(time.Now().Add(timeout))
+	if _, err := c.Write(binary.BigEndian.AppendUint32(nil, s.generation)); err != nil {
+		c.Close()
+		return nil, err
+	}
+	c.SetWriteDeadline(time.Time{})
+	return s.track(c, false)
 }
 
 func (s *streamLayer) Accept() (net.Conn, error) {
@@ -42,7 +58,7 @@ func (s *streamLayer) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.track(c)
+	return s.track(c, true)
 }
 
 // Addr is what Raft takes for this node's address.
@@ -77,8 +93,8 @@ func (s *streamLayer) closeNode(id volume.NodeID) {
 	}
 }
 
-func (s *streamLayer) track(c net.Conn) (net.Conn, error) {
-	rc := &raftConn{Conn: c, layer: s}
+func (s *streamLayer) track(c net.Conn, accepted bool) (net.Conn, error) {
+	rc := &raftConn{Conn: c, layer: s, unread: accepted}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -92,6 +108,23 @@ func (s *streamLayer) track(c net.Conn) (net.Conn, error) {
 type raftConn struct {
 	net.Conn
 	layer *streamLayer
+	// unread: the generation of the peer has not been read yet. Only Read uses it, which
+	// Raft calls from one goroutine, so that nobody waits for one peer in Accept.
+	unread bool
+}
+
+func (c *raftConn) Read(b []byte) (int, error) {
+	if c.unread {
+		var g [4]byte
+		if _, err := io.ReadFull(c.Conn, g[:]); err != nil {
+			return 0, err
+		}
+		if got := binary.BigEndian.Uint32(g[:]); got != c.layer.generation {
+			return 0, fmt.Errorf("the peer is of generation %d of the cluster, this node of %d", got, c.layer.generation)
+		}
+		c.unread = false
+	}
+	return c.Conn.Read(b)
 }
 
 func (c *raftConn) Close() error {

@@ -111,7 +111,9 @@ func (c *Cluster) members(conf raft.Configuration, watch *lifeWatch) []member {
 		out = append(out, m)
 	}
 	for n := range s.Nodes() {
-		add(n)
+		if !n.Lost {
+			add(n)
+		}
 	}
 	for id := range suffrage {
 		if n := s.Node(id); n != nil && n.Removed {

@@ -126,7 +126,7 @@ func (c *Cluster) handleRenew(_ context.Context, _ volume.NodeID, body json.RawM
 		return nil, volume.Errorf(volume.CodeInvalid, "renew: %v", err)
 	}
 	n := c.State().Node(m.Node)
-	if n == nil || n.Removed || len(n.KeyHash) == 0 || !bytes.Equal(hash, n.KeyHash) {
+	if n == nil || n.Removed || n.Lost || len(n.KeyHash) == 0 || !bytes.Equal(hash, n.KeyHash) {
 		return nil, volume.Errorf(volume.CodeDenied, "node %s with this key is no member of this cluster", m.Node.Short())
 	}
 	ca, err := c.authority()

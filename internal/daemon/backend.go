@@ -33,6 +33,9 @@ func (b backend) Join(ctx context.Context, req api.JoinRequest) (api.JoinReply, 
 func (b backend) Status(ctx context.Context) (api.ClusterStatus, error) {
 	m, err := b.d.member()
 	if err != nil {
+		if r := b.d.retired.Load(); r != nil {
+			return r.status(b.d.parts.Version), nil
+		}
 		return api.ClusterStatus{Version: b.d.parts.Version}, nil // Initialized is false, which says it
 	}
 	return m.Status(ctx)

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,6 +94,8 @@ type Daemon struct {
 	log   *slog.Logger
 	// current is nil while the node is in no cluster.
 	current atomic.Pointer[member]
+	// retired is why the node is in none any more; nil: it never was.
+	retired atomic.Pointer[retired]
 	// changing makes init and join exclude each other.
 	changing sync.Mutex
 	joined   chan *cluster.Cluster // a membership that init or join made
@@ -112,11 +115,13 @@ func New(p Parts) *Daemon {
 
 // Run serves until ctx ends or a part fails, and returns when everything has
 // stopped. A node that is a member works as one from the start; another waits for
-// Init or Join.
+// Init or Join, and one that was taken out of its cluster for Join.
 func (d *Daemon) Run(ctx context.Context) error {
 	c, err := cluster.Open(d.parts.Cluster)
 	switch {
 	case errors.Is(err, cluster.ErrNoCluster):
+	case cluster.IsRetired(err):
+		d.retired.Store(&retired{why: err})
 	case err != nil:
 		return err
 	default:
@@ -164,14 +169,30 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return g.wait()
 }
 
-// runMember waits for a membership and runs it.
+// runMember waits for a membership and runs it. One that ends because the node was taken
+// out of its cluster may be followed by another.
 func (d *Daemon) runMember(ctx context.Context, loaded func()) error {
-	var c *cluster.Cluster
-	select {
-	case c = <-d.joined:
-	case <-ctx.Done():
-		return nil
+	for {
+		if r := d.retired.Load(); r != nil {
+			d.stopWriters(ctx, r)
+		}
+		select {
+		case c := <-d.joined:
+			d.retired.Store(nil)
+			err := d.runMembership(ctx, c, loaded)
+			if ctx.Err() != nil || !cluster.IsRetired(err) {
+				return err
+			}
+			d.retired.Store(&retired{why: err})
+			loaded()
+		case <-ctx.Done():
+			return nil
+		}
 	}
+}
+
+// runMembership runs one until it ends.
+func (d *Daemon) runMembership(ctx context.Context, c *cluster.Cluster, loaded func()) error {
 	setup, err := readSetup(d.parts.StateDir)
 	if err != nil {
 		return err
@@ -198,16 +219,16 @@ func (d *Daemon) runMember(ctx context.Context, loaded func()) error {
 		loaded()
 	}
 	err = g.wait()
-	if c.Removed() {
-		return cluster.ErrRemoved
-	}
-	return err
+	return cmp.Or(c.Retired(), err)
 }
 
 // member is the membership, or a refusal that says how to get one.
 func (d *Daemon) member() (*member, error) {
 	if m := d.current.Load(); m != nil {
 		return m, nil
+	}
+	if r := d.retired.Load(); r != nil {
+		return nil, r.why
 	}
 	return nil, cluster.ErrNoCluster
 }
@@ -242,6 +263,13 @@ func (d *Daemon) setUp(ctx context.Context, req api.NodeSetup, witness bool, ent
 			return nil, false, fmt.Errorf("asking for the host name: %w", err)
 		}
 		name, _, _ = strings.Cut(host, ".")
+	}
+	if d.retired.Load() != nil && !witness && req.Pool == "" && req.PoolFileSize == 0 {
+		was, err := readSetup(d.parts.StateDir)
+		if err != nil {
+			return nil, false, err
+		}
+		req.Pool = was.Pool // it comes back with what it has
 	}
 	setup, err := preparePool(ctx, d.parts.ZFS, d.parts.StateDir, req, witness)
 	if err != nil {
@@ -389,13 +417,13 @@ func (d *Daemon) Version(ctx context.Context) (api.VersionInfo, error) {
 
 // Health says whether this node answers: nil, or why not.
 func (d *Daemon) Health(ready bool) error {
-	m := d.current.Load()
 	if !ready {
 		return nil
 	}
+	m, err := d.member()
 	switch {
-	case m == nil:
-		return cluster.ErrNoCluster
+	case err != nil:
+		return err
 	case m.leaderless():
 		return errNoLeader
 	case m.agent != nil:

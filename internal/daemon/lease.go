@@ -28,6 +28,10 @@ type Fencer interface {
 	Fence(ctx context.Context, no uint64, reason string) (fence.Status, error)
 	// Disarm: failover is manual, nobody is stopped any more.
 	Disarm(ctx context.Context) (fence.Status, error)
+	// Hold stops all writers below a dataset, whatever leases there are, and keeps them
+	// stopped until Lift. It returns when that is verified or ctx ends.
+	Hold(ctx context.Context, root, reason string) (fence.Status, error)
+	Lift(ctx context.Context) (fence.Status, error)
 	Status(ctx context.Context) (fence.Status, error)
 	// Forget these victims: they run again, or never will.
 	Forget(ctx context.Context, containers []string) error

@@ -54,6 +54,9 @@ func (m *member) health(v view, id volume.NodeID) (api.NodeHealth, string) {
 	if m.leaderless() {
 		return api.NodeUnknown, "this node hears no leader"
 	}
+	if n := v.state.Node(id); n != nil && n.Lost {
+		return api.NodeDead, "it was left behind when the cluster was recovered, and has not joined again"
+	}
 	health := api.NodeHealth(m.cluster.Health(id))
 	h, ok := v.heard(id)
 	switch {

@@ -61,6 +61,8 @@ type Verdict struct {
 // better score. A copy that cannot be asked is unknown: it is waited for only as long as
 // it may still answer, and said to be possibly better.
 //
+// After a recovery from one survivor nobody but the old primary is promoted by itself.
+//
 // Nobody is promoted when more may be lost than the volume's max-loss; the bound is from
 // the time up to which the copy is proven complete to the old primary's last proven life.
 func Failover(v *View, c Contest) Verdict {
@@ -76,6 +78,8 @@ func Failover(v *View, c Contest) Verdict {
 			return e.wait(e.Grace, silent)
 		}
 		return e.promote(was, 0, "it lacks nothing")
+	case c.Volume.Election.Recovered && (c.Wish == nil || !c.Wish.AcceptLoss):
+		return e.recovered()
 	case c.Wish != nil && c.Wish.To != "":
 		return e.wanted()
 	case c.Wish == nil && c.Volume.Spec.Failover != volume.FailoverAuto:
@@ -274,6 +278,19 @@ func (e *election) byHand() Verdict {
 		flag = " --accept-loss"
 	}
 	return e.nobody("%s; to go on without it: flockctl failover %s%s", why, e.Volume.Name, flag)
+}
+
+// recovered is for a volume whose primary was left behind by a recovery. That one may have
+// written until a moment ago, and other copies may go further: no bound can be given.
+func (e *election) recovered() Verdict {
+	why := fmt.Sprintf("the cluster was recovered, and nobody knows what %s wrote until then", e.name)
+	if was := e.was(); was != nil && was.lack != "" {
+		why += "; " + e.name + " " + was.lack
+	}
+	if c := e.choice(); c == nil {
+		return e.nobody("%s; no copy can be promoted: %s", why, cmp.Or(e.lacking(anyway), "there is none"))
+	}
+	return e.nobody("%s; to go on without it: flockctl failover %s --accept-loss", why, e.Volume.Name)
 }
 
 // bounded promotes c unless that may lose more than the volume allows.

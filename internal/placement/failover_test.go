@@ -13,7 +13,7 @@ import (
 
 // elect is a Failover of volume pg, which was on a node, in words like
 //
-//	elect was=n1 asked=4s life=20s start=1-90 failover=manual max-loss=1m created=1h home=z1
+//	elect was=n1 asked=4s life=20s start=1-90 failover=manual max-loss=1m created=1h home=z1 recovered
 //	  n2 2-100 asof=21s      it promised: its position, and how long ago it was complete
 //	  n3 none                no copy; err=TEXT: no answer but that; silent: none at all
 //	  link n2 2-100 asof=21s lag=3M   what the old primary said last
@@ -47,6 +47,8 @@ func (w *world) elect(t *testing.T, args string, lines []string) string {
 			vol.Created = ago(value)
 		case "home":
 			c.Home = volume.Zone(value)
+		case "recovered":
+			vol.Election.Recovered = true
 		default:
 			t.Fatalf("elect: unknown word %q", f)
 		}

@@ -166,6 +166,17 @@ func (f *fencer) Disarm(context.Context) (fence.Status, error) {
 	return f.do(func() { f.state = fence.PhaseIdle })
 }
 
+// Hold implements daemon.Fencer.
+func (f *fencer) Hold(_ context.Context, root, why string) (fence.Status, error) {
+	return f.do(func() {
+		f.fences = append(f.fences, why)
+		f.fenced = append(f.fenced, f.stopWriters(root)...)
+	})
+}
+
+// Lift implements daemon.Fencer.
+func (f *fencer) Lift(context.Context) (fence.Status, error) { return f.do(func() {}) }
+
 // Status implements daemon.Fencer.
 func (f *fencer) Status(context.Context) (fence.Status, error) { return f.do(func() {}) }
 

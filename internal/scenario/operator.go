@@ -3,6 +3,7 @@ package scenario
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -43,7 +44,9 @@ import (
 //	drained NODE OTHER             until nothing is left on it
 //	left NODE OTHER VOLUME TEXT    until the drain says so of what is left of a volume
 //	depart NODE OTHER [dead] [lose] [fenced=NODE]  flockctl node remove OTHER
-//	removed NODE                   until its flockd has ended since the node was removed
+//	retired NODE TEXT              until it says with that text why it is no member any more
+//	rejoin NODE PEER               flockctl join on it, with a new token of PEER
+//	recover NODE                   flockd recover, while it is stopped
 //	members NODE OTHER..           until the node knows exactly these members, and Raft no others
 //	option NODE VOLUME KEY=VALUE.. until the node knows the volume with these
 func (w *World) operatorStep(words []string) error {
@@ -187,14 +190,28 @@ func (w *World) operatorStep(words []string) error {
 		req.ConfirmFenced = pairs(words[3:])["fenced"]
 		_, err := node().API().RemoveNode(w.ctx(), words[2], req)
 		return err
-	case "removed":
-		m := node()
-		w.Await(words[1]+" learns that it was removed", func() bool { return len(m.done) > 0 })
-		err := m.end()
-		if errors.Is(err, cluster.ErrRemoved) {
-			return nil
+	case "retired":
+		text := strings.Join(words[2:], " ")
+		w.Await(strings.Join(words, " "), func() bool {
+			s, err := node().API().Status(w.ctx())
+			return err == nil && strings.Contains(s.Retired, text) && len(s.Problems) == 0
+		})
+		return nil
+	case "rejoin":
+		tok, err := w.Machine(words[2]).API().CreateToken(w.ctx(), api.TokenRequest{})
+		if err != nil {
+			return err
 		}
-		return fmt.Errorf("flockd ended with %v", err)
+		_, err = node().API().Join(api.AsLocal(w.ctx()), api.JoinRequest{
+			NodeSetup: w.setup(words[1]), Token: tok.Text, Peers: []string{words[2] + ":4523"}, Witness: w.witnesses[words[1]]})
+		return err
+	case "recover":
+		m := node()
+		if m.Up() {
+			return errors.New("its flockd runs")
+		}
+		_, err := cluster.Recover(cluster.Config{Disk: m.disk, Log: slog.New(slog.DiscardHandler)}, time.Now(), func(cluster.Recovery) error { return nil })
+		return err
 	case "voters":
 		w.Await(strings.Join(words, " "), func() bool {
 			st, err := node().API().Status(w.ctx())

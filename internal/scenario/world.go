@@ -175,7 +175,7 @@ func (m *Machine) Start() {
 
 // Stop ends flockd in an orderly way; containers go on.
 func (m *Machine) Stop() {
-	if err := m.end(); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, cluster.ErrRemoved) {
+	if err := m.end(); err != nil && !errors.Is(err, context.Canceled) {
 		m.world.t.Errorf("flockd on %s: %v", m.Name, err)
 	}
 }

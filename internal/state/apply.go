@@ -158,14 +158,15 @@ func (t *txn) initCluster(c InitCluster) Result {
 }
 
 func (t *txn) addNode(c AddNode) Result {
-	if old := t.s.Node(c.Node.ID); old != nil {
-		if !old.Removed && slices.Equal(old.KeyHash, c.Node.KeyHash) {
-			return Result{} // a repeat of a join whose answer was lost
-		}
+	old := t.s.Node(c.Node.ID)
+	switch {
+	case old != nil && (old.Removed || !slices.Equal(old.KeyHash, c.Node.KeyHash)):
 		return failed(volume.CodeConflict, "node id %s is known already", c.Node.ID)
+	case old != nil && !old.Lost:
+		return Result{} // a repeat of a join whose answer was lost
 	}
 	for n := range t.s.Nodes() {
-		if n.Name == c.Node.Name {
+		if n.Name == c.Node.Name && n.ID != c.Node.ID {
 			return failed(volume.CodeConflict, "a node named %q is in the cluster already", n.Name)
 		}
 	}
@@ -181,11 +182,25 @@ func (t *txn) addNode(c AddNode) Result {
 	used := *tok
 	used.Uses++
 	t.s.tokens, _, _ = t.s.tokens.Insert([]byte(used.ID), &used)
+	if old != nil {
+		return t.readmit(*old, c.Node)
+	}
 	n := c.Node
-	n.Lease, n.Removed = Lease{}, false // nobody brings a lease along
+	n.Lease, n.Removed, n.Lost = Lease{}, false, false // nobody brings a lease along
 	t.putNode(n)
 	t.event(Event{Kind: "node.joined", Node: c.Node.ID, Name: c.Node.Name,
 		Message: fmt.Sprintf("node %s joined in zone %s", c.Node.Name, c.Node.Zone)})
+	return Result{}
+}
+
+// readmit takes a node back without which the cluster was recovered. It is what it was,
+// perhaps at another address; its log of the time before is gone.
+func (t *txn) readmit(n, now Node) Result {
+	n.Lost = false
+	n.Addr, n.GossipAddr = now.Addr, now.GossipAddr
+	t.putNode(n)
+	t.event(Event{Kind: "node.rejoined", Node: n.ID, Name: n.Name,
+		Message: fmt.Sprintf("node %s is back, with what it has of its volumes", n.Name)})
 	return Result{}
 }
 

@@ -67,6 +67,9 @@ type Election struct {
 	Was    volume.NodeID `json:"was"` // primary of the epoch before
 	Reason string        `json:"reason"`
 	Began  time.Time     `json:"began"`
+	// Recovered: the cluster was recovered from one node since. What was written elsewhere
+	// until then nobody knows, so nobody but Was gets the volume without an operator.
+	Recovered bool `json:"recovered,omitempty"`
 }
 
 // Commands of leases and failover.
@@ -170,7 +173,7 @@ func (s *State) NeedsLease(id volume.NodeID) bool {
 // HasLease says that the state lets a node write: it holds a valid lease, or needs none.
 func (s *State) HasLease(id volume.NodeID) bool {
 	n := s.Node(id)
-	return n != nil && !n.Removed && (!s.NeedsLease(id) || n.Lease.Valid(s.Failover()))
+	return n != nil && !n.Removed && !n.Lost && (!s.NeedsLease(id) || n.Lease.Valid(s.Failover()))
 }
 
 // NotHeard are the members that could be writing without a lease and keep arming from
@@ -182,7 +185,7 @@ func (s *State) NotHeard(heard map[volume.NodeID]uint64) []volume.NodeID {
 	f, missing := s.Failover(), map[volume.NodeID]bool{}
 	for v := range s.Volumes() {
 		n := s.Node(v.Placement.Primary)
-		if n == nil || n.Removed || v.Phase == PhaseTrash || v.Phase == PhasePurged {
+		if n == nil || n.Removed || n.Lost || v.Phase == PhaseTrash || v.Phase == PhasePurged {
 			continue
 		}
 		if !n.Lease.Valid(f) || heard[n.ID] != n.Lease.No {
@@ -201,10 +204,11 @@ func (s *State) Reign() uint64 {
 }
 
 // Stopped says that a node surely writes nothing: its lease of this round is revoked, or
-// it is no member. A revoked lease of another round says nothing about today.
+// it is no member, or was given up by a recovery. A revoked lease of another round says
+// nothing about today.
 func (s *State) Stopped(id volume.NodeID) bool {
 	n, f := s.Node(id), s.Failover()
-	return n == nil || n.Removed || f.Enforced() && n.Lease.Round == f.Round && n.Lease.Revoked
+	return n == nil || n.Removed || n.Lost || f.Enforced() && n.Lease.Round == f.Round && n.Lease.Revoked
 }
 
 func (t *txn) setFailover(f Failover) {

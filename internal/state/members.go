@@ -61,7 +61,7 @@ func (t *txn) removeNode(c RemoveNode) Result {
 		return failed(volume.CodeNotFound, "no node %s", c.ID)
 	case old.Removed:
 		return Result{}
-	case t.memberCount() == 1:
+	case !old.Lost && t.memberCount() == 1:
 		return failed(volume.CodeRefused, "node %s is the only one of the cluster", old.Name)
 	case !c.Dead && (old.Availability != Drain || old.KeepReplicas):
 		return failed(volume.CodeRefused, "node %s is not drained", old.Name)
@@ -90,9 +90,12 @@ func (t *txn) removeNode(c RemoveNode) Result {
 	return Result{}
 }
 
+// memberCount leaves out those that were lost to a recovery.
 func (t *txn) memberCount() (n int) {
-	for range t.s.Nodes() {
-		n++
+	for m := range t.s.Nodes() {
+		if !m.Lost {
+			n++
+		}
 	}
 	return n
 }

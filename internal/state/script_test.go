@@ -34,6 +34,7 @@ import (
 //	data-key ID [was=ID]
 //	container NAME on=n1 vols=a,b id=ENGINEID [key=K] [size=N] [epoch=N] [stopped]
 //	drop-container NAME on=n1 vols=a,b [changed=N]
+//	recover n1                    Recover, which is no command
 //	drain n2 [keep=yes]  undrain n2
 //	leave n2             dead n2 [fenced=yes] [lose=NAME,NAME]   RemoveNode
 //	settings [trash=D] [aside=D] [replace=D] [link:A:B=N] [raw:A:B=N] [was ...]
@@ -151,6 +152,9 @@ func (sc *script) do(words []string) string {
 	size, _ := strconv.ParseInt(opt["size"], 10, 64)
 
 	var c Command
+	if words[0] == "recover" {
+		return sc.recover(nodeID(words[1]))
+	}
 	switch words[0] {
 	case "later":
 		d, err := time.ParseDuration(arg(0))
@@ -272,6 +276,29 @@ func (sc *script) do(words []string) string {
 	if res.Err != nil {
 		return fmt.Sprintf("%s: %s", res.Err.Code, res.Err)
 	}
+	return "ok"
+}
+
+// recover goes on from one node.
+func (sc *script) recover(survivor volume.NodeID) string {
+	sc.t.Helper()
+	before := dump(sc.t, sc.s)
+	next, err := Recover(sc.s, Recovery{Survivor: survivor, At: sc.at})
+	if !bytes.Equal(before, dump(sc.t, sc.s)) {
+		sc.t.Fatal("Recover changed the state it was given")
+	}
+	if err != nil {
+		return fmt.Sprintf("%s: %s", volume.CodeOf(err), err)
+	}
+	if err := next.Holds(); err != nil {
+		sc.t.Fatalf("after the recovery: %v", err)
+	}
+	for v := range next.Volumes() {
+		if was := sc.s.Volume(v.ID); v.Epoch <= was.Epoch || v.Epoch>>32 != volume.Epoch(next.Cluster().Generation) {
+			sc.t.Errorf("volume %s: epoch %s after %s", v.Name, v.Epoch, was.Epoch)
+		}
+	}
+	sc.s = next
 	return "ok"
 }
 

@@ -92,6 +92,9 @@ type Node struct {
 	KeyHash []byte `json:"key_hash,omitempty"`
 	// Removed nodes stay listed so that their certificates are refused for ever.
 	Removed bool `json:"removed,omitempty"`
+	// Lost nodes are members of the time before a recovery (see Recover): nobody talks to
+	// them until they have joined again, and then they are what they were.
+	Lost bool `json:"lost,omitempty"`
 	// Lease is the last that was granted.
 	Lease Lease `json:"lease,omitzero"`
 }
