@@ -13,8 +13,9 @@
 //
 // internal/agent will run it on a volume's primary; internal/daemon will wire it.
 //
-// Nothing of it is built yet. What exists is the handoff of a volume that nobody
-// uses: when a container on a replica's node mounts an idle volume, its primary
-// gives it up (state.BeginHandoff, CommitHandoff; internal/agent). A volume in use
-// elsewhere is refused, with the name of who uses it.
+// Nothing of it is built yet. What exists is the handoff (state.BeginHandoff,
+// CommitHandoff; internal/agent): when a container on a replica's node mounts an idle
+// volume, its primary gives it up; and a drain hands volumes over with the containers that
+// follow them, which are stopped meanwhile (internal/placement). A volume in other use is
+// refused, with the name of who uses it.
 package migrate

@@ -24,8 +24,9 @@ const drainPause = time.Second
 func (a *app) nodeDrain() *cli.Command {
 	return &cli.Command{
 		Name: "drain", Usage: "move a node's volumes to other nodes", ArgsUsage: "NODE",
-		Description: "Volumes that nobody uses are handed to another node; those that a container uses stay until it is\n" +
-			"stopped, and are named. Replicas go once another node has their copy, two volumes at a time, so\n" +
+		Description: "Volumes are handed to another node. Containers that follow theirs (label flocker.enable=true) go along:\n" +
+			"stopped here, started there, and started here again if they do not start there. What other containers\n" +
+			"use stays until they are stopped, and is named. Replicas go once another node has their copy, two volumes at a time, so\n" +
 			"that no volume ever has fewer copies than it asks for.\n\n" +
 			"The command waits until the node is empty, an hour unless --timeout is given; then it says what is\n" +
 			"left and exits with code 5. The drain itself goes on, also after Ctrl-C, until flockctl node undrain.",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -64,6 +65,13 @@ func (a *Agent) verifyUnused(dataset string) error {
 	return nil
 }
 
+// backPatience is how long a volume is waited for whose containers have just been
+// stopped, and backPause the time between two looks.
+const (
+	backPatience = 15 * time.Second
+	backPause    = 100 * time.Millisecond
+)
+
 // release carries a pending handoff out, or refuses it.
 func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	v := a.cluster.State().Volume(id)
@@ -78,8 +86,18 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 			return refuse(fmt.Sprintf("a container that goes along could not be stopped: %v", err))
 		}
 	}
+	pending := func(s *state.State) bool {
+		now := s.Volume(id)
+		return now != nil && now.Phase == state.PhaseMoving && now.Pending.Attempt == v.Pending.Attempt
+	}
 	err := a.letGo(ctx, id)
-	if kept := (*errKept)(nil); errors.As(err, &kept) {
+	kept := (*errKept)(nil)
+	// An engine says that a container has stopped before it gives its volumes back.
+	for began := time.Now(); v.Pending.Follow && errors.As(err, &kept) && time.Since(began) < backPatience && ctx.Err() == nil && pending(a.cluster.State()); {
+		a.rest(ctx, backPause)
+		err = a.letGo(ctx, id)
+	}
+	if errors.As(err, &kept) {
 		return refuse(kept.reason)
 	}
 	if err != nil {
@@ -87,10 +105,7 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	}
 
 	// Stop waiting for the target when somebody gives the attempt up.
-	ctx, cancel := a.whileState(ctx, func(s *state.State) bool {
-		now := s.Volume(id)
-		return now != nil && now.Phase == state.PhaseMoving && now.Pending.Attempt == v.Pending.Attempt
-	})
+	ctx, cancel := a.whileState(ctx, pending)
 	defer cancel()
 	final, err := a.repl.Flush(ctx, id, v.Pending.To)
 	if err != nil {

@@ -49,6 +49,7 @@ type follower struct {
 
 	mu       sync.Mutex
 	busy     map[string]bool            // records that a job works on
+	stopping map[string]int             // records that are stopped for a move, and by how many
 	failed   map[string]followAttempt   // records that could not be started
 	problems map[string]string          // sentences by record
 	refused  map[string]string          // records that cannot be written, and why
@@ -59,12 +60,14 @@ type follower struct {
 type followAttempt struct {
 	next  time.Time
 	pause time.Duration
+	tries int   // in a row
+	err   error // of the last one
 }
 
 func newFollower(m *member, engine container.Engine) *follower {
 	return &follower{
 		m: m, engine: engine, wake: make(chan struct{}, 1),
-		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{},
+		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{}, stopping: map[string]int{},
 		failed: map[string]followAttempt{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
 		here: map[string]container.State{},
 	}
@@ -158,6 +161,9 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 	slots := make(chan struct{}, followAtOnce)
 	f.mu.Lock()
 	busy := maps.Clone(f.busy)
+	for key := range f.stopping {
+		busy[key] = true // it may still run, and it is not its user who stops it
+	}
 	f.mu.Unlock()
 	for _, u := range users {
 		if !container.Followed(u.Labels) || strings.Contains(u.Name, ".flocker-") {
@@ -354,7 +360,7 @@ func (f *follower) drop(ctx context.Context, st followStep) {
 func (f *follower) begin(ctx context.Context, st followStep) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.busy[st.Record] || len(f.busy) >= followAtOnce || f.m.now().Before(f.failed[st.Record].next) {
+	if f.busy[st.Record] || f.stopping[st.Record] > 0 || len(f.busy) >= followAtOnce || f.m.now().Before(f.failed[st.Record].next) {
 		return
 	}
 	f.busy[st.Record] = true
@@ -368,6 +374,7 @@ func (f *follower) begin(ctx context.Context, st followStep) {
 			a := f.failed[st.Record]
 			a.pause = min(max(2*a.pause, followRetry), followMost)
 			a.next = f.m.now().Add(a.pause)
+			a.tries, a.err = a.tries+1, err
 			f.failed[st.Record] = a
 		}
 		f.mu.Unlock()
@@ -430,9 +437,30 @@ func (f *follower) stopFor(ctx context.Context, id volume.ID) error {
 		if c.Node != f.m.self || !c.Run {
 			continue
 		}
-		if err := f.engine.StopContainer(ctx, c.ID); err != nil && !errors.Is(err, container.ErrNotFound) {
+		if err := f.stop(ctx, c); err != nil {
 			return fmt.Errorf("container %s: %w", c.Name, err)
 		}
+	}
+	return nil
+}
+
+// stop the container of a record. The move may be given up while the engine is at it:
+// until it has ended nobody takes it for one that runs, or for one that its user stopped.
+func (f *follower) stop(ctx context.Context, c *state.Container) error {
+	key := c.RecordKey()
+	f.mu.Lock()
+	f.stopping[key]++
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		if f.stopping[key]--; f.stopping[key] == 0 {
+			delete(f.stopping, key)
+		}
+		f.mu.Unlock()
+		f.ring()
+	}()
+	if err := f.engine.StopContainer(ctx, c.ID); !errors.Is(err, container.ErrNotFound) {
+		return err
 	}
 	return nil
 }
@@ -541,6 +569,9 @@ func (f *follower) report(rep *volume.Report) {
 		c := volume.Followed{Record: key, Problem: f.problems[key], LacksImage: asked && !has}
 		if known {
 			c.State = string(st)
+		}
+		if a := f.failed[key]; a.tries > 0 {
+			c.Failed, c.Error = a.tries, a.err.Error()
 		}
 		if f.busy[key] {
 			c.State = "starting"

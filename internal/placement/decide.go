@@ -1,6 +1,8 @@
 package placement
 
 import (
+	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -14,7 +16,7 @@ import (
 const PendingLimit = 2 * time.Minute
 
 // Decide is everything the leader wants to change at this moment, most urgent
-// first: operations given up, records of purged volumes dropped, replicas added and
+// first: operations given up or undone, volumes that containers need brought together, records of purged volumes dropped, replicas added and
 // taken away, drained nodes emptied, expired trash purged. Each command carries its own preconditions, so a
 // plan from an old View does no harm; it is refused. The Memory is what the leader's
 // last look gave, and what its next one wants.
@@ -23,6 +25,15 @@ func Decide(v *View, m Memory) ([]state.Command, Memory) {
 	for _, vol := range v.Volumes {
 		if cmd := v.giveUp(vol); cmd != nil {
 			cmds = append(cmds, cmd)
+		} else if cmd := v.goBack(vol); cmd != nil {
+			cmds = append(cmds, cmd)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(v.containers)) {
+		for _, c := range v.containers[id] {
+			if c.Volumes[0].ID == id { // once for each
+				cmds = append(cmds, v.reunite(c)...)
+			}
 		}
 	}
 	for _, vol := range v.Volumes {
@@ -51,6 +62,12 @@ func Decide(v *View, m Memory) ([]state.Command, Memory) {
 // giveUp is the command that ends an operation that has waited too long; nil when
 // there is none.
 func (v *View) giveUp(vol *state.Volume) state.Command {
+	if vol.Phase == state.PhaseMoving && vol.Pending != nil && vol.Pending.To != "" {
+		// Its containers are stopped meanwhile: what cannot come to its end does not wait.
+		if why := v.cannotTake(vol.Pending.To); why != "" {
+			return state.AbortHandoff{ID: vol.ID, Epoch: vol.Epoch, Attempt: vol.Pending.Attempt, Reason: why}
+		}
+	}
 	began := vol.Created
 	if vol.Pending != nil {
 		began = vol.Pending.Began
@@ -80,6 +97,17 @@ func (v *View) giveUp(vol *state.Volume) state.Command {
 		return state.AbortDelete{ID: vol.ID, Epoch: vol.Epoch, Attempt: vol.Pending.Attempt, Reason: why}
 	}
 	return nil
+}
+
+// cannotTake says why a volume cannot be handed to a node; "" when it can.
+func (v *View) cannotTake(id volume.NodeID) string {
+	switch n := v.Node(id); {
+	case n == nil || !n.Alive:
+		return fmt.Sprintf("given up: node %s, which it was to go to, is not heard of", v.name(id))
+	case !n.Lease:
+		return fmt.Sprintf("given up: node %s, which it was to go to, has no lease", n.Name)
+	}
+	return ""
 }
 
 // gone says that no copy of a purged volume is left: every member of its placement

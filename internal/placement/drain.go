@@ -14,8 +14,12 @@ import (
 // drainWidth is how many volumes leave a drained node at a time.
 const drainWidth = 2
 
-// drainRetry is how long a primary that has refused a handoff is left in peace.
-const drainRetry = 30 * time.Second
+// drainRetry is how long a primary that has refused a handoff is left in peace, and
+// drainAgain how long one whose containers were stopped for it, in vain.
+const (
+	drainRetry = 30 * time.Second
+	drainAgain = 10 * time.Minute
+)
 
 // drainAttempt begins the attempts of handoffs that a drain asks for.
 const drainAttempt = "drain-"
@@ -33,8 +37,9 @@ type Left struct {
 
 // Drain is what the nodes that are drained still have, by node and volume, and the next
 // steps to get it away, at most one for a volume, two volumes of a node at a time. A
-// primary is handed to its best complete replica, never by force; a replica goes when
-// as many others are complete as the spec asks for, so one is added first.
+// primary is handed to its best complete replica, never by force, with the containers
+// that follow it and with all volumes of these; a replica goes when as many others are
+// complete as the spec asks for, so one is added first.
 //
 // A node that keeps its replicas gives only its primaries away.
 func Drain(v *View) ([]state.Command, []Left) {
@@ -47,7 +52,7 @@ func Drain(v *View) ([]state.Command, []Left) {
 			continue
 		}
 		var open []drainStep
-		under := 0
+		under := map[volume.ID]bool{} // turns that are taken
 		for _, vol := range v.Volumes {
 			role := vol.Placement.Role(n.ID)
 			if role == volume.RoleNone || !vol.Live() || n.KeepReplicas && role == volume.RoleReplica && vol.Phase != state.PhaseElecting {
@@ -55,8 +60,9 @@ func Drain(v *View) ([]state.Command, []Left) {
 			}
 			s := v.drainStep(vol, n, role)
 			s.left = Left{Node: n.ID, Volume: vol, Role: role, Doing: s.doing, Why: s.why}
+			s.turn = cmp.Or(s.turn, vol.ID)
 			if s.doing != "" && s.cmd == nil {
-				under++
+				under[s.turn] = true
 			}
 			open = append(open, s)
 		}
@@ -65,11 +71,11 @@ func Drain(v *View) ([]state.Command, []Left) {
 			case s.cmd == nil:
 			case s.adds && v.busy(s.left.Volume, s.placement):
 				s.left.Doing, s.left.Why = "", "waits until other first copies are complete"
-			case s.begins && under >= drainWidth:
+			case s.begins && len(under) >= drainWidth && !under[s.turn]:
 				s.left.Doing, s.left.Why = "", "waits for its turn"
 			default:
 				if s.begins {
-					under++
+					under[s.turn] = true
 				}
 				if s.adds {
 					v.promise(s.left.Volume, s.placement)
@@ -86,6 +92,8 @@ func Drain(v *View) ([]state.Command, []Left) {
 type drainStep struct {
 	cmd    state.Command
 	begins bool // it is the first of a volume's way, and takes one of the node's turns
+	// turn is shared by volumes that go together; "": the volume's own.
+	turn volume.ID
 	// adds says that it makes a new copy, of which placement has the nodes.
 	adds      bool
 	placement volume.Placement
@@ -97,7 +105,7 @@ type drainStep struct {
 func (v *View) drainStep(vol *state.Volume, n *NodeView, role volume.Role) drainStep {
 	switch {
 	case vol.Phase == state.PhaseMoving && vol.Pending != nil:
-		return drainStep{doing: "moving to " + v.name(vol.Pending.To)}
+		return v.movingStep(vol)
 	case vol.Phase != state.PhaseActive:
 		return drainStep{why: fmt.Sprintf("it is %s", vol.Phase)}
 	case role == volume.RolePrimary:
@@ -106,29 +114,51 @@ func (v *View) drainStep(vol *state.Volume, n *NodeView, role volume.Role) drain
 	return v.drainReplica(vol, n)
 }
 
-// drainPrimary hands a volume to its best replica. One that is in use stays: taking it
-// from its container is not ours to do.
+// movingStep says how far a handoff is.
+func (v *View) movingStep(vol *state.Volume) drainStep {
+	s := drainStep{turn: v.company(vol, vol.Placement.Primary).volumes[0].ID, doing: "moving to " + v.name(vol.Pending.To)}
+	if n := v.Node(vol.Placement.Primary); vol.Pending.Follow && n != nil && n.Alive {
+		if c := n.Copy(vol.ID); c != nil && len(c.Holders) > 0 {
+			s.doing += ": stopping " + names(c.Holders)
+		} else {
+			s.doing += ": final copy"
+		}
+	}
+	return s
+}
+
+// drainPrimary hands a volume to its best replica, together with the containers that
+// follow it and with all that these need. One that others use stays: taking it from them
+// is not ours to do.
 func (v *View) drainPrimary(vol *state.Volume, n *NodeView) drainStep {
-	if why := v.noSource(vol); why != "" {
-		return drainStep{why: fmt.Sprintf("node %s is not heard of, so nobody knows whether it is in use", n.Name)}
+	g := v.company(vol, n.ID)
+	here, _ := g.here(n.ID)
+	for _, other := range here {
+		why := v.stays(other, n, g)
+		if why != "" && other != vol {
+			why = fmt.Sprintf("its containers use volume %s, too: %s", other.Name, why)
+		}
+		if why != "" {
+			return drainStep{why: why}
+		}
 	}
-	c := n.Copy(vol.ID)
-	if c.Problem != "" {
-		return drainStep{why: "its copy there has a problem: " + c.Problem}
-	}
-	if users := names(c.Holders); users != "" {
-		return drainStep{why: fmt.Sprintf("in use by %s on %s: stop it there and start it on another node", users, n.Name)}
-	}
-	to := v.heir(vol)
-	if to == "" {
+	to := v.heir(g, n)
+	switch {
+	case to == "" && len(g.volumes) == 1:
 		return v.drainAdd(vol, n, 1, "a copy")
+	case to == "":
+		return v.gather(vol, g, n)
 	}
-	if r := vol.LastRefusal; r != nil && strings.HasPrefix(r.Attempt, drainAttempt) && v.Now.Sub(r.At).Abs() < drainRetry {
-		return drainStep{why: r.Reason}
+	if why := v.notReady(g, n, to); why != "" {
+		return drainStep{why: why}
+	}
+	doing := "moving to " + v.name(to)
+	for i, c := range g.containers {
+		doing += []string{" with container ", ", "}[min(i, 1)] + c.Name
 	}
 	return drainStep{
-		cmd:    state.BeginHandoff{ID: vol.ID, Epoch: vol.Epoch, To: to, Attempt: fmt.Sprintf("%s%d", drainAttempt, vol.Changed)},
-		begins: true, doing: "moving to " + v.name(to),
+		cmd:    state.BeginHandoff{ID: vol.ID, Epoch: vol.Epoch, To: to, Attempt: g.attempt(), Follow: len(g.containers) > 0},
+		begins: true, turn: g.volumes[0].ID, doing: doing,
 	}
 }
 
@@ -141,32 +171,19 @@ func names(holders []volume.Holder) string {
 	return strings.Join(out, ", ")
 }
 
-// heir is the replica that a primary is best handed to: complete, on a node that may
-// write and is not drained itself, in the primary's zone before others, in sync before
-// behind; "" when there is none.
-func (v *View) heir(vol *state.Volume) volume.NodeID {
-	var all []volume.NodeID
-	for _, id := range vol.Placement.Replicas() {
-		n := v.Node(id)
-		if v.complete(vol, id) && n.Availability == state.Active && n.Lease && n.poolKnown() {
-			all = append(all, id)
-		}
-	}
-	if len(all) == 0 {
-		return ""
-	}
-	home := v.zoneOf(vol.Placement.Primary)
-	return slices.MinFunc(all, func(a, b volume.NodeID) int {
-		return cmp.Or(
-			cmp.Compare(yes(v.zoneOf(a) != home), yes(v.zoneOf(b) != home)),
-			cmp.Compare(yes(v.link(vol, a).State == volume.LinkLagging), yes(v.link(vol, b).State == volume.LinkLagging)),
-			cmp.Compare(v.Node(a).Primaries, v.Node(b).Primaries), cmp.Compare(a, b))
-	})
-}
-
 // drainReplica takes a replica away once the volume does not miss it.
 func (v *View) drainReplica(vol *state.Volume, n *NodeView) drainStep {
 	p := vol.Placement
+	if starting := v.starting(vol); len(starting) > 0 && vol.Moved.From == n.ID {
+		// It may have to come back.
+		doing := fmt.Sprintf("on %s, where container %s is starting", v.name(p.Primary), starting[0].Name)
+		if m := v.Node(p.Primary); m != nil {
+			if f := m.followed(starting[0]); f != nil && f.Problem != "" {
+				doing += " (" + f.Problem + ")"
+			}
+		}
+		return drainStep{turn: v.company(vol, n.ID).volumes[0].ID, doing: doing}
+	}
 	rest := cloned(p)
 	it := func(id volume.NodeID) bool { return id == n.ID }
 	rest.Local, rest.Remote = slices.DeleteFunc(rest.Local, it), slices.DeleteFunc(rest.Remote, it)

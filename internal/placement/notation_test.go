@@ -28,6 +28,10 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	volumes                      all volumes: primary > local | remote; then its spec
 //	  v1 a1 > a2 | b1 size=1G    defaults: active, what is placed is wanted, all copies
 //	                             seeded and empty
+//	  v1 n2 > n1 moved=n1        that much came from n1 with its containers 10 s ago
+//	containers                   all that follow their volumes
+//	  web n1 v1 v2 images=n2     of n1; so far its image is on n2; blocked: it cannot follow
+//	  web n1 v1 images=n2 failed=n2:3  and n2 has failed three times to start it
 //	place size=1G replicas=2     Place
 //	  v1 n1 > n2 n3 n4 absent=n2 refused=n3 lagging=n4
 //	                             n2 is being seeded; what the primary says of the others
@@ -91,12 +95,14 @@ type world struct {
 	memory   Memory
 	passed   time.Duration // since now
 	silent   map[volume.NodeID]bool
+	follow   []*state.Container
 }
 
 var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func (w *world) view() *View {
 	v := newView(w.nodes, w.volumes, w.settings, w.salt, w.reports, now.Add(w.passed))
+	v.containers = indexContainers(w.follow)
 	for i := range v.Nodes {
 		v.Nodes[i].Lease = !w.nodes[i].Lease.Revoked
 	}
@@ -230,12 +236,17 @@ func (w *world) run(t *testing.T, in string) string {
 		}
 		return ""
 	case "volumes":
-		w.volumes, w.memory = nil, Memory{}
+		w.volumes, w.memory, w.follow = nil, Memory{}, nil
 		for _, heard := range w.reports {
-			heard.Report.Volumes = nil
+			heard.Report.Volumes, heard.Report.Followed = nil, nil
 		}
 		for _, line := range lines {
 			w.addVolume(t, line)
+		}
+		return ""
+	case "containers":
+		for _, line := range lines {
+			w.addContainer(t, line)
 		}
 		return ""
 	case "place":
@@ -435,12 +446,20 @@ func (w *world) addVolume(t *testing.T, line string) {
 			v.Deleted = now.Add(-duration(t, value))
 		case "pending":
 			v.Pending = &state.Pending{Attempt: "try", Began: now.Add(-duration(t, value))}
+		case "to": // of what is pending, with its containers
+			v.Pending.To, v.Pending.Follow = volume.NodeID(value), true
+		case "moved": // from a node, so long ago
+			from, ago, _ := strings.Cut(value, ":")
+			v.Moved = &state.Moved{From: volume.NodeID(from), Attempt: drainAttempt + "1", At: now.Add(-duration(t, cmp.Or(ago, "10s")))}
+		case "undone": // a move of a drain to a node, for which containers were stopped, so long ago
+			to, ago, _ := strings.Cut(value, ":")
+			v.LastRefusal = &state.Refusal{Attempt: drainAttempt + "1", Reason: "it did not start on " + to, At: now.Add(-duration(t, ago)), To: volume.NodeID(to), Follow: true}
 		case "absent": // nodes that have no copy
 			for id := range strings.SplitSeq(value, ",") {
 				absent[volume.NodeID(id)] = true
 			}
 		case "user": // a container
-			holders = append(holders, volume.Holder{Name: value})
+			holders = append(holders, volume.Holder{Container: value, Name: value})
 		case "refusal": // of a handoff of a drain, so long ago
 			v.LastRefusal = &state.Refusal{Attempt: drainAttempt + "1", Reason: "in use by a shell", At: now.Add(-duration(t, value))}
 		case "problem": // with the primary's copy
@@ -473,6 +492,35 @@ func (w *world) addVolume(t *testing.T, line string) {
 			}
 		}
 	}
+}
+
+func (w *world) addContainer(t *testing.T, line string) {
+	t.Helper()
+	fields := strings.Fields(line)
+	c := &state.Container{Name: fields[0], ID: fields[0], Node: volume.NodeID(fields[1]), Run: true}
+	said := map[volume.NodeID]volume.Followed{}
+	for _, f := range fields[2:] {
+		switch key, value, _ := strings.Cut(f, "="); key {
+		case "images":
+			for id := range strings.SplitSeq(value, ",") {
+				said[volume.NodeID(id)] = volume.Followed{}
+			}
+		case "failed":
+			node, tries, _ := strings.Cut(value, ":")
+			said[volume.NodeID(node)] = volume.Followed{Failed: int(parseBytes(t, tries)), Error: "no such network", Problem: "it cannot be started"}
+		case "blocked":
+			c.Blocked, c.Obstacles = true, []string{"it uses the device /dev/kvm"}
+		case "stopped":
+			c.Run = false
+		default:
+			c.Volumes = append(c.Volumes, state.ContainerVolume{ID: volume.ID(f), Epoch: 1})
+		}
+	}
+	for id, f := range said {
+		f.Record = c.RecordKey()
+		w.reports[id].Report.Followed = append(w.reports[id].Report.Followed, f)
+	}
+	w.follow = append(w.follow, c)
 }
 
 func setSpec(t *testing.T, s *volume.Spec, key, value string) bool {
@@ -554,7 +602,14 @@ func showAll(cmds []state.Command) string {
 		case state.ForgetVolume:
 			out = append(out, fmt.Sprintf("%s: forget", c.ID))
 		case state.BeginHandoff:
-			out = append(out, fmt.Sprintf("%s: hand to %s, attempt %s", c.ID, c.To, c.Attempt))
+			text := fmt.Sprintf("%s: hand to %s, attempt %s", c.ID, c.To, c.Attempt)
+			if c.Follow {
+				text += ", with containers"
+			}
+			if c.Back != "" {
+				text += ", back: " + c.Back
+			}
+			out = append(out, text)
 		default:
 			out = append(out, fmt.Sprintf("%T", c))
 		}

@@ -36,6 +36,9 @@ type View struct {
 	extra map[volume.ID]volume.NodeID // see Memory
 	names func(volume.NodeID) string  // of nodes that are members no more, too; nil: not known
 
+	// containers that follow, by volume.
+	containers map[volume.ID][]*state.Container
+
 	salt  uint64 // changes with the state, so that equal nodes take turns
 	index map[volume.NodeID]int
 	zones map[volume.Zone][]int // indices into Nodes
@@ -78,6 +81,8 @@ type NodeView struct {
 	applied uint64
 	clock   time.Time       // the node's own, when it reported
 	copies  []volume.Status // of a fresh report, by volume ID
+	// containers as a fresh report has them.
+	containers []volume.Followed
 }
 
 // NewView joins the state with the reports by node. Reports of strangers are
@@ -92,6 +97,7 @@ func NewView(st *state.State, reports map[volume.NodeID]Heard, now time.Time) *V
 	volumes = slices.AppendSeq(volumes, st.Volumes())
 	v := newView(slices.Collect(st.Nodes()), volumes, settings, st.Index, reports, now)
 	v.names = st.NodeName
+	v.containers = indexContainers(slices.Collect(st.Containers()))
 	for i := range v.Nodes {
 		v.Nodes[i].Lease = st.HasLease(v.Nodes[i].ID)
 	}
@@ -139,6 +145,7 @@ func newNodeView(n *state.Node, heard Heard, now time.Time) NodeView {
 	nv.applied = heard.Report.Applied
 	nv.clock = heard.Report.At
 	nv.copies = heard.Report.Volumes
+	nv.containers = heard.Report.Followed
 	byVolume := func(i, j int) bool { return nv.copies[i].Volume < nv.copies[j].Volume }
 	if !sort.SliceIsSorted(nv.copies, byVolume) {
 		nv.copies = slices.Clone(nv.copies)

@@ -421,8 +421,11 @@ func (t *txn) beginHandoff(c BeginHandoff) Result {
 	if !t.s.HasLease(c.To) {
 		return failed(volume.CodeConflict, "node %s may not write: it has no lease", t.s.NodeName(c.To))
 	}
+	if c.Back != "" && (v.Moved == nil || v.Moved.From != c.To || len(t.s.Starting(&v)) == 0) {
+		return failed(volume.CodeConflict, "volume %q has no containers that are to go back to %s", v.Name, t.s.NodeName(c.To))
+	}
 	v.Phase = PhaseMoving
-	v.Pending = &Pending{Attempt: c.Attempt, To: c.To, Follow: c.Follow, Began: t.at}
+	v.Pending = &Pending{Attempt: c.Attempt, To: c.To, Follow: c.Follow || c.Back != "", Back: c.Back, Began: t.at}
 	t.putVolume(v)
 	return Result{Volume: v.ID}
 }
@@ -432,19 +435,31 @@ func (t *txn) commitHandoff(c CommitHandoff) Result {
 	if bad != nil {
 		return *bad
 	}
-	from, to, follow := v.Placement.Primary, v.Pending.To, v.Pending.Follow
+	from, to, p := v.Placement.Primary, v.Pending.To, *v.Pending
 	if !t.s.HasLease(to) {
 		return failed(volume.CodeConflict, "node %s may not write: it has no lease any more", t.s.NodeName(to))
 	}
 	v.Placement = t.rezone(v.Placement.Swap(to))
 	v.Epoch, v.Start = v.Epoch.Next(), c.Final
-	v.Phase, v.Pending, v.LastRefusal = PhaseActive, nil, nil
+	was := v.Moved
+	v.Phase, v.Pending, v.LastRefusal, v.Moved = PhaseActive, nil, nil, nil
+	kind, why := "volume.moved", ""
+	switch {
+	case p.Back != "":
+		kind, why = "volume.moved-back", ": "+p.Back
+		v.LastRefusal = &Refusal{Attempt: p.Attempt, Reason: p.Back, At: t.at, To: from, Follow: true}
+		if was != nil {
+			v.LastRefusal.Attempt = was.Attempt
+		}
+	case p.Follow:
+		v.Moved = &Moved{From: from, Attempt: p.Attempt, At: t.at}
+	}
 	t.putVolume(v)
-	if !follow {
+	if !p.Follow {
 		t.stayBehind(v.ID, from)
 	}
-	t.event(Event{Kind: "volume.moved", Volume: v.ID, Name: v.Name, Node: to,
-		Message: fmt.Sprintf("volume %s moved from %s to %s", v.Name, t.s.NodeName(from), t.s.NodeName(to))})
+	t.event(Event{Kind: kind, Volume: v.ID, Name: v.Name, Node: to,
+		Message: fmt.Sprintf("volume %s moved from %s to %s%s", v.Name, t.s.NodeName(from), t.s.NodeName(to), why)})
 	return Result{Volume: v.ID}
 }
 
@@ -488,8 +503,8 @@ func (t *txn) abort(id volume.ID, e volume.Epoch, attempt, reason string, in Pha
 	if v.Pending.Follow {
 		t.unseen(v.ID, v.Placement.Primary)
 	}
+	v.LastRefusal = v.refusal(reason, t.at)
 	v.Phase, v.Pending = PhaseActive, nil
-	v.LastRefusal = &Refusal{Attempt: attempt, Reason: reason, At: t.at}
 	t.putVolume(v)
 	t.event(Event{Kind: kind, Volume: v.ID, Name: v.Name,
 		Message: fmt.Sprintf("volume %s stays as it is: %s", v.Name, reason)})

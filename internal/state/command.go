@@ -120,6 +120,9 @@ type (
 		// Follow: the primary first stops the containers that follow the volume, and To
 		// starts them. Without it a volume in use stays.
 		Follow bool `json:"follow,omitempty"`
+		// Back undoes a handoff whose containers do not start: To is where they ran, and
+		// they are started there again. It is why, and what its refusal says afterwards.
+		Back string `json:"back,omitempty"`
 	}
 	// CommitHandoff changes the primary. Only the old primary proposes it, after it
 	// has unmounted the volume and To has acknowledged the final snapshot.

@@ -117,6 +117,25 @@ func (s *State) ContainersOf(id volume.ID) (out []*Container) {
 	return out
 }
 
+// RunningOn are the containers of a volume that are recorded to run on a node.
+func (s *State) RunningOn(v *Volume, node volume.NodeID) (out []*Container) {
+	for _, c := range s.ContainersOf(v.ID) {
+		if c.Run && c.Node == node {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// Starting are the containers that went along with the last handoff of a volume and have
+// not been seen to run since.
+func (s *State) Starting(v *Volume) []*Container {
+	if v.Moved == nil || v.Moved.From == v.Placement.Primary {
+		return nil
+	}
+	return s.RunningOn(v, v.Moved.From)
+}
+
 // RecordOf is the record of a container by its name and the volumes that it mounts;
 // nil when there is none.
 func (s *State) RecordOf(name string, volumes []volume.ID) *Container {

@@ -353,13 +353,13 @@ func (v *Volume) Electable() bool {
 func (t *txn) elect(v Volume, reason string) {
 	was := v.Placement.Primary
 	if v.Pending != nil { // somebody waits for the attempt
-		v.LastRefusal = &Refusal{Attempt: v.Pending.Attempt, Reason: reason, At: t.at}
+		v.LastRefusal = v.refusal(reason, t.at)
 	}
 	v.Placement = volume.Placement{Local: slices.Clone(v.Placement.Local), Remote: slices.Clone(v.Placement.Remote)}
 	if n := t.s.Node(was); n != nil && !n.Removed {
 		v.Placement.Local = append([]volume.NodeID{was}, v.Placement.Local...)
 	}
-	v.Epoch, v.Phase, v.Pending = v.Epoch.Next(), PhaseElecting, nil
+	v.Epoch, v.Phase, v.Pending, v.Moved = v.Epoch.Next(), PhaseElecting, nil, nil
 	v.Election = &Election{Was: was, Reason: reason, Began: t.at}
 	t.putVolume(v)
 	t.event(Event{Kind: "volume.electing", Volume: v.ID, Name: v.Name, Node: was,

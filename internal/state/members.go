@@ -40,8 +40,10 @@ func (t *txn) setAvailability(n *Node, c UpdateNode) *Result {
 		r := failed(volume.CodeInvalid, "node %s: only a drained node keeps its replicas", n.Name)
 		return &r
 	case to == n.Availability && keep == n.KeepReplicas:
+		t.forgive(n.ID)
 		return nil
 	}
+	t.forgive(n.ID)
 	n.Availability, n.KeepReplicas = to, keep
 	kind, text := "node.active", "is in use again"
 	if to == Drain {
@@ -52,6 +54,18 @@ func (t *txn) setAvailability(n *Node, c UpdateNode) *Result {
 	}
 	t.event(Event{Kind: kind, Node: n.ID, Name: n.Name, Message: fmt.Sprintf("node %s %s", n.Name, text)})
 	return nil
+}
+
+// forgive what kept volumes on a node from being moved with their containers: an operator
+// wants it to be tried again at once.
+func (t *txn) forgive(node volume.NodeID) {
+	for v := range t.s.Volumes() {
+		if v.Placement.Primary == node && v.Phase == PhaseActive && v.LastRefusal != nil && v.LastRefusal.Follow {
+			again := *v
+			again.LastRefusal = nil
+			t.putVolume(again)
+		}
+	}
 }
 
 func (t *txn) removeNode(c RemoveNode) Result {
@@ -147,7 +161,10 @@ func (t *txn) dropNode(v Volume, node volume.NodeID, why string, lose bool) {
 		return
 	}
 	if v.Pending != nil && v.Pending.To == node {
-		v.LastRefusal = &Refusal{Attempt: v.Pending.Attempt, Reason: why, At: t.at}
+		if v.Pending.Follow {
+			t.unseen(v.ID, v.Placement.Primary)
+		}
+		v.LastRefusal = v.refusal(why, t.at)
 		v.Phase, v.Pending = PhaseActive, nil
 	}
 	if v.Placement.Primary == node {

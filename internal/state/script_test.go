@@ -224,7 +224,7 @@ func (sc *script) do(words []string) string {
 	case "replicas":
 		c = SetReplicas{ID: id, Epoch: epoch, Local: nodeIDs(opt["local"]), Remote: nodeIDs(opt["remote"]), Changed: changed}
 	case "move":
-		c = BeginHandoff{ID: id, Epoch: epoch, To: nodeID(opt["to"]), Attempt: opt["try"], Follow: opt["follow"] != ""}
+		c = BeginHandoff{ID: id, Epoch: epoch, To: nodeID(opt["to"]), Attempt: opt["try"], Follow: opt["follow"] != "", Back: opt["back"]}
 	case "commit-move":
 		c = CommitHandoff{ID: id, Epoch: epoch, Attempt: opt["try"], Final: volume.Position{Epoch: epoch, Seq: 1, GUID: 7}}
 	case "abort-move":
@@ -516,6 +516,9 @@ func (sc *script) show(only []string) string {
 		}
 		if v.LastRefusal != nil {
 			fmt.Fprintf(&b, " refused=%q", v.LastRefusal.Reason)
+			if v.LastRefusal.Follow {
+				fmt.Fprintf(&b, " of=%s to=%s", v.LastRefusal.Attempt, sc.s.NodeName(v.LastRefusal.To))
+			}
 		}
 		b.WriteString("\n")
 	}

@@ -148,8 +148,11 @@ type Volume struct {
 	// Start is what the primary's copy held when it took this epoch over; zero for
 	// the first epoch. A copy without it must not be written.
 	Start volume.Position `json:"start,omitzero"`
-	// LastRefusal is why the last pending operation was given up.
+	// LastRefusal is why the last pending operation was given up, or undone.
 	LastRefusal *Refusal `json:"last_refusal,omitempty"`
+	// Moved is the handoff with containers that began this epoch; nil when something else
+	// did. Until they run, the volume can go back: see BeginHandoff.
+	Moved *Moved `json:"moved,omitempty"`
 	// Adopt, until the volume is confirmed, is the set-aside copy on the primary that it
 	// is made of, by its name; "" for a volume that begins empty.
 	Adopt   string    `json:"adopt,omitempty"`
@@ -171,8 +174,17 @@ type Pending struct {
 	Attempt string        `json:"attempt"`
 	To      volume.NodeID `json:"to,omitempty"` // of a move
 	// Follow: the containers go along, see BeginHandoff.
-	Follow bool      `json:"follow,omitempty"`
-	Began  time.Time `json:"began"`
+	Follow bool `json:"follow,omitempty"`
+	// Back, of a move, is why the last one is undone; "" for one that is no return.
+	Back  string    `json:"back,omitempty"`
+	Began time.Time `json:"began"`
+}
+
+// Moved is a handoff with which containers went along.
+type Moved struct {
+	From    volume.NodeID `json:"from"`
+	Attempt string        `json:"attempt"`
+	At      time.Time     `json:"at"`
 }
 
 // Refusal ends an attempt without its effect.
@@ -180,6 +192,14 @@ type Refusal struct {
 	Attempt string    `json:"attempt"`
 	Reason  string    `json:"reason"`
 	At      time.Time `json:"at"`
+	// To, of a move, is where it was to go. Follow: containers were stopped for it.
+	To     volume.NodeID `json:"to,omitempty"`
+	Follow bool          `json:"follow,omitempty"`
+}
+
+// refusal of what is pending.
+func (v *Volume) refusal(reason string, at time.Time) *Refusal {
+	return &Refusal{Attempt: v.Pending.Attempt, Reason: reason, At: at, To: v.Pending.To, Follow: v.Pending.Follow}
 }
 
 // Token lets machines join. The secret itself is not here.

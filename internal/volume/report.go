@@ -31,6 +31,10 @@ type Followed struct {
 	// LacksImage: it could not be started on this node at once.
 	LacksImage bool   `json:"lacks_image,omitempty"`
 	Problem    string `json:"problem,omitempty"`
+	// Failed is how often in a row it could not be started on this node, and Error why at
+	// the last time.
+	Failed int    `json:"failed,omitempty"`
+	Error  string `json:"error,omitempty"`
 }
 
 // LeaseReport is how a node's lease is, as the node itself sees it. The zero value is a

@@ -1,0 +1,360 @@
+package placement
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// startTries is how often a container may fail to start where its volumes were moved
+// before they go back, and startLimit how long it may take.
+const (
+	startTries = 2
+	startLimit = 2 * time.Minute
+)
+
+// backAttempt begins the attempts of handoffs that undo one, and joinAttempt those of
+// handoffs that bring the volumes of a container together.
+const (
+	backAttempt = "back-"
+	joinAttempt = "join-"
+)
+
+// company is what leaves a node together: the containers that run there and follow,
+// and all their volumes. Most often that is one volume, and one container or none.
+type company struct {
+	volumes    []*state.Volume // by ID
+	containers []*state.Container
+}
+
+// company of a volume on a node.
+func (v *View) company(vol *state.Volume, node volume.NodeID) (g company) {
+	g.volumes = []*state.Volume{vol}
+	for i := 0; i < len(g.volumes); i++ { // it grows meanwhile
+		for _, c := range v.containers[g.volumes[i].ID] {
+			if !c.Run || c.Node != node || slices.Contains(g.containers, c) {
+				continue
+			}
+			g.containers = append(g.containers, c)
+			for _, cv := range c.Volumes {
+				if other := v.volume(cv.ID); other != nil && !slices.Contains(g.volumes, other) {
+					g.volumes = append(g.volumes, other)
+				}
+			}
+		}
+	}
+	slices.SortFunc(g.volumes, func(a, b *state.Volume) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(g.containers, func(a, b *state.Container) int { return cmp.Compare(a.Name, b.Name) })
+	return g
+}
+
+// here are the volumes that are still on a node, and away where the others are, or are
+// going, without repetition.
+func (g company) here(node volume.NodeID) (here []*state.Volume, away []volume.NodeID) {
+	for _, vol := range g.volumes {
+		to := vol.Placement.Primary
+		if vol.Phase == state.PhaseMoving && vol.Pending != nil {
+			to = vol.Pending.To
+		}
+		switch {
+		case to == node:
+			here = append(here, vol)
+		case !slices.Contains(away, to):
+			away = append(away, to)
+		}
+	}
+	return here, away
+}
+
+// attempt is the one name of all the handoffs of a company: so it is known, when one is
+// refused, which others were begun with it.
+func (g company) attempt() string {
+	var changed uint64
+	for _, vol := range g.volumes {
+		switch {
+		case vol.Pending != nil && strings.HasPrefix(vol.Pending.Attempt, drainAttempt):
+			return vol.Pending.Attempt
+		case vol.Moved != nil && strings.HasPrefix(vol.Moved.Attempt, drainAttempt) && slices.ContainsFunc(g.containers, func(c *state.Container) bool { return c.Node == vol.Moved.From }):
+			return vol.Moved.Attempt
+		}
+		changed = max(changed, vol.Changed)
+	}
+	return fmt.Sprintf("%s%d", drainAttempt, changed)
+}
+
+// stays says why a volume of a company cannot leave a node now; "" when it can.
+func (v *View) stays(vol *state.Volume, n *NodeView, g company) string {
+	if vol.Phase != state.PhaseActive {
+		return fmt.Sprintf("it is %s", vol.Phase)
+	}
+	if v.noSource(vol) != "" {
+		return fmt.Sprintf("node %s is not heard of, so nobody knows whether it is in use", n.Name)
+	}
+	c := n.Copy(vol.ID)
+	if c.Problem != "" {
+		return "its copy there has a problem: " + c.Problem
+	}
+	running := map[*state.Container]bool{}
+	var others []volume.Holder
+	for _, h := range c.Holders {
+		i := slices.IndexFunc(g.containers, func(c *state.Container) bool {
+			return h.Container != "" && strings.HasPrefix(c.ID, h.Container)
+		})
+		if i < 0 {
+			others = append(others, h)
+			continue
+		}
+		running[g.containers[i]] = true
+	}
+	if users := names(others); users != "" {
+		return fmt.Sprintf("in use by %s on %s, which does not follow its volumes: stop it there and start it on another node", users, n.Name)
+	}
+	_, away := g.here(n.ID)
+	for _, c := range g.containers {
+		switch {
+		case c.Blocked:
+			return fmt.Sprintf("in use by container %s on %s, which cannot follow: %s", c.Name, n.Name, strings.Join(c.Obstacles, "; "))
+		case c.Uses(vol.ID) && !running[c] && len(away) == 0:
+			return fmt.Sprintf("container %s on %s does not run, and in a moment it is known whether its user has stopped it", c.Name, n.Name)
+		}
+	}
+	if r := vol.LastRefusal; r != nil && strings.HasPrefix(r.Attempt, drainAttempt) {
+		switch since := v.Now.Sub(r.At).Abs(); {
+		case r.Follow && since < drainAgain:
+			return fmt.Sprintf("%s; it is here again, and `flockctl node drain %s` tries it once more", r.Reason, n.Name)
+		case !r.Follow && since < drainRetry:
+			return r.Reason
+		}
+	}
+	return ""
+}
+
+// heir is the node that a company is best handed to: complete copies of all that is
+// still here, on a node that may write and is not drained itself; in the primary's zone
+// before others, one that has not failed before before one that has, one that has all that
+// its containers need before one that waits for it, in sync before behind. Where some have gone ahead, it is where they are. "" when there is none.
+func (v *View) heir(g company, n *NodeView) volume.NodeID {
+	here, away := g.here(n.ID)
+	var all []volume.NodeID
+	for _, id := range here[0].Placement.Replicas() {
+		m := v.Node(id)
+		fits := m != nil && m.Availability == state.Active && m.Lease && m.poolKnown() && (len(away) == 0 || slices.Contains(away, id))
+		if fits && !slices.ContainsFunc(here, func(vol *state.Volume) bool { return !v.complete(vol, id) }) {
+			all = append(all, id)
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	failed := func(id volume.NodeID) int {
+		return yes(slices.ContainsFunc(here, func(vol *state.Volume) bool {
+			r := vol.LastRefusal
+			return r != nil && r.Follow && r.To == id
+		}))
+	}
+	return slices.MinFunc(all, func(a, b volume.NodeID) int {
+		return cmp.Or(
+			cmp.Compare(yes(v.zoneOf(a) != n.Zone), yes(v.zoneOf(b) != n.Zone)),
+			cmp.Compare(failed(a), failed(b)),
+			cmp.Compare(yes(v.notReady(g, n, a) != ""), yes(v.notReady(g, n, b) != "")),
+			cmp.Compare(yes(v.behind(here, a) != nil), yes(v.behind(here, b) != nil)),
+			cmp.Compare(v.Node(a).Primaries, v.Node(b).Primaries), cmp.Compare(a, b))
+	})
+}
+
+// behind is a volume of which a node's copy lags; nil when there is none.
+func (v *View) behind(volumes []*state.Volume, id volume.NodeID) *state.Volume {
+	i := slices.IndexFunc(volumes, func(vol *state.Volume) bool { return v.link(vol, id).State == volume.LinkLagging })
+	if i < 0 {
+		return nil
+	}
+	return volumes[i]
+}
+
+// notReady says why containers had better not be stopped yet to be started on a node;
+// "" when all that they need is there.
+func (v *View) notReady(g company, n *NodeView, to volume.NodeID) string {
+	m := v.Node(to)
+	for _, c := range g.containers {
+		if f := m.followed(c); f == nil || f.LacksImage {
+			return fmt.Sprintf("container %s waits until its image is on %s", c.Name, m.Name)
+		}
+	}
+	here, _ := g.here(n.ID)
+	if vol := v.behind(here, to); vol != nil && len(g.containers) > 0 {
+		return fmt.Sprintf("container %s runs until %s has caught up with volume %s", g.containers[0].Name, m.Name, vol.Name)
+	}
+	return ""
+}
+
+// followed is what a node says of a container; nil when it says nothing.
+func (n *NodeView) followed(c *state.Container) *volume.Followed {
+	key := c.RecordKey()
+	i := slices.IndexFunc(n.containers, func(f volume.Followed) bool { return f.Record == key })
+	if i < 0 {
+		return nil
+	}
+	return &n.containers[i]
+}
+
+// gather gives one volume of a company a copy where the others can have one, too, or
+// waits for it.
+func (v *View) gather(vol *state.Volume, g company, n *NodeView) drainStep {
+	here, away := g.here(n.ID)
+	has := func(id volume.NodeID) (n int) {
+		for _, other := range here {
+			n += yes(other.Placement.Role(id) == volume.RoleReplica)
+		}
+		return n
+	}
+	var to *NodeView
+	for i := range v.Nodes {
+		m := &v.Nodes[i]
+		there := vol.Placement.Role(m.ID) == volume.RoleReplica
+		fits := m.Availability == state.Active && m.Alive && (there || m.unfit(v.claim(vol)) == fit)
+		if m.ID == n.ID || !fits || len(away) > 0 && !slices.Contains(away, m.ID) {
+			continue
+		}
+		if to == nil || has(m.ID) > has(to.ID) {
+			to = m
+		}
+	}
+	var who []string
+	for _, c := range g.containers {
+		who = append(who, c.Name)
+	}
+	switch {
+	case to == nil:
+		return drainStep{why: fmt.Sprintf("no node has room for all volumes of container %s", strings.Join(who, ", "))}
+	case v.complete(vol, to.ID):
+		return drainStep{why: fmt.Sprintf("its containers (%s) need their other volumes on %s, too", strings.Join(who, ", "), to.Name)}
+	case vol.Placement.Role(to.ID) == volume.RoleReplica:
+		return drainStep{doing: "first copy to " + to.Name + progress(v.link(vol, to.ID))}
+	}
+	want := cloned(vol.Placement)
+	if to.Zone == n.Zone {
+		want.Local = append(want.Local, to.ID)
+	} else {
+		want.Remote = append(want.Remote, to.ID)
+	}
+	return drainStep{cmd: setReplicas(vol, want), begins: true, adds: true, placement: want, doing: "first copy to " + to.Name}
+}
+
+// starting are the containers that came along with the last handoff of a volume and do
+// not run yet, as far as is recorded.
+func (v *View) starting(vol *state.Volume) (out []*state.Container) {
+	if vol.Moved == nil || vol.Moved.From == vol.Placement.Primary {
+		return nil
+	}
+	for _, c := range v.containers[vol.ID] {
+		if c.Run && c.Node == vol.Moved.From {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// goBack undoes a handoff whose containers do not start: they run again where they ran
+// before. It needs that node with all that was written; without it they are tried again
+// where they are. Nil when there is nothing to undo.
+func (v *View) goBack(vol *state.Volume) state.Command {
+	starting := v.starting(vol)
+	if len(starting) == 0 || vol.Phase != state.PhaseActive {
+		return nil
+	}
+	if r := vol.LastRefusal; r != nil && strings.HasPrefix(r.Attempt, backAttempt) && v.Now.Sub(r.At).Abs() < drainRetry {
+		return nil
+	}
+	home, now := v.Node(vol.Moved.From), v.Node(vol.Placement.Primary)
+	if now == nil || !now.Alive || home == nil || !home.Lease || !v.complete(vol, home.ID) {
+		return nil
+	}
+	why := ""
+	for _, c := range starting {
+		for _, cv := range c.Volumes {
+			other := v.volume(cv.ID)
+			if other != nil && other.Placement.Primary == home.ID && other.LastRefusal != nil && other.LastRefusal.Attempt == vol.Moved.Attempt {
+				why = fmt.Sprintf("volume %s of container %s stays on %s: %s", other.Name, c.Name, home.Name, other.LastRefusal.Reason)
+			}
+		}
+		if f := now.followed(c); f != nil && f.Failed >= startTries {
+			why = fmt.Sprintf("container %s could not be started on %s: %s", c.Name, now.Name, f.Error)
+		}
+		if why == "" && v.Now.Sub(vol.Moved.At).Abs() >= startLimit {
+			why = fmt.Sprintf("container %s did not start on %s within %s", c.Name, now.Name, startLimit)
+		}
+	}
+	if why == "" {
+		return nil
+	}
+	return state.BeginHandoff{ID: vol.ID, Epoch: vol.Epoch, To: home.ID, Attempt: fmt.Sprintf("%s%d", backAttempt, vol.Changed), Follow: true, Back: why}
+}
+
+// reunite hands the volumes of a container that can run nowhere, because a failover gave
+// them to different nodes, to the one of these that has complete copies of all; to the
+// one that the fewest have to go to. Nobody uses them meanwhile.
+func (v *View) reunite(c *state.Container) (cmds []state.Command) {
+	if !c.Run || len(c.Volumes) < 2 {
+		return nil
+	}
+	var all []*state.Volume
+	has := map[volume.NodeID]int{}
+	for _, cv := range c.Volumes {
+		vol := v.volume(cv.ID)
+		if vol == nil || vol.Phase != state.PhaseActive || v.noSource(vol) != "" || vol.Placement.Primary == c.Node {
+			return nil // where it is recorded a drain goes on or is undone
+		}
+		st := v.Node(vol.Placement.Primary).Copy(vol.ID)
+		r := vol.LastRefusal
+		if st.Problem != "" || len(st.Holders) > 0 || r != nil && strings.HasPrefix(r.Attempt, joinAttempt) && v.Now.Sub(r.At).Abs() < drainRetry {
+			return nil
+		}
+		all = append(all, vol)
+		has[vol.Placement.Primary]++
+	}
+	if len(has) < 2 {
+		return nil
+	}
+	to := volume.NodeID("")
+	for _, id := range slices.Sorted(maps.Keys(has)) {
+		n := v.Node(id)
+		fits := n.Availability == state.Active && n.Lease && n.poolKnown() && !slices.ContainsFunc(all, func(vol *state.Volume) bool {
+			return vol.Placement.Primary != id && !v.complete(vol, id)
+		})
+		if fits && (to == "" || has[id] > has[to]) {
+			to = id
+		}
+	}
+	for _, vol := range all {
+		if to != "" && vol.Placement.Primary != to {
+			cmds = append(cmds, state.BeginHandoff{ID: vol.ID, Epoch: vol.Epoch, To: to, Attempt: fmt.Sprintf("%s%d", joinAttempt, vol.Changed), Follow: true})
+		}
+	}
+	return cmds
+}
+
+// volume by ID; nil when there is none.
+func (v *View) volume(id volume.ID) *state.Volume {
+	i, found := slices.BinarySearchFunc(v.Volumes, id, func(vol *state.Volume, id volume.ID) int { return cmp.Compare(vol.ID, id) })
+	if !found {
+		return nil
+	}
+	return v.Volumes[i]
+}
+
+// indexContainers lists containers by the volumes that they mount.
+func indexContainers(all []*state.Container) map[volume.ID][]*state.Container {
+	out := map[volume.ID][]*state.Container{}
+	for _, c := range all {
+		for _, cv := range c.Volumes {
+			out[cv.ID] = append(out[cv.ID], c)
+		}
+	}
+	return out
+}
