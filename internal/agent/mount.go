@@ -53,9 +53,7 @@ func (a *Agent) Mount(ctx context.Context, id volume.ID, mountID string) (dir st
 	if err != nil {
 		return "", fmt.Errorf("mounting volume %q: %w", v.Name, err)
 	}
-	// The lease may have ended meanwhile; then the fencer has looked already, or will not
-	// be asked to look again.
-	if err := a.leased(v.Name); err != nil {
+	if err := a.stillWritable(v); err != nil {
 		if uerr := a.zfs.Unmount(ctx, ds.Name); uerr != nil {
 			err = errors.Join(err, fmt.Errorf("unmounting volume %q again: %w", v.Name, uerr))
 		}
@@ -63,6 +61,23 @@ func (a *Agent) Mount(ctx context.Context, id volume.ID, mountID string) (dir st
 	}
 	a.use.Mounted(id, mountID)
 	return dir, nil
+}
+
+// stillWritable refuses a mount during which v was taken from this node. Its lease may
+// have ended meanwhile, and the fencer have looked before there was anything to see; it may
+// even hold the next one, while somebody else writes the volume. So the lease is asked
+// first: if it still is the one that the mount began under, the fencer has yet to look; if
+// not, the state that is read after it has the end of the old one, and another epoch.
+func (a *Agent) stillWritable(v *state.Volume) error {
+	if err := a.leased(v.Name); err != nil {
+		return err
+	}
+	now, err := a.writable(v.ID)
+	if err == nil && now.Epoch != v.Epoch {
+		err = volume.Errorf(volume.CodeConflict, "volume %q was taken over in epoch %s while it was being mounted in %s", v.Name, now.Epoch, v.Epoch).
+			WithHint("try again")
+	}
+	return err
 }
 
 // leased refuses what only a node that may write is allowed to do.
