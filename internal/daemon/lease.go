@@ -235,6 +235,22 @@ func (t *tenure) problem(now lease.Moment) string {
 	return ""
 }
 
+// safety is how surely writers are stopped that run now, if nobody hears of this node
+// any more. The word of a fencer that does not answer is worth nothing, but that of a
+// watchdog for as long as it may still fire: if we are here after that, it does not run.
+// The caller has the lock.
+func (t *tenure) safety(now lease.Moment) volume.Safety {
+	switch {
+	case !t.known:
+		return volume.SafetySoftware
+	case !t.mute:
+		return t.fencing.Safety
+	case t.fencing.Safety == volume.SafetyWatchdog && now.Sub(t.heard) <= t.timers.Fence+2*fencerEvery:
+		return volume.SafetyWatchdog
+	}
+	return volume.SafetySoftware
+}
+
 // run looks after the lease until ctx ends.
 func (t *tenure) run(ctx context.Context) error {
 	// What the fencer remembers comes first, if it answers at all: without it a lease of
@@ -456,6 +472,7 @@ type occasion struct {
 	lease   uint64
 	revoked bool
 	stopped uint64
+	safety  volume.Safety
 }
 
 func (t *tenure) occasion() (o occasion) {
@@ -467,7 +484,7 @@ func (t *tenure) occasion() (o occasion) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	o.stopped = t.stopped
+	o.stopped, o.safety = t.stopped, t.safety(t.clock())
 	return o
 }
 
@@ -526,7 +543,7 @@ func (t *tenure) compose(now lease.Moment, s *state.State) api.BeatRequest {
 	t.follow(now, s)
 	f, n := s.Failover(), s.Node(t.self)
 	req := api.BeatRequest{
-		Node: t.self, Round: f.Round, Beat: t.holder.Beat(now), Safety: t.fencing.Safety, Problem: t.problem(now),
+		Node: t.self, Round: f.Round, Beat: t.holder.Beat(now), Safety: t.safety(now), Problem: t.problem(now),
 	}
 	req.Beat.Boot = t.boot
 	if n == nil || !f.Enforced() {

@@ -110,11 +110,20 @@ func (l *leases) know(now lease.Moment, s *state.State) {
 			l.keeper.Forget(n.ID)
 			continue
 		}
-		l.keeper.Know(now, n.ID, n.Lease.No, !n.Lease.Valid(f), patience(s, n.Lease.Safety, l.beats[n.ID].Safety))
+		l.keeper.Know(now, n.ID, n.Lease.No, !n.Lease.Valid(f), patience(s, n.Lease.Safety, l.safety(n)))
 		if no := l.beats[n.ID].Beat.Stopped; no != 0 && n.Lease.Valid(f) {
 			l.keeper.Stopped(n.ID, no)
 		}
 	}
+}
+
+// safety is how surely a node stops its writers, by its last word in this reign or, if
+// it has not been heard in it, by what it said when it got its lease.
+func (l *leases) safety(n *state.Node) volume.Safety {
+	if b, ok := l.beats[n.ID]; ok {
+		return b.Safety
+	}
+	return n.Lease.Safety
 }
 
 // patience is how long to wait for a silent node, as lease.Keeper has it: by the worse
@@ -124,7 +133,7 @@ func patience(s *state.State, granted, now volume.Safety) time.Duration {
 	switch {
 	case f.Mode != state.FailoverAutomatic:
 		return lease.Never
-	case granted.Hard() && (now == "" || now.Hard()):
+	case granted.Hard() && now.Hard():
 		return 0
 	case set.SoftwareFencing:
 		return f.Timers.Promote * 3 / 2

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/lease"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -67,6 +68,77 @@ func TestDecideLeases(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", got, tt.want)
 			}
 		})
+	}
+}
+
+// How long a silent node is waited for, by what it said when it got its lease and what
+// it has said to this leader since.
+func TestPatience(t *testing.T) {
+	s := leaseState(t, strings.Fields("arm grant n1 complete n1"))
+	promote := s.Failover().Timers.Promote
+	const unheard = "never"
+	for _, tt := range []struct {
+		granted, said volume.Safety
+		software      bool // fencing=software-only
+		want          time.Duration
+	}{
+		{volume.SafetySysrq, unheard, false, promote},
+		{volume.SafetySysrq, volume.SafetySysrq, false, promote},
+		{volume.SafetySysrq, volume.SafetyWatchdog, false, promote},
+		{volume.SafetySysrq, volume.SafetySoftware, false, lease.Never},
+		{volume.SafetySysrq, "", false, lease.Never},
+		{volume.SafetySoftware, unheard, false, lease.Never},
+		{volume.SafetySoftware, volume.SafetySysrq, false, lease.Never},
+		{volume.SafetySysrq, "", true, promote * 3 / 2},
+	} {
+		n := *s.Node(nodeID("n1"))
+		n.Lease.Safety = tt.granted
+		l := &leases{beats: map[volume.NodeID]beat{}}
+		if tt.said != unheard {
+			l.beats[n.ID] = beat{BeatRequest: api.BeatRequest{Safety: tt.said}}
+		}
+		now := s
+		if tt.software {
+			now = leaseState(t, strings.Fields("arm grant n1 complete n1 fencing=software-only"))
+		}
+		got := patience(now, n.Lease.Safety, l.safety(&n))
+		if got == 0 {
+			got = promote
+		}
+		if got != tt.want {
+			t.Errorf("granted %q, said %q: it waits %v, want %v", tt.granted, tt.said, got, tt.want)
+		}
+	}
+}
+
+// A node says of itself what its fencer can do only while that answers.
+func TestSafetyOfAMuteFencer(t *testing.T) {
+	timers := lease.Default
+	fires := timers.Fence + 2*fencerEvery
+	for _, tt := range []struct {
+		known, mute bool
+		last        volume.Safety
+		silent      time.Duration
+		want        volume.Safety
+	}{
+		{false, false, "", 0, volume.SafetySoftware},
+		{true, false, volume.SafetySysrq, time.Second, volume.SafetySysrq},
+		{true, true, volume.SafetySysrq, 4 * time.Second, volume.SafetySoftware},
+		{true, true, volume.SafetyWatchdog, 4 * time.Second, volume.SafetyWatchdog},
+		{true, true, volume.SafetyWatchdog, fires, volume.SafetyWatchdog},
+		{true, true, volume.SafetyWatchdog, fires + 1, volume.SafetySoftware},
+	} {
+		n := newTenure()
+		n.timers, n.known, n.mute, n.fencing.Safety = timers, tt.known, tt.mute, tt.last
+		if got := n.safety(lease.Moment(tt.silent)); got != tt.want {
+			t.Errorf("%+v: %q", tt, got)
+		}
+	}
+	// The leader must have heard of it before it would promote.
+	for _, name := range lease.Profiles() {
+		if t1, _ := lease.Profile(name); t1.Fence+2*fencerEvery+2*t1.Heartbeat >= t1.Promote {
+			t.Errorf("profile %s: the leader promotes before a watchdog that does not run is told of", name)
+		}
 	}
 }
 

@@ -28,6 +28,7 @@ type fencer struct {
 	boot   string
 	safety volume.Safety
 	down   bool
+	only   bool // nobody but this process can stop the writers
 	state  fence.Phase
 	lease  fence.Lease
 	fenced []fence.Victim
@@ -192,6 +193,9 @@ func (f *fencer) Forget(_ context.Context, containers []string) error {
 func (f *fencer) instead(_ context.Context, root string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.only {
+		return errFencerDown
+	}
 	f.fenced = append(f.fenced, f.stopWriters(root)...)
 	if f.state == fence.PhaseFailed {
 		return fmt.Errorf("something below %s is still mounted", root)

@@ -43,7 +43,8 @@ import (
 //	mode MODE [PROFILE]            of failover, until all nodes have agreed on that
 //	lease NODE WORD                until its lease is held, lost, revoked, or held with that number
 //	fences NODE N                  until its fencer has fenced so many times, not more
-//	fencer NODE down|up            the fencer's process ends, and comes back
+//	fencer NODE down|up            the fencer's process ends, and comes back; gone: it ends,
+//	  and flockd cannot stop the writers in its place
 //	suspend NODE, resume NODE      its pool refuses every change
 //	sleep DURATION                 of the bubble
 //	settings, set, ...             what people do with flockctl: see operatorStep
@@ -244,7 +245,11 @@ func (w *World) step(words []string) error {
 		}
 		time.Sleep(d)
 	case "fencer":
-		node().fencer.setDown(arg(2) == "down")
+		f := node().fencer
+		f.setDown(arg(2) != "up")
+		f.mu.Lock()
+		f.only = arg(2) == "gone"
+		f.mu.Unlock()
 	case "suspend", "resume":
 		node().ZFS.SuspendPool(Pool, words[0] == "suspend")
 	case "mode":
