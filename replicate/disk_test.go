@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -424,19 +423,38 @@ func TestParseAside(t *testing.T) {
 	}
 }
 
-// Not to know is not to have none.
-func TestHoldsCannotAsk(t *testing.T) {
-	inBubble(t, "a", func(w *world) {
-		a := w.node("a")
+// Not to know is not to have none, and what the disk says counts.
+func TestHolds(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b, ctx := w.node("a"), w.node("b"), context.Background()
 		a.create()
-		synctest.Wait()
-		w.waitFor("known", func() bool { _, err := a.eng().Holds(testVol, []uint64{1}); return err == nil })
-		remove := a.host.Fail("datasets", "", 0, zfs.ErrSuspended)
-		w.waitFor("not known", func() bool {
-			return volume.CodeOf(second(a.eng().Holds(testVol, []uint64{1}))) == volume.CodeUnavailable
-		})
-		remove()
-		w.waitFor("known again", func() bool { _, err := a.eng().Holds(testVol, []uint64{1}); return err == nil })
+		w.assign(1, "a", "b")
+		w.must(a.eng().TakeSnapshot(ctx, []volume.ID{testVol}, "x"))
+		a.write("f", "1")
+		w.waitFor("x", func() bool { return has(b, "x") && w.inSync("a", "b")() })
+		x := a.snapshots()[slices.IndexFunc(a.snapshots(), func(s zfs.Snapshot) bool { return s.Name == "x" })].GUID
+		asked := func() (bool, error) {
+			has, err := a.eng().Holds(ctx, testVol, []uint64{x})
+			return has[x], err
+		}
+		if has, err := asked(); err != nil || !has {
+			t.Errorf("x is here: %v, %v", has, err)
+		}
+		for _, op := range []string{"snapshots", "bookmarks"} {
+			remove := a.host.Fail(op, "", 0, zfs.ErrSuspended)
+			if _, err := asked(); !errors.Is(err, zfs.ErrSuspended) {
+				t.Errorf("without %s: %v", op, err)
+			}
+			remove()
+		}
+		// Nobody has told the engine, and it has not looked yet.
+		w.must(a.host.DestroySnapshots(ctx, a.dataset(), []string{"x"}))
+		if has, err := asked(); err != nil || has {
+			t.Errorf("x was destroyed by hand: %v, %v", has, err)
+		}
+		if _, err := a.eng().Holds(ctx, "00000000000000ee", []uint64{x}); volume.CodeOf(err) != volume.CodeNotFound {
+			t.Errorf("of a volume that has no copy here: %v", err)
+		}
 	})
 }
 
@@ -521,5 +539,3 @@ func TestCommandsPerStream(t *testing.T) {
 		}
 	})
 }
-
-func second(_ map[uint64]bool, err error) error { return err }

@@ -371,9 +371,12 @@ func TestSettled(t *testing.T) {
 			}
 			return b.host.Destroy(ctx, b.dataset())
 		}))
-		if has, err := b.eng().Holds(testVol, []uint64{top}); has[top] {
-			t.Errorf("what was destroyed is still believed to be there (%v)", err)
+		e := b.eng()
+		e.mu.Lock()
+		if c := e.copies[testVol]; c != nil && c.known {
+			t.Errorf("what was destroyed is still believed to be there: %v", c.snaps)
 		}
+		e.mu.Unlock()
 		w.waitFor("seeded again", func() bool { return a.streams(kindFull) == 2 && w.inSync("a", "b")() })
 	})
 }

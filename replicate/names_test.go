@@ -161,7 +161,7 @@ func TestForeignBookmark(t *testing.T) {
 		if !has(b, "x") {
 			t.Error("the only copy of x was destroyed")
 		}
-		if has, err := a.eng().Holds(testVol, []uint64{x}); err != nil || has[x] {
+		if has, err := a.eng().Holds(ctx, testVol, []uint64{x}); err != nil || has[x] {
 			t.Errorf("the primary claims to have it: %v, %v", has, err)
 		}
 	})

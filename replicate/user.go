@@ -92,16 +92,26 @@ func (e *Engine) SnapshotCounts() map[volume.ID]int {
 }
 
 // Holds says which of these guids this node's copy of a volume has, as snapshot or
-// as a bookmark that flocker left, whatever its role, from memory. While that may not be as on disk it is
-// CodeUnavailable: not to know is not to have none.
-func (e *Engine) Holds(id volume.ID, guids []uint64) (map[uint64]bool, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	c := e.copies[id]
-	switch {
-	case !e.surveyed, e.blind, c == nil && e.leftover[id], c != nil && !c.known:
-		return nil, volume.Errorf(volume.CodeUnavailable, "what this node has of volume %s is not known right now", id).WithHint("try again")
+// as a bookmark that flocker left, whatever its role. Another node destroys a copy on
+// this word, so it is the disk's and not the memory's: a dataset may have been rolled
+// back or destroyed by hand since it was last looked at. To have no copy is
+// CodeNotFound, for not to know is not to have none.
+func (e *Engine) Holds(ctx context.Context, id volume.ID, guids []uint64) (map[uint64]bool, error) {
+	snaps, err := e.listed(ctx, id)
+	if err != nil {
+		return nil, err
 	}
+	// After the snapshots: one that goes in between leaves its bookmark here.
+	marks, err := e.cfg.Pool.Bookmarks(ctx, e.cfg.dataset(id), false)
+	if errors.Is(err, zfs.ErrNotFound) {
+		return nil, noCopy(id)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listing the bookmarks of volume %s: %w", id, err)
+	}
+	var c localCopy
+	c.setSnapshots(snaps)
+	c.setBookmarks(marks)
 	has := make(map[uint64]bool, len(guids))
 	for _, g := range guids {
 		has[g] = c.had(guid(g))

@@ -51,7 +51,7 @@ func TestTakeAndRemove(t *testing.T) {
 			t.Errorf("count %d of %d", n, len(list))
 		}
 		x := list[i].GUID
-		has, err := b.eng().Holds(testVol, []uint64{x, 12345})
+		has, err := b.eng().Holds(ctx, testVol, []uint64{x, 12345})
 		if err != nil || !has[x] || has[12345] {
 			t.Errorf("replica holds %v, %v", has, err)
 		}
@@ -66,7 +66,7 @@ func TestTakeAndRemove(t *testing.T) {
 		wantError(t, "on the replica", b.eng().RemoveSnapshot(ctx, testVol, "x"), volume.CodeConflict, "not the primary")
 		w.must(a.eng().RemoveSnapshot(ctx, testVol, "x"))
 		wantError(t, "again", a.eng().RemoveSnapshot(ctx, testVol, "x"), volume.CodeNotFound, "no snapshot x")
-		has, err = a.eng().Holds(testVol, []uint64{x})
+		has, err = a.eng().Holds(ctx, testVol, []uint64{x})
 		if err != nil || !has[x] {
 			t.Errorf("the tombstone: %v, %v", has, err)
 		}

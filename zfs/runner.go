@@ -54,7 +54,7 @@ func (h *Host) run(ctx context.Context, c command) (out []byte, err error) {
 		return nil, &Error{Op: c.op, Args: c.argv, Err: context.Cause(ctx)}
 	}
 
-	var stdout bytes.Buffer
+	var stdout collected
 	stderr := &capped{max: stderrCap}
 	cmd := exec.Command(c.argv[0], c.argv[1:]...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "LANGUAGE=C", "TZ=UTC")
@@ -67,7 +67,8 @@ func (h *Host) run(ctx context.Context, c command) (out []byte, err error) {
 	if c.stdin != nil {
 		cmd.Stdin = c.stdin
 	}
-	// A grandchild that inherited stderr must not keep Wait.
+	// A grandchild that inherited stderr must not keep Wait. But what is collected
+	// counts only as a whole: an end that is missing reads like things that are gone.
 	cmd.WaitDelay = termGrace
 	if err := cmd.Start(); err != nil {
 		e := &Error{Op: c.op, Args: c.argv, Err: err}
@@ -77,11 +78,19 @@ func (h *Host) run(ctx context.Context, c command) (out []byte, err error) {
 		return nil, e
 	}
 	err = wait(ctx, cmd, c.stop)
+	cut := c.stdout == nil && !stdout.whole
 	if errors.Is(err, exec.ErrWaitDelay) {
+		if cut {
+			return nil, &Error{Op: c.op, Args: c.argv, Err: errCut}
+		}
 		err = nil
 	}
 	if err == nil {
 		return stdout.Bytes(), nil
+	}
+	if cut {
+		// %v: nobody may go by its exit code and take what was printed for the rest.
+		err = fmt.Errorf("%w (%v)", errCut, err)
 	}
 	e := newError(c.op, c.argv, string(stderr.kept), err)
 	if ctx.Err() != nil {
@@ -125,6 +134,23 @@ func signal(cmd *exec.Cmd, sig syscall.Signal) {
 func newError(op string, argv []string, stderr string, err error) *Error {
 	stderr, _, _ = strings.Cut(strings.TrimSpace(stderr), "\nusage:\n") // pages of it
 	return &Error{Op: op, Args: argv, Stderr: stderr, Kind: kindOf(stderr), Names: quotedNames(stderr), Err: err}
+}
+
+// errCut says that a command ended and not all that it printed could be read.
+var errCut = errors.New("its output could not be read to the end; try again")
+
+// collected is what a child prints, and whether that was read to its end. exec tells the
+// latter only of a child that ended well.
+type collected struct {
+	bytes.Buffer
+	whole bool
+}
+
+// ReadFrom is what exec's copier calls, once.
+func (b *collected) ReadFrom(r io.Reader) (int64, error) {
+	n, err := b.Buffer.ReadFrom(r)
+	b.whole = err == nil
+	return n, err
 }
 
 // capped keeps the first max bytes and swallows the rest. It must have Write alone:

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -46,6 +47,23 @@ func misbehave(mode string) int {
 		if n, _ := io.Copy(io.Discard, os.Stdin); n == 0 {
 			fmt.Fprintln(os.Stderr, "cannot receive: failed to read from stream")
 			return 1
+		}
+	case "cut", "cut-missing": // ends before all that it prints could be read
+		rest := exec.Command(os.Args[0])
+		rest.Env, rest.Stdout = append(os.Environ(), "ZFS_TEST_MODE=drip"), os.Stdout
+		if err := rest.Start(); err != nil {
+			panic(err)
+		}
+		if mode == "cut-missing" {
+			fmt.Fprintln(os.Stderr, "cannot open 'tank/a@1': dataset does not exist")
+			return 1
+		}
+	case "drip": // nothing that a parser minds, until nobody reads it any more
+		for {
+			if _, err := os.Stdout.WriteString("\n"); err != nil {
+				return 1
+			}
+			time.Sleep(20 * time.Millisecond)
 		}
 	case "chatty":
 		fmt.Fprint(os.Stderr, strings.Repeat("warning: this and that\n", 100_000))
@@ -273,6 +291,18 @@ func tcp(t *testing.T) (near, far net.Conn) {
 		t.Fatal(err)
 	}
 	return near, far
+}
+
+// A listing whose end was not read is not a shorter list.
+func TestOutputThatIsCut(t *testing.T) {
+	h := misbehaving(t, "cut")
+	if list, err := h.Snapshots(t.Context(), "tank/a", false); err == nil {
+		t.Errorf("the snapshots are said to be %v", list)
+	}
+	t.Setenv("ZFS_TEST_MODE", "cut-missing")
+	if list, err := h.SnapshotsNamed(t.Context(), []string{"tank/a@1", "tank/a@2"}); err == nil {
+		t.Errorf("the snapshots are said to be %v", list)
+	}
 }
 
 func TestStderrIsCapped(t *testing.T) {

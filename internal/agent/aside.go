@@ -234,13 +234,14 @@ func (a *Agent) needless(v *state.Volume) bool {
 
 // dropSettled destroys the copy, or says why it has to be set aside instead.
 func (a *Agent) dropSettled(ctx context.Context, v *state.Volume, ds string) (aside string, err error) {
-	d, err := a.zfs.Dataset(ctx, ds)
+	list, err := a.zfs.Datasets(ctx, ds)
 	if errors.Is(err, zfs.ErrNotFound) {
 		return "", nil
 	}
 	if err != nil {
 		return "", err
 	}
+	d := list[0]
 	snaps, err := a.zfs.Snapshots(ctx, ds, false)
 	if err != nil {
 		return "", err
@@ -257,6 +258,11 @@ func (a *Agent) dropSettled(ctx context.Context, v *state.Volume, ds string) (as
 	switch {
 	case !a.needless(v):
 		return "", nil
+	case len(list) > 1:
+		// Nobody replicates what is below a volume, so no other node can have it.
+		return fmt.Sprintf("somebody has made %s in it, and this node is no replica any more", list[1].Name), nil
+	case len(snaps) == 0:
+		return "it has no snapshot by which the primary could tell that it has all that is in it", nil
 	case d.Written != 0, d.Mounted:
 		return "it was changed on this node, which is no replica any more", nil
 	case only != "":

@@ -204,6 +204,12 @@ func TestDrop(t *testing.T) {
 			must(t, h.SetProperties(ctx, ds, map[string]string{"mountpoint": "/v/x"}), h.Mount(ctx, ds, true), h.WriteFile(ds, "f", []byte("mine")),
 				h.Sync(ds), h.Unmount(ctx, ds))
 		}, true, true, false},
+		"somebody made a dataset in it": {func(t *testing.T, h *zfsfake.Host, _ *idle) {
+			must(t, h.CreateFilesystem(ctx, ds+"/mine", nil))
+		}, true, true, false},
+		"it has no snapshot": {func(t *testing.T, h *zfsfake.Host, _ *idle) {
+			must(t, h.DestroySnapshots(ctx, ds, []string{"flk-0000000000000001-000000000001"}))
+		}, true, true, false},
 		"another copy was cloned from it": {func(t *testing.T, h *zfsfake.Host, _ *idle) {
 			must(t, h.Clone(ctx, ds+"@flk-0000000000000001-000000000001", "tank/flocker-aside/"+string(vol1)+"-0000000000000001-7", nil))
 		}, true, false, false},

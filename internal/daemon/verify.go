@@ -310,16 +310,11 @@ func (m *member) sumHere(ctx context.Context, req api.SumRequest) (api.Sum, erro
 	return api.Sum{}, gone
 }
 
-// Holds implements api.Peer. Another node destroys a copy on this word, so the disk has
-// to answer first: what is remembered may be of a disk that hangs, or of a dataset that
-// somebody has destroyed since. To have no copy is an error: who asks may believe that
-// what this node lacks of one was destroyed here because nobody needed it.
+// Holds implements api.Peer. To have no copy is an error: who asks may believe that what
+// this node lacks of one was destroyed here because nobody needed it.
 func (m *member) Holds(ctx context.Context, id volume.ID, guids []uint64) (map[uint64]bool, error) {
 	if m.repl == nil {
 		return nil, volume.Errorf(volume.CodeRefused, "this node has no pool")
 	}
-	if _, err := m.repl.Snapshots(ctx, id); err != nil {
-		return nil, err
-	}
-	return m.repl.Holds(id, guids)
+	return m.repl.Holds(ctx, id, guids)
 }
