@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -423,12 +424,40 @@ func TestParseAside(t *testing.T) {
 	}
 }
 
+// People give their own snapshots names that flocker would not: none of them stops the
+// volume's replication.
+func TestNamesByHand(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b, ctx := w.node("a"), w.node("b"), context.Background()
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("seeded", w.inSync("a", "b"))
+		long := strings.Repeat("x", volume.MaxSnapshotName+1)
+		for _, name := range []string{"before the upgrade", "-n", long, "mine"} {
+			a.write("f", name)
+			w.must(a.host.Snapshot(ctx, []string{a.dataset() + "@" + name}, nil))
+			a.eng().Refresh(testVol)
+		}
+		a.write("f", "last")
+		w.waitFor("in sync", func() bool { return has(b, "mine") && w.inSync("a", "b")() })
+		if !has(b, "before the upgrade") || !has(b, "-n") || has(b, long) {
+			t.Errorf("the replica has %v", b.snapshots())
+		}
+		if n := a.count(func(ev Event) bool { _, ok := ev.(SnapshotPassed); return ok }); n != 1 {
+			t.Errorf("said %d times that the long name does not go", n)
+		}
+		w.must(a.eng().RemoveSnapshot(ctx, testVol, "before the upgrade"))
+		w.waitFor("removed", func() bool { return !has(b, "before the upgrade") })
+	})
+}
+
 // Not to know is not to have none, and what the disk says counts.
 func TestHolds(t *testing.T) {
 	inBubble(t, "a b", func(w *world) {
 		a, b, ctx := w.node("a"), w.node("b"), context.Background()
 		a.create()
 		w.assign(1, "a", "b")
+		synctest.Wait()
 		w.must(a.eng().TakeSnapshot(ctx, []volume.ID{testVol}, "x"))
 		a.write("f", "1")
 		w.waitFor("x", func() bool { return has(b, "x") && w.inSync("a", "b")() })

@@ -47,6 +47,14 @@ type StreamEnded struct {
 	Err     error
 }
 
+// SnapshotPassed says that a snapshot taken by hand is not on a replica and does not come
+// there, because its name is too long; what it holds is in the next one that does.
+type SnapshotPassed struct {
+	Volume  volume.ID
+	Replica volume.NodeID
+	Name    string
+}
+
 // LinkChanged says that a link began to fail, fails for another reason, or works
 // again (Err nil). It is not repeated for every retry.
 type LinkChanged struct {
@@ -113,6 +121,11 @@ func (e StreamEnded) String() string {
 	return withError(s, e.Err)
 }
 
+func (e SnapshotPassed) String() string {
+	return fmt.Sprintf("snapshot %s of %s does not go to %s: a name longer than %d bytes may not fit there",
+		e.Name, e.Volume, e.Replica.Short(), volume.MaxSnapshotName)
+}
+
 func (e LinkChanged) String() string {
 	return withError(fmt.Sprintf("link of %s to %s is %s", e.Volume, e.Replica.Short(), e.State), e.Err)
 }
@@ -154,6 +167,9 @@ func (e Ticked) attrs() []any {
 func (e StreamEnded) attrs() []any {
 	return []any{"volume", e.Volume, "replica", e.Replica.Short(), "kind", e.Kind, "to", e.To, "bytes", e.Bytes, "took", e.Took, "err", e.Err}
 }
+func (e SnapshotPassed) attrs() []any {
+	return []any{"volume", e.Volume, "replica", e.Replica.Short(), "snapshot", e.Name, "longest", volume.MaxSnapshotName}
+}
 func (e LinkChanged) attrs() []any {
 	return []any{"volume", e.Volume, "replica", e.Replica.Short(), "state", e.State, "err", e.Err}
 }
@@ -175,6 +191,7 @@ func (e PoolRecovered) attrs() []any { return []any{"op", e.Op} }
 func (SnapshotsTaken) level() slog.Level { return slog.LevelDebug }
 func (Ticked) level() slog.Level         { return slog.LevelDebug - 4 } // one a second
 func (StreamEnded) level() slog.Level    { return slog.LevelDebug }
+func (SnapshotPassed) level() slog.Level { return slog.LevelWarn }
 func (e LinkChanged) level() slog.Level {
 	var busy *busyError
 	if e.Err != nil && !errors.As(e.Err, &busy) {
@@ -206,6 +223,8 @@ func kindOfEvent(ev Event) string {
 		return "ticked"
 	case StreamEnded:
 		return "stream ended"
+	case SnapshotPassed:
+		return "snapshot has too long a name for replicas"
 	case LinkChanged:
 		return "link changed"
 	case Throttled:

@@ -194,11 +194,18 @@ type hop struct {
 	from     string // "@name" or "#name"; "" for full
 	fromGUID guid
 	to       snap
+	passed   []snap // on the way, and too long a name for replicas
 }
+
+// portable says that a snapshot's name is good on every node: what the engine and the
+// schedules take is, and what people take by hand up to the length that they may give.
+// Beyond it neither the name below a longer pool's nor that of a bookmark need fit in.
+func (s snap) portable() bool { return len(s.name) <= volume.MaxSnapshotName }
 
 // nextHop is the next stream for a replica whose newest snapshot is have (0: it
 // has nothing): straight to the newest engine snapshot, stopping at the first
 // user's snapshot on the way, so that it is replicated too, and at those in stops.
+// One that is not portable is passed: what is in it travels with the next.
 // ok is false when have is neither snapshot nor bookmark here, or nothing is left.
 func nextHop(snaps []snap, marks []mark, stops map[guid]int, have guid) (h hop, ok bool) {
 	txg := uint64(0)
@@ -220,6 +227,10 @@ func nextHop(snaps []snap, marks []mark, stops map[guid]int, have guid) (h hop, 
 	}
 	for _, s := range snaps {
 		if s.txg <= txg && have != 0 {
+			continue
+		}
+		if !s.portable() {
+			h.passed = append(h.passed, s)
 			continue
 		}
 		if s.engine() {

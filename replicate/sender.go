@@ -320,6 +320,9 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (
 	wanted := !l.estimating && (kind == kindFull || guess > longStream)
 	l.estimating = l.estimating || wanted
 	e.mu.Unlock()
+	for _, s := range h.passed {
+		e.emit(SnapshotPassed{Volume: l.key.volume, Replica: l.key.replica, Name: s.name})
+	}
 	if wanted {
 		estimating, stop := context.WithCancel(ctx)
 		defer stop()

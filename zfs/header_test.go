@@ -71,7 +71,7 @@ func TestParseStreamHeader(t *testing.T) {
 		"unknown kind":   func(b []byte) []byte { b[16] |= 3; return b },
 		"endless name":   func(b []byte) []byte { return append(b[:56], strings.Repeat("a", 256)...) },
 		"no snapshot":    func(b []byte) []byte { copy(b[56:], "tank/a\x00"); return b },
-		"bad snapshot":   func(b []byte) []byte { copy(b[56:], "tank/a@b c\x00"); return b },
+		"bad snapshot":   func(b []byte) []byte { copy(b[56:], "tank/a@b,c\x00"); return b },
 	} {
 		if h, err := zfs.ParseStreamHeader(damage(slices.Clone(full))); err == nil {
 			t.Errorf("%s: read as %+v", what, h)

@@ -12,7 +12,7 @@ const maxName = 255
 // CheckDataset says why name cannot be a filesystem's name, or nil. Every name is
 // checked before a command is run, so that none can be taken for an option and
 // none can hold what the parsers split on. It is stricter than ZFS, which also
-// allows blanks.
+// allows blanks: flocker gives its datasets their names itself.
 func CheckDataset(name string) error {
 	if len(name) > maxName {
 		return fmt.Errorf("%w: dataset name longer than %d bytes", ErrInvalid, maxName)
@@ -28,7 +28,9 @@ func CheckDataset(name string) error {
 	return nil
 }
 
-// CheckSnapshot likewise for "pool/fs@snap", CheckBookmark for "pool/fs#mark".
+// CheckSnapshot likewise for "pool/fs@snap", CheckBookmark for "pool/fs#mark". What
+// stands behind the mark may be all that ZFS allows, blanks and a leading dash too: people
+// take snapshots by hand, and what is listed must be good for every other command.
 func CheckSnapshot(name string) error { return checkMarked(name, "@", "snapshot") }
 
 // CheckBookmark says why name cannot be a bookmark's full name, or nil.
@@ -45,24 +47,30 @@ func checkMarked(name, mark, what string) error {
 	if err := CheckDataset(dataset); err != nil {
 		return err
 	}
-	if err := checkComponent(short); err != nil {
+	if err := checkCharacters(short, "-_.: "); err != nil {
 		return fmt.Errorf("%w: %s name %q: %s", ErrInvalid, what, name, err)
 	}
 	return nil
 }
 
 func checkComponent(s string) error {
-	switch {
-	case s == "":
-		return fmt.Errorf("empty part")
-	case s == "." || s == "..":
-		return fmt.Errorf("%q is not a name", s)
-	case s[0] == '-':
+	if strings.HasPrefix(s, "-") {
 		return fmt.Errorf("part begins with a dash")
+	}
+	return checkCharacters(s, "-_.:")
+}
+
+// checkCharacters wants letters, digits and some others.
+func checkCharacters(s, others string) error {
+	switch s {
+	case "":
+		return fmt.Errorf("empty part")
+	case ".", "..":
+		return fmt.Errorf("%q is not a name", s)
 	}
 	for i := range len(s) {
 		c := s[i]
-		if !isLetter(c) && (c < '0' || c > '9') && !strings.ContainsRune("-_.:", rune(c)) {
+		if !isLetter(c) && (c < '0' || c > '9') && !strings.ContainsRune(others, rune(c)) {
 			return fmt.Errorf("character %q", c)
 		}
 	}

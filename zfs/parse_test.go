@@ -45,6 +45,23 @@ func TestKinds(t *testing.T) {
 	}
 }
 
+// What people call a snapshot says nothing about what is wrong.
+func TestKindsAndNames(t *testing.T) {
+	for _, c := range []struct {
+		argv, text string
+		want       error
+	}{
+		{"", "cannot open 'tank/a@x does not exist': I/O error", nil},
+		{"", "cannot open 'tank/a@is busy': dataset does not exist", ErrNotFound},
+		{"tank/a@x,is busy,y", "cannot destroy snapshot tank/a@is busy: I/O error", nil},
+		{"tank/a@x,is busy,y", "cannot destroy snapshot tank/a@x: it's being held. Run 'zfs holds -r tank/a@x' to ...", ErrBusy},
+	} {
+		if e := newError("op", []string{"zfs", "destroy", c.argv}, c.text, nil); e.Kind != c.want {
+			t.Errorf("%s: got %v, want %v", c.text, e.Kind, c.want)
+		}
+	}
+}
+
 func TestQuotedNames(t *testing.T) {
 	for text, want := range map[string]string{
 		"cannot open 'tank/a': dataset does not exist":                                          "[tank/a]",
@@ -133,6 +150,19 @@ func TestNames(t *testing.T) {
 	} {
 		if err := CheckDataset(name); (err == nil) != good || err != nil && !errors.Is(err, ErrInvalid) {
 			t.Errorf("%q: %v", name, err)
+		}
+	}
+	for short, good := range map[string]bool{
+		"a": true, "before upgrade": true, " ": true, "-x": true, "A-b_c.d:e": true, "...": true,
+		"": false, ".": false, "..": false, "a\tb": false, "a\n": false, "a,b": false, "a%b": false, "a'b": false, "ä": false, "a@b": false, "a/b": false,
+	} {
+		for mark, check := range map[string]func(string) error{"@": CheckSnapshot, "#": CheckBookmark} {
+			if err := check("tank/a" + mark + short); (err == nil) != good || err != nil && !errors.Is(err, ErrInvalid) {
+				t.Errorf("%q: %v", mark+short, err)
+			}
+		}
+		if err := checkTag(short); err == nil && (short[0] == '-' || strings.Contains(short, " ")) {
+			t.Errorf("tag %q is good", short)
 		}
 	}
 }

@@ -133,7 +133,7 @@ func signal(cmd *exec.Cmd, sig syscall.Signal) {
 // newError gives what zfs printed its kind.
 func newError(op string, argv []string, stderr string, err error) *Error {
 	stderr, _, _ = strings.Cut(strings.TrimSpace(stderr), "\nusage:\n") // pages of it
-	return &Error{Op: op, Args: argv, Stderr: stderr, Kind: kindOf(stderr), Names: quotedNames(stderr), Err: err}
+	return &Error{Op: op, Args: argv, Stderr: stderr, Kind: kindOf(withoutNames(stderr, argv)), Names: quotedNames(stderr), Err: err}
 }
 
 // errCut says that a command ended and not all that it printed could be read.

@@ -110,6 +110,25 @@ func kindOf(stderr string) error {
 	return nil
 }
 
+// withoutNames leaves out the names of snapshots and bookmarks that have a blank in them,
+// which may say anything: in quotes, or as they were given to the command.
+func withoutNames(stderr string, argv []string) string {
+	names := quotedNames(stderr)
+	for _, arg := range argv {
+		if at := strings.IndexAny(arg, "@#"); at >= 0 {
+			for short := range strings.SplitSeq(arg[at+1:], ",") {
+				names = append(names, arg[:at+1]+short)
+			}
+		}
+	}
+	for _, name := range names {
+		if strings.Contains(name, " ") {
+			stderr = strings.ReplaceAll(stderr, name, "")
+		}
+	}
+	return stderr
+}
+
 // quotedNames are the datasets, snapshots and bookmarks that zfs named in its
 // complaint, in order and once each: what was wrong in a command with many names.
 func quotedNames(stderr string) []string {

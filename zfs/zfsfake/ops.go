@@ -984,7 +984,10 @@ func checkAny(name string) error {
 	return zfs.CheckDataset(name)
 }
 
-func checkTag(tag string) error { return zfs.CheckSnapshot("tag@" + tag) }
+// checkTag takes what one part of a dataset's name may be.
+func checkTag(tag string) error {
+	return zfs.CheckDataset("tag/" + strings.ReplaceAll(tag, "/", ","))
+}
 
 func checkProps(props map[string]string) error {
 	for key, value := range props {

@@ -71,11 +71,14 @@ func testBadNames(w *world, _ Env) {
 		w.wantKind("receive "+bad, z.Receive(w.ctx, zfs.ReceiveRequest{Dataset: bad}, strings.NewReader("")), zfs.ErrInvalid)
 	}
 	fs := w.a.create("a")
-	for _, bad := range []string{"", "-a", "a b", "a,b", "a%", "a@b", "a/b", strings.Repeat("x", 300)} {
+	for _, bad := range []string{"", "a,b", "a\tb", "..", "a%", "a@b", "a/b", strings.Repeat("x", 300)} {
 		w.wantKind("snapshot @"+bad, z.Snapshot(w.ctx, []string{fs + "@" + bad}, nil), zfs.ErrInvalid)
 		w.wantKind("hold tag "+bad, z.Hold(w.ctx, bad, fs+"@a"), zfs.ErrInvalid)
 		w.wantKind("destroy @"+bad, z.DestroySnapshots(w.ctx, fs, []string{bad}), zfs.ErrInvalid)
 		w.wantKind("send @"+bad, z.Send(w.ctx, zfs.SendRequest{Snapshot: fs + "@" + bad}, new(strings.Builder)), zfs.ErrInvalid)
+	}
+	for _, bad := range []string{"-a", "a b"} {
+		w.wantKind("hold tag "+bad, z.Hold(w.ctx, bad, fs+"@a"), zfs.ErrInvalid)
 	}
 	w.wantKind("property name", z.SetProperties(w.ctx, fs, map[string]string{"-o": "x"}), zfs.ErrInvalid)
 	w.wantKind("property value", z.SetProperties(w.ctx, fs, map[string]string{"flocker:name": "a\tb"}), zfs.ErrInvalid)

@@ -138,7 +138,7 @@ func testSnapshotsNamed(w *world, _ Env) {
 	if got := named(a+"@nope", nope+"@z"); len(got) != 0 {
 		w.Errorf("all missing: %q", got)
 	}
-	_, err = z.SnapshotsNamed(w.ctx, []string{a + "@z", a + "@-r"})
+	_, err = z.SnapshotsNamed(w.ctx, []string{a + "@z", a + "@r,s"})
 	w.wantKind("bad name", err, zfs.ErrInvalid)
 	_, err = z.SnapshotsNamed(w.ctx, []string{a})
 	w.wantKind("not a snapshot", err, zfs.ErrInvalid)
@@ -212,7 +212,7 @@ func testTake(w *world, _ Env) {
 	}
 	_, _, err = z.Take(w.ctx, []string{a + "@x", a + "@y"})
 	w.wantKind("two of one", err, zfs.ErrInvalid)
-	_, _, err = z.Take(w.ctx, []string{a + "@-x"})
+	_, _, err = z.Take(w.ctx, []string{a + "@x,y"})
 	w.wantKind("bad name", err, zfs.ErrInvalid)
 	_, _, err = z.Take(w.ctx, []string{"nosuchpool/a@1"})
 	w.wantKind("missing pool", err, zfs.ErrNotFound)
@@ -350,7 +350,7 @@ func testPrune(w *world, _ Env) {
 		w.Errorf("bookmarks: %+v", marks)
 	}
 	w.a.must(z.Release(w.ctx, "keep", b+"@1"))
-	_, err = z.Prune(w.ctx, []zfs.PruneRequest{{Snapshot: a + "@-x"}})
+	_, err = z.Prune(w.ctx, []zfs.PruneRequest{{Snapshot: a + "@x,y"}})
 	w.wantKind("bad name", err, zfs.ErrInvalid)
 	_, err = z.Prune(w.ctx, []zfs.PruneRequest{{Snapshot: "nosuchpool/a@1"}})
 	w.wantKind("missing pool", err, zfs.ErrNotFound)

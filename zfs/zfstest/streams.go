@@ -96,6 +96,43 @@ func testReplicate(w *world, _ Env) {
 }
 
 // What a stream says of itself in its first record, for every kind of stream there is.
+// What people have called a snapshot goes through every command as any other name.
+func testOddNames(w *world, _ Env) {
+	a, b := w.history("v", 400_000), w.b.name("v")
+	const odd, dash = "before  the upgrade: is busy ", "-x"
+	w.a.snap(a, odd)
+	w.a.write(a, "more", []byte("more"))
+	w.a.snap(a, dash)
+	w.b.must(w.b.receive(b, w.a.stream(a, "", "3"), true))
+	stream := w.a.stream(a, "@3", odd)
+	if h, err := zfs.ParseStreamHeader(stream); err != nil || h.Snapshot() != odd {
+		w.Errorf("header: %+v, %v", h, err)
+	}
+	w.b.must(w.b.receive(b, stream, true))
+	failed, err := w.a.ZFS.Prune(w.ctx, []zfs.PruneRequest{{Snapshot: a + "@" + odd, Bookmark: "flk-removed-" + odd}})
+	if err != nil || len(failed) > 0 {
+		w.Errorf("prune: %v, %v", failed, err)
+	}
+	w.b.must(w.b.receive(b, w.a.stream(a, "#flk-removed-"+odd, dash), true))
+	w.sameContent(w.b.content(b), w.a.content(a))
+	list, err := w.b.ZFS.SnapshotsNamed(w.ctx, []string{b + "@" + odd, b + "@" + dash, b + "@no such"})
+	if err != nil || len(list) != 2 || list[0].Name != odd || list[1].Name != dash {
+		w.Errorf("listed: %+v, %v", list, err)
+	}
+	w.b.must(w.b.ZFS.DestroySnapshots(w.ctx, b, []string{"no such", odd, dash}))
+	if got := w.b.names(b); got != "3" {
+		w.Errorf("left: %s", got)
+	}
+	// A token says the name, too.
+	full := w.a.stream(a, "", dash)
+	c := w.b.name("c")
+	w.wantKind("cut", w.b.receive(c, full[:len(full)/2], true), zfs.ErrInterrupted)
+	if t, err := w.a.ZFS.DecodeToken(w.ctx, w.b.dataset(c).ResumeToken); err != nil || t.ToName != a+"@"+dash {
+		w.Errorf("token: %+v, %v", t, err)
+	}
+	w.wantKind("send what is not there", w.a.ZFS.Send(w.ctx, zfs.SendRequest{Snapshot: a + "@is busy"}, io.Discard), zfs.ErrNotFound)
+}
+
 func testStreamHeaders(w *world, _ Env) {
 	a, b := w.history("v", 400_000), w.b.name("v")
 	w.a.must(w.a.ZFS.Bookmark(w.ctx, a+"@1", a+"#m1"))

@@ -30,6 +30,7 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		{"clone and promote", testClonePromote},
 		{"rename", testRename},
 		{"replicate", testReplicate},
+		{"odd names", testOddNames},
 		{"stream headers", testStreamHeaders},
 		{"send errors", testSendErrors},
 		{"receive errors", testReceiveErrors},
