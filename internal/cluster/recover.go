@@ -33,8 +33,8 @@ type Recovery struct {
 // Of several survivors one recovers and the others join it again: two that recover are
 // two clusters, each of which believes to be the only one.
 //
-// A crash on the way leaves a node that finds no leader, or one that is recovered. Doing it
-// again completes it.
+// A crash on the way leaves a node that finds no leader, and doing it again completes it, or
+// one that is recovered, of which Recover says that it is its only voter.
 func Recover(cfg Config, at time.Time, approve func(Recovery) error) (Recovery, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
