@@ -31,9 +31,14 @@ type reply struct {
 	Text string
 }
 
-// standIn writes down how it was called and gives the next reply. It is a script
-// because a test binary takes a second to start under the race detector.
+// standIn writes down how it was called, of a program also with which arguments, and
+// gives the next reply. It is a script because a test binary takes a second to start
+// under the race detector.
 const standIn = `#!/bin/sh
+if [ "$1" = program ]; then
+	while IFS= read -r line || [ -n "$line" ]; do last=$line; done
+	set -- "$@" "<${last#return f}"
+fi
 { printf '%s\0' "${0##*/}" "$@"; printf '\n'; } >>"$ZFS_TEST_DIR/log"
 n=0
 [ -e "$ZFS_TEST_DIR/n" ] && read -r n <"$ZFS_TEST_DIR/n"

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -27,15 +26,20 @@ type Options struct {
 	// Observe is told of every command after it has ended: for metrics, and for
 	// counting commands. It is called from many goroutines.
 	Observe func(op string, argv []string, took time.Duration, err error)
+	// Ahead has the next command for channel programs (Take, Prune, SnapshotsNamed)
+	// started before it is needed, while they follow one another within seconds. Then
+	// Close must be called.
+	Ahead bool
 }
 
 // Host is ZFS on this machine: System by running the commands zfs and zpool found
-// in PATH. It keeps nothing but Capabilities.
+// in PATH. It keeps nothing but Capabilities and, if told to, a few commands ready.
 //
 // What goes through go-zfs and what through the runner of this package is said at
 // gozfs.go.
 type Host struct {
 	options Options
+	ahead   *ahead
 
 	mu           sync.Mutex
 	capabilities *Capabilities
@@ -48,7 +52,7 @@ func New(o Options) *Host {
 	if o.UserProperties == nil {
 		o.UserProperties = UserProperties
 	}
-	return &Host{options: o}
+	return &Host{options: o, ahead: newAhead(o.Ahead)}
 }
 
 // argMax bounds the names in one command line: well below the 2 MiB that Linux
@@ -213,49 +217,6 @@ func (h *Host) Snapshots(ctx context.Context, root string, recursive bool) ([]Sn
 		return nil, &Error{Op: "snapshots", Args: argv, Err: err}
 	}
 	return list, nil
-}
-
-// SnapshotsNamed implements System.
-func (h *Host) SnapshotsNamed(ctx context.Context, names []string) ([]Snapshot, error) {
-	var errs []error
-	for _, name := range names {
-		errs = append(errs, CheckSnapshot(name))
-	}
-	if err := check("snapshots-named", errs...); err != nil {
-		return nil, err
-	}
-	var list []Snapshot
-	for batch := range batches(names, argMax) {
-		argv := slices.Concat([]string{"zfs", "get", "-Hp", "-t", "snapshot", "-o", "name,property,value,source",
-			h.props(snapshotProps)}, batch)
-		out, err := h.run(ctx, command{op: "snapshots-named", argv: argv})
-		if err != nil && (ctx.Err() != nil || !onlyMissing(err)) {
-			return nil, err
-		}
-		part, err := parseSnapshots(out)
-		if err != nil {
-			return nil, &Error{Op: "snapshots-named", Args: argv, Err: err}
-		}
-		list = append(list, part...)
-	}
-	return list, nil
-}
-
-// onlyMissing says that all zfs complained about is that some names do not exist;
-// of the others it has printed everything.
-func onlyMissing(err error) bool {
-	var e *Error
-	var exit *exec.ExitError
-	if !errors.As(err, &e) || !errors.As(err, &exit) || exit.ExitCode() != 1 || e.Stderr == "" {
-		return false
-	}
-	for line := range strings.Lines(e.Stderr) {
-		name, what, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "cannot open '"), "': ")
-		if CheckSnapshot(name) != nil || kindOf(what) != ErrNotFound {
-			return false
-		}
-	}
-	return true
 }
 
 // Bookmarks implements System.

@@ -255,7 +255,7 @@ func FuzzParsePruned(f *testing.F) {
 func FuzzParseTaken(f *testing.F) {
 	f.Add([]byte(`{"return":{"tank/a@1":{"guid":-7962936063786616243,"createtxg":50},"tank/b@1":{"failed":2}}}`))
 	f.Fuzz(func(t *testing.T, out []byte) {
-		answers, err := parseTaken(out)
+		answers, err := parseTold(out)
 		for name, a := range answers {
 			if s := a.snapshot(name); err == nil && a.Failed == 0 && (s.GUID == 0 || s.CreateTXG == 0) {
 				t.Errorf("%+v", s)

@@ -2,11 +2,8 @@ package zfs
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -24,30 +21,28 @@ type PruneRequest struct {
 // bookmark comes first, and a snapshot without its bookmark stays. A bookmark that
 // exists is told as 1000 more than its errno, since a program cannot read whose it
 // is. ENOENT (2): gone already.
-const pruneProgram = `
-local args = ...
-local argv = args["argv"]
-local failed = {}
-for i = 1, #argv, 2 do
-	local snap, mark = argv[i], argv[i + 1]
-	local err = 0
-	if mark ~= "-" then
-		if zfs.exists(snap) then
-			err = zfs.sync.bookmark(snap, mark)
-			if err ~= 0 then
-				err = err + 1000
+var pruneProgram = program{op: "prune", text: `function(names)
+	local failed = {}
+	for i = 1, #names, 2 do
+		local snap, mark = names[i], names[i + 1]
+		local err = 0
+		if mark ~= "-" then
+			if zfs.exists(snap) then
+				err = zfs.sync.bookmark(snap, mark)
+				if err ~= 0 then
+					err = err + 1000
+				end
 			end
 		end
+		if err == 0 then
+			err = zfs.sync.destroy(snap)
+		end
+		if err ~= 0 and err ~= 2 then
+			failed[snap] = err
+		end
 	end
-	if err == 0 then
-		err = zfs.sync.destroy(snap)
-	end
-	if err ~= 0 and err ~= 2 then
-		failed[snap] = err
-	end
-end
-return failed
-`
+	return failed
+end`}
 
 // pruneBatch bounds the snapshots of one program: it holds up its transaction
 // group, and so every writer of the pool, while it runs.
@@ -92,7 +87,7 @@ func (h *Host) prune(ctx context.Context, pool string, batch []PruneRequest) (ma
 	for _, r := range batch {
 		args = append(args, r.Snapshot, r.mark())
 	}
-	out, err := h.program(ctx, "prune", pruneProgram, pool, args)
+	out, err := h.program(ctx, pruneProgram, pool, args)
 	if err != nil {
 		return nil, err
 	}
@@ -127,34 +122,14 @@ func (h *Host) prune(ctx context.Context, pool string, batch []PruneRequest) (ma
 	return errs, nil
 }
 
-// program runs a channel program and returns what it printed, as JSON.
-func (h *Host) program(ctx context.Context, op, text, pool string, args []string) ([]byte, error) {
-	// The program goes in by a pipe, whose buffer holds all of it.
-	pr, pw, err := os.Pipe()
-	if err != nil {
-		return nil, &Error{Op: op, Err: err}
-	}
-	defer pr.Close()
-	_, err = pw.WriteString(text)
-	if err = errors.Join(err, pw.Close()); err != nil {
-		return nil, &Error{Op: op, Err: err}
-	}
-	return h.run(ctx, command{op: op, argv: slices.Concat([]string{"zfs", "program", "-j", pool, "-"}, args), stdin: pr})
-}
-
 // markFailed is what the program adds to the errno of a bookmark.
 const markFailed = 1000
 
-// parsePruned reads the answer of the program: {"return": {snapshot: errno}}, or
-// an empty object when nothing failed.
+// parsePruned reads {"return": {snapshot: errno}}, which is empty when nothing failed.
 func parsePruned(out []byte) (map[string]int, error) {
-	var answer struct {
-		Return map[string]int `json:"return"`
-	}
-	if err := json.Unmarshal(out, &answer); err != nil {
-		return nil, fmt.Errorf("zfs program printed %.200q: %w", out, err)
-	}
-	return answer.Return, nil
+	var failed map[string]int
+	err := parseReturn(out, &failed)
+	return failed, err
 }
 
 func pruneError(snap string, code int) error {

@@ -25,7 +25,8 @@ func TestConformance(t *testing.T) {
 	if pool == "" {
 		t.Skipf("run by the lab, on a node with ZFS (%s is not set)", poolVariable)
 	}
-	host := zfs.New(zfs.Options{})
+	host := zfs.New(zfs.Options{Ahead: true}) // as flockd has it
+	t.Cleanup(host.Close)
 	run := fmt.Sprintf("zfstest-%08x", rand.Uint32())
 	dir, err := os.MkdirTemp("/var/tmp", run)
 	if err != nil {

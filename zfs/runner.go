@@ -31,6 +31,7 @@ type command struct {
 	op     string
 	argv   []string
 	stdin  *os.File
+	input  string // in place of stdin: what the child reads there
 	stdout *os.File
 
 	// stop makes a child that is blocked on one of our ends come loose; it is called
@@ -44,82 +45,110 @@ type command struct {
 // SIGKILL. A child that sleeps uninterruptibly in the kernel (a suspended pool)
 // keeps run waiting, since it may still change the disk.
 func (h *Host) run(ctx context.Context, c command) (out []byte, err error) {
-	began := time.Now()
-	defer func() {
-		if h.options.Observe != nil {
-			h.options.Observe(c.op, c.argv, time.Since(began), err)
-		}
-	}()
+	defer h.observed(c, time.Now(), &err)
 	if ctx.Err() != nil {
 		return nil, &Error{Op: c.op, Args: c.argv, Err: context.Cause(ctx)}
 	}
-
-	var stdout collected
-	stderr := &capped{max: stderrCap}
-	cmd := exec.Command(c.argv[0], c.argv[1:]...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "LANGUAGE=C", "TZ=UTC")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Stderr = stderr
-	cmd.Stdout = &stdout
-	if c.stdout != nil {
-		cmd.Stdout = c.stdout
+	child, err := start(c)
+	if err != nil {
+		return nil, err
 	}
-	if c.stdin != nil {
-		cmd.Stdin = c.stdin
+	return child.end(ctx)
+}
+
+// observed tells Options.Observe how a command went that began then.
+func (h *Host) observed(c command, began time.Time, err *error) {
+	if h.options.Observe != nil {
+		h.options.Observe(c.op, c.argv, time.Since(began), *err)
+	}
+}
+
+// child is a command that runs.
+type child struct {
+	command
+	cmd    *exec.Cmd
+	stdout collected
+	stderr capped
+	err    error         // how it ended
+	ended  chan struct{} // closed when it has, and is reaped
+}
+
+func start(c command) (*child, error) {
+	ch := &child{command: c, stderr: capped{max: stderrCap}, ended: make(chan struct{})}
+	ch.cmd = exec.Command(c.argv[0], c.argv[1:]...)
+	ch.cmd.Env = append(os.Environ(), "LC_ALL=C", "LANGUAGE=C", "TZ=UTC")
+	ch.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	ch.cmd.Stderr = &ch.stderr
+	ch.cmd.Stdout = &ch.stdout
+	if c.stdout != nil {
+		ch.cmd.Stdout = c.stdout
+	}
+	switch {
+	case c.stdin != nil:
+		ch.cmd.Stdin = c.stdin
+	case c.input != "":
+		ch.cmd.Stdin = strings.NewReader(c.input)
 	}
 	// A grandchild that inherited stderr must not keep Wait. But what is collected
 	// counts only as a whole: an end that is missing reads like things that are gone.
-	cmd.WaitDelay = termGrace
-	if err := cmd.Start(); err != nil {
+	ch.cmd.WaitDelay = termGrace
+	if err := ch.cmd.Start(); err != nil {
 		e := &Error{Op: c.op, Args: c.argv, Err: err}
 		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
 			e.Kind = ErrNoZFS
 		}
 		return nil, e
 	}
-	err = wait(ctx, cmd, c.stop)
-	cut := c.stdout == nil && !stdout.whole
+	go func() {
+		defer close(ch.ended)
+		ch.err = ch.cmd.Wait()
+	}()
+	return ch, nil
+}
+
+// end waits for the child, or stops it when ctx ends, and returns what it printed.
+func (ch *child) end(ctx context.Context) ([]byte, error) {
+	select {
+	case <-ch.ended:
+	case <-ctx.Done():
+		ch.abort()
+	}
+	err, cut := ch.err, ch.command.stdout == nil && !ch.stdout.whole
 	if errors.Is(err, exec.ErrWaitDelay) {
 		if cut {
-			return nil, &Error{Op: c.op, Args: c.argv, Err: errCut}
+			return nil, &Error{Op: ch.op, Args: ch.argv, Err: errCut}
 		}
 		err = nil
 	}
 	if err == nil {
-		return stdout.Bytes(), nil
+		return ch.stdout.Bytes(), nil
 	}
 	if cut {
 		// %v: nobody may go by its exit code and take what was printed for the rest.
 		err = fmt.Errorf("%w (%v)", errCut, err)
 	}
-	e := newError(c.op, c.argv, string(stderr.kept), err)
+	e := newError(ch.op, ch.argv, string(ch.stderr.kept), err)
 	if ctx.Err() != nil {
 		e.Err = context.Cause(ctx)
 	}
-	return stdout.Bytes(), e
+	return ch.stdout.Bytes(), e
 }
 
-func wait(ctx context.Context, cmd *exec.Cmd, stop func()) error {
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
+// abort stops the child and returns when it is reaped.
+func (ch *child) abort() {
+	if ch.stop != nil {
+		ch.stop()
 	}
-	if stop != nil {
-		stop()
-	}
-	signal(cmd, syscall.SIGTERM)
+	signal(ch.cmd, syscall.SIGTERM)
 	timer := time.NewTimer(termGrace)
 	defer timer.Stop()
 	select {
-	case err := <-done:
-		return err
+	case <-ch.ended:
+		return
 	case <-timer.C:
 	}
-	signal(cmd, syscall.SIGKILL)
-	return <-done
+	signal(ch.cmd, syscall.SIGKILL)
+	<-ch.ended
 }
 
 // signal reaches the whole process group, unless the leader is reaped already and

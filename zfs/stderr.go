@@ -9,6 +9,9 @@ var kinds = []struct {
 	text string
 	kind error
 }{
+	// What a channel program of ours stumbled over says nothing of what it was asked.
+	{`channel program execution failed: [string "channel program"]`, nil},
+
 	// The machine.
 	{"zfs modules are not loaded", ErrNoZFS},
 	{"modules cannot be auto-loaded", ErrNoZFS},

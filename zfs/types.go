@@ -36,10 +36,11 @@ type System interface {
 	// Snapshots lists the snapshots of root, and of everything below it when
 	// recursive, in one command, each dataset's in the order they were taken.
 	Snapshots(ctx context.Context, root string, recursive bool) ([]Snapshot, error)
-	// SnapshotsNamed lists exactly these (full names), in one command: for a caller
-	// that knows what it has just taken. In the order of Snapshots, and each once; one
-	// that does not exist is just not among them, and neither is one whose dataset or
-	// pool does not exist. Any other trouble with any of them is an error.
+	// SnapshotsNamed lists exactly these (full names), without their user properties and
+	// a thousand in one command: for a caller that knows what it has just taken. By
+	// dataset, each's in the order they were taken, and each once; one that does not exist is
+	// just not among them, and neither is one whose dataset or pool does not exist. Any
+	// other trouble with any of them is an error.
 	SnapshotsNamed(ctx context.Context, names []string) ([]Snapshot, error)
 	// Bookmarks likewise as Snapshots.
 	Bookmarks(ctx context.Context, root string, recursive bool) ([]Bookmark, error)

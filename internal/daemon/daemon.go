@@ -72,6 +72,8 @@ type Parts struct {
 	Plugin string
 	// Started is called once the node answers on all its sockets. May be nil.
 	Started func()
+	// Close ends what the parts have running by themselves; Run calls it last. May be nil.
+	Close func()
 }
 
 func (p Parts) boot() func() lease.Moment {
@@ -117,6 +119,9 @@ func New(p Parts) *Daemon {
 // stopped. A node that is a member works as one from the start; another waits for
 // Init or Join, and one that was taken out of its cluster for Join.
 func (d *Daemon) Run(ctx context.Context) error {
+	if d.parts.Close != nil {
+		defer d.parts.Close()
+	}
 	c, err := cluster.Open(d.parts.Cluster)
 	switch {
 	case errors.Is(err, cluster.ErrNoCluster):

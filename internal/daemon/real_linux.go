@@ -32,7 +32,10 @@ func Real(cfg Config, log *slog.Logger) (Parts, error) {
 	metrics := NewMetrics(version.Version)
 	t := profiles[cfg.Profile]
 	timing := cluster.Timing{Heartbeat: t.Raft, Election: t.Raft, LeaderLease: t.Raft * 2 / 3, Stable: t.Stable, Commit: t.Commit}
-	host := zfs.New(zfs.Options{Observe: func(op string, _ []string, took time.Duration, err error) { metrics.Command(op, took, err) }})
+	host := zfs.New(zfs.Options{
+		Observe: func(op string, _ []string, took time.Duration, err error) { metrics.Command(op, took, err) },
+		Ahead:   true,
+	})
 	p := Parts{
 		Version: version.Version, BootID: strings.TrimSpace(string(boot)), Log: log, Timers: t, Metrics: metrics,
 		StateDir: cfg.StateDir, MountDir: cfg.MountDir, Files: osFiles{},
@@ -46,6 +49,7 @@ func Real(cfg Config, log *slog.Logger) (Parts, error) {
 		StopWriters: func(ctx context.Context, root string) error {
 			return fence.Instead(ctx, log, cfg.RunDir, root)
 		},
+		Close: host.Close,
 	}
 	if cfg.DockerHost != "off" {
 		p.Engine = &container.Docker{Host: cfg.DockerHost, Driver: plugin.Name}

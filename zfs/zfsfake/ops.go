@@ -203,7 +203,9 @@ func (h *Host) SnapshotsNamed(ctx context.Context, names []string) (out []zfs.Sn
 		for _, d := range order {
 			for i, s := range d.snaps {
 				if wanted[d][s.name] {
-					out = append(out, d.describeSnapshot(i))
+					told := d.describeSnapshot(i)
+					told.User = nil
+					out = append(out, told)
 				}
 			}
 		}

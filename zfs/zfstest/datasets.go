@@ -2,6 +2,7 @@ package zfstest
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"syscall"
 
@@ -46,12 +47,30 @@ func testNewPool(w *world, env Env) {
 	w.a.must(z.CreateFilesystem(w.ctx, name+"/a", nil))
 	dir := path[:strings.LastIndex(path, "/")]
 	w.a.must(z.ImportPool(w.ctx, name, dir)) // it is here
+	a := name + "/a"
+	for i := range 3 { // so soon one after the other that a Host may have prepared a fourth
+		_, _, err := z.Take(w.ctx, []string{fmt.Sprint(a, "@", i)})
+		w.a.must(err)
+		list, err := z.SnapshotsNamed(w.ctx, []string{fmt.Sprint(a, "@", i)})
+		if err != nil || len(list) != 1 {
+			w.Errorf("snapshot %d: %v, %v", i, list, err)
+		}
+	}
 	export()
 	_, err = z.Pool(w.ctx, name)
 	w.wantKind("exported pool", err, zfs.ErrNotFound)
+	_, _, err = z.Take(w.ctx, []string{a + "@3"})
+	w.wantKind("snapshot in an exported pool", err, zfs.ErrNotFound)
+	if list, err := z.SnapshotsNamed(w.ctx, []string{a + "@0"}); err != nil || len(list) > 0 {
+		w.Errorf("snapshots of an exported pool: %v, %v", list, err)
+	}
 	w.wantKind("import of none", z.ImportPool(w.ctx, name+"2", dir), zfs.ErrNotFound)
 	w.a.must(z.ImportPool(w.ctx, name, dir))
-	w.a.dataset(name + "/a")
+	w.a.dataset(a)
+	_, failed, err := z.Take(w.ctx, []string{a + "@3"})
+	if err != nil || len(failed) > 0 || w.a.names(a) != "0 1 2 3" {
+		w.Errorf("after the import: %v, %v; snapshots %s", failed, err, w.a.names(a))
+	}
 }
 
 func testBadNames(w *world, _ Env) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -104,11 +105,17 @@ func testSnapshotsNamed(w *world, _ Env) {
 	w.a.snap(c, "other")
 	w.a.must(z.Hold(w.ctx, "keep", a+"@z"))
 
-	// The same figures as the whole listing has, of those alone.
+	w.a.must(z.Clone(w.ctx, a+"@m", w.a.name("clone"), nil))
+
+	// The same figures as the whole listing has, of those alone, but for user properties.
 	want := map[string]zfs.Snapshot{}
 	all, err := z.Snapshots(w.ctx, w.a.Root, true)
 	w.a.must(err)
 	for _, s := range all {
+		if strings.HasPrefix(s.FullName(), a+"@") && s.User["flocker:name"] != "of "+s.Name {
+			w.Errorf("user properties of %s: %v", s.FullName(), s.User)
+		}
+		s.User = nil
 		want[s.FullName()] = s
 	}
 	named := func(names ...string) (got []string) {
@@ -123,7 +130,7 @@ func testSnapshotsNamed(w *world, _ Env) {
 		}
 		return got
 	}
-	if got := named(b+"@m", a+"@x", a+"@z"); !slices.Equal(got, []string{a + "@z", a + "@x", b + "@m"}) {
+	if got := named(b+"@m", a+"@x", a+"@m", a+"@z"); !slices.Equal(got, []string{a + "@z", a + "@m", a + "@x", b + "@m"}) {
 		w.Errorf("listed: %q", got)
 	}
 	if got := named(); len(got) != 0 {

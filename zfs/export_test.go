@@ -1,0 +1,37 @@
+package zfs
+
+import (
+	"context"
+	"time"
+)
+
+// Source is what a program is handed with these arguments.
+func Source(text string, args ...string) string { return program{text: text}.source(args) }
+
+// Waiting is how many commands wait for a program.
+func (h *Host) Waiting() (n int) {
+	h.ahead.mu.Lock()
+	defer h.ahead.mu.Unlock()
+	for _, w := range h.ahead.places {
+		if w.standby != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// WaitFor sets how long commands wait for a program.
+func (h *Host) WaitFor(d time.Duration) { h.ahead.idle = d }
+
+// HandToDead hands a program to a command that has died while it waited, before anybody
+// has noticed.
+func (h *Host) HandToDead(argv []string) (begun bool, err error) {
+	s, err := prepare(argv)
+	if err != nil {
+		return false, err
+	}
+	s.child.cmd.Process.Kill()
+	<-s.child.ended
+	_, begun, err = h.hand(context.Background(), s, command{op: "take", argv: argv, input: "return 1"})
+	return begun, err
+}
