@@ -1,8 +1,8 @@
 // Package bench measures flocker beside what one would do without it, on the same
 // machines of the lab in one run: zfs send through a plain pipe by hand, and
 // syncoid. Each test is one job and prints a row of docs/BENCHMARKS.md; scripts/bench
-// puts them there. Two nodes take part; any others are off, so that each has a core of
-// its own where the host has two.
+// puts them there. Two nodes take part, for failover three; any others are off, so that
+// each of two has a core of its own where the host has two.
 package bench
 
 import (
@@ -23,30 +23,28 @@ import (
 // later bounds waits; only failures take that long.
 const later = 20 * time.Minute
 
-// rig is a cluster of two, with hand in both nodes.
+// rig is a cluster of two or three, with hand in two of the nodes.
 type rig struct {
 	*lab.Lab
 	n1, n2 *lab.Node // n1 is the primary of all
 }
 
-func start(t *testing.T) rig {
+func start(t *testing.T, nodes int) rig {
 	t.Helper()
 	if os.Getenv("FLOCKER_BENCH") != "1" {
 		t.Skip("measures for minutes on the machines of scripts/lab: run scripts/bench")
 	}
 	l := lab.Open(t)
 	b := rig{l, l.Node(1), l.Node(2)}
-	l.Reset()
-	for line := range strings.Lines(l.Do("status")) {
-		if name := strings.Fields(line)[0]; strings.HasPrefix(name, "n") && name != b.n1.Name && name != b.n2.Name {
-			l.Do("cut", name)
-		}
-	}
+	l.ResetTo(nodes)
 	made, err := lab.Ask[api.InitReply](b.n1, "init", "--pool", "tank", "--advertise", b.n1.Addr())
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.n2.Sh(made.JoinCommand + " --pool tank --wait --advertise " + b.n2.Addr())
+	for i := 2; i <= nodes; i++ {
+		n := l.Node(i)
+		n.Sh(made.JoinCommand + " --pool tank --wait --advertise " + n.Addr())
+	}
 
 	hand := filepath.Join(t.TempDir(), "hand")
 	build := exec.Command("go", "build", "-tags", "hashicorpmetrics,nosystemd", "-ldflags", "-s -w", "-o", hand, "./test/bench/hand")
@@ -215,6 +213,10 @@ func (b rig) compare(what, unit string, of map[string][]float64) {
 	b.Helper()
 	var cells []string
 	for _, who := range contenders {
+		if len(of[who]) == 0 {
+			cells = append(cells, "")
+			continue
+		}
 		cell := fmt.Sprintf("%.1f %s", median(of[who]), unit)
 		if who != "flocker" {
 			var ratios []float64
@@ -230,7 +232,7 @@ func (b rig) compare(what, unit string, of map[string][]float64) {
 
 // One full copy of data that does not compress.
 func TestFullCopy(t *testing.T) {
-	b := start(t)
+	b := start(t, 2)
 	secured, plain := b.serve()
 	size := setting("BENCH_SIZE", 256)
 	dataset, dir := b.volume("full", "--interval", "1h")
@@ -253,7 +255,7 @@ func TestFullCopy(t *testing.T) {
 			b.metric("flocker_stream_bytes_total", `direction="sent"`), b.metric("flocker_stream_duration_seconds_sum", `direction="sent"`),
 		}
 	}
-	for range setting("BENCH_ROUNDS", 5) {
+	for range setting("BENCH_ROUNDS", 3) {
 		// A replica that lost its dataset is seeded anew.
 		for again := true; again; {
 			destroy(dataset)
@@ -288,9 +290,9 @@ func TestFullCopy(t *testing.T) {
 
 // Small increments, one after the other: a step is over when the replica has it.
 func TestIncrements(t *testing.T) {
-	b := start(t)
+	b := start(t, 2)
 	secured, plain := b.serve()
-	count := setting("BENCH_STEPS", 50)
+	count := setting("BENCH_STEPS", 20)
 	_, dir := b.volume("steps", "--interval", "1h")
 	b.n1.Sh("for d in tls tcp syncoid; do zfs create -o mountpoint=/mnt/$d tank/$d; done")
 
@@ -305,7 +307,7 @@ func TestIncrements(t *testing.T) {
 		last := len(work[who]) - 1
 		t.Logf("%s: %.2f steps a second, %.1f KiB and %.0f ms of processor each", who, n/took, bytes[who][last], work[who][last])
 	}
-	for range setting("BENCH_ROUNDS", 5) {
+	for range setting("BENCH_ROUNDS", 3) {
 		measure("flocker", count, func() float64 { return b.numbers(b.n1, hand("sync", count, "steps", dir))[1] })
 		measure("TLS", count, func() float64 {
 			return b.numbers(b.n1, hand("steps", secured, count, "tank/tls", "/mnt/tls", "tank/tls"))[1]
@@ -327,11 +329,50 @@ func TestIncrements(t *testing.T) {
 	b.compare("the host's processor time for each", "ms", work)
 }
 
+// Small increments of many volumes that are written at the same time.
+func TestManyIncrements(t *testing.T) {
+	b := start(t, 2)
+	secured, _ := b.serve()
+	const many = 8
+	count := max(setting("BENCH_STEPS", 20)/4, 2)
+	var flocker, byHand []any
+	for i := range many {
+		name := fmt.Sprint("many", i)
+		_, dir := b.volume(name, "--interval", "1h")
+		b.n1.Sh("zfs create -o mountpoint=/mnt/" + name + " tank/" + name)
+		flocker = append(flocker, name, dir)
+		byHand = append(byHand, "tank/"+name, "/mnt/"+name, "tank/"+name)
+	}
+	atOnce, inTurn := map[string][]float64{}, map[string][]float64{}
+	steps := func(of []any, args ...any) float64 {
+		t.Helper()
+		perSecond := float64(many*count) / b.numbers(b.n1, hand(append(args, of...)...))[1]
+		t.Logf("%v: %.2f steps a second", args, perSecond)
+		return perSecond
+	}
+	again := func() {
+		for i := range many {
+			b.n2.Sh(fmt.Sprintf("zfs destroy -r tank/many%d", i))
+			b.n1.Sh(fmt.Sprintf("zfs destroy tank/many%d@%%", i))
+		}
+	}
+	for range setting("BENCH_ROUNDS", 3) {
+		ours := steps(flocker, "sync", count)
+		atOnce["flocker"], inTurn["flocker"] = append(atOnce["flocker"], ours), append(inTurn["flocker"], ours)
+		atOnce["TLS"] = append(atOnce["TLS"], steps(byHand, "-together", "steps", secured, count))
+		again()
+		inTurn["TLS"] = append(inTurn["TLS"], steps(byHand, "steps", secured, count))
+		again()
+	}
+	b.compare(fmt.Sprintf("small increments of %d volumes at once, %d of each in a round", many, count), "a second", atOnce)
+	b.compare("the same, by hand one volume after the other", "a second", inTurn)
+}
+
 // How old the newest snapshot on the replica is while the primary is written to all
 // the time: what would be lost. It is looked at in the same way for all.
 func TestLag(t *testing.T) {
-	b := start(t)
-	seconds := setting("BENCH_SECONDS", 180)
+	b := start(t, 2)
+	seconds := setting("BENCH_SECONDS", 90)
 	var cells []string
 	watch := func(who, dataset string, reported func() float64) {
 		wire := b.wire()
@@ -395,8 +436,8 @@ func arrived(from, to *lab.Node, dataset string, least int) error {
 // What volumes cost that nobody writes to: measured without any, with half of them and
 // with all, so that one sees whether the cost grows as their number does.
 func TestIdle(t *testing.T) {
-	b := start(t)
-	count, seconds := setting("BENCH_VOLUMES", 50), setting("BENCH_SECONDS", 180)
+	b := start(t, 2)
+	count, seconds := setting("BENCH_VOLUMES", 50), setting("BENCH_SECONDS", 90)
 	used := func(unit string) (each [2]float64) {
 		for i, n := range []*lab.Node{b.n1, b.n2} {
 			each[i] = b.numbers(n, "systemctl show --value -p CPUUsageNSec "+unit)[0] / 1e9

@@ -4,13 +4,15 @@
 //
 //	hand serve ADDR        receive what comes, from any number of senders
 //	hand copy ADDR SNAPSHOT DATASET
-//	hand steps ADDR COUNT SOURCE DIR DATASET
+//	hand steps ADDR COUNT [SOURCE DIR DATASET]...
 //
 // steps writes a file of 4 KiB into DIR, takes a snapshot of SOURCE and sends the
-// increment, COUNT times one after the other, over one connection. With -plain the
-// pipe is TCP, otherwise TLS 1.3. And for all contenders:
+// increment, COUNT times one after the other, over one connection. Of several sources
+// each gets a step before one gets another, or all go on at once with -together, over a
+// connection of their own. With -plain the pipe is TCP, otherwise TLS 1.3. And for all
+// contenders:
 //
-//	hand sync COUNT VOLUME DIR    the same steps, but flocker does them
+//	hand sync COUNT [VOLUME DIR]...    the same steps, all at once, but flocker does them
 //	hand volumes FROM TO          make flocker volumes, idle-FROM to idle-TO
 //	hand load DIR                 append 16 KiB to a file and fsync it, ten times a second
 //	hand age DATASET COUNT        once a second, how old the newest snapshot is
@@ -32,83 +34,124 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 )
 
 func main() {
 	plain := flag.Bool("plain", false, "TCP without TLS")
+	together := flag.Bool("together", false, "all sources at once")
 	flag.Parse()
-	if err := run(*plain, flag.Args()); err != nil {
+	if err := run(*plain, *together, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "hand:", err)
 		os.Exit(1)
 	}
 }
 
-func run(plain bool, args []string) error {
+func run(plain, together bool, args []string) error {
 	switch {
 	case len(args) == 2 && args[0] == "serve":
 		return serve(plain, args[1])
 	case len(args) == 4 && args[0] == "copy":
-		return report(plain, args[1], func(p *pipe) error { return p.send(args[3], args[2]) })
-	case len(args) == 6 && args[0] == "steps":
+		return report(plain, args[1], 1, func(p []*pipe) error { return p[0].send(args[3], args[2]) })
+	case len(args) >= 6 && len(args)%3 == 0 && args[0] == "steps":
 		count, err := strconv.Atoi(args[2])
 		if err != nil {
 			return err
 		}
-		return report(plain, args[1], func(p *pipe) error { return steps(p, count, args[3], args[4], args[5]) })
+		var all []*source
+		for of := range slices.Chunk(args[3:], 3) {
+			all = append(all, &source{name: of[0], dir: of[1], target: of[2]})
+		}
+		if !together {
+			return report(plain, args[1], 1, func(p []*pipe) error { return steps(p[0], count, all...) })
+		}
+		return report(plain, args[1], len(all), func(p []*pipe) error {
+			return atOnce(len(all), func(i int) error { return steps(p[i], count, all[i]) })
+		})
 	}
 	if do, ok := others[first(args)]; ok {
 		return do(args[1:])
 	}
-	return errors.New("usage: hand [-plain] serve ADDR | copy ADDR SNAPSHOT DATASET | steps ADDR COUNT SOURCE DIR DATASET")
+	return errors.New("usage: hand [-plain] [-together] serve ADDR | copy ADDR SNAPSHOT DATASET | steps ADDR COUNT (SOURCE DIR DATASET)+")
 }
 
-// report prints how many bytes went and how many seconds it took, the connection's
-// making not counted: flocker keeps its own open too.
-func report(plain bool, addr string, do func(*pipe) error) error {
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		return err
+// atOnce does f for 0 to n-1 at the same time.
+func atOnce(n int, f func(i int) error) error {
+	errs := make([]error, n)
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { errs[i] = f(i) })
 	}
-	if !plain {
-		t := tls.Client(conn, &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true})
-		if err := t.Handshake(); err != nil {
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// report prints how many bytes went and how many seconds it took, the making of the
+// connections not counted: flocker keeps its own open too.
+func report(plain bool, addr string, connections int, do func([]*pipe) error) error {
+	var pipes []*pipe
+	for range connections {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
 			return err
 		}
-		conn = t
+		defer conn.Close()
+		if !plain {
+			t := tls.Client(conn, &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true})
+			if err := t.Handshake(); err != nil {
+				return err
+			}
+			conn = t
+		}
+		pipes = append(pipes, newPipe(conn))
 	}
-	defer conn.Close()
-	p := newPipe(conn)
 	began := time.Now()
-	if err := do(p); err != nil {
+	if err := do(pipes); err != nil {
 		return err
 	}
-	fmt.Println(p.sent, time.Since(began).Seconds())
+	took, sent := time.Since(began), int64(0)
+	for _, p := range pipes {
+		sent += p.sent
+	}
+	fmt.Println(sent, took.Seconds())
 	return nil
 }
 
-func steps(p *pipe, count int, source, dir, dataset string) error {
-	before := ""
+// source is one dataset that steps are made of.
+type source struct {
+	name, dir, target string
+	before            string // its newest snapshot
+}
+
+func steps(p *pipe, count int, all ...*source) error {
 	for i := range count {
-		if err := small(dir); err != nil {
-			return err
+		for _, s := range all {
+			if err := s.step(p, i); err != nil {
+				return err
+			}
 		}
-		snapshot := fmt.Sprintf("%s@hand-%06d", source, i)
-		if out, err := exec.Command("zfs", "snapshot", snapshot).CombinedOutput(); err != nil {
-			return fmt.Errorf("zfs snapshot %s: %w: %s", snapshot, err, out)
-		}
-		var from []string
-		if before != "" {
-			from = []string{"-i", before}
-		}
-		if err := p.send(dataset, snapshot, from...); err != nil {
-			return err
-		}
-		before = snapshot
 	}
 	return nil
+}
+
+func (s *source) step(p *pipe, i int) error {
+	if err := small(s.dir); err != nil {
+		return err
+	}
+	snapshot := fmt.Sprintf("%s@hand-%06d", s.name, i)
+	if out, err := exec.Command("zfs", "snapshot", snapshot).CombinedOutput(); err != nil {
+		return fmt.Errorf("zfs snapshot %s: %w: %s", snapshot, err, out)
+	}
+	var from []string
+	if s.before != "" {
+		from = []string{"-i", s.before}
+	}
+	s.before = snapshot
+	return p.send(s.target, snapshot, from...)
 }
 
 // small writes what one step changes.
@@ -137,14 +180,17 @@ func serve(plain bool, addr string) error {
 		if err != nil {
 			return err
 		}
-		p := newPipe(conn)
-		for err == nil {
-			err = p.receive()
-		}
-		if err != io.EOF {
-			fmt.Fprintln(os.Stderr, "hand:", err)
-		}
-		conn.Close()
+		go func() { // until its sender hangs up
+			defer conn.Close()
+			p := newPipe(conn)
+			var err error
+			for err == nil {
+				err = p.receive()
+			}
+			if err != io.EOF {
+				fmt.Fprintln(os.Stderr, "hand:", err)
+			}
+		}()
 	}
 }
 

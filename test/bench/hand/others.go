@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,19 +37,28 @@ func numbered(args []string, want, at int) (int, error) {
 }
 
 func syncs(args []string) error {
-	count, err := numbered(args, 3, 0)
+	if len(args) < 3 || len(args)%2 == 0 {
+		return errors.New("sync COUNT (VOLUME DIR)+")
+	}
+	count, err := strconv.Atoi(args[0])
 	if err != nil {
 		return err
 	}
+	of := slices.Collect(slices.Chunk(args[1:], 2))
 	client := api.NewUnixClient(socket)
 	began := time.Now()
-	for range count {
-		if err := small(args[2]); err != nil {
-			return err
+	if err := atOnce(len(of), func(i int) error {
+		for range count {
+			if err := small(of[i][1]); err != nil {
+				return err
+			}
+			if _, err := client.SyncVolume(context.Background(), of[i][0], api.SyncRequest{}); err != nil {
+				return err
+			}
 		}
-		if _, err := client.SyncVolume(context.Background(), args[1], api.SyncRequest{}); err != nil {
-			return err
-		}
+		return nil
+	}); err != nil {
+		return err
 	}
 	fmt.Println(0, time.Since(began).Seconds())
 	return nil
