@@ -138,7 +138,8 @@ func (h *Host) SnapshotsNamed(ctx context.Context, names []string) ([]Snapshot, 
 	for _, pool := range slices.Sorted(maps.Keys(byPool)) {
 		for batch := range slices.Chunk(byPool[pool], namesBatch) {
 			out, err := h.program(ctx, namedProgram, pool, batch)
-			if ctx.Err() == nil && errors.Is(err, ErrNotFound) {
+			var e *Error
+			if ctx.Err() == nil && errors.As(err, &e) && e.Kind == ErrNotFound && len(e.Names) == 0 {
 				continue // the pool: of what is in it the program itself would have told
 			}
 			if err != nil {
