@@ -33,6 +33,9 @@ type Copy struct {
 	Used     int64
 	Data     int64
 	Mount    string // mountpoint property
+	// Logged says that what was synced before a loss of power may be in the dataset's
+	// intent log only: see StepReplay.
+	Logged bool
 }
 
 // mounted are the volumes whose dataset is mounted.
@@ -57,7 +60,7 @@ func (a *Agent) observe(ctx context.Context, fresh bool) (Actual, error) {
 	}
 	for _, d := range live {
 		if id, ok := volumeIn(a.layout.Root(), d.Name); ok {
-			got.Copies[id] = copyOf(d)
+			got.Copies[id] = a.noteLog(id, copyOf(d))
 		} else if id, ok := partOf(a.layout.Root(), d.Name); ok {
 			got.Parts[id] = append(got.Parts[id], d.Name)
 		} else if d.Name != a.layout.Root() {
@@ -78,6 +81,17 @@ func (a *Agent) observe(ctx context.Context, fresh bool) (Actual, error) {
 		a.trashAt = asked
 	}
 	return got, nil
+}
+
+// noteLog marks a copy whose intent log is still to be replayed. Any mount does that.
+func (a *Agent) noteLog(id volume.ID, c Copy) Copy {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c.Mounted {
+		delete(a.logged, id)
+	}
+	c.Logged = a.logged[id]
+	return c
 }
 
 // live lists the datasets of volumes.

@@ -166,6 +166,7 @@ type Agent struct {
 	trouble []string  // problems of the node itself
 	running map[volume.ID]bool
 	failed  map[volume.ID]failure
+	logged  map[volume.ID]bool // copies whose intent log was not replayed since flockd started
 
 	// The loop's alone.
 	trashAt  time.Time     // when the trash was listed
@@ -199,7 +200,7 @@ func New(c Config) *Agent {
 		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, stopFollowing: c.StopFollowing,
 		clock: c.Clock, lease: c.Lease, log: c.Log, poll: c.Poll, listed: c.Listed,
 		fresh: make(chan struct{}), wake: make(chan struct{}, 1),
-		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{},
+		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{}, logged: map[volume.ID]bool{},
 	}
 }
 
@@ -400,6 +401,8 @@ func (a *Agent) do(ctx context.Context, act Action) error {
 			return err
 		}
 		return a.takeOver(ctx, v, copyOf(d))
+	case StepReplay:
+		return a.replay(ctx, v.ID)
 	case StepDemote:
 		if v.Placement.Role(a.self) == volume.RolePrimary {
 			return nil
@@ -548,6 +551,7 @@ func (a *Agent) firstLook(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.suspectLogs(got)
 	for _, id := range got.mounted() {
 		a.use.Found(id)
 	}

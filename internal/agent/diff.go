@@ -20,6 +20,7 @@ type Step string
 const (
 	StepCreate    Step = "create"     // make the empty dataset of a new volume
 	StepConfirm   Step = "confirm"    // tell the cluster that it is there
+	StepReplay    Step = "replay"     // have ZFS write what a loss of power left in its intent log
 	StepPromote   Step = "promote"    // take over as primary: epoch, quota, mountpoint
 	StepDemote    Step = "demote"     // drop what only a primary has
 	StepUnmount   Step = "unmount"    // nobody uses it any more, or not ours to write
@@ -62,6 +63,9 @@ func diffVolume(v *state.Volume, got Actual, self volume.NodeID, inUse func(volu
 	role := v.Placement.Role(self)
 	idle := exists && c.Mounted && !inUse(v.ID)
 
+	if exists && c.Logged && !c.Mounted && v.Phase != state.PhasePurged {
+		return StepReplay // before anything is done by what the dataset seems to hold
+	}
 	switch v.Phase {
 	case state.PhaseTrash:
 		switch {

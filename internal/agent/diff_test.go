@@ -15,7 +15,7 @@ import (
 //
 //	PHASE ROLE | what is on disk | use | ACTION
 //
-// On disk: "none", or words of copy, mounted, epoch=N, quota=N, trash, part. The
+// On disk: "none", or words of copy, mounted, logged, epoch=N, quota=N, trash, part. The
 // volume is at epoch 2 with a size of 5.
 func TestDiff(t *testing.T) {
 	text, err := os.ReadFile("testdata/diff.txt")
@@ -62,6 +62,9 @@ func diffLine(t *testing.T, cols []string) string {
 			got.Copies[v.ID] = c
 		case "mounted":
 			c.Mounted = true
+			got.Copies[v.ID] = c
+		case "logged":
+			c.Logged = true
 			got.Copies[v.ID] = c
 		case "epoch":
 			c.Epoch = volume.Epoch(num)

@@ -84,8 +84,10 @@ func (a *Agent) poolInfo(ctx context.Context) (volume.PoolInfo, error) {
 
 // assignments is what replication has to do here: every live volume this node has a
 // part in, except a primary whose dataset does not exist or was not taken over yet (it
-// may lack what was handed over, and must not spread), and a copy that is still to
-// come back from the trash: a replica that showed no copy would be sent a whole new one.
+// may lack what was handed over, and must not spread), a copy that is still to come back
+// from the trash (a replica that showed no copy would be sent a whole new one), and one
+// whose intent log was not replayed yet (a snapshot would lack what is in it, and a
+// stream would overwrite it).
 func assignments(s *state.State, got Actual, self volume.NodeID) []replicate.Assignment {
 	var out []replicate.Assignment
 	for v := range s.Volumes() {
@@ -95,6 +97,9 @@ func assignments(s *state.State, got Actual, self volume.NodeID) []replicate.Ass
 		}
 		c, exists := got.Copies[v.ID]
 		if _, trashed := got.Trash[v.ID]; trashed && !exists {
+			continue
+		}
+		if c.Logged {
 			continue
 		}
 		if role == volume.RolePrimary && (!exists || c.Epoch != v.Epoch) {
