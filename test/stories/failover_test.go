@@ -47,17 +47,9 @@ func TestFailover(t *testing.T) {
 		db.wait()
 		c.Logf("    PostgreSQL answers there after %.1fs", time.Since(cut).Seconds())
 		rows = db.rows()
-		event := c.event(to, "volume.failed-over")
+		event := c.event(to, "volume.failed-over", "pgdata")
 		c.Logf("    %d rows of the %d that were acknowledged are there; it says: %s", rows, acked, event.Message)
-		if rows > acked+onTheWay {
-			t.Errorf("%d rows, though only %d were written", rows, acked)
-		}
-		// What was acknowledged before the reported point must be there.
-		// Its bound counts back from the last beat that the cluster had of n2, which is up to
-		// two beats older than the cut.
-		if least := w.ackedBefore(cut.Add(-lossOf(t, event) - 2*lease.Lab.Heartbeat)); rows < least {
-			t.Errorf("%d rows; %d were acknowledged before the point that is reported as safe", rows, least)
-		}
+		c.checkLoss(event, cut, rows, &w.counter)
 		db.query("insert into rows values (1000000000, repeat(md5('1000000000'), 8)); delete from rows where id = 1000000000")
 	})
 
@@ -84,22 +76,28 @@ func TestFailover(t *testing.T) {
 	})
 
 	c.Step("the tail of n2 is listed, and holds every row that was acknowledged", func() {
-		var asides api.Asides
-		c.Until("n2 to list what it has set aside", later, func() (err error) {
-			asides, err = lab.Ask[api.Asides](to, "aside", "list")
-			if err == nil && len(asides.Asides) != 1 {
-				err = fmt.Errorf("%d copies are set aside: %+v", len(asides.Asides), asides)
-			}
-			return err
-		})
 		db.stop()
-		to.Flockctl("aside", "restore", asides.Asides[0].Name, "tail")
+		c.restoreTail(to, "tail")
 		old := c.runPostgres(c.n2, "old", "tail")
 		if got := old.rows(); got < acked || got > acked+onTheWay {
 			t.Errorf("the tail holds %d rows, %d were acknowledged before the power was cut", got, acked)
 		}
 		old.stop()
 	})
+}
+
+// checkLoss compares what a failover brought with what was acknowledged: all of it that
+// came before the reported point must be there, and nothing that nobody wrote.
+func (c cluster) checkLoss(e api.Event, cut time.Time, got int64, acked *counter) {
+	c.Helper()
+	if most := acked.last() + onTheWay; got > most {
+		c.Errorf("%d are there, though at most %d were written", got, most)
+	}
+	// The bound counts back from the last beat that the cluster had of the lost node,
+	// which is up to two beats older than the cut.
+	if least := acked.before(cut.Add(-lossOf(c, e) - 2*lease.Lab.Heartbeat)); got < least {
+		c.Errorf("%d are there; %d were acknowledged before the point that is reported as safe: %s", got, least, e.Message)
+	}
 }
 
 // waitAutomatic waits until the cluster has agreed that it fails over by itself.
@@ -133,10 +131,10 @@ func (c cluster) waitPrimary(name string, nodes ...*lab.Node) (is *lab.Node, v a
 	return is, v
 }
 
-// event is the newest of a kind.
-func (c cluster) event(n *lab.Node, kind string) (found api.Event) {
+// event is the newest of a kind that is about a volume.
+func (c cluster) event(n *lab.Node, kind, name string) (found api.Event) {
 	c.Helper()
-	c.Until("an event "+kind, soon, func() error {
+	c.Until("an event "+kind+" of "+name, soon, func() error {
 		out, err := n.TryFlockctl("--json", "events")
 		if err != nil {
 			return err
@@ -146,7 +144,7 @@ func (c cluster) event(n *lab.Node, kind string) (found api.Event) {
 			if err := json.Unmarshal([]byte(line), &e); err != nil {
 				return fmt.Errorf("%q: %w", line, err)
 			}
-			if e.Kind == kind {
+			if e.Kind == kind && e.Name == name {
 				found = e
 			}
 		}
@@ -159,7 +157,7 @@ func (c cluster) event(n *lab.Node, kind string) (found api.Event) {
 }
 
 // lossOf reads the bound that an event of a failover states.
-func lossOf(t *testing.T, e api.Event) time.Duration {
+func lossOf(t testing.TB, e api.Event) time.Duration {
 	t.Helper()
 	if strings.Contains(e.Message, "has all that was written") {
 		return 0
@@ -189,4 +187,18 @@ func (c cluster) waitFollows(n *lab.Node, name string) {
 		}
 		return fmt.Errorf("containers: %+v", all)
 	})
+}
+
+// restoreTail makes a volume of the only copy that is set aside.
+func (c cluster) restoreTail(n *lab.Node, name string) {
+	c.Helper()
+	var asides api.Asides
+	c.Until("one copy to be set aside", later, func() (err error) {
+		asides, err = lab.Ask[api.Asides](n, "aside", "list")
+		if err == nil && len(asides.Asides) != 1 {
+			err = fmt.Errorf("%d are: %+v", len(asides.Asides), asides)
+		}
+		return err
+	})
+	n.Flockctl("aside", "restore", asides.Asides[0].Name, name)
 }

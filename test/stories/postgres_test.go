@@ -103,9 +103,9 @@ type writer struct {
 	db  database
 	run *lab.Follower
 
+	counter // of acknowledged ids
+
 	mu       sync.Mutex
-	acked    int64
-	when     []acknowledged
 	connects int
 	unsound  []string // acknowledged ids that came out of order
 }
@@ -129,38 +129,9 @@ func (w *writer) line(s string) {
 	id, err := strconv.ParseInt(s, 10, 64)
 	// Right after a lost connection one row may be committed without having been
 	// acknowledged; a lower or the same id would mean that a committed row is gone.
-	if err != nil || id <= w.acked {
-		w.unsound = append(w.unsound, fmt.Sprintf("%q after %d", s, w.acked))
-		return
+	if last := w.last(); err != nil || !w.reach(id) {
+		w.unsound = append(w.unsound, fmt.Sprintf("%q after %d", s, last))
 	}
-	w.acked = id
-	w.when = append(w.when, acknowledged{id, time.Now()})
-}
-
-// acknowledged is when an id came out of its node.
-type acknowledged struct {
-	id int64
-	at time.Time
-}
-
-// ackedBefore is the last id that was acknowledged before a moment.
-func (w *writer) ackedBefore(at time.Time) (id int64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, a := range w.when {
-		if a.at.After(at) {
-			break
-		}
-		id = a.id
-	}
-	return id
-}
-
-// last acknowledged id.
-func (w *writer) last() int64 {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.acked
 }
 
 // connections made so far.

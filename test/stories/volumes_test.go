@@ -271,23 +271,29 @@ func TestSizeReached(t *testing.T) {
 	if _, err := createOn(c.n1, "small", "size=64M", "replicas=2", "zfs.compression=off"); err != nil {
 		t.Fatal(err)
 	}
-	out, err := c.n1.Try("docker run --rm --mount type=volume,volume-driver=flocker,src=small,dst=/d " + busyboxImage +
-		" sh -c 'dd if=/dev/urandom of=/d/fill bs=64k count=4096 2>&1; sync; wc -c </d/fill'")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(out, "No space left") && !strings.Contains(out, "quota") {
-		t.Errorf("dd was not stopped for want of space: %s", out)
-	}
-	lines := strings.Fields(out)
-	got, err := strconv.ParseInt(lines[len(lines)-1], 10, 64)
-	if err != nil || got < size*85/100 || got > size*105/100 {
-		t.Errorf("%d bytes fit into a volume of %d (%v)", got, size, err)
-	}
-	t.Logf("%d bytes fit into a volume of %d", got, size)
+	c.checkFull(c.n1, "small", size)
 	v, _ := c.waitVolume(c.n1, "small", "ok", healthy)
 	c.waitQuiet(v, c.n1)
 	c.checkEqual(v)
+}
+
+// checkFull fills an empty volume: it ends at its size with ENOSPC.
+func (c cluster) checkFull(n *lab.Node, name string, size int64) {
+	c.Helper()
+	out, err := n.Try("docker run --rm --mount type=volume,volume-driver=flocker,src=" + name + ",dst=/d " + busyboxImage +
+		fmt.Sprintf(" sh -c 'dd if=/dev/urandom of=/d/fill bs=64k count=%d 2>&1; sync; wc -c </d/fill'", 4*size>>16))
+	if err != nil {
+		c.Fatal(err)
+	}
+	if !strings.Contains(out, "No space left") && !strings.Contains(out, "quota") {
+		c.Errorf("dd was not stopped for want of space: %s", out)
+	}
+	words := strings.Fields(out)
+	got, err := strconv.ParseInt(words[len(words)-1], 10, 64)
+	if err != nil || got < size*85/100 || got > size*105/100 {
+		c.Errorf("%d bytes fit into a volume of %d (%v)", got, size, err)
+	}
+	c.Logf("    %d bytes fit into a volume of %d", got, size)
 }
 
 // waitQuiet waits until the replicas hold everything that the primary holds.
