@@ -20,7 +20,8 @@ import (
 //	run NODE CONTAINER VOLUME..    docker run, restarted always; start and stop NODE CONTAINER
 //	remove NODE VOLUME             docker volume rm
 //	undelete NODE VOLUME           flockctl volume undelete
-//	write NODE VOLUME FILE TEXT    the container writes and syncs
+//	write NODE VOLUME FILE TEXT    the container writes, and the pool's transaction group with it
+//	fsync NODE VOLUME FILE TEXT    the container writes, and has it in the intent log only
 //	has NODE VOLUME FILE TEXT      the container reads exactly that
 //	cut NODE, boot NODE            power loss, and power on
 //	quit NODE, flockd NODE         flockd is stopped, and started; containers go on
@@ -123,13 +124,16 @@ func (w *World) step(words []string) error {
 	case "undelete":
 		_, err := node().API().UndeleteVolume(w.ctx(), arg(2), api.UndeleteRequest{})
 		return err
-	case "write":
+	case "write", "fsync":
 		ds, err := w.dataset(arg(2))
 		if err != nil {
 			return err
 		}
 		if err := node().ZFS.WriteFile(ds, arg(3), []byte(arg(4))); err != nil {
 			return err
+		}
+		if words[0] == "fsync" {
+			return node().ZFS.Fsync(ds)
 		}
 		return node().ZFS.Sync(ds)
 	case "has":

@@ -70,6 +70,9 @@ func (h *Host) Check() error {
 			if d.synced != nil {
 				trees[d.synced]++
 			}
+			if d.log != nil {
+				trees[d.log]++
+			}
 			if d.partial != nil {
 				trees[d.partial.tree]++
 				if !d.partial.kept {

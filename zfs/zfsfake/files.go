@@ -68,7 +68,7 @@ func (h *Host) change(op, name, file string, do func(*dataset) error) error {
 	return nil
 }
 
-// Sync makes what was written to a dataset durable, as fsync of all its files.
+// Sync writes the transaction group: what was written to a dataset is durable, and seen.
 func (h *Host) Sync(dataset string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -80,6 +80,27 @@ func (h *Host) Sync(dataset string) error {
 		return &fs.PathError{Op: "sync", Path: dataset, Err: syscall.EIO}
 	}
 	d.sync()
+	return nil
+}
+
+// Fsync is a program's fsync of all files of a dataset: a Crash does not take them, but
+// they are in its intent log only. Written, snapshots and streams see them when their
+// transaction group is written, or after a crash when the dataset is mounted again; what
+// is received before that overwrites them.
+func (h *Host) Fsync(dataset string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.dataset(dataset)
+	if err != nil {
+		return wrap("fsync", err)
+	}
+	if d.pool.suspended {
+		return &fs.PathError{Op: "fsync", Path: dataset, Err: syscall.EIO}
+	}
+	if d.synced != nil {
+		d.dropLog()
+		d.log = d.head.view()
+	}
 	return nil
 }
 

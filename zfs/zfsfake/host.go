@@ -77,6 +77,9 @@ type dataset struct {
 	synced        *tree
 	syncedChanged bool
 	dirtySince    time.Time
+	// The intent log: what was fsynced and is in no transaction group yet; after a crash,
+	// what the next mount replays. Nil when it is empty.
+	log *tree
 
 	snaps     []*snapshot // oldest first
 	bookmarks map[string]*bookmark
@@ -279,6 +282,14 @@ func (d *dataset) sync() {
 		d.synced.drop()
 		d.synced = nil
 		delete(d.pool.unsynced, d)
+		d.dropLog()
+	}
+}
+
+func (d *dataset) dropLog() {
+	if d.log != nil {
+		d.log.drop()
+		d.log = nil
 	}
 }
 

@@ -852,6 +852,7 @@ func (h *Host) mayGo(d *dataset, along []*dataset) error {
 func (h *Host) remove(d *dataset) {
 	delete(h.mounts, d)
 	d.sync()
+	d.dropLog()
 	d.head.drop()
 	for _, s := range d.snaps {
 		s.tree.drop()
@@ -892,6 +893,10 @@ func (h *Host) Mount(ctx context.Context, name string, write bool) error {
 			return fail(zfs.ErrBusy, "cannot mount '%s': dataset is busy", name)
 		case d.pool.suspended:
 			return fail(zfs.ErrSuspended, "cannot mount '%s': pool I/O is currently suspended", name)
+		}
+		if d.log != nil {
+			d.head.drop()
+			d.head, d.log, d.changed = d.log, nil, true
 		}
 		h.mounts[d] = &mount{path: at, writable: write || h.effective(d, "readonly", "off") != "on"}
 		return nil

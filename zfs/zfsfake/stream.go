@@ -629,6 +629,7 @@ func (in *receiver) apply() error {
 	}
 	_, short, _ := strings.Cut(q.header.ToName, "@")
 	d.sync()
+	d.dropLog() // of a crash, which nobody has mounted since
 	d.head.drop()
 	d.head = q.tree
 	d.changed, d.inconsistent, d.partial = false, false, nil

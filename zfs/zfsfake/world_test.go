@@ -73,6 +73,34 @@ func TestCrash(t *testing.T) {
 	})
 }
 
+// What was fsynced survives a crash in the intent log: it is not seen before the next
+// mount, and a stream that comes first throws it away.
+func TestIntentLog(t *testing.T) {
+	ctx := t.Context()
+	h := node(t, zfsfake.Options{Seed: 1, TxgTimeout: time.Hour})
+	must(t, h.WriteFile("tank/v", "f", []byte("one")))
+	must(t, h.Snapshot(ctx, []string{"tank/v@1"}, nil))
+	has := func(text string, written bool) {
+		t.Helper()
+		b, err := h.ReadFile("tank/v", "f")
+		must(t, err)
+		d, err := h.Dataset(ctx, "tank/v")
+		must(t, err)
+		if string(b) != text || d.Written > 0 != written {
+			t.Errorf("it holds %s, written %d; want %s, written %t", b, d.Written, text, written)
+		}
+	}
+	must(t, errors.Join(h.WriteFile("tank/v", "f", []byte("two")), h.Fsync("tank/v")))
+	must(t, h.WriteFile("tank/v", "f", []byte("not fsynced")))
+	has("not fsynced", false)
+	h.Crash()
+	has("one", false)
+	must(t, errors.Join(h.Check(), h.Snapshot(ctx, []string{"tank/v@2"}, nil)))
+	must(t, errors.Join(h.Mount(ctx, "tank/v", false), h.Unmount(ctx, "tank/v")))
+	has("two", true)
+	must(t, h.Check())
+}
+
 // What is under way at a crash ends, changes nothing, and leaves what real ZFS
 // leaves: a resumable receive its state, any other nothing.
 func TestCrashDuringStreams(t *testing.T) {
