@@ -2,6 +2,7 @@ package fence
 
 import (
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -29,11 +30,13 @@ func ParsePolicy(s string) (Policy, error) {
 	return "", fmt.Errorf("reset policy %q: want auto, watchdog, sysrq or off", s)
 }
 
-// dog is a watchdog device as sysfs shows it, without opening it: that would start it.
+// dog is a watchdog device as sysfs shows it. One that does not run is not opened: that
+// would start it.
 type dog struct {
-	device string // like /dev/watchdog0
-	busy   bool   // somebody has it open, such as systemd
-	stuck  bool   // once started it can never be stopped (nowayout)
+	device string   // like /dev/watchdog0
+	busy   bool     // somebody has it open, such as systemd
+	stuck  bool     // once started it can never be stopped (nowayout)
+	left   *os.File // it runs and nobody had it open: whoever started it has ended
 }
 
 // means is how the machine is to be reset.

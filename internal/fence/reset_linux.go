@@ -29,19 +29,43 @@ type machine struct {
 	lost   error // why a watchdog that seemed to be free could not be used
 }
 
-func newMachine(log *slog.Logger, policy Policy, want string) (*machine, error) {
+// newMachine chooses how this one is reset. A watchdog that an earlier fencer has left
+// running, because a lease is armed, is fed on, or stopped where another means is chosen.
+func newMachine(log *slog.Logger, policy Policy, want string, armed bool) (*machine, error) {
 	dogs, err := findDogs("/sys/class/watchdog", "/dev")
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{log: log, policy: policy, want: want}
-	m.m = choose(policy, want, dogs, unix.Access(sysrqTrigger, unix.W_OK) == nil)
-	return m, nil
+	return machineWith(log, policy, want, dogs, unix.Access(sysrqTrigger, unix.W_OK) == nil, armed), nil
+}
+
+func machineWith(log *slog.Logger, policy Policy, want string, dogs []dog, sysrq, armed bool) *machine {
+	m := &machine{log: log, policy: policy, want: want, m: choose(policy, want, dogs, sysrq)}
+	for _, d := range dogs {
+		var err error
+		switch {
+		case d.left == nil:
+			continue
+		case d.device == m.m.watchdog:
+			m.dev = d.left
+			continue
+		case armed:
+			err = stop(d.left)
+		default:
+			err = d.left.Close() // whoever it belongs to, it goes on
+		}
+		if err != nil {
+			log.Error("a watchdog that was left running goes on", "device", d.device, "err", err)
+		}
+	}
+	return m
 }
 
 const sysrqTrigger = "/proc/sysrq-trigger"
 
-// findDogs lists the watchdogs of the machine.
+// findDogs lists the watchdogs of the machine. That one runs does not say that somebody
+// has it: the kernel lets go of it, and lets it run on, when a process ends without having
+// stopped it. To open it is the only way to know, and feeds it no more than it was.
 func findDogs(sysfs, dev string) ([]dog, error) {
 	entries, err := os.ReadDir(sysfs)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -56,10 +80,12 @@ func findDogs(sysfs, dev string) ([]dog, error) {
 			b, _ := os.ReadFile(filepath.Join(sysfs, e.Name(), name)) // not every driver has all
 			return strings.TrimSpace(string(b))
 		}
-		out = append(out, dog{
-			device: filepath.Join(dev, e.Name()),
-			busy:   read("state") == "active", stuck: read("nowayout") == "1",
-		})
+		d := dog{device: filepath.Join(dev, e.Name()), stuck: read("nowayout") == "1"}
+		if read("state") == "active" {
+			d.left, err = os.OpenFile(d.device, os.O_WRONLY, 0)
+			d.busy = err != nil
+		}
+		out = append(out, d)
 	}
 	slices.SortFunc(out, func(a, b dog) int { return strings.Compare(a.device, b.device) })
 	return out, nil
@@ -108,10 +134,14 @@ func (m *machine) start(within time.Duration) error {
 		m.dev = f
 	}
 	fd := int(m.dev.Fd())
-	if err := unix.IoctlSetPointerInt(fd, unix.WDIOC_SETTIMEOUT, int(within/time.Second)); err != nil {
-		return fmt.Errorf("setting the watchdog %s to %v: %w", m.m.watchdog, within, err)
-	}
 	seconds, err := unix.IoctlGetInt(fd, unix.WDIOC_GETTIMEOUT)
+	// To set the time feeds it, which a watchdog that was left running may be past.
+	if err == nil && time.Duration(int32(seconds))*time.Second != within {
+		if err := unix.IoctlSetPointerInt(fd, unix.WDIOC_SETTIMEOUT, int(within/time.Second)); err != nil {
+			return fmt.Errorf("setting the watchdog %s to %v: %w", m.m.watchdog, within, err)
+		}
+		seconds, err = unix.IoctlGetInt(fd, unix.WDIOC_GETTIMEOUT)
+	}
 	if err != nil {
 		return fmt.Errorf("reading the time of the watchdog %s: %w", m.m.watchdog, err)
 	}
@@ -131,7 +161,7 @@ func (m *machine) feed() error {
 	return err
 }
 
-// disarm implements resetter: V says that it is closed on purpose.
+// disarm implements resetter.
 func (m *machine) disarm() error {
 	dev := m.dev
 	m.dev, m.within, m.fires = nil, 0, 0
@@ -139,6 +169,11 @@ func (m *machine) disarm() error {
 		m.lost = nil
 		return nil
 	}
+	return stop(dev)
+}
+
+// stop a watchdog: V says that it is closed on purpose.
+func stop(dev *os.File) error {
 	_, err := dev.Write([]byte("V"))
 	return errors.Join(err, dev.Close())
 }

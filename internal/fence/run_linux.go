@@ -43,7 +43,12 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	resets, err := newMachine(o.Log, o.Reset, o.Watchdog)
+	file := filepath.Join(o.RunDir, "fence.json")
+	known, err := load(file, boot)
+	if err != nil {
+		o.Log.Error("what an earlier fencer has left cannot be read", "err", err)
+	}
+	resets, err := newMachine(o.Log, o.Reset, o.Watchdog, known.Armed)
 	if err != nil {
 		return err
 	}
@@ -53,7 +58,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := privilege(); err != nil {
 		o.Log.Warn("a busy machine may keep the fencer from its work", "err", err)
 	}
-	f := newFencer(o.Log, filepath.Join(o.RunDir, "fence.json"), boot, readClocks, kernel, resets)
+	f := newFencer(o.Log, file, boot, readClocks, kernel, resets)
 	l, err := Listen(Socket(o.RunDir))
 	if err != nil {
 		return err
