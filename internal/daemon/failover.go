@@ -28,8 +28,9 @@ const (
 	askAgain  = time.Second
 	askSilent = 5 * time.Second
 	askFresh  = 30 * time.Second
-	// askMost volumes are asked about in one call.
-	askMost = 200
+	// askMost volumes are asked about in one call. It answers for all of them together, so
+	// that the last must be read long before promiseTime is over.
+	askMost = 50
 	// promisesAtOnce bounds how many copies a node reads at the same time.
 	promisesAtOnce = 4
 	// electionGap is the shortest time between two looks.
@@ -66,7 +67,9 @@ type elections struct {
 // election is one volume's.
 type election struct {
 	epoch   volume.Epoch
-	asked   time.Time // when the first node was; zero: not yet
+	began   time.Time // this node first saw it
+	asked   time.Time // when the last of the nodes that live was; zero: not all have been
+	called  map[volume.NodeID]bool
 	answers map[volume.NodeID]answered
 	life    time.Time // see placement.Contest
 	links   []volume.LinkStatus
@@ -126,8 +129,9 @@ func (e *elections) look(ctx context.Context, calls *sync.WaitGroup) time.Durati
 	}
 	reports := e.leader.Reports()
 	e.follow(st, electing, reports)
-	e.askAll(ctx, calls, st, electing, reports)
-	return e.decide(ctx, st, electing, reports)
+	view := placement.NewView(st, reports, e.now())
+	e.askAll(ctx, calls, st, electing, view)
+	return e.decide(ctx, st, electing, view)
 }
 
 // begin opens the election of a volume whose primary surely does not write.
@@ -153,7 +157,7 @@ func (e *elections) follow(st *state.State, electing []*state.Volume, reports ma
 	for _, v := range electing {
 		el := e.open[v.ID]
 		if el == nil {
-			el = &election{epoch: v.Epoch, answers: map[volume.NodeID]answered{}}
+			el = &election{epoch: v.Epoch, began: e.now(), called: map[volume.NodeID]bool{}, answers: map[volume.NodeID]answered{}}
 			e.open[v.ID] = el
 		}
 		// What the old primary said last while it was one. Later reports tell of another
@@ -172,39 +176,59 @@ func linksIn(r *volume.Report, id volume.ID) []volume.LinkStatus {
 	return r.Volumes[i].Links
 }
 
-// askAll begins the calls that are due: at most one to each node.
-func (e *elections) askAll(ctx context.Context, calls *sync.WaitGroup, st *state.State, electing []*state.Volume, reports map[volume.NodeID]placement.Heard) {
+// askAll begins the calls that are due: at most one to each node, and first about
+// volumes that it was never asked about. The clock of a volume runs from when all nodes
+// that live have been asked about it, or it would decide for those whose turn comes first.
+func (e *elections) askAll(ctx context.Context, calls *sync.WaitGroup, st *state.State, electing []*state.Volume, view *placement.View) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	now := e.now()
+	now, patience := e.now(), timersOf(st).Promote
 	want := map[volume.NodeID][]api.PromiseFor{}
-	for _, v := range electing {
-		el := e.open[v.ID]
-		if el.asked.IsZero() {
-			el.asked = now
-		}
-		for _, node := range v.Placement.Replicas() {
-			n := st.Node(node)
-			if n == nil || n.Removed || n.Witness || e.asking[node] || len(want[node]) == askMost {
-				continue
-			}
-			a, ok := el.answers[node]
-			again := askFresh
-			if a.Err != "" {
-				again = askAgain
-				if h := reports[node]; now.Sub(h.At) > cmp.Or(h.For, placement.ReportFresh) {
-					again = askSilent
+	ask := func(again bool) {
+		for _, v := range electing {
+			el := e.open[v.ID]
+			for _, node := range v.Placement.Replicas() {
+				n := view.Node(node)
+				if n == nil || n.Witness || e.asking[node] || len(want[node]) == askMost || el.called[node] != again || again && !el.due(now, n) {
+					continue
 				}
-			}
-			if !ok || now.Sub(a.at) >= again {
+				el.called[node] = true
 				want[node] = append(want[node], api.PromiseFor{ID: v.ID, Epoch: v.Epoch})
 			}
+		}
+	}
+	ask(false)
+	ask(true)
+	for _, v := range electing {
+		el := e.open[v.ID]
+		waits := slices.ContainsFunc(v.Placement.Replicas(), func(node volume.NodeID) bool {
+			n := view.Node(node)
+			return n != nil && n.Alive && !n.Witness && !el.called[node]
+		})
+		if el.asked.IsZero() && (!waits || now.Sub(el.began) >= patience) {
+			el.asked = now
 		}
 	}
 	for node, volumes := range want {
 		e.asking[node] = true
 		calls.Go(func() { e.ask(ctx, node, api.PromiseRequest{Index: st.Index, Volumes: volumes}) })
 	}
+}
+
+// due says that a node which was asked already is to be asked again; one that has not
+// answered yet is not, since every call ends with an answer.
+func (el *election) due(now time.Time, n *placement.NodeView) bool {
+	a, ok := el.answers[n.ID]
+	again := askFresh
+	switch {
+	case !ok:
+		return false
+	case a.Err != "" && n.Alive:
+		again = askAgain
+	case a.Err != "":
+		again = askSilent
+	}
+	return now.Sub(a.at) >= again
 }
 
 // ask calls one node and notes what it said.
@@ -249,20 +273,16 @@ func ring(bell chan<- struct{}) {
 }
 
 // decide chooses for every volume and commits what was chosen.
-func (e *elections) decide(ctx context.Context, st *state.State, electing []*state.Volume, reports map[volume.NodeID]placement.Heard) time.Duration {
+func (e *elections) decide(ctx context.Context, st *state.State, electing []*state.Volume, view *placement.View) time.Duration {
 	now, next := e.now(), askAgain
-	view := placement.NewView(st, reports, now)
-	timers := st.Failover().Timers
-	if timers == (lease.Timers{}) {
-		timers = lease.Default
-	}
+	timers := timersOf(st)
 	var chosen, held []state.Command
 	e.mu.Lock()
 	for _, v := range electing {
 		el := e.open[v.ID]
 		c := placement.Contest{
 			Volume: v, Home: homeOf(st, v.Election.Was), Answers: map[volume.NodeID]placement.Answer{},
-			Asked: now.Sub(el.asked), Grace: 2 * timers.Call, Patience: timers.Promote,
+			Asked: el.waited(now), Grace: 2 * timers.Call, Patience: timers.Promote,
 			Life: el.life, Links: el.links, Wish: e.wishes[v.ID],
 		}
 		for node, a := range el.answers {
@@ -292,6 +312,14 @@ func (e *elections) decide(ctx context.Context, st *state.State, electing []*sta
 	e.passed = make(chan struct{})
 	e.mu.Unlock()
 	return next
+}
+
+// waited is placement.Contest.Asked.
+func (el *election) waited(now time.Time) time.Duration {
+	if el.asked.IsZero() {
+		return 0
+	}
+	return now.Sub(el.asked)
 }
 
 // commit proposes commands side by side: a node may have been the primary of a
@@ -348,7 +376,7 @@ func (e *elections) wish(id volume.ID, w *placement.Wish) (over func()) {
 // still bring that about by itself; then, or when ctx ends, the error says what is in its
 // way.
 func (e *elections) granted(ctx context.Context, v *state.Volume, w *placement.Wish) error {
-	patience, cancel := context.WithTimeout(ctx, askTimeout)
+	patience, cancel := context.WithTimeout(ctx, askTimeout+askAgain)
 	defer cancel()
 	for began := e.now(); ; {
 		e.mu.Lock()

@@ -192,7 +192,7 @@ func TestElectionWaitsForTheSlow(t *testing.T) {
 	elect(t, nil, func(f *voters, e *elections) {
 		f.answers("n2", holds(7, time.Hour))
 		f.lose()
-		time.Sleep(4 * time.Second)
+		time.Sleep(askTimeout + time.Second)
 		if got := f.primary(); got != "n2" {
 			t.Errorf("primary is %q, want n2, which n1 had called complete; %v", got, e.waits())
 		}
@@ -286,21 +286,57 @@ func TestOldPrimaryKeepsTheVolume(t *testing.T) {
 	})
 }
 
+// loseMore makes and loses so many volumes like pg.
+func (f *voters) loseMore(n int) {
+	f.t.Helper()
+	for i := range n {
+		id := volume.ID(fmt.Sprintf("%016x", i))
+		for _, c := range []state.Command{
+			state.CreateVolume{ID: id, Name: "v" + string(id), Spec: f.State().Volume("v").Spec, Placement: f.State().Volume("v").Placement},
+			state.ConfirmCreate{ID: id, Epoch: 1},
+			state.BeginElection{ID: id, Epoch: 1, Fenced: true, Reason: "test"},
+		} {
+			if err := f.Propose(context.Background(), c); err != nil {
+				f.t.Fatal(err)
+			}
+		}
+	}
+}
+
+// Many volumes are lost at once. The node that has most answers late, and about a part of
+// them at a time; no volume goes to the quick one, whichever comes last.
+func TestElectionOfManyWaitsForTheSlow(t *testing.T) {
+	elect(t, nil, func(f *voters, e *elections) {
+		f.answers("n2", holds(7, 20*time.Second))
+		slow := holds(9, 20*time.Second)
+		var call sync.Mutex
+		last := time.Time{}
+		f.answers("n3", func(v api.PromiseFor) api.PromiseAnswer {
+			call.Lock()
+			defer call.Unlock()
+			if time.Since(last) > 50*time.Millisecond { // the first of a call
+				time.Sleep(4 * time.Second)
+			}
+			last = time.Now()
+			return slow(v)
+		})
+		f.loseMore(3*askMost - 1)
+		f.lose()
+		time.Sleep(20 * time.Second)
+		got := map[volume.NodeID]int{}
+		for v := range f.State().Volumes() {
+			got[v.Placement.Primary]++
+		}
+		if want := 3 * askMost; got["n3"] != want {
+			t.Errorf("primaries: %v, want %d on n3, which has more", got, want)
+		}
+	})
+}
+
 // A dead node is asked now and then, and a thousand volumes cost few calls.
 func TestElectionCalls(t *testing.T) {
 	elect(t, func(s *volume.Spec) { s.Failover = volume.FailoverManual }, func(f *voters, _ *elections) {
-		for i := range 1000 {
-			id := volume.ID(fmt.Sprintf("%016x", i))
-			for _, c := range []state.Command{
-				state.CreateVolume{ID: id, Name: "v" + string(id), Spec: f.State().Volume("v").Spec, Placement: f.State().Volume("v").Placement},
-				state.ConfirmCreate{ID: id, Epoch: 1},
-				state.BeginElection{ID: id, Epoch: 1, Fenced: true, Reason: "test"},
-			} {
-				if err := f.Propose(context.Background(), c); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
+		f.loseMore(1000)
 		f.answers("n2", holds(7, 20*time.Second))
 		f.answers("n3", holds(7, 20*time.Second))
 		time.Sleep(25 * time.Second)

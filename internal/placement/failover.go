@@ -18,9 +18,10 @@ type Contest struct {
 	// Answers are what the nodes with a copy said when they were asked to promise; a
 	// node that has not said anything yet is missing.
 	Answers map[volume.NodeID]Answer
-	// Asked is how long ago the first of them was asked. Grace is how long to wait for
-	// those that may still answer; Patience for one with a better copy that may not take
-	// the volume just now.
+	// Asked is how long ago the last of those that live was asked; 0: not all have been.
+	// Grace is how long to wait for those that may still answer; Patience for one that
+	// lives and has not said anything, or that has a better copy and may not take the
+	// volume just now.
 	Asked, Grace, Patience time.Duration
 	// Life is the last proof of the old primary's life, by its own wall clock; zero: not
 	// known, and then it may have lived until the election. Links is what it said of its
@@ -59,7 +60,8 @@ type Verdict struct {
 // acknowledged is never given up for one that is nearer, emptier or wanted; then a node
 // that stays before one that is drained, the old primary's zone before others, and the
 // better score. A copy that cannot be asked is unknown: it is waited for only as long as
-// it may still answer, and said to be possibly better.
+// it may still answer, and said to be possibly better. Many volumes make nodes slow to
+// answer, so who lives is given time: the quickest is not the one that has most.
 //
 // After a recovery from one survivor nobody but the old primary is promoted by itself.
 //
@@ -74,8 +76,8 @@ func Failover(v *View, c Contest) Verdict {
 	switch {
 	case was != nil && was.lack == "" && !e.outdone(was) && (c.Wish == nil || c.Wish.To == "" || c.Wish.To == was.id):
 		// Only the others can tell that its disk is not the one that it had.
-		if silent := e.lacking(func(c candidate) bool { return c.soon && !c.known }); silent != "" && e.Asked < e.Grace {
-			return e.wait(e.Grace, silent)
+		if v, wait := e.patient(func(c candidate) bool { return c.soon && !c.known }); wait {
+			return v
 		}
 		return e.promote(was, 0, "it lacks nothing")
 	case c.Volume.Election.Recovered && (c.Wish == nil || !c.Wish.AcceptLoss):
@@ -107,6 +109,7 @@ type candidate struct {
 	promise volume.Promise
 	lack    string // why it cannot be the primary now; "": it can
 	soon    bool   // that may change in a moment
+	asked   bool   // it lives and has said nothing: its call is under way, or due
 }
 
 func (e *election) candidate(id volume.NodeID) candidate {
@@ -120,7 +123,7 @@ func (e *election) candidate(id volume.NodeID) candidate {
 		c.lack = "keeps no data"
 		return c
 	case !answered:
-		c.lack, c.soon = "has not answered", c.node.Alive || c.node.Reported.IsZero()
+		c.lack, c.soon, c.asked = "has not answered", c.node.Alive || c.node.Reported.IsZero(), c.node.Alive
 		return c
 	case a.Err != "":
 		c.lack, c.soon = "cannot be asked ("+a.Err+")", c.node.Alive
@@ -180,6 +183,27 @@ func (e *election) better(c *candidate) *candidate {
 	return nil
 }
 
+// promising is a copy that cannot be asked just now, though its node lives, and that had
+// acknowledged more than c's holds; nil when there is none.
+func (e *election) promising(c *candidate) *candidate {
+	for i := range e.all {
+		if x := &e.all[i]; !x.known && x.soon && x.node.Alive && e.acked(x.id).Compare(c.promise.Newest) > 0 {
+			return x
+		}
+	}
+	return nil
+}
+
+// acked is what a replica had acknowledged, as the old primary said last.
+func (e *election) acked(id volume.NodeID) (p volume.Position) {
+	for _, l := range e.Links {
+		if l.Replica == id {
+			p = l.Acked
+		}
+	}
+	return p
+}
+
 // choice is the best of those that can be the primary now; nil when none can.
 func (e *election) choice() *candidate {
 	var best *candidate
@@ -210,8 +234,8 @@ func (e *election) choice() *candidate {
 // best promotes the best copy, unless a better one may soon be had or too much would be
 // lost.
 func (e *election) best() Verdict {
-	if soon := e.lacking(shortly); soon != "" && e.Asked < e.Grace {
-		return e.wait(e.Grace, soon)
+	if v, wait := e.patient(shortly); wait {
+		return v
 	}
 	c := e.choice()
 	if c == nil {
@@ -224,6 +248,9 @@ func (e *election) best() Verdict {
 		// It may have more than a snapshot shows. It lives, as after a power cut of all
 		// nodes, so a slow start must not cost what only it has.
 		x = was
+	}
+	if x == nil && (e.Wish == nil || !e.Wish.AcceptLoss) {
+		x = e.promising(c)
 	}
 	if x != nil && e.Asked < e.Patience {
 		has := "has"
@@ -252,8 +279,8 @@ func (e *election) wanted() Verdict {
 	if e.Wish.AcceptLoss {
 		return e.bounded(c)
 	}
-	if soon := e.lacking(shortly); soon != "" && e.Asked < e.Grace {
-		return e.wait(e.Grace, soon)
+	if v, wait := e.patient(shortly); wait {
+		return v
 	}
 	switch x := e.better(c); {
 	case e.Volume.Spec.Failover == volume.FailoverNever:
@@ -319,6 +346,18 @@ func (e *election) promote(c *candidate, loss time.Duration, note string) Verdic
 	return Verdict{Promote: &state.Promote{
 		ID: e.Volume.ID, Epoch: e.Volume.Epoch, To: c.id, Start: c.promise.Newest, Loss: loss, Note: note,
 	}}
+}
+
+// patient waits for those that may still answer: those that live for as long as their
+// calls last, which end by themselves; of the others, for which for a moment.
+func (e *election) patient(which func(candidate) bool) (Verdict, bool) {
+	if silent := e.lacking(func(c candidate) bool { return c.asked }); silent != "" && e.Asked < e.Patience {
+		return e.wait(e.Patience, silent), true
+	}
+	if soon := e.lacking(which); soon != "" && e.Asked < e.Grace {
+		return e.wait(e.Grace, soon), true
+	}
+	return Verdict{}, false
 }
 
 // wait is for what may still change until then.
@@ -393,9 +432,7 @@ func (e *election) unknown(c *candidate) string {
 		if _, answered := e.Answers[x.id]; answered && e.Answers[x.id].Err == "" {
 			continue
 		}
-		if slices.ContainsFunc(e.Links, func(l volume.LinkStatus) bool {
-			return l.Replica == x.id && l.Acked.Compare(c.promise.Newest) > 0
-		}) {
+		if e.acked(x.id).Compare(c.promise.Newest) > 0 {
 			names = append(names, x.name)
 		}
 	}
