@@ -51,7 +51,11 @@ func (a *app) listContainers(ctx context.Context, _ *cli.Context) error {
 		}
 		return nil
 	}
-	t := newTable("NAME", "NODE", "STATE", "IMAGE", "VOLUMES", "FOLLOWS")
+	return a.printContainers(all)
+}
+
+func (a *app) printContainers(all []api.Container) error {
+	t := newTable("CONTAINER", "NODE", "STATE", "IMAGE", "VOLUMES", "FOLLOWS")
 	for _, c := range all {
 		t.add(c.Name, c.Node.String(), c.State, c.Image, strings.Join(c.Volumes, ","), follows(c))
 	}

@@ -272,12 +272,20 @@ func (a *app) printVolume(v api.Volume) {
 		f.add("Option", "%s=%s", k, opts[k])
 	}
 	f.print(a.stdout)
-	if len(v.Replicas) == 0 {
+	a.printReplicas(v.Replicas)
+	if len(v.Containers) > 0 {
+		a.printf("\n")
+		a.printContainers(v.Containers)
+	}
+}
+
+func (a *app) printReplicas(replicas []api.Replica) {
+	if len(replicas) == 0 {
 		return
 	}
 	a.printf("\n")
 	t := newTable("REPLICA", "KIND", "STATE", "LAG", "BEHIND", "PROGRESS", "SNAPSHOT", "TAKEN", "ERROR")
-	for _, r := range v.Replicas {
+	for _, r := range replicas {
 		snapshot, taken, behind, progress := "", "", "", ""
 		if !r.Acked.IsZero() {
 			snapshot, taken = r.Acked.SnapshotName(), a.ago(r.Acked.Taken)+" ago"

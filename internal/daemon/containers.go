@@ -12,8 +12,17 @@ import (
 )
 
 // containers describes those that follow their volumes, for people.
-func (v view) containers() (out []api.Container) {
-	for r := range v.state.Containers() {
+func (v view) containers() []api.Container {
+	return v.describe(slices.Collect(v.state.Containers()))
+}
+
+// containersOf describes those that follow a volume.
+func (v view) containersOf(id volume.ID) []api.Container {
+	return v.describe(v.state.ContainersOf(id))
+}
+
+func (v view) describe(records []*state.Container) (out []api.Container) {
+	for _, r := range records {
 		c := api.Container{
 			Name: r.Name, Volumes: []string{}, Node: v.ref(r.Node), Image: r.Image.Ref, Run: r.Run, State: "missing",
 			Obstacles: r.Obstacles, Blocked: r.Blocked,

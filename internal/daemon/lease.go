@@ -62,6 +62,7 @@ type tenure struct {
 	leader  func() (volume.NodeID, bool)
 	send    func(context.Context, api.BeatRequest) (api.BeatReply, error)
 	count   func(result string) // of beats, for metrics
+	fenced  func(result string) // counts fences
 	moved   func()              // the right to write came or went; it must not block
 	log     *slog.Logger
 
@@ -161,7 +162,7 @@ func (t *tenure) follow(now lease.Moment, s *state.State) {
 	}
 	if f.Enforced() {
 		t.timers = f.Timers
-	} else if t.fresh() { // an old state, as after a start, may lack that failover was armed since
+	} else { // said by a state that is known to be new: an old one may lack that failover was armed since
 		t.ended = t.holder.No()
 	}
 	switch {
@@ -321,9 +322,11 @@ func (t *tenure) guard(ctx context.Context) {
 		err := t.instead(ictx, t.root)
 		cancel()
 		if err != nil {
+			t.fenced("failed")
 			t.log.Error("the fencer does not run, and writers cannot be stopped without it", "err", err)
 			break
 		}
+		t.fenced("instead")
 		t.mu.Lock()
 		t.stopped = max(t.stopped, no)
 		t.mu.Unlock()
@@ -392,6 +395,14 @@ func (t *tenure) ask(ctx context.Context, f func(context.Context) (fence.Status,
 	}
 	if t.mute && t.known {
 		t.log.Info("the fencer answers again")
+	}
+	if t.known && st.State != t.fencing.State { // its first word is of before we began
+		switch st.State {
+		case fence.PhaseFenced:
+			t.fenced("stopped")
+		case fence.PhaseFailed:
+			t.fenced("failed")
+		}
 	}
 	t.fencing, t.heard, t.known, t.mute = st, t.clock(), true, false
 	if st.State == fence.PhaseFenced && st.Lease.Boot == t.boot {

@@ -167,6 +167,10 @@ func leaseState(t *testing.T, words []string) *state.State {
 		switch word := words[i]; {
 		case word == "arm":
 			apply(state.ArmFailover{Round: f.Round + 1, Timers: lease.Default, Profile: "default"})
+		case word == "arm-lab":
+			apply(state.ArmFailover{Round: f.Round + 1, Timers: lease.Lab, Profile: "lab"})
+		case word == "disarm":
+			apply(state.DisarmFailover{Round: f.Round, Reason: "an operator wants it so"})
 		case word == "grant":
 			i++
 			n := s.Node(nodeID(words[i]))

@@ -38,6 +38,7 @@ type Metrics struct {
 	commands  *prometheus.CounterVec
 	cmdTime   *prometheus.HistogramVec
 	beats     *prometheus.CounterVec
+	fences    *prometheus.CounterVec
 }
 
 // Metric describes one metric for people.
@@ -64,6 +65,10 @@ func NewMetrics(version string) *Metrics {
 	m.commands = m.counter("flocker_zfs_commands_total", "zfs, zpool and mount commands, by operation and result (ok, error).", "op", "result")
 	m.cmdTime = m.histogram("flocker_zfs_command_duration_seconds", "How long those commands took.", "op")
 	m.beats = m.counter("flocker_lease_beats_total", "Beats of this node's lease, by result: answered, refused, lost (no answer in time), asked (for a lease), idle (failover is manual).", "result")
+	m.fences = m.counter("flocker_fences_total", "How often this node's writers were stopped since flockd began, by result: stopped (nothing is left), instead (the same, by flockd itself, since no fencer runs), failed (not in time, or not yet).", "result")
+	for _, result := range fenceResults {
+		m.fences.WithLabelValues(result)
+	}
 
 	build := prometheus.NewGaugeVec(m.metric("gauge", "flocker_build_info", "Always 1; the version is the label.", "version"), []string{"version"})
 	build.WithLabelValues(version).Set(1)
@@ -79,6 +84,12 @@ func (m *Metrics) metric(kind, name, help string, labels ...string) prometheus.G
 	m.all = append(m.all, Metric{Name: name, Type: kind, Labels: labels, Help: help})
 	return prometheus.GaugeOpts{Name: name, Help: help}
 }
+
+// fenceResults are there from the start, so that their first increase is seen.
+var fenceResults = []string{"stopped", "instead", "failed"}
+
+// fence counts one by its result.
+func (m *Metrics) fence(result string) { m.fences.WithLabelValues(result).Inc() }
 
 // beat counts one by its result.
 func (m *Metrics) beat(result string) { m.beats.WithLabelValues(result).Inc() }

@@ -38,7 +38,9 @@ func (m *member) Volume(_ context.Context, ref string) (api.Volume, error) {
 	if err != nil {
 		return api.Volume{}, err
 	}
-	return v.volume(vol), nil
+	out := v.volume(vol)
+	out.Containers = v.containersOf(vol.ID)
+	return out, nil
 }
 
 func live(v *state.Volume) bool    { return v.Live() }

@@ -321,7 +321,13 @@ func (f *Fake) Volume(ctx context.Context, ref string) (api.Volume, error) {
 	if err != nil {
 		return api.Volume{}, err
 	}
-	return f.volumes[i], nil
+	v := f.volumes[i]
+	for _, c := range f.containers {
+		if slices.Contains(c.Volumes, v.Name) {
+			v.Containers = append(v.Containers, c)
+		}
+	}
+	return v, nil
 }
 
 func (f *Fake) findVolume(ref string, trash bool) (int, error) {
