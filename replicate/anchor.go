@@ -94,7 +94,7 @@ func (c *localCopy) halts() map[guid]int {
 	return halts
 }
 
-// anchors are what replicas are told to keep in common.
+// anchors are what the replicas that are there are told to keep in common.
 func (c *localCopy) anchors() (list []guid) {
 	for _, g := range []guid{c.anchor, c.goal} {
 		if g != 0 {

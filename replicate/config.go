@@ -128,9 +128,14 @@ type Config struct {
 	Verify time.Duration
 	// Audit is how often all is read from disk again; 0: five minutes.
 	Audit time.Duration
-	// Away is how long a replica may be unreachable before its base is kept as a
-	// bookmark only; 0: thirty seconds.
+	// Away is how long a replica may be unreachable before it holds up nothing any more;
+	// 0: thirty seconds.
 	Away time.Duration
+	// Replace is how long a replica may be unreachable before another node gets its copy.
+	// Until then all copies keep what it stands on as snapshots, so that it may become the
+	// primary and the others go back to it; after that only as bookmarks. Nil: ten
+	// minutes. It is asked often and must not block.
+	Replace func() time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -146,6 +151,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Verify, time.Minute)
 	setDefault(&c.Audit, 5*time.Minute)
 	setDefault(&c.Away, 30*time.Second)
+	if c.Replace == nil {
+		c.Replace = func() time.Duration { return 10 * time.Minute }
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

@@ -2,14 +2,18 @@ package replicate
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
 	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
 
@@ -206,6 +210,78 @@ func TestAwayForLong(t *testing.T) {
 	})
 }
 
+// Common ground lasts in both directions: a replica that was away for a while may be all
+// that is left, and the others go back to what it has without a copy being sent in full,
+// also when the primary's process began anew meanwhile.
+func TestPromotedLaggardServesAll(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restart %v", restart), func(t *testing.T) {
+			inBubble(t, "a b c", func(w *world) {
+				a, b, c := w.node("a"), w.node("b"), w.node("c")
+				a.create()
+				w.assign(1, "a", "b", "c")
+				w.waitFor("b in sync", w.inSync("a", "b"))
+				w.waitFor("c in sync", w.inSync("a", "c"))
+				w.partition("a", "c", true)
+				w.partition("b", "c", true)
+				for i := range 240 {
+					a.write("f", time.Now().String())
+					time.Sleep(time.Second)
+					if restart && i == 60 {
+						a.stop()
+						a.start()
+						w.assign(1, "a", "b", "c")
+					}
+				}
+				w.waitFor("b in sync", w.inSync("a", "b"))
+				if n := max(len(a.snapshots()), len(b.snapshots())); n > keepNewest+keepAbove+pruneBatch+10 {
+					t.Errorf("%d snapshots piled up", n)
+				}
+				w.assign(2, "c", "a", "b")
+				w.must(c.eng().Settle(context.Background(), testVol))
+				c.write("f", "on")
+				w.partition("a", "c", false)
+				w.partition("b", "c", false)
+				w.waitFor("a goes back", w.inSync("c", "a"))
+				w.waitFor("b goes back", w.inSync("c", "b"))
+				if n := c.streams(kindFull); n > 0 {
+					t.Errorf("%d full streams", n)
+				}
+			})
+		})
+	}
+}
+
+// What a replica that is gone for good stands on does not stay as a snapshot: of that no
+// node need go back.
+func TestGoneReplica(t *testing.T) {
+	inBubble(t, "a b c", func(w *world) {
+		for _, n := range w.nodes {
+			n.tweak = func(c *Config) { c.Replace = func() time.Duration { return time.Minute } }
+			n.stop()
+			n.start()
+		}
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		w.assign(1, "a", "b", "c")
+		w.waitFor("b in sync", w.inSync("a", "b"))
+		w.waitFor("c in sync", w.inSync("a", "c"))
+		base, name := w.node("c").newest()
+		w.partition("a", "c", true)
+		for range 180 {
+			a.write("f", time.Now().String())
+			time.Sleep(time.Second)
+		}
+		for _, n := range []*node{a, b} {
+			marks, err := n.host.Bookmarks(context.Background(), n.dataset(), false)
+			w.must(err)
+			if slices.Contains(n.guids(), base) || !slices.ContainsFunc(marks, func(m zfs.Bookmark) bool { return m.GUID == base }) {
+				t.Errorf("%s is still a snapshot of %s, or not even a bookmark", name, n.name)
+			}
+		}
+	})
+}
+
 // A promoted replica can serve one that was away for long, and the old primary, with
 // increments: the bases of others were kept for it.
 func TestPromotedServesLaggard(t *testing.T) {
@@ -347,6 +423,85 @@ func TestResume(t *testing.T) {
 		w.waitFor("seeded", w.inSync("a", "b"))
 		if n := a.streams(kindResume); n != 1 {
 			t.Errorf("%d resumed streams, want 1", n)
+		}
+	})
+}
+
+// partial says that an interrupted stream waits on the node to be resumed.
+func (n *node) partial() bool {
+	n.w.Helper()
+	list, err := n.host.Datasets(context.Background(), testRoot)
+	n.w.must(err)
+	return slices.ContainsFunc(list, func(d zfs.Dataset) bool { return d.ResumeToken != "" })
+}
+
+// What cannot be resumed, whatever the reason, is begun again: a partial stream that
+// either zfs refuses does not stop a link for ever.
+func TestUnusableResume(t *testing.T) {
+	io := &zfs.Error{Op: "send", Stderr: "warning: cannot send 'tank/a@1': Input/output error"}
+	for name, c := range map[string]struct {
+		on, op string
+		err    error
+	}{
+		"the sender's zfs has no use for it":   {"a", "send", &zfs.Error{Op: "send", Kind: zfs.ErrBadToken}},
+		"the sender's zfs breaks off":          {"a", "send", io},
+		"the sender's zfs does not explain it": {"a", "decode-token", &zfs.Error{Op: "decode-token", Stderr: "something new"}},
+		"the receiver's zfs has no use for it": {"b", "receive", &zfs.Error{Op: "receive", Kind: zfs.ErrBadToken}},
+		"the receiver's zfs breaks off":        {"b", "receive", &zfs.Error{Op: "receive", Stderr: "internal error"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, "a b", func(w *world) {
+				left := 1 << 20
+				w.wrap = cutOnce("sender", &left, false)
+				a, b := w.node("a"), w.node("b")
+				a.create()
+				a.write("f", blob(rand.New(rand.NewPCG(3, 3)), 3<<20))
+				// As long as something waits to be resumed.
+				w.node(c.on).host.Inject(zfsfake.Rule{Op: c.op, Do: func(context.Context, string, string) error {
+					if b.partial() {
+						return c.err
+					}
+					return nil
+				}})
+				w.assign(1, "a", "b")
+				w.waitFor("seeded", w.inSync("a", "b"))
+				if n := a.streams(kindFull); n != 1 {
+					t.Errorf("%d full streams got through, want 1", n)
+				}
+			})
+		})
+	}
+}
+
+// A line that breaks again and again, and a pool in trouble, cost nothing of what has
+// arrived.
+func TestResumeIsPatient(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		left := 1 << 20
+		w.wrap = cutOnce("sender", &left, false)
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		a.write("f", blob(rand.New(rand.NewPCG(3, 3)), 3<<20))
+		failed := 0 // only the link asks
+		for _, op := range []string{"decode-token", "send"} {
+			a.host.Inject(zfsfake.Rule{Op: op, Do: func(context.Context, string, string) error {
+				if !b.partial() {
+					return nil
+				}
+				if failed++; failed <= 10 {
+					return []error{
+						&zfs.Error{Op: op, Stderr: "cannot send: pool I/O is currently suspended", Kind: zfs.ErrSuspended},
+						&zfs.Error{Op: op, Err: errors.New("fork/exec /sbin/zfs: resource temporarily unavailable")},
+						&zfs.Error{Op: op, Err: errors.New("signal: killed")},
+					}[failed%3]
+				}
+				return nil
+			}})
+		}
+		w.assign(1, "a", "b")
+		w.waitFor("seeded", w.inSync("a", "b"))
+		if n := a.streams(kindResume); n != 1 || failed <= 10 {
+			t.Errorf("%d resumed streams after %d failures, want 1", n, failed)
 		}
 	})
 }

@@ -67,15 +67,21 @@ type link struct {
 	estimating bool  // zfs is being asked how much it will be
 	streamed   int64 // in all streams
 
-	err      error // of the last exchange
-	told     string
-	failed   bool
-	refused  bool
-	failing  time.Time // since when
-	backoff  time.Duration
-	retryAt  time.Time
-	noResume bool
-	waiters  map[*waiter]bool
+	// noResume: the partial stream that the replica keeps is of no use. fruitless counts the
+	// resumes in a row that zfs broke off, on either side, and after which it kept no more
+	// than saved bytes of the stream; zero where nothing is resumed.
+	noResume  bool
+	fruitless int
+	saved     int64
+
+	err     error // of the last exchange
+	told    string
+	failed  bool
+	refused bool
+	failing time.Time // since when
+	backoff time.Duration
+	retryAt time.Time
+	waiters map[*waiter]bool
 }
 
 // portion is what one offer tells of a copy's tombstones.
@@ -314,6 +320,13 @@ func (l *link) await(ctx context.Context, s snap) error {
 // away says that the replica has not been reached for long. The caller holds mu.
 func (l *link) away(now time.Time) bool {
 	return l.failed && now.Sub(l.failing) > l.e.cfg.Away
+}
+
+// gone says that the replica has been away for too long to come back into service, or
+// that there is no space for what it would come back with: what it stands on need not be
+// kept as snapshots. The caller holds mu.
+func (l *link) gone(now time.Time) bool {
+	return l.away(now) && (l.e.room.spent() || now.Sub(l.failing) > l.e.cfg.Replace())
 }
 
 // status is what the link reports. The caller holds mu.

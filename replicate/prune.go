@@ -13,10 +13,6 @@ import (
 	"github.com/flocker-io/flocker/zfs"
 )
 
-// foundFor is how long what was found at the start is kept as snapshots for
-// replicas that have not spoken yet; after that bookmarks must do.
-const foundFor = 10 * time.Minute
-
 // maxUnmarks bookmarks are destroyed in one pass: zfs takes one a command.
 const maxUnmarks = 8
 
@@ -65,6 +61,39 @@ func (e *Engine) needed(a *Assignment, c *localCopy) []guid {
 	return list[:min(len(list), maxBases)]
 }
 
+// moorings are what all copies keep as snapshots, whatever the floor is: the anchors, and
+// what those replicas stand on that are away and may come back. A bookmark of that would
+// do to send them an increment; but one of them may be all that is left of its zone, and
+// then it is the others that go back to what they have in common with it. The caller
+// holds mu.
+func (e *Engine) moorings(a *Assignment, c *localCopy, now time.Time) []guid {
+	list := c.anchors()
+	add := func(g guid) {
+		if g != 0 && !slices.Contains(list, g) {
+			list = append(list, g)
+		}
+	}
+	for _, replica := range a.Replicas {
+		l := e.links[linkKey{a.Volume, replica, a.Epoch}]
+		if b, ok := c.bases[replica]; ok && l != nil && l.away(now) && !l.gone(now) {
+			add(b.guid)
+			add(b.anchor)
+		}
+	}
+	for _, s := range c.snaps {
+		if s.engine() && c.found[s.guid] && e.awaited(c, now) {
+			add(s.guid)
+		}
+	}
+	return list[:min(len(list), maxBases)]
+}
+
+// awaited says that a replica which has not spoken since this node became primary may
+// still come back into service. The caller holds mu.
+func (e *Engine) awaited(c *localCopy, now time.Time) bool {
+	return !e.room.spent() && now.Sub(c.since) < e.cfg.Replace()
+}
+
 // kept gathers what the retention of a copy goes by. The caller holds mu.
 func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 	k := kept{snaps: c.snaps, marks: c.marks, dropped: c.dropped, stay: map[guid]bool{}, reachable: map[guid]bool{}}
@@ -102,11 +131,11 @@ func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 			continue
 		}
 		spoken = spoken && l.spoken
-		// The rest of a broken stream may be wanted; for a replica that is away only where
-		// much of it has gone, or old snapshots would stay for as long as it is.
+		// The rest of a broken stream may be wanted; of a replica that is gone only where
+		// much of it has arrived, or old snapshots would stay for as long as it is.
 		for _, g := range []guid{l.from, l.to} {
 			k.reachable[g] = true
-			k.stay[g] = k.stay[g] || !l.away(now) || l.sent > longStream
+			k.stay[g] = k.stay[g] || !l.gone(now) || l.saved+l.sent > longStream
 		}
 		if b, ok := c.bases[replica]; ok && !l.away(now) {
 			k.stay[b.guid] = true
@@ -116,7 +145,7 @@ func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 	for _, g := range c.footings() {
 		k.reachable[g] = true
 	}
-	for _, g := range c.anchors() {
+	for _, g := range e.moorings(a, c, now) {
 		k.stay[g], k.reachable[g] = true, true
 	}
 	for g := range c.removed {
@@ -133,7 +162,7 @@ func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 	}
 	for g := range c.found {
 		k.reachable[g] = true
-		if now.Sub(c.since) < foundFor {
+		if e.awaited(c, now) {
 			k.stay[g] = true
 		}
 	}

@@ -524,6 +524,8 @@ func (e *Engine) failure(id volume.ID, recvErr, lookErr error) (code, text strin
 		code = codeDiverged
 	case noRoom(recvErr):
 		code = codeNoSpace
+	case errors.Is(recvErr, zfs.ErrBadToken):
+		code = codeBadToken
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

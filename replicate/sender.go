@@ -216,7 +216,7 @@ func (l *link) offer(now time.Time) (offer, error) {
 	}
 	o.Floor = e.floor(a, c, now)
 	e.weigh(a, c, now)
-	o.Keep, o.Anchors = e.needed(a, c), c.anchors()
+	o.Keep, o.Anchors = e.needed(a, c), e.moorings(a, c, now)
 	return o, nil
 }
 
@@ -240,7 +240,7 @@ func (l *link) plan(ctx context.Context, o offer, ans answer) (h hop, kind, toke
 	e := l.e
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	l.noResume = false
+	l.noResume, l.fruitless, l.saved = false, 0, 0
 	l.heard(ans.Have, time.Now())
 	if ans.Verdict == saysAlready {
 		if uint64(ans.Have) != o.Newest.GUID {
@@ -275,12 +275,12 @@ func (l *link) plan(ctx context.Context, o offer, ans answer) (h hop, kind, toke
 func (l *link) planResume(ctx context.Context, ans answer) (h hop, kind, token string, err error) {
 	e := l.e
 	t, err := e.cfg.Pool.DecodeToken(ctx, ans.Token)
-	useless := errors.Is(err, zfs.ErrBadToken) || errors.Is(err, zfs.ErrNotFound) || errors.Is(err, zfs.ErrNoBase)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	useless := unusable(err) || l.fruitlessAfter(err)
 	if err != nil && !useless {
 		return hop{}, kindResume, "", err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	l.spoken = true
 	if ans.Have != 0 {
 		l.heard(ans.Have, time.Now())
@@ -289,7 +289,10 @@ func (l *link) planResume(ctx context.Context, ans answer) (h hop, kind, token s
 	if c == nil {
 		return hop{}, kindResume, "", errSuperseded
 	}
-	if err == nil {
+	if err == nil && t.Bytes > l.saved {
+		l.saved, l.fruitless = t.Bytes, 0
+	}
+	if err == nil && l.fruitless < maxFruitless {
 		to, here := c.find(guid(t.ToGUID))
 		if here && t.ToName == e.cfg.dataset(l.key.volume)+"@"+to.name && guid(t.FromGUID) == ans.Have {
 			l.seeding = ans.Have == 0
@@ -299,6 +302,31 @@ func (l *link) planResume(ctx context.Context, ans answer) (h hop, kind, token s
 	}
 	l.noResume = true
 	return hop{}, kindAgain, "", nil
+}
+
+// maxFruitless resumes in a row get nowhere, then the partial stream is given up.
+const maxFruitless = 3
+
+// unusable says that zfs will not have a resume token, or what stands behind it.
+func unusable(err error) bool {
+	return errors.Is(err, zfs.ErrBadToken) || errors.Is(err, zfs.ErrNotFound) || errors.Is(err, zfs.ErrNoBase)
+}
+
+// fruitlessAfter notes how zfs here ended a resume, and says whether it was one too many.
+// A line that breaks says nothing about what is resumed, and neither does a machine or a
+// pool that is in trouble. The caller holds mu.
+func (l *link) fruitlessAfter(err error) bool {
+	var z *zfs.Error
+	if !errors.As(err, &z) || z.Stderr == "" {
+		return false
+	}
+	for _, passing := range []error{zfs.ErrSuspended, zfs.ErrNoZFS, zfs.ErrBusy, zfs.ErrNoSpace} {
+		if errors.Is(err, passing) {
+			return false
+		}
+	}
+	l.fruitless++
+	return l.fruitless >= maxFruitless
 }
 
 // stream sends one stream and takes the acknowledgement. ok says that the
@@ -350,7 +378,17 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (
 
 	e.mu.Lock()
 	l.streaming = ""
+	switch {
+	case kind != kindResume || err == nil:
+	case a.Code == codeBadToken, unusable(err):
+		l.noResume = true
+	case a.Code == codeFailed:
+		l.fruitless++
+	default:
+		l.fruitlessAfter(err)
+	}
 	if err == nil {
+		l.saved = 0
 		l.heard(a.GUID, time.Now())
 		l.bury(time.Now())
 		l.from, l.to = 0, 0

@@ -94,7 +94,8 @@ type offer struct {
 	// is to be left as a bookmark.
 	Floor volume.Position `json:"floor,omitzero"`
 	Keep  []guid          `json:"keep,omitempty"`
-	// Anchors are what the replicas have in common, or soon will: they stay as snapshots.
+	// Anchors are what the replicas have in common, or soon will, and what one that is away
+	// has in common with the others: they stay as snapshots.
 	Anchors []guid `json:"anchors,omitempty"`
 	// Dropped are guids of snapshots that people removed: who has one destroys it too,
 	// once it is in step. They are told now and again, not always, and where they are many
@@ -161,6 +162,7 @@ const (
 	codeRefused  = "refused"
 	codeNoSpace  = "no-space"
 	codeDiverged = "diverged"
+	codeBadToken = "bad-token" // the rest of a stream does not fit what is kept of it
 )
 
 // guid of a snapshot; a string in JSON, because it takes all 64 bits.

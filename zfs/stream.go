@@ -220,9 +220,10 @@ func (h *Host) DecodeToken(ctx context.Context, token string) (ResumeToken, erro
 	argv := []string{"zfs", "send", "-n", "-v", "-t", token}
 	out, err := h.run(ctx, command{op: "decode-token", argv: argv})
 	if err != nil {
-		// Whatever else zfs has against it, it cannot be sent from here.
+		// Only what zfs says plainly of the token counts: a partial copy is thrown away
+		// because of it. A command that could not start, or was killed, says nothing.
 		var e *Error
-		if errors.As(err, &e) && ctx.Err() == nil && (e.Kind == nil || e.Kind == ErrNoBase || e.Kind == ErrNotFound) {
+		if errors.As(err, &e) && (e.Kind == ErrNoBase || e.Kind == ErrNotFound) {
 			e.Kind = ErrBadToken
 		}
 		return ResumeToken{}, err

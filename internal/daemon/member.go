@@ -98,7 +98,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		Dial: func(ctx context.Context, to volume.NodeID) (net.Conn, error) {
 			return c.Dial(ctx, to, transport.ProtoStream)
 		},
-		Limit: m.limit, Clock: m.asideClock,
+		Limit: m.limit, Clock: m.asideClock, Replace: m.replaceAfter,
 		Log: m.log, Observe: func(e replicate.Event) {
 			p.Metrics.replication(e, func(id volume.NodeID) string { return c.State().NodeName(id) })
 			if aside, ok := e.(replicate.SetAside); ok {
@@ -126,6 +126,14 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	t.fencer, t.state, t.news, t.leader, t.send = p.Fencer, c.State, c.Changed, c.Leader, m.send
 	t.fresh, t.moved, t.count, t.fenced = m.ready, m.agent.Wake, p.Metrics.beat, p.Metrics.fence
 	return m
+}
+
+// replaceAfter is replicate.Config.Replace.
+func (m *member) replaceAfter() time.Duration {
+	if c := m.cluster.State().Cluster(); c != nil {
+		return c.Settings.ReplaceAfter()
+	}
+	return state.DefaultReplicaReplaceAfter
 }
 
 // limit is replicate.Config.Limit: what the settings say of the two zones.
