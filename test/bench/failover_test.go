@@ -92,16 +92,17 @@ func (b rig) outage(name string, leads bool) outage {
 		at   float64
 	}
 	sights := make(chan sight, 16)
+	var watching []*lab.Follower
 	for _, n := range others {
 		script := fmt.Sprintf(`until grep -q '^tank/flocker/%s ' /proc/mounts; do sleep 0.1; done; echo mounted $(date +%%s.%%N)
 			until %s >/dev/null 2>&1; do sleep 0.1; done; echo answers $(date +%%s.%%N)
 			echo started $(date +%%s.%%N -d "$(docker inspect -f '{{.State.StartedAt}}' %s)")`, v.ID, query, name)
-		n.Follow(script, func(line string) {
+		watching = append(watching, n.Follow(script, func(line string) {
 			what, when, _ := strings.Cut(line, " ")
 			if f, err := strconv.ParseFloat(when, 64); err == nil {
 				sights <- sight{what, f}
 			}
-		})
+		}))
 	}
 	cut := b.clock(others[0])
 	b.Cut(node)
@@ -114,6 +115,9 @@ func (b rig) outage(name string, leads bool) outage {
 		case <-limit:
 			b.Fatalf("%s does not answer anywhere; seen %v", name, seen)
 		}
+	}
+	for _, f := range watching {
+		f.Stop()
 	}
 	lost, elected := b.event(others[0], "node.lost", node.Name), b.event(others[0], "volume.failed-over", name)
 	o := outage{
