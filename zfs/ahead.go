@@ -31,9 +31,10 @@ const (
 	// aheadMost bounds a program that is handed over: a pipe takes it whole, whatever the
 	// command does. With a longer one the start does not matter.
 	aheadMost = 32 << 10
-	// aheadNice lets it get ready when the processor has nothing else to do: what is
-	// running now must not wait for the next.
-	aheadNice = 19
+	// aheadNice lets it get ready beside other work, a tenth of whose time it gets: what
+	// is running now must not wait for the next. Lower still, it could keep for long what
+	// it locks in the kernel on the way.
+	aheadNice = 10
 )
 
 // place is where a command can wait: for programs of one kind in one pool.
