@@ -31,7 +31,7 @@ func Real(cfg Config, log *slog.Logger) (Parts, error) {
 	}
 	metrics := NewMetrics(version.Version)
 	t := profiles[cfg.Profile]
-	timing := cluster.Timing{Heartbeat: t.Raft, Election: t.Raft, LeaderLease: t.Raft * 2 / 3, Stable: t.Stable, Commit: t.Commit}
+	timing := cluster.Timing{Heartbeat: t.Raft, Election: t.Raft, LeaderLease: t.Raft * 2 / 3, Stable: t.Stable, Commit: t.Commit, Canary: t.Hang}
 	host := zfs.New(zfs.Options{
 		Observe: func(op string, _ []string, took time.Duration, err error) { metrics.Command(op, took, err) },
 		Ahead:   true,
