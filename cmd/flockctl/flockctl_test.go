@@ -39,7 +39,8 @@ func TestMain(m *testing.M) {
 // TestStories runs testdata/*.txtar against a fake flockd. Besides testscript's own,
 // a story has these commands:
 //
-//	flockd cluster|new|stop   start one (anew) that leads a cluster or is in none
+//	flockd cluster|new|retired|stop  start one (anew) that leads a cluster, is in none, or
+//	                          in none any more
 //	fail METHOD [CODE TEXT]   make a method of the API fail from now on, or no more
 //	emit KIND NAME TEXT       let an event happen
 //	waiting N                 wait until N calls wait for events
@@ -112,10 +113,12 @@ func storyFlockd(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(story(ts).start(apitest.Cluster()))
 	case "new":
 		ts.Check(story(ts).start(apitest.New()))
+	case "retired":
+		ts.Check(story(ts).start(apitest.Retired("this node was removed from the cluster: join again")))
 	case "stop":
 		story(ts).stop()
 	default:
-		ts.Fatalf("usage: flockd cluster|new|stop")
+		ts.Fatalf("usage: flockd cluster|new|retired|stop")
 	}
 }
 

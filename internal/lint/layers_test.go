@@ -44,7 +44,8 @@ var layers = map[string][]string{
 	"cmd/flockd": {
 		"internal/daemon", "internal/fence", "proxy", "internal/cluster", "internal/version", "internal/volume",
 		"internal/container", "internal/transport", "plugin", "zfs",
-		"zfs/zfsfake", // the trial mode: a node without a pool to try things on
+		"internal/state", // what `flockd recover` prints of it
+		"zfs/zfsfake",    // the trial mode: a node without a pool to try things on
 	},
 	"cmd/flockctl": {"internal/api", "internal/volume", "internal/version"},
 

@@ -69,6 +69,9 @@ type Call struct {
 // New is a node that belongs to no cluster.
 func New() *Fake { return &Fake{} }
 
+// Retired is a node that was taken out of its cluster.
+func Retired(why string) *Fake { return &Fake{status: api.ClusterStatus{Retired: why}} }
+
 // Fail makes a method return err from now on; nil ends that.
 func (f *Fake) Fail(method string, err error) {
 	f.mu.Lock()
@@ -145,6 +148,9 @@ func (f *Fake) enter(ctx context.Context, method string, args ...any) error {
 	switch method {
 	case "Version", "Status", "Init", "Join":
 	default:
+		if f.status.Retired != "" {
+			return volume.Errorf(volume.CodeRefused, "%s", f.status.Retired)
+		}
 		if !f.status.Initialized {
 			return volume.Errorf(volume.CodeNotInit, "this node is in no cluster").WithHint("flockctl init or flockctl join TOKEN")
 		}
