@@ -26,6 +26,9 @@ type JoinRequest struct {
 	Advertise, GossipAdvertise string
 	// Witness nodes have no pool: they vote, and hold no volumes.
 	Witness bool
+	// LeaseNo is the number of the last lease that this machine's fencer knows of, from an
+	// earlier membership; 0: none.
+	LeaseNo uint64
 	// IfNew makes Join succeed on a node that is in a cluster: it opens that.
 	IfNew bool
 	// Wait goes on trying while no member answers, until ctx ends.
@@ -212,7 +215,7 @@ func (j *joiner) ask(ctx context.Context, addr string) (transport.Server, joinAn
 		conn.Close()
 		return srv, answer, err
 	}
-	node.ID, node.Witness = j.who.Node, j.req.Witness
+	node.ID, node.Witness, node.Lease.No = j.who.Node, j.req.Witness, j.req.LeaseNo
 	csr, err := transport.NewRequest(j.who.Key)
 	if err != nil {
 		conn.Close()
@@ -258,6 +261,7 @@ func (c *Cluster) handleJoin(ctx context.Context, _ volume.NodeID, body json.Raw
 	node := state.Node{
 		ID: m.Node.ID, Name: m.Node.Name, Zone: m.Node.Zone, Addr: m.Node.Addr, GossipAddr: m.Node.GossipAddr,
 		Witness: m.Node.Witness, Availability: state.Active, Joined: time.Now(),
+		Lease: state.Lease{No: m.Node.Lease.No},
 	}
 	if _, err := volume.ParseNodeID(string(node.ID)); err != nil {
 		return nil, volume.Errorf(volume.CodeInvalid, "join: %v", err)

@@ -144,6 +144,47 @@ func TestRealNodes(t *testing.T) {
 	for _, n := range nodes {
 		stop(n)
 	}
+
+	// Two are lost: the third goes on alone, with another log, and takes one of them back.
+	alone, back := nodes[0], nodes[1]
+	nodes = nodes[:2]
+	if _, err := Recover(alone.cfg, time.Now(), yes); err != nil {
+		t.Fatalf("recovering: %v", err)
+	}
+	c, err = Open(alone.cfg)
+	run(alone, c, err)
+	if g := c.State().Cluster(); g != nil && g.Generation != 1 {
+		t.Errorf("it begins with a state of generation %d", g.Generation)
+	}
+	was := back.c.ID()
+	back.c = nil
+	eventually("it leads", func() bool { return alone.c.IsLeader() && alone.c.State().Cluster() != nil })
+	old, err := Open(back.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := old.Run(t.Context()); err != ErrLeftBehind {
+		t.Errorf("a node that was left behind ends with %v", err)
+	}
+	tok, text, err = alone.c.NewToken(time.Now(), 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res, err := alone.c.Propose(t.Context(), state.Envelope{Command: state.CreateToken{Token: tok}}); err != nil || res.Err != nil {
+		t.Fatalf("a token: %v, %v", err, res.Err)
+	}
+	c, err = Join(t.Context(), back.cfg, JoinRequest{Token: text, Peers: []string{alone.cfg.Listen}, Name: back.name})
+	run(back, c, err)
+	if c.ID() != was {
+		t.Errorf("it came back as %s, was %s", c.ID(), was)
+	}
+	eventually("it has caught up", func() bool {
+		cl := back.c.State().Cluster()
+		return cl != nil && cl.Generation == 1 && back.c.State().Index == alone.c.State().Index
+	})
+	for _, n := range nodes {
+		stop(n)
+	}
 }
 
 // freeAddr is a port that nobody used a moment ago, for TCP and UDP.

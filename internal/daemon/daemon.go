@@ -344,13 +344,26 @@ func (d *Daemon) Join(ctx context.Context, req api.JoinRequest) (api.JoinReply, 
 		}
 		return cluster.Join(ctx, d.parts.Cluster, cluster.JoinRequest{
 			Token: req.Token, Peers: req.Peers, Name: name, Zone: volume.Zone(req.Zone),
-			Advertise: addr, GossipAdvertise: gossip, Witness: req.Witness,
+			Advertise: addr, GossipAdvertise: gossip, Witness: req.Witness, LeaseNo: d.lastLease(ctx),
 		})
 	})
 	if err != nil {
 		return api.JoinReply{}, err
 	}
 	return api.JoinReply{ClusterID: m.cluster.ClusterID(), Node: m.view().ref(m.self), Existed: existed}, nil
+}
+
+// lastLease is the number of the last lease that the fencer knows of; 0 when it knows none.
+// One that cannot be asked keeps this node from any lease, and says so then.
+func (d *Daemon) lastLease(ctx context.Context) uint64 {
+	if d.parts.Fencer == nil {
+		return 0
+	}
+	s, err := d.parts.Fencer.Status(ctx)
+	if err != nil {
+		d.log.Warn("the fencer cannot be asked for the last lease of this machine", "err", err)
+	}
+	return s.Lease.No
 }
 
 // advertised are the addresses at which others reach this node: host is what the

@@ -186,7 +186,12 @@ func (t *txn) addNode(c AddNode) Result {
 		return t.readmit(*old, c.Node)
 	}
 	n := c.Node
-	n.Lease, n.Removed, n.Lost = Lease{}, false, false // nobody brings a lease along
+	n.Removed, n.Lost = false, false
+	// Nobody brings a lease along. But a machine that was a node before has a fencer that
+	// takes no lower number than the last one.
+	if n.Lease = (Lease{No: c.Node.Lease.No}); n.Lease.No > 0 {
+		n.Lease.Revoked = true
+	}
 	t.putNode(n)
 	t.event(Event{Kind: "node.joined", Node: c.Node.ID, Name: c.Node.Name,
 		Message: fmt.Sprintf("node %s joined in zone %s", c.Node.Name, c.Node.Zone)})

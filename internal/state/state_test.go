@@ -48,12 +48,13 @@ func TestEveryCommandDecodes(t *testing.T) {
 	}
 }
 
-// A node brings nothing along that only the log can give.
+// A node brings nothing along that only the log can give. The number of a lease that its
+// fencer remembers is over, and only keeps lower ones from being granted.
 func TestJoinGrantsNothing(t *testing.T) {
 	s, _ := Apply(New(), 1, Envelope{Command: InitCluster{Node: Node{ID: "n1", Name: "n1"}}})
 	s, _ = Apply(s, 2, Envelope{Command: CreateToken{Token: Token{ID: "t", Expires: time.Unix(9, 0)}}})
-	s, res := Apply(s, 3, Envelope{Command: AddNode{Token: "t", Node: Node{ID: "n2", Name: "n2", Removed: true, Lease: Lease{No: 7, Boot: "b"}}}})
-	if n := s.Node("n2"); res.Err != nil || n == nil || n.Removed || n.Lease != (Lease{}) {
+	s, res := Apply(s, 3, Envelope{Command: AddNode{Token: "t", Node: Node{ID: "n2", Name: "n2", Removed: true, Lost: true, Lease: Lease{No: 7, Boot: "b", Round: 1}}}})
+	if n := s.Node("n2"); res.Err != nil || n == nil || n.Removed || n.Lost || n.Lease != (Lease{No: 7, Revoked: true}) {
 		t.Errorf("joined as %+v, %v", n, res.Err)
 	}
 }
