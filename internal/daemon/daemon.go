@@ -488,6 +488,16 @@ func (d *Daemon) MoveWithContainers(ctx context.Context, id volume.ID, to volume
 	return m.moveTo(ctx, id, to, true)
 }
 
+// CatchUp returns once this node has applied all that was committed before the call. For
+// tests.
+func (d *Daemon) CatchUp(ctx context.Context) error {
+	m, err := d.member()
+	if err != nil {
+		return err
+	}
+	return m.catchUp(ctx)
+}
+
 // Servers are the nodes in Raft's configuration, true for voters. For tests.
 func (d *Daemon) Servers() map[volume.NodeID]bool {
 	if m := d.current.Load(); m != nil {

@@ -31,6 +31,9 @@ func (b driver) Remove(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	if err := m.catchUp(ctx); err != nil {
+		return err
+	}
 	v := m.cluster.State().VolumeByName(name)
 	if v == nil {
 		return noVolume(name)

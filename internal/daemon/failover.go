@@ -457,11 +457,10 @@ func (l leaderView) Promise(ctx context.Context, node volume.NodeID, req api.Pro
 
 // FailoverVolume implements api.Backend.
 func (m *member) FailoverVolume(ctx context.Context, ref string, req api.FailoverRequest) (api.Volume, error) {
-	v, err := findVolume(m.cluster.State(), ref, live)
+	ref, err := m.resolveNow(ctx, ref, live)
 	if err != nil {
 		return api.Volume{}, err
 	}
-	ref = string(v.ID) // what has the name now
 	var out api.Volume
 	err = m.onLeader(ctx, func(ctx context.Context, leader *api.Client) (err error) {
 		if leader != nil {

@@ -61,6 +61,38 @@ func findVolume(s *state.State, ref string, kind func(*state.Volume) bool) (*sta
 	return s.Volume(volume.ID(id)), nil
 }
 
+// resolveNow is the ID of what ref means at a moment after the call began. What this
+// node remembers is not enough to change something: a volume may have been made elsewhere
+// since, or another one have taken the name, and "no such volume" has to be true. A call
+// that was forwarded has been resolved already.
+func (m *member) resolveNow(ctx context.Context, ref string, kind func(*state.Volume) bool) (string, error) {
+	if _, forwarded := api.Caller(ctx); forwarded {
+		return ref, nil
+	}
+	if err := m.catchUp(ctx); err != nil {
+		return "", err
+	}
+	v, err := findVolume(m.cluster.State(), ref, kind)
+	if err != nil {
+		return "", err
+	}
+	return string(v.ID), nil
+}
+
+// findHere is findVolume on the leader. That nothing is there is only true of a leader
+// that has proven itself: a new one may not have applied all yet, and one that was
+// deposed may not know of it.
+func (m *member) findHere(ctx context.Context, ref string, kind func(*state.Volume) bool) (*state.Volume, error) {
+	v, err := findVolume(m.cluster.State(), ref, kind)
+	if err == nil {
+		return v, nil
+	}
+	if _, err := m.Barrier(ctx); err != nil {
+		return nil, err
+	}
+	return findVolume(m.cluster.State(), ref, kind)
+}
+
 // CreateVolume implements api.Backend.
 func (m *member) CreateVolume(ctx context.Context, req api.CreateVolumeRequest) (api.Volume, error) {
 	if err := volume.ValidateName(req.Name); err != nil {
@@ -184,18 +216,18 @@ func (m *member) place(ctx context.Context, spec volume.Spec, prefer volume.Node
 // RemoveVolume implements api.Backend.
 func (m *member) RemoveVolume(ctx context.Context, ref string, req api.RemoveVolumeRequest) error {
 	req.Request = cmp.Or(req.Request, newRequest())
-	// A repeat must not find another volume that took the name of the first meanwhile.
-	if v, err := findVolume(m.cluster.State(), ref, live); err == nil {
-		ref = string(v.ID)
+	ref, err := m.resolveNow(ctx, ref, live)
+	if err != nil {
+		return err
 	}
 	return m.onLeader(ctx, func(ctx context.Context, leader *api.Client) error {
 		if leader != nil {
 			return leader.RemoveVolume(ctx, ref, req)
 		}
-		if v := m.cluster.State().Volume(volume.ID(ref)); v != nil && v.Phase == state.PhaseTrash {
-			return nil // done, but the answer was lost
+		v, err := m.findHere(ctx, ref, live)
+		if old := m.cluster.State().Volume(volume.ID(ref)); err != nil && old != nil && old.Phase == state.PhaseTrash {
+			return nil // done, but the answer was lost; or somebody else has removed it
 		}
-		v, err := findVolume(m.cluster.State(), ref, live)
 		if err != nil {
 			return err
 		}
@@ -207,8 +239,9 @@ func (m *member) RemoveVolume(ctx context.Context, ref string, req api.RemoveVol
 			return volume.Errorf(volume.CodeUnavailable, "volume %q: its primary %s has not reported for %s, so nobody knows whether it is in use",
 				v.Name, m.cluster.State().NodeName(v.Placement.Primary), round(h.Age)).WithHint("try again when the node is back")
 		}
+		// A repeat does not remove what was brought back since.
 		attempt := req.Request
-		_, err = m.commit(ctx, "", state.BeginDelete{ID: v.ID, Epoch: v.Epoch, Attempt: attempt})
+		_, err = m.commit(ctx, req.Request, state.BeginDelete{ID: v.ID, Epoch: v.Epoch, Attempt: attempt})
 		if err != nil {
 			return err
 		}
@@ -220,11 +253,10 @@ func (m *member) RemoveVolume(ctx context.Context, ref string, req api.RemoveVol
 
 // UpdateVolume implements api.Backend.
 func (m *member) UpdateVolume(ctx context.Context, ref string, req api.UpdateVolumeRequest) (api.UpdateVolumeReply, error) {
-	v, err := findVolume(m.cluster.State(), ref, live)
+	ref, err := m.resolveNow(ctx, ref, live)
 	if err != nil {
 		return api.UpdateVolumeReply{}, err
 	}
-	ref = string(v.ID) // what has the name now, not what has it by the time
 	var out api.UpdateVolumeReply
 	err = m.onLeader(ctx, func(ctx context.Context, leader *api.Client) (err error) {
 		if leader != nil {
@@ -337,13 +369,18 @@ func (m *member) awaitAttempt(ctx context.Context, v *state.Volume, mine string,
 // UndeleteVolume implements api.Backend.
 func (m *member) UndeleteVolume(ctx context.Context, ref string, req api.UndeleteRequest) (api.Volume, error) {
 	req.Request = cmp.Or(req.Request, newRequest())
+	ref, err := m.resolveNow(ctx, ref, trashed)
+	if err != nil {
+		return api.Volume{}, err
+	}
 	var back api.Volume
-	err := m.onLeader(ctx, func(ctx context.Context, leader *api.Client) (err error) {
+	err = m.onLeader(ctx, func(ctx context.Context, leader *api.Client) (err error) {
 		if leader != nil {
 			back, err = leader.UndeleteVolume(ctx, ref, req)
 			return err
 		}
-		v, err := findVolume(m.cluster.State(), ref, trashed)
+		// In whatever phase: it may be back already, and this a repeat.
+		v, err := m.findHere(ctx, ref, func(v *state.Volume) bool { return trashed(v) || string(v.ID) == ref })
 		if err != nil {
 			return err
 		}

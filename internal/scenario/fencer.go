@@ -17,18 +17,20 @@ import (
 )
 
 // fencer is daemon.Fencer of one machine: a process of its own, which outlives flockd
-// and knows nothing of it. What it does takes no time, and always works: it kills the
-// fake engine's containers and unmounts the fake datasets.
+// and knows nothing of it. What it does takes no time: it kills the fake engine's
+// containers and unmounts the fake datasets. Where that fails it resets the machine.
 type fencer struct {
 	zfs    *zfsfake.Host
 	engine *containerfake.Engine
 	clock  func() lease.Moment
+	reset  func()
 
 	mu     sync.Mutex
 	boot   string
 	safety volume.Safety
-	down   bool
+	down   bool // by a script
 	only   bool // nobody but this process can stop the writers
+	off    bool // with the machine, which it has reset
 	state  fence.Phase
 	lease  fence.Lease
 	fenced []fence.Victim
@@ -44,7 +46,7 @@ func (f *fencer) powerOn(boot string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stopTimer()
-	f.boot, f.state, f.lease, f.fenced, f.safety = boot, fence.PhaseIdle, fence.Lease{}, nil, volume.SafetySysrq
+	f.boot, f.state, f.lease, f.fenced, f.safety, f.off = boot, fence.PhaseIdle, fence.Lease{}, nil, volume.SafetySysrq, false
 }
 
 // powerOff ends it.
@@ -74,6 +76,13 @@ func (f *fencer) setDown(down bool) {
 	}
 }
 
+// isDown says that a script has ended the process.
+func (f *fencer) isDown() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.down
+}
+
 // log is what it has fenced.
 func (f *fencer) log() []string {
 	f.mu.Lock()
@@ -101,18 +110,21 @@ func (f *fencer) fence(why string) {
 	f.fences = append(f.fences, fmt.Sprintf("%s lease %d of round %d: %s", time.Now().Format("04:05.000"), f.lease.No, f.lease.Round, why))
 	f.state = fence.PhaseFenced
 	f.fenced = append(f.fenced, f.stopWriters(f.lease.Root)...)
+	if f.state == fence.PhaseFailed {
+		f.off = true
+		f.reset()
+	}
 }
 
 // stopWriters kills and unmounts.
 func (f *fencer) stopWriters(root string) (victims []fence.Victim) {
-	ctx := context.Background()
 	for _, name := range f.engine.Kill() {
 		victims = append(victims, fence.Victim{Container: name.Container, Name: name.Name})
 		f.dying.Go(func() { f.engine.Reap(name.Name) })
 	}
 	for _, m := range f.zfs.Mounts() {
 		if strings.HasPrefix(m.Dataset, root+"/") {
-			if err := f.zfs.Unmount(ctx, m.Dataset); err != nil {
+			if err := f.zfs.Unmount(bystander, m.Dataset); err != nil {
 				f.state = fence.PhaseFailed
 			}
 		}
@@ -131,7 +143,7 @@ func (f *fencer) status() fence.Status {
 func (f *fencer) do(work func()) (fence.Status, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.down {
+	if f.down || f.off {
 		return fence.Status{}, errFencerDown
 	}
 	work()

@@ -20,6 +20,9 @@ const secret = "PASSWORD=letmein"
 // moveFollowing asks every machine that is up, of which one leads.
 func (w *World) moveFollowing(name, to string) error {
 	v, err := w.volume(name)
+	if !w.Machine(to).Up() {
+		return errors.New("flockd does not run there")
+	}
 	for _, n := range w.Names() {
 		m := w.nodes[n]
 		if err != nil || !m.Up() {

@@ -51,6 +51,9 @@ import (
 //	option NODE VOLUME KEY=VALUE.. until the node knows the volume with these
 func (w *World) operatorStep(words []string) error {
 	node := func() *Machine { return w.Machine(words[1]) }
+	if m := w.nodes[words[1]]; m != nil && !m.Up() {
+		return errors.New("flockd does not run there")
+	}
 	switch words[0] {
 	case "settings":
 		_, err := node().API().ChangeSettings(w.ctx(), api.SettingsRequest{Set: pairs(words[2:])})
@@ -68,11 +71,18 @@ func (w *World) operatorStep(words []string) error {
 		if err != nil {
 			return err
 		}
+		done := w.beginSync(words[2])
 		rep, err := node().API().SyncVolume(w.ctx(), words[2], api.SyncRequest{Patience: patience})
-		if err == nil && rep.Missing != "" {
-			err = errors.New("it lacks " + rep.Missing)
+		switch {
+		case err != nil:
+			return err
+		case len(rep.Replicas) > 0:
+			done()
 		}
-		return err
+		if rep.Missing != "" {
+			return errors.New("it lacks " + rep.Missing)
+		}
+		return nil
 	case "verify":
 		rep, err := node().API().VerifyVolume(w.ctx(), words[2], api.VerifyRequest{Patience: 5 * time.Second})
 		if err != nil {
@@ -101,7 +111,13 @@ func (w *World) operatorStep(words []string) error {
 		})
 		return nil
 	case "snapshot":
-		return node().API().TakeSnapshot(w.ctx(), api.SnapshotRequest{Name: words[2], Volumes: words[3:]})
+		err := node().API().TakeSnapshot(w.ctx(), api.SnapshotRequest{Name: words[2], Volumes: words[3:]})
+		for _, name := range words[3:] {
+			if err == nil {
+				err = w.noteSnapshot(name, words[2])
+			}
+		}
+		return err
 	case "snapshots":
 		list, err := node().API().Snapshots(w.ctx(), words[2])
 		var got []string

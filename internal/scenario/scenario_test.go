@@ -174,6 +174,51 @@ func TestLeaderCutOffDuringRemove(t *testing.T) {
 	}
 }
 
+// What is removed is what has the name when it is asked for, not what a node remembers
+// that was cut off: it said that all was done, and the volume was there.
+func TestRemoveWhereAnotherVolumeIsRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t, 3)
+		defer w.Close()
+		w.Script("cluster\ncreate n1 pg replicas=1\nawait pg ok\nisolate n3")
+		n1, n3 := w.Machine("n1").API(), w.Machine("n3").API()
+		if err := n1.RemoveVolume(w.ctx(), "pg", api.RemoveVolumeRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		again, err := n1.CreateVolume(w.ctx(), api.CreateVolumeRequest{Name: "pg", Options: map[string]string{"replicas": "0"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- n3.RemoveVolume(w.ctx(), "pg", api.RemoveVolumeRequest{}) }()
+		time.Sleep(10 * time.Millisecond)
+		w.Script("heal")
+		err = <-done
+		w.Script("sleep 1s")
+		v, verr := n1.Volume(w.ctx(), string(again.ID))
+		if verr != nil || (err == nil) != (v.Phase == "trash") {
+			t.Errorf("n3 says %v of the removal; the volume is %s (%v)", err, v.Phase, verr)
+		}
+	})
+}
+
+// A node that was cut off does not say of a volume that is there that it is not.
+func TestRemoveWhereNothingIsKnownYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t, 3)
+		defer w.Close()
+		w.Script("cluster\nisolate n3\ncreate n1 pg replicas=1")
+		n3 := w.Machine("n3").API()
+		if err := n3.RemoveVolume(w.ctx(), "pg", api.RemoveVolumeRequest{}); err == nil || volume.CodeOf(err) == volume.CodeNotFound {
+			t.Errorf("cut off, it says: %v", err)
+		}
+		w.Script("heal\nsleep 5s\nawait pg ok")
+		if err := n3.RemoveVolume(w.ctx(), "pg", api.RemoveVolumeRequest{}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A node comes back with a disk from before the volume was handed to it: it neither
 // writes its copy nor sends it to those who hold more.
 func TestPrimaryWithOldDisk(t *testing.T) {

@@ -50,9 +50,10 @@ import (
 //	sleep DURATION                 of the bubble
 //	settings, set, ...             what people do with flockctl: see operatorStep
 //	run-following, ...             what becomes of containers that follow: see followStep
+//	isolate, freeze, repair, ...   what goes wrong with machines: see faultStep
 //
-// "! STEP ~ TEXT" is a step that must be refused with an error that has TEXT in it.
-// The invariants are checked after each line.
+// "! STEP ~ TEXT" is a step that must be refused with an error that has TEXT in it, and
+// "try STEP" one that may be. The invariants are checked after each line.
 func (w *World) Script(text string) {
 	w.t.Helper()
 	for i, line := range strings.Split(text, "\n") {
@@ -65,8 +66,11 @@ func (w *World) Script(text string) {
 			refused = true
 			step, want, _ = strings.Cut(rest, " ~ ")
 		}
+		step, try := strings.CutPrefix(step, "try ")
 		err := w.step(strings.Fields(step))
 		switch {
+		case try:
+			w.t.Logf("%s line %d: %s: %v", time.Now().Format("15:04:05.000"), i+1, step, err)
 		case refused && err == nil:
 			w.t.Fatalf("line %d: %s: it was not refused", i+1, line)
 		case refused && !strings.Contains(err.Error(), want):
@@ -84,6 +88,13 @@ func (w *World) step(words []string) error {
 		if name, ok := w.called[word]; ok {
 			words[i] = name
 		}
+		if word == "leader" {
+			leader := w.Leader()
+			if leader == nil {
+				return errors.New("nobody leads")
+			}
+			words[i] = leader.Name
+		}
 	}
 	arg := func(i int) string {
 		if i < len(words) {
@@ -92,6 +103,9 @@ func (w *World) step(words []string) error {
 		return ""
 	}
 	node := func() *Machine { return w.Machine(arg(1)) }
+	if ok, err := w.faultStep(words); ok {
+		return err
+	}
 	switch words[0] {
 	case "fencers":
 		w.fencers = true
@@ -147,12 +161,27 @@ func (w *World) step(words []string) error {
 		}
 		return err
 	case "cut":
+		if !node().on {
+			return errors.New("it is off")
+		}
 		node().Cut()
 	case "boot":
+		if node().on {
+			return errors.New("it is on")
+		}
 		node().Boot()
 	case "quit":
+		if !node().Up() || node().thawed != nil {
+			return errors.New("flockd does not run")
+		}
+		if node().fencer.isDown() {
+			return errNobodyFences
+		}
 		node().Stop()
 	case "flockd":
+		if !node().on || node().Up() {
+			return errors.New("flockd runs, or the machine is off")
+		}
 		node().Start()
 	case "partition":
 		w.net.Partition(arg(1), arg(2))
@@ -225,7 +254,7 @@ func (w *World) step(words []string) error {
 		if err != nil {
 			return err
 		}
-		node().ZFS.Slow(arg(2), "", d)
+		node().slow(arg(2), d)
 	case "full-streams":
 		return count("whole copies sent", w.fullStreams(), arg(1))
 	case "aside":
@@ -249,13 +278,21 @@ func (w *World) step(words []string) error {
 		}
 		time.Sleep(d)
 	case "fencer":
-		f := node().fencer
-		f.setDown(arg(2) != "up")
-		f.mu.Lock()
-		f.only = arg(2) == "gone"
-		f.mu.Unlock()
+		m := node()
+		if arg(2) == "down" && m.on && (!m.Up() || m.thawed != nil || m.suspended) {
+			return errNobodyFences
+		}
+		m.fencer.setDown(arg(2) != "up")
+		m.fencer.mu.Lock()
+		m.fencer.only = arg(2) == "gone"
+		m.fencer.mu.Unlock()
 	case "suspend", "resume":
-		node().ZFS.SuspendPool(Pool, words[0] == "suspend")
+		m := node()
+		if words[0] == "suspend" && m.fencer.isDown() {
+			return errNobodyFences
+		}
+		m.suspended = words[0] == "suspend"
+		m.ZFS.SuspendPool(Pool, m.suspended)
 	case "mode":
 		w.Await("failover is "+arg(1)+" everywhere", func() bool {
 			for _, s := range w.states() {
@@ -321,7 +358,7 @@ func count(what string, got int, want string) error {
 // setAside counts the datasets below the place for diverged copies.
 func (w *World) setAside() (n int) {
 	for _, m := range w.nodes {
-		list, err := m.ZFS.Datasets(w.ctx(), Pool+"/flocker-aside")
+		list, err := m.ZFS.Datasets(bystander, Pool+"/flocker-aside")
 		if err == nil {
 			n += len(list) - 1
 		}

@@ -40,6 +40,7 @@ type World struct {
 
 	fencers bool              // machines have fencers, so that three of them arm failover
 	called  map[string]string // what a script calls machines that it cannot know
+	books   map[string]*book  // what was written, by volume
 
 	mu        sync.Mutex
 	primaries map[string]volume.NodeID // "volume epoch" to the primary seen first
@@ -67,8 +68,13 @@ type Machine struct {
 	files  *files
 	trees  *trees
 
-	fencer *fencer
-	power  time.Time // since when it is on
+	fencer    *fencer
+	on        bool                   // it has power
+	power     time.Time              // since when
+	suspended bool                   // its pool is
+	thawed    func()                 // what ends a freeze; nil: there is none
+	slowed    []func()               // what ends slow commands
+	dead      atomic.Pointer[func()] // set when the fencer has reset it: what buries it
 }
 
 // Pool is the name of every machine's pool.
@@ -77,7 +83,7 @@ const Pool = "tank"
 // NewWorld makes machines n1 to nN, powered on and in no cluster.
 func NewWorld(t testing.TB, n int) *World {
 	w := &World{t: t, net: memnet.New(), nodes: map[string]*Machine{}, zones: map[string]string{}, witnesses: map[string]bool{}, called: map[string]string{},
-		primaries: map[string]volume.NodeID{}, epochs: map[string]volume.Epoch{}}
+		books: map[string]*book{}, primaries: map[string]volume.NodeID{}, epochs: map[string]volume.Epoch{}}
 	for i := range n {
 		name := fmt.Sprintf("n%d", i+1)
 		m := &Machine{
@@ -86,7 +92,7 @@ func NewWorld(t testing.TB, n int) *World {
 			Engine: containerfake.New(name),
 		}
 		m.trees = &trees{zfs: m.ZFS}
-		m.fencer = &fencer{zfs: m.ZFS, engine: m.Engine, clock: m.uptime}
+		m.fencer = &fencer{zfs: m.ZFS, engine: m.Engine, clock: m.uptime, reset: m.dies}
 		w.nodes[name] = m
 		m.powerOn()
 		m.Start()
@@ -127,6 +133,7 @@ func (w *World) Machine(name string) *Machine {
 // powerOn begins another boot of the machine.
 func (m *Machine) powerOn() {
 	m.boots++
+	m.on = true
 	m.power = time.Now()
 	m.fencer.powerOn(m.bootID())
 }
@@ -194,13 +201,21 @@ func (m *Machine) end() error {
 
 // Cut is a power loss: what was not durable is gone, and nobody says goodbye.
 func (m *Machine) Cut() {
+	m.on = false
 	m.world.net.Crash(m.Name)
-	m.isolate(true)
+	heal := m.separate()
 	m.Engine.Crash(false)
 	m.ZFS.Crash()
 	m.fencer.powerOff()
+	if m.thawed != nil {
+		m.thawed()
+		m.thawed = nil
+	}
+	if bury := m.dead.Swap(nil); bury != nil {
+		(*bury)()
+	}
 	m.end() // whatever it says of a network that vanished
-	m.isolate(false)
+	heal()
 }
 
 // isolate cuts or heals the links to all other machines.
@@ -338,6 +353,11 @@ func (w *World) states() map[string]*state.State {
 // Check fails the test when a standing invariant does not hold.
 func (w *World) Check() {
 	w.t.Helper()
+	for _, name := range w.Names() {
+		if m := w.nodes[name]; m.dead.Load() != nil {
+			m.Cut()
+		}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 
@@ -419,7 +439,7 @@ func (w *World) byID(id volume.NodeID) *Machine {
 
 func (m *Machine) guid(snapshot string) (uint64, bool) {
 	ds, name, _ := strings.Cut(snapshot, "@")
-	snaps, err := m.ZFS.Snapshots(context.Background(), ds, false)
+	snaps, err := m.ZFS.Snapshots(bystander, ds, false)
 	if err != nil {
 		return 0, false
 	}

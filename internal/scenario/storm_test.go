@@ -1,0 +1,179 @@
+package scenario
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var (
+	storms   = flag.Int("storms", 320, "random fault histories of whole daemons")
+	seedFlag = flag.Uint64("seed", 0, "run only the history of this seed, and print its script")
+)
+
+// TestStorms runs whole clusters through random faults. Nothing may ever have two
+// writers, whatever the faults (the check after each step, and at each mount); when all
+// is repaired every volume becomes ok by itself, has all that was said to be on all
+// copies, and what was cut off is set aside.
+//
+// The script of a history is made from its seed before anything runs, and what fails
+// prints it: it can be shortened, and kept in testdata. Daemons draw random numbers of
+// their own, so that the same script may have to run several times (-count) to fail
+// again.
+func TestStorms(t *testing.T) {
+	for _, seed := range seeds(t, *storms, 6) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			nodes, script := storm(seed)
+			text := strings.Join(script, "\n")
+			if *seedFlag != 0 {
+				t.Log(text)
+			}
+			defer func() {
+				if t.Failed() {
+					t.Logf("again with -run '%s' -seed %d; its script for %d machines:\n%s", t.Name(), seed, nodes, text)
+				}
+			}()
+			synctest.Test(t, func(t *testing.T) {
+				w := NewWorld(t, nodes)
+				defer w.Close()
+				w.Script(text)
+			})
+		})
+	}
+}
+
+// seeds of the histories to run: new ones each time.
+func seeds(t *testing.T, n, short int) []uint64 {
+	if *seedFlag != 0 {
+		return []uint64{*seedFlag}
+	}
+	if testing.Short() {
+		n = min(n, short)
+	}
+	first := uint64(time.Now().UnixNano())
+	t.Logf("%d seeds from %d", n, first)
+	out := make([]uint64, n)
+	for i := range out {
+		out[i] = first + uint64(i)
+	}
+	return out
+}
+
+// storm is the script of one history, and for how many machines it is.
+func storm(seed uint64) (nodes int, script []string) {
+	s := &stormer{Rand: rand.New(rand.NewPCG(seed, 0))}
+	s.nodes = 3 + s.IntN(3)
+	automatic := s.IntN(8) > 0
+	if automatic {
+		s.add("fencers")
+	}
+	s.add("cluster")
+	if automatic {
+		s.add("mode automatic")
+		for i := range s.nodes {
+			s.add("lease n%d held", i+1)
+		}
+	}
+	var volumes []string
+	for i := range 1 + s.IntN(3) {
+		v := fmt.Sprintf("v%d", i+1)
+		volumes = append(volumes, v)
+		s.add("create %s %s replicas=%d%s", s.node(), v, 1+s.IntN(2), pick(s, "", "", "", " failover=manual", " max-loss=none"))
+		s.add("sleep 1s")
+		s.add("run-following %s c%d %s", s.node(), i+1, v)
+	}
+	for _, v := range volumes {
+		s.add("append %s", v)
+	}
+	for i := range 4 + s.IntN(9) {
+		v := volumes[s.IntN(len(volumes))]
+		s.fault()
+		if s.IntN(2) == 0 {
+			s.add("sleep %s", s.moment())
+		}
+		s.add("try append %s", v)
+		switch s.IntN(5) {
+		case 0:
+			s.add("try snapshot %s s%d %s", s.node(), i, v)
+		case 1:
+			s.add("try sync %s %s 5s", s.node(), v)
+		case 2:
+			s.add("try promote %s %s", s.node(), v)
+		case 3:
+			s.add("try move-following %s %s %s", s.node(), v, s.node())
+		}
+		s.add("sleep %s", s.moment())
+		s.add("try append %s", volumes[s.IntN(len(volumes))])
+	}
+	s.add("repair")
+	for _, v := range volumes {
+		s.add("await %s ok", v)
+	}
+	for _, v := range volumes {
+		s.add("lasting %s", v)
+	}
+	return s.nodes, s.script
+}
+
+type stormer struct {
+	*rand.Rand
+	nodes  int
+	script []string
+}
+
+func (s *stormer) add(format string, args ...any) {
+	s.script = append(s.script, fmt.Sprintf(format, args...))
+}
+
+func pick(s *stormer, from ...string) string { return from[s.IntN(len(from))] }
+
+func (s *stormer) node() string { return fmt.Sprintf("n%d", 1+s.IntN(s.nodes)) }
+
+// moment is short as often as long: races are lost in milliseconds, leases in seconds.
+func (s *stormer) moment() time.Duration {
+	d := 5 * time.Millisecond
+	for range s.IntN(14) {
+		d *= 2
+	}
+	return d + time.Duration(s.Int64N(int64(d)))
+}
+
+// fault is one of those that machines have, or the end of one.
+func (s *stormer) fault() {
+	a, b := s.node(), s.node()
+	switch s.IntN(16) {
+	case 0, 1:
+		s.add("try cut %s", a)
+	case 2, 3:
+		s.add("try boot %s", a)
+	case 4:
+		s.add("isolate %s", a)
+	case 5:
+		s.add("partition %s %s", a, b)
+	case 6:
+		s.add("one-way %s %s", a, b)
+	case 7, 8:
+		s.add("heal")
+	case 9:
+		s.add("try quit %s", a)
+	case 10:
+		s.add("try flockd %s", a)
+	case 11:
+		s.add("try freeze %s", a)
+		s.add("sleep %s", s.moment())
+		s.add("try thaw %s", a)
+	case 12:
+		s.add("try fencer %s %s", a, pick(s, "down", "down", "up"))
+	case 13:
+		s.add("try %s %s", pick(s, "suspend", "resume"), a)
+	case 14:
+		s.add("%s", pick(s, "slow "+a+" "+pick(s, "snapshot", "receive", "set", "mount", "unmount")+" "+s.moment().String(), "fast "+a))
+	case 15:
+		s.add("try %s leader", pick(s, "cut", "quit", "isolate", "freeze"))
+	}
+}
