@@ -151,7 +151,7 @@ func runHistory(t *testing.T, seed uint64, stale bool) *history {
 		s := &stormer{Rand: rand.New(rand.NewPCG(seed, 1)), nodes: 3 + int(seed%2)*2}
 		w := NewWorld(t, s.nodes)
 		defer w.Close()
-		w.Script("fencers\ncluster\nmode automatic")
+		w.Script("assume\nfencers\ncluster\nmode automatic")
 		w.net.SetLatency(3 * time.Millisecond)
 		names := []string{"a", "b"}
 		var clients sync.WaitGroup

@@ -68,6 +68,7 @@ func seeds(t *testing.T, n, short int) []uint64 {
 func storm(seed uint64) (nodes int, script []string) {
 	s := &stormer{Rand: rand.New(rand.NewPCG(seed, 0))}
 	s.nodes = 3 + s.IntN(3)
+	s.add("assume")
 	automatic := s.IntN(8) > 0
 	if automatic {
 		s.add("fencers")

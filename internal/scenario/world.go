@@ -40,6 +40,7 @@ type World struct {
 
 	fencers bool              // machines have fencers, so that three of them arm failover
 	called  map[string]string // what a script calls machines that it cannot know
+	assumes bool              // see the step of that name
 	books   map[string]*book  // what was written, by volume
 
 	mu        sync.Mutex
