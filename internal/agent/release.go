@@ -111,7 +111,13 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	if err != nil {
 		return fmt.Errorf("final copy of volume %q: %w", v.Name, err)
 	}
-	return a.propose(ctx, state.CommitHandoff{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Final: final})
+	res, err := a.cluster.Propose(ctx, state.CommitHandoff{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Final: final})
+	if err == nil && res.Err != nil {
+		// The target has lost its lease meanwhile, say. Repeated, this would take a final
+		// copy and be refused again and again; an attempt that is over already stays so.
+		return refuse(res.Err.Message)
+	}
+	return err
 }
 
 // agree carries a pending removal out, or refuses it.

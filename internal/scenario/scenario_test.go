@@ -174,6 +174,43 @@ func TestLeaderCutOffDuringRemove(t *testing.T) {
 	}
 }
 
+// The target of a move loses its lease while the final copy is made: the move is given up
+// with that reason. It was tried again at once, without an end, each time with another
+// snapshot.
+func TestTargetLosesLeaseDuringMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t, 3)
+		defer w.Close()
+		w.Script(`
+			fencers
+			cluster
+			create n2 pg replicas=2
+			run n2 web pg
+			write n2 pg a one
+			mode automatic
+			lease n3 held
+			await pg ok
+			stop n2 web
+			unmounted pg
+			slow n2 take 8s
+			slow n2 snapshot 8s`)
+		first := make(chan error, 1)
+		go func() { first <- w.Machine("n3").Engine.Run("other", containerfake.RunOptions{}, "pg") }()
+		w.Await("the move has begun", func() bool { return w.newest("pg").Phase == "moving" })
+		w.Script("fencer n3 down\nlease n3 revoked\nfast n2")
+		w.Await("the move is given up", func() bool {
+			v := w.newest("pg")
+			return v.Phase == "active" && v.Primary.Name == "n2" && strings.Contains(v.LastRefusal, "lease")
+		})
+		if n := w.Machine("n2").ZFS.Commands()["take"]; n > 200 {
+			t.Errorf("%d snapshots were taken", n)
+		}
+		w.Script("fencer n3 up\nlease n3 held")
+		<-first // whatever Docker was told
+		w.Script("await pg ok")
+	})
+}
+
 // What is removed is what has the name when it is asked for, not what a node remembers
 // that was cut off: it said that all was done, and the volume was there.
 func TestRemoveWhereAnotherVolumeIsRemembered(t *testing.T) {
