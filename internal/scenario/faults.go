@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/flocker-io/flocker/zfs"
 	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
 
@@ -21,6 +23,7 @@ import (
 //	fast NODE                      ends what slow began
 //	repair                         all that was broken is right again, and all machines are up
 //	append VOLUME                  its container writes one more file, and syncs; nobody has it mounted: refused
+//	purged NODE VOLUME             until it has no copy, not in the trash either, of a volume that was synced
 //	lasting VOLUME                 nothing that was synced is gone: see lasting
 func (w *World) faultStep(words []string) (ok bool, err error) {
 	node := func() *Machine { return w.Machine(words[1]) }
@@ -44,6 +47,19 @@ func (w *World) faultStep(words []string) (ok bool, err error) {
 		w.repair()
 	case "append":
 		return true, w.append(words[1])
+	case "purged":
+		b, err := w.book(words[2])
+		if err != nil {
+			return true, err
+		}
+		w.Await(strings.Join(words, " "), func() bool {
+			for _, root := range []string{"/flocker/", "/flocker-trash/"} {
+				if _, err := node().ZFS.Dataset(bystander, Pool+root+path.Base(b.dataset)); !errors.Is(err, zfs.ErrNotFound) {
+					return false
+				}
+			}
+			return true
+		})
 	case "lasting":
 		return true, w.lasting(words[1])
 	default:
