@@ -158,9 +158,11 @@ func runHistory(t *testing.T, seed uint64, stale bool) *history {
 		defer clients.Wait()
 		ask := func(name string, c call, patience time.Duration, catchUp bool) {
 			m := w.Machine(name)
-			d, b := m.daemon, m.API()
-			clients.Go(func() {
-				ctx, cancel := context.WithTimeout(context.Background(), patience)
+			d, b, calling := m.daemon, m.API(), m.calling
+			clients.Add(1)
+			m.calls.Go(func() {
+				defer clients.Done()
+				ctx, cancel := context.WithTimeout(calling, patience)
 				defer cancel()
 				h.ask(ctx, name, b, c, func(ctx context.Context) error {
 					if !catchUp || stale {

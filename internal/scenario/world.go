@@ -70,11 +70,14 @@ type Machine struct {
 	trees  *trees
 
 	fencer    *fencer
-	on        bool                   // it has power
-	power     time.Time              // since when
-	suspended bool                   // its pool is
-	thawed    func()                 // what ends a freeze; nil: there is none
-	slowed    []func()               // what ends slow commands
+	on        bool           // it has power
+	power     time.Time      // since when
+	suspended bool           // its pool is
+	thawed    func()         // what ends a freeze; nil: there is none
+	slowed    []func()       // what ends slow commands
+	calls     sync.WaitGroup // of people, under way; as a server does, a flockd that stops ends them first
+	calling   context.Context
+	hangUp    context.CancelFunc
 	dead      atomic.Pointer[func()] // set when the fencer has reset it: what buries it
 }
 
@@ -171,6 +174,7 @@ func (m *Machine) Start() {
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	m.daemon, m.stop, m.done = d, cancel, make(chan error, 1)
+	m.calling, m.hangUp = context.WithCancel(ctx)
 	m.driver = plugin.NewDriver(ctx, d.Plugin(), slog.New(slog.DiscardHandler), nil)
 	go func() { m.done <- d.Run(ctx) }()
 	select {
@@ -193,6 +197,8 @@ func (m *Machine) end() error {
 		return nil
 	}
 	m.Engine.SetDriver(nil)
+	m.hangUp()
+	m.calls.Wait()
 	m.stop()
 	err := <-m.done
 	m.driver.Wait()
