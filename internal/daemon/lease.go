@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -255,13 +256,13 @@ func (t *tenure) safety(now lease.Moment) volume.Safety {
 // run looks after the lease until ctx ends.
 func (t *tenure) run(ctx context.Context) error {
 	// What the fencer remembers comes first, if it answers at all: without it a lease of
-	// before a restart is over.
+	// before a restart is over. Nobody else knows of it before we have caught up.
 	for began := t.clock(); ctx.Err() == nil && t.fencer != nil; {
 		if t.ask(ctx, t.fencer.Status) == nil {
 			t.recall()
 			break
 		}
-		if t.clock().Sub(began) > fencerPatience {
+		if t.fresh() && t.clock().Sub(began) > fencerPatience {
 			break
 		}
 		pause(ctx, guardEvery)
@@ -283,11 +284,15 @@ func (t *tenure) run(ctx context.Context) error {
 	}
 }
 
+// ours says that the fencer speaks of a lease of this node in this boot: the machine may
+// have been another node before, with numbers of its own.
+func (t *tenure) ours(l fence.Lease) bool { return l.Boot == t.boot && l.Of(t.self) }
+
 // recall goes on with the lease that the fencer remembers.
 func (t *tenure) recall() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if st := t.fencing; st.Saved.No != 0 && st.Lease.Boot == t.boot && st.Boot == t.boot {
+	if st := t.fencing; st.Saved.No != 0 && t.ours(st.Lease) && st.Boot == t.boot {
 		t.holder.Restore(st.Saved)
 		t.round = st.Lease.Round
 	}
@@ -313,7 +318,7 @@ func (t *tenure) guard(ctx context.Context) {
 		t.giveUp(now, "the fencer of this node does not run")
 	}
 	poll := now.Sub(t.polled) >= fencerEvery
-	free := t.fresh() && !s.NeedsLease(t.self) && (t.fencing.State == fence.PhaseArmed || t.fencing.State == fence.PhaseFenced)
+	free := t.fresh() && !s.NeedsLease(t.self) && (t.fencing.State == fence.PhaseArmed && t.ours(t.fencing.Lease) || t.fencing.State == fence.PhaseFenced)
 	t.mu.Unlock()
 
 	switch {
@@ -350,7 +355,7 @@ func (t *tenure) patience() time.Duration { return max(fencerPatience, t.timers.
 // It goes on while we look after other things.
 func (t *tenure) fence(ctx context.Context, no uint64, why string) {
 	t.mu.Lock()
-	known := t.fencing.State != fence.PhaseIdle && t.fencing.Lease.No >= no
+	known := t.fencing.State != fence.PhaseIdle && t.ours(t.fencing.Lease) && t.fencing.Lease.No >= no
 	l := t.deadline(no, t.clock())
 	t.mu.Unlock()
 	if !known {
@@ -371,7 +376,7 @@ func (t *tenure) deadline(no uint64, until lease.Moment) fence.Lease {
 	if no == t.holder.No() && t.holder.Save().TTL != 0 {
 		ttl = t.holder.Save().TTL
 	}
-	return fence.Lease{No: no, Boot: t.boot, Round: t.state().Failover().Round, Until: until, Fence: t.timers.Fence, TTL: ttl, Root: t.root}
+	return fence.Lease{Node: t.self, No: no, Boot: t.boot, Round: t.state().Failover().Round, Until: until, Fence: t.timers.Fence, TTL: ttl, Root: t.root}
 }
 
 // try is ask, where the next look repeats what did not work.
@@ -405,7 +410,7 @@ func (t *tenure) ask(ctx context.Context, f func(context.Context) (fence.Status,
 		}
 	}
 	t.fencing, t.heard, t.known, t.mute = st, t.clock(), true, false
-	if st.State == fence.PhaseFenced && st.Lease.Boot == t.boot {
+	if st.State == fence.PhaseFenced && t.ours(st.Lease) {
 		t.stopped = max(t.stopped, st.Lease.No)
 	}
 	return err
@@ -602,8 +607,10 @@ func (t *tenure) adopt(ctx context.Context) {
 		return
 	}
 	t.mu.Lock()
-	// In arming this node has written without a lease up to its first one.
-	if f.Mode == state.FailoverArming && t.round != f.Round {
+	// In arming a primary has written without a lease up to its first one, and until the
+	// leader has heard it under that nobody is failed over by time. Who has nothing to write
+	// is not waited for: it writes once a beat was answered, like everybody later.
+	if f.Mode == state.FailoverArming && t.round != f.Round && slices.Contains(s.NotHeard(nil), t.self) {
 		t.holder.Take(now, l.No, f.Timers)
 	} else {
 		t.holder.Grant(l.No, f.Timers)
@@ -631,7 +638,7 @@ func (t *tenure) arm(ctx context.Context, l fence.Lease) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if got := t.fencing; got.State != fence.PhaseArmed || got.Lease.No != l.No || got.Lease.Until < l.Until {
+	if got := t.fencing; got.State != fence.PhaseArmed || !t.ours(got.Lease) || got.Lease.No != l.No || got.Lease.Until < l.Until {
 		return errActed
 	}
 	return nil

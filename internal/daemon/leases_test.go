@@ -1,13 +1,19 @@
 package daemon
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/fence"
 	"github.com/flocker-io/flocker/internal/lease"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -140,6 +146,96 @@ func TestSafetyOfAMuteFencer(t *testing.T) {
 			t.Errorf("profile %s: the leader promotes before a watchdog that does not run is told of", name)
 		}
 	}
+}
+
+// A machine that was removed from the cluster and has joined again in the same boot is
+// another node: what its fencer remembers of the former one is no lease of this one, nor a
+// proof that anything under one of this node's leases is stopped.
+func TestFencerOfAnotherNode(t *testing.T) {
+	for of, ours := range map[volume.NodeID]bool{nodeID("n1"): true, nodeID("n9"): false, "": true} {
+		n := newTenure()
+		n.self, n.boot, n.clock = nodeID("n1"), "b", func() lease.Moment { return 1 }
+		st := fence.Status{Boot: "b", State: fence.PhaseFenced, Saved: lease.Saved{No: 50, Begun: true, Over: true},
+			Lease: fence.Lease{Node: of, No: 50, Boot: "b", Round: 3}}
+		if err := n.ask(t.Context(), func(context.Context) (fence.Status, error) { return st, nil }); err != nil {
+			t.Fatal(err)
+		}
+		n.recall()
+		want := uint64(0)
+		if ours {
+			want = 50
+		}
+		if n.stopped != want || n.holder.No() != want {
+			t.Errorf("a lease of %q: stopped %d, goes on with %d, want %d", of, n.stopped, n.holder.No(), want)
+		}
+	}
+}
+
+// armable is a fencer that takes whatever it is told.
+type armable struct {
+	Fencer
+}
+
+func (armable) Arm(_ context.Context, l fence.Lease) (fence.Status, error) {
+	return fence.Status{Boot: l.Boot, State: fence.PhaseArmed, Lease: l}, nil
+}
+
+// While failover is armed a primary goes on writing under its first lease at once. Who is
+// the primary of nothing is not waited for, so it may write only once it was heard.
+func TestAdoptInArming(t *testing.T) {
+	s := leaseState(t, strings.Fields("arm grant n1 grant n2"))
+	for name, held := range map[string]bool{"n1": true, "n2": false} {
+		n := newTenure()
+		n.self, n.boot, n.fencer, n.log = nodeID(name), "b", armable{}, slog.New(slog.DiscardHandler)
+		n.clock, n.state, n.fresh = func() lease.Moment { return 1 }, func() *state.State { return s }, func() bool { return true }
+		n.moved, n.looked = func() {}, true
+		n.adopt(t.Context())
+		if n.holder.No() != 1 || n.holder.Held(2) != held {
+			t.Errorf("%s: lease %d, held: %v, want %v", name, n.holder.No(), n.holder.Held(2), held)
+		}
+	}
+}
+
+// silent is a fencer that answers from a moment on.
+type silent struct {
+	Fencer
+	from time.Time
+	st   fence.Status
+}
+
+func (f silent) Status(context.Context) (fence.Status, error) {
+	if time.Now().Before(f.from) {
+		return fence.Status{}, errors.New("no answer")
+	}
+	return f.st, nil
+}
+
+// A restarted flockd waits for what its fencer remembers as long as it has not caught up:
+// else it would end a lease that runs.
+func TestRecallLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := leaseState(t, strings.Fields("arm grant n1 complete n1"))
+		began := time.Now()
+		n := newTenure()
+		n.self, n.boot, n.root, n.log = nodeID("n1"), "b", "tank", slog.New(slog.DiscardHandler)
+		n.clock = func() lease.Moment { return lease.Moment(time.Since(began)) + 1 }
+		n.fresh = func() bool { return time.Since(began) > 8*time.Second }
+		n.state, n.news, n.moved, n.count = func() *state.State { return s }, func() <-chan struct{} { return nil }, func() {}, func(string) {}
+		n.leader = func() (volume.NodeID, bool) { return "", false }
+		n.send = func(context.Context, api.BeatRequest) (api.BeatReply, error) { return api.BeatReply{}, errNoLeader }
+		l := fence.Lease{Node: n.self, No: 1, Boot: "b", Round: 1, Until: lease.Moment(time.Hour)}
+		n.fencer = silent{from: began.Add(5 * time.Second), st: fence.Status{Boot: "b", State: fence.PhaseArmed, Lease: l,
+			Saved: lease.Saved{No: 1, TTL: time.Hour, Until: l.Until, Begun: true}}}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { n.run(ctx) })
+		time.Sleep(10 * time.Second)
+		if held, why := n.Held(); !held {
+			t.Errorf("the lease that the fencer remembers is not held: %s", why)
+		}
+		cancel()
+		running.Wait()
+	})
 }
 
 func nodeID(name string) volume.NodeID { return volume.NodeID(fmt.Sprintf("%032s", name[1:])) }

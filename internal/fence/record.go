@@ -25,7 +25,8 @@ type record struct {
 }
 
 // arm lets writers run until l.Until. What is older than what is known changes nothing,
-// and neither does more time for a lease that is over.
+// and neither does more time for a lease that is over. A lease of another node than before
+// is taken when all writers of that one are stopped, whatever its number.
 func (r *record) arm(l Lease) error {
 	switch {
 	case l.Boot != "" && l.Boot != r.Boot:
@@ -37,6 +38,10 @@ func (r *record) arm(l Lease) error {
 	}
 	l.Boot = r.Boot
 	switch {
+	case r.Armed && !l.Of(r.Lease.Node) && !r.Stopped:
+		// The one that this machine was before may still be writing.
+		return fmt.Errorf("lease %d of node %s, which this machine was before, has to end first", r.Lease.No, r.Lease.Node)
+	case r.Armed && !l.Of(r.Lease.Node):
 	case r.Armed && l.No < r.Lease.No:
 		return nil
 	case r.Armed && l.No == r.Lease.No:

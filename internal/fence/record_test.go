@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/lease"
+	"github.com/flocker-io/flocker/internal/volume"
 )
 
 func seconds(s float64) lease.Moment { return lease.Moment(s * float64(time.Second)) }
@@ -41,8 +42,9 @@ func TestRecord(t *testing.T) {
 		word, rest, _ := strings.Cut(call, " ")
 		switch word {
 		case "arm":
-			fmt.Sscanf(rest, "%d until %f", &no, &at)
-			said = r.arm(Lease{No: no, Until: seconds(at), Fence: 5 * time.Second, Root: "tank/flocker"})
+			var node volume.NodeID
+			fmt.Sscanf(rest, "%d until %f as %s", &no, &at, &node)
+			said = r.arm(Lease{Node: node, No: no, Until: seconds(at), Fence: 5 * time.Second, Root: "tank/flocker"})
 		case "fence":
 			fmt.Sscanf(rest, "%d", &no)
 			r.stop(no, "asked")

@@ -9,6 +9,10 @@ import (
 
 // Lease is what the fencer is told of a node's lease: until when writers may run.
 type Lease struct {
+	// Node holds the lease. A machine may be another node than before without a reboot:
+	// one that was removed and has joined again. Numbers of two nodes do not compare. ""
+	// is of a flockd that did not say, and taken for whoever asks.
+	Node volume.NodeID `json:"node,omitempty"`
 	// No and Round are those of the replicated state. No is 0 for writers that run before
 	// the first lease is granted.
 	No    uint64 `json:"no"`
@@ -24,6 +28,9 @@ type Lease struct {
 	// Root is the dataset below which nobody may have anything mounted afterwards.
 	Root string `json:"root"`
 }
+
+// Of says that this is a lease of a node.
+func (l Lease) Of(node volume.NodeID) bool { return l.Node == node || l.Node == "" || node == "" }
 
 // hard is the moment at which the last write must have happened.
 func (l Lease) hard() lease.Moment { return l.Until.Add(l.Fence) }

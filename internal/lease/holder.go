@@ -91,7 +91,8 @@ func (h *Holder) Grant(no uint64, t Timers) {
 // Take is Grant while failover is being armed, when the node writes already without a
 // lease, or under one of other timers: from now on it writes under this one, which runs
 // at once. That is safe because nobody is taken for dead by time before a beat of this
-// number was heard, and the lease runs no longer than one TTL from that beat.
+// number was heard, and the lease runs no longer than one TTL from that beat. It is for
+// primaries only: others are not waited for before failover is automatic.
 func (h *Holder) Take(now Moment, no uint64, t Timers) {
 	if no > h.no {
 		h.Grant(no, t)

@@ -155,6 +155,9 @@ func (f *fencer) do(work func()) (fence.Status, error) {
 func (f *fencer) Arm(_ context.Context, l fence.Lease) (fence.Status, error) {
 	return f.do(func() {
 		switch {
+		case !l.Of(f.lease.Node) && f.state == fence.PhaseArmed:
+			return
+		case !l.Of(f.lease.Node):
 		case l.No < f.lease.No, l.No == f.lease.No && (l.Until <= f.lease.Until || f.state != fence.PhaseArmed):
 			return
 		}

@@ -363,6 +363,10 @@ func (n *node) keepVolumes(now lease.Moment) {
 			n.propose(state.AbortHandoff{ID: v.ID, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Reason: "slow"})
 		case v.Phase == state.PhaseElecting:
 			n.elect(now, i, v)
+		case s.Barred(v.Placement.Primary) && n.w.oneIn(4):
+			n.propose(state.BeginElection{ID: v.ID, Epoch: v.Epoch, Reason: "barred"})
+		case n.w.broken.barredInArming && s.Failover().Enforced() && !s.Node(v.Placement.Primary).Lease.Valid(s.Failover()):
+			n.propose(state.BeginElection{ID: v.ID, Epoch: v.Epoch, Fenced: true, Reason: "barred"})
 		default:
 			n.votes[i] = nil
 		}

@@ -18,7 +18,7 @@ var (
 // rules that a mutant lacks.
 type rules struct {
 	revive, fromAnswer, shortWait, hasty, noProof, forgetful, noPromise, bootMount, unverified,
-	noRevoke, noLease, noCatchUp, guessStop, grantAgrees, anyReign bool
+	noRevoke, noLease, noCatchUp, guessStop, grantAgrees, anyReign, allTake, barredInArming bool
 	first uint64 // seed to begin the search at, where it is rarely found
 }
 
@@ -37,6 +37,7 @@ var mutants = map[string]rules{
 	"a node does not catch up before it acts":                 {noCatchUp: true},
 	"another boot in a beat is taken for the end of a lease":  {guessStop: true, first: 4000},
 	"a grant is taken for the node's agreement":               {grantAgrees: true},
+	"who has no lease is failed over while failover is armed": {barredInArming: true},
 	"a leader that was deposed meanwhile ends leases by time": {anyReign: true, first: 11500},
 }
 
