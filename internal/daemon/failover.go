@@ -59,6 +59,7 @@ type elections struct {
 
 	mu     sync.Mutex
 	open   map[volume.ID]*election
+	barred map[volume.NodeID]time.Time   // since when it was seen that these may not write; look's own
 	wishes map[volume.ID]*placement.Wish // of operators who wait
 	asking map[volume.NodeID]bool
 	passed chan struct{} // closed after the next look
@@ -86,7 +87,7 @@ type answered struct {
 func newElections(leader electorate, now func() time.Time, log *slog.Logger) *elections {
 	return &elections{
 		leader: leader, now: now, log: log, bell: make(chan struct{}, 1),
-		open: map[volume.ID]*election{}, wishes: map[volume.ID]*placement.Wish{}, asking: map[volume.NodeID]bool{}, passed: make(chan struct{}),
+		open: map[volume.ID]*election{}, barred: map[volume.NodeID]time.Time{}, wishes: map[volume.ID]*placement.Wish{}, asking: map[volume.NodeID]bool{}, passed: make(chan struct{}),
 	}
 }
 
@@ -115,12 +116,13 @@ func (e *elections) Run(ctx context.Context, wake <-chan struct{}) error {
 // look does what can be done now, and returns how long nothing will change by itself.
 func (e *elections) look(ctx context.Context, calls *sync.WaitGroup) time.Duration {
 	st := e.leader.State()
+	e.watchBarred(st)
 	var electing []*state.Volume
 	for v := range st.Volumes() {
 		switch {
 		case v.Phase == state.PhaseElecting:
 			electing = append(electing, v)
-		case v.Electable() && st.Stopped(v.Placement.Primary):
+		case v.Electable() && e.lost(st, v.Placement.Primary):
 			e.begin(ctx, st, v)
 		}
 	}
@@ -132,6 +134,24 @@ func (e *elections) look(ctx context.Context, calls *sync.WaitGroup) time.Durati
 	view := placement.NewView(st, reports, e.now())
 	e.askAll(ctx, calls, st, electing, view)
 	return e.decide(ctx, st, electing, view)
+}
+
+// watchBarred notes since when nodes may not write.
+func (e *elections) watchBarred(st *state.State) {
+	for n := range st.Nodes() {
+		if _, ok := e.barred[n.ID]; !st.Barred(n.ID) {
+			delete(e.barred, n.ID)
+		} else if !ok {
+			e.barred[n.ID] = e.now()
+		}
+	}
+}
+
+// lost says that a node is no primary any more: it is stopped, or it had as long to get a
+// lease as one has that lost it.
+func (e *elections) lost(st *state.State, node volume.NodeID) bool {
+	since, ok := e.barred[node]
+	return st.Stopped(node) || ok && st.Barred(node) && e.now().Sub(since) >= timersOf(st).Promote
 }
 
 // begin opens the election of a volume whose primary surely does not write.

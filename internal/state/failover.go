@@ -124,7 +124,7 @@ type (
 		Reign uint64 `json:"reign"`
 	}
 	// BeginElection takes a volume from its primary: epoch+1, no primary. It is refused
-	// unless the state proves that the primary does not write (State.Stopped), or an
+	// unless the state proves that the primary does not write (State.Barred), or an
 	// operator has said that it is off (Fenced).
 	BeginElection struct {
 		ID     volume.ID    `json:"id"`
@@ -209,6 +209,19 @@ func (s *State) Reign() uint64 {
 func (s *State) Stopped(id volume.NodeID) bool {
 	n, f := s.Node(id), s.Failover()
 	return n == nil || n.Removed || n.Lost || f.Enforced() && n.Lease.Round == f.Round && n.Lease.Revoked
+}
+
+// Barred says that a node surely writes nothing: it is stopped, or failover is automatic
+// and it holds no valid lease. Who had anything to write when failover became automatic
+// was heard under its lease; who has become a primary since has read of automatic failover
+// before, and so writes under a lease only, which the state would have. Of a node that a
+// recovery has left behind none of this is known: it reads another log.
+//
+// It differs from Stopped in that a node may be so for a moment, as one that has just
+// joined: its volumes are not taken from it by what makes it so.
+func (s *State) Barred(id volume.NodeID) bool {
+	n, f := s.Node(id), s.Failover()
+	return s.Stopped(id) || f.Mode == FailoverAutomatic && !n.Lost && !n.Lease.Valid(f)
 }
 
 func (t *txn) setFailover(f Failover) {
@@ -374,7 +387,7 @@ func (t *txn) beginElection(c BeginElection) Result {
 	if !v.Electable() {
 		return failed(volume.CodeConflict, "volume %q is %s", v.Name, v.Phase)
 	}
-	if !c.Fenced && !t.s.Stopped(v.Placement.Primary) {
+	if !c.Fenced && !t.s.Barred(v.Placement.Primary) {
 		return failed(volume.CodeConflict, "volume %q: nothing proves that its primary %s does not write", v.Name, t.s.NodeName(v.Placement.Primary))
 	}
 	t.elect(v, c.Reason)

@@ -16,8 +16,8 @@ type RemoveNode struct {
 	ID   volume.NodeID `json:"id"`
 	Dead bool          `json:"dead,omitempty"`
 	// Fenced, of a dead one, is an operator's word that it is off and stays off. It is
-	// needed where the node might write: where it is a primary and its lease of this
-	// round is not revoked.
+	// needed where the node might write: where it holds a lease, as one does that is not
+	// failed over by time, or where it is a primary and is not barred (State.Barred).
 	Fenced bool `json:"fenced,omitempty"`
 	// Lose are volumes that are given up because no other node has a whole copy. One
 	// of which no other node is to have a copy at all, and that is not named here, makes
@@ -136,9 +136,9 @@ func (t *txn) mayLeave(c RemoveNode, n *Node, on []Volume) *Result {
 		r = failed(volume.CodeRefused, "node %s still has copies of %s", n.Name, few(holds))
 	case len(only) > 0:
 		r = failed(volume.CodeRefused, "node %s has the only copy of %s", n.Name, few(only))
-	case c.Dead && f.Enforced() && n.Lease.Valid(f):
+	case c.Dead && f.Enforced() && n.Lease.Valid(f) && !c.Fenced:
 		r = failed(volume.CodeConflict, "node %s holds a lease, so it counts as alive", n.Name)
-	case c.Dead && len(writes) > 0 && !t.s.Stopped(n.ID) && !c.Fenced:
+	case c.Dead && len(writes) > 0 && !t.s.Barred(n.ID) && !c.Fenced:
 		r = failed(volume.CodeRefused, "nothing proves that node %s does not write %s", n.Name, few(writes))
 	default:
 		return nil
