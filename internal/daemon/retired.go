@@ -9,6 +9,7 @@ import (
 
 	"github.com/flocker-io/flocker/internal/agent"
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/fence"
 )
 
 // retired is a node that was taken out of its cluster: why, and what is still wrong. It
@@ -71,18 +72,26 @@ func (d *Daemon) stopWriters(ctx context.Context, r *retired) {
 	}
 }
 
+// retiredHold tells our own stop from an operator's.
+const retiredHold = "this node is no member of its cluster any more"
+
 // stopOnce asks the fencer, or does it here where there is none.
 func (d *Daemon) stopOnce(ctx context.Context, root string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	err := errors.New("this node has no fencer")
 	if f := d.parts.Fencer; f != nil {
-		s, ferr := f.Status(ctx)
-		if ferr == nil && s.Operator {
+		var s fence.Status
+		s, err = f.Status(ctx)
+		switch {
+		case err != nil:
+		case s.Operator && s.Reason != retiredHold && s.State == fence.PhaseFenced:
 			return nil // an operator keeps them stopped
-		}
-		if err = ferr; err == nil {
-			_, err = f.Hold(ctx, root, "this node is no member of its cluster any more")
+		case s.Operator && s.Reason != retiredHold:
+			return errors.New("the writers that an operator wants stopped still run")
+		default:
+			// Also where an attempt of before has not come to its end.
+			_, err = f.Hold(ctx, root, retiredHold)
 		}
 		if err == nil {
 			// Nothing can be mounted any more, so nothing has to be held back.
