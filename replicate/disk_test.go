@@ -451,6 +451,20 @@ func TestNamesByHand(t *testing.T) {
 	})
 }
 
+// A copy that zfs does not find and yet lists is not one that is not there.
+func TestDoubtfulCopy(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		b.host.Fail("dataset", string(testVol), 0, zfs.ErrNotFound)
+		if s, err := b.eng().look(context.Background(), testVol, true); err == nil {
+			t.Errorf("looked at: %+v", s)
+		}
+	})
+}
+
 // Not to know is not to have none, and what the disk says counts.
 func TestHolds(t *testing.T) {
 	inBubble(t, "a b", func(w *world) {

@@ -19,6 +19,8 @@ var kinds = []struct {
 	{"unable to open /dev/zfs", ErrNoZFS},
 	{"the zfs utilities must be run as root", ErrNoZFS},
 	{"failed to initialize zfs library", ErrNoZFS},
+	// The loader's word for a library of the command, which is no word about a dataset.
+	{"error while loading shared libraries", ErrNoZFS},
 	{"pool i/o is currently suspended", ErrSuspended},
 	{"i/o is currently suspended", ErrSuspended},
 

@@ -36,6 +36,7 @@ type Disk interface {
 	Snapshots(ctx context.Context, root string, recursive bool) ([]zfs.Snapshot, error)
 	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
 	SetProperties(ctx context.Context, name string, props map[string]string) error
+	Inherit(ctx context.Context, name, prop string) error
 	Rename(ctx context.Context, from, to string) error
 	Destroy(ctx context.Context, name string) error
 	DestroySnapshots(ctx context.Context, dataset string, snaps []string) error

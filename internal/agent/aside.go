@@ -347,6 +347,10 @@ func (a *Agent) adopt(ctx context.Context, v *state.Volume, props map[string]str
 		}
 		return err
 	}
+	// When it was set aside says nothing about the volume, nor about the next time.
+	if err := a.zfs.Inherit(ctx, from, propAside); err != nil {
+		return err
+	}
 	defer a.LookAside()
 	return a.zfs.Rename(ctx, from, to)
 }

@@ -314,7 +314,7 @@ func TestAdopt(t *testing.T) {
 	from, to := "tank/flocker-aside/"+name, "tank/flocker/"+string(vol2)
 	begin := func(t *testing.T) (*Agent, *zfsfake.Host, *fixed) {
 		a, host, f, _ := quiet(t)
-		must(t, host.CreateFilesystem(ctx, from, map[string]string{"readonly": "on"}), host.Snapshot(ctx, []string{from + "@flk-0000000000000005-000000000009"}, nil))
+		must(t, host.CreateFilesystem(ctx, from, map[string]string{"readonly": "on", propAside: "2026-01-01T00:00:00Z it went its own way"}), host.Snapshot(ctx, []string{from + "@flk-0000000000000005-000000000009"}, nil))
 		f.apply(t, state.CreateVolume{ID: vol2, Name: "back", Placement: volume.Placement{Primary: self}, Adopt: name, After: 5})
 		return a, host, f
 	}
@@ -332,6 +332,9 @@ func TestAdopt(t *testing.T) {
 		d, err := host.Dataset(ctx, to)
 		if err != nil || exists(t, host, from) || d.User[propVolume] != string(vol2) || d.Mountpoint != "/v/"+string(vol2) {
 			t.Errorf("adopted: %+v, %v", d, err)
+		}
+		if note := d.User[propAside]; note != "" {
+			t.Errorf("the volume carries the note of a set-aside copy: %s", note)
 		}
 		f.apply(t, state.ConfirmCreate{ID: vol2, Epoch: f.s.Volume(vol2).Epoch})
 		if f.s.Volume(vol2).Adopt != "" {

@@ -59,5 +59,6 @@ func partOf(parent, dataset string) (volume.ID, bool) {
 // User properties on datasets.
 const (
 	propVolume = "flocker:volume"
+	propAside  = "flocker:aside" // of a copy set aside: when, and why
 	propEpoch  = "flocker:epoch"
 )
