@@ -63,6 +63,48 @@ func (c *Cluster) canary(ctx context.Context) {
 	}
 }
 
+// A leader whose disk is slow, but does not hang, commits, and keeps its followers; yet
+// what waits for its proofs, as the beats of leases do, waits too long, and every node
+// stops its writers. So after slowBarriers in a row that took longer than the others wait
+// for each other, it hands leadership over; not again for a while, since the other disks
+// may be no better, and each new leader has to wait for everybody anew.
+const (
+	slowBarriers = 3
+	slowAgain    = 2 * time.Minute
+	leastSlow    = 1500 * time.Millisecond
+)
+
+// sluggish counts slow Barriers. It is not safe for concurrent use.
+type sluggish struct {
+	late int
+	rest time.Time // until then leadership is kept
+}
+
+// note a Barrier. It returns true when leadership is to be handed over.
+func (s *sluggish) note(now time.Time, took, limit time.Duration) bool {
+	if took <= limit {
+		s.late = 0
+		return false
+	}
+	if s.late++; s.late < slowBarriers || now.Before(s.rest) {
+		return false
+	}
+	s.late, s.rest = 0, now.Add(slowAgain)
+	return true
+}
+
+// giveWay hands leadership over because this node's disk is slow.
+func (c *Cluster) giveWay() {
+	c.log.Warn("the Raft log is written slowly here; handing leadership over", "barriers", slowBarriers, "each", ">"+c.slowBarrier().String())
+	ctx, cancel := context.WithTimeout(c.stopCtx, 2*c.cfg.Timing.Election)
+	defer cancel()
+	if err := c.Abdicate(ctx); err != nil {
+		c.log.Warn("no other node can lead, and leases are renewed late", "err", err)
+	}
+}
+
+func (c *Cluster) slowBarrier() time.Duration { return max(c.cfg.Timing.Heartbeat, leastSlow) }
+
 // ioWatch knows since when a write of the Raft log is under way. Raft writes from
 // one goroutine.
 type ioWatch struct {

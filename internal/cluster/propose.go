@@ -132,6 +132,7 @@ type barrierBatch struct {
 	mu      sync.Mutex
 	running bool
 	next    *barrierRound
+	slow    sluggish // of whoever runs them
 }
 
 type barrierRound struct {
@@ -184,11 +185,15 @@ func (c *Cluster) runBarriers(r *raft.Raft) {
 			return
 		}
 		b.mu.Unlock()
+		began := time.Now()
 		if err := r.Barrier(enqueueTimeout).Error(); err != nil {
 			round.err = c.raftError(r, err)
 		} else {
 			round.index = c.State().Index
 		}
 		close(round.done)
+		if now := time.Now(); b.slow.note(now, now.Sub(began), c.slowBarrier()) {
+			c.goRun(c.giveWay)
+		}
 	}
 }

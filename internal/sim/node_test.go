@@ -282,7 +282,7 @@ func (n *node) follow() {
 			n.fencer.armed = false
 		case mine && held.Revoked:
 			n.holder.Revoke(now, held.No)
-		case mine && f.Mode == state.FailoverArming && (n.w.broken.allTake || slices.Contains(s.NotHeard(nil), n.id())):
+		case mine && f.Mode == state.FailoverArming && slices.Contains(s.NotHeard(nil), n.id()):
 			n.holder.Take(now, held.No, f.Timers)
 		case mine:
 			n.holder.Grant(held.No, f.Timers)

@@ -18,7 +18,7 @@ var (
 // rules that a mutant lacks.
 type rules struct {
 	revive, fromAnswer, shortWait, hasty, noProof, forgetful, noPromise, bootMount, unverified,
-	noRevoke, noLease, noCatchUp, guessStop, grantAgrees, anyReign, allTake, barredInArming bool
+	noRevoke, noLease, noCatchUp, guessStop, grantAgrees, anyReign, barredInArming bool
 	first uint64 // seed to begin the search at, where it is rarely found
 }
 
