@@ -505,11 +505,7 @@ func TestHolds(t *testing.T) {
 // their node makes anyway.
 func TestIdleReplicaCostsNothing(t *testing.T) {
 	inBubble(t, "a b", func(w *world) {
-		a, b := w.node("a"), w.node("b")
-		a.create()
-		a.write("f", "1")
-		w.assign(1, "a", "b")
-		w.waitFor("in sync", w.inSync("a", "b"))
+		a, b := w.pair("1")
 		for range 2 {
 			time.Sleep(time.Minute)
 			b.host.ResetCommands()

@@ -155,11 +155,7 @@ func TestSkippedIsNotAcked(t *testing.T) {
 // ask, and gets another.
 func TestVanishedReplica(t *testing.T) {
 	inBubble(t, "a b", func(w *world) {
-		a, b := w.node("a"), w.node("b")
-		a.create()
-		a.write("f", "1")
-		w.assign(1, "a", "b")
-		w.waitFor("in sync", w.inSync("a", "b"))
+		a, b := w.pair("1")
 		w.must(b.host.Destroy(context.Background(), b.dataset()))
 		w.waitFor("seeded again", func() bool { return a.streams(kindFull) == 2 && w.inSync("a", "b")() })
 	})

@@ -63,11 +63,7 @@ func TestNothingInCommon(t *testing.T) {
 // written, never rolled back.
 func TestModifiedReplica(t *testing.T) {
 	inBubble(t, "a b", func(w *world) {
-		a, b := w.node("a"), w.node("b")
-		a.create()
-		a.write("f", "one")
-		w.assign(1, "a", "b")
-		w.waitFor("in sync", w.inSync("a", "b"))
+		a, b := w.pair("one")
 		b.write("vandal", "was here")
 		a.write("f", "two")
 		w.waitFor("in sync", w.inSync("a", "b"))
@@ -81,11 +77,7 @@ func TestModifiedReplica(t *testing.T) {
 // A replica out of space says so, keeps what it has, and goes on from there.
 func TestNoSpace(t *testing.T) {
 	inBubble(t, "a b", func(w *world) {
-		a, b := w.node("a"), w.node("b")
-		a.create()
-		a.write("f", "one")
-		w.assign(1, "a", "b")
-		w.waitFor("in sync", w.inSync("a", "b"))
+		a, b := w.pair("one")
 		told := func() int {
 			return a.count(func(ev Event) bool { c, ok := ev.(LinkChanged); return ok && c.Err != nil })
 		}
@@ -335,7 +327,7 @@ func TestFlush(t *testing.T) {
 		go func() { failed <- a.eng().Sync(ctx, testVol) }()
 		synctest.Wait()
 		w.assign(2, "b", "a")
-		if err := <-failed; volume.CodeOf(err) != volume.CodeConflict {
+		if err := hear(t, "the sync to end", failed); volume.CodeOf(err) != volume.CodeConflict {
 			t.Errorf("Sync when the epoch ended: %v", err)
 		}
 	})
@@ -515,7 +507,7 @@ func TestPrimaryHalfAside(t *testing.T) {
 			return nil
 		}})
 		w.assign(2, "b", "a", "c")
-		<-promoted
+		hear(t, "the fork to be promoted", promoted)
 		w.assign(3, "a", "b", "c")
 		time.Sleep(time.Minute)
 		if !a.eng().Positions()[testVol].IsZero() {
@@ -539,17 +531,13 @@ func TestPrimaryHalfAside(t *testing.T) {
 // promotion waits for it.
 func TestSettleWhileAssigned(t *testing.T) {
 	inBubble(t, "a b", func(w *world) {
-		a, b := w.node("a"), w.node("b")
-		a.create()
-		a.write("f", "one")
-		w.assign(1, "a", "b")
-		w.waitFor("in sync", w.inSync("a", "b"))
+		_, b := w.pair("one")
 		b.host.Slow("dataset", "", time.Second)
 		done := make(chan error)
 		go func() { done <- b.eng().Settle(context.Background(), testVol) }()
 		synctest.Wait()
 		w.assign(2, "b", "a")
-		if err := <-done; err != nil {
+		if err := hear(t, "the settling to end", done); err != nil {
 			t.Errorf("settling while the node becomes primary: %v", err)
 		}
 	})

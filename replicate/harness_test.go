@@ -440,6 +440,28 @@ func (w *world) waitFor(what string, cond func() bool) {
 	}
 }
 
+// pair is the primary a, whose file f has this content, and its replica b, in sync.
+func (w *world) pair(content string) (a, b *node) {
+	a, b = w.node("a"), w.node("b")
+	a.create()
+	a.write("f", content)
+	w.assign(1, "a", "b")
+	w.waitFor("in sync", w.inSync("a", "b"))
+	return a, b
+}
+
+// hear waits for word of another goroutine. In a bubble whose engines go on, a bare
+// receive would wait for ever instead of failing.
+func hear[T any](tb testing.TB, what string, from <-chan T) (word T) {
+	tb.Helper()
+	select {
+	case word = <-from:
+	case <-time.After(10 * time.Minute):
+		tb.Fatalf("waited ten minutes for: %s", what)
+	}
+	return word
+}
+
 // alike says that a replica holds the primary's data of now.
 func (w *world) alike(primary, replica string) func() bool {
 	return func() bool {

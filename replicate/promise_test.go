@@ -32,7 +32,7 @@ func TestPromiseEndsReceives(t *testing.T) {
 			return context.Cause(ctx)
 		}})
 		a.write("f", "late")
-		<-receiving
+		hear(t, "the receive to begin", receiving)
 		p := b.promise(2)
 		if !p.Exists || p.Newest.GUID != guid || p.Epoch != 2 {
 			t.Errorf("the promise is %+v, want guid %d", p, guid)
@@ -83,11 +83,7 @@ func TestPromiseOfPrimary(t *testing.T) {
 // and after a restart the one of the newest snapshot on the disk, never later.
 func TestPromisedAsOf(t *testing.T) {
 	inBubble(t, "a b", func(w *world) {
-		a, b := w.node("a"), w.node("b")
-		a.create()
-		a.write("f", "1")
-		w.assign(1, "a", "b")
-		w.waitFor("in sync", w.inSync("a", "b"))
+		a, b := w.pair("1")
 		taken := a.link("b").Acked.Taken
 		time.Sleep(5 * time.Minute) // an idle volume gets old
 		idle := b.promise(2)
