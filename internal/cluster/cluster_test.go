@@ -423,6 +423,28 @@ func TestDiskHangs(t *testing.T) {
 	})
 }
 
+// A leader whose disk is slow proves its lead too late for those who wait, though it never
+// hangs: another one leads.
+func TestDiskIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		defer l.close()
+		l.form(3)
+		slow := l.leader()
+		slow.disk.Slow(2 * time.Second)
+		defer slow.disk.Slow(0)
+		l.eventually("another one leads", func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			slow.cluster().Barrier(ctx) // as each beat asks for one
+			return !slow.cluster().IsLeader()
+		})
+		if l.leader() == slow {
+			t.Error("it leads again")
+		}
+	})
+}
+
 // An entry that this version does not know stops the node; it does not skip it.
 func TestUnknownCommand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

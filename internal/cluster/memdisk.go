@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -23,6 +24,7 @@ type MemDisk struct {
 	store *raft.InmemStore
 	snaps *memSnapshots
 	stall bool
+	slow  time.Duration
 }
 
 // NewMemDisk is an empty disk.
@@ -38,6 +40,13 @@ func (d *MemDisk) Stall(on bool) {
 	defer d.mu.Unlock()
 	d.stall = on
 	d.cond.Broadcast()
+}
+
+// Slow makes every write to the Raft log take so long.
+func (d *MemDisk) Slow(each time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.slow = each
 }
 
 func (d *MemDisk) lockForWrite() {
@@ -112,7 +121,9 @@ func (l memLogs) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Log{e}
 
 func (l memLogs) StoreLogs(entries []*raft.Log) error {
 	l.disk.lockForWrite()
+	slow := l.disk.slow
 	l.disk.mu.Unlock()
+	time.Sleep(slow)
 	return l.InmemStore.StoreLogs(entries)
 }
 
