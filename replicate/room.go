@@ -99,7 +99,7 @@ func (e *Engine) turnsAway(id volume.ID) string {
 	return e.room.turnsAway(e.misfits[id], time.Now())
 }
 
-// askRoom asks zfs how much is free, at most once a second.
+// askRoom asks zfs how much there is and how much of it is free, at most once a second.
 func (e *Engine) askRoom(ctx context.Context) error {
 	asked := time.Now()
 	e.mu.Lock()
@@ -114,7 +114,7 @@ func (e *Engine) askRoom(ctx context.Context) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.room.free, e.room.at = d.Available, asked
+	e.room.size, e.room.free, e.room.at = d.Available+d.Used, d.Available, asked
 	return nil
 }
 

@@ -271,6 +271,7 @@ func (a *Agent) dropSettled(ctx context.Context, v *state.Volume, ds string) (as
 	if err := a.destroy(ctx, ds); err != nil {
 		return "", err
 	}
+	a.repl.Refresh(v.ID) // nothing is there any more that it could build on
 	a.log.Info("a copy that is needed no more is gone", "volume", v.ID, "name", v.Name)
 	return "", nil
 }

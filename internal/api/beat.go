@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/lease"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -18,6 +19,9 @@ type BeatRequest struct {
 	Safety volume.Safety `json:"safety,omitempty"`
 	// Problem says why the node can hold no lease at present: such a beat renews nothing.
 	Problem string `json:"problem,omitempty"`
+	// At is the node's own time, as in its reports: with a lease that runs it proves that
+	// something may have been written so late.
+	At time.Time `json:"at,omitzero"`
 }
 
 // BeatReply answers it.

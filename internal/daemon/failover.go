@@ -44,6 +44,9 @@ type electorate interface {
 	placement.Cluster
 	// Promise asks one node. It blocks until that has answered, or ctx ends.
 	Promise(ctx context.Context, node volume.NodeID, req api.PromiseRequest) (api.PromiseReply, error)
+	// Life is when, by its own time, a node last said that its last lease runs; zero: not
+	// known. It never blocks.
+	Life(node volume.NodeID) time.Time
 }
 
 // elections gets every volume that has lost its primary another one: it collects the
@@ -183,9 +186,19 @@ func (e *elections) follow(st *state.State, electing []*state.Volume, reports ma
 		// What the old primary said last while it was one. Later reports tell of another
 		// role, and of a life that nobody could write in.
 		if h := reports[v.Election.Was]; h.Report != nil && h.Report.Applied < v.Changed {
-			el.life, el.links = h.Report.At, linksIn(h.Report, v.ID)
+			el.life, el.links = later(el.life, h.Report.At), linksIn(h.Report, v.ID)
 		}
+		// A beat is often newer than the report: the node may have written until then, so the
+		// bound of what is lost grows with it. It does not beat so after its lease.
+		el.life = later(el.life, e.leader.Life(v.Election.Was))
 	}
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 func linksIn(r *volume.Report, id volume.ID) []volume.LinkStatus {
@@ -473,6 +486,15 @@ func (l leaderView) Promise(ctx context.Context, node volume.NodeID, req api.Pro
 		return l.m.Promise(ctx, req)
 	}
 	return l.m.client(node).Promise(ctx, req)
+}
+
+// Life implements electorate.
+func (l leaderView) Life(node volume.NodeID) time.Time {
+	keeper, n := l.m.leases.Load(), l.m.cluster.State().Node(node)
+	if keeper == nil || n == nil {
+		return time.Time{}
+	}
+	return keeper.life(node, n.Lease.No)
 }
 
 // FailoverVolume implements api.Backend.

@@ -29,6 +29,14 @@ type voters struct {
 	reports map[volume.NodeID]placement.Heard
 	calls   map[volume.NodeID]int
 	changed chan struct{}
+	life    time.Time // of n1, by its beats
+}
+
+func (f *voters) Life(node volume.NodeID) time.Time {
+	if node != "n1" {
+		return time.Time{}
+	}
+	return f.life
 }
 
 func (f *voters) State() *state.State {
@@ -242,6 +250,27 @@ func TestElectionHeldByMaxLoss(t *testing.T) {
 			t.Errorf("primary is %q, want n3", got)
 		}
 	})
+}
+
+// What the old primary may have written after its last report counts, too, where a beat
+// proves that it lived on: with the report alone 55 s are lost, and 70 s are too many.
+func TestElectionCountsBeats(t *testing.T) {
+	for _, tt := range []struct {
+		life time.Duration // before now; 0: no beat is known
+		want volume.NodeID
+	}{{0, "n3"}, {30 * time.Second, "n3"}, {5 * time.Second, ""}} {
+		elect(t, nil, func(f *voters, e *elections) {
+			if tt.life != 0 {
+				f.life = time.Now().Add(-tt.life)
+			}
+			f.answers("n3", holds(6, 75*time.Second))
+			f.lose()
+			time.Sleep(time.Minute)
+			if got := f.primary(); got != tt.want {
+				t.Errorf("its last beat was %s ago: primary is %q, want %q; %v", tt.life, got, tt.want, e.waits())
+			}
+		})
+	}
 }
 
 // A wish that could not be granted is forgotten: nothing happens behind the back of

@@ -54,6 +54,7 @@ type tenure struct {
 	self    volume.NodeID
 	boot    string
 	clock   func() lease.Moment
+	wall    func() time.Time                             // as in reports
 	root    string                                       // dataset of the volumes; "": a witness, which needs no lease
 	fencer  Fencer                                       // nil: none
 	instead func(ctx context.Context, root string) error // stops all writers when the fencer is gone; nil: nobody does
@@ -559,7 +560,7 @@ func (t *tenure) compose(now lease.Moment, s *state.State) api.BeatRequest {
 	t.follow(now, s)
 	f, n := s.Failover(), s.Node(t.self)
 	req := api.BeatRequest{
-		Node: t.self, Round: f.Round, Beat: t.holder.Beat(now), Safety: t.safety(now), Problem: t.problem(now),
+		Node: t.self, Round: f.Round, Beat: t.holder.Beat(now), Safety: t.safety(now), Problem: t.problem(now), At: t.wall(),
 	}
 	req.Beat.Boot = t.boot
 	if n == nil || !f.Enforced() {

@@ -35,6 +35,10 @@ type leases struct {
 type beat struct {
 	api.BeatRequest
 	at lease.Moment
+	// life is when, by its own time, it last beat under a lease that ran, and lived that
+	// lease's number.
+	life  time.Time
+	lived uint64
 }
 
 // leasesEvery is how often the leader looks, at most: lease.Keeper must be told the
@@ -145,11 +149,31 @@ func patience(s *state.State, granted, now volume.Safety) time.Duration {
 func (l *leases) note(now lease.Moment, req api.BeatRequest) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.beats[req.Node] = beat{req, now}
+	l.beats[req.Node] = l.beats[req.Node].then(req, now)
 	select {
 	case l.wake <- struct{}{}:
 	default:
 	}
+}
+
+// then is the beat after b.
+func (b beat) then(req api.BeatRequest, now lease.Moment) beat {
+	next := beat{BeatRequest: req, at: now, life: b.life, lived: b.lived}
+	if req.Beat.No != 0 && !req.Beat.Want && req.Problem == "" {
+		next.life, next.lived = req.At, req.Beat.No
+	}
+	return next
+}
+
+// life is when a node last said that its lease of this number runs, by its own time; zero
+// when this leader has not heard that.
+func (l *leases) life(node volume.NodeID, no uint64) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if b := l.beats[node]; b.lived == no {
+		return b.life
+	}
+	return time.Time{}
 }
 
 // answer says whether a beat may be answered that arrived at that moment, after a proof

@@ -290,6 +290,29 @@ func leaseState(t *testing.T, words []string) *state.State {
 	return s
 }
 
+// Only a beat of a lease that runs proves that something may be written.
+func TestBeatsProveLife(t *testing.T) {
+	at := func(s int64) time.Time { return time.Unix(s, 0) }
+	var b beat
+	for i, tt := range []struct {
+		beat    lease.Beat
+		problem string
+		lived   uint64
+		life    int64
+	}{
+		{beat: lease.Beat{Want: true}},
+		{beat: lease.Beat{No: 3}, lived: 3, life: 1},
+		{beat: lease.Beat{No: 3}, problem: "its fencer does not run", lived: 3, life: 1},
+		{beat: lease.Beat{No: 3, Want: true}, lived: 3, life: 1},
+		{beat: lease.Beat{No: 4}, lived: 4, life: 4},
+	} {
+		b = b.then(api.BeatRequest{Beat: tt.beat, Problem: tt.problem, At: at(int64(i))}, 0)
+		if b.lived != tt.lived || tt.lived != 0 && !b.life.Equal(at(tt.life)) || b.Beat != tt.beat {
+			t.Errorf("after beat %d it lived %d at %s, want %d at %s", i, b.lived, b.life, tt.lived, at(tt.life))
+		}
+	}
+}
+
 func readLeaseView(t *testing.T, s *state.State, words []string) leaseView {
 	t.Helper()
 	v := leaseView{state: s, nodes: map[volume.NodeID]lessee{}, heard: map[volume.NodeID]uint64{}}

@@ -84,7 +84,7 @@ func (w *tenureWorld) start() {
 	n := newTenure()
 	n.self, n.boot, n.root, n.log = nodeID("n1"), "b", "tank/flocker", slog.New(slog.DiscardHandler)
 	n.clock = func() lease.Moment { return w.now }
-	n.fencer = &w.fencer
+	n.fencer, n.wall = &w.fencer, time.Now
 	n.state = func() *state.State {
 		if w.state == nil || w.of != w.seen {
 			w.state, w.of = leaseState(w.t, w.agreed[:w.seen]), w.seen
