@@ -61,6 +61,10 @@ race:
 unit: ## all tests without machines: unit, simulation, scenarios, stories on the fake
 	$(go_test) $(packages)
 
+.PHONY: histories
+histories: ## random histories that nobody has seen yet
+	FLOCKER_SEEDS=new $(go_test) ./internal/sim ./internal/scenario ./replicate -run 'TestOneWriter|TestStorms|TestLinearizable|TestHistories'
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (5s)
 	@TAGS=$(TAGS) tools/fuzz $(FUZZTIME)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/test/firstseed"
 	"github.com/flocker-io/flocker/zfs"
 	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
@@ -54,7 +55,7 @@ func TestHistories(t *testing.T) {
 	if testing.Short() {
 		n = min(n, 300)
 	}
-	first := uint64(time.Now().UnixNano())
+	first := firstseed.Get()
 	t.Logf("%d histories from seed %d on", n, first)
 	var next atomic.Uint64
 	for range runtime.GOMAXPROCS(0) {

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/flocker-io/flocker/test/firstseed"
 )
 
 var (
@@ -47,7 +49,7 @@ func TestStorms(t *testing.T) {
 	}
 }
 
-// seeds of the histories to run: new ones each time.
+// seeds of the histories to run.
 func seeds(t *testing.T, n, short int) []uint64 {
 	if *seedFlag != 0 {
 		return []uint64{*seedFlag}
@@ -55,7 +57,7 @@ func seeds(t *testing.T, n, short int) []uint64 {
 	if testing.Short() {
 		n = min(n, short)
 	}
-	first := uint64(time.Now().UnixNano())
+	first := firstseed.Get()
 	t.Logf("%d seeds from %d", n, first)
 	out := make([]uint64, n)
 	for i := range out {

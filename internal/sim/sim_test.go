@@ -6,7 +6,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
+
+	"github.com/flocker-io/flocker/test/firstseed"
 )
 
 var (
@@ -69,7 +70,7 @@ func TestOneWriter(t *testing.T) {
 	if testing.Short() {
 		n = min(n, 500)
 	}
-	first := uint64(time.Now().UnixNano())
+	first := firstseed.Get()
 	t.Logf("seeds from %d", first)
 	var sum tally
 	var mu sync.Mutex
