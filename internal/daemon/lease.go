@@ -95,7 +95,7 @@ type tenure struct {
 }
 
 func newTenure() *tenure {
-	return &tenure{holder: lease.NewHolder(), timers: lease.Default, changed: make(chan struct{})}
+	return &tenure{holder: lease.NewHolder(), timers: lease.Default, wall: time.Now, changed: make(chan struct{})}
 }
 
 // Held says whether this node may write now, and if not, why: it is agent.Lease.

@@ -16,7 +16,7 @@ import (
 // back on another node by themselves, what is missing is only what came after the
 // point that was reported, and when the node returns, what it alone had is kept where
 // it can be found.
-func TestFailover(t *testing.T) {
+func TestCoreFailover(t *testing.T) {
 	c := start(t)
 	c.Step("failover becomes automatic by itself", func() { c.waitAutomatic() })
 
