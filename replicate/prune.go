@@ -405,7 +405,7 @@ func (e *Engine) destroy(ctx context.Context, list []doomed) (failed map[string]
 
 // stays says that a snapshot cannot be destroyed as long as something else is so.
 func stays(why error) bool {
-	return errors.Is(why, zfs.ErrBusy) || errors.Is(why, zfs.ErrHasClones)
+	return errors.Is(why, zfs.ErrBusy) || errors.Is(why, zfs.ErrInvalid) || errors.Is(why, zfs.ErrHasClones)
 }
 
 // restore takes back a snapshot that could not be destroyed.

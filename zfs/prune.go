@@ -50,6 +50,7 @@ const pruneBatch = 100
 
 // Prune implements System.
 func (h *Host) Prune(ctx context.Context, reqs []PruneRequest) (map[string]error, error) {
+	failed := map[string]error{}
 	byPool := map[string][]PruneRequest{}
 	for _, r := range reqs {
 		err := CheckSnapshot(r.Snapshot)
@@ -57,11 +58,11 @@ func (h *Host) Prune(ctx context.Context, reqs []PruneRequest) (map[string]error
 			err = CheckBookmark(r.mark())
 		}
 		if err := check("prune", err); err != nil {
-			return nil, err
+			failed[r.Snapshot] = err
+			continue
 		}
 		byPool[poolOf(r.Snapshot)] = append(byPool[poolOf(r.Snapshot)], r)
 	}
-	failed := map[string]error{}
 	for _, pool := range slices.Sorted(maps.Keys(byPool)) {
 		for batch := range slices.Chunk(byPool[pool], pruneBatch) {
 			errs, err := h.prune(ctx, pool, batch)

@@ -89,8 +89,8 @@ type System interface {
 	// Prune destroys snapshots of any number of datasets, a hundred in one command and
 	// one transaction group, each first leaving a bookmark when it is asked for. Every
 	// one stands for itself: those that cannot go are in failed, by full name, with
-	// their kind (ErrBusy, ErrHasClones; ErrExists when another snapshot has the
-	// bookmark's name), and one that is gone is no failure. With err, which ones went
+	// their kind (ErrBusy, ErrHasClones; ErrInvalid for a name that cannot be; ErrExists
+	// when another snapshot has the bookmark's name), and one that is gone is no failure. With err, which ones went
 	// is unknown. All of them in one pool or not, mounted or not.
 	Prune(ctx context.Context, reqs []PruneRequest) (failed map[string]error, err error)
 	// DestroyBookmark destroys one; one that is gone is no error.

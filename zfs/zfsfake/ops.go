@@ -683,7 +683,9 @@ func (h *Host) DestroySnapshots(ctx context.Context, ds string, snaps []string) 
 
 // Prune implements zfs.System. It counts as one command.
 func (h *Host) Prune(ctx context.Context, reqs []zfs.PruneRequest) (failed map[string]error, err error) {
+	failed = map[string]error{}
 	var names []string
+	var good []zfs.PruneRequest
 	for _, r := range reqs {
 		ds, _, _ := strings.Cut(r.Snapshot, "@")
 		err := zfs.CheckSnapshot(r.Snapshot)
@@ -691,16 +693,16 @@ func (h *Host) Prune(ctx context.Context, reqs []zfs.PruneRequest) (failed map[s
 			err = zfs.CheckBookmark(ds + "#" + r.Bookmark)
 		}
 		if err := invalid("prune", err); err != nil {
-			return nil, err
+			failed[r.Snapshot] = err
+			continue
 		}
-		names = append(names, r.Snapshot)
+		names, good = append(names, r.Snapshot), append(good, r)
 	}
-	failed = map[string]error{}
-	if len(reqs) == 0 {
+	if len(good) == 0 {
 		return failed, nil
 	}
 	err = h.command(ctx, "prune", strings.Join(names, " "), func() error {
-		for _, r := range reqs {
+		for _, r := range good {
 			p := h.poolOf(r.Snapshot)
 			if p == nil {
 				return fail(zfs.ErrNotFound, "cannot open '%s': no such pool", r.Snapshot)

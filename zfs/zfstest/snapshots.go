@@ -357,8 +357,13 @@ func testPrune(w *world, _ Env) {
 		w.Errorf("bookmarks: %+v", marks)
 	}
 	w.a.must(z.Release(w.ctx, "keep", b+"@1"))
-	_, err = z.Prune(w.ctx, []zfs.PruneRequest{{Snapshot: a + "@x,y"}})
-	w.wantKind("bad name", err, zfs.ErrInvalid)
+	// A bad name does not stop the rest.
+	failed, err = z.Prune(w.ctx, []zfs.PruneRequest{{Snapshot: a + "@x,y"}, {Snapshot: b + "@1"}})
+	w.a.must(err)
+	w.wantKind("bad name", failed[a+"@x,y"], zfs.ErrInvalid)
+	if got := w.a.names(b); len(failed) != 1 || got != "2" {
+		w.Errorf("beside a bad name: failed %v, left %s", failed, got)
+	}
 	_, err = z.Prune(w.ctx, []zfs.PruneRequest{{Snapshot: "nosuchpool/a@1"}})
 	w.wantKind("missing pool", err, zfs.ErrNotFound)
 }
