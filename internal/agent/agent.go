@@ -262,7 +262,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		timer.Stop()
 		if a.lookTook > slowLook {
 			// With very many volumes a look at each change would be all that ZFS does.
-			a.rest(ctx, a.lookTook)
+			a.rest(ctx, min(a.lookTook, longRest))
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -270,8 +270,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 }
 
-// slowLook is how long a listing takes after which the loop rests as long.
-const slowLook = 250 * time.Millisecond
+const (
+	slowLook = 250 * time.Millisecond // a listing that takes longer is followed by a rest as long
+	longRest = 5 * time.Second        // at most: one that took minutes was stopped together with flockd
+)
 
 func (a *Agent) rest(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)

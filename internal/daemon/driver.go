@@ -65,15 +65,20 @@ func (b driver) Mount(ctx context.Context, name, id string) (string, error) {
 		dir, err := m.mount(ctx, v, id)
 		// What was taken from this node on the way is waited for, as if it had been so at
 		// the beginning, and so is a failover: a refusal would be final for the container.
-		switch lost := m.failsOver(v.ID); {
+		lost := m.failsOver(v.ID)
+		switch {
 		case err == nil, ctx.Err() != nil, volume.CodeOf(err) == volume.CodeNotFound:
 			return dir, err
-		case lost:
-			if pause(ctx, time.Second); ctx.Err() != nil {
-				return "", err
-			}
-		case m.mountable(v.ID):
+		case !lost && m.mountable(v.ID):
 			return dir, err
+		}
+		// Never without a rest: while this node leaves its cluster, no wait lasts.
+		rest := 100 * time.Millisecond
+		if lost {
+			rest = time.Second
+		}
+		if pause(ctx, rest); ctx.Err() != nil {
+			return "", err
 		}
 	}
 }
