@@ -43,11 +43,12 @@ func due(p pulse) bool {
 }
 
 // tickEvery is the time from one tick to the next: as often as the busiest volume
-// asks (0: none does), but never so often that ticks take more than half of the time.
+// asks (0: none does), but not so often that ticks take more than half of the time. One
+// that took longer than any should was stopped together with flockd.
 func tickEvery(shortest, took time.Duration) time.Duration {
 	every := maxTick
 	if shortest > 0 {
 		every = min(every, shortest)
 	}
-	return max(every, minTick, 2*took)
+	return max(every, minTick, took+min(took, time.Minute))
 }

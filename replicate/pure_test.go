@@ -321,6 +321,7 @@ func TestTickEvery(t *testing.T) {
 	}{
 		{0, 0, maxTick},
 		{time.Hour, 0, maxTick},
+		{time.Second, 10 * time.Minute, 11 * time.Minute}, // of which ten minutes are over
 		{time.Second, 0, time.Second},
 		{time.Millisecond, 0, minTick},
 		{time.Second, 900 * time.Millisecond, 1800 * time.Millisecond},
