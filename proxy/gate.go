@@ -1,0 +1,360 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Limits bound what a gate keeps waiting while it is paused. Zero fields mean the
+// defaults.
+type Limits struct {
+	Request  time.Duration // that one request waits (10 s)
+	Event    time.Duration // that a pause may last (20 s)
+	Sessions int           // with a request that waits, or not yet served; past it nobody new is accepted (1,000)
+	Dials    int           // at a time, after a pause: more overflow the server's queue (16)
+}
+
+func (l Limits) withDefaults() Limits {
+	l.Request = cmp.Or(l.Request, 10*time.Second)
+	l.Event = cmp.Or(l.Event, 20*time.Second)
+	l.Sessions = cmp.Or(l.Sessions, 1000)
+	l.Dials = cmp.Or(l.Dials, 16)
+	return l
+}
+
+// Dialer makes connections to the server behind a gate.
+type Dialer func(ctx context.Context) (net.Conn, error)
+
+// Gate is the only way to a server's port. It follows what its clients say, message by
+// message, and can be paused: from then on nothing new reaches the server, sessions
+// that have nothing outstanding let go of it, and when it is resumed, perhaps
+// towards another server with the same data, they go on as if nothing had been.
+//
+// A session is in one of these states:
+//
+//	parked ──speaks──▶ connecting ──▶ active ──pause, and nothing outstanding──▶ parked
+//	   └──speaks during a pause──▶ waiting ──resume──▶ connecting
+type Gate struct {
+	mode   Mode
+	limits Limits
+	log    *slog.Logger
+	dials  chan struct{}
+
+	mu       sync.Mutex
+	dial     Dialer
+	pause    *pause // nil: not paused
+	sessions map[*session]struct{}
+
+	// A lock of its own: sessions wake the gate under theirs, which comes after mu.
+	wakeMu  sync.Mutex
+	changed chan struct{} // closed and made anew when a session has parked or ended
+}
+
+// pause is one event during which nothing new reaches the server.
+type pause struct {
+	over  chan struct{} // closed when it ends
+	until time.Time
+}
+
+// Mode says how much of what clients send a gate understands.
+type Mode string
+
+// The modes.
+const (
+	Redis Mode = "redis"
+)
+
+func (m Mode) framer() framer { return newRedisFramer() }
+
+// NewGate makes a gate to a server, not paused.
+func NewGate(mode Mode, dial Dialer, limits Limits, log *slog.Logger) (*Gate, error) {
+	if mode != Redis {
+		return nil, fmt.Errorf("mode %q is not known; there is: redis", mode)
+	}
+	limits = limits.withDefaults()
+	return &Gate{
+		mode: mode, limits: limits, log: log, dial: dial,
+		dials:    make(chan struct{}, limits.Dials),
+		sessions: make(map[*session]struct{}),
+		changed:  make(chan struct{}),
+	}, nil
+}
+
+// Handle serves one client until it or the server is done, or ctx ends, and closes its
+// connection. It may be called for many at once.
+func (g *Gate) Handle(ctx context.Context, client net.Conn) {
+	s := newSession(g, client)
+	g.mu.Lock()
+	g.sessions[s] = struct{}{}
+	s.pause = g.pause
+	g.mu.Unlock()
+	defer func() {
+		g.mu.Lock()
+		delete(g.sessions, s)
+		g.mu.Unlock()
+		g.wake()
+	}()
+	if err := s.run(ctx); err != nil && !errors.Is(err, net.ErrClosed) {
+		g.log.Debug("a session has ended", "client", client.RemoteAddr(), "err", err)
+	}
+}
+
+func (g *Gate) wake() {
+	g.wakeMu.Lock()
+	defer g.wakeMu.Unlock()
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+// Pause keeps from now on everything new from the server. It does not wait: Quiet
+// does. To pause a paused gate changes nothing.
+func (g *Gate) Pause() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.pause != nil {
+		return
+	}
+	g.pause = &pause{over: make(chan struct{}), until: time.Now().Add(g.limits.Event)}
+	for s := range g.sessions {
+		s.setPause(g.pause)
+	}
+}
+
+// Resume lets everything go on, towards dial, or where it went before if dial is nil.
+func (g *Gate) Resume(dial Dialer) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if dial != nil {
+		g.dial = dial
+	}
+	if g.pause == nil {
+		return
+	}
+	for s := range g.sessions {
+		s.setPause(nil)
+	}
+	close(g.pause.over)
+	g.pause = nil
+	g.wake()
+}
+
+// Quiet waits until no session has anything outstanding with the server, which has
+// then not one connection through this gate. When ctx ends first, the error is a Busy.
+func (g *Gate) Quiet(ctx context.Context) error {
+	for {
+		g.wakeMu.Lock()
+		changed := g.changed
+		g.wakeMu.Unlock()
+		g.mu.Lock()
+		busy := g.busy()
+		g.mu.Unlock()
+		if len(busy) == 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return &Busy{Sessions: busy}
+		}
+	}
+}
+
+// busy lists the sessions that are not parked. g.mu is held.
+func (g *Gate) busy() (out []Session) {
+	for s := range g.sessions {
+		if info := s.info(); info.State == Active {
+			out = append(out, info)
+		}
+	}
+	slices.SortFunc(out, func(a, b Session) int { return cmp.Compare(a.Client, b.Client) })
+	return out
+}
+
+// Cut ends every session that is not parked. What they wait for is lost to them; it
+// is for a pause that would not become quiet otherwise, where its user prefers that.
+func (g *Gate) Cut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for s := range g.sessions {
+		if s.info().State == Active {
+			s.close()
+		}
+	}
+}
+
+// Sessions lists all of them.
+func (g *Gate) Sessions() (out []Session) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for s := range g.sessions {
+		out = append(out, s.info())
+	}
+	slices.SortFunc(out, func(a, b Session) int { return cmp.Compare(a.Client, b.Client) })
+	return out
+}
+
+// State of a session.
+type State string
+
+// The states.
+const (
+	Parked  State = "parked"  // has no connection to the server and needs none
+	Waiting State = "waiting" // has something to say to the server, and may not yet
+	Active  State = "active"
+)
+
+// Session is what is known of a client.
+type Session struct {
+	Client string
+	Since  time.Time
+	State  State
+	Busy   string // what keeps it from being parked; "" if nothing does
+	Pinned bool   // it cannot be parked for as long as it lives
+}
+
+// Busy says which sessions a gate would not become quiet for.
+type Busy struct{ Sessions []Session }
+
+func (b *Busy) Error() string {
+	var names []string
+	for i, s := range b.Sessions {
+		if i == 3 {
+			names = append(names, fmt.Sprintf("and %d more", len(b.Sessions)-i))
+			break
+		}
+		names = append(names, fmt.Sprintf("%s (%s)", s.Client, s.Busy))
+	}
+	return "these clients are still busy: " + strings.Join(names, ", ")
+}
+
+// server connects to the server, with no more than Limits.Dials trying at once: a
+// refused connection is tried again until ctx ends, since nothing was sent on it.
+func (g *Gate) server(ctx context.Context) (net.Conn, error) {
+	select {
+	case g.dials <- struct{}{}:
+		defer func() { <-g.dials }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	for {
+		g.mu.Lock()
+		dial := g.dial
+		g.mu.Unlock()
+		// Rather a new attempt than a lost SYN's second.
+		try, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		conn, err := dial(try)
+		cancel()
+		if err == nil {
+			return conn, nil
+		}
+		again := time.NewTimer(5 * time.Millisecond)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return nil, fmt.Errorf("connecting to the server: %w", err)
+		}
+	}
+}
+
+// Serve accepts clients and serves them until ctx ends; it returns when the last of them
+// is gone. While more than Limits.Sessions of them wait, it accepts nobody: those who
+// come then wait in the kernel's queue.
+func (g *Gate) Serve(ctx context.Context, l net.Listener) error {
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	for {
+		if err := g.room(ctx); err != nil {
+			return nil
+		}
+		conn, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accepting clients: %w", err)
+		case err != nil: // such as too many open files: those that are served end some time
+			g.log.Warn("a client could not be accepted", "err", err)
+			if err := rest(ctx, 50*time.Millisecond); err != nil {
+				return nil
+			}
+			continue
+		}
+		clients.Go(func() { g.Handle(ctx, conn) })
+	}
+}
+
+// room waits until no more clients than allowed wait.
+func (g *Gate) room(ctx context.Context) error {
+	for {
+		g.wakeMu.Lock()
+		changed := g.changed
+		g.wakeMu.Unlock()
+		g.mu.Lock()
+		waiting := 0
+		for s := range g.sessions {
+			if s.info().State == Waiting {
+				waiting++
+			}
+		}
+		full := g.pause != nil && waiting >= g.limits.Sessions
+		g.mu.Unlock()
+		if !full {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func rest(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Probe waits until the server behind dial answers as one that is ready does, asking it
+// every few milliseconds: that it accepts connections does not say so. It blocks until
+// then or until ctx ends.
+func Probe(ctx context.Context, mode Mode, dial Dialer) error {
+	for {
+		err := probeOnce(ctx, dial)
+		if err == nil {
+			return nil
+		}
+		if rest(ctx, 5*time.Millisecond) != nil {
+			return fmt.Errorf("the server did not become ready: %w", err)
+		}
+	}
+}
+
+func probeOnce(ctx context.Context, dial Dialer) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	return probeRedis(conn)
+}

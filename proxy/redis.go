@@ -1,0 +1,451 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// redisFramer follows one client of a Redis or Valkey server: which of its commands
+// have no reply yet, whether a transaction is open, and what another connection has
+// to be told before it can stand in for this one.
+type redisFramer struct {
+	in  respScanner
+	out respScanner
+
+	// The command that is being read.
+	args   [][]byte
+	keep   bool // its arguments matter
+	large  bool // one of them was too long to keep
+	inline []byte
+
+	waiting respQueue
+	inTx    bool // after MULTI, up to EXEC or DISCARD
+	watch   bool // after WATCH, up to EXEC, DISCARD or UNWATCH: its promise is the server's
+	pin     string
+	setup   []redisSetup // in the order in which they have to be repeated
+}
+
+// redisSetup is a command that changed the session and would have to be repeated on
+// another connection. A later one of the same key takes its place.
+type redisSetup struct {
+	key  string
+	args [][]byte
+}
+
+const (
+	maxArgs     = 12
+	maxArgument = 1 << 10 // of those that are kept
+)
+
+func newRedisFramer() *redisFramer {
+	f := &redisFramer{}
+	f.in.element = f.argument
+	return f
+}
+
+// argument keeps the name of a command, and the arguments of one that matters.
+func (f *redisFramer) argument(at int, piece []byte, first, last bool) {
+	if at > 0 && !f.keep {
+		return
+	}
+	if at >= maxArgs {
+		f.large = true
+		return
+	}
+	if first {
+		f.args = append(f.args, make([]byte, 0, len(piece)+8))
+	}
+	if at >= len(f.args) {
+		return
+	}
+	if len(f.args[at])+len(piece) > maxArgument {
+		f.large = true
+		return
+	}
+	f.args[at] = append(f.args[at], piece...)
+	if last && at == 0 {
+		f.keep = redisCommands[commandName(f.args)] != plain
+	}
+}
+
+func commandName(args [][]byte) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return strings.ToUpper(string(args[0]))
+}
+
+// request implements framer.
+func (f *redisFramer) request(p []byte) (n int, err error) {
+	if f.in.between() && (len(f.inline) > 0 || p[0] != '*') {
+		return f.inlineRequest(p)
+	}
+	if f.in.between() {
+		f.args, f.keep, f.large = f.args[:0], false, false
+	}
+	n, end, err := f.in.scan(p)
+	if err != nil {
+		f.pin = err.Error()
+	}
+	if end {
+		f.sent()
+	}
+	return n, err
+}
+
+// between implements framer.
+func (f *redisFramer) between() bool { return f.in.between() && len(f.inline) == 0 }
+
+// inlineRequest reads a command that somebody types: words on a line.
+func (f *redisFramer) inlineRequest(p []byte) (n int, err error) {
+	i := bytes.IndexByte(p, '\n')
+	if i < 0 {
+		f.inline = append(f.inline, p...)
+		if len(f.inline) > maxHeader {
+			err = fmt.Errorf("%w: a line of more than %d bytes", errRESP, maxHeader)
+			f.pin = err.Error()
+		}
+		return len(p), err
+	}
+	f.inline = append(f.inline, p[:i+1]...)
+	f.args, f.large = bytes.Fields(f.inline), false
+	if len(f.args) > 0 { // an empty line gets no reply
+		if len(f.args) > maxArgs && redisCommands[commandName(f.args)] != 0 {
+			f.large = true
+		}
+		for i, a := range f.args {
+			f.args[i] = bytes.Clone(a)
+		}
+		f.sent()
+	}
+	f.inline = f.inline[:0]
+	return i + 1, nil
+}
+
+type redisEffect int
+
+const (
+	plain redisEffect = iota
+	repeats
+	begins
+	ends
+	watches
+	unwatches
+	resets
+	pins
+	blocks
+	client
+	xread
+)
+
+// redisCommands are those that do more to a session than get a reply.
+var redisCommands = map[string]redisEffect{
+	"HELLO": repeats, "AUTH": repeats, "SELECT": repeats, "READONLY": repeats, "READWRITE": repeats,
+	"MULTI": begins, "EXEC": ends, "DISCARD": ends, "WATCH": watches, "UNWATCH": unwatches, "RESET": resets,
+	"SUBSCRIBE": pins, "PSUBSCRIBE": pins, "SSUBSCRIBE": pins, "MONITOR": pins, "SYNC": pins, "PSYNC": pins, "REPLCONF": pins,
+	"BLPOP": blocks, "BRPOP": blocks, "BRPOPLPUSH": blocks, "BLMOVE": blocks, "BLMPOP": blocks, "BZPOPMIN": blocks, "BZPOPMAX": blocks, "BZMPOP": blocks,
+	"WAIT": blocks, "WAITAOF": blocks, "XREAD": xread, "XREADGROUP": xread,
+	"CLIENT": client,
+}
+
+// sent acts on a whole command.
+func (f *redisFramer) sent() {
+	if f.pin != "" {
+		return
+	}
+	name := commandName(f.args)
+	effect := redisCommands[name]
+	key := name
+	if effect == client {
+		effect, key = f.clientCommand()
+	}
+	if effect == xread {
+		effect = plain
+		for _, a := range f.args[1:] {
+			if strings.EqualFold(string(a), "BLOCK") {
+				effect = blocks
+			}
+		}
+	}
+	if effect == repeats && f.large {
+		f.pin = name + " with arguments too long to be repeated"
+		return
+	}
+	c := respCommand{effect: effect}
+	switch effect {
+	case pins:
+		f.pin = strings.ToLower(key)
+		return
+	case begins:
+		c.undo = !f.inTx // a MULTI that is refused begins nothing
+		f.inTx = true
+	case ends:
+		f.inTx, f.watch = false, false
+	case watches:
+		f.watch = true
+	case unwatches:
+		f.watch = false
+	case resets:
+		f.inTx, f.watch = false, false
+	case repeats:
+		if key == "HELLO" && len(f.args) < 2 {
+			c.effect = plain
+			break
+		}
+		c.setup = &redisSetup{key: key}
+		for _, a := range f.args {
+			c.setup.args = append(c.setup.args, bytes.Clone(a))
+		}
+	}
+	f.waiting.push(c)
+}
+
+// clientCommand tells what a CLIENT command does to the session.
+func (f *redisFramer) clientCommand() (redisEffect, string) {
+	if len(f.args) < 3 {
+		return plain, ""
+	}
+	sub, value := strings.ToUpper(string(f.args[1])), strings.ToUpper(string(f.args[2]))
+	switch sub {
+	case "SETNAME", "NO-EVICT", "NO-TOUCH":
+		return repeats, "CLIENT " + sub
+	case "SETINFO":
+		return repeats, "CLIENT " + sub + " " + value
+	case "REPLY":
+		if value != "ON" {
+			return pins, "client reply " + value
+		}
+	case "TRACKING":
+		if value != "OFF" {
+			return pins, "client tracking"
+		}
+	}
+	return plain, ""
+}
+
+// reply implements framer.
+func (f *redisFramer) reply(p []byte) error {
+	for len(p) > 0 && f.pin == "" {
+		n, end, err := f.out.scan(p)
+		if err != nil {
+			f.pin = err.Error()
+			return err
+		}
+		p = p[n:]
+		if end && f.out.kind != '>' { // what is pushed answers nothing
+			f.answered(f.out.kind == '-' || f.out.kind == '!')
+		}
+	}
+	return nil
+}
+
+// answered acts on the reply to the oldest command that has none.
+func (f *redisFramer) answered(refused bool) {
+	c, ok := f.waiting.pop()
+	switch {
+	case !ok:
+		// Such as "max number of clients reached", after which the server hangs up.
+		f.pin = "the server said something that nobody had asked for"
+	case c.effect == begins && refused && c.undo:
+		f.inTx = false
+	case c.effect == resets && !refused:
+		f.setup = nil
+	case c.setup != nil && !refused:
+		f.repeat(*c.setup)
+	}
+}
+
+// repeat remembers a command that succeeded.
+func (f *redisFramer) repeat(s redisSetup) {
+	kept := f.setup[:0]
+	for _, old := range f.setup {
+		// HELLO with AUTH logs in, and a protocol version is chosen anew by each HELLO.
+		if old.key != s.key && !(s.key == "HELLO" && old.key == "AUTH" && helloHas(s.args, "AUTH")) {
+			kept = append(kept, old)
+		}
+	}
+	f.setup = append(kept, s)
+}
+
+func helloHas(args [][]byte, word string) bool {
+	for _, a := range args[min(2, len(args)):] {
+		if strings.EqualFold(string(a), word) {
+			return true
+		}
+	}
+	return false
+}
+
+// open implements framer: what comes within a transaction is let through, or it would
+// never end.
+func (f *redisFramer) open() bool { return f.inTx || f.watch }
+
+// pinned implements framer.
+func (f *redisFramer) pinned() string { return f.pin }
+
+// busy implements framer.
+func (f *redisFramer) busy() string {
+	switch {
+	case f.pin != "":
+		return f.pin
+	case f.inTx:
+		return "a transaction is open"
+	case f.watch:
+		return "keys are watched"
+	case f.waiting.blocking():
+		return "a blocking command waits"
+	case !f.waiting.empty():
+		return fmt.Sprintf("%d commands have no reply yet", f.waiting.len())
+	case !f.between():
+		return "a command is half sent"
+	}
+	return ""
+}
+
+// replay implements framer.
+func (f *redisFramer) replay(backend io.ReadWriter) error {
+	if len(f.setup) == 0 {
+		return nil
+	}
+	var out []byte
+	for _, s := range f.setup {
+		out = appendCommand(out, s.args)
+	}
+	if _, err := backend.Write(out); err != nil {
+		return fmt.Errorf("repeating how the session was set up: %w", err)
+	}
+	replies := newReplies(backend)
+	for _, s := range f.setup {
+		text, err := replies.next()
+		if err != nil {
+			return fmt.Errorf("repeating %s: %w", s.key, err)
+		}
+		if text != "" {
+			return fmt.Errorf("repeating %s: the server answered: %s", s.key, text)
+		}
+	}
+	return replies.rest()
+}
+
+// refusal implements framer.
+func (f *redisFramer) refusal(why string) []byte {
+	return []byte("-TRYAGAIN " + strings.ReplaceAll(why, "\n", " ") + "\r\n")
+}
+
+func appendCommand(out []byte, args [][]byte) []byte {
+	out = fmt.Appendf(out, "*%d\r\n", len(args))
+	for _, a := range args {
+		out = fmt.Appendf(out, "$%d\r\n", len(a))
+		out = append(append(out, a...), "\r\n"...)
+	}
+	return out
+}
+
+// replies reads replies one after the other.
+type replies struct {
+	from io.Reader
+	scan respScanner
+	buf  [4096]byte
+	left []byte
+	bad  []byte
+}
+
+func newReplies(from io.Reader) *replies {
+	r := &replies{from: from}
+	r.scan.element = func(at int, piece []byte, _, _ bool) {
+		if at == 0 && r.scan.kind == '-' || r.scan.kind == '!' {
+			r.bad = append(r.bad, piece...)
+		}
+	}
+	return r
+}
+
+// next reads one reply; text is that of an error.
+func (r *replies) next() (text string, err error) {
+	r.bad = r.bad[:0]
+	for {
+		for len(r.left) > 0 {
+			n, end, err := r.scan.scan(r.left)
+			r.left = r.left[n:]
+			if err != nil {
+				return "", err
+			}
+			if end && r.scan.kind != '>' {
+				return string(r.bad), nil
+			}
+		}
+		n, err := r.from.Read(r.buf[:])
+		if err != nil {
+			return "", err
+		}
+		r.left = r.buf[:n]
+	}
+}
+
+func (r *replies) rest() error {
+	if len(r.left) > 0 {
+		return errors.New("the server said more than it was asked")
+	}
+	return nil
+}
+
+// respCommand is one that has no reply yet.
+type respCommand struct {
+	effect redisEffect
+	setup  *redisSetup
+	undo   bool
+}
+
+// respQueue holds commands in the order of their replies. Runs of plain ones, which is
+// what a pipeline of a million has, take the room of one.
+type respQueue struct {
+	runs []respRun
+	n    int
+}
+
+type respRun struct {
+	respCommand
+	n int
+}
+
+func (q *respQueue) push(c respCommand) {
+	q.n++
+	if last := len(q.runs) - 1; last >= 0 && q.runs[last].respCommand == c && c.setup == nil {
+		q.runs[last].n++
+		return
+	}
+	q.runs = append(q.runs, respRun{c, 1})
+}
+
+func (q *respQueue) pop() (respCommand, bool) {
+	if q.n == 0 {
+		return respCommand{}, false
+	}
+	q.n--
+	c := q.runs[0].respCommand
+	if q.runs[0].n--; q.runs[0].n == 0 {
+		q.runs = append(q.runs[:0], q.runs[1:]...)
+	}
+	return c, true
+}
+
+func (q *respQueue) empty() bool { return q.n == 0 }
+func (q *respQueue) len() int    { return q.n }
+
+// blocking says that the reply that comes next may be a long time off.
+func (q *respQueue) blocking() bool { return q.n > 0 && q.runs[0].effect == blocks }
+
+// probeRedis asks a server whether it is ready. One that wants a password first is.
+func probeRedis(conn io.ReadWriter) error {
+	if _, err := conn.Write(appendCommand(nil, [][]byte{[]byte("PING")})); err != nil {
+		return err
+	}
+	text, err := newReplies(conn).next()
+	if err == nil && text != "" && !strings.HasPrefix(text, "NOAUTH") && !strings.HasPrefix(text, "NOPERM") {
+		err = errors.New(text)
+	}
+	return err
+}
