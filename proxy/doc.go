@@ -1,17 +1,16 @@
-// Package proxy will be the front doors of volumes: TCP, HTTP and TLS ports that
-// listen on every node, lead to the container on the volume's primary, and can be
-// paused, retargeted and resumed while clients stay connected. An edge on any node
-// passes a connection to the gate on the primary's node, the only way to the
-// container's port; only the gate pauses, so that no agreement of the whole cluster
-// is needed for it. Protocols it knows are followed message by message, so that it
-// can tell when nothing is outstanding; what waits is bounded in number and in time
-// and is refused in the protocol's own words when that runs out.
+// Package proxy is the front doors of volumes: ports that lead to the container on a
+// volume's primary, and can be paused and resumed towards another node while clients
+// stay connected. A Gate is the only way to the container's port. It follows protocols
+// it knows message by message, so that it can tell when nothing is outstanding; what
+// waits is bounded in number and in time and is refused in the protocol's own words
+// when that runs out.
 //
-// It will run as a process of its own (flockd proxy) that keeps its sockets when
-// flockd is restarted. It will import nothing of ours, know nothing of volumes,
-// epochs or Docker, and never decide when to pause: migrate will ask for it through
-// internal/daemon, and cmd/flockd will run it.
+// It imports nothing of ours, knows nothing of volumes, epochs or Docker, and never
+// decides when to pause: migrate will ask for it through internal/daemon, and cmd/flockd
+// will run it as a process of its own (flockd proxy), which keeps its sockets when
+// flockd is restarted.
 //
-// Nothing of it is built yet. Containers publish their ports by Docker's own means,
-// and a container that moves gets the address of its new node.
+// Only the gate for Redis is built, and nothing uses it yet: see DESIGN.md. Containers
+// publish their ports by Docker's own means, and a container that moves gets the
+// address of its new node.
 package proxy

@@ -42,15 +42,16 @@ type session struct {
 
 	mu      sync.Mutex
 	framer  framer
-	pause   *pause   // nil: not paused
-	backend net.Conn // nil: parked
-	waits   bool     // the client has said something that may not be passed on yet
-	writing bool     // what the server said is on its way to the client
+	pause   *pause        // nil: not paused
+	backend net.Conn      // nil: parked
+	waits   bool          // the client has said something that may not be passed on yet
+	answers chan struct{} // has something when the server has said something while the client waits
+	writing bool          // what the server said is on its way to the client
 	closed  bool
 }
 
 func newSession(g *Gate, client net.Conn) *session {
-	return &session{gate: g, client: client, since: time.Now(), framer: g.mode.framer()}
+	return &session{gate: g, client: client, since: time.Now(), framer: g.mode.framer(), answers: make(chan struct{}, 1)}
 }
 
 // run serves the client to its end.
@@ -172,15 +173,17 @@ var errPaused = errors.New("paused")
 func (s *session) tryConnect(ctx context.Context) error {
 	s.mu.Lock()
 	pause, has, closed := s.pause, s.backend != nil, s.closed
+	open := has && s.framer.open()
 	s.mu.Unlock()
 	if closed {
 		return net.ErrClosed
 	}
-	if pause != nil {
+	if pause != nil && !open {
 		end, cancel := context.WithDeadline(ctx, pause.until)
 		defer cancel()
 		select {
 		case <-pause.over:
+		case <-s.answers: // perhaps to what opened a transaction
 		case <-end.Done():
 			return fmt.Errorf("waiting for the end of a pause: %w", end.Err())
 		}
@@ -251,6 +254,12 @@ func (s *session) replies(from net.Conn) {
 		s.mu.Lock()
 		s.writing = false
 		s.park()
+		if s.waits {
+			select {
+			case s.answers <- struct{}{}:
+			default:
+			}
+		}
 		s.mu.Unlock()
 		if err != nil {
 			s.close()

@@ -1,0 +1,323 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// world is a gate with clients, and a server that speaks as much of Redis as a test
+// says.
+type world struct {
+	*testing.T
+	g      *Gate
+	port   int
+	server *fakeRedis
+}
+
+// fakeRedis answers each line it is sent; the answer to "slow" comes when it is let go.
+type fakeRedis struct {
+	t    testing.TB
+	l    net.Listener
+	let  chan struct{}
+	mu   sync.Mutex
+	got  []string
+	open map[net.Conn]bool
+}
+
+func newFakeRedis(t testing.TB) *fakeRedis {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fakeRedis{t: t, l: l, let: make(chan struct{}), open: make(map[net.Conn]bool)}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() { f.serve(conn) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		f.mu.Lock()
+		for conn := range f.open {
+			_ = conn.Close()
+		}
+		f.mu.Unlock()
+		all.Wait()
+	})
+	return f
+}
+
+func (f *fakeRedis) serve(conn net.Conn) {
+	f.mu.Lock()
+	f.open[conn] = true
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		_ = conn.Close()
+		delete(f.open, conn)
+	}()
+	lines := bufio.NewScanner(conn)
+	for lines.Scan() {
+		word := lines.Text()
+		if strings.HasPrefix(word, "*") || strings.HasPrefix(word, "$") {
+			continue
+		}
+		f.mu.Lock()
+		f.got = append(f.got, word)
+		f.mu.Unlock()
+		if word == "slow" {
+			<-f.let
+		}
+		if _, err := fmt.Fprintf(conn, "+%s\r\n", word); err != nil {
+			return
+		}
+	}
+}
+
+func (f *fakeRedis) heard() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return strings.Join(f.got, ", ")
+}
+
+func (f *fakeRedis) clients() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.open)
+}
+
+func (f *fakeRedis) dial(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", f.l.Addr().String())
+}
+
+func newWorld(t *testing.T, limits Limits) *world {
+	t.Helper()
+	w := &world{T: t, server: newFakeRedis(t)}
+	var err error
+	if w.g, err = NewGate(Redis, w.server.dial, limits, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	w.port = front(t, w.g)
+	return w
+}
+
+// until waits for a condition, which has a second's wait for a busy host many times over.
+func (w *world) until(what string, ok func() bool) {
+	w.Helper()
+	limit := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-limit:
+			w.Fatalf("waited in vain for %s; sessions: %+v", what, w.g.Sessions())
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func (w *world) quiet() {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(w.Context(), 30*time.Second)
+	defer cancel()
+	if err := w.g.Quiet(ctx); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) states() string {
+	var out []string
+	for _, s := range w.g.Sessions() {
+		out = append(out, string(s.State))
+	}
+	return strings.Join(out, " ")
+}
+
+// client is a connection that a test speaks lines on.
+type testClient struct {
+	w    *world
+	conn net.Conn
+	in   *bufio.Reader
+}
+
+func (w *world) client() *testClient {
+	w.Helper()
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", w.port))
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { _ = conn.Close() })
+	return &testClient{w, conn, bufio.NewReader(conn)}
+}
+
+func (c *testClient) say(words string) {
+	c.w.Helper()
+	if _, err := io.WriteString(c.conn, words); err != nil {
+		c.w.Fatal(err)
+	}
+}
+
+func (c *testClient) hear(want string) {
+	c.w.Helper()
+	if err := c.conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		c.w.Fatal(err)
+	}
+	line, err := c.in.ReadString('\n')
+	if got := strings.TrimSpace(line); got != want || err != nil {
+		c.w.Fatalf("heard %q, %v; want %q", got, err, want)
+	}
+}
+
+func TestPause(t *testing.T) {
+	w := newWorld(t, Limits{})
+	idle, busy := w.client(), w.client()
+	idle.say("PING\r\n")
+	idle.hear("+PING")
+	busy.say("slow\r\n")
+	w.until("a request to be with the server", func() bool { return w.server.heard() == "PING, slow" })
+
+	// What is idle lets go at once; what waits for its answer is named.
+	w.g.Pause()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	var b *Busy
+	if err := w.g.Quiet(ctx); !errors.As(err, &b) || len(b.Sessions) != 1 || b.Sessions[0].Busy != "1 commands have no reply yet" {
+		t.Errorf("quiet: %v", err)
+	}
+	idle.say("SET k v\r\n")
+	w.until("a request to wait", func() bool { return strings.Contains(w.states(), string(Waiting)) })
+	w.server.let <- struct{}{}
+	busy.hear("+slow")
+	w.quiet()
+	w.until("the server to be alone", func() bool { return w.server.clients() == 0 })
+
+	// Elsewhere it goes on, and the old server has heard nothing of it.
+	other := newFakeRedis(t)
+	w.g.Resume(other.dial)
+	idle.hear("+SET k v")
+	busy.say("GET k\r\n")
+	busy.hear("+GET k")
+	if got := w.server.heard(); got != "PING, slow" {
+		t.Errorf("the old server heard %s", got)
+	}
+	if got := other.heard(); got != "SET k v, GET k" {
+		t.Errorf("the new server heard %s", got)
+	}
+}
+
+// A transaction that began is let through to its end during a pause.
+func TestPauseWithinTransaction(t *testing.T) {
+	w := newWorld(t, Limits{})
+	c := w.client()
+	c.say("MULTI\r\n")
+	c.hear("+MULTI")
+	w.g.Pause()
+	c.say("INCR k\r\nEXEC\r\nPING\r\n")
+	c.hear("+INCR k")
+	c.hear("+EXEC")
+	w.quiet()
+	w.until("what came after it to wait", func() bool { return w.states() == string(Waiting) })
+	w.g.Resume(nil)
+	c.hear("+PING")
+}
+
+func TestWaitsNoLongerThanAllowed(t *testing.T) {
+	w := newWorld(t, Limits{Request: 20 * time.Millisecond})
+	c := w.client()
+	w.g.Pause()
+	c.say("SET k v\r\n")
+	c.hear("-TRYAGAIN flocker: the server behind this port did not come back in time; try again")
+	if _, err := c.in.ReadByte(); err == nil {
+		t.Error("the connection goes on, though what follows has no place")
+	}
+	w.g.Resume(nil)
+	w.until("the session to end", func() bool { return len(w.g.Sessions()) == 0 })
+	if got := w.server.heard(); got != "" {
+		t.Errorf("the server heard %s", got)
+	}
+}
+
+// What a client asked that has gone since is not done: it may have asked elsewhere.
+func TestGoneClientIsNotServed(t *testing.T) {
+	w := newWorld(t, Limits{})
+	c := w.client()
+	w.g.Pause()
+	c.say("INCR k\r\n")
+	w.until("the request to wait", func() bool { return w.states() == string(Waiting) })
+	_ = c.conn.Close()
+	w.g.Resume(nil)
+	w.until("the session to end", func() bool { return len(w.g.Sessions()) == 0 })
+	if got := w.server.heard(); got != "" {
+		t.Errorf("the server heard %s", got)
+	}
+}
+
+// A server that does not accept yet is tried until it does.
+func TestServerComesLate(t *testing.T) {
+	w := newWorld(t, Limits{})
+	c := w.client()
+	w.g.Pause()
+	c.say("PING\r\n")
+	tries := 0
+	w.g.Resume(func(ctx context.Context) (net.Conn, error) {
+		if tries++; tries < 5 {
+			return nil, errors.New("connection refused")
+		}
+		return w.server.dial(ctx)
+	})
+	c.hear("+PING")
+}
+
+// Past the number of those who may wait, nobody new is accepted; nobody is refused.
+func TestAcceptsNoMoreThanAllowed(t *testing.T) {
+	w := newWorld(t, Limits{Sessions: 3})
+	w.g.Pause()
+	var clients []*testClient
+	for range 8 {
+		c := w.client()
+		c.say("PING\r\n")
+		clients = append(clients, c)
+	}
+	w.until("three to wait", func() bool { return w.states() == "waiting waiting waiting" || len(w.g.Sessions()) >= 3 })
+	w.g.Resume(nil)
+	for _, c := range clients {
+		c.hear("+PING")
+	}
+}
+
+// Whoever would not become quiet can be cut off.
+func TestCut(t *testing.T) {
+	w := newWorld(t, Limits{})
+	idle, pinned := w.client(), w.client()
+	idle.say("PING\r\n")
+	idle.hear("+PING")
+	pinned.say("SUBSCRIBE news\r\n")
+	pinned.hear("+SUBSCRIBE news")
+	w.g.Pause()
+	if s := w.g.Sessions(); len(s) != 2 || !s[0].Pinned && !s[1].Pinned {
+		t.Errorf("sessions: %+v", s)
+	}
+	w.g.Cut()
+	w.quiet()
+	w.g.Resume(nil)
+	if _, err := pinned.in.ReadByte(); err == nil {
+		t.Error("the pinned session goes on")
+	}
+	idle.say("PING\r\n")
+	idle.hear("+PING")
+}
