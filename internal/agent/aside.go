@@ -241,6 +241,9 @@ func (a *Agent) dropSettled(ctx context.Context, v *state.Volume, ds string) (as
 	if err != nil {
 		return "", err
 	}
+	if len(list) == 0 || list[0].Name != ds {
+		return "", fmt.Errorf("asking zfs for %s: it succeeded, and did not name it", ds)
+	}
 	d := list[0]
 	snaps, err := a.zfs.Snapshots(ctx, ds, false)
 	if err != nil {
