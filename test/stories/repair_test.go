@@ -2,8 +2,10 @@ package stories
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/test/lab"
@@ -119,6 +121,53 @@ func TestRepair(t *testing.T) {
 		c.waitSettled(c.n1, kept, v)
 		w.checkTally(v, c.n1, kept)
 		c.verify(v, 2)
+	})
+}
+
+// A replica's node that stays away is replaced: another node gets a copy while the volume
+// is written to, and what the lost one had goes only when it is back and not needed.
+func TestReplaced(t *testing.T) {
+	c := start(t)
+	c.n1.Flockctl("settings", "set", "replica-replace-after=1m")
+	if _, err := createOn(c.n1, "v", "size=1G", "replicas=1"); err != nil {
+		t.Fatal(err)
+	}
+	w := c.tally(c.n1, "usleep 50000", "v")
+	v, _ := c.waitVolume(c.n1, "v", "ok with one replica", healthy)
+	dataset := copyOf(v)
+	lost, other := c.n2, c.n3
+	if v.Replicas[0].Node.Name == other.Name {
+		lost, other = other, lost
+	}
+
+	c.Step("the replica's node loses power: the third gets a copy, and until it has it nobody says ok", func() {
+		cut := time.Now()
+		c.Cut(lost)
+		v, _ = c.waitVolume(c.n1, "v", "ok on "+other.Name, func(v api.Volume) error {
+			there := slices.ContainsFunc(v.Replicas, func(r api.Replica) bool { return r.Node.Name == other.Name })
+			if v.Health == api.HealthOK && !there && time.Since(cut) > soon {
+				t.Errorf("ok is said while its only replica is on %s, which has no power: %+v", lost, v.Replicas)
+			}
+			if !there {
+				return fmt.Errorf("%s: %s; replicas %+v", v.Health, v.Reason, v.Replicas)
+			}
+			return healthy(v)
+		})
+		c.Logf("    %.1fs after the power was cut", time.Since(cut).Seconds())
+		c.verify(v, 2)
+	})
+	c.Step("it comes back: its copy is not needed any more, and goes", func() {
+		c.Boot(lost)
+		c.Until("no copy on "+lost.Name, later, func() error {
+			if _, err := lost.Try("zfs list tank >/dev/null && ! zfs list " + dataset); err != nil {
+				return fmt.Errorf("%s is there: %w", dataset, err)
+			}
+			return nil
+		})
+		w.stop()
+		c.waitVolume(c.n1, "v", "ok", healthy)
+		c.waitSettled(c.n1, other, v)
+		w.checkTally(v, c.n1, other)
 	})
 }
 
