@@ -290,7 +290,7 @@ func (c cluster) checkFull(n *lab.Node, name string, size int64) {
 	}
 	words := strings.Fields(out)
 	got, err := strconv.ParseInt(words[len(words)-1], 10, 64)
-	if err != nil || got < size*85/100 || got > size*105/100 {
+	if err != nil || got < size*95/100 || got > size*101/100 {
 		c.Errorf("%d bytes fit into a volume of %d (%v)", got, size, err)
 	}
 	c.Logf("    %d bytes fit into a volume of %d", got, size)
