@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"slices"
@@ -43,7 +44,7 @@ type Dialer func(ctx context.Context) (net.Conn, error)
 //	parked ──speaks──▶ connecting ──▶ active ──pause, and nothing outstanding──▶ parked
 //	   └──speaks during a pause──▶ waiting ──resume──▶ connecting
 type Gate struct {
-	mode   Mode
+	speaks *protocol
 	limits Limits
 	log    *slog.Logger
 	dials  chan struct{}
@@ -72,16 +73,30 @@ const (
 	Redis Mode = "redis"
 )
 
-func (m Mode) framer() framer { return newRedisFramer() }
+// protocol is what a mode is made of.
+type protocol struct {
+	framer func() framer
+	probe  func(server io.ReadWriter) error // asks it whether it is ready
+}
+
+// protocol returns nil for a mode that is not known.
+func (m Mode) protocol() *protocol {
+	switch m {
+	case Redis:
+		return &protocol{func() framer { return newRedisFramer() }, probeRedis}
+	}
+	return nil
+}
 
 // NewGate makes a gate to a server, not paused.
 func NewGate(mode Mode, dial Dialer, limits Limits, log *slog.Logger) (*Gate, error) {
-	if mode != Redis {
+	speaks := mode.protocol()
+	if speaks == nil {
 		return nil, fmt.Errorf("mode %q is not known; there is: redis", mode)
 	}
 	limits = limits.withDefaults()
 	return &Gate{
-		mode: mode, limits: limits, log: log, dial: dial,
+		speaks: speaks, limits: limits, log: log, dial: dial,
 		dials:    make(chan struct{}, limits.Dials),
 		sessions: make(map[*session]struct{}),
 		changed:  make(chan struct{}),
@@ -336,7 +351,7 @@ func rest(ctx context.Context, d time.Duration) error {
 // then or until ctx ends.
 func Probe(ctx context.Context, mode Mode, dial Dialer) error {
 	for {
-		err := probeOnce(ctx, dial)
+		err := probeOnce(ctx, mode, dial)
 		if err == nil {
 			return nil
 		}
@@ -346,7 +361,7 @@ func Probe(ctx context.Context, mode Mode, dial Dialer) error {
 	}
 }
 
-func probeOnce(ctx context.Context, dial Dialer) error {
+func probeOnce(ctx context.Context, mode Mode, dial Dialer) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	conn, err := dial(ctx)
@@ -356,5 +371,5 @@ func probeOnce(ctx context.Context, dial Dialer) error {
 	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	return probeRedis(conn)
+	return mode.protocol().probe(conn)
 }

@@ -51,7 +51,7 @@ type session struct {
 }
 
 func newSession(g *Gate, client net.Conn) *session {
-	return &session{gate: g, client: client, since: time.Now(), framer: g.mode.framer(), answers: make(chan struct{}, 1)}
+	return &session{gate: g, client: client, since: time.Now(), framer: g.speaks.framer(), answers: make(chan struct{}, 1)}
 }
 
 // run serves the client to its end.
