@@ -70,3 +70,13 @@ func (k *counter) wait(c cluster, more int64) {
 		return nil
 	})
 }
+
+// first number of all.
+func (k *counter) first() int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.said) == 0 {
+		return 0
+	}
+	return k.said[0].n
+}
