@@ -24,7 +24,9 @@ type scribe struct {
 	node  *lab.Node // that it runs on
 	all   []*lab.Node
 	boots map[string]*bootClock
-	moves int // how often another node took over
+	moves int             // how often another node took over
+	late  map[string]bool // lines that were written when another node wrote, as is to be expected
+	safe  string          // a line that must survive whatever is done
 }
 
 // Its name is in it, so that its processes are found by somebody who cannot ask Docker.
@@ -40,23 +42,27 @@ done`
 type bootClock struct {
 	node    *lab.Node
 	samples []bootSample
+	stops   []time.Duration // when the node's clock stood still for a while
 }
 
 type bootSample struct {
-	up time.Duration
-	at time.Time
+	up    time.Duration
+	at    time.Time
+	stops int // before it
 }
 
 // at converts by the nearest sample: an emulated machine's clock may run too fast or slow.
 func (b *bootClock) at(up time.Duration) time.Time {
-	near := slices.MinFunc(b.samples, func(x, y bootSample) int { return int((x.up - up).Abs() - (y.up - up).Abs()) })
+	stops, _ := slices.BinarySearch(b.stops, up)
+	same := slices.DeleteFunc(slices.Clone(b.samples), func(s bootSample) bool { return s.stops != stops })
+	near := slices.MinFunc(same, func(x, y bootSample) int { return int((x.up - up).Abs() - (y.up - up).Abs()) })
 	return near.at.Add(up - near.up)
 }
 
 // scribe begins to write on n, and waits until it could go on elsewhere.
 func (c cluster) scribe(n *lab.Node, name string) *scribe {
 	c.Helper()
-	s := &scribe{cluster: c, name: name, node: n, all: c.Nodes(), boots: map[string]*bootClock{}}
+	s := &scribe{cluster: c, name: name, node: n, all: c.Nodes(), boots: map[string]*bootClock{}, late: map[string]bool{}}
 	n.Docker("volume", "create", "-d", "flocker", "-o", "size=1G", "-o", "replicas=2", "-o", "interval=5s", name)
 	n.Docker("run", "-d", "--name", name, "--restart", "always", "--label", "flocker.enable=true",
 		"--mount", "type=volume,volume-driver=flocker,src="+name+",dst=/d", busyboxImage, "sh", "-c", fmt.Sprintf(scribeScript, name))
@@ -71,8 +77,18 @@ func (s *scribe) learn(nodes ...*lab.Node) {
 	s.Helper()
 	for _, n := range nodes {
 		b, sample := s.sample(n)
+		sample.stops = len(b.stops)
 		b.samples = append(b.samples, sample)
 	}
+}
+
+// resumed says that a node's clock stood still up to then.
+func (s *scribe) resumed(n *lab.Node, at time.Time) {
+	s.Helper()
+	b, sample := s.sample(n)
+	b.stops = append(b.stops, sample.up-sample.at.Sub(at))
+	sample.stops = len(b.stops)
+	b.samples = append(b.samples, sample)
 }
 
 // sample asks a node for its time since boot. The quickest of some answers is the truest.
@@ -81,7 +97,7 @@ func (s *scribe) sample(n *lab.Node) (b *bootClock, sample bootSample) {
 	var boot string
 	for best, i := time.Hour, 0; i < 4; i++ {
 		begin := time.Now()
-		out := strings.Fields(n.Sh("cat /proc/sys/kernel/random/boot_id /proc/uptime"))
+		out := strings.Fields(n.Sh(readBoot + " /proc/uptime"))
 		took := time.Since(begin)
 		up, err := strconv.ParseFloat(out[1], 64)
 		if err != nil {
@@ -97,6 +113,11 @@ func (s *scribe) sample(n *lab.Node) (b *bootClock, sample bootSample) {
 	return s.boots[boot], sample
 }
 
+const readBoot = "cat /proc/sys/kernel/random/boot_id"
+
+// bootOf tells the boots of a node apart.
+func bootOf(n *lab.Node) string { return n.Sh(readBoot) }
+
 func seconds(f float64) time.Duration { return time.Duration(f * float64(time.Second)) }
 
 // dir is where the volume is mounted.
@@ -109,13 +130,35 @@ func (s *scribe) dir(n *lab.Node) string {
 	return d.Mountpoint
 }
 
-// written is how far the file is where it is mounted. It asks neither Docker nor flockd.
+// last is the last line of the file where it is mounted. It asks neither Docker nor flockd.
+func (s *scribe) last(n *lab.Node) (string, error) {
+	out, err := n.Try("set -e; dir=$(awk '$1 == \"" + copyOf(s.v) + "\" { print $2; exit }' /proc/mounts); test -n \"$dir\"; tail -n1 $dir/data/lines")
+	return strings.TrimSpace(out), err
+}
+
+// written is how far the file is.
 func (s *scribe) written(n *lab.Node) (int64, error) {
-	out, err := n.Try("set -e; dir=$(awk '$1 == \"" + copyOf(s.v) + "\" { print $2; exit }' /proc/mounts); test -n \"$dir\"; tail -n1 $dir/data/lines | cut -d' ' -f1")
+	line, err := s.last(n)
 	if err != nil {
 		return 0, err
 	}
-	return strconv.ParseInt(strings.TrimSpace(out), 10, 64)
+	number, _, _ := strings.Cut(line, " ")
+	return strconv.ParseInt(number, 10, 64)
+}
+
+// about prepares for a fault: it reads the writer's clock, and has the replicas take what is
+// written by now, which must survive. A replica that is called ok may be some seconds
+// behind, so without that nothing need survive but what the failover's event says.
+func (s *scribe) about() {
+	s.Helper()
+	s.learn(s.node)
+	line, err := s.last(s.node)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.node.Flockctl("volume", "sync", s.name)
+	s.safe = line
+	s.more(3)
 }
 
 // more waits until so many more lines are written where it runs.
@@ -235,6 +278,8 @@ func (s *scribe) check() {
 	all := append(slices.Clone(live), s.asides()...)
 	slices.SortFunc(all, func(a, b scribed) int { return a.at.Compare(b.at) })
 	all = slices.CompactFunc(all, func(a, b scribed) bool { return a.text == b.text })
+	ever := len(all)
+	all = slices.DeleteFunc(all, func(l scribed) bool { return s.late[l.text] })
 	moves := 0
 	for i := 1; i < len(all); i++ {
 		if a, b := all[i-1], all[i]; a.boot != b.boot {
@@ -242,9 +287,44 @@ func (s *scribe) check() {
 			s.Logf("    %s wrote for the last time %.1fs before %s began", s.boots[a.boot].node, b.at.Sub(a.at).Seconds(), s.boots[b.boot].node)
 		}
 	}
-	s.Logf("    it counts to %d; %d lines of %d ever written are in no copy that is used", len(live), len(all)-len(live), len(all))
+	s.Logf("    it counts to %d; %d lines of %d ever written are in no copy that is used", len(live), ever-len(live), ever)
+	if s.safe != "" && !slices.ContainsFunc(live, func(l scribed) bool { return l.text == s.safe }) {
+		s.Errorf("%q was written before a volume sync and is not there", s.safe)
+	}
 	if moves != s.moves {
 		s.Errorf("the writer changed %d times, with %d failovers: two have written at the same time", moves, s.moves)
+	}
+}
+
+// overlap measures for how long a node that another one has taken over from, and that went
+// on then, wrote on: beside the other, to its own copy. No line of that may be in the volume.
+func (s *scribe) overlap(from *lab.Node, resumed time.Time) {
+	s.Helper()
+	s.learn(s.node)
+	late := func(l scribed) bool { return s.boots[l.boot].node.Name == from.Name && l.at.After(resumed) }
+	live := s.live()
+	if i := slices.IndexFunc(live, late); i >= 0 {
+		s.Errorf("line %d of the volume was written on %s when it had lost it", i+1, from)
+	}
+	first := len(live) - 1
+	for first > 0 && live[first-1].boot == live[first].boot {
+		first--
+	}
+	lines, last := 0, resumed
+	for _, l := range s.asides() {
+		if late(l) {
+			s.late[l.text] = true
+			lines++
+			if l.at.After(last) {
+				last = l.at
+			}
+		}
+	}
+	s.Logf("    %s wrote for the first time %.1fs before %s went on; %s wrote %d lines more to its own copy, now set aside, the last %.1fs after it went on: so long two wrote",
+		s.node, resumed.Sub(live[first].at).Seconds(), from, from, lines, last.Sub(resumed).Seconds())
+	// What its lease may have had left when it was stopped, and the time to stop the writers.
+	if most := lease.Lab.TTL + lease.Lab.Fence; last.Sub(resumed) > most {
+		s.Errorf("that is longer than %s", most)
 	}
 }
 
@@ -279,7 +359,7 @@ func TestIllNode(t *testing.T) {
 	ill := func(what string, strike, heal func(n *lab.Node)) {
 		c.Step(what, func() {
 			from := s.node
-			s.learn(c.Nodes()...)
+			s.about()
 			begin := time.Now()
 			strike(from)
 			s.takenOver(begin)
@@ -330,5 +410,64 @@ func TestIllNode(t *testing.T) {
 			}
 			up(n, "flockd")
 		})
+	s.node.Docker("rm", "-f", s.name)
+}
+
+// The machine below a node is ill. One that stands still for longer than its lease has lost
+// its volume when it goes on, and its container, in the middle of a write, goes on as well:
+// for how long is measured; what it writes then is no part of the volume, and is not lost
+// either. A pool whose disk is gone hangs, with all that writes to it: the node gives its
+// volumes up, and is reset, since it cannot stop what hangs.
+func TestIllMachine(t *testing.T) {
+	c := start(t)
+	c.Step("failover becomes automatic by itself", func() { c.waitAutomatic() })
+	var s *scribe
+	c.Step("a container that is to follow writes on n2", func() { s = c.scribe(c.n2, "log") })
+	pause := func(what string, stop, resume func(...*lab.Node), clockStops bool) {
+		c.Step(what, func() {
+			from := s.node
+			s.about()
+			boot := bootOf(from)
+			begin := time.Now()
+			stop(from)
+			s.takenOver(begin)
+			resume(from)
+			resumed := time.Now()
+			c.Until("it to be stopped on "+from.Name, later, func() error { return s.idle(from) })
+			c.Logf("    nothing of it is on %s any more, which says so %.1fs after it went on; it has reset itself: %t", from, time.Since(resumed).Seconds(), bootOf(from) != boot)
+			if clockStops {
+				s.resumed(from, resumed)
+			} else {
+				s.learn(from)
+			}
+			_, took := c.waitVolume(s.node, s.name, "ok again", healthy)
+			c.Logf("    ok %.1fs later", took.Seconds())
+			s.overlap(from, resumed)
+			s.check()
+		})
+	}
+	pause("it stands still with its clocks", c.Pause, c.Resume, true)
+	pause("it stands still, its clocks run on", c.Freeze, c.Thaw, false)
+	c.Step("the disk of its pool is pulled", func() {
+		from := s.node
+		s.about()
+		boot := bootOf(from)
+		begin := time.Now()
+		c.Unplug(from)
+		s.takenOver(begin)
+		took := c.Until(from.Name+" to have been reset", later, func() error {
+			_, err := from.Try(readBoot + " | grep -vF " + boot)
+			return err
+		})
+		c.Logf("    %s has reset itself; seen after %.1fs more", from, took.Seconds())
+		if err := s.idle(from); err != nil {
+			t.Error(err)
+		}
+		c.Cut(from)
+		c.Boot(from)
+		_, took = c.waitVolume(s.node, s.name, "ok again", healthy)
+		c.Logf("    ok %.1fs after %s is back with its disk", took.Seconds(), from)
+		s.check()
+	})
 	s.node.Docker("rm", "-f", s.name)
 }
