@@ -7,8 +7,8 @@ import (
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
-// Backend does what Docker asks. Get and List answer at once from local memory,
-// whatever state the cluster is in. The others may wait, until ctx ends: the driver
+// Backend does what Docker asks. List answers at once from local memory, whatever state
+// the cluster is in, and so does Get of what is known there. The others may wait, until ctx ends: the driver
 // gives them less time than Docker waits, and what is not done by then must be
 // undone or safe to ask for again. All may be called at the same time, for the same
 // volume too. A *volume.Error is shown to the user as it is.
@@ -24,8 +24,9 @@ type Backend interface {
 	// Unmount takes back one Mount of that ID. One that is not known is no error.
 	Unmount(ctx context.Context, name, id string) error
 	// Get finds a volume; ok is false only when it is certain that there is none: at
-	// that answer Docker forgets the volume.
-	Get(name string) (info Info, ok bool)
+	// that answer Docker forgets the volume, or makes it. To be certain it may ask others,
+	// for a few seconds at most: an engine that starts asks for one volume after another.
+	Get(ctx context.Context, name string) (info Info, ok bool)
 	List() []Info
 }
 

@@ -124,7 +124,7 @@ func (b *memoryBackend) Unmount(ctx context.Context, name, id string) error {
 	return nil
 }
 
-func (b *memoryBackend) Get(name string) (Info, bool) {
+func (b *memoryBackend) Get(_ context.Context, name string) (Info, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.rules[name].panics {

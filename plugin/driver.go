@@ -173,8 +173,8 @@ func (d *Driver) Get(r *protocol.GetRequest) (*protocol.GetResponse, error) {
 		return nil, errNoVolume(r.Name)
 	}
 	var out *protocol.Volume
-	err := d.do("Get", r.Name, "", d.fast, func(context.Context) error {
-		info, ok := d.backend.Get(r.Name)
+	err := d.do("Get", r.Name, "", d.fast, func(ctx context.Context) error {
+		info, ok := d.backend.Get(ctx, r.Name)
 		if !ok {
 			return errNoVolume(r.Name)
 		}
@@ -207,8 +207,8 @@ func (d *Driver) List() (*protocol.ListResponse, error) {
 // Path is where a volume is mounted; Docker asks when Get gave no mountpoint.
 func (d *Driver) Path(r *protocol.PathRequest) (*protocol.PathResponse, error) {
 	var path string
-	err := d.do("Path", r.Name, "", d.fast, func(context.Context) error {
-		info, ok := d.backend.Get(r.Name)
+	err := d.do("Path", r.Name, "", d.fast, func(ctx context.Context) error {
+		info, ok := d.backend.Get(ctx, r.Name)
 		if !ok {
 			return errNoVolume(r.Name)
 		}

@@ -160,7 +160,7 @@ func (w *history) reconcile() {
 
 func (w *history) Create(context.Context, string, volume.Spec) error { return nil }
 func (w *history) Remove(context.Context, string) error              { return nil }
-func (w *history) Get(name string) (Info, bool)                      { return Info{Name: name}, true }
+func (w *history) Get(_ context.Context, name string) (Info, bool)   { return Info{Name: name}, true }
 func (w *history) List() []Info                                      { return nil }
 
 func (w *history) Mount(_ context.Context, name, id string) (string, error) {

@@ -151,7 +151,7 @@ func TestRealEngine(t *testing.T) {
 	ok("rm", "-f", "flk-plugin-c")
 	backend.reset(vol)
 	ok("volume", "rm", vol)
-	if _, known := backend.Get(vol); known {
+	if _, known := backend.Get(context.Background(), vol); known {
 		t.Error("the volume is still there")
 	}
 }
@@ -213,8 +213,8 @@ func (b *dirBackend) Unmount(ctx context.Context, name, id string) error {
 	return b.memoryBackend.Unmount(ctx, name, id)
 }
 
-func (b *dirBackend) Get(name string) (Info, bool) {
-	info, ok := b.memoryBackend.Get(name)
+func (b *dirBackend) Get(ctx context.Context, name string) (Info, bool) {
+	info, ok := b.memoryBackend.Get(ctx, name)
 	b.note("Get %s %v", name, ok)
 	return info, ok
 }

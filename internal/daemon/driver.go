@@ -12,7 +12,7 @@ import (
 )
 
 // driver is plugin.Backend: Docker's view of this node. Get and List are answered
-// from local memory and never fail for a volume that is known.
+// from local memory for volumes that are known there.
 type driver struct{ d *Daemon }
 
 // Create implements plugin.Backend.
@@ -51,9 +51,9 @@ func (b driver) Mount(ctx context.Context, name, id string) (string, error) {
 	if m.agent == nil {
 		return "", volume.Errorf(volume.CodeConflict, "volume %q cannot be mounted here: this node has no pool", name)
 	}
-	v := m.cluster.State().VolumeByName(name)
-	if v == nil {
-		return "", noVolume(name)
+	v, err := m.volumeNamed(ctx, name)
+	if err != nil {
+		return "", err
 	}
 	select {
 	case <-m.agent.Fresh():
@@ -62,14 +62,19 @@ func (b driver) Mount(ctx context.Context, name, id string) (string, error) {
 			WithHint("it can be mounted as soon as a majority of the voters is up; see `flockctl status`")
 	}
 	for {
+		if err := m.tenure.await(ctx); err != nil {
+			return "", fmt.Errorf("volume %q cannot be mounted on this node: %w", name, err)
+		}
+		right := m.tenure.Changed()
 		dir, err := m.mount(ctx, v, id)
 		// What was taken from this node on the way is waited for, as if it had been so at
 		// the beginning, and so is a failover: a refusal would be final for the container.
+		// It may be this node's again by now, as when it just gets its first lease.
 		lost := m.failsOver(v.ID)
 		switch {
 		case err == nil, ctx.Err() != nil, volume.CodeOf(err) == volume.CodeNotFound:
 			return dir, err
-		case !lost && m.mountable(v.ID):
+		case !lost && !closed(right) && m.mountable(v.ID):
 			return dir, err
 		}
 		// Never without a rest: while this node leaves its cluster, no wait lasts.
@@ -96,11 +101,8 @@ func (m *member) failsOver(id volume.ID) bool {
 	return !heard
 }
 
-// mount waits until this node may write at all, has the volume given to it, and mounts.
+// mount has a volume given to this node, which may write, and mounts it.
 func (m *member) mount(ctx context.Context, v *state.Volume, id string) (string, error) {
-	if err := m.tenure.await(ctx); err != nil {
-		return "", fmt.Errorf("volume %q cannot be mounted on this node: %w", v.Name, err)
-	}
 	// What is being made, moved, removed or failed over is decided in a moment.
 	s, err := m.cluster.Wait(ctx, func(s *state.State) bool {
 		now := s.Volume(v.ID)
@@ -126,6 +128,31 @@ func (m *member) mount(ctx context.Context, v *state.Volume, id string) (string,
 		}
 	}
 	return m.agent.Mount(ctx, v.ID, id)
+}
+
+// closed says that what a channel tells of has happened.
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// volumeNamed is the volume of a name. That there is none is only said once this node has
+// caught up: it may have been made on another one a moment ago.
+func (m *member) volumeNamed(ctx context.Context, name string) (*state.Volume, error) {
+	if v := m.cluster.State().VolumeByName(name); v != nil {
+		return v, nil
+	}
+	if err := m.catchUp(ctx); err != nil {
+		return nil, err
+	}
+	if v := m.cluster.State().VolumeByName(name); v != nil {
+		return v, nil
+	}
+	return nil, noVolume(name)
 }
 
 // mountable says that this node may write the volume now.
@@ -166,10 +193,20 @@ func (b driver) Unmount(_ context.Context, name, id string) error {
 	return nil
 }
 
-// Get implements plugin.Backend.
-func (b driver) Get(name string) (plugin.Info, bool) {
+// getPatience is how long Get tries to be certain that there is no such volume. Without a
+// leader it takes that long for each name: at its start an engine asks for all it knows.
+const getPatience = 2 * time.Second
+
+// Get implements plugin.Backend. Where it says that there is none Docker has one made, with
+// the options of that command.
+func (b driver) Get(ctx context.Context, name string) (plugin.Info, bool) {
 	m, err := b.d.member()
 	if err != nil {
+		return plugin.Info{}, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, getPatience)
+	defer cancel()
+	if _, err := m.volumeNamed(ctx, name); err != nil {
 		return plugin.Info{}, false
 	}
 	v := m.view()

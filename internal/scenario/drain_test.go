@@ -30,11 +30,10 @@ func TestMachineLostDuringDrain(t *testing.T) {
 					}
 					source, third := machines["source"].Name, machines["third"].Name
 					w.Script(fmt.Sprintf(`
-						mode automatic
-						lease %[1]s held
 						create %[1]s pg replicas=2
 						create %[1]s logs replicas=2
 						run-following %[1]s web pg logs
+						mode automatic
 						write %[1]s pg f one
 						await pg ok
 						await logs ok

@@ -30,6 +30,7 @@ type fencer struct {
 	safety volume.Safety
 	down   bool // by a script
 	only   bool // nobody but this process can stop the writers
+	refuse bool // the next lease is refused once
 	off    bool // with the machine, which it has reset
 	state  fence.Phase
 	lease  fence.Lease
@@ -81,6 +82,13 @@ func (f *fencer) isDown() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.down
+}
+
+// refuseOnce has the next lease taken over at the second try.
+func (f *fencer) refuseOnce() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refuse = true
 }
 
 // log is what it has fenced.
@@ -153,6 +161,13 @@ func (f *fencer) do(work func()) (fence.Status, error) {
 
 // Arm implements daemon.Fencer.
 func (f *fencer) Arm(_ context.Context, l fence.Lease) (fence.Status, error) {
+	f.mu.Lock()
+	refuse := f.refuse
+	f.refuse = false
+	f.mu.Unlock()
+	if refuse {
+		return fence.Status{}, errFencerDown
+	}
 	return f.do(func() {
 		switch {
 		case !l.Of(f.lease.Node) && f.state == fence.PhaseArmed:
