@@ -103,7 +103,7 @@ func TestFailoverPartition(t *testing.T) {
 	})
 
 	c.Step("what n2 wrote alone is kept, without a gap", func() {
-		c.restoreTail(to, "tail")
+		c.restoreTail(c.n2, "tail")
 		out := c.n2.Sh("docker run --rm --mount type=volume,volume-driver=flocker,src=tail,dst=/d " + busyboxImage +
 			" awk '$0 != NR { bad = 1 } END { print NR, bad + 0 }' /d/tally")
 		var count, bad int64

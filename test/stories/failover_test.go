@@ -3,6 +3,7 @@ package stories
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -87,7 +88,7 @@ func TestCoreFailover(t *testing.T) {
 
 	c.Step("the tail of n2 is listed, and holds every row that was acknowledged", func() {
 		db.stop()
-		c.restoreTail(to, "tail")
+		c.restoreTail(c.n2, "tail")
 		old := c.runPostgres(c.n2, "old", "tail")
 		if got := old.rows(); got < acked || got > acked+onTheWay {
 			t.Errorf("the tail holds %d rows, %d were acknowledged before the power was cut", got, acked)
@@ -199,16 +200,23 @@ func (c cluster) waitFollows(n *lab.Node, name string) {
 	})
 }
 
-// restoreTail makes a volume of the only copy that is set aside.
-func (c cluster) restoreTail(n *lab.Node, name string) {
+// restoreTail makes a volume of the copy that a node set aside. Other nodes may have set
+// one aside, too: one that had a snapshot which the new primary never got, because its own
+// increment went from an older one to a newer.
+func (c cluster) restoreTail(of *lab.Node, name string) {
 	c.Helper()
-	var asides api.Asides
-	c.Until("one copy to be set aside", later, func() (err error) {
-		asides, err = lab.Ask[api.Asides](n, "aside", "list")
-		if err == nil && len(asides.Asides) != 1 {
-			err = fmt.Errorf("%d are: %+v", len(asides.Asides), asides)
+	var tail api.Aside
+	c.Until("one copy to be set aside on "+of.Name, later, func() error {
+		all, err := lab.Ask[api.Asides](of, "aside", "list")
+		if err != nil {
+			return err
 		}
-		return err
+		there := slices.DeleteFunc(all.Asides, func(a api.Aside) bool { return a.Node.Name != of.Name })
+		if len(there) != 1 {
+			return fmt.Errorf("%d are there: %+v", len(there), all)
+		}
+		tail = there[0]
+		return nil
 	})
-	n.Flockctl("aside", "restore", asides.Asides[0].Name, name)
+	of.Flockctl("aside", "restore", "--node", of.Name, tail.Name, name)
 }
