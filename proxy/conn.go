@@ -5,6 +5,8 @@ import (
 	"net"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // chunk is what was read at once, in a buffer that goes back to the others when it has
@@ -24,10 +26,8 @@ func (c chunk) release()      { chunks.Put(c.buf) }
 // readChunk reads what there is, and waits for it. A connection that says nothing has
 // no buffer: it is taken when there is something to read.
 func readChunk(from net.Conn) (chunk, error) {
-	if sc, ok := from.(syscall.Conn); ok {
-		if raw, err := sc.SyscallConn(); err == nil {
-			return readRaw(raw)
-		}
+	if raw := rawConn(from); raw != nil {
+		return readRaw(raw)
 	}
 	c := chunk{buf: chunks.Get().(*[chunkSize]byte)}
 	n, err := from.Read(c.buf[:])
@@ -68,22 +68,38 @@ func readRaw(raw syscall.RawConn) (c chunk, err error) {
 	return c, nil
 }
 
-// gone says that the other side has closed or reset its connection. What it said before
-// may still be there to be read.
+// gone says that the other side has closed or reset its connection, even if what it said
+// before is still there to be read.
 func gone(conn net.Conn) bool {
+	info, ok := tcpInfo(conn)
+	return ok && info.State != tcpEstablished
+}
+
+const tcpEstablished = 1 // in the kernel's numbering
+
+// tcpInfo is what the kernel knows of a connection; ok is false if it cannot be asked.
+func tcpInfo(conn net.Conn) (info unix.TCPInfo, ok bool) {
+	raw := rawConn(conn)
+	if raw == nil {
+		return info, false
+	}
+	err := raw.Control(func(fd uintptr) {
+		if got, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			info, ok = *got, true
+		}
+	})
+	return info, ok && err == nil
+}
+
+// rawConn returns nil for a connection that is not the kernel's.
+func rawConn(conn net.Conn) syscall.RawConn {
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
-		return false
+		return nil
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return true
+		return nil
 	}
-	var over bool
-	err = raw.Control(func(fd uintptr) {
-		var one [1]byte
-		n, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		over = n == 0 && err == nil || err != nil && err != syscall.EAGAIN && err != syscall.EINTR
-	})
-	return err != nil || over
+	return raw
 }

@@ -321,3 +321,65 @@ func TestCut(t *testing.T) {
 	idle.say("PING\r\n")
 	idle.hear("+PING")
 }
+
+// A refusal comes after the answers that are still due: before them it would be taken
+// for one of them.
+func TestRefusedInOrder(t *testing.T) {
+	w := newWorld(t, Limits{Event: time.Millisecond})
+	c := w.client()
+	c.say("slow\r\n")
+	w.until("a request to be with the server", func() bool { return w.server.heard() == "slow" })
+	w.g.Pause()
+	c.say("SET k v\r\n")
+	w.until("the pause to have been too long for the next", func() bool {
+		w.g.mu.Lock()
+		defer w.g.mu.Unlock()
+		for s := range w.g.sessions {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.waits && time.Now().After(s.pause.until)
+		}
+		return false
+	})
+	w.server.let <- struct{}{}
+	c.hear("+slow")
+	c.hear("-TRYAGAIN flocker: the server behind this port did not come back in time; try again")
+	if got := w.server.heard(); got != "slow" {
+		t.Errorf("the server heard %s", got)
+	}
+}
+
+// Whoever says all that it will and listens is served.
+func TestHalfClosedClientIsServed(t *testing.T) {
+	w := newWorld(t, Limits{})
+	c := w.client()
+	c.say("PING\r\nGET k\r\n")
+	if err := c.conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	c.hear("+PING")
+	c.hear("+GET k")
+}
+
+// A session that is cut off does not go on waiting for a pause to end.
+func TestCutWhileWaiting(t *testing.T) {
+	w := newWorld(t, Limits{Request: time.Hour, Event: time.Hour})
+	c := w.client()
+	c.say("slow\r\n")
+	w.until("a request to be with the server", func() bool { return w.server.heard() == "slow" })
+	w.g.Pause()
+	c.say("PING\r\n")
+	w.until("the next to wait", func() bool {
+		w.g.mu.Lock()
+		defer w.g.mu.Unlock()
+		for s := range w.g.sessions {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.waits
+		}
+		return false
+	})
+	w.g.Cut()
+	w.until("the session to end", func() bool { return len(w.g.Sessions()) == 0 })
+	w.server.let <- struct{}{}
+}

@@ -45,7 +45,7 @@ type session struct {
 	pause   *pause        // nil: not paused
 	backend net.Conn      // nil: parked
 	waits   bool          // the client has said something that may not be passed on yet
-	answers chan struct{} // has something when the server has said something while the client waits
+	answers chan struct{} // has something when the server has spoken, or all is over, while the client waits
 	writing bool          // what the server said is on its way to the client
 	closed  bool
 }
@@ -76,6 +76,7 @@ func (s *session) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
+	s.wakeWaiting()
 	_ = s.client.Close()
 	if s.backend != nil {
 		_ = s.backend.Close()
@@ -153,24 +154,48 @@ func (s *session) admit(p []byte) (n int, to net.Conn) {
 // connect waits until the gate is not paused, and until there is a server. When that
 // takes longer than a request may wait, the client is told so in its protocol's words.
 func (s *session) connect(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.gate.limits.Request)
+	limit, cancel := context.WithTimeout(ctx, s.gate.limits.Request)
 	defer cancel()
 	s.setWaits(true)
 	defer s.setWaits(false)
-	for {
-		err := s.tryConnect(ctx)
-		if err == nil || !errors.Is(err, errPaused) {
-			if err != nil && ctx.Err() != nil {
+	for held := false; ; held = true {
+		err := s.tryConnect(limit, held)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, errPaused):
+			continue
+		case limit.Err() != nil, errors.Is(err, context.DeadlineExceeded):
+			if s.answered(ctx) {
 				s.refuse("flocker: the server behind this port did not come back in time; try again")
 			}
-			return err
+		}
+		return err
+	}
+}
+
+// answered waits until the client has all answers that are still due, before which a
+// refusal would be taken for one of them. It says whether it has.
+func (s *session) answered(ctx context.Context) bool {
+	for {
+		s.mu.Lock()
+		idle := s.backend == nil || !s.writing && s.framer.busy() == ""
+		closed := s.closed
+		s.mu.Unlock()
+		if idle || closed {
+			return !closed
+		}
+		select {
+		case <-s.answers:
+		case <-ctx.Done():
+			return false
 		}
 	}
 }
 
 var errPaused = errors.New("paused")
 
-func (s *session) tryConnect(ctx context.Context) error {
+func (s *session) tryConnect(ctx context.Context, held bool) error {
 	s.mu.Lock()
 	pause, has, closed := s.pause, s.backend != nil, s.closed
 	open := has && s.framer.open()
@@ -196,20 +221,21 @@ func (s *session) tryConnect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.attach(ctx, conn); err != nil {
-		_ = conn.Close()
-		return err
+	// Whoever does not wait for an answer any more shall not have it done: it may be done
+	// a second time elsewhere. Without a pause, it has only said all that it will.
+	if held && gone(s.client) {
+		err = errors.New("the client has gone while its request waited")
+	} else {
+		err = s.attach(ctx, conn)
 	}
-	return nil
+	if err != nil {
+		_ = conn.Close()
+	}
+	return err
 }
 
 // attach makes conn the session's connection to the server.
 func (s *session) attach(ctx context.Context, conn net.Conn) error {
-	// Whoever does not wait for an answer any more shall not have it done: it may be done
-	// a second time elsewhere.
-	if gone(s.client) {
-		return errors.New("the client has gone while its request waited")
-	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	err := s.framer.replay(conn)
 	if !stop() && err == nil {
@@ -224,7 +250,6 @@ func (s *session) attach(ctx context.Context, conn net.Conn) error {
 	case s.closed:
 		return net.ErrClosed
 	case s.pause != nil: // since we looked
-		_ = conn.Close()
 		return errPaused
 	}
 	s.backend = conn
@@ -254,16 +279,21 @@ func (s *session) replies(from net.Conn) {
 		s.mu.Lock()
 		s.writing = false
 		s.park()
-		if s.waits {
-			select {
-			case s.answers <- struct{}{}:
-			default:
-			}
-		}
+		s.wakeWaiting()
 		s.mu.Unlock()
 		if err != nil {
 			s.close()
 			return
+		}
+	}
+}
+
+// wakeWaiting has a client that waits look again. s.mu is held.
+func (s *session) wakeWaiting() {
+	if s.waits {
+		select {
+		case s.answers <- struct{}{}:
+		default:
 		}
 	}
 }
@@ -303,14 +333,21 @@ func (s *session) setWaits(waits bool) {
 }
 
 // refuse tells the client that its request was not done. A reply can be followed by
-// nothing else here: what else the client has sent is not read any more.
+// nothing else here: what else the client sends is read, for a second, because it would
+// reset the connection otherwise and the refusal with it, and dropped.
 func (s *session) refuse(why string) {
 	s.mu.Lock()
 	text := s.framer.refusal(why)
 	s.mu.Unlock()
-	_ = s.client.SetWriteDeadline(time.Now().Add(time.Second))
-	if _, err := s.client.Write(text); err != nil {
-		s.gate.log.Debug("a client could not be told that its request was refused", "client", s.client.RemoteAddr(), "err", err)
+	_ = s.client.SetDeadline(time.Now().Add(time.Second))
+	_, err := s.client.Write(text)
+	if half, ok := s.client.(interface{ CloseWrite() error }); ok && err == nil {
+		if err = half.CloseWrite(); err == nil {
+			_, err = io.Copy(io.Discard, s.client)
+		}
+	}
+	if err != nil {
+		s.gate.log.Debug("a client could not be told in full that its request was refused", "client", s.client.RemoteAddr(), "err", err)
 	}
 }
 
