@@ -70,7 +70,8 @@ type Mode string
 
 // The modes.
 const (
-	Redis Mode = "redis"
+	HTTP  Mode = "http"  // HTTP/1.1, HTTP/2 with prior knowledge
+	Redis Mode = "redis" // Redis, Valkey
 )
 
 // protocol is what a mode is made of.
@@ -82,6 +83,8 @@ type protocol struct {
 // protocol returns nil for a mode that is not known.
 func (m Mode) protocol() *protocol {
 	switch m {
+	case HTTP:
+		return &protocol{func() framer { return newHTTPFramer() }, probeHTTP}
 	case Redis:
 		return &protocol{func() framer { return newRedisFramer() }, probeRedis}
 	}
@@ -92,7 +95,7 @@ func (m Mode) protocol() *protocol {
 func NewGate(mode Mode, dial Dialer, limits Limits, log *slog.Logger) (*Gate, error) {
 	speaks := mode.protocol()
 	if speaks == nil {
-		return nil, fmt.Errorf("mode %q is not known; there is: redis", mode)
+		return nil, fmt.Errorf("mode %q is not known; there are: http, redis", mode)
 	}
 	limits = limits.withDefaults()
 	return &Gate{
@@ -350,6 +353,9 @@ func rest(ctx context.Context, d time.Duration) error {
 // every few milliseconds: that it accepts connections does not say so. It blocks until
 // then or until ctx ends.
 func Probe(ctx context.Context, mode Mode, dial Dialer) error {
+	if mode.protocol() == nil {
+		return fmt.Errorf("mode %q is not known", mode)
+	}
 	for {
 		err := probeOnce(ctx, mode, dial)
 		if err == nil {

@@ -1,0 +1,339 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// webs is a server of HTTP whose data move: it counts what was asked of it, and where.
+type webs struct {
+	*testing.T
+	g    *Gate
+	addr string // of the gate
+
+	mu    sync.Mutex
+	done  map[string]int // how often each request has been done
+	calls atomic.Int64
+	now   *httptest.Server
+	let   chan struct{} // lets a request for /slow go on
+}
+
+func newWebs(t *testing.T, limits Limits) *webs {
+	t.Helper()
+	w := &webs{T: t, done: make(map[string]int), let: make(chan struct{})}
+	w.now = w.start()
+	var err error
+	if w.g, err = NewGate(HTTP, w.dial(), limits, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	w.addr = fmt.Sprintf("127.0.0.1:%d", front(t, w.g))
+	return w
+}
+
+// start starts a server with the data that there are.
+func (w *webs) start() *httptest.Server {
+	s := httptest.NewUnstartedServer(w)
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetHTTP1(true)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+	w.Cleanup(s.Close)
+	return s
+}
+
+func (w *webs) dial() Dialer {
+	addr := w.now.Listener.Addr().String()
+	return func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", addr)
+	}
+}
+
+// ServeHTTP does what a request asks for: it counts it, and answers with all that came.
+func (w *webs) ServeHTTP(out http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/slow":
+		w.calls.Add(1)
+		<-w.let
+	case "/watch":
+		w.calls.Add(1)
+		_, _ = io.WriteString(out, "first\n")
+		_ = http.NewResponseController(out).Flush()
+		<-w.let
+		_, _ = io.WriteString(out, "last\n")
+		return
+	case "/chat":
+		conn, in, err := http.NewResponseController(out).Hijack()
+		if err != nil {
+			w.Error(err)
+			return
+		}
+		defer func() { _ = conn.Close() }()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		_, _ = io.Copy(conn, in)
+		return
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // the client's part will tell
+	}
+	w.mu.Lock()
+	w.done[r.URL.RequestURI()]++
+	w.mu.Unlock()
+	out.Header().Set("Trailer", "Grpc-Status")
+	fmt.Fprintf(out, "%s %s %s", r.Method, r.URL.RequestURI(), body)
+	out.Header().Set("Grpc-Status", "0")
+}
+
+// move has the server go on elsewhere.
+func (w *webs) move() {
+	w.Helper()
+	w.g.Pause()
+	w.quiet()
+	w.now.Close() // it waits for what the server is doing, which is nothing
+	w.now = w.start()
+	w.g.Resume(w.dial())
+}
+
+func (w *webs) quiet() {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(w.Context(), 30*time.Second)
+	defer cancel()
+	if err := w.g.Quiet(ctx); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *webs) until(what string, ok func() bool) {
+	w.Helper()
+	(&world{T: w.T, g: w.g}).until(what, ok)
+}
+
+// busy pauses, and returns what the gate says that it is not quiet for.
+func (w *webs) busy() string {
+	w.Helper()
+	w.g.Pause()
+	ctx, cancel := context.WithTimeout(w.Context(), 10*time.Millisecond)
+	defer cancel()
+	var b *Busy
+	if err := w.g.Quiet(ctx); !errors.As(err, &b) || len(b.Sessions) != 1 {
+		w.Fatalf("quiet: %v", err)
+	}
+	return b.Sessions[0].Busy
+}
+
+// client makes one that speaks HTTP/1.1, or HTTP/2 with prior knowledge, with
+// connections of its own.
+func (w *webs) client(http2 bool) *http.Client {
+	t := &http.Transport{Protocols: new(http.Protocols)}
+	t.Protocols.SetHTTP1(!http2)
+	t.Protocols.SetUnencryptedHTTP2(http2)
+	w.Cleanup(t.CloseIdleConnections)
+	return &http.Client{Transport: t}
+}
+
+// ask makes a request that is not made again by anybody, and checks all of its answer.
+func (w *webs) ask(c *http.Client, method, uri, body string) error {
+	// Its length is not told in advance, so that it comes in chunks.
+	r, err := http.NewRequestWithContext(w.Context(), method, "http://"+w.addr+uri, io.MultiReader(strings.NewReader(body)))
+	if err != nil {
+		return err
+	}
+	res, err := c.Do(r)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = res.Body.Close() }()
+	got, err := io.ReadAll(res.Body)
+	if want := fmt.Sprintf("%s %s %s", method, uri, body); err == nil && string(got) != want {
+		err = fmt.Errorf("%s: %q, want %q", res.Status, got, want)
+	}
+	if status := res.Trailer.Get("Grpc-Status"); err == nil && status != "0" {
+		err = fmt.Errorf("the trailer is %q", status)
+	}
+	return err
+}
+
+// Under load, with the server going to and fro, each request is done once and answered
+// once: the count on the one side is that on the other.
+func testHTTPMoves(t *testing.T, http2 bool) {
+	w := newWebs(t, Limits{})
+	const clients, moves = 6, 8
+	var load sync.WaitGroup
+	var asked [clients]int
+	over := make(chan struct{})
+	shared := w.client(http2)
+	for n := range clients {
+		c := shared // HTTP/2 has the requests of all on one connection
+		if !http2 {
+			c = w.client(false)
+		}
+		load.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				uri := fmt.Sprintf("/%d/%d?a=%%2f", n, asked[n])
+				if err := w.ask(c, "POST", uri, strings.Repeat("x", asked[n]*97%5000)); err != nil {
+					t.Errorf("%s: %v", uri, err)
+					return
+				}
+				asked[n]++
+			}
+		})
+	}
+	total := func() (n int) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.done)
+	}
+	for range moves {
+		before := total()
+		w.move()
+		w.until("some load between two moves", func() bool { return total() > before+2*clients })
+	}
+	close(over)
+	load.Wait()
+	all := 0
+	for n, asked := range asked {
+		for i := range asked {
+			if times := w.done[fmt.Sprintf("/%d/%d?a=%%2f", n, i)]; times != 1 {
+				t.Errorf("request %d of client %d was done %d times", i, n, times)
+			}
+		}
+		all += asked
+	}
+	if len(w.done) != all {
+		t.Errorf("%d requests were done, %d answered", len(w.done), all)
+	}
+	t.Logf("%d requests over %d moves", all, moves)
+}
+
+func TestHTTPMoves(t *testing.T) { testHTTPMoves(t, false) }
+
+// What waits in a pause is refused in the end, in full and in time.
+func TestHTTPRefusal(t *testing.T) {
+	w := newWebs(t, Limits{Request: 20 * time.Millisecond})
+	w.g.Pause()
+	// More than fits into the buffers, so that a reset would meet it on its way.
+	r, err := http.NewRequest("POST", "http://"+w.addr+"/", strings.NewReader(strings.Repeat("x", 256<<10)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := w.client(false).Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	if res.StatusCode != 503 || res.Header.Get("Retry-After") == "" || !res.Close {
+		t.Errorf("%s, %v", res.Status, res.Header)
+	}
+	if len(w.done) > 0 {
+		t.Errorf("the server has done %v", w.done)
+	}
+}
+
+// raw is a connection on which a test speaks by itself.
+func (w *webs) raw() (net.Conn, *bufio.Reader) {
+	w.Helper()
+	conn, err := net.Dial("tcp", w.addr)
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		w.Fatal(err)
+	}
+	return conn, bufio.NewReader(conn)
+}
+
+// A websocket cannot be moved: it is named, goes on during a pause, and can be cut.
+func TestHTTPUpgradePins(t *testing.T) {
+	w := newWebs(t, Limits{})
+	conn, in := w.raw()
+	_, _ = io.WriteString(conn, "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	if res, err := http.ReadResponse(in, nil); err != nil || res.StatusCode != 101 {
+		t.Fatal(res, err)
+	}
+	if busy := w.busy(); busy != "the connection has become one for echo" {
+		t.Errorf("busy: %q", busy)
+	}
+	if s := w.g.Sessions(); !s[0].Pinned {
+		t.Errorf("sessions: %+v", s)
+	}
+	_, _ = io.WriteString(conn, "hello\n")
+	if line, err := in.ReadString('\n'); line != "hello\n" {
+		t.Errorf("the echo is %q, %v", line, err)
+	}
+	w.g.Cut()
+	w.quiet()
+	w.g.Resume(nil)
+	if _, err := in.ReadByte(); err == nil {
+		t.Error("the connection goes on")
+	}
+}
+
+// What the gate does not understand gets the answer that the server gives it.
+func TestHTTPAmbiguousIsTheServersMatter(t *testing.T) {
+	w := newWebs(t, Limits{})
+	conn, in := w.raw()
+	_, _ = io.WriteString(conn, "GET /old HTTP/1.1\nHost: a\n\n")
+	res, err := http.ReadResponse(in, nil)
+	if err != nil || res.StatusCode != 200 || w.done["/old"] != 1 {
+		t.Fatal(res, err, w.done)
+	}
+	if busy := w.busy(); !strings.Contains(busy, "a line that does not end with CR LF") {
+		t.Errorf("busy: %q", busy)
+	}
+}
+
+// A connection that its server ends is not parked: the client waits for the end.
+func TestHTTPConnectionClose(t *testing.T) {
+	w := newWebs(t, Limits{})
+	for range 3 {
+		conn, in := w.raw()
+		_, _ = io.WriteString(conn, "GET / HTTP/1.0\r\n\r\n")
+		w.g.Pause()
+		w.quiet()
+		w.g.Resume(nil)
+		if _, err := io.ReadAll(in); err != nil {
+			t.Errorf("it does not end: %v", err)
+		}
+	}
+	if got := w.done["/"]; got != 3 {
+		t.Errorf("the server has done %d", got)
+	}
+}
+
+func TestProbeHTTP(t *testing.T) {
+	w := newWebs(t, Limits{})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := Probe(ctx, HTTP, w.dial()); err != nil {
+		t.Error(err)
+	}
+	starting := httptest.NewUnstartedServer(http.HandlerFunc(func(out http.ResponseWriter, _ *http.Request) { out.WriteHeader(503) }))
+	starting.Config.DisableGeneralOptionsHandler = true
+	starting.Start()
+	defer starting.Close()
+	w.now = starting
+	brief, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := Probe(brief, HTTP, w.dial()); err == nil {
+		t.Error("a server that answers 503 is called ready")
+	}
+}
