@@ -471,3 +471,48 @@ func TestIllMachine(t *testing.T) {
 	})
 	s.node.Docker("rm", "-f", s.name)
 }
+
+// Two of five nodes die at once: what was on them is back on the others.
+func TestTwoOfFive(t *testing.T) {
+	l := lab.Open(t)
+	c := cluster{Lab: l, n1: l.Node(1), n2: l.Node(2), n3: l.Node(3)}
+	n4, n5 := l.Node(4), l.Node(5)
+	c.Step("a cluster of five", func() {
+		l.Do("up", "5")
+		l.ResetTo(5)
+		line := joinLine(c.n1.Flockctl(initArgs(c.n1)...))
+		for _, n := range []*lab.Node{c.n2, c.n3, n4, n5} {
+			c.join(line, n)
+		}
+		c.waitNodes(5)
+		c.waitAutomatic()
+	})
+	t.Cleanup(func() { c.Cut(n4, n5) })
+	var both []*scribe
+	c.Step("containers that are to follow write on n4 and n5", func() {
+		for _, n := range []*lab.Node{n4, n5} {
+			s := c.scribe(n, "log-"+n.Name)
+			s.all = append(c.Nodes(), n4, n5)
+			both = append(both, s)
+		}
+	})
+	c.Step("both nodes lose power at once", func() {
+		for _, s := range both {
+			s.about()
+		}
+		begin := time.Now()
+		c.Cut(n4, n5)
+		for _, s := range both {
+			s.takenOver(begin)
+		}
+	})
+	c.Step("they come back", func() {
+		c.Boot(n4, n5)
+		for _, s := range both {
+			c.waitVolume(s.node, s.name, "ok again", healthy)
+			s.check()
+			s.node.Docker("rm", "-f", s.name)
+		}
+	})
+	c.checkLeftovers()
+}
