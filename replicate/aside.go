@@ -33,6 +33,11 @@ func (e *Engine) perform(ctx context.Context, id volume.ID, st step, epoch volum
 	case actShelveSeed:
 		return e.shelve(ctx, id, e.cfg.seed(id, st.epoch), st.reason, false)
 	case actFork:
+		// Halfway, the copy has nothing of what it shares any more: whoever looks at it next
+		// must see the fork.
+		e.mu.Lock()
+		e.leftover[id] = true
+		e.mu.Unlock()
 		if err := e.forkCopy(ctx, id, st, epoch, props); err != nil {
 			return err
 		}

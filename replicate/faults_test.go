@@ -527,6 +527,25 @@ func TestPrimaryHalfAside(t *testing.T) {
 	})
 }
 
+// A set-aside that fails in the middle goes on where it was: by then the copy has nothing
+// of what it shares any more, and must not be taken for one that never had (found by
+// TestHistories).
+func TestForkThatFails(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.pair("1")
+		b.write("mine", "1")
+		b.host.Inject(zfsfake.Rule{Op: "promote", After: true, Times: 1, Do: func(context.Context, string, string) error {
+			return zfsfake.ErrInjected
+		}})
+		a.write("f", "2")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		w.hasAside(b, "mine")
+		if n := b.count(func(ev Event) bool { s, ok := ev.(SetAside); return ok && !s.Common }); n > 0 {
+			t.Error("a copy that shares its history is said to have nothing in common with its primary")
+		}
+	})
+}
+
 // What this node does about its own leftovers is not ended by another assignment: a
 // promotion waits for it.
 func TestSettleWhileAssigned(t *testing.T) {

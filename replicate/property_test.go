@@ -38,14 +38,18 @@ var (
 //
 //   - what a link calls acknowledged is on that replica;
 //   - a copy that could be sent an increment by another one still can: neither retention
-//     nor a crash nor a change of primary takes the base from them.
+//     nor a crash nor a change of primary takes the base from them;
+//   - two copies that had a snapshot in common have one for ever, or, once a pool was short of
+//     space, the one has it and the other a bookmark; unless one of them is given up on
+//     purpose, or goes back to what it has in common with a third that is its primary.
 //
 // In the end, healed and agreed,
 //
 //   - all copies are alike, and equal guids have equal contents wherever they are;
 //   - every write that was ever made is somewhere, and so is every user's snapshot that
 //     nobody removed: in the live copies or in one that was set aside;
-//   - no copy was sent in full twice, unless it was wiped or set aside in between.
+//   - no copy was sent in full twice, unless it was given up in between or had nothing in
+//     common with a primary that never met it.
 func TestHistories(t *testing.T) {
 	if *seedFlag != 0 {
 		tell(t, *seedFlag)
@@ -138,6 +142,7 @@ type past struct {
 	told    map[string]int        // version that it has heard of
 	heard   map[string]Assignment // what it believes
 	out     map[string]bool       // not in the replica set
+	full    map[string]bool       // pools that are
 	policy  volume.SnapshotPolicy
 	ready   map[string]bool // as primary: settled, may be written to
 
@@ -146,8 +151,9 @@ type past struct {
 	snaps   map[uint64]string          // users' snapshots that must be somewhere
 	mayHave map[string]int             // full copies that a node may have been sent
 	asides  map[string]int             // copies set aside on a node, when last looked at
-	had     map[string]map[uint64]bool // snapshots, then
 	met     map[string]bool            // what was true of bases, and must stay so
+	kin     map[string]bool            // pairs of copies that had something in common, and must have for ever
+	firm    map[string]bool            // those of them that had a snapshot in common, and no pool was short of space since
 	dials   map[string]uint64
 	log     []string
 }
@@ -163,8 +169,8 @@ func history(t *testing.T, seed uint64, skip map[int]bool) (failed, log []string
 		tb := &failures{TB: t}
 		p := &past{
 			world: newWorld(tb, abc...), seed: seed,
-			now: map[string]Assignment{}, told: map[string]int{}, heard: map[string]Assignment{}, out: map[string]bool{}, ready: map[string]bool{},
-			snaps: map[uint64]string{}, mayHave: map[string]int{"a": 1, "b": 1, "c": 1}, asides: map[string]int{}, had: map[string]map[uint64]bool{}, met: map[string]bool{}, dials: map[string]uint64{},
+			now: map[string]Assignment{}, told: map[string]int{}, heard: map[string]Assignment{}, out: map[string]bool{}, full: map[string]bool{}, ready: map[string]bool{},
+			snaps: map[uint64]string{}, mayHave: map[string]int{"a": 1, "b": 1, "c": 1}, asides: map[string]int{}, met: map[string]bool{}, kin: map[string]bool{}, firm: map[string]bool{}, dials: map[string]uint64{},
 		}
 		defer func() {
 			p.stopAll()
@@ -181,6 +187,10 @@ func history(t *testing.T, seed uint64, skip map[int]bool) (failed, log []string
 func (p *past) run(skip map[int]bool) {
 	p.rng = rand.New(rand.NewPCG(p.seed, 1))
 	p.wrap = p.unreliable
+	for _, n := range p.nodes {
+		// Nobody is given up for good: whoever comes back finds what it stood on.
+		n.with(func(c *Config) { c.Replace = func() time.Duration { return 24 * time.Hour } })
+	}
 	p.node("a").create()
 	for _, name := range abc {
 		n := p.node(name)
@@ -247,22 +257,30 @@ func (p *past) happened(name string, ev Event) {
 	}
 }
 
-// setAsideWhole: a copy is only given up as a whole when it has nothing in common
-// with its primary.
+// setAsideWhole: a copy is only given up as a whole when it has nothing in common with
+// its primary, and never had since one of the two was given up on purpose or a pool was
+// too full to keep more of it than a bookmark. Then it is sent in full once more.
 func (p *past) setAsideWhole(name string, ev SetAside) {
 	primary := p.byID(p.believes(name).Primary)
-	if primary == nil {
+	if primary == nil || strings.Contains(ev.Reason, "seed") {
 		return
 	}
 	_, known := p.holds(primary)
 	list, err := p.node(name).host.Snapshots(context.Background(), ev.Dataset, false)
 	p.must(err)
 	for _, s := range list {
-		if known[s.GUID] && !strings.Contains(ev.Reason, "seed") {
+		if known[s.GUID] {
 			p.Errorf("%s set its copy aside as a whole, though %s has %s in common with it", name, primary.name, s.Name)
 		}
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mayHave[name]++; p.firm[pair(name, primary.name)] {
+		p.Errorf("%s set its copy aside as a whole, though %s once had something in common with it", name, primary.name)
+	}
 }
+
+func pair(x, y string) string { return min(x, y) + max(x, y) }
 
 func (p *past) believes(name string) Assignment {
 	p.mu.Lock()
@@ -270,8 +288,20 @@ func (p *past) believes(name string) Assignment {
 	return p.heard[name]
 }
 
-// forget: of this node's copy nothing is expected any more.
+// forget: this node's copy is given up on purpose, so that nothing is expected of it any
+// more, and it may be sent in full once more.
 func (p *past) forget(name string) {
+	p.moved(name)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mayHave[name]++
+	of := func(pair string, _ bool) bool { return strings.Contains(pair, name) }
+	maps.DeleteFunc(p.kin, of)
+	maps.DeleteFunc(p.firm, of)
+}
+
+// moved: this node's copy stands elsewhere now.
+func (p *past) moved(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	maps.DeleteFunc(p.met, func(what string, _ bool) bool { return slices.Contains(strings.FieldsFunc(what, notWord), name) })
@@ -415,6 +445,8 @@ func (p *past) act() {
 	case 19:
 		p.note("pool of %s is full", name)
 		n.host.SetCapacity("tank", 1)
+		p.full[name] = true
+		p.loosen()
 	case 20:
 		p.note("pool of %s is suspended", name)
 		n.host.SuspendPool("tank", true)
@@ -540,6 +572,7 @@ func (p *past) raise(name string) {
 func (p *past) mend(name string) {
 	p.note("pool of %s is mended", name)
 	p.node(name).host.SetCapacity("tank", 1<<40)
+	delete(p.full, name)
 	p.node(name).host.SuspendPool("tank", false)
 }
 
@@ -572,8 +605,8 @@ func (p *past) wipe(name string) {
 	files, snaps := p.found()
 	p.writes = slices.DeleteFunc(p.writes, func(f string) bool { return !files[f] })
 	maps.DeleteFunc(p.snaps, func(g uint64, _ string) bool { return !snaps[g] })
-	p.mayHave[name]++
 	p.asides[name] = 0
+	delete(p.full, name)
 	p.forget(name)
 	n.start()
 }
@@ -699,23 +732,20 @@ func (p *past) holds(n *node) (snaps, known map[uint64]bool) {
 // primary. And as long as one is the primary and sends to the other, they have at
 // least something in common to go back to.
 func (p *past) basesAreThere() {
+	p.loosen()
 	snaps, known, top := map[string]map[uint64]bool{}, map[string]map[uint64]bool{}, map[string]uint64{}
 	for _, name := range abc {
 		snaps[name], known[name] = p.holds(p.node(name))
 		top[name], _ = p.node(name).newest()
-		// What a copy shared with others may be in what was set aside of it; with nothing
-		// left, that was all of it.
 		list, err := p.node(name).host.Datasets(context.Background(), "tank/flocker-aside")
 		if err != nil && !errors.Is(err, zfs.ErrNotFound) {
 			p.Fatal(err)
 		}
-		if more := len(list) - p.asides[name]; p.out[name] || more > 0 {
-			p.forget(name)
-			if more > 0 && !common(snaps[name], p.had[name]) {
-				p.mayHave[name] += more
-			}
+		if len(list) > p.asides[name] {
+			p.moved(name)
+			p.parted(name)
 		}
-		p.asides[name], p.had[name] = len(list), snaps[name]
+		p.asides[name] = len(list)
 	}
 	expect := func(what string, found bool) {
 		p.mu.Lock()
@@ -731,6 +761,10 @@ func (p *past) basesAreThere() {
 			if x == y || p.out[x] || p.out[y] || top[y] == 0 {
 				continue
 			}
+			if x < y && top[x] != 0 {
+				p.akin(p.kin, x, y, common(snaps[x], known[y]) || common(snaps[y], known[x]))
+				p.akin(p.firm, x, y, common(snaps[x], snaps[y]))
+			}
 			what := fmt.Sprintf("%s can send to %s, which stands on %d", x, y, top[y])
 			if p.foreign(x, y, known, top[y]) {
 				delete(p.met, what)
@@ -742,6 +776,46 @@ func (p *past) basesAreThere() {
 				expect(fmt.Sprintf("%s, primary of epoch %d, has something in common with %s", x, a.Epoch, y), common(snaps[y], known[x]))
 			}
 		}
+	}
+}
+
+// parted: what this copy had in common with others than its primary may have gone aside.
+func (p *past) parted(name string) {
+	primary := p.byID(p.believes(name).Primary)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, other := range abc {
+		if other != name && (primary == nil || other != primary.name) {
+			delete(p.kin, pair(name, other))
+			delete(p.firm, pair(name, other))
+		}
+	}
+}
+
+// akin: two copies that had something in common have for ever.
+func (p *past) akin(kind map[string]bool, x, y string, now bool) {
+	p.mu.Lock()
+	met := kind[pair(x, y)]
+	kind[pair(x, y)] = met || now
+	p.mu.Unlock()
+	if met && !now {
+		p.Fatalf("%s and %s have nothing in common any more", x, y)
+	}
+}
+
+// loosen: while a pool is short of space, bookmarks must do.
+func (p *past) loosen() {
+	short := false
+	for _, n := range p.nodes {
+		e := n.eng()
+		e.mu.Lock()
+		short = short || e.room.spent()
+		e.mu.Unlock()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if short || len(p.full) > 0 {
+		clear(p.firm)
 	}
 }
 
@@ -845,8 +919,11 @@ func (p *past) nothingLost() {
 	}
 }
 
-// sentOnce: a full copy is sent to one that has none, not to one that lost its base.
+// sentOnce: a full copy is sent to one that has none, not to one that lost what it had in
+// common with its primary.
 func (p *past) sentOnce() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, name := range abc {
 		sent := 0
 		for _, n := range p.nodes {
