@@ -105,6 +105,11 @@ type Config struct {
 	// removes it. Nil: the machine's.
 	Clock func() time.Time
 
+	// Wall is the clock of what is told to other nodes: of the times up to which a replica
+	// holds everything. It must be that of this node's reports, and may be set forward and
+	// back. Nil: the machine's.
+	Wall func() time.Time
+
 	Dirty   Dirty        // nil: `written` alone tells what is due
 	Log     *slog.Logger // nil: nothing is logged
 	Observe func(Event)  // nil: nobody listens. Called without locks; must not block.
@@ -141,6 +146,9 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	if c.Clock == nil {
 		c.Clock = time.Now
+	}
+	if c.Wall == nil {
+		c.Wall = time.Now
 	}
 	setDefault(&c.Sends, 8)
 	setDefault(&c.SendsPerReplica, 4)

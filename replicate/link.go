@@ -357,6 +357,7 @@ func (l *link) status(now time.Time) volume.LinkStatus {
 		}
 		st.LagBytes = c.lagBytes(l.top)
 	}
+	st.CompleteAsOf = e.told(st.CompleteAsOf)
 	s.behind = l.behind(now)
 	st.State = linkState(s)
 	st.Streamed = l.streamed

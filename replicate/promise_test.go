@@ -2,6 +2,7 @@ package replicate
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -117,6 +118,43 @@ func TestAsOfOfAnotherPrimary(t *testing.T) {
 		w.waitFor("in sync", w.inSync("a", "b"))
 		if p := b.promise(3); p.AsOf.After(time.Now()) {
 			t.Errorf("complete as of %s from now", time.Until(p.AsOf))
+		}
+	})
+}
+
+// A primary's clock that was wrong and is set back: what is told from then on is by the
+// clock of then, by which it will be told how long the primary lived. With the times of
+// before, a replica that lacks an hour would look complete.
+func TestAsOfOfClockSetBack(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		var ahead atomic.Int64
+		wall := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+		ahead.Store(int64(time.Hour))
+		a.with(func(c *Config) { c.Wall = wall })
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		if age := wall().Sub(b.eng().CompleteAsOf(testVol)); age > time.Minute {
+			t.Fatalf("with the clock ahead it is complete as of %s ago", age)
+		}
+
+		ahead.Store(0)
+		time.Sleep(2 * time.Minute) // the replica is asked again
+		if asOf := b.eng().CompleteAsOf(testVol); asOf.After(wall()) {
+			t.Errorf("with the clock set back it is complete as of %s from now", asOf.Sub(wall()))
+		}
+		w.partition("a", "b", true)
+		ahead.Store(int64(-time.Hour))
+		a.write("f", "1")
+		time.Sleep(10 * time.Minute) // nothing gets through
+		if lag := wall().Sub(a.link("b").CompleteAsOf); lag < 10*time.Minute || lag > 12*time.Minute {
+			t.Errorf("after ten minutes without its replica the primary calls that complete as of %s ago", lag)
+		}
+		w.partition("a", "b", false)
+		w.waitFor("in sync", w.inSync("a", "b"))
+		if p := b.promise(2); p.AsOf.After(wall()) {
+			t.Errorf("with the clock set back once more it is complete as of %s from now", p.AsOf.Sub(wall()))
 		}
 	})
 }

@@ -219,9 +219,11 @@ func (c *localCopy) step(epoch volume.Epoch) {
 	}
 }
 
-// complete notes that the copy holds all that was written until then.
+// complete notes that the copy holds all that was written until then. What the primary
+// says last counts, though it said a later time before: its clock has been set back, and
+// by that it will be told how long it lived.
 func (c *localCopy) complete(asOf time.Time) {
-	if asOf.After(c.completeAsOf) {
+	if !asOf.IsZero() {
 		c.completeAsOf = asOf
 	}
 }

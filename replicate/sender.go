@@ -120,7 +120,7 @@ func (l *link) converse(ctx context.Context, p *peer, w *wire, turn bool) (answe
 			return answered, err
 		}
 		var ans answer
-		if err := w.writeMessage(frameOffer, o); err != nil {
+		if err := w.writeMessage(frameOffer, l.e.telling(o)); err != nil {
 			return answered, err
 		}
 		if err := l.hear(ctx, w, &ans); err != nil {
@@ -218,6 +218,23 @@ func (l *link) offer(now time.Time) (offer, error) {
 	e.weigh(a, c, now)
 	o.Keep, o.Anchors = e.needed(a, c), e.moorings(a, c, now)
 	return o, nil
+}
+
+// telling is an offer as the replica is told it.
+func (e *Engine) telling(o offer) offer {
+	o.Newest.Taken, o.CompleteAsOf = e.told(o.Newest.Taken), e.told(o.CompleteAsOf)
+	return o
+}
+
+// told is a time of this process as other nodes are told it: it was as long ago as the
+// monotonic clock says, counted back from what the wall clock says now. That may have been
+// set since, and how long this node lived is told by it too. A time from before this process
+// has no monotonic reading and is told as it is.
+func (e *Engine) told(t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return e.cfg.Wall().Add(-time.Since(t)).Round(0)
 }
 
 // plan is what the sender does about an answer: a stream, nothing more (h.to and
@@ -357,7 +374,7 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (
 		e.beside.Go(func() { l.estimate(estimating, req, began, guess) })
 	}
 
-	b := begin{From: h.fromGUID, To: h.to.guid, Name: h.to.name, At: h.to.pos.Taken}
+	b := begin{From: h.fromGUID, To: h.to.guid, Name: h.to.name, At: e.told(h.to.pos.Taken)}
 	if limit := e.limit(l.key.replica).Bytes; limit > 0 && limit <= slowLink {
 		b.Compress = compressZstd
 	}

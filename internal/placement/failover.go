@@ -372,17 +372,22 @@ func (e *election) nobody(format string, args ...any) Verdict {
 // loss is the most that c's copy may lack of what the old primary wrote until it was
 // last heard of.
 func (e *election) loss(c *candidate) time.Duration {
-	life, asOf := cmp.Or(e.Life, e.Volume.Election.Began, e.v.Now), c.promise.AsOf
+	life, asOf := cmp.Or(e.Life, e.Volume.Election.Began, e.v.Now), time.Time{}
 	// Copies that stand on the same snapshot hold the same; what proves one complete
-	// proves all of them, and the primary itself may have said most of it.
-	for _, x := range e.all {
-		if x.known && x.promise.Newest.GUID == c.promise.Newest.GUID {
-			asOf = later(asOf, x.promise.AsOf)
-		}
-	}
+	// proves all of them. What the primary itself said last counts, where it named that
+	// snapshot: a replica repeats what it was told before, and if the primary's clock was
+	// set back since, that lies in a future which this life never reached.
 	for _, l := range e.Links {
 		if !l.Acked.IsZero() && l.Acked.GUID == c.promise.Newest.GUID {
 			asOf = later(asOf, l.CompleteAsOf)
+		}
+	}
+	if asOf.IsZero() {
+		asOf = c.promise.AsOf
+		for _, x := range e.all {
+			if x.known && x.promise.Newest.GUID == c.promise.Newest.GUID {
+				asOf = later(asOf, x.promise.AsOf)
+			}
 		}
 	}
 	return max(0, life.Sub(later(asOf, e.Volume.Created)))
