@@ -173,17 +173,19 @@ func (e *Engine) shelve(ctx context.Context, id volume.ID, name, reason string, 
 
 // noteAside writes onto a dataset that is about to be set aside when and why it
 // was, and returns the reason. After a crash the reason of before is kept, and the
-// time is written again.
+// time is written again. Where there is no space for that, an earlier time must not stay:
+// by it the copy might be destroyed as soon as it is aside.
 func (e *Engine) noteAside(ctx context.Context, name, reason string) (string, error) {
 	d, err := e.cfg.Pool.Dataset(ctx, name)
 	if err != nil {
 		return "", err
 	}
-	if _, before := parseAsideNote(d.User[propAside]); before != "" && reason == interrupted {
+	at, before := parseAsideNote(d.User[propAside])
+	if before != "" && reason == interrupted {
 		reason = before
 	}
 	err = e.cfg.Pool.SetProperties(ctx, name, map[string]string{propAside: asideNote(e.cfg.Clock(), reason)})
-	if errors.Is(err, zfs.ErrNoSpace) {
+	if errors.Is(err, zfs.ErrNoSpace) && at.IsZero() {
 		err = nil // without a time it does not expire, and what waits for it goes on
 	}
 	return reason, err

@@ -578,3 +578,50 @@ func TestCommandsPerStream(t *testing.T) {
 		}
 	})
 }
+
+// A full pool takes no note of when a copy was set aside. Without one the copy stays aside
+// for ever, which is safe; with one of before, from a set-aside that was given up, it would
+// be destroyed at once, so it is not set aside until the note can be written.
+func TestAsideWithoutSpaceForItsNote(t *testing.T) {
+	for _, before := range []string{"", asideNote(time.Now().Add(-1000*time.Hour), "of long ago")} {
+		inBubble(t, "a b", func(w *world) {
+			ctx := context.Background()
+			a, b := w.pair("1")
+			b.write("mine", "1")
+			if before != "" {
+				w.must(b.host.SetProperties(ctx, b.dataset(), map[string]string{propAside: before}))
+			}
+			aside := func() (all []volume.Aside) {
+				root := b.eng().cfg.asideRoot()
+				list, err := b.host.Datasets(ctx, root)
+				if !errors.Is(err, zfs.ErrNotFound) {
+					w.must(err)
+				}
+				for _, d := range list {
+					if x, ok := ParseAside(d, root); ok {
+						all = append(all, x)
+					}
+				}
+				return all
+			}
+			space := b.host.Fail("set", "", 0, zfs.ErrNoSpace)
+			a.write("f", "2")
+			if before == "" {
+				w.waitFor("in sync", w.inSync("a", "b"))
+				if all := aside(); len(all) != 1 || !all[0].At.IsZero() {
+					t.Errorf("without space for a note: %+v", all)
+				}
+				return
+			}
+			time.Sleep(time.Minute) // nothing may be set aside in
+			if all := aside(); len(all) > 0 {
+				t.Errorf("set aside with the note of before: %+v", all)
+			}
+			space()
+			w.waitFor("in sync", w.inSync("a", "b"))
+			if all := aside(); len(all) != 1 || time.Since(all[0].At).Abs() > time.Hour {
+				t.Errorf("with space for a note: %+v", all)
+			}
+		})
+	}
+}
