@@ -146,14 +146,14 @@ type past struct {
 	policy  volume.SnapshotPolicy
 	ready   map[string]bool // as primary: settled, may be written to
 
-	named   int                        // files and users' snapshots so far: no name is used twice
-	writes  []string                   // files that must be somewhere
-	snaps   map[uint64]string          // users' snapshots that must be somewhere
-	mayHave map[string]int             // full copies that a node may have been sent
-	asides  map[string]int             // copies set aside on a node, when last looked at
-	met     map[string]bool            // what was true of bases, and must stay so
-	kin     map[string]bool            // pairs of copies that had something in common, and must have for ever
-	firm    map[string]bool            // those of them that had a snapshot in common, and no pool was short of space since
+	named   int               // files and users' snapshots so far: no name is used twice
+	writes  []string          // files that must be somewhere
+	snaps   map[uint64]string // users' snapshots that must be somewhere
+	mayHave map[string]int    // full copies that a node may have been sent
+	asides  map[string]int    // copies set aside on a node, when last looked at
+	met     map[string]bool   // what was true of bases, and must stay so
+	kin     map[string]bool   // pairs of copies that had something in common, and must have for ever
+	firm    map[string]bool   // those of them that had a snapshot in common, and no pool was short of space since
 	dials   map[string]uint64
 	log     []string
 }
