@@ -546,6 +546,38 @@ func TestForkThatFails(t *testing.T) {
 	})
 }
 
+// A replica whose first copy came through, and whose word of that did not, may be what is
+// left of its zone. What it stands on stays on the others as a snapshot, so that they can
+// go back to it (found by TestHistories).
+func TestFirstCopyWithoutItsAnswer(t *testing.T) {
+	inBubble(t, "a b c", func(w *world) {
+		a, b, c := w.node("a"), w.node("b"), w.node("c")
+		a.create()
+		a.write("f", "1")
+		c.host.Inject(zfsfake.Rule{Op: "rename", After: true, Times: 1, Do: func(context.Context, string, string) error {
+			w.partition("a", "c", true)
+			return nil
+		}})
+		w.assign(1, "a", "b", "c")
+		w.waitFor("c has its copy", func() bool { guid, _ := c.newest(); return guid != 0 })
+		for i := range 60 {
+			a.write("f", fmt.Sprint(i))
+			time.Sleep(time.Second)
+		}
+		w.waitFor("in sync", w.inSync("a", "b"))
+		if n := len(b.snapshots()); n > keepNewest+keepAbove+pruneBatch+1 {
+			t.Errorf("%d snapshots piled up", n)
+		}
+		a.stop()
+		w.assign(2, "c", "b")
+		w.waitFor("in sync", w.inSync("c", "b"))
+		if n := c.streams(kindFull); n > 0 {
+			t.Errorf("%d full streams", n)
+		}
+		w.hasAside(b, "f")
+	})
+}
+
 // What this node does about its own leftovers is not ended by another assignment: a
 // promotion waits for it.
 func TestSettleWhileAssigned(t *testing.T) {

@@ -762,8 +762,8 @@ func (p *past) basesAreThere() {
 				continue
 			}
 			if x < y && top[x] != 0 {
-				p.akin(p.kin, x, y, common(snaps[x], known[y]) || common(snaps[y], known[x]))
-				p.akin(p.firm, x, y, common(snaps[x], snaps[y]))
+				p.akin(p.kin, x, y, "a snapshot on one of them", common(snaps[x], known[y]) || common(snaps[y], known[x]))
+				p.akin(p.firm, x, y, "a snapshot on both", common(snaps[x], snaps[y]))
 			}
 			what := fmt.Sprintf("%s can send to %s, which stands on %d", x, y, top[y])
 			if p.foreign(x, y, known, top[y]) {
@@ -793,13 +793,13 @@ func (p *past) parted(name string) {
 }
 
 // akin: two copies that had something in common have for ever.
-func (p *past) akin(kind map[string]bool, x, y string, now bool) {
+func (p *past) akin(kind map[string]bool, x, y, what string, now bool) {
 	p.mu.Lock()
 	met := kind[pair(x, y)]
 	kind[pair(x, y)] = met || now
 	p.mu.Unlock()
 	if met && !now {
-		p.Fatalf("%s and %s have nothing in common any more", x, y)
+		p.Fatalf("%s and %s have nothing in common any more (%s)", x, y, what)
 	}
 }
 

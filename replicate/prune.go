@@ -62,7 +62,8 @@ func (e *Engine) needed(a *Assignment, c *localCopy) []guid {
 }
 
 // moorings are what all copies keep as snapshots, whatever the floor is: the anchors, and
-// what those replicas stand on that are away and may come back. A bookmark of that would
+// what those replicas stand on that are away and may come back, or were sent and have not
+// acknowledged: they may have it, and be heard of never again. A bookmark of that would
 // do to send them an increment; but one of them may be all that is left of its zone, and
 // then it is the others that go back to what they have in common with it. The caller
 // holds mu.
@@ -75,7 +76,13 @@ func (e *Engine) moorings(a *Assignment, c *localCopy, now time.Time) []guid {
 	}
 	for _, replica := range a.Replicas {
 		l := e.links[linkKey{a.Volume, replica, a.Epoch}]
-		if b, ok := c.bases[replica]; ok && l != nil && l.away(now) && !l.gone(now) {
+		if l == nil || l.gone(now) {
+			continue
+		}
+		if l.to != l.top {
+			add(l.to)
+		}
+		if b, ok := c.bases[replica]; ok && l.away(now) {
 			add(b.guid)
 			add(b.anchor)
 		}
