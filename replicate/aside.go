@@ -218,7 +218,7 @@ func parseAsideNote(s string) (at time.Time, reason string) {
 func ParseAside(d zfs.Dataset, root string) (aside volume.Aside, ok bool) {
 	name, found := strings.CutPrefix(d.Name, root+"/")
 	parts := strings.Split(name, "-")
-	if !found || len(parts) != 3 {
+	if !found || len(parts) != 3 || d.Volume {
 		return volume.Aside{}, false
 	}
 	id, err1 := volume.ParseID(parts[0])

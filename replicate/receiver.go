@@ -337,6 +337,7 @@ func (e *Engine) lookLeftover(ctx context.Context, id volume.ID, s *standing) er
 	for _, d := range list {
 		k, of, epoch := e.cfg.parse(d.Name)
 		switch {
+		case d.Volume:
 		case d.Name == e.cfg.dataset(id) && !s.exists:
 			return fmt.Errorf("zfs says that %s does not exist, and lists it", d.Name)
 		case of != id:

@@ -68,6 +68,9 @@ func (e *Engine) noteDatasets(list []zfs.Dataset, since uint64, asked time.Time)
 	leftover := map[volume.ID]bool{}
 	e.room = room{at: asked}
 	for _, d := range list {
+		if d.Volume {
+			continue // nothing of ours, whatever it is called
+		}
 		k, id, _ := e.cfg.parse(d.Name)
 		if d.Name == e.cfg.Root {
 			e.room.free = d.Available

@@ -165,12 +165,12 @@ func (h *Host) ImportPool(ctx context.Context, pool, dir string) error {
 
 // Datasets implements System.
 func (h *Host) Datasets(ctx context.Context, root string) ([]Dataset, error) {
-	return h.datasets(ctx, "datasets", root, "-r")
+	return h.datasets(ctx, "datasets", root, "-r", "-t", "filesystem,volume")
 }
 
 // Dataset implements System.
 func (h *Host) Dataset(ctx context.Context, name string) (Dataset, error) {
-	list, err := h.datasets(ctx, "dataset", name)
+	list, err := h.datasets(ctx, "dataset", name, "-t", "filesystem")
 	if err != nil {
 		return Dataset{}, err
 	}
@@ -185,7 +185,7 @@ func (h *Host) datasets(ctx context.Context, op, root string, flags ...string) (
 		return nil, &Error{Op: op, Kind: ErrInvalid, Err: err}
 	}
 	argv := slices.Concat([]string{"zfs", "get", "-Hp"}, flags,
-		[]string{"-t", "filesystem", "-o", "name,property,value,source", h.props(datasetProps), root})
+		[]string{"-o", "name,property,value,source", h.props(datasetProps), root})
 	out, err := h.run(ctx, command{op: op, argv: argv})
 	if err != nil {
 		return nil, err

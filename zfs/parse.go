@@ -39,7 +39,8 @@ func (r row) own() bool { return r.source == "local" || r.source == "received" }
 // isUserProperty: only the names of those hold a colon.
 func isUserProperty(prop string) bool { return strings.Contains(prop, ":") }
 
-// datasetProps are asked for in this order by every listing of filesystems.
+// datasetProps are asked for in this order by every listing of datasets. Of a volume,
+// zfs prints "-" for those that only filesystems have.
 var datasetProps = []string{
 	"guid", "createtxg", "used", "available", "referenced", "written", "refquota", "origin",
 	"mountpoint", "mounted", "readonly", "canmount", "encryption", "receive_resume_token",
@@ -92,6 +93,7 @@ func (d *Dataset) set(r row) (err error) {
 		d.Mountpoint = parseText(r.value)
 	case "mounted":
 		d.Mounted, err = parseBool(r.value)
+		d.Volume = r.value == "-"
 	case "readonly":
 		// A mount with another option than the property shows the option, with source
 		// "temporary"; the property on disk is then the opposite.

@@ -99,17 +99,23 @@ tank/a|flocker:name|x|inherited from tank
 tank/b|guid|1|-
 tank/b|readonly|on|local
 tank/b|refquota|none|local
+tank/b|mounted|no|-
 tank/b|written|-|-
+tank/v|guid|2|-
+tank/v|mounted|-|-
+tank/v|readonly|off|default
 `, "|", "\t")
 	list, err := parseDatasets([]byte(out))
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := fmt.Sprintf("%+v", list)
-	want := "[{Name:tank/a GUID:18024938485114854520 CreateTXG:34 Used:98304 Available:7800778752 Referenced:98304 Written:0 RefQuota:0 " +
+	want := "[{Name:tank/a Volume:false GUID:18024938485114854520 CreateTXG:34 Used:98304 Available:7800778752 Referenced:98304 Written:0 RefQuota:0 " +
 		"Origin: Mountpoint:/mnt/a Mounted:true ReadOnly:true Writable:true CanMount:noauto Encryption:off ResumeToken: User:map[flocker:volume:v]} " +
-		"{Name:tank/b GUID:1 CreateTXG:0 Used:0 Available:0 Referenced:0 Written:0 RefQuota:0 " +
-		"Origin: Mountpoint: Mounted:false ReadOnly:true Writable:false CanMount: Encryption: ResumeToken: User:map[]}]"
+		"{Name:tank/b Volume:false GUID:1 CreateTXG:0 Used:0 Available:0 Referenced:0 Written:0 RefQuota:0 " +
+		"Origin: Mountpoint: Mounted:false ReadOnly:true Writable:false CanMount: Encryption: ResumeToken: User:map[]} " +
+		"{Name:tank/v Volume:true GUID:2 CreateTXG:0 Used:0 Available:0 Referenced:0 Written:0 RefQuota:0 " +
+		"Origin: Mountpoint: Mounted:false ReadOnly:false Writable:false CanMount: Encryption: ResumeToken: User:map[]}]"
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

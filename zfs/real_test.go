@@ -96,6 +96,14 @@ func side(t *testing.T, host *zfs.Host, pool, root, dir string) zfstest.Side {
 			}
 			return names, err
 		},
+		CreateVolume: func(name string) error {
+			// Without a device node, which something on the machine might open.
+			out, err := exec.Command("zfs", "create", "-s", "-V", "16M", "-o", "volmode=none", name).CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		},
 		Look: func(_, dir, file string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, file)) },
 		Use: func(dataset, file string) (func(), error) {
 			f, err := os.Open(path(dataset, file))

@@ -28,10 +28,10 @@ type System interface {
 	// imported since boot; ErrNotFound when there is none, no error when it is here.
 	ImportPool(ctx context.Context, pool, dir string) error
 
-	// Datasets lists root and every filesystem below it, in one command, root
+	// Datasets lists root and every filesystem and volume below it, in one command, root
 	// first. ErrNotFound when root does not exist.
 	Datasets(ctx context.Context, root string) ([]Dataset, error)
-	// Dataset is the one named.
+	// Dataset is the filesystem named.
 	Dataset(ctx context.Context, name string) (Dataset, error)
 	// Snapshots lists the snapshots of root, and of everything below it when
 	// recursive, in one command, each dataset's in the order they were taken.
@@ -175,6 +175,7 @@ type Pool struct {
 // Dataset is one filesystem. Sizes in bytes.
 type Dataset struct {
 	Name        string
+	Volume      bool // a block device; somebody else's, since flocker makes filesystems only
 	GUID        uint64
 	CreateTXG   uint64
 	Used        int64

@@ -59,7 +59,9 @@ func (a *Agent) observe(ctx context.Context, fresh bool) (Actual, error) {
 		return Actual{}, err
 	}
 	for _, d := range live {
-		if id, ok := volumeIn(a.layout.Root(), d.Name); ok {
+		if d.Volume {
+			got.Strange = append(got.Strange, d.Name)
+		} else if id, ok := volumeIn(a.layout.Root(), d.Name); ok {
 			got.Copies[id] = a.noteLog(id, copyOf(d))
 		} else if id, ok := partOf(a.layout.Root(), d.Name); ok {
 			got.Parts[id] = append(got.Parts[id], d.Name)
@@ -74,7 +76,7 @@ func (a *Agent) observe(ctx context.Context, fresh bool) (Actual, error) {
 			return Actual{}, fmt.Errorf("listing %s: %w", a.layout.Trash(), err)
 		}
 		for _, d := range trash {
-			if id, ok := volumeIn(a.layout.Trash(), d.Name); ok {
+			if id, ok := volumeIn(a.layout.Trash(), d.Name); ok && !d.Volume {
 				got.Trash[id] = copyOf(d)
 			}
 		}

@@ -207,6 +207,9 @@ func TestDrop(t *testing.T) {
 		"somebody made a dataset in it": {func(t *testing.T, h *zfsfake.Host, _ *idle) {
 			must(t, h.CreateFilesystem(ctx, ds+"/mine", nil))
 		}, true, true, false},
+		"somebody made a block device in it": {func(t *testing.T, h *zfsfake.Host, _ *idle) {
+			must(t, h.CreateVolume(ds+"/mine"))
+		}, true, true, false},
 		"it has no snapshot": {func(t *testing.T, h *zfsfake.Host, _ *idle) {
 			must(t, h.DestroySnapshots(ctx, ds, []string{"flk-0000000000000001-000000000001"}))
 		}, true, true, false},

@@ -36,12 +36,13 @@ func side(t *testing.T, h *zfsfake.Host) zfstest.Side {
 	}
 	return zfstest.Side{
 		ZFS: h, Root: root, Pool: "tank",
-		Mountpoint: func(name string) string { return "/mnt/" + name },
-		Write:      h.WriteFile,
-		Remove:     h.RemoveFile,
-		Read:       h.ReadFile,
-		Files:      h.Files,
-		Look:       func(snapshot, _, file string) ([]byte, error) { return h.ReadSnapshotFile(snapshot, file) },
+		Mountpoint:   func(name string) string { return "/mnt/" + name },
+		Write:        h.WriteFile,
+		Remove:       h.RemoveFile,
+		Read:         h.ReadFile,
+		Files:        h.Files,
+		CreateVolume: h.CreateVolume,
+		Look:         func(snapshot, _, file string) ([]byte, error) { return h.ReadSnapshotFile(snapshot, file) },
 		Use: func(name, file string) (func(), error) {
 			return func() { h.SetInUse(name, false) }, h.SetInUse(name, true)
 		},

@@ -2,6 +2,7 @@ package zfsfake
 
 import (
 	"bytes"
+	"context"
 	"io/fs"
 	"maps"
 	"slices"
@@ -10,6 +11,21 @@ import (
 
 	"github.com/flocker-io/flocker/zfs"
 )
+
+// CreateVolume makes a block device, as somebody may by hand. Only its place among the
+// datasets is like the real thing: it holds nothing.
+func (h *Host) CreateVolume(name string) error {
+	return h.command(context.Background(), "create-volume", name, func() error {
+		p, err := h.parentOf("create", name)
+		if err == nil {
+			err = p.begin(datasetOver)
+		}
+		if err == nil {
+			h.add(p, name).volume = true
+		}
+		return err
+	})
+}
 
 // What programs on the machine do with a mounted filesystem. Errors of writing are
 // *fs.PathError with the errno a program would get.

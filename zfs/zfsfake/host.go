@@ -85,6 +85,7 @@ type dataset struct {
 	bookmarks map[string]*bookmark
 	origin    *snapshot
 
+	volume       bool     // a block device
 	partial      *partial // of a receive, under way or interrupted
 	inconsistent bool     // its first receive is not complete
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"path"
 	"slices"
@@ -101,6 +102,9 @@ func (h *Host) Dataset(ctx context.Context, name string) (out zfs.Dataset, err e
 	}
 	err = h.command(ctx, "dataset", name, func() error {
 		d, err := h.dataset(name)
+		if err == nil && d.volume {
+			return fmt.Errorf("zfs printed 0 filesystems for %s", name)
+		}
 		if err == nil {
 			out = h.describe(d)
 		}
@@ -134,6 +138,9 @@ func (h *Host) describe(d *dataset) zfs.Dataset {
 	}
 	if d.origin != nil {
 		out.Origin = d.origin.fullName()
+	}
+	if d.volume {
+		out.Volume, out.RefQuota, out.Mountpoint, out.CanMount = true, 0, "", ""
 	}
 	if m := h.mounts[d]; m != nil {
 		out.Mounted, out.Writable = true, m.writable
@@ -883,6 +890,8 @@ func (h *Host) Mount(ctx context.Context, name string, write bool) error {
 		}
 		at := h.mountpoint(d)
 		switch {
+		case d.volume:
+			return fail(zfs.ErrInvalid, "cannot open '%s': operation not applicable to datasets of this type", name)
 		case h.mounts[d] != nil:
 			return fail(zfs.ErrExists, "cannot mount '%s': filesystem already mounted", name)
 		case at == "none":

@@ -356,6 +356,39 @@ func testDestroy(w *world, _ Env) {
 	w.a.must(z.Destroy(w.ctx, fs))
 }
 
+// Block devices that somebody makes below a filesystem are listed with it, and go along
+// where it goes.
+func testVolumes(w *world, _ Env) {
+	z := w.a.ZFS
+	fs := w.a.create("a")
+	w.a.must(w.a.CreateVolume(fs + "/v"))
+	list, err := z.Datasets(w.ctx, fs)
+	w.a.must(err)
+	if got := names(list); got != fs+" "+fs+"/v" {
+		w.Fatalf("datasets: %s", got)
+	}
+	if v := list[1]; list[0].Volume || !v.Volume || v.GUID == 0 || v.Mounted || v.Writable || v.Mountpoint != "" || v.CanMount != "" || v.RefQuota != 0 {
+		w.Errorf("a filesystem %+v, and in it a volume %+v", list[0], v)
+	}
+	if d, err := z.Dataset(w.ctx, fs+"/v"); err == nil {
+		w.Errorf("a volume is called a filesystem: %+v", d)
+	}
+	if z.Mount(w.ctx, fs+"/v", true) == nil {
+		w.Error("a volume is mounted")
+	}
+	to := w.a.name("b")
+	w.a.must(z.Rename(w.ctx, fs, to))
+	list, err = z.Datasets(w.ctx, to)
+	w.a.must(err)
+	if got := names(list); got != to+" "+to+"/v" {
+		w.Errorf("renamed: %s", got)
+	}
+	w.a.must(z.Destroy(w.ctx, to))
+	if list, err := z.Datasets(w.ctx, to); !errors.Is(err, zfs.ErrNotFound) {
+		w.Errorf("destroyed: %s, %v", names(list), err)
+	}
+}
+
 func testClonePromote(w *world, _ Env) {
 	z := w.a.ZFS
 	fs := w.a.mounted("a")

@@ -45,6 +45,8 @@ type Side struct {
 	Files  func(dataset string) ([]string, error)
 	// Look reads a file of the snapshot that is mounted at dir.
 	Look func(snapshot, dir, file string) ([]byte, error)
+	// CreateVolume makes a block device of this name, which System cannot.
+	CreateVolume func(name string) error
 	// Use holds a file of the mounted filesystem open until release.
 	Use func(dataset, file string) (release func(), err error)
 }

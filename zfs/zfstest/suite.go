@@ -27,6 +27,7 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		{"destroy snapshots", testDestroySnapshots},
 		{"prune", testPrune},
 		{"destroy", testDestroy},
+		{"volumes", testVolumes},
 		{"clone and promote", testClonePromote},
 		{"rename", testRename},
 		{"replicate", testReplicate},
