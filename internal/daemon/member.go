@@ -98,7 +98,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		Dial: func(ctx context.Context, to volume.NodeID) (net.Conn, error) {
 			return c.Dial(ctx, to, transport.ProtoStream)
 		},
-		Limit: m.limit, Clock: m.asideClock, Replace: m.replaceAfter,
+		Limit: m.limit, Clock: m.asideClock, Wall: m.now, Replace: m.replaceAfter,
 		Log: m.log, Observe: func(e replicate.Event) {
 			p.Metrics.replication(e, func(id volume.NodeID) string { return c.State().NodeName(id) })
 			if aside, ok := e.(replicate.SetAside); ok {
