@@ -29,6 +29,7 @@ type node struct {
 	holder *lease.Holder
 	fencer fencer
 	writes [volumes]*stretch
+	mounts [volumes]bool            // a mount is under way
 	copies [volumes]volume.Position // on disk
 	final  [volumes]string          // the attempt it has let go of the volume for
 	last   func()                   // the beat that it sent last arrives
@@ -183,7 +184,7 @@ func (n *node) end() {
 	n.frozen, n.waking, n.leads, n.keeper, n.round, n.next = false, nil, false, nil, nil, nil
 	n.at -= n.w.rng.IntN(min(n.at, 20) + 1)
 	n.fresh = n.w.broken.noCatchUp
-	n.final = [volumes]string{}
+	n.final, n.mounts = [volumes]string{}, [volumes]bool{}
 }
 
 func (n *node) start() {
@@ -363,15 +364,20 @@ func (n *node) act() {
 		return
 	}
 	s := n.state()
-	may := !s.NeedsLease(n.id()) || n.holder.Held(n.clock()) || n.w.broken.noLease
 	for i := range volumes {
 		v := s.Volume(volumeID(i))
-		mine := v.Placement.Primary == n.id() && may
+		mine := v.Placement.Primary == n.id() && n.may()
 		switch x := n.writes[i]; {
+		case n.mounts[i]:
 		case x == nil && mine && v.Phase == state.PhaseActive && !n.fencer.busy:
-			if v.Start.IsZero() || n.copies[i].Compare(v.Start) >= 0 {
-				n.mount(i)
+			if !v.Start.IsZero() && n.copies[i].Compare(v.Start) < 0 {
+				continue
 			}
+			if n.w.slow && n.w.oneIn(2) {
+				n.mountSlowly(i, v.Epoch)
+				continue
+			}
+			n.mount(i)
 		case x != nil && !x.stopping && (!mine || x.epoch != v.Epoch || v.Phase == state.PhaseMoving):
 			// Unmounting takes its time, and the fencer may be quicker.
 			x.stopping = true
@@ -385,6 +391,25 @@ func (n *node) act() {
 			n.release(i, v)
 		}
 	}
+}
+
+// may write, as far as leases go.
+func (n *node) may() bool {
+	return !n.state().NeedsLease(n.id()) || n.holder.Held(n.clock()) || n.w.broken.noLease
+}
+
+// mountSlowly is a mount during which the lease may end, the fencer find nothing to stop,
+// and the next lease begin. Nobody writes before it was looked at again.
+func (n *node) mountSlowly(i int, e volume.Epoch) {
+	n.mounts[i] = true
+	n.flockd(n.w.upTo(40*time.Second), func() {
+		n.mounts[i] = false
+		v := n.state().Volume(volumeID(i))
+		same := v.Epoch == e && v.Phase == state.PhaseActive && v.Placement.Primary == n.id()
+		if n.may() && !n.fencer.busy && (same || n.w.broken.outlast) {
+			n.mount(i)
+		}
+	})
 }
 
 func (n *node) mount(v int) {
@@ -457,7 +482,7 @@ func (n *node) receive(v int, e volume.Epoch, p volume.Position) bool {
 		vol.Phase == state.PhaseElecting && !n.w.broken.noPromise {
 		return false
 	}
-	if has := n.copies[v]; !strayed(vol.Start, has) && p.Compare(has) <= 0 {
+	if has := n.copies[v]; !strayed(vol, has) && p.Compare(has) <= 0 {
 		return p == has // an older one that comes late, or the same again
 	}
 	// What this copy has beyond the primary's is set aside.

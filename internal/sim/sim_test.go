@@ -19,7 +19,7 @@ var (
 // rules that a mutant lacks.
 type rules struct {
 	revive, fromAnswer, shortWait, hasty, noProof, forgetful, noPromise, bootMount, unverified,
-	noRevoke, noLease, noCatchUp, guessStop, grantAgrees, anyReign, barredInArming bool
+	noRevoke, noLease, noCatchUp, guessStop, grantAgrees, anyReign, barredInArming, outlast bool
 	first uint64 // seed to begin the search at, where it is rarely found
 }
 
@@ -40,6 +40,7 @@ var mutants = map[string]rules{
 	"a grant is taken for the node's agreement":               {grantAgrees: true},
 	"who has no lease is failed over while failover is armed": {barredInArming: true},
 	"a leader that was deposed meanwhile ends leases by time": {anyReign: true, first: 11500},
+	"a mount that outlasted a lease stands under the next":    {outlast: true},
 }
 
 type tally struct{ Leaders, Promotions, Fenced, Writes, Crashes, Moves, Armings int }

@@ -15,6 +15,7 @@ import (
 type world struct {
 	rng    *rand.Rand
 	broken rules
+	slow   bool          // mounts may take as long as a lease or longer
 	now    time.Duration // true time
 	events queue
 	seq    int
@@ -58,7 +59,7 @@ func timers(t lease.Timers) lease.Timers {
 }
 
 func newWorld(seed uint64, r rules) *world {
-	w := &world{rng: rand.New(rand.NewPCG(seed, 11)), broken: r}
+	w := &world{rng: rand.New(rand.NewPCG(seed, 11)), broken: r, slow: seed%8 == 0 || r.outlast}
 	n := 3
 	if w.rng.IntN(3) == 0 {
 		n = 5
@@ -466,7 +467,7 @@ func (w *world) commit(c state.Command) {
 // promotedAfter checks what a promotion gives up, of what those had who were asked.
 func (w *world) promotedAfter(before *state.State, c state.Promote) {
 	v := vol(c.ID)
-	start := before.Volume(c.ID).Start
+	was := before.Volume(c.ID)
 	asked, err := strconv.Atoi(c.Note)
 	if err != nil {
 		panic(err)
@@ -476,7 +477,7 @@ func (w *world) promotedAfter(before *state.State, c state.Promote) {
 			continue
 		}
 		w.promised[v][r] = c.Epoch
-		if p := w.acked[v][r]; !strayed(start, p) && p.Compare(c.Start) > 0 {
+		if p := w.acked[v][r]; !strayed(was, p) && p.Compare(c.Start) > 0 {
 			w.fail("volume %d begins epoch %d at %d/%d, though node %d had acknowledged %d/%d and was asked",
 				v, c.Epoch, c.Start.Epoch, c.Start.Seq, r, p.Epoch, p.Seq)
 		}
@@ -484,8 +485,8 @@ func (w *world) promotedAfter(before *state.State, c state.Promote) {
 }
 
 // strayed says that a copy is one of an earlier primary that went its own way.
-func strayed(start, p volume.Position) bool {
-	return !start.IsZero() && p.Epoch <= start.Epoch && p.Compare(start) > 0
+func strayed(v *state.Volume, p volume.Position) bool {
+	return !v.Start.IsZero() && p.Compare(v.Start) > 0 && (p.Epoch <= v.Start.Epoch || p.Epoch < v.Since)
 }
 
 func vol(id volume.ID) int {
