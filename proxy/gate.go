@@ -63,6 +63,10 @@ type Gate struct {
 type pause struct {
 	over  chan struct{} // closed when it ends
 	until time.Time
+	// It ends when those that listen are back: what others cause them to be told would
+	// be lost otherwise.
+	ending bool
+	back   int // how many of them are not yet
 }
 
 // Mode says how much of what clients send a gate understands.
@@ -70,8 +74,9 @@ type Mode string
 
 // The modes.
 const (
-	HTTP  Mode = "http"  // HTTP/1.1, HTTP/2 with prior knowledge
-	Redis Mode = "redis" // Redis, Valkey
+	HTTP     Mode = "http"     // HTTP/1.1, HTTP/2 with prior knowledge
+	Postgres Mode = "postgres" // PostgreSQL, without options: see NewPostgresGate
+	Redis    Mode = "redis"    // Redis, Valkey
 )
 
 // protocol is what a mode is made of.
@@ -87,6 +92,8 @@ func (m Mode) protocol() *protocol {
 		return &protocol{func() framer { return newHTTPFramer() }, probeHTTP}
 	case Redis:
 		return &protocol{func() framer { return newRedisFramer() }, probeRedis}
+	case Postgres:
+		return postgresProtocol(PostgresOptions{})
 	}
 	return nil
 }
@@ -95,21 +102,25 @@ func (m Mode) protocol() *protocol {
 func NewGate(mode Mode, dial Dialer, limits Limits, log *slog.Logger) (*Gate, error) {
 	speaks := mode.protocol()
 	if speaks == nil {
-		return nil, fmt.Errorf("mode %q is not known; there are: http, redis", mode)
+		return nil, fmt.Errorf("mode %q is not known; there are: http, postgres, redis", mode)
 	}
+	return newGate(speaks, dial, limits, log), nil
+}
+
+func newGate(speaks *protocol, dial Dialer, limits Limits, log *slog.Logger) *Gate {
 	limits = limits.withDefaults()
 	return &Gate{
 		speaks: speaks, limits: limits, log: log, dial: dial,
 		dials:    make(chan struct{}, limits.Dials),
 		sessions: make(map[*session]struct{}),
 		changed:  make(chan struct{}),
-	}, nil
+	}
 }
 
 // Handle serves one client until it or the server is done, or ctx ends, and closes its
 // connection. It may be called for many at once.
 func (g *Gate) Handle(ctx context.Context, client net.Conn) {
-	s := newSession(g, client)
+	s := newSession(ctx, g, client)
 	g.mu.Lock()
 	g.sessions[s] = struct{}{}
 	s.pause = g.pause
@@ -120,7 +131,7 @@ func (g *Gate) Handle(ctx context.Context, client net.Conn) {
 		g.mu.Unlock()
 		g.wake()
 	}()
-	if err := s.run(ctx); err != nil && !errors.Is(err, net.ErrClosed) {
+	if err := s.run(); err != nil && !errors.Is(err, net.ErrClosed) {
 		g.log.Debug("a session has ended", "client", client.RemoteAddr(), "err", err)
 	}
 }
@@ -137,12 +148,16 @@ func (g *Gate) wake() {
 func (g *Gate) Pause() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.pause != nil {
+	if g.pause != nil && !g.pause.ending {
 		return
 	}
+	old := g.pause
 	g.pause = &pause{over: make(chan struct{}), until: time.Now().Add(g.limits.Event)}
 	for s := range g.sessions {
 		s.setPause(g.pause)
+	}
+	if old != nil {
+		close(old.over)
 	}
 }
 
@@ -153,9 +168,32 @@ func (g *Gate) Resume(dial Dialer) {
 	if dial != nil {
 		g.dial = dial
 	}
-	if g.pause == nil {
+	if g.pause == nil || g.pause.ending {
 		return
 	}
+	p := g.pause
+	p.ending = true
+	for s := range g.sessions {
+		if s.comeBack(func() { g.isBack(p) }) {
+			p.back++
+		}
+	}
+	if p.back == 0 {
+		g.end()
+	}
+}
+
+// isBack counts a session that p waits for; the last one ends it.
+func (g *Gate) isBack(p *pause) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if p.back--; p.back == 0 && g.pause == p {
+		g.end()
+	}
+}
+
+// end ends the pause. g.mu is held.
+func (g *Gate) end() {
 	for s := range g.sessions {
 		s.setPause(nil)
 	}
@@ -186,11 +224,26 @@ func (g *Gate) Quiet(ctx context.Context) error {
 }
 
 // busy lists the sessions that are not parked. g.mu is held.
+//
+// Those that listen are parked when nobody else is busy: until then others may cause
+// them to be told something. They are not to blame.
 func (g *Gate) busy() (out []Session) {
+	var linger []Session
 	for s := range g.sessions {
-		if info := s.info(); info.State == Active {
+		info := s.info()
+		switch {
+		case info.State != Active:
+		case info.Busy == lingering:
+			linger = append(linger, info)
+		default:
 			out = append(out, info)
 		}
+	}
+	if len(out) == 0 && len(linger) > 0 {
+		for s := range g.sessions {
+			s.parkLast()
+		}
+		out = linger
 	}
 	slices.SortFunc(out, func(a, b Session) int { return cmp.Compare(a.Client, b.Client) })
 	return out
@@ -228,6 +281,8 @@ const (
 	Waiting State = "waiting" // has something to say to the server, and may not yet
 	Active  State = "active"
 )
+
+const lingering = "it listens to the others, and is parked after them"
 
 // Session is what is known of a client.
 type Session struct {

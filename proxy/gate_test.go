@@ -283,6 +283,29 @@ func TestServerComesLate(t *testing.T) {
 	c.hear("+PING")
 }
 
+// A connection that was begun before a pause leads to where the server was.
+func TestConnectionFromBeforePauseIsNotUsed(t *testing.T) {
+	w := newWorld(t, Limits{})
+	dialing, let := make(chan struct{}), make(chan struct{})
+	w.g.Resume(func(context.Context) (net.Conn, error) {
+		close(dialing)
+		<-let
+		return w.server.dial(t.Context())
+	})
+	c := w.client()
+	c.say("PING\r\n")
+	<-dialing
+	w.g.Pause()
+	w.quiet()
+	other := newFakeRedis(t)
+	w.g.Resume(other.dial)
+	close(let)
+	c.hear("+PING")
+	if got := w.server.heard(); got != "" {
+		t.Errorf("the old server heard %s", got)
+	}
+}
+
 // Past the number of those who may wait, nobody new is accepted; nobody is refused.
 func TestAcceptsNoMoreThanAllowed(t *testing.T) {
 	w := newWorld(t, Limits{Sessions: 3})

@@ -90,6 +90,9 @@ func TestRedisMovesUnderBenchmark(t *testing.T) {
 		t.Skip("there is no redis-benchmark here")
 	}
 	moves, total := 6, 200_000
+	if testing.Short() {
+		moves, total = 3, 20_000
+	}
 	server := startRedis(t, t.TempDir())
 	g, err := NewGate(Redis, server.dial, Limits{}, slog.New(slog.DiscardHandler))
 	if err != nil {

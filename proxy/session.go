@@ -33,16 +33,49 @@ type framer interface {
 	refusal(why string) []byte
 }
 
+// stateful is a framer of a protocol whose messages do not show all that a session is
+// made of. The session's lock guards it, but for greet, like replay, and ended.
+type stateful interface {
+	framer
+	// greet says with the client what comes before its session: client is what to speak
+	// to it through from now on, first what it said that is for the server. Without first
+	// the session connects at once.
+	greet(ctx context.Context, s *session) (client net.Conn, first []byte, err error)
+	// attached says that a new connection has taken the place of the old one.
+	attached()
+	// question is what the server has to be asked before the session may be parked; nil
+	// when it has been answered.
+	question() []byte
+	// pass is what of the last reply is for the client, as the answer to a question is
+	// not. It stands where the reply stood.
+	pass() []byte
+	// forget lets the question be asked again.
+	forget()
+	// listens says that the server has answered that it speaks to the session unasked,
+	// because of what others do: such a session is parked last, and is back first.
+	listens() bool
+	// ended says that there will be nothing more.
+	ended()
+}
+
 // session is one client's.
 type session struct {
 	gate   *Gate
-	client net.Conn
+	ctx    context.Context // ends with the session
+	cancel context.CancelFunc
+	conn   net.Conn // the client's
+	client net.Conn // speaks through conn
 	since  time.Time
+	dials  sync.Mutex     // one connection to the server at a time is being made
+	dialed int            // how many pauses there had been when that began; guarded by dials
 	pumps  sync.WaitGroup // one for each connection to the server that it ever had
 
 	mu      sync.Mutex
 	framer  framer
 	pause   *pause        // nil: not paused
+	pauses  int           // there have been
+	early   bool          // this pause is ending, and it may connect before it has
+	last    bool          // nobody else has anything outstanding: it need not linger
 	backend net.Conn      // nil: parked
 	waits   bool          // the client has said something that may not be passed on yet
 	answers chan struct{} // has something when the server has spoken, or all is over, while the client waits
@@ -50,16 +83,19 @@ type session struct {
 	closed  bool
 }
 
-func newSession(g *Gate, client net.Conn) *session {
-	return &session{gate: g, client: client, since: time.Now(), framer: g.speaks.framer(), answers: make(chan struct{}, 1)}
+func newSession(ctx context.Context, g *Gate, client net.Conn) *session {
+	s := &session{gate: g, conn: client, client: client, since: time.Now(), framer: g.speaks.framer(), answers: make(chan struct{}, 1)}
+	s.ctx, s.cancel = context.WithCancel(ctx)
+	return s
 }
 
 // run serves the client to its end.
-func (s *session) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, s.close)
-	err := s.requests(ctx)
+func (s *session) run() error {
+	stop := context.AfterFunc(s.ctx, s.close)
+	err := s.greet(s.ctx)
+	if err == nil {
+		err = s.requests(s.ctx)
+	}
 	if errors.Is(err, io.EOF) {
 		err = nil
 		s.hearOut()
@@ -67,7 +103,29 @@ func (s *session) run(ctx context.Context) error {
 	stop()
 	s.close()
 	s.pumps.Wait()
+	if f, ok := s.framer.(stateful); ok {
+		f.ended()
+	}
 	return err
+}
+
+// greet does what comes before a session.
+func (s *session) greet(ctx context.Context) error {
+	f, ok := s.framer.(stateful)
+	if !ok {
+		return nil
+	}
+	client, first, err := f.greet(ctx, s)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.client = client
+	s.mu.Unlock()
+	if first == nil {
+		return s.connect(ctx)
+	}
+	return s.forward(ctx, first)
 }
 
 // close ends the session from whatever goroutine; its own notice by their next read or
@@ -75,9 +133,14 @@ func (s *session) run(ctx context.Context) error {
 func (s *session) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closeLocked()
+}
+
+func (s *session) closeLocked() {
 	s.closed = true
 	s.wakeWaiting()
-	_ = s.client.Close()
+	s.cancel()
+	_ = s.conn.Close()
 	if s.backend != nil {
 		_ = s.backend.Close()
 	}
@@ -145,7 +208,7 @@ func (s *session) admit(p []byte) (n int, to net.Conn) {
 		took, err := s.framer.request(p[n:])
 		n += took
 		if err != nil {
-			s.gate.log.Debug("a client's words are not understood any more", "client", s.client.RemoteAddr(), "err", err)
+			s.gate.log.Debug("a client's words are not understood any more", "client", s.conn.RemoteAddr(), "err", err)
 		}
 	}
 	return n, s.backend
@@ -153,25 +216,20 @@ func (s *session) admit(p []byte) (n int, to net.Conn) {
 
 // connect waits until the gate is not paused, and until there is a server. When that
 // takes longer than a request may wait, the client is told so in its protocol's words.
-func (s *session) connect(ctx context.Context) error {
+func (s *session) connect(ctx context.Context) error { return s.await(ctx, s.attach) }
+
+// await has use speak with a server, as connect does. use may be called again.
+func (s *session) await(ctx context.Context, use func(net.Conn) error) error {
 	limit, cancel := context.WithTimeout(ctx, s.gate.limits.Request)
 	defer cancel()
 	s.setWaits(true)
 	defer s.setWaits(false)
-	for held := false; ; held = true {
-		err := s.tryConnect(limit, held)
-		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, errPaused):
-			continue
-		case limit.Err() != nil, errors.Is(err, context.DeadlineExceeded):
-			if s.answered(ctx) {
-				s.refuse("flocker: the server behind this port did not come back in time; try again")
-			}
-		}
-		return err
+	err := s.reach(limit, false, use)
+	if err != nil && (limit.Err() != nil || errors.Is(err, context.DeadlineExceeded)) && s.answered(ctx) {
+		s.refuse("flocker: the server behind this port did not come back in time; try again")
+		err = fmt.Errorf("%w: %w", errTold, err)
 	}
+	return err
 }
 
 // answered waits until the client has all answers that are still due, before which a
@@ -193,17 +251,58 @@ func (s *session) answered(ctx context.Context) bool {
 	}
 }
 
-var errPaused = errors.New("paused")
-
-func (s *session) tryConnect(ctx context.Context, held bool) error {
+// comeBack connects a session that is to be back before a pause has ended, and calls
+// done when there is nothing more to wait for. It says whether it will. The gate is
+// locked.
+func (s *session) comeBack(done func()) bool {
 	s.mu.Lock()
-	pause, has, closed := s.pause, s.backend != nil, s.closed
-	open := has && s.framer.open()
+	defer s.mu.Unlock()
+	f, ok := s.framer.(stateful)
+	if !ok || s.closed || s.backend != nil || !f.listens() {
+		return false
+	}
+	s.early = true
+	s.pumps.Go(func() {
+		defer done()
+		ctx, cancel := context.WithTimeout(s.ctx, s.gate.limits.Request)
+		defer cancel()
+		if err := s.reach(ctx, true, s.attach); err != nil {
+			s.gate.log.Warn("a session that listens could not be connected again", "client", s.conn.RemoteAddr(), "err", err)
+			s.close()
+		}
+	})
+	return true
+}
+
+// reach has use speak with a server, once there may be one; early, before a pause has
+// ended.
+func (s *session) reach(ctx context.Context, early bool, use func(net.Conn) error) error {
+	for held := false; ; held = true {
+		err := s.tryReach(ctx, early, held, use)
+		switch {
+		case errors.Is(err, errPaused):
+		case errors.Is(err, errNotReady) && rest(ctx, 5*time.Millisecond) == nil:
+		default:
+			return err
+		}
+	}
+}
+
+var (
+	errTold     = errors.New("the client was told that its time is over")
+	errPaused   = errors.New("paused")
+	errNotReady = errors.New("the server is not ready") // and nothing was asked of it that may not be asked again
+)
+
+func (s *session) tryReach(ctx context.Context, early, held bool, use func(net.Conn) error) error {
+	s.mu.Lock()
+	pause, closed := s.pause, s.closed
+	open := s.backend != nil && s.framer.open()
 	s.mu.Unlock()
 	if closed {
 		return net.ErrClosed
 	}
-	if pause != nil && !open {
+	if pause != nil && !open && !early {
 		end, cancel := context.WithDeadline(ctx, pause.until)
 		defer cancel()
 		select {
@@ -214,7 +313,14 @@ func (s *session) tryConnect(ctx context.Context, held bool) error {
 		}
 		return errPaused
 	}
-	if has {
+	s.dials.Lock()
+	defer s.dials.Unlock()
+	s.mu.Lock()
+	has := s.backend != nil
+	over := early && !s.early // there is another pause since
+	s.dialed = s.pauses
+	s.mu.Unlock()
+	if has || over {
 		return nil
 	}
 	conn, err := s.gate.server(ctx)
@@ -223,10 +329,14 @@ func (s *session) tryConnect(ctx context.Context, held bool) error {
 	}
 	// Whoever does not wait for an answer any more shall not have it done: it may be done
 	// a second time elsewhere. Without a pause, it has only said all that it will.
-	if held && gone(s.client) {
-		err = errors.New("the client has gone while its request waited")
-	} else {
-		err = s.attach(ctx, conn)
+	if held && gone(s.conn) {
+		_ = conn.Close()
+		return errors.New("the client has gone while its request waited")
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	err = use(conn)
+	if !stop() && err == nil {
+		err = ctx.Err()
 	}
 	if err != nil {
 		_ = conn.Close()
@@ -235,22 +345,24 @@ func (s *session) tryConnect(ctx context.Context, held bool) error {
 }
 
 // attach makes conn the session's connection to the server.
-func (s *session) attach(ctx context.Context, conn net.Conn) error {
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	err := s.framer.replay(conn)
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
+func (s *session) attach(conn net.Conn) error {
+	if err := s.framer.replay(conn); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
+	if f, ok := s.framer.(stateful); ok {
+		f.attached()
+	}
+	// Where there has been a pause since, conn leads to where the server was.
+	stale := s.pauses != s.dialed || s.pause != nil && !s.early
+	switch pinned := s.framer.pinned() != ""; {
 	case s.closed:
 		return net.ErrClosed
-	case s.pause != nil: // since we looked
+	case stale && !pinned:
 		return errPaused
+	case stale && s.pause == nil:
+		return errors.New("the server was exchanged while it was logging the client in")
 	}
 	s.backend = conn
 	s.pumps.Go(func() { s.replies(conn) })
@@ -268,13 +380,19 @@ func (s *session) replies(from net.Conn) {
 		}
 		s.mu.Lock()
 		s.writing = true
+		pass := c.bytes()
 		if s.framer.pinned() == "" {
-			if err := s.framer.reply(c.bytes()); err != nil {
-				s.gate.log.Debug("a server's words are not understood any more", "client", s.client.RemoteAddr(), "err", err)
+			if err := s.framer.reply(pass); err != nil {
+				s.gate.log.Debug("a server's words are not understood any more", "client", s.conn.RemoteAddr(), "err", err)
+			}
+			if f, ok := s.framer.(stateful); ok {
+				pass = f.pass()
 			}
 		}
 		s.mu.Unlock()
-		_, err = s.client.Write(c.bytes())
+		if len(pass) > 0 {
+			_, err = s.client.Write(pass)
+		}
 		c.release()
 		s.mu.Lock()
 		s.writing = false
@@ -311,18 +429,62 @@ func (s *session) serverGone(from net.Conn) {
 // park lets go of the server, if there is a pause and nothing is outstanding. s.mu is
 // held.
 func (s *session) park() {
-	if s.pause == nil || s.backend == nil || s.writing || s.framer.busy() != "" {
+	if s.pause == nil || s.early || s.closed || s.backend == nil || s.writing || s.framer.busy() != "" {
 		return
+	}
+	if f, ok := s.framer.(stateful); ok {
+		if q := f.question(); q != nil {
+			s.ask(q)
+			return
+		}
+		if s.lingers() {
+			s.gate.wake() // it may be the last
+			return
+		}
 	}
 	_ = s.backend.Close()
 	s.backend = nil
 	s.gate.wake()
 }
 
+// ask puts a question to the server whose answer the framer takes. It is written under
+// the lock, s.mu, so that nothing of the client's comes between what the framer counted
+// and the server hears. A server that has answered everything has room for it.
+func (s *session) ask(question []byte) {
+	_ = s.backend.SetWriteDeadline(time.Now().Add(time.Second))
+	_, err := s.backend.Write(question)
+	_ = s.backend.SetWriteDeadline(time.Time{})
+	if err != nil {
+		s.gate.log.Debug("a server could not be asked what a session holds", "client", s.conn.RemoteAddr(), "err", err)
+		s.closeLocked()
+	}
+}
+
+// lingers says that the session could be parked, if it were the last. s.mu is held.
+func (s *session) lingers() bool {
+	f, ok := s.framer.(stateful)
+	return ok && s.pause != nil && s.backend != nil && !s.last && !s.writing && f.busy() == "" && f.listens()
+}
+
+// parkLast parks a session that lingers. All that others did before has been heard by
+// the server, and what it therefore has to say comes before it answers a question.
+func (s *session) parkLast() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f, ok := s.framer.(stateful); ok && s.lingers() {
+		s.last = true
+		f.forget()
+		s.park()
+	}
+}
+
 func (s *session) setPause(p *pause) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pause = p
+	s.pause, s.early, s.last = p, false, false
+	if p != nil {
+		s.pauses++
+	}
 	s.park()
 }
 
@@ -347,19 +509,22 @@ func (s *session) refuse(why string) {
 		}
 	}
 	if err != nil {
-		s.gate.log.Debug("a client could not be told in full that its request was refused", "client", s.client.RemoteAddr(), "err", err)
+		s.gate.log.Debug("a client could not be told in full that its request was refused", "client", s.conn.RemoteAddr(), "err", err)
 	}
 }
 
 func (s *session) info() Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	info := Session{Client: s.client.RemoteAddr().String(), Since: s.since, State: Parked, Pinned: s.framer.pinned() != ""}
+	info := Session{Client: s.conn.RemoteAddr().String(), Since: s.since, State: Parked, Pinned: s.framer.pinned() != ""}
 	switch {
 	case s.backend != nil:
 		info.State, info.Busy = Active, s.framer.busy()
 		if info.Busy == "" && s.writing {
 			info.Busy = "the client does not read what it asked for"
+		}
+		if s.lingers() {
+			info.Busy = lingering
 		}
 	case s.waits:
 		info.State = Waiting

@@ -1,0 +1,277 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// fakePostgres does what a real server rarely does, when it is told to.
+type fakePostgres struct {
+	t       testing.TB
+	l       net.Listener
+	let     chan struct{}
+	mu      sync.Mutex
+	logins  []string // how it treats those that come next; "" lets them in
+	version string
+	heard   []string
+	open    map[net.Conn]bool
+}
+
+func newFakePostgres(t testing.TB) *fakePostgres {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fakePostgres{t: t, l: l, let: make(chan struct{}), version: "15", open: make(map[net.Conn]bool)}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			f.mu.Lock()
+			f.open[conn] = true
+			f.mu.Unlock()
+			all.Go(func() { defer func() { _ = conn.Close() }(); f.serve(conn) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		f.mu.Lock()
+		for conn := range f.open {
+			_ = conn.Close()
+		}
+		f.mu.Unlock()
+		all.Wait()
+	})
+	return f
+}
+
+func (f *fakePostgres) dial(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", f.l.Addr().String())
+}
+
+func (f *fakePostgres) says(what string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.heard = append(f.heard, what)
+}
+
+func (f *fakePostgres) all() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return strings.Join(f.heard, ", ")
+}
+
+func (f *fakePostgres) treats(how ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.logins = append(f.logins, how...)
+}
+
+func (f *fakePostgres) serve(conn net.Conn) {
+	in := pgScanner{untyped: true, known: "QPBECDHSFXdcfp", keep: func(byte) int { return 1 << 20 }}
+	next := func() bool {
+		for {
+			var one [1]byte
+			if _, err := conn.Read(one[:]); err != nil {
+				return false
+			}
+			if _, end, err := in.scan(one[:]); end || err != nil {
+				return err == nil
+			}
+		}
+	}
+	say := func(m pgMessages) bool {
+		_, err := conn.Write(m)
+		return err == nil
+	}
+	if !next() {
+		return
+	}
+	who := pgStartupValue(append(make([]byte, 4), in.body...), "user")
+	f.mu.Lock()
+	how, version := "", f.version
+	if len(f.logins) > 0 {
+		how, f.logins = f.logins[0], f.logins[1:]
+	}
+	f.mu.Unlock()
+	switch {
+	case how == "hang up":
+		return
+	case how == "wait":
+		f.says(who + " waits")
+		select {
+		case <-f.let:
+		case <-f.t.Context().Done():
+			return
+		}
+	case how != "":
+		say(pgFatal(how, "no"))
+		return
+	}
+	f.says(who + " is let in")
+	if !say(pgMessages(nil).add('R', int32(0)).add('S', "server_version", version).add('K', int32(1), int32(2)).add('Z', byte('I'))) {
+		return
+	}
+	asked := false
+	for next() {
+		switch {
+		case in.kind == 'P':
+			name, text, _ := pgString(in.body)
+			if asked = name == pgAskName; !asked && strings.HasPrefix(string(text), "LISTEN") {
+				f.says(who + " listens")
+			}
+		case in.kind == 'Q':
+			f.says(strings.TrimRight(string(in.body), "\x00"))
+			if !say(pgMessages(nil).add('C', "DONE").add('Z', byte('I'))) {
+				return
+			}
+		case in.kind == 'S':
+			out := pgMessages(nil)
+			if asked {
+				out = append(out, pgBytesOf(f.t, "ParseComplete BindComplete Row:login,"+who+",none, ")...)
+				if who == "listener" {
+					out = append(out, pgBytesOf(f.t, "Row:channel,news")...)
+				}
+				asked = false
+			}
+			if !say(out.add('Z', byte('I'))) {
+				return
+			}
+		}
+	}
+}
+
+func newPostgresWorld(t *testing.T, limits Limits) (*world, *fakePostgres) {
+	t.Helper()
+	f := newFakePostgres(t)
+	g, err := NewGate(Postgres, f.dial, limits, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &world{T: t, g: g, port: front(t, g)}, f
+}
+
+// A server that is not ready is tried until it is; nothing was asked of it that may not be
+// asked twice. What it tells of itself now, the client is told.
+func TestPostgresServerComesLate(t *testing.T) {
+	w, f := newPostgresWorld(t, patient)
+	c := dialPostgres(t, w.port)
+	w.g.Pause()
+	w.quiet()
+	f.treats("57P03", "hang up", "53300")
+	f.mu.Lock()
+	f.version = "16"
+	f.mu.Unlock()
+	w.g.Resume(nil)
+	c.asks("one", "")
+	if got := f.all(); got != "postgres is let in, postgres is let in, one" {
+		t.Errorf("the server heard %s", got)
+	}
+	if c.told["server_version"] != "16" {
+		t.Errorf("the client believes in %v", c.told)
+	}
+}
+
+// What the server has to say against a session's return, the client hears.
+func TestPostgresServerRefusesReturn(t *testing.T) {
+	w, f := newPostgresWorld(t, patient)
+	c := dialPostgres(t, w.port)
+	w.g.Pause()
+	w.quiet()
+	f.treats("28000")
+	w.g.Resume(nil)
+	c.say(pgMessages(nil).add('Q', "one"))
+	kind, body, err := pgRead(c.conn)
+	if e := pgErrorOf(body); kind != 'E' || err != nil || e.code != "28000" {
+		t.Errorf("heard %q, %v, %v", kind, e, err)
+	}
+	w.until("the session to end", func() bool { return len(w.g.Sessions()) == 0 })
+}
+
+func TestPostgresWaitsNoLongerThanAllowed(t *testing.T) {
+	w, f := newPostgresWorld(t, Limits{Request: 200 * time.Millisecond})
+	c := dialPostgres(t, w.port)
+	w.g.Pause()
+	w.quiet()
+	c.say(pgMessages(nil).add('Q', "one"))
+	kind, body, err := pgRead(c.conn)
+	if e := pgErrorOf(body); kind != 'E' || err != nil || e.code != "57P03" || !strings.Contains(string(body), "SFATAL\x00VFATAL\x00") {
+		t.Errorf("heard %q, %v, %v", kind, e, err)
+	}
+	if _, _, err := pgRead(c.conn); err == nil {
+		t.Error("the session goes on")
+	}
+	if got := f.all(); got != "postgres is let in" {
+		t.Errorf("the server heard %s", got)
+	}
+}
+
+// Who listens is parked last and back first: nothing that others do is lost to it.
+func TestPostgresListenersFirstAndLast(t *testing.T) {
+	w, f := newPostgresWorld(t, patient)
+	listener := dialPostgres(t, w.port, "user", "listener")
+	other := dialPostgres(t, w.port, "user", "other")
+	other.say(pgMessages(nil).add('Q', "begun")[:3])
+	w.until("a message to be half sent", func() bool {
+		for _, s := range w.g.Sessions() {
+			if s.Busy == "a message is half sent" {
+				return true
+			}
+		}
+		return false
+	})
+	w.g.Pause()
+	w.until("the listener to linger", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		var b *Busy
+		if err := w.g.Quiet(ctx); !errors.As(err, &b) || len(b.Sessions) != 1 {
+			return false
+		}
+		for _, s := range w.g.Sessions() {
+			if s.Busy == lingering {
+				return true
+			}
+		}
+		return false
+	})
+	other.say(pgMessages(nil).add('Q', "begun")[3:])
+	if _, err := other.hear(); err != nil {
+		t.Fatal(err)
+	}
+	w.quiet()
+	other.say(pgMessages(nil).add('Q', "after"))
+	w.until("a request to wait", func() bool { return strings.Contains(w.states(), string(Waiting)) })
+
+	// A pause that begins anew while listeners are awaited holds as well.
+	resume := func() {
+		f.treats("wait")
+		w.g.Resume(nil)
+		w.until("the listener to log in", func() bool { return strings.HasSuffix(f.all(), "listener waits") })
+	}
+	resume()
+	w.g.Pause()
+	f.let <- struct{}{}
+	w.quiet()
+	resume()
+	f.let <- struct{}{}
+	if _, err := other.hear(); err != nil {
+		t.Fatal(err)
+	}
+	got := f.all()
+	if !strings.HasSuffix(got, "begun, listener waits, listener is let in, listener listens, listener waits, listener is let in, listener listens, other is let in, after") {
+		t.Errorf("the server heard %s", got)
+	}
+	listener.asks("on", "")
+}
