@@ -39,9 +39,10 @@ var (
 //   - what a link calls acknowledged is on that replica;
 //   - a copy that could be sent an increment by another one still can: neither retention
 //     nor a crash nor a change of primary takes the base from them;
-//   - two copies that had a snapshot in common have one for ever, or, once a pool was short of
-//     space, the one has it and the other a bookmark; unless one of them is given up on
-//     purpose, or goes back to what it has in common with a third that is its primary.
+//   - once all copies have met, any two have a snapshot in common for ever, or, when a pool was
+//     short of space, the one has it and the other a bookmark; unless one is given up on
+//     purpose, goes back to what it has in common with a third that is its primary, or has
+//     nothing in common with the primary of the other.
 //
 // In the end, healed and agreed,
 //
@@ -288,16 +289,15 @@ func (p *past) believes(name string) Assignment {
 	return p.heard[name]
 }
 
-// forget: this node's copy is given up on purpose, so that nothing is expected of it any
-// more, and it may be sent in full once more.
+// forget: this node's copy is given up on purpose, so that it may be sent in full once more,
+// and nothing is expected of bases until all copies have met again.
 func (p *past) forget(name string) {
 	p.moved(name)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mayHave[name]++
-	of := func(pair string, _ bool) bool { return strings.Contains(pair, name) }
-	maps.DeleteFunc(p.kin, of)
-	maps.DeleteFunc(p.firm, of)
+	clear(p.kin)
+	clear(p.firm)
 }
 
 // moved: this node's copy stands elsewhere now.
@@ -747,6 +747,12 @@ func (p *past) basesAreThere() {
 		}
 		p.asides[name] = len(list)
 	}
+	met := true // all of them
+	for _, x := range abc {
+		for _, y := range abc {
+			met = met && !p.out[x] && top[x] != 0 && (x == y || common(snaps[x], snaps[y]))
+		}
+	}
 	expect := func(what string, found bool) {
 		p.mu.Lock()
 		met := p.met[what]
@@ -761,9 +767,11 @@ func (p *past) basesAreThere() {
 			if x == y || p.out[x] || p.out[y] || top[y] == 0 {
 				continue
 			}
-			if x < y && top[x] != 0 {
-				p.akin(p.kin, x, y, "a snapshot on one of them", common(snaps[x], known[y]) || common(snaps[y], known[x]))
-				p.akin(p.firm, x, y, "a snapshot on both", common(snaps[x], snaps[y]))
+			if p.stranger(x, y, snaps[y], known) {
+				p.part(x, y)
+			} else if x < y && top[x] != 0 && !p.stranger(y, x, snaps[x], known) {
+				p.akin(p.kin, met, x, y, "a snapshot on one of them", common(snaps[x], known[y]) || common(snaps[y], known[x]))
+				p.akin(p.firm, met, x, y, "a snapshot on both", common(snaps[x], snaps[y]))
 			}
 			what := fmt.Sprintf("%s can send to %s, which stands on %d", x, y, top[y])
 			if p.foreign(x, y, known, top[y]) {
@@ -786,19 +794,37 @@ func (p *past) parted(name string) {
 	defer p.mu.Unlock()
 	for _, other := range abc {
 		if other != name && (primary == nil || other != primary.name) {
-			delete(p.kin, pair(name, other))
-			delete(p.firm, pair(name, other))
+			p.partLocked(name, other)
 		}
 	}
 }
 
-// akin: two copies that had something in common have for ever.
-func (p *past) akin(kind map[string]bool, x, y, what string, now bool) {
+// stranger: x keeps what its primary names, and that has nothing in common with y, so that
+// it can name nothing that y stands on.
+func (p *past) stranger(x, y string, of map[uint64]bool, known map[string]map[uint64]bool) bool {
+	z := p.byID(p.believes(x).Primary)
+	return z != nil && z.name != x && z.name != y && !common(of, known[z.name])
+}
+
+// part: of these two nothing is expected any more.
+func (p *past) part(x, y string) {
 	p.mu.Lock()
-	met := kind[pair(x, y)]
-	kind[pair(x, y)] = met || now
+	defer p.mu.Unlock()
+	p.partLocked(x, y)
+}
+
+func (p *past) partLocked(x, y string) {
+	delete(p.kin, pair(x, y))
+	delete(p.firm, pair(x, y))
+}
+
+// akin: two copies that had something in common when all had (met) have for ever.
+func (p *past) akin(kind map[string]bool, met bool, x, y, what string, now bool) {
+	p.mu.Lock()
+	had := kind[pair(x, y)]
+	kind[pair(x, y)] = had || met
 	p.mu.Unlock()
-	if met && !now {
+	if had && !now {
 		p.Fatalf("%s and %s have nothing in common any more (%s)", x, y, what)
 	}
 }
