@@ -249,13 +249,14 @@ func (g *Gate) busy() (out []Session) {
 	return out
 }
 
-// Cut ends every session that is not parked. What they wait for is lost to them; it
-// is for a pause that would not become quiet otherwise, where its user prefers that.
+// Cut ends every session that is not parked, nor about to be. What they wait for is lost
+// to them; it is for a pause that would not become quiet otherwise, where its user prefers
+// that.
 func (g *Gate) Cut() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for s := range g.sessions {
-		if s.info().State == Active {
+		if info := s.info(); info.State == Active && info.Busy != lingering {
 			s.close()
 		}
 	}

@@ -3,6 +3,8 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"strings"
@@ -162,6 +164,19 @@ func newPostgresWorld(t *testing.T, limits Limits) (*world, *fakePostgres) {
 	return &world{T: t, g: g, port: front(t, g)}, f
 }
 
+// busy waits until somebody is, with this.
+func (w *world) busy(with string) {
+	w.Helper()
+	w.until("somebody to be busy: "+with, func() bool {
+		for _, s := range w.g.Sessions() {
+			if s.Busy == with {
+				return true
+			}
+		}
+		return false
+	})
+}
+
 // A server that is not ready is tried until it is; nothing was asked of it that may not be
 // asked twice. What it tells of itself now, the client is told.
 func TestPostgresServerComesLate(t *testing.T) {
@@ -223,29 +238,15 @@ func TestPostgresListenersFirstAndLast(t *testing.T) {
 	listener := dialPostgres(t, w.port, "user", "listener")
 	other := dialPostgres(t, w.port, "user", "other")
 	other.say(pgMessages(nil).add('Q', "begun")[:3])
-	w.until("a message to be half sent", func() bool {
-		for _, s := range w.g.Sessions() {
-			if s.Busy == "a message is half sent" {
-				return true
-			}
-		}
-		return false
-	})
+	w.busy("a message is half sent")
 	w.g.Pause()
 	w.until("the listener to linger", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
 		var b *Busy
-		if err := w.g.Quiet(ctx); !errors.As(err, &b) || len(b.Sessions) != 1 {
-			return false
-		}
-		for _, s := range w.g.Sessions() {
-			if s.Busy == lingering {
-				return true
-			}
-		}
-		return false
+		return errors.As(w.g.Quiet(ctx), &b) && len(b.Sessions) == 1 && b.Sessions[0].Busy != lingering
 	})
+	w.busy(lingering)
 	other.say(pgMessages(nil).add('Q', "begun")[3:])
 	if _, err := other.hear(); err != nil {
 		t.Fatal(err)
@@ -274,4 +275,58 @@ func TestPostgresListenersFirstAndLast(t *testing.T) {
 		t.Errorf("the server heard %s", got)
 	}
 	listener.asks("on", "")
+}
+
+// Where the gate is to verify passwords, nobody gets past it.
+func TestPostgresNobodyGetsPastTheGate(t *testing.T) {
+	f := newFakePostgres(t)
+	if _, err := NewPostgresGate(PostgresOptions{PassTLS: true, User: "postgres"}, f.dial, patient, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("TLS that the gate cannot read, and passwords that it is to verify")
+	}
+	g, err := NewPostgresGate(PostgresOptions{User: "postgres"}, f.dial, patient, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{T: t, g: g, port: front(t, g)}
+	for what, first := range map[string]pgMessages{
+		"an old version": pgMessages(nil).add(0, int32(2<<16), make([]byte, 288)),
+		"TLS at once":    pgMessages("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
+		"replication":    pgMessages(nil).add(0, int32(pgVersion3), "user", "me", "replication", "1", byte(0)),
+		"a role":         pgMessages(nil).add(0, int32(pgVersion3), "user", "me", byte(0)),
+	} {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", w.port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write(first); err != nil {
+			t.Fatal(err)
+		}
+		heard, err := io.ReadAll(conn)
+		var netErr net.Error
+		if errors.As(err, &netErr) && netErr.Timeout() || len(heard) > 0 && heard[0] != 'E' {
+			t.Errorf("%s: heard %q, %v", what, heard, err)
+		}
+		_ = conn.Close()
+	}
+}
+
+// What hangs on by what cannot be moved is cut, and not those who only wait for it.
+func TestPostgresCutSparesListeners(t *testing.T) {
+	w, _ := newPostgresWorld(t, patient)
+	listener := dialPostgres(t, w.port, "user", "listener")
+	other := dialPostgres(t, w.port, "user", "other")
+	other.say(pgMessages(nil).add('Q', "begun")[:3])
+	w.busy("a message is half sent")
+	w.g.Pause()
+	w.busy(lingering)
+	w.g.Cut()
+	w.quiet()
+	w.g.Resume(nil)
+	listener.asks("on", "")
+	if _, _, err := pgRead(other.conn); err == nil {
+		t.Error("the other goes on")
+	}
 }

@@ -23,7 +23,8 @@ type PostgresOptions struct {
 	// told otherwise. Clients are told that there is none if it is nil.
 	TLS *tls.Config
 	// PassTLS lets clients that ask for TLS have it with the server, which pins their
-	// sessions. It is for servers that verify their clients' certificates.
+	// sessions. It is for servers that verify their clients' certificates. The gate cannot
+	// verify passwords then: it excludes User.
 	PassTLS bool
 	// User may read the catalog pg_authid, in Database ("postgres" if empty). With it the
 	// gate verifies the passwords of clients itself, by SCRAM, and logs in to the server
@@ -34,8 +35,11 @@ type PostgresOptions struct {
 }
 
 // NewPostgresGate makes a gate to a PostgreSQL server, not paused.
-func NewPostgresGate(options PostgresOptions, dial Dialer, limits Limits, log *slog.Logger) *Gate {
-	return newGate(postgresProtocol(options), dial, limits, log)
+func NewPostgresGate(options PostgresOptions, dial Dialer, limits Limits, log *slog.Logger) (*Gate, error) {
+	if options.PassTLS && options.User != "" {
+		return nil, fmt.Errorf("TLS is to be passed to the server, but the gate is to verify passwords as %s, which it could not read; choose one", options.User)
+	}
+	return newGate(postgresProtocol(options), dial, limits, log), nil
 }
 
 func postgresProtocol(options PostgresOptions) *protocol {
@@ -98,49 +102,52 @@ const (
 var errBye = errors.New("the client wanted no session")
 
 // greet implements stateful.
-func (f *pgFramer) greet(ctx context.Context, s *session) (client net.Conn, first []byte, err error) {
-	client = s.client
+func (f *pgFramer) greet(ctx context.Context, s *session) (first []byte, err error) {
 	if err := s.conn.SetDeadline(time.Now().Add(pgGreeting)); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	first, err = f.hello(ctx, s, &client)
+	f.client = s.conn
+	first, err = f.hello(ctx, s)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	f.client = client
-	pinned := f.pinned() != ""
-	if !pinned && f.gate.User != "" {
+	s.speakThrough(f.client)
+	if f.gate.User != "" {
 		f.startup, first, f.in.untyped = first, nil, false
 		err = f.verify(ctx, s)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return client, first, s.conn.SetDeadline(time.Time{})
+	return first, s.conn.SetDeadline(time.Time{})
 }
 
 // hello answers what comes before the startup message, which it returns. What cannot be
-// followed pins the session.
-func (f *pgFramer) hello(ctx context.Context, s *session, client *net.Conn) ([]byte, error) {
-	pin := func(why string) {
+// followed pins the session; but if the gate is to verify passwords, nobody gets past it.
+func (f *pgFramer) hello(ctx context.Context, s *session) ([]byte, error) {
+	blindly := func(why string, first []byte) ([]byte, error) {
+		if f.gate.User != "" {
+			return nil, fmt.Errorf("the gate verifies passwords, and cannot with %s", why)
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		f.pin = why
+		return first, nil
 	}
+	const direct = "TLS with the server itself"
 	for {
 		var head [8]byte
-		if _, err := io.ReadFull(*client, head[:]); err != nil {
+		if _, err := io.ReadFull(f.client, head[:]); err != nil {
 			return nil, err
 		}
 		length, code := binary.BigEndian.Uint32(head[:]), binary.BigEndian.Uint32(head[4:])
-		secure := *client != s.conn
+		secure := f.client != s.conn
 		switch {
 		case head[0] == pgHandshake && !secure:
 			if f.gate.TLS == nil {
-				pin("TLS with the server itself")
-				return head[:], nil
+				return blindly(direct, head[:])
 			}
-			if err := f.secure(ctx, client, head[:]); err != nil {
+			if err := f.secure(ctx, head[:]); err != nil {
 				return nil, err
 			}
 			continue
@@ -148,29 +155,26 @@ func (f *pgFramer) hello(ctx context.Context, s *session, client *net.Conn) ([]b
 			return nil, fmt.Errorf("%w: a first message of %d bytes", errPostgres, length)
 		}
 		message := append(head[:], make([]byte, length-8)...)
-		if _, err := io.ReadFull(*client, message[8:]); err != nil {
+		if _, err := io.ReadFull(f.client, message[8:]); err != nil {
 			return nil, err
 		}
 		var err error
 		switch {
 		case code == pgTLS && f.gate.PassTLS && !secure:
-			pin("TLS with the server itself")
-			return message, nil
+			return blindly(direct, message)
 		case code == pgTLS && f.gate.TLS != nil && !secure:
-			if _, err = (*client).Write([]byte{'S'}); err == nil {
-				err = f.secure(ctx, client, nil)
+			if _, err = f.client.Write([]byte{'S'}); err == nil {
+				err = f.secure(ctx, nil)
 			}
 		case code == pgTLS || code == pgGSS:
-			_, err = (*client).Write([]byte{'N'})
+			_, err = f.client.Write([]byte{'N'})
 		case code == pgCancel:
 			err = cmp.Or(f.cancel(ctx, s, string(message[8:])), errBye)
 		case code>>16 != pgVersion3>>16:
-			pin(fmt.Sprintf("version %d of the protocol", code>>16))
-			return message, nil
+			return blindly(fmt.Sprintf("version %d of the protocol", code>>16), message)
+		case pgStartupValue(message, "replication") != "" && f.gate.User == "":
+			return blindly("replication", message)
 		default:
-			if v := pgStartupValue(message, "replication"); v != "" && f.gate.User == "" {
-				pin("replication")
-			}
 			return message, nil
 		}
 		if err != nil {
@@ -179,13 +183,13 @@ func (f *pgFramer) hello(ctx context.Context, s *session, client *net.Conn) ([]b
 	}
 }
 
-// secure speaks TLS with the client, which has begun to already.
-func (f *pgFramer) secure(ctx context.Context, client *net.Conn, begun []byte) error {
-	conn := tls.Server(&begunConn{*client, begun}, f.gate.TLS)
+// secure speaks TLS with the client from now on, of which these bytes have been read.
+func (f *pgFramer) secure(ctx context.Context, begun []byte) error {
+	conn := tls.Server(&begunConn{f.client, begun}, f.gate.TLS)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("beginning TLS with a client: %w", err)
 	}
-	*client = conn
+	f.client = conn
 	return nil
 }
 

@@ -154,7 +154,10 @@ var patient = Limits{Request: time.Minute, Event: time.Minute}
 
 func postgresGate(t testing.TB, s *postgresServer, o PostgresOptions, limits Limits) (*Gate, int) {
 	t.Helper()
-	g := NewPostgresGate(o, s.dial, limits, slog.New(slog.DiscardHandler))
+	g, err := NewPostgresGate(o, s.dial, limits, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
 	return g, front(t, g)
 }
 

@@ -37,10 +37,9 @@ type framer interface {
 // made of. The session's lock guards it, but for greet, like replay, and ended.
 type stateful interface {
 	framer
-	// greet says with the client what comes before its session: client is what to speak
-	// to it through from now on, first what it said that is for the server. Without first
-	// the session connects at once.
-	greet(ctx context.Context, s *session) (client net.Conn, first []byte, err error)
+	// greet settles with the client what comes before its session: first is what it said
+	// that is for the server. Without that the session connects at once.
+	greet(ctx context.Context, s *session) (first []byte, err error)
 	// attached says that a new connection has taken the place of the old one.
 	attached()
 	// question is what the server has to be asked before the session may be parked; nil
@@ -115,17 +114,21 @@ func (s *session) greet(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	client, first, err := f.greet(ctx, s)
+	first, err := f.greet(ctx, s)
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.client = client
-	s.mu.Unlock()
 	if first == nil {
 		return s.connect(ctx)
 	}
 	return s.forward(ctx, first)
+}
+
+// speakThrough has all that is said to the client go through conn, such as TLS.
+func (s *session) speakThrough(conn net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.client = conn
 }
 
 // close ends the session from whatever goroutine; its own notice by their next read or
