@@ -134,7 +134,7 @@ func (e *election) candidate(id volume.NodeID) candidate {
 	switch {
 	case !c.promise.Exists || c.promise.Newest.IsZero() && !first:
 		c.lack = "has no whole copy"
-	case e.strayed(c.promise.Newest) || e.passedOver(c.promise.Newest) && !e.demanded(id):
+	case e.strayed(c.promise.Newest):
 		c.lack = "holds another history than " + e.name + " had"
 	default:
 		c.known = true
@@ -156,18 +156,6 @@ func (e *election) strayed(p volume.Position) bool {
 		return false
 	}
 	return p.Compare(start) > 0 || p.Compare(start) == 0 && p.GUID != start.GUID
-}
-
-// passedOver says that a copy is one of a primary that was passed over: it was that before the
-// last one, which began from the copy of somebody who had nothing of it.
-func (e *election) passedOver(p volume.Position) bool {
-	start := e.Volume.Start
-	return !start.IsZero() && p.Epoch > start.Epoch && p.Epoch < e.Volume.Since
-}
-
-// demanded says that an operator wants this very copy: it may be the only one that is left.
-func (e *election) demanded(id volume.NodeID) bool {
-	return e.Wish != nil && e.Wish.AcceptLoss && e.Wish.To == id
 }
 
 func (e *election) was() *candidate {
@@ -345,9 +333,6 @@ func (e *election) bounded(c *candidate) Verdict {
 			c.name, e.lacks(c), volume.FormatDuration(limit), more, e.name, e.Volume.Name)
 	}
 	note := "the copy " + e.lacks(c) + more
-	if e.passedOver(c.promise.Newest) {
-		note += "; it holds another history than " + e.name + " had"
-	}
 	if x := e.better(c); x != nil {
 		note += fmt.Sprintf("; %s holds more, but %s", x.name, cmp.Or(x.lack, "another was asked for"))
 	}

@@ -13,7 +13,7 @@ import (
 
 // elect is a Failover of volume pg, which was on a node, in words like
 //
-//	elect was=n1 since=2 asked=4s life=20s start=1-90 failover=manual max-loss=1m created=1h home=z1 recovered
+//	elect was=n1 asked=4s life=20s start=1-90 failover=manual max-loss=1m created=1h home=z1 recovered
 //	  n2 2-100 asof=21s      it promised: its position, and how long ago it was complete
 //	  n3 none                no copy; err=TEXT: no answer but that; silent: none at all
 //	  link n2 2-100 asof=21s lag=3M   what the old primary said last
@@ -33,12 +33,6 @@ func (w *world) elect(t *testing.T, args string, lines []string) string {
 		switch key {
 		case "was":
 			vol.Election.Was = volume.NodeID(value)
-		case "since":
-			e, err := strconv.ParseUint(value, 10, 32)
-			if err != nil {
-				t.Fatal(err)
-			}
-			vol.Since = volume.Epoch(e)
 		case "asked":
 			c.Asked = duration(t, value)
 		case "life":

@@ -482,7 +482,7 @@ func (n *node) receive(v int, e volume.Epoch, p volume.Position) bool {
 		vol.Phase == state.PhaseElecting && !n.w.broken.noPromise {
 		return false
 	}
-	if has := n.copies[v]; !strayed(vol, has) && p.Compare(has) <= 0 {
+	if has := n.copies[v]; !strayed(vol.Start, has) && p.Compare(has) <= 0 {
 		return p == has // an older one that comes late, or the same again
 	}
 	// What this copy has beyond the primary's is set aside.

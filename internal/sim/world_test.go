@@ -467,7 +467,7 @@ func (w *world) commit(c state.Command) {
 // promotedAfter checks what a promotion gives up, of what those had who were asked.
 func (w *world) promotedAfter(before *state.State, c state.Promote) {
 	v := vol(c.ID)
-	was := before.Volume(c.ID)
+	start := before.Volume(c.ID).Start
 	asked, err := strconv.Atoi(c.Note)
 	if err != nil {
 		panic(err)
@@ -477,7 +477,7 @@ func (w *world) promotedAfter(before *state.State, c state.Promote) {
 			continue
 		}
 		w.promised[v][r] = c.Epoch
-		if p := w.acked[v][r]; !strayed(was, p) && p.Compare(c.Start) > 0 {
+		if p := w.acked[v][r]; !strayed(start, p) && p.Compare(c.Start) > 0 {
 			w.fail("volume %d begins epoch %d at %d/%d, though node %d had acknowledged %d/%d and was asked",
 				v, c.Epoch, c.Start.Epoch, c.Start.Seq, r, p.Epoch, p.Seq)
 		}
@@ -485,8 +485,8 @@ func (w *world) promotedAfter(before *state.State, c state.Promote) {
 }
 
 // strayed says that a copy is one of an earlier primary that went its own way.
-func strayed(v *state.Volume, p volume.Position) bool {
-	return !v.Start.IsZero() && p.Compare(v.Start) > 0 && (p.Epoch <= v.Start.Epoch || p.Epoch < v.Since)
+func strayed(start, p volume.Position) bool {
+	return !start.IsZero() && p.Epoch <= start.Epoch && p.Compare(start) > 0
 }
 
 func vol(id volume.ID) int {

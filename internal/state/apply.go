@@ -446,7 +446,6 @@ func (t *txn) commitHandoff(c CommitHandoff) Result {
 	}
 	v.Placement = t.rezone(v.Placement.Swap(to))
 	v.Epoch, v.Start = v.Epoch.Next(), c.Final
-	v.Since = v.Epoch
 	was := v.Moved
 	v.Phase, v.Pending, v.LastRefusal, v.Moved = PhaseActive, nil, nil, nil
 	kind, why := "volume.moved", ""

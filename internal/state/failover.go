@@ -418,7 +418,7 @@ func (t *txn) promote(c Promote) Result {
 	}
 	v.Placement = t.rezone(p)
 	// Whoever waits for an attempt of the epoch before still reads why it came to nothing.
-	v.Start, v.Since, v.Phase, v.Election = c.Start, v.Epoch, PhaseActive, nil
+	v.Start, v.Phase, v.Election = c.Start, PhaseActive, nil
 	t.putVolume(v)
 	kind := "volume.failed-over"
 	if c.To == was {

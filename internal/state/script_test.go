@@ -506,7 +506,7 @@ func (sc *script) show(only []string) string {
 			fmt.Fprintf(&b, " was=%s because=%q", sc.s.NodeName(v.Election.Was), v.Election.Reason)
 		}
 		if !v.Start.IsZero() {
-			fmt.Fprintf(&b, " start=%d since=%d", uint64(v.Start.Epoch), uint64(v.Since))
+			fmt.Fprintf(&b, " start=%d", uint64(v.Start.Epoch))
 		}
 		if v.Adopt != "" {
 			fmt.Fprintf(&b, " adopt=%s", v.Adopt)

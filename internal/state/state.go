@@ -148,9 +148,6 @@ type Volume struct {
 	// Start is what the primary's copy held when it took this epoch over; zero for
 	// the first epoch. A copy without it must not be written.
 	Start volume.Position `json:"start,omitzero"`
-	// Since is the epoch that Start was the beginning of; 0 with no Start, and in a state of
-	// before it was kept. The primary's may be a later one: a recovery raises all.
-	Since volume.Epoch `json:"since,omitempty"`
 	// LastRefusal is why the last pending operation was given up, or undone.
 	LastRefusal *Refusal `json:"last_refusal,omitempty"`
 	// Moved is the handoff with containers that began this epoch; nil when something else
