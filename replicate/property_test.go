@@ -40,7 +40,7 @@ var (
 //   - a copy that could be sent an increment by another one still can: neither retention
 //     nor a crash nor a change of primary takes the base from them;
 //   - once all copies have met, any two have a snapshot in common for ever, or, when a pool was
-//     short of space, the one has it and the other a bookmark; unless one is given up on
+//     short of space or people removed that one, the one has it and the other a bookmark; unless one is given up on
 //     purpose, goes back to what it has in common with a third that is its primary, or has
 //     nothing in common with the primary of the other.
 //
@@ -144,6 +144,7 @@ type past struct {
 	heard   map[string]Assignment // what it believes
 	out     map[string]bool       // not in the replica set
 	full    map[string]bool       // pools that are
+	removed bool                  // people removed a snapshot, on which somebody may have stood
 	policy  volume.SnapshotPolicy
 	ready   map[string]bool // as primary: settled, may be written to
 
@@ -538,6 +539,8 @@ func (p *past) removeSnapshot(name string) {
 	defer cancel()
 	err := n.eng().RemoveSnapshot(ctx, testVol, s.Name)
 	p.note("@%s is removed on %s: %v", s.Name, name, err)
+	p.removed = true
+	p.loosen()
 	delete(p.snaps, s.GUID)
 }
 
@@ -829,7 +832,8 @@ func (p *past) akin(kind map[string]bool, met bool, x, y, what string, now bool)
 	}
 }
 
-// loosen: while a pool is short of space, bookmarks must do.
+// loosen: while a pool is short of space, and where people removed what somebody stood on,
+// bookmarks must do.
 func (p *past) loosen() {
 	short := false
 	for _, n := range p.nodes {
@@ -840,7 +844,7 @@ func (p *past) loosen() {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if short || len(p.full) > 0 {
+	if short || p.removed || len(p.full) > 0 {
 		clear(p.firm)
 	}
 }
