@@ -82,16 +82,17 @@ const (
 // protocol is what a mode is made of.
 type protocol struct {
 	framer func() framer
-	probe  func(server io.ReadWriter) error // asks it whether it is ready
+	probe  func(server io.ReadWriter) error            // asks it whether it is ready
+	serve  func(s *session, ctx context.Context) error // nil: by its requests
 }
 
 // protocol returns nil for a mode that is not known.
 func (m Mode) protocol() *protocol {
 	switch m {
 	case HTTP:
-		return &protocol{func() framer { return newHTTPFramer() }, probeHTTP}
+		return &protocol{func() framer { return newHTTPFramer() }, probeHTTP, (*session).serveHTTP}
 	case Redis:
-		return &protocol{func() framer { return newRedisFramer() }, probeRedis}
+		return &protocol{func() framer { return newRedisFramer() }, probeRedis, nil}
 	case Postgres:
 		return postgresProtocol(PostgresOptions{})
 	}

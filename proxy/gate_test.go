@@ -406,3 +406,40 @@ func TestCutWhileWaiting(t *testing.T) {
 	w.until("the session to end", func() bool { return len(w.g.Sessions()) == 0 })
 	w.server.let <- struct{}{}
 }
+
+// What becomes of a connection that was made before a pause does not matter after it.
+func TestSetupWithTheServerFromBeforeAPause(t *testing.T) {
+	w := newWorld(t, Limits{})
+	c := w.client()
+	c.say("SELECT 1\r\n")
+	c.hear("+SELECT 1")
+	w.g.Pause()
+	w.quiet()
+	server := func() (Dialer, net.Conn) {
+		ours, theirs := net.Pipe()
+		_ = ours.SetDeadline(time.Now().Add(30 * time.Second))
+		t.Cleanup(func() { _ = ours.Close(); _ = theirs.Close() })
+		return func(context.Context) (net.Conn, error) { return theirs, nil }, ours
+	}
+	old, atOld := server()
+	now, atNow := server()
+	w.g.Resume(old)
+	c.say("GET k\r\n")
+	expect := func(conn net.Conn, want string) {
+		t.Helper()
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(conn, got); string(got) != want {
+			t.Fatalf("the server hears %q, %v", got, err)
+		}
+	}
+	expect(atOld, "*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n")
+	w.g.Pause()
+	w.quiet()
+	w.g.Resume(now)
+	_ = atOld.Close()
+	expect(atNow, "*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n")
+	_, _ = io.WriteString(atNow, "+OK\r\n")
+	expect(atNow, "GET k\r\n")
+	_, _ = io.WriteString(atNow, "+v\r\n")
+	c.hear("+v")
+}

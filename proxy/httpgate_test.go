@@ -223,7 +223,104 @@ func testHTTPMoves(t *testing.T, http2 bool) {
 	t.Logf("%d requests over %d moves", all, moves)
 }
 
-func TestHTTPMoves(t *testing.T) { testHTTPMoves(t, false) }
+func TestHTTPMoves(t *testing.T)  { testHTTPMoves(t, false) }
+func TestHTTP2Moves(t *testing.T) { testHTTPMoves(t, true) }
+
+// A stream that lasts is named; what comes meanwhile on the same connection waits, and is
+// refused in the end without harm to the others.
+func TestHTTP2Streams(t *testing.T) {
+	w := newWebs(t, Limits{Request: 20 * time.Millisecond})
+	c := w.client(true)
+	res, err := c.Get("http://" + w.addr + "/watch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	in := bufio.NewReader(res.Body)
+	if line, err := in.ReadString('\n'); line != "first\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	if busy := w.busy(); busy != "1 requests have no answer yet, the oldest that for /watch" {
+		t.Errorf("busy: %q", busy)
+	}
+	for kind, want := range map[string]string{"text/plain": "503", "application/grpc": "14"} {
+		res, err := c.Post("http://"+w.addr+"/1", kind, strings.NewReader("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if got := res.Header.Get("Grpc-Status"); got != want && fmt.Sprint(res.StatusCode) != want {
+			t.Errorf("%s: %s, %v", kind, res.Status, res.Header)
+		}
+	}
+	w.let <- struct{}{}
+	if rest, err := io.ReadAll(in); string(rest) != "last\n" {
+		t.Errorf("%q, %v", rest, err)
+	}
+	w.quiet()
+	if len(w.done) > 0 {
+		t.Errorf("the server has done %v", w.done)
+	}
+	w.g.Resume(nil)
+	if err := w.ask(c, "PUT", "//2?x=%2F;y", ""); err != nil {
+		t.Error(err)
+	}
+}
+
+// A request that its client has taken back while it waited is not done.
+func TestHTTP2GivenUp(t *testing.T) {
+	w := newWebs(t, Limits{})
+	w.g.Pause()
+	ctx, giveUp := context.WithCancel(t.Context())
+	r, err := http.NewRequestWithContext(ctx, "GET", "http://"+w.addr+"/1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := w.client(true)
+	var asked sync.WaitGroup
+	asked.Go(func() {
+		if res, err := c.Do(r); err == nil {
+			t.Errorf("it was answered: %s", res.Status)
+		}
+	})
+	waits := func() bool { s := w.g.Sessions(); return len(s) == 1 && s[0].State == Waiting }
+	w.until("the request to wait", waits)
+	giveUp()
+	asked.Wait()
+	w.until("it to be taken back", func() bool { return !waits() })
+	w.g.Resume(nil)
+	if err := w.ask(c, "GET", "/2", ""); err != nil {
+		t.Error(err)
+	}
+	if w.done["/1"] > 0 {
+		t.Error("it was done")
+	}
+}
+
+// The server may end its connection when it likes: the client's goes on.
+func TestHTTP2ServerHangsUp(t *testing.T) {
+	w := newWebs(t, Limits{})
+	c := w.client(true)
+	for i := range 3 {
+		if err := w.ask(c, "GET", fmt.Sprintf("/%d", i), ""); err != nil {
+			t.Fatal(err)
+		}
+		w.now.CloseClientConnections()
+		w.until("the gate to have heard of it", func() bool {
+			w.g.mu.Lock()
+			defer w.g.mu.Unlock()
+			for s := range w.g.sessions {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return s.framer.(*streams).server.http.Err() != nil
+			}
+			return false
+		})
+	}
+	if s := w.g.Sessions(); len(s) != 1 {
+		t.Errorf("sessions: %+v", s)
+	}
+}
 
 // What waits in a pause is refused in the end, in full and in time.
 func TestHTTPRefusal(t *testing.T) {

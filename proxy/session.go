@@ -67,7 +67,7 @@ type session struct {
 	since  time.Time
 	dials  sync.Mutex     // one connection to the server at a time is being made
 	dialed int            // how many pauses there had been when that began; guarded by dials
-	pumps  sync.WaitGroup // one for each connection to the server that it ever had
+	pumps  sync.WaitGroup // one for each connection to the server that it ever had, or each stream
 
 	mu      sync.Mutex
 	framer  framer
@@ -93,7 +93,11 @@ func (s *session) run() error {
 	stop := context.AfterFunc(s.ctx, s.close)
 	err := s.greet(s.ctx)
 	if err == nil {
-		err = s.requests(s.ctx)
+		serve := s.gate.speaks.serve
+		if serve == nil {
+			serve = (*session).requests
+		}
+		err = serve(s, s.ctx)
 	}
 	if errors.Is(err, io.EOF) {
 		err = nil
@@ -349,12 +353,10 @@ func (s *session) tryReach(ctx context.Context, early, held bool, use func(net.C
 
 // attach makes conn the session's connection to the server.
 func (s *session) attach(conn net.Conn) error {
-	if err := s.framer.replay(conn); err != nil {
-		return err
-	}
+	err := s.framer.replay(conn)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f, ok := s.framer.(stateful); ok {
+	if f, ok := s.framer.(stateful); ok && err == nil {
 		f.attached()
 	}
 	// Where there has been a pause since, conn leads to where the server was.
@@ -362,8 +364,10 @@ func (s *session) attach(conn net.Conn) error {
 	switch pinned := s.framer.pinned() != ""; {
 	case s.closed:
 		return net.ErrClosed
-	case stale && !pinned:
+	case stale && !pinned: // whatever that server said
 		return errPaused
+	case err != nil:
+		return err
 	case stale && s.pause == nil:
 		return errors.New("the server was exchanged while it was logging the client in")
 	}

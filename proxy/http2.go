@@ -1,0 +1,370 @@
+package proxy
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// serveHTTP serves a client whose first words say which version of HTTP it speaks.
+func (s *session) serveHTTP(ctx context.Context) error {
+	var first []byte
+	for len(first) == 0 || len(first) < len(http2Preface) && strings.HasPrefix(http2Preface, string(first)) {
+		c, err := readChunk(s.client)
+		if err != nil {
+			return err
+		}
+		first = append(first, c.bytes()...)
+		c.release()
+	}
+	if bytes.HasPrefix(first, []byte(http2Preface)) {
+		return s.serveHTTP2(ctx, first)
+	}
+	if err := s.forward(ctx, first); err != nil {
+		return err
+	}
+	return s.requests(ctx)
+}
+
+// http2Preface is what a client says first that knows that its server speaks HTTP/2.
+const http2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// streams is a session of HTTP/2. Both ends of such a connection remember the headers
+// that were sent on it, to send them shorter the next time, and count what their windows
+// have left: its bytes mean nothing to a server that was not there from the beginning.
+// So the gate speaks HTTP/2 itself, with both, and passes request by request. The client's
+// connection stays; the one to the server is closed when no stream is open on it.
+//
+// It stands in the place of the session's framer. The session's lock guards it.
+type streams struct {
+	session *session
+	dialing chan struct{} // one at a time
+	server  *http2Server  // nil: none yet
+	running []*http.Request
+	waiting int // requests that may not be passed on yet
+}
+
+// http2Server is a connection to the server.
+type http2Server struct {
+	conn    net.Conn
+	http    *http.ClientConn
+	streams int
+	limit   int  // the most requests that it was seen to allow at once
+	retired bool // it takes no more of them
+}
+
+// serveHTTP2 serves a client that has said first.
+func (s *session) serveHTTP2(ctx context.Context, first []byte) error {
+	m := &streams{session: s, dialing: make(chan struct{}, 1)}
+	s.mu.Lock()
+	s.framer = m
+	s.mu.Unlock()
+	client := &preread{Conn: s.client, left: first, closed: make(chan struct{})}
+	server := &http.Server{
+		Handler:     m,
+		Protocols:   onlyHTTP2(),
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(s.gate.log.Handler(), slog.LevelDebug),
+	}
+	if err := server.Serve(&oneClient{conn: client}); !errors.Is(err, errOneClient) {
+		return fmt.Errorf("serving HTTP/2: %w", err)
+	}
+	<-client.closed
+	return nil
+}
+
+func onlyHTTP2() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	return p
+}
+
+// ServeHTTP passes a request on when it may be, and its answer back.
+func (m *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s := m.session
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		panic(http.ErrAbortHandler)
+	}
+	s.pumps.Add(1) // before it was closed, hence before anybody waits
+	s.mu.Unlock()
+	defer s.pumps.Done()
+
+	server, err := m.begin(r)
+	if err != nil {
+		if r.Context().Err() != nil || errors.Is(err, net.ErrClosed) {
+			panic(http.ErrAbortHandler) // nobody is there to be told
+		}
+		s.gate.log.Debug("a request was refused", "client", s.client.RemoteAddr(), "err", err)
+		refuseHTTP2(w, r, "flocker: the server behind this port did not come back in time; try again")
+		return
+	}
+	defer m.end(r, server)
+	proxy := httputil.ReverseProxy{
+		Transport:     server.http,
+		FlushInterval: -1,
+		BufferPool:    chunkPool{},
+		Rewrite:       sameRequest,
+		// What the server did not say, it shall not be made to have said.
+		ModifyResponse: func(*http.Response) error {
+			w.Header()["Date"], w.Header()["Content-Type"] = nil, nil
+			return nil
+		},
+		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
+			s.gate.log.Debug("a request had no answer", "client", s.client.RemoteAddr(), "err", err)
+			panic(http.ErrAbortHandler) // which resets its stream
+		},
+		ErrorLog: slog.NewLogLogger(s.gate.log.Handler(), slog.LevelDebug),
+	}
+	proxy.ServeHTTP(w, r)
+}
+
+// sameRequest undoes what a proxy does to requests otherwise.
+func sameRequest(p *httputil.ProxyRequest) {
+	p.Out.URL = &url.URL{Scheme: "http", Host: cmp.Or(p.In.Host, "localhost"), Path: p.In.URL.Path, RawPath: p.In.URL.RawPath, RawQuery: p.In.URL.RawQuery}
+	if target := p.In.RequestURI; !strings.HasPrefix(target, "//") && p.In.Method != http.MethodConnect {
+		p.Out.URL.Opaque, p.Out.URL.RawQuery = target, "" // byte by byte
+	}
+	p.Out.Host = p.In.Host
+	p.Out.Header = p.In.Header.Clone()
+	p.Out.Trailer = p.In.Trailer // filled when the body has been read
+}
+
+// refuseHTTP2 says that a request was not done, to gRPC in its own words.
+func refuseHTTP2(w http.ResponseWriter, r *http.Request, why string) {
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+		const unavailable = "14"
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set("Grpc-Status", unavailable)
+		w.Header().Set("Grpc-Message", why)
+		return
+	}
+	w.Header().Set("Retry-After", "1")
+	http.Error(w, why, http.StatusServiceUnavailable)
+}
+
+// begin counts a request in, once the gate is not paused and there is a server.
+func (m *streams) begin(r *http.Request) (*http2Server, error) {
+	ctx, cancel := context.WithTimeout(r.Context(), m.session.gate.limits.Request)
+	defer cancel()
+	m.waits(1)
+	defer m.waits(-1)
+	for {
+		// A client that has given up may have asked again elsewhere.
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		server, pause, err := m.admit(r)
+		if server != nil || err != nil {
+			return server, err
+		}
+		if pause != nil {
+			err = pause.wait(ctx)
+		} else {
+			err = m.connect(ctx)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (m *streams) waits(n int) {
+	m.session.mu.Lock()
+	defer m.session.mu.Unlock()
+	m.waiting += n
+	m.session.waits = m.waiting > 0
+}
+
+// wait waits for the end of a pause, no longer than it may last.
+func (p *pause) wait(ctx context.Context) error {
+	ctx, cancel := context.WithDeadline(ctx, p.until)
+	defer cancel()
+	select {
+	case <-p.over:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the end of a pause: %w", ctx.Err())
+	}
+}
+
+// admit counts r in if it may be passed on now, under the lock that a pause takes.
+// Otherwise it returns the pause, or nothing if there is no server.
+func (m *streams) admit(r *http.Request) (*http2Server, *pause, error) {
+	s := m.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return nil, nil, net.ErrClosed
+	case s.pause != nil:
+		return nil, s.pause, nil
+	case !m.connected():
+		return nil, nil, nil
+	}
+	m.server.streams++
+	m.running = append(m.running, r)
+	return m.server, nil, nil
+}
+
+// connected says that there is a connection that takes requests. One that does not any
+// more, because the server is about to end it, ends with its last stream. The session's
+// lock is held.
+func (m *streams) connected() bool {
+	s := m.session
+	if m.server == nil || s.backend == nil { // parked
+		m.server = nil
+		return false
+	}
+	server := m.server
+	free, used := server.http.Available(), server.http.InFlight()
+	if free > 0 {
+		server.limit = free + used
+		return true
+	}
+	if server.http.Err() == nil && used > 0 && used >= server.limit {
+		return true // it is only full
+	}
+	server.retired = true
+	m.release(server)
+	m.server, s.backend = nil, nil
+	return false
+}
+
+// release closes a connection that nothing needs any more.
+func (m *streams) release(server *http2Server) {
+	if server.retired && server.streams == 0 {
+		_ = server.conn.Close()
+	}
+}
+
+// connect makes a connection to the server, unless another request has meanwhile.
+func (m *streams) connect(ctx context.Context) error {
+	s := m.session
+	select {
+	case m.dialing <- struct{}{}:
+		defer func() { <-m.dialing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	s.mu.Lock()
+	pauses, needless := s.pauses, s.closed || s.pause != nil || m.connected()
+	s.mu.Unlock()
+	if needless {
+		return nil
+	}
+	conn, err := s.gate.server(ctx)
+	if err != nil {
+		return err
+	}
+	transport := &http.Transport{
+		Protocols:          onlyHTTP2(),
+		DisableCompression: true,
+		DialContext:        func(context.Context, string, string) (net.Conn, error) { return conn, nil },
+	}
+	client, err := transport.NewClientConn(ctx, "http", "localhost:80")
+	if err != nil {
+		_ = conn.Close()
+		return fmt.Errorf("speaking HTTP/2 with the server: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.pauses != pauses { // after a pause the server is another
+		_ = conn.Close()
+		return nil
+	}
+	m.server = &http2Server{conn: conn, http: client}
+	s.backend = conn
+	return nil
+}
+
+// end counts a request out.
+func (m *streams) end(r *http.Request, server *http2Server) {
+	s := m.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.Index(m.running, r)
+	m.running = slices.Delete(m.running, i, i+1)
+	server.streams--
+	m.release(server)
+	if s.closed {
+		_ = server.conn.Close()
+	}
+	s.park()
+}
+
+// busy implements framer.
+func (m *streams) busy() string {
+	if len(m.running) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d requests have no answer yet, the oldest that for %.80s", len(m.running), m.running[0].URL.Path)
+}
+
+// The rest of framer is about bytes, of which none is passed on.
+func (m *streams) request(p []byte) (int, error) { return len(p), nil }
+func (m *streams) reply([]byte) error            { return nil }
+func (m *streams) between() bool                 { return true }
+func (m *streams) open() bool                    { return false }
+func (m *streams) pinned() string                { return "" }
+func (m *streams) replay(io.ReadWriter) error    { return nil }
+func (m *streams) refusal(string) []byte         { return nil }
+
+// oneClient is a listener that has one client.
+type oneClient struct {
+	conn net.Conn
+	had  bool
+}
+
+var errOneClient = errors.New("there are no other clients")
+
+func (l *oneClient) Accept() (net.Conn, error) {
+	if l.had {
+		return nil, errOneClient
+	}
+	l.had = true
+	return l.conn, nil
+}
+
+func (l *oneClient) Close() error   { return nil }
+func (l *oneClient) Addr() net.Addr { return l.conn.LocalAddr() }
+
+// preread is a connection of which something has been read already.
+type preread struct {
+	net.Conn
+	left   []byte
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (c *preread) Read(p []byte) (int, error) {
+	if len(c.left) == 0 {
+		return c.Conn.Read(p)
+	}
+	n := copy(p, c.left)
+	c.left = c.left[n:]
+	return n, nil
+}
+
+func (c *preread) Close() error {
+	defer c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// chunkPool lends the buffers of chunks to whoever copies by itself.
+type chunkPool struct{}
+
+func (chunkPool) Get() []byte  { return chunks.Get().(*[chunkSize]byte)[:] }
+func (chunkPool) Put(b []byte) { chunks.Put((*[chunkSize]byte)(b[:chunkSize])) }
