@@ -72,6 +72,10 @@ func (t *txn) apply(c Command) Result {
 		return t.commitHandoff(c)
 	case AbortHandoff:
 		return t.abort(c.ID, c.Epoch, c.Attempt, c.Reason, PhaseMoving, "volume.move-refused")
+	case StartMigration:
+		return t.startMigration(c)
+	case EndMigration:
+		return t.endMigration(c)
 	case BeginDelete:
 		return t.beginDelete(c)
 	case CommitDelete:
@@ -478,6 +482,9 @@ func (t *txn) beginDelete(c BeginDelete) Result {
 	}
 	if r := begin(v, "removal"); r != nil {
 		return *r
+	}
+	if m := v.Migration; m != nil {
+		return failed(volume.CodeConflict, "volume %q is being migrated to %s; its removal has to wait", v.Name, t.s.NodeName(m.To))
 	}
 	v.Phase = PhaseDeleting
 	v.Pending = &Pending{Attempt: c.Attempt, Began: t.at}

@@ -235,6 +235,8 @@ var decoders = map[string]func([]byte) (Command, error){
 	"undelete":        decode[Undelete],
 	"purge-volume":    decode[PurgeVolume],
 	"forget-volume":   decode[ForgetVolume],
+	"start-migration": decode[StartMigration],
+	"end-migration":   decode[EndMigration],
 	"set-settings":    decode[SetSettings],
 	"tell":            decode[Tell],
 	"arm-failover":    decode[ArmFailover],

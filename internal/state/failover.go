@@ -368,6 +368,7 @@ func (t *txn) elect(v Volume, reason string) {
 	if v.Pending != nil { // somebody waits for the attempt
 		v.LastRefusal = v.refusal(reason, t.at)
 	}
+	t.overMigration(&v, reason)
 	v.Placement = volume.Placement{Local: slices.Clone(v.Placement.Local), Remote: slices.Clone(v.Placement.Remote)}
 	if n := t.s.Node(was); n != nil && !n.Removed {
 		v.Placement.Local = append([]volume.NodeID{was}, v.Placement.Local...)

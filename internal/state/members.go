@@ -167,6 +167,9 @@ func (t *txn) dropNode(v Volume, node volume.NodeID, why string, lose bool) {
 		v.LastRefusal = v.refusal(why, t.at)
 		v.Phase, v.Pending = PhaseActive, nil
 	}
+	if v.Migration != nil && v.Migration.To == node {
+		t.overMigration(&v, why)
+	}
 	if v.Placement.Primary == node {
 		if !v.Electable() {
 			return // in the trash: what is taken out begins with an election

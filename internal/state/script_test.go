@@ -28,6 +28,7 @@ import (
 //	abort-create NAME REASON
 //	replicas NAME [local=..] [remote=..]
 //	move NAME to=n2 try=a        commit-move NAME try=a     abort-move NAME try=a REASON
+//	migrate NAME to=n2 try=a      end-migration NAME try=a [REASON]
 //	remove NAME try=a            commit-remove NAME try=a   abort-remove NAME try=a REASON
 //	undelete NAME [as=NEW]
 //	differs NAME TEXT    the primary has found copies that are not alike
@@ -229,6 +230,10 @@ func (sc *script) do(words []string) string {
 		c = CommitHandoff{ID: id, Epoch: epoch, Attempt: opt["try"], Final: volume.Position{Epoch: epoch, Seq: 1, GUID: 7}}
 	case "abort-move":
 		c = AbortHandoff{ID: id, Epoch: epoch, Attempt: opt["try"], Reason: reason}
+	case "migrate":
+		c = StartMigration{ID: id, To: nodeID(opt["to"]), Attempt: opt["try"]}
+	case "end-migration":
+		c = EndMigration{ID: id, Attempt: opt["try"], Reason: reason}
 	case "remove":
 		c = BeginDelete{ID: id, Epoch: epoch, Attempt: opt["try"]}
 	case "commit-remove":
@@ -513,6 +518,9 @@ func (sc *script) show(only []string) string {
 		}
 		if v.Pending != nil {
 			fmt.Fprintf(&b, " try=%s to=%s", v.Pending.Attempt, sc.s.NodeName(v.Pending.To))
+		}
+		if v.Migration != nil {
+			fmt.Fprintf(&b, " migrating=%s by=%s", sc.s.NodeName(v.Migration.To), v.Migration.Attempt)
 		}
 		if v.LastRefusal != nil {
 			fmt.Fprintf(&b, " refused=%q", v.LastRefusal.Reason)

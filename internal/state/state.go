@@ -153,6 +153,9 @@ type Volume struct {
 	// Moved is the handoff with containers that began this epoch; nil when something else
 	// did. Until they run, the volume can go back: see BeginHandoff.
 	Moved *Moved `json:"moved,omitempty"`
+	// Migration is where an operator wants the volume, until it is there or that is given
+	// up; nil when nobody asked.
+	Migration *Migration `json:"migration,omitempty"`
 	// Adopt, until the volume is confirmed, is the set-aside copy on the primary that it
 	// is made of, by its name; "" for a volume that begins empty.
 	Adopt   string    `json:"adopt,omitempty"`
@@ -178,6 +181,14 @@ type Pending struct {
 	// Back, of a move, is why the last one is undone; "" for one that is no return.
 	Back  string    `json:"back,omitempty"`
 	Began time.Time `json:"began"`
+}
+
+// Migration is an operator's wish that a volume, and what runs on it, be on another node.
+type Migration struct {
+	From    volume.NodeID `json:"from"`
+	To      volume.NodeID `json:"to"`
+	Attempt string        `json:"attempt"`
+	Began   time.Time     `json:"began"`
 }
 
 // Moved is a handoff with which containers went along.
