@@ -16,8 +16,8 @@ import (
 const PendingLimit = 2 * time.Minute
 
 // Decide is everything the leader wants to change at this moment, most urgent
-// first: operations given up or undone, volumes that containers need brought together, records of purged volumes dropped, replicas added and
-// taken away, drained nodes emptied, expired trash purged. Each command carries its own preconditions, so a
+// first: operations given up or undone, volumes that containers need brought together, records of purged volumes dropped,
+// migrations taken a step further, replicas added and taken away, drained nodes emptied, expired trash purged. Each command carries its own preconditions, so a
 // plan from an old View does no harm; it is refused. The Memory is what the leader's
 // last look gave, and what its next one wants.
 func Decide(v *View, m Memory) ([]state.Command, Memory) {
@@ -41,10 +41,11 @@ func Decide(v *View, m Memory) ([]state.Command, Memory) {
 			cmds = append(cmds, state.ForgetVolume{ID: vol.ID})
 		}
 	}
+	migrations, _ := Migrations(v)
+	cmds = append(cmds, migrations...)
 	repairs, next := Repair(v, m)
-	cmds = append(cmds, repairs...)
 	drains, _ := Drain(v)
-	for _, cmd := range drains {
+	for _, cmd := range slices.Concat(repairs, drains) {
 		id := subject(cmd)
 		if !slices.ContainsFunc(cmds, func(c state.Command) bool { return subject(c) == id }) {
 			cmds = append(cmds, cmd)
@@ -150,6 +151,8 @@ func subject(cmd state.Command) volume.ID {
 	case state.SetReplicas:
 		return c.ID
 	case state.BeginHandoff:
+		return c.ID
+	case state.EndMigration:
 		return c.ID
 	case state.PurgeVolume:
 		return c.ID

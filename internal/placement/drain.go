@@ -108,6 +108,8 @@ func (v *View) drainStep(vol *state.Volume, n *NodeView, role volume.Role) drain
 		return v.movingStep(vol)
 	case vol.Phase != state.PhaseActive:
 		return drainStep{why: fmt.Sprintf("it is %s", vol.Phase)}
+	case role == volume.RolePrimary && v.migrates(vol):
+		return drainStep{why: "it is being migrated"}
 	case role == volume.RolePrimary:
 		return v.drainPrimary(vol, n)
 	}
@@ -295,9 +297,12 @@ func progress(l volume.LinkStatus) string {
 // leaving says that a node gives all its copies away.
 func (n *NodeView) leaving() bool { return n.Availability == state.Drain && !n.KeepReplicas }
 
-// leaves says that a copy of the volume is on its way off a drained node. What it has
-// to spare meanwhile is for Drain to say.
+// leaves says that a copy of the volume is on its way off a drained node, or to where its
+// user wants it. What it has to spare meanwhile is not for Repair to say.
 func (v *View) leaves(vol *state.Volume) bool {
+	if v.migrates(vol) {
+		return true
+	}
 	for id := range nodesOf(vol.Placement) {
 		if n := v.Node(id); n != nil && (n.leaving() || n.Availability == state.Drain && id == vol.Placement.Primary) {
 			return true

@@ -42,6 +42,8 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	seeded v1 n2                 that first copy is complete
 //	elect was=n1 ...             Failover, see world.elect
 //	drain                        Drain: its commands, and what is left and why
+//	migrations                   Migrations: their commands, and how far each is
+//	  v1 n1 > n2 migrate=n2      its user wants it there; refused-of=op: the handoff was refused
 //	empty 10m                    run with Decide: handoffs happen at once, too, and no look
 //	                             may leave a volume fewer complete copies than it asks for
 //	silence n2, hear n2          from now on it is not heard of, or it is again
@@ -283,6 +285,17 @@ func (w *world) run(t *testing.T, in string) string {
 			out = append(out, fmt.Sprintf("left on %s: %s (%s): %s", l.Node, l.Volume.ID, l.Role, cmp.Or(l.Doing, "! "+l.Why)))
 		}
 		return strings.Join(out, "\n")
+	case "migrations":
+		cmds, all := Migrations(w.view())
+		out := []string{showAll(cmds)}
+		for _, m := range all {
+			line := fmt.Sprintf("%s: %s", m.Volume.ID, cmp.Or(m.Doing, "! "+m.Why))
+			if len(m.Containers)+len(m.With) > 0 {
+				line += fmt.Sprintf(" (containers %v, with %v)", m.Containers, m.With)
+			}
+			out = append(out, line)
+		}
+		return strings.Join(out, "\n")
 	case "empty":
 		var out []string
 		for began, end := w.passed, w.passed+duration(t, args); w.passed <= end; w.pass(5 * time.Second) {
@@ -448,6 +461,10 @@ func (w *world) addVolume(t *testing.T, line string) {
 			v.Pending = &state.Pending{Attempt: "try", Began: now.Add(-duration(t, value))}
 		case "to": // of what is pending, with its containers
 			v.Pending.To, v.Pending.Follow = volume.NodeID(value), true
+		case "migrate": // an operator wants it there
+			v.Migration = &state.Migration{From: v.Placement.Primary, To: volume.NodeID(value), Attempt: "op"}
+		case "refused-of": // the last handoff of that migration
+			v.LastRefusal = &state.Refusal{Attempt: state.MigrateAttempt + value, Reason: "its primary said no", At: now}
 		case "moved": // from a node, so long ago
 			from, ago, _ := strings.Cut(value, ":")
 			v.Moved = &state.Moved{From: volume.NodeID(from), Attempt: drainAttempt + "1", At: now.Add(-duration(t, cmp.Or(ago, "10s")))}
@@ -601,6 +618,8 @@ func showAll(cmds []state.Command) string {
 			out = append(out, fmt.Sprintf("%s: purge", c.ID))
 		case state.ForgetVolume:
 			out = append(out, fmt.Sprintf("%s: forget", c.ID))
+		case state.EndMigration:
+			out = append(out, fmt.Sprintf("%s: end of migration %s: %s", c.ID, c.Attempt, cmp.Or(c.Reason, "done")))
 		case state.BeginHandoff:
 			text := fmt.Sprintf("%s: hand to %s, attempt %s", c.ID, c.To, c.Attempt)
 			if c.Follow {

@@ -1,0 +1,246 @@
+package placement
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Migration is how far an operator's migration of a volume is.
+type Migration struct {
+	Volume *state.Volume
+	// Doing says in words what is under way; "" when nothing is, and then Why says what
+	// it waits for.
+	Doing string
+	Why   string
+	// Containers go along, and With are the other volumes that these need.
+	Containers []string
+	With       []string
+}
+
+// migrationStep is the next step of a migration: commands, or why there are none.
+type migrationStep struct {
+	cmds []state.Command
+	Migration
+}
+
+// Migrations is what the migrations that operators have asked for need next. Each takes
+// the containers that run on the volume and follow it, and all volumes of these: first
+// every one gets a copy on the target, then the containers are stopped and all are handed
+// over. What cannot come to its end is given up with the reason, and everything is, or is
+// brought back, where it was.
+func Migrations(v *View) ([]state.Command, []Migration) {
+	var cmds []state.Command
+	var all []Migration
+	for _, vol := range v.Volumes {
+		if vol.Migration == nil {
+			continue
+		}
+		s := v.migrationStep(vol)
+		s.Volume = vol
+		cmds, all = append(cmds, s.cmds...), append(all, s.Migration)
+	}
+	return cmds, all
+}
+
+func (v *View) migrationStep(vol *state.Volume) migrationStep {
+	m := vol.Migration
+	doing := func(format string, args ...any) migrationStep {
+		return migrationStep{Migration: Migration{Doing: fmt.Sprintf(format, args...)}}
+	}
+	end := func(reason string) migrationStep {
+		return migrationStep{cmds: []state.Command{state.EndMigration{ID: vol.ID, Attempt: m.Attempt, Reason: reason}}, Migration: Migration{Doing: "ends"}}
+	}
+	attempt := state.MigrateAttempt + m.Attempt
+	switch {
+	case vol.Phase == state.PhaseMoving && vol.Pending != nil:
+		return doing("%s", v.movingStep(vol).doing)
+	case vol.Phase != state.PhaseActive:
+		return migrationStep{Migration: Migration{Why: fmt.Sprintf("it is %s", vol.Phase)}}
+	case vol.LastRefusal != nil && vol.LastRefusal.Attempt == attempt:
+		return end(vol.LastRefusal.Reason)
+	case vol.Placement.Primary == m.To:
+		if starting := v.starting(vol); len(starting) > 0 {
+			return doing("on %s, where container %s is starting", v.name(m.To), starting[0].Name)
+		}
+		return end("")
+	}
+	n := v.Node(vol.Placement.Primary)
+	if n == nil {
+		return migrationStep{Migration: Migration{Why: "its primary is no node of the cluster"}}
+	}
+	p := v.planMigration(vol, n, m.To)
+	if p.impossible != "" {
+		return end(p.impossible)
+	}
+	for _, other := range p.here {
+		if r := other.LastRefusal; r != nil && r.Attempt == attempt {
+			return end(fmt.Sprintf("volume %s stays: %s", other.Name, r.Reason))
+		}
+	}
+	s := migrationStep{Migration: p.Migration}
+	switch {
+	case p.Doing != "" || p.Why != "":
+		s.cmds = p.adds
+	default:
+		for _, other := range p.here {
+			s.cmds = append(s.cmds, state.BeginHandoff{ID: other.ID, Epoch: other.Epoch, To: m.To, Attempt: attempt, Follow: len(p.Containers) > 0})
+		}
+		s.Doing = "moving to " + v.name(m.To)
+	}
+	return s
+}
+
+// migrationPlan is what a migration would do next from where the volume is.
+type migrationPlan struct {
+	Migration
+	impossible string          // why it cannot be
+	adds       []state.Command // copies that lack on the target
+	here       []*state.Volume // what is still to be handed over
+}
+
+// CanMigrate says what would go along with a volume to a node, and what it would wait
+// for first. The error is why it cannot be.
+func CanMigrate(v *View, vol *state.Volume, to volume.NodeID) (Migration, error) {
+	n := v.Node(vol.Placement.Primary)
+	if n == nil || vol.Phase != state.PhaseActive {
+		return Migration{}, volume.Errorf(volume.CodeConflict, "volume %q is %s; its migration has to wait", vol.Name, vol.Phase)
+	}
+	p := v.planMigration(vol, n, to)
+	if p.impossible != "" {
+		return Migration{}, volume.Errorf(volume.CodeRefused, "volume %q cannot be migrated to %s: %s", vol.Name, v.name(to), p.impossible)
+	}
+	p.Volume = vol
+	return p.Migration, nil
+}
+
+// MigrationTarget is the node that a volume, and what runs on it, is best migrated to
+// when its user names none: one that has complete copies of all; "" when there is none.
+func MigrationTarget(v *View, vol *state.Volume) volume.NodeID {
+	n := v.Node(vol.Placement.Primary)
+	if n == nil || vol.Phase != state.PhaseActive {
+		return ""
+	}
+	return v.heir(v.company(vol, n.ID), n)
+}
+
+func (v *View) planMigration(vol *state.Volume, n *NodeView, to volume.NodeID) (p migrationPlan) {
+	g := v.company(vol, n.ID)
+	p.here, _ = g.here(n.ID)
+	for _, c := range g.containers {
+		p.Containers = append(p.Containers, c.Name)
+	}
+	for _, other := range g.volumes {
+		if other != vol {
+			p.With = append(p.With, other.Name)
+		}
+	}
+	m := v.Node(to)
+	switch {
+	case m == nil:
+		p.impossible = "it is no node of the cluster"
+	case m.Availability != state.Active:
+		p.impossible = fmt.Sprintf("node %s is being drained", m.Name)
+	case !m.Alive:
+		p.impossible = fmt.Sprintf("node %s is not heard of", m.Name)
+	case !m.Lease:
+		p.impossible = fmt.Sprintf("node %s may not write: it has no lease", m.Name)
+	}
+	for _, other := range p.here {
+		if users := v.others(other, n, g); users != "" && p.impossible == "" {
+			p.impossible = users
+		}
+	}
+	if p.impossible != "" {
+		return p
+	}
+	if why := v.lacks(g, m); why != "" {
+		p.impossible = why
+		return p
+	}
+	for _, other := range p.here {
+		switch l := v.link(other, to); {
+		case other.Placement.Role(to) != volume.RoleReplica:
+			switch why := m.unfit(v.claim(other)); why {
+			case fit:
+			case witness, sick, full:
+				p.impossible = fmt.Sprintf("node %s, which has no copy of volume %s, %s", m.Name, other.Name, why.explain(m, v.claim(other), v.Now))
+				return p
+			default: // it passes
+				p.Why = fmt.Sprintf("node %s %s", m.Name, why.explain(m, v.claim(other), v.Now))
+				continue
+			}
+			want := cloned(other.Placement)
+			if m.Zone == n.Zone {
+				want.Local = append(want.Local, to)
+			} else {
+				want.Remote = append(want.Remote, to)
+			}
+			p.adds = append(p.adds, setReplicas(other, want))
+			p.Doing = "first copy to " + m.Name
+		case v.complete(other, to):
+		case l.State == volume.LinkRefused:
+			p.Why = fmt.Sprintf("the copy of volume %s on %s is refused: %s", other.Name, m.Name, l.Error)
+		default:
+			p.Doing = "first copy to " + m.Name + progress(l)
+		}
+	}
+	if p.Doing != "" {
+		p.Why = ""
+		return p
+	}
+	for _, other := range p.here {
+		if why := v.stays(other, n, g); why != "" && p.Why == "" {
+			p.Why = why
+			if other != vol {
+				p.Why = fmt.Sprintf("its containers use volume %s, too: %s", other.Name, why)
+			}
+		}
+	}
+	if p.Why == "" {
+		p.Why = v.notReady(g, n, to)
+	}
+	return p
+}
+
+// others names who uses a volume on a node and would not go along.
+func (v *View) others(vol *state.Volume, n *NodeView, g company) string {
+	for _, c := range g.containers {
+		if c.Blocked {
+			return fmt.Sprintf("container %s cannot follow: %s", c.Name, strings.Join(c.Obstacles, "; "))
+		}
+	}
+	c := n.Copy(vol.ID)
+	if c == nil {
+		return ""
+	}
+	var others []volume.Holder
+	for _, h := range c.Holders {
+		if !slices.ContainsFunc(g.containers, func(c *state.Container) bool { return h.Container != "" && strings.HasPrefix(c.ID, h.Container) }) {
+			others = append(others, h)
+		}
+	}
+	if users := names(others); users != "" {
+		return fmt.Sprintf("volume %s is in use by %s on %s, which does not follow its volumes (label flocker.enable=true)", vol.Name, users, n.Name)
+	}
+	return ""
+}
+
+// lacks says why containers could not run on a node, as far as it has said; "" when
+// nothing is in their way.
+func (v *View) lacks(g company, m *NodeView) string {
+	for _, c := range g.containers {
+		if f := m.followed(c); f != nil && f.Problem != "" {
+			return fmt.Sprintf("container %s cannot run on %s: %s", c.Name, m.Name, f.Problem)
+		}
+	}
+	return ""
+}
+
+// migrates says that a volume, or one that goes where it goes, is being migrated.
+func (v *View) migrates(vol *state.Volume) bool {
+	return slices.ContainsFunc(v.company(vol, vol.Placement.Primary).volumes, func(other *state.Volume) bool { return other.Migration != nil })
+}
