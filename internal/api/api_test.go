@@ -169,6 +169,14 @@ var calls = []struct {
 	{"fail over what lives", func(ctx context.Context, b both) (any, error) {
 		return two(b.FailoverVolume(ctx, "pg", api.FailoverRequest{To: "beta", AcceptLoss: true, ConfirmFenced: "alpha"}))
 	}},
+	{"plan a migration", func(ctx context.Context, b both) (any, error) {
+		return two(b.MigrateVolume(ctx, "pgdata", api.MigrateRequest{To: "beta", DryRun: true}))
+	}},
+	{"migrate to where it is", func(ctx context.Context, b both) (any, error) {
+		return two(b.MigrateVolume(ctx, "pgdata", api.MigrateRequest{To: "alpha"}))
+	}},
+	{"migration of what never was", func(ctx context.Context, b both) (any, error) { return two(b.Migration(ctx, "pg", "x")) }},
+	{"call off what never was", func(ctx context.Context, b both) (any, error) { return two(b.AbortMigration(ctx, "pg", "x")) }},
 	{"create token", func(ctx context.Context, b both) (any, error) {
 		return two(b.CreateToken(ctx, api.TokenRequest{TTL: time.Hour, MaxUses: 3, Note: "rack 2"}))
 	}},

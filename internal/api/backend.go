@@ -57,6 +57,15 @@ type Backend interface {
 	// returns when it has one. While the primary is heard of it is refused.
 	FailoverVolume(ctx context.Context, ref string, req FailoverRequest) (Volume, error)
 
+	// MigrateVolume has a volume, and the containers that follow it, moved to another
+	// node, and returns when that has begun; with the same node again it is the one that
+	// goes on. Migration says how far it is; "" is the volume's newest. AbortMigration
+	// calls it off, which is refused once the volume has arrived; what is over already is no
+	// error, and the answer says how it ended.
+	MigrateVolume(ctx context.Context, ref string, req MigrateRequest) (Migration, error)
+	Migration(ctx context.Context, ref, id string) (Migration, error)
+	AbortMigration(ctx context.Context, ref, id string) (Migration, error)
+
 	// SyncVolume returns when every replica holds all that was written before the call.
 	// After req.Patience it is CodeTimeout, which names the replicas that lack something
 	// and what.

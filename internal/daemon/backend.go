@@ -98,6 +98,18 @@ func (b backend) FailoverVolume(ctx context.Context, ref string, req api.Failove
 	return ask(b.d, func(m *member) (api.Volume, error) { return m.FailoverVolume(ctx, ref, req) })
 }
 
+func (b backend) MigrateVolume(ctx context.Context, ref string, req api.MigrateRequest) (api.Migration, error) {
+	return ask(b.d, func(m *member) (api.Migration, error) { return m.MigrateVolume(ctx, ref, req) })
+}
+
+func (b backend) Migration(ctx context.Context, ref, id string) (api.Migration, error) {
+	return ask(b.d, func(m *member) (api.Migration, error) { return m.Migration(ctx, ref, id) })
+}
+
+func (b backend) AbortMigration(ctx context.Context, ref, id string) (api.Migration, error) {
+	return ask(b.d, func(m *member) (api.Migration, error) { return m.AbortMigration(ctx, ref, id) })
+}
+
 func (b backend) SyncVolume(ctx context.Context, ref string, req api.SyncRequest) (api.SyncReply, error) {
 	return ask(b.d, func(m *member) (api.SyncReply, error) { return m.SyncVolume(ctx, ref, req) })
 }

@@ -40,6 +40,8 @@ import (
 //	promote NODE VOLUME [to=NODE] [accept-loss] [fenced=NODE]  flockctl failover
 //	problem-of NODE VOLUME TEXT    until the volume's reason has that text in it
 //	event NODE KIND VOLUME TEXT    until there is such an event with that text in it; any: on one that is up
+//	migrate NODE VOLUME [OTHER]    flockctl migrate, not waited for; call-off NODE VOLUME
+//	migration NODE VOLUME STATE [TEXT]  until the newest one is so, with that text in what it says
 //	drain NODE OTHER [keep]        flockctl node drain OTHER, not waited for; undrain NODE OTHER
 //	drained NODE OTHER             until nothing is left on it
 //	left NODE OTHER VOLUME TEXT    until the drain says so of what is left of a volume
@@ -183,6 +185,22 @@ func (w *World) operatorStep(words []string) error {
 		return node().API().RemoveAside(w.ctx(), x.Name[:20], words[2])
 	case "drain":
 		_, err := node().API().DrainNode(w.ctx(), words[2], api.DrainRequest{KeepReplicas: len(words) > 3})
+		return err
+	case "migrate":
+		to := ""
+		if len(words) > 3 {
+			to = words[3]
+		}
+		_, err := node().API().MigrateVolume(w.ctx(), words[2], api.MigrateRequest{To: to})
+		return err
+	case "migration":
+		w.Await(strings.Join(words, " "), func() bool {
+			m, err := node().API().Migration(w.ctx(), words[2], "")
+			return err == nil && string(m.State) == words[3] && strings.Contains(m.Doing+m.Why+m.Reason, strings.Join(words[4:], " "))
+		})
+		return nil
+	case "call-off":
+		_, err := node().API().AbortMigration(w.ctx(), words[2], "")
 		return err
 	case "undrain":
 		_, err := node().API().UndrainNode(w.ctx(), words[2])

@@ -461,7 +461,7 @@ func (t *txn) commitHandoff(c CommitHandoff) Result {
 			v.LastRefusal.Attempt = was.Attempt
 		}
 	case p.Follow:
-		v.Moved = &Moved{From: from, Attempt: p.Attempt, At: t.at}
+		v.Moved = &Moved{From: from, Attempt: p.Attempt, Began: p.Began, At: t.at}
 	}
 	t.putVolume(v)
 	if !p.Follow {

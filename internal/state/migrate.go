@@ -93,7 +93,10 @@ func (t *txn) overMigration(v *Volume, reason string) {
 	if m == nil {
 		return
 	}
-	v.Migration = nil
+	v.Migration, v.LastMigration = nil, &EndedMigration{Migration: *m, Reason: reason, At: t.at}
+	if v.Moved != nil && v.Moved.Attempt == MigrateAttempt+m.Attempt && reason == "" {
+		v.LastMigration.Stopped = v.Moved.Began
+	}
 	kind, text := "volume.migrated", fmt.Sprintf("volume %s was migrated from %s to %s", v.Name, t.s.NodeName(m.From), t.s.NodeName(m.To))
 	if reason != "" {
 		kind, text = "volume.migration-ended", fmt.Sprintf("volume %s was not migrated to %s: %s", v.Name, t.s.NodeName(m.To), reason)

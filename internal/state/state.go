@@ -156,6 +156,8 @@ type Volume struct {
 	// Migration is where an operator wants the volume, until it is there or that is given
 	// up; nil when nobody asked.
 	Migration *Migration `json:"migration,omitempty"`
+	// LastMigration is how the last one ended.
+	LastMigration *EndedMigration `json:"last_migration,omitempty"`
 	// Adopt, until the volume is confirmed, is the set-aside copy on the primary that it
 	// is made of, by its name; "" for a volume that begins empty.
 	Adopt   string    `json:"adopt,omitempty"`
@@ -191,10 +193,22 @@ type Migration struct {
 	Began   time.Time     `json:"began"`
 }
 
+// EndedMigration is one that is over.
+type EndedMigration struct {
+	Migration
+	// Reason is why it was given up; "" when the volume is where it was to go.
+	Reason string    `json:"reason,omitempty"`
+	At     time.Time `json:"at"`
+	// Stopped is when the primary was told to stop the containers that went along; zero
+	// when there were none.
+	Stopped time.Time `json:"stopped,omitzero"`
+}
+
 // Moved is a handoff with which containers went along.
 type Moved struct {
 	From    volume.NodeID `json:"from"`
 	Attempt string        `json:"attempt"`
+	Began   time.Time     `json:"began,omitzero"` // the primary was told to stop them
 	At      time.Time     `json:"at"`
 }
 

@@ -44,6 +44,8 @@ type Fake struct {
 	// copies it cannot read.
 	differs, unread volume.NodeID
 	index           uint64
+	migration       *api.Migration // the last, and how often it was asked for
+	looks           int
 	made            int                   // IDs handed out
 	asked           map[string]api.Volume // by request ID of a create
 	fail            map[string]error

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// migratePause is between two looks at a migration, and abortPatience how long one that
+// nobody watches any more may take to be called off.
+const (
+	migratePause  = 250 * time.Millisecond
+	abortPatience = 15 * time.Second
+)
+
+const migrateHelp = `Moves VOLUME, with the containers that run on it and follow it (label flocker.enable=true), to NODE,
+or to the best node that has a copy already. What these containers need besides goes along.
+
+A node without a copy gets one first, and the image, while all runs on. Then the containers are stopped,
+the last writes are copied, and they are started on NODE under the same name. If they do not start there
+they run again where they were, with all that was written. A container that does not follow is not
+stopped: it is named, and nothing is moved.
+
+Ctrl-C calls the migration off until the volume has arrived; after that it only ends the watching.`
+
+func (a *app) migrateCommand() *cli.Command {
+	return &cli.Command{
+		Name: "migrate", Aliases: []string{"move"}, Usage: "move a volume and its containers to another node", ArgsUsage: "VOLUME [NODE]", Description: migrateHelp,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "dry-run", Usage: "only say what would be done"},
+			&cli.BoolFlag{Name: "detach", Usage: "do not wait"},
+		},
+		Action: a.untimed(1, 2, func(ctx context.Context, c *cli.Context) error {
+			req := api.MigrateRequest{To: c.Args().Get(1), DryRun: c.Bool("dry-run")}
+			m, err := timed(a, ctx, func(ctx context.Context) (api.Migration, error) {
+				return a.client.MigrateVolume(ctx, c.Args().First(), req)
+			})
+			if err != nil {
+				return err
+			}
+			if !req.DryRun && !c.Bool("detach") {
+				m, err = a.watchMigration(ctx, m)
+			}
+			return firstError(a.printMigration(m), err)
+		}),
+	}
+}
+
+// watchMigration shows how a migration goes on until it is over. When ctx ends it is
+// called off, unless the volume has arrived by then.
+func (a *app) watchMigration(ctx context.Context, m api.Migration) (api.Migration, error) {
+	wctx, cancel := ctx, context.CancelFunc(func() {})
+	if !a.patient {
+		wctx, cancel = context.WithTimeout(ctx, a.timeout)
+	}
+	defer cancel()
+	shown := ""
+	for {
+		if text := migrationLine(m); text != shown && !a.asJSON && !a.quiet && m.State == api.MigrationRunning {
+			a.showProgress(text)
+			shown = text
+		}
+		switch m.State {
+		case api.MigrationDone:
+			a.endProgress()
+			return m, nil
+		case api.MigrationFailed:
+			a.endProgress()
+			return m, volume.Errorf(volume.CodeRefused, "volume %s was not migrated to %s: %s", m.Name, m.To, m.Reason)
+		}
+		select {
+		case <-wctx.Done():
+			a.endProgress()
+			if ctx.Err() == nil {
+				return m, volume.Errorf(volume.CodeTimeout, "volume %s is not on %s after %s", m.Name, m.To, volume.FormatDuration(a.timeout)).
+					WithHint("the migration goes on: `flockctl migrate %s %s` watches it, and Ctrl-C there calls it off", m.Name, m.To)
+			}
+			return a.callOff(context.WithoutCancel(ctx), m)
+		case <-time.After(migratePause):
+		}
+		now, err := timed(a, wctx, func(ctx context.Context) (api.Migration, error) {
+			return a.client.Migration(ctx, string(m.Volume), m.ID)
+		})
+		switch volume.CodeOf(err) {
+		case volume.CodeUnavailable, volume.CodeTimeout, volume.CodeNoQuorum:
+			continue // the migration goes on without this node
+		}
+		if err != nil && wctx.Err() == nil {
+			a.endProgress()
+			return m, err
+		}
+		if err == nil {
+			m = now
+		}
+	}
+}
+
+// callOff ends a migration that its user does not want any more.
+func (a *app) callOff(ctx context.Context, m api.Migration) (api.Migration, error) {
+	ctx, cancel := context.WithTimeout(ctx, abortPatience)
+	defer cancel()
+	now, err := a.client.AbortMigration(ctx, string(m.Volume), m.ID)
+	switch {
+	case err == nil && now.State == api.MigrationDone:
+		return now, nil
+	case err == nil:
+		return now, fmt.Errorf("%w: volume %s stays on %s: %s", errDetached, now.Name, now.From, now.Reason)
+	case volume.CodeOf(err) == volume.CodeRefused: // it has arrived
+		return m, fmt.Errorf("%w: %w", errDetached, err)
+	}
+	return m, fmt.Errorf("the migration of volume %s could not be called off and goes on: %w", m.Name, err)
+}
+
+// migrationLine is a migration on one line.
+func migrationLine(m api.Migration) string {
+	text := fmt.Sprintf("%s from %s to %s", m.Name, m.From, m.To)
+	switch {
+	case m.Doing != "":
+		text += ": " + m.Doing
+	case m.Why != "":
+		text += " waits: " + m.Why
+	}
+	return text
+}
+
+// printMigration says what came of one, or would.
+func (a *app) printMigration(m api.Migration) error {
+	along := ""
+	if len(m.Containers) > 0 {
+		along = " with " + strings.Join(m.Containers, ", ")
+	}
+	if len(m.With) > 0 {
+		along += " and " + plural(len(m.With), "volume") + " more (" + strings.Join(m.With, ", ") + ")"
+	}
+	switch {
+	case a.asJSON:
+		return a.printJSON(m)
+	case a.quiet:
+		a.printf("%s\n", m.Name)
+	case m.State == api.MigrationPlanned:
+		a.printf("%s would go from %s to %s%s\n", m.Name, m.From, m.To, along)
+		if m.Doing != "" {
+			a.printf("first: %s\n", m.Doing)
+		}
+		if m.Why != "" {
+			a.printf("it would wait: %s\n", m.Why)
+		}
+	case m.State == api.MigrationDone:
+		a.printf("%s is on %s\n", m.Name, m.To)
+		if m.StoppedSeconds > 0 {
+			a.printf("its containers were stopped for at most %.1f s\n", m.StoppedSeconds)
+		}
+	case m.State == api.MigrationRunning:
+		a.printf("%s goes to %s%s\n", m.Name, m.To, along)
+	}
+	return nil
+}
