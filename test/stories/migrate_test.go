@@ -1,0 +1,113 @@
+package stories
+
+import (
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/test/lab"
+)
+
+// An operator moves a database to a node that has no copy of it, while it commits, and
+// then lets flockd choose where it goes from there: nothing that was acknowledged is
+// missing, and it runs once.
+func TestMigrate(t *testing.T) {
+	c := start(t)
+	var db database
+	var w *writer
+	var from, to *lab.Node
+	c.Step("PostgreSQL with one replica commits rows on n2", func() {
+		from = c.n2
+		from.Docker("volume", "create", "-d", "flocker", "-o", "size=1G", "-o", "replicas=1", "pgdata")
+		db = c.runPostgres(from, "pg", "pgdata", "--restart", "always", "--label", "flocker.enable=true")
+		db.query(table)
+		w = db.write()
+		w.more(30)
+		v, _ := c.waitVolume(from, "pgdata", "ok with its replica", healthy)
+		to = c.n1
+		if v.Replicas[0].Node.Name == to.Name {
+			to = c.n3
+		}
+	})
+
+	c.Step("a dry run says what would be done, and does nothing", func() {
+		plan, err := lab.Ask[api.Migration](from, "migrate", "pgdata", to.Name, "--dry-run")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if plan.State != api.MigrationPlanned || len(plan.Containers) != 1 || plan.Containers[0] != "pg" || plan.Doing == "" {
+			t.Errorf("it says %+v; want that pg goes along, after a first copy", plan)
+		}
+		c.refuse("to where it is", func() (string, error) { return from.TryFlockctl("migrate", "pgdata", from.Name) }, "already")
+		w.more(10)
+	})
+
+	var acked int64
+	c.Step("it goes to "+to.Name+", which gets a copy first", func() {
+		begin := time.Now()
+		done, err := lab.Ask[api.Migration](c.n2, "migrate", "pgdata", to.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if done.State != api.MigrationDone {
+			t.Fatalf("it ended with %+v", done)
+		}
+		c.Logf("    %.1fs in all, the container stopped for at most %.1fs", time.Since(begin).Seconds(), done.StoppedSeconds)
+		w.run.Stop()
+		w.check()
+		acked = w.last()
+		c.hasMoved(&db, from, to)
+		if rows := db.rows(); rows < acked || rows > acked+onTheWay {
+			t.Errorf("%d rows are on %s, %d were acknowledged on %s", rows, to, acked, from)
+		}
+	})
+
+	c.Step("it goes on there, has its replica again, and no copy too many", func() {
+		w = db.write()
+		w.more(30)
+		v, _ := c.waitVolume(to, "pgdata", "ok with its replica", healthy)
+		c.waitFollows(to, "pg")
+		w.stop()
+		c.checkEqual(v)
+		acked = db.rows()
+	})
+
+	c.Step("it goes on to where flockd wants it", func() {
+		done, err := lab.Ask[api.Migration](to, "migrate", "pgdata")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Logf("    to %s, the container stopped for at most %.1fs", done.To, done.StoppedSeconds)
+		for _, n := range c.Nodes() {
+			if n.Name == done.To.Name {
+				from, to = to, n
+			}
+		}
+		c.hasMoved(&db, from, to)
+		if rows := db.rows(); rows != acked {
+			t.Errorf("%d rows are on %s, it had %d", rows, to, acked)
+		}
+		c.waitVolume(to, "pgdata", "ok", healthy)
+	})
+}
+
+// hasMoved checks that a database runs on one node and not on the other, where nothing is
+// mounted, and goes on with it there.
+func (c cluster) hasMoved(db *database, from, to *lab.Node) {
+	c.Helper()
+	v, err := to.Volume("pgdata")
+	if err != nil {
+		c.Fatal(err)
+	}
+	if v.Primary.Name != to.Name {
+		c.Errorf("the primary is %s, want %s", v.Primary, to)
+	}
+	if out := from.Docker("ps", "-q", "--filter", "name="+db.container); out != "" {
+		c.Errorf("%s runs on %s still: %s", db.container, from, out)
+	}
+	if is, err := mounted(from, v); err != nil || is {
+		c.Errorf("%s has the volume mounted: %v, %v", from, is, err)
+	}
+	*db = database{c, to, db.container}
+	db.wait()
+}
