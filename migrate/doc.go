@@ -15,7 +15,7 @@
 //
 // Nothing of it is built yet. What exists is the handoff (state.BeginHandoff,
 // CommitHandoff; internal/agent): when a container on a replica's node mounts an idle
-// volume, its primary gives it up; and a drain hands volumes over with the containers that
-// follow them, which are stopped meanwhile (internal/placement). A volume in other use is
-// refused, with the name of who uses it.
+// volume, its primary gives it up; and a drain, or `flockctl migrate`, hands volumes over
+// with the containers that follow them, which are stopped meanwhile
+// (internal/placement). A volume in other use is refused, with the name of who uses it.
 package migrate
