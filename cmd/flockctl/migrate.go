@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -35,8 +36,12 @@ func (a *app) migrateCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", Usage: "only say what would be done"},
 			&cli.BoolFlag{Name: "detach", Usage: "do not wait"},
+			&cli.BoolFlag{Name: "abort", Usage: "call off the one that is under way"},
 		},
 		Action: a.untimed(1, 2, func(ctx context.Context, c *cli.Context) error {
+			if c.Bool("abort") {
+				return a.abortMigration(ctx, c)
+			}
 			req := api.MigrateRequest{To: c.Args().Get(1), DryRun: c.Bool("dry-run")}
 			m, err := timed(a, ctx, func(ctx context.Context) (api.Migration, error) {
 				return a.client.MigrateVolume(ctx, c.Args().First(), req)
@@ -50,6 +55,26 @@ func (a *app) migrateCommand() *cli.Command {
 			return firstError(a.printMigration(m), err)
 		}),
 	}
+}
+
+func (a *app) abortMigration(ctx context.Context, c *cli.Context) error {
+	if c.NArg() > 1 || c.Bool("dry-run") || c.Bool("detach") {
+		return usageError{errors.New("--abort takes a volume and nothing else"), c.Command.HelpName}
+	}
+	m, err := timed(a, ctx, func(ctx context.Context) (api.Migration, error) {
+		return a.client.AbortMigration(ctx, c.Args().First(), "")
+	})
+	if err != nil {
+		return err
+	}
+	if m.State == api.MigrationDone {
+		return volume.Errorf(volume.CodeConflict, "volume %s is not being migrated; it went to %s before", m.Name, m.To)
+	}
+	if !a.asJSON && !a.quiet {
+		a.printf("%s stays on %s: %s\n", m.Name, m.From, m.Reason)
+		return nil
+	}
+	return a.printMigration(m)
 }
 
 // watchMigration shows how a migration goes on until it is over. When ctx ends it is

@@ -91,6 +91,9 @@ func (f *Fake) AbortMigration(ctx context.Context, ref, id string) (api.Migratio
 	if m == nil || m.Volume != f.volumes[i].ID || id != "" && m.ID != id {
 		return api.Migration{}, volume.Errorf(volume.CodeNotFound, "volume %q was never migrated", f.volumes[i].Name)
 	}
+	if m.State != api.MigrationRunning {
+		return *m, nil
+	}
 	if m.Arrived {
 		return api.Migration{}, volume.Errorf(volume.CodeRefused, "volume %q is on %s by now", m.Name, m.To)
 	}
