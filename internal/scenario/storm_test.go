@@ -109,6 +109,8 @@ func storm(seed uint64) (nodes int, script []string) {
 			s.add("try promote %s %s", s.node(), v)
 		case 3:
 			s.add("try move-following %s %s %s", s.node(), v, s.node())
+		case 4:
+			s.add("try migrate %s %s %s", s.node(), v, s.node())
 		}
 		s.add("sleep %s", s.moment())
 		s.add("try append %s", volumes[s.IntN(len(volumes))])

@@ -68,7 +68,7 @@ func TestMigrate(t *testing.T) {
 		v, _ := c.waitVolume(to, "pgdata", "ok with its replica", healthy)
 		c.waitFollows(to, "pg")
 		w.stop()
-		c.checkEqual(v)
+		c.verify(v, 2)
 		acked = db.rows()
 	})
 
