@@ -36,7 +36,7 @@ var mutants = map[string]rules{
 	"volumes are promoted without the end of the lease":       {noRevoke: true},
 	"a node writes what it is primary of without a lease":     {noLease: true},
 	"a node does not catch up before it acts":                 {noCatchUp: true},
-	"another boot in a beat is taken for the end of a lease":  {guessStop: true, first: 4000},
+	"another boot in a beat is taken for the end of a lease":  {guessStop: true, first: 22100},
 	"a grant is taken for the node's agreement":               {grantAgrees: true},
 	"who has no lease is failed over while failover is armed": {barredInArming: true},
 	"a leader that was deposed meanwhile ends leases by time": {anyReign: true, first: 11500},
