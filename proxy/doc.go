@@ -10,7 +10,6 @@
 // will run it as a process of its own (flockd proxy), which keeps its sockets when
 // flockd is restarted.
 //
-// Not all of the protocols are built, and nothing uses the gate yet: see DESIGN.md. Containers
-// publish their ports by Docker's own means, and a container that moves gets the
-// address of its new node.
+// Nothing uses the gate yet: see DESIGN.md. Containers publish their ports by Docker's own
+// means, and a container that moves gets the address of its new node.
 package proxy

@@ -21,6 +21,7 @@ type Limits struct {
 	Event    time.Duration // that a pause may last (20 s)
 	Sessions int           // with a request that waits, or not yet served; past it nobody new is accepted (1,000)
 	Dials    int           // at a time, after a pause: more overflow the server's queue (16)
+	Silence  time.Duration // after which a session whose protocol is not followed may be quiet (50 ms)
 }
 
 func (l Limits) withDefaults() Limits {
@@ -28,6 +29,7 @@ func (l Limits) withDefaults() Limits {
 	l.Event = cmp.Or(l.Event, 20*time.Second)
 	l.Sessions = cmp.Or(l.Sessions, 1000)
 	l.Dials = cmp.Or(l.Dials, 16)
+	l.Silence = cmp.Or(l.Silence, 50*time.Millisecond)
 	return l
 }
 
@@ -52,11 +54,23 @@ type Gate struct {
 	mu       sync.Mutex
 	dial     Dialer
 	pause    *pause // nil: not paused
-	sessions map[*session]struct{}
+	sessions map[served]struct{}
 
 	// A lock of its own: sessions wake the gate under theirs, which comes after mu.
 	wakeMu  sync.Mutex
 	changed chan struct{} // closed and made anew when a session has parked or ended
+}
+
+// served is a client's session: one that is followed, or a relay. The gate may be locked
+// when all but run are called.
+type served interface {
+	run() error // serves the client to its end
+	info() Session
+	setPause(p *pause) // nil: it is over
+	settle()           // lets go of the server if that can only be seen by looking
+	comeBack(done func()) bool
+	parkLast()
+	close() // cuts it off
 }
 
 // pause is one event during which nothing new reaches the server.
@@ -77,6 +91,8 @@ const (
 	HTTP     Mode = "http"     // HTTP/1.1, HTTP/2 with prior knowledge
 	Postgres Mode = "postgres" // PostgreSQL, without options: see NewPostgresGate
 	Redis    Mode = "redis"    // Redis, Valkey
+	TCP      Mode = "tcp"      // any protocol, none of which is followed
+	TLS      Mode = "tls"      // the same, but for the name of the server that a client wants
 )
 
 // protocol is what a mode is made of.
@@ -84,17 +100,21 @@ type protocol struct {
 	framer func() framer
 	probe  func(server io.ReadWriter) error            // asks it whether it is ready
 	serve  func(s *session, ctx context.Context) error // nil: by its requests
+	relay  bool                                        // it is not followed, and has no framer
+	hello  bool                                        // but it begins as TLS does
 }
 
 // protocol returns nil for a mode that is not known.
 func (m Mode) protocol() *protocol {
 	switch m {
 	case HTTP:
-		return &protocol{func() framer { return newHTTPFramer() }, probeHTTP, (*session).serveHTTP}
+		return &protocol{framer: func() framer { return newHTTPFramer() }, probe: probeHTTP, serve: (*session).serveHTTP}
 	case Redis:
-		return &protocol{func() framer { return newRedisFramer() }, probeRedis, nil}
+		return &protocol{framer: func() framer { return newRedisFramer() }, probe: probeRedis}
 	case Postgres:
 		return postgresProtocol(PostgresOptions{})
+	case TCP, TLS:
+		return &protocol{probe: probeNothing, relay: true, hello: m == TLS}
 	}
 	return nil
 }
@@ -103,7 +123,7 @@ func (m Mode) protocol() *protocol {
 func NewGate(mode Mode, dial Dialer, limits Limits, log *slog.Logger) (*Gate, error) {
 	speaks := mode.protocol()
 	if speaks == nil {
-		return nil, fmt.Errorf("mode %q is not known; there are: http, postgres, redis", mode)
+		return nil, fmt.Errorf("mode %q is not known; there are: http, postgres, redis, tcp, tls", mode)
 	}
 	return newGate(speaks, dial, limits, log), nil
 }
@@ -113,7 +133,7 @@ func newGate(speaks *protocol, dial Dialer, limits Limits, log *slog.Logger) *Ga
 	return &Gate{
 		speaks: speaks, limits: limits, log: log, dial: dial,
 		dials:    make(chan struct{}, limits.Dials),
-		sessions: make(map[*session]struct{}),
+		sessions: make(map[served]struct{}),
 		changed:  make(chan struct{}),
 	}
 }
@@ -121,10 +141,15 @@ func newGate(speaks *protocol, dial Dialer, limits Limits, log *slog.Logger) *Ga
 // Handle serves one client until it or the server is done, or ctx ends, and closes its
 // connection. It may be called for many at once.
 func (g *Gate) Handle(ctx context.Context, client net.Conn) {
-	s := newSession(ctx, g, client)
+	var s served
+	if g.speaks.relay {
+		s = newRelay(ctx, g, client)
+	} else {
+		s = newSession(ctx, g, client)
+	}
 	g.mu.Lock()
 	g.sessions[s] = struct{}{}
-	s.pause = g.pause
+	s.setPause(g.pause)
 	g.mu.Unlock()
 	defer func() {
 		g.mu.Lock()
@@ -205,7 +230,14 @@ func (g *Gate) end() {
 
 // Quiet waits until no session has anything outstanding with the server, which has
 // then not one connection through this gate. When ctx ends first, the error is a Busy.
+// Sessions whose protocol is not followed end when they are quiet.
 func (g *Gate) Quiet(ctx context.Context) error {
+	var look <-chan time.Time
+	if g.speaks.relay { // nobody tells that a connection is silent
+		ticker := time.NewTicker(5 * time.Millisecond)
+		defer ticker.Stop()
+		look = ticker.C
+	}
 	for {
 		g.wakeMu.Lock()
 		changed := g.changed
@@ -218,6 +250,7 @@ func (g *Gate) Quiet(ctx context.Context) error {
 		}
 		select {
 		case <-changed:
+		case <-look:
 		case <-ctx.Done():
 			return &Busy{Sessions: busy}
 		}
@@ -231,6 +264,7 @@ func (g *Gate) Quiet(ctx context.Context) error {
 func (g *Gate) busy() (out []Session) {
 	var linger []Session
 	for s := range g.sessions {
+		s.settle()
 		info := s.info()
 		switch {
 		case info.State != Active:
@@ -289,6 +323,7 @@ const lingering = "it listens to the others, and is parked after them"
 // Session is what is known of a client.
 type Session struct {
 	Client string
+	Name   string // of the server that it wants, in TLS; "" if it does not say
 	Since  time.Time
 	State  State
 	Busy   string // what keeps it from being parked; "" if nothing does

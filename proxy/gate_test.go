@@ -357,7 +357,8 @@ func TestRefusedInOrder(t *testing.T) {
 	w.until("the pause to have been too long for the next", func() bool {
 		w.g.mu.Lock()
 		defer w.g.mu.Unlock()
-		for s := range w.g.sessions {
+		for served := range w.g.sessions {
+			s := served.(*session)
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return s.waits && time.Now().After(s.pause.until)
@@ -395,7 +396,8 @@ func TestCutWhileWaiting(t *testing.T) {
 	w.until("the next to wait", func() bool {
 		w.g.mu.Lock()
 		defer w.g.mu.Unlock()
-		for s := range w.g.sessions {
+		for served := range w.g.sessions {
+			s := served.(*session)
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return s.waits

@@ -309,7 +309,8 @@ func TestHTTP2ServerHangsUp(t *testing.T) {
 		w.until("the gate to have heard of it", func() bool {
 			w.g.mu.Lock()
 			defer w.g.mu.Unlock()
-			for s := range w.g.sessions {
+			for served := range w.g.sessions {
+				s := served.(*session)
 				s.mu.Lock()
 				defer s.mu.Unlock()
 				return s.framer.(*streams).server.http.Err() != nil

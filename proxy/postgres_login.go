@@ -48,7 +48,7 @@ func postgresProtocol(options PostgresOptions) *protocol {
 		gate.TLS = gate.TLS.Clone()
 		gate.TLS.NextProtos = []string{"postgresql"} // which those that begin with TLS insist on
 	}
-	return &protocol{func() framer { return newPgFramer(gate) }, probePostgres, nil}
+	return &protocol{framer: func() framer { return newPgFramer(gate) }, probe: probePostgres}
 }
 
 // postgres is what the sessions of one gate share.

@@ -485,6 +485,9 @@ func (s *session) parkLast() {
 	}
 }
 
+// settle implements served: what it waits for parks it.
+func (s *session) settle() {}
+
 func (s *session) setPause(p *pause) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
