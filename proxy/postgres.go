@@ -372,9 +372,11 @@ func (f *pgFramer) rowsWanted(head byte) error {
 		return fmt.Errorf("%w: it asks for rows at the wrong time", errPostgres)
 	}
 	f.copying = true
+	ignored := false
 	for f.copying && len(f.waiting) > 1 {
 		switch f.waiting[1] {
 		case 'S':
+			ignored = true
 		case pgCopyEnd:
 			f.copying = false
 		default:
@@ -383,7 +385,9 @@ func (f *pgFramer) rowsWanted(head byte) error {
 		f.waiting = append(f.waiting[:1], f.waiting[2:]...)
 	}
 	// A Sync that was ignored ended nothing.
-	f.unsynced = head == 'E' && !bytes.ContainsRune(f.waiting, 'S')
+	if ignored && head == 'E' && !bytes.ContainsAny(f.waiting, "SQF") {
+		f.unsynced = true
+	}
 	return nil
 }
 

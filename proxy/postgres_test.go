@@ -241,42 +241,63 @@ func FuzzPostgresSession(f *testing.F) {
 	f.Add(pgBytesOf(f, "Startup Parse:s Bind Execute Sync Query:a Close: Describe:x CopyDone"), pgBytesOf(f, "Authentication:0 Ready:I Error Ready:E CopyIn Notice Parameter:a=b"), uint64(2))
 	f.Add(pgBytesOf(f, "Startup Query:COPY CopyData CopyDone Sync"), pgBytesOf(f, "Authentication:0 Ready:I CopyIn CommandComplete Ready:I"), uint64(3))
 	f.Add(pgBytesOf(f, "Startup"), pgBytesOf(f, "Authentication:0 Ready:I Row:login,me,none, Row:prepared,x,PREPARE_x,23_a Row:setting,a.b,c Notification Ready:I"), uint64(4))
-	f.Fuzz(func(t *testing.T, requests, answers []byte, seed uint64) {
-		random := rand.New(rand.NewPCG(seed, 0))
-		// Each side speaks until the other's turn; a question comes where it may.
-		turn := func(p *[]byte) (part []byte) {
-			n := random.IntN(len(*p) + 1)
-			part, *p = (*p)[:n], (*p)[n:]
-			return part
+	f.Fuzz(followBoth)
+}
+
+// So it is when both sides say only what the protocol has words for, in any order.
+func FuzzPostgresWords(f *testing.F) {
+	requests := strings.Fields("Query:a Parse: Parse:s Bind Describe:x Execute Sync Flush Close: Close:s CopyData CopyDone CopyFail FunctionCall Query:SET_a.b")
+	answers := strings.Fields("Ready:I Ready:T Ready:E CommandComplete ParseComplete BindComplete CloseComplete RowDescription NoData DataRow " +
+		"PortalSuspended EmptyQuery Error CopyIn CopyOut Notice Notification Parameter:a=b Row:login,me,none,super Row:channel,news Row:keeps,it")
+	f.Add([]byte{0, 3, 5, 6}, []byte{3, 0, 5, 3, 0}, uint64(1))
+	f.Fuzz(func(t *testing.T, asks, says []byte, seed uint64) {
+		said, heard := pgBytesOf(t, "Startup"), pgBytesOf(t, "Authentication:0 Ready:I")
+		for _, b := range asks[:min(len(asks), 100)] {
+			said = append(said, pgMessageOf(t, requests[int(b)%len(requests)])...)
 		}
-		whole, pieces := newTestPgFramer(), newTestPgFramer()
-		for i := 0; len(requests)+len(answers) > 0 && i < 100; i++ {
-			if q := random.IntN(4) == 0; q && whole.busy() == "" && !whole.open() && pieces.busy() == "" && whole.startup != nil {
-				if (whole.question() == nil) != (pieces.question() == nil) {
-					t.Error("one of them is asked")
-				}
-			}
-			said, heard := turn(&requests), turn(&answers)
-			pgHear(t, whole, said, func() int { return 1 << 20 })
-			pgHear(t, pieces, said, func() int { return 1 + random.IntN(5) })
-			asked := bytes.IndexByte(whole.waiting, pgQuestion) >= 0
-			a := pgPass(t, whole, heard, func() int { return 1 << 20 })
-			b := pgPass(t, pieces, heard, func() int { return 1 + random.IntN(5) })
-			if whole.pinned() == "" && pieces.pinned() == "" && !bytes.Equal(a, b) {
-				t.Errorf("of %q the client gets %q as a whole, %q in pieces", heard, a, b)
-			}
-			if !asked && !bytes.Equal(a, heard) {
-				t.Errorf("of %q the client gets %q", heard, a)
-			}
-			if x, y := whole.busy(), pieces.busy(); x != y {
-				t.Fatalf("busy is %q as a whole, %q in pieces", x, y)
-			}
-			if whole.busy() == "" && (whole.open() || whole.pinned() != "" || !whole.between()) {
-				t.Error("it would be parked though something is open")
-			}
+		for _, b := range says[:min(len(says), 100)] {
+			heard = append(heard, pgMessageOf(t, answers[int(b)%len(answers)])...)
 		}
-		_ = described(whole)
+		followBoth(t, said, heard, seed)
 	})
+}
+
+// followBoth has two framers follow the same session, one of them in pieces.
+func followBoth(t *testing.T, requests, answers []byte, seed uint64) {
+	random := rand.New(rand.NewPCG(seed, 0))
+	// Each side speaks until the other's turn; a question comes where it may.
+	turn := func(p *[]byte) (part []byte) {
+		n := random.IntN(len(*p) + 1)
+		part, *p = (*p)[:n], (*p)[n:]
+		return part
+	}
+	whole, pieces := newTestPgFramer(), newTestPgFramer()
+	for i := 0; len(requests)+len(answers) > 0 && i < 100; i++ {
+		if q := random.IntN(4) == 0; q && whole.busy() == "" && !whole.open() && pieces.busy() == "" && whole.startup != nil {
+			if (whole.question() == nil) != (pieces.question() == nil) {
+				t.Error("one of them is asked")
+			}
+		}
+		said, heard := turn(&requests), turn(&answers)
+		pgHear(t, whole, said, func() int { return 1 << 20 })
+		pgHear(t, pieces, said, func() int { return 1 + random.IntN(5) })
+		asked := bytes.IndexByte(whole.waiting, pgQuestion) >= 0
+		a := pgPass(t, whole, heard, func() int { return 1 << 20 })
+		b := pgPass(t, pieces, heard, func() int { return 1 + random.IntN(5) })
+		if whole.pinned() == "" && pieces.pinned() == "" && !bytes.Equal(a, b) {
+			t.Errorf("of %q the client gets %q as a whole, %q in pieces", heard, a, b)
+		}
+		if !asked && !bytes.Equal(a, heard) {
+			t.Errorf("of %q the client gets %q", heard, a)
+		}
+		if x, y := whole.busy(), pieces.busy(); x != y {
+			t.Fatalf("busy is %q as a whole, %q in pieces", x, y)
+		}
+		if whole.busy() == "" && (whole.open() || whole.pinned() != "" || !whole.between()) {
+			t.Error("it would be parked though something is open")
+		}
+	}
+	_ = described(whole)
 }
 
 // The example of RFC 7677.
@@ -341,4 +362,151 @@ func FuzzScram(f *testing.F) {
 		_, _ = parseScramVerifier(final)
 		_, _ = newScramClient(func([]byte, int) (scramKeys, error) { return scramKeys{}, nil }).answer(final)
 	})
+}
+
+// pgModel answers as the server does, in the order it does, with errors where it likes.
+type pgModel struct {
+	random   *rand.Rand
+	status   byte
+	deaf     bool // up to Sync
+	unsynced bool
+	copying  byte // within rows that this kind of message asked for
+	out      []string
+}
+
+func (m *pgModel) says(words ...string) { m.out = append(m.out, words...) }
+
+func (m *pgModel) ready() { m.says("Ready:" + string(m.status)) }
+
+func (m *pgModel) fails() bool {
+	if m.random.IntN(6) > 0 {
+		return false
+	}
+	m.says("Error")
+	if m.status == 'T' {
+		m.status = 'E'
+	}
+	return true
+}
+
+// copyEnds ends rows, with or without an error.
+func (m *pgModel) copyEnds(failed bool) {
+	switch {
+	case m.copying == 'E':
+		m.deaf = failed
+	case m.copying == 'Q':
+		defer m.ready()
+	}
+	if m.copying = 0; !failed {
+		m.says("CommandComplete")
+	}
+}
+
+func (m *pgModel) hears(word string) {
+	name, _, _ := strings.Cut(word, ":")
+	if m.copying != 0 {
+		switch name {
+		case "CopyData":
+			if m.fails() {
+				m.copyEnds(true)
+			}
+		case "CopyDone":
+			m.copyEnds(false)
+		case "CopyFail":
+			m.says("Error")
+			if m.status == 'T' {
+				m.status = 'E'
+			}
+			m.copyEnds(true)
+		}
+		return
+	}
+	switch {
+	case name == "CopyData" || name == "CopyDone" || name == "CopyFail":
+		return
+	case name == "Sync":
+		m.deaf, m.unsynced = false, false
+		if m.status != 'T' {
+			m.fails()
+		}
+		m.ready()
+		return
+	case m.deaf || name == "Flush":
+		return
+	case name == "Query" || name == "FunctionCall":
+		m.unsynced = false
+		switch failed := m.fails(); {
+		case !failed && name == "FunctionCall":
+			m.says("FunctionCallResponse")
+		case !failed && m.random.IntN(4) == 0:
+			m.says("CopyIn")
+			m.copying = 'Q'
+			return
+		case !failed:
+			m.status = "ITEI"[m.random.IntN(4)]
+			m.says("RowDescription", "DataRow", "CommandComplete")
+		}
+		m.ready()
+		return
+	}
+	m.unsynced = true
+	switch m.deaf = m.fails(); {
+	case m.deaf:
+	case name == "Execute" && m.random.IntN(4) == 0:
+		m.says("CopyIn")
+		m.copying = 'E'
+	case name == "Execute":
+		m.says([]string{"CommandComplete", "PortalSuspended", "EmptyQuery"}[m.random.IntN(3)])
+	case name == "Describe":
+		m.says([]string{"RowDescription", "NoData"}[m.random.IntN(2)])
+	default:
+		m.says(name + "Complete")
+	}
+}
+
+func (m *pgModel) idle() bool {
+	return m.status == 'I' && !m.deaf && !m.unsynced && m.copying == 0 && len(m.out) == 0
+}
+
+// Whatever a client asks, and whenever the answers come: a session may be parked exactly
+// when its server is idle and has been heard out.
+func TestPostgresModel(t *testing.T) {
+	words := strings.Fields("Query:a Parse: Parse:s Bind Describe:x Execute Sync Flush Close: Close:s CopyData CopyDone FunctionCall")
+	rows := strings.Fields("CopyData CopyDone CopyFail")
+	parkable := 0
+	for seed := range uint64(3000) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		f, m := newTestPgFramer(), &pgModel{random: random, status: 'I'}
+		pgHear(t, f, pgBytesOf(t, "Startup"), func() int { return 100 })
+		pgPass(t, f, pgBytesOf(t, "Authentication:0 Ready:I"), func() int { return 100 })
+		var log []string
+		sends := false // rows, to whose end it has to come
+		for step := range 60 {
+			if random.IntN(2) == 0 && len(m.out) > 0 {
+				word := m.out[0]
+				m.out = m.out[1:]
+				log = append(log, "<"+word)
+				pgPass(t, f, pgMessageOf(t, word), func() int { return 100 })
+			} else {
+				word := words[random.IntN(len(words))]
+				switch {
+				case sends:
+					word = rows[random.IntN(len(rows))]
+				case step > 40: // towards an end
+					word = "Sync"
+				}
+				log = append(log, ">"+word)
+				pgHear(t, f, pgMessageOf(t, word), func() int { return 100 })
+				m.hears(word)
+				sends = m.copying != 0 || sends && word == "CopyData"
+			}
+			if (f.busy() == "") != m.idle() {
+				t.Fatalf("seed %d: busy is %q, and the server is idle: %v, after\n%s", seed, f.busy(), m.idle(), strings.Join(log, " "))
+			}
+			if m.idle() {
+				parkable++
+			}
+		}
+	}
+	t.Logf("it could be parked %d times", parkable)
 }
