@@ -24,8 +24,12 @@ func TestMountWhileArming(t *testing.T) {
 			mode manual
 			create n1 pg`)
 		n1 := w.Machine("n1")
+		mounting := make(chan struct{})
 		until := func(op string, held bool) (remove func()) {
 			return n1.ZFS.Inject(zfsfake.Rule{Op: op, Times: 1, Do: func(ctx context.Context, _, _ string) error {
+				if op == "mount" {
+					close(mounting)
+				}
 				for now, _ := n1.daemon.Lease(); now != held && ctx.Err() == nil; now, _ = n1.daemon.Lease() {
 					time.Sleep(10 * time.Millisecond)
 				}
@@ -40,6 +44,7 @@ func TestMountWhileArming(t *testing.T) {
 				t.Errorf("docker run: %v", err)
 			}
 		})
+		<-mounting // else the moment may be over before
 		w.Script(`
 			settings n1 failover=automatic
 			running n1 web
