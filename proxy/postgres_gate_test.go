@@ -215,7 +215,7 @@ func TestPostgresServerRefusesReturn(t *testing.T) {
 }
 
 func TestPostgresWaitsNoLongerThanAllowed(t *testing.T) {
-	w, f := newPostgresWorld(t, Limits{Request: 200 * time.Millisecond})
+	w, f := newPostgresWorld(t, Limits{Request: time.Minute, Event: time.Millisecond})
 	c := dialPostgres(t, w.port)
 	w.g.Pause()
 	w.quiet()
