@@ -267,6 +267,94 @@ func TestHTTP2Streams(t *testing.T) {
 	}
 }
 
+// server waits for the gate's connection to the server to be as it should.
+func (w *webs) server(what string, ok func(*http.ClientConn) bool) {
+	w.Helper()
+	w.until(what, func() bool {
+		w.g.mu.Lock()
+		defer w.g.mu.Unlock()
+		for served := range w.g.sessions {
+			s := served.(*session)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return ok(s.framer.(*streams).server.http)
+		}
+		return false
+	})
+}
+
+// A server that takes few requests at a time is asked no more at a time, on one connection.
+func TestHTTP2ServerIsFull(t *testing.T) {
+	w := newWebs(t, Limits{})
+	w.now.Close()
+	w.now = httptest.NewUnstartedServer(w)
+	w.now.Config.Protocols = onlyHTTP2()
+	w.now.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 2}
+	var connections atomic.Int64
+	w.now.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	w.now.Start()
+	t.Cleanup(w.now.Close)
+	w.g.Resume(w.dial())
+	c := w.client(true)
+	if err := w.ask(c, "GET", "/first", ""); err != nil { // so that what the server allows is known
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range 6 {
+		all.Go(func() {
+			if err := w.ask(c, "GET", "/slow", ""); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for n := range int64(6) {
+		w.until("the next two to be with the server", func() bool { return w.calls.Load() >= min(n+2, 6) })
+		if calls := w.calls.Load(); calls > n+2 {
+			t.Errorf("%d are with the server, which has done %d", calls, n)
+		}
+		w.let <- struct{}{}
+	}
+	all.Wait()
+	if n := connections.Load(); n != 1 {
+		t.Errorf("there were %d connections", n)
+	}
+}
+
+// What a server ends in good order is heard out, while what comes is for the next one.
+func TestHTTP2ServerLeaves(t *testing.T) {
+	w := newWebs(t, Limits{})
+	c := w.client(true)
+	res, err := c.Get("http://" + w.addr + "/watch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	old := w.now
+	w.now = w.start()
+	w.g.Resume(w.dial())
+	var leaves sync.WaitGroup
+	leaves.Go(func() {
+		if err := old.Config.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	w.server("the server to say that it leaves", func(s *http.ClientConn) bool { return s.Available() == 0 })
+	if err := w.ask(c, "GET", "/1", ""); err != nil {
+		t.Error(err)
+	}
+	w.let <- struct{}{}
+	if got, err := io.ReadAll(res.Body); string(got) != "first\nlast\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	leaves.Wait() // the connection has ended
+	w.g.Pause()
+	w.quiet()
+}
+
 // A request that its client has taken back while it waited is not done.
 func TestHTTP2GivenUp(t *testing.T) {
 	w := newWebs(t, Limits{})
@@ -306,17 +394,7 @@ func TestHTTP2ServerHangsUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.now.CloseClientConnections()
-		w.until("the gate to have heard of it", func() bool {
-			w.g.mu.Lock()
-			defer w.g.mu.Unlock()
-			for served := range w.g.sessions {
-				s := served.(*session)
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				return s.framer.(*streams).server.http.Err() != nil
-			}
-			return false
-		})
+		w.server("the gate to have heard of it", func(s *http.ClientConn) bool { return s.Err() != nil })
 	}
 	if s := w.g.Sessions(); len(s) != 1 {
 		t.Errorf("sessions: %+v", s)
