@@ -88,6 +88,7 @@ func TestMigrate(t *testing.T) {
 			t.Errorf("%d rows are on %s, it had %d", rows, to, acked)
 		}
 		c.waitVolume(to, "pgdata", "ok", healthy)
+		db.stop()
 	})
 }
 
