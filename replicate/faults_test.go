@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -575,6 +576,43 @@ func TestFirstCopyWithoutItsAnswer(t *testing.T) {
 			t.Errorf("%d full streams", n)
 		}
 		w.hasAside(b, "f")
+	})
+}
+
+// Two replicas that the last change of primary left on different snapshots share only what
+// is older than both. That stays until the new primary has an anchor for them (found by
+// TestHistories).
+func TestCommonOfReplicasBeforeTheAnchor(t *testing.T) {
+	inBubble(t, "a b c", func(w *world) {
+		a, b, c := w.node("a"), w.node("b"), w.node("c")
+		a.create()
+		w.assign(1, "a", "b", "c")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		w.waitFor("in sync", w.inSync("a", "c"))
+		w.partition("b", "a", true)
+		w.partition("b", "c", true)
+		w.assign(2, "c", "a", "b")
+		w.waitFor("in sync", w.inSync("c", "a"))
+		a.host.Fail("receive", "", 0, zfsfake.ErrInjected)
+		w.assign(3, "c", "a", "b")
+		w.waitFor("a has spoken", func() bool { return !c.link("a").Acked.IsZero() })
+		a.stop()
+		w.partition("b", "c", false)
+		for i := range 60 {
+			c.write("f", fmt.Sprint(i))
+			time.Sleep(time.Second)
+		}
+		w.waitFor("in sync", w.inSync("c", "b"))
+		shared := false
+		for _, s := range a.snapshots() {
+			shared = shared || slices.Contains(b.guids(), s.GUID)
+		}
+		if !shared {
+			t.Error("a and b have nothing in common any more")
+		}
+		if n := len(b.snapshots()); n > keepNewest+keepAbove+pruneBatch+2 {
+			t.Errorf("%d snapshots piled up", n)
+		}
 	})
 }
 

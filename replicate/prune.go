@@ -163,8 +163,9 @@ func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 	}
 
 	// As long as a replica has not said where it stands, it may stand on anything
-	// that was here when this node became primary.
-	if spoken {
+	// that was here when this node became primary. And until there is an anchor, what two
+	// replicas have in common may be anything of it, though neither stands there.
+	if spoken && (len(a.Replicas) < 2 || c.anchor != 0) {
 		c.found = map[guid]bool{}
 	}
 	for g := range c.found {
