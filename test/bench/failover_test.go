@@ -81,6 +81,8 @@ func (b rig) outage(name string, leads bool) outage {
 	b.Until("PostgreSQL on "+node.Name, later, func() error { _, err := node.Try(query); return err })
 	b.inSync()
 	b.Until("the container to be ready to follow", later, func() error { return follows(node, name) })
+	// Volumes that are ok may be some seconds behind, and the database is younger than that.
+	node.Flockctl("volume", "sync", name)
 	v, err := node.Volume(name)
 	if err != nil {
 		b.Fatal(err)
