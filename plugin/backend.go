@@ -8,9 +8,9 @@ import (
 )
 
 // Backend does what Docker asks. List answers at once from local memory, whatever state
-// the cluster is in, and so does Get of what is known there. The others may wait, until ctx ends: the driver
-// gives them less time than Docker waits, and what is not done by then must be
-// undone or safe to ask for again. All may be called at the same time, for the same
+// the cluster is in, and so does Get of what is known there. The others may wait, until
+// ctx ends: the driver gives them less time than Docker waits, and what is not done by
+// then must be undone or safe to ask for again. All may be called at the same time, for the same
 // volume too. A *volume.Error is shown to the user as it is.
 type Backend interface {
 	// Create makes a volume. Making one that is there already is fine when the specs
@@ -23,9 +23,10 @@ type Backend interface {
 	Mount(ctx context.Context, name, id string) (path string, err error)
 	// Unmount takes back one Mount of that ID. One that is not known is no error.
 	Unmount(ctx context.Context, name, id string) error
-	// Get finds a volume; ok is false only when it is certain that there is none: at
-	// that answer Docker forgets the volume, or makes it. To be certain it may ask others,
-	// for a few seconds at most: an engine that starts asks for one volume after another.
+	// Get finds a volume. At an answer that there is none Docker forgets the volume, or has
+	// it made, so others are asked before, for a few seconds at most: an engine that starts
+	// asks for one volume after another. When nobody answers, ok is false for what was never
+	// known here: no container here can use that, and nothing can be made meanwhile either.
 	Get(ctx context.Context, name string) (info Info, ok bool)
 	List() []Info
 }

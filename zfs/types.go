@@ -172,7 +172,7 @@ type Pool struct {
 	ReadOnly bool
 }
 
-// Dataset is one filesystem. Sizes in bytes.
+// Dataset is one filesystem or, in a listing, a volume of ZFS. Sizes in bytes.
 type Dataset struct {
 	Name        string
 	Volume      bool // a block device; somebody else's, since flocker makes filesystems only

@@ -198,7 +198,8 @@ func (b driver) Unmount(_ context.Context, name, id string) error {
 const getPatience = 2 * time.Second
 
 // Get implements plugin.Backend. Where it says that there is none Docker has one made, with
-// the options of that command.
+// the options of that command. Without a leader that is refused in its turn, so then what
+// this node knows will do.
 func (b driver) Get(ctx context.Context, name string) (plugin.Info, bool) {
 	m, err := b.d.member()
 	if err != nil {

@@ -15,11 +15,12 @@ import (
 // any caller waits (Docker gives up after 100 s or so).
 const PendingLimit = 2 * time.Minute
 
-// Decide is everything the leader wants to change at this moment, most urgent
-// first: operations given up or undone, volumes that containers need brought together, records of purged volumes dropped,
-// migrations taken a step further, replicas added and taken away, drained nodes emptied, expired trash purged. Each command carries its own preconditions, so a
-// plan from an old View does no harm; it is refused. The Memory is what the leader's
-// last look gave, and what its next one wants.
+// Decide is everything the leader wants to change at this moment, most urgent first:
+// operations given up or undone, volumes that containers need brought together, records
+// of purged volumes dropped, migrations taken a step further, replicas added and taken
+// away, drained nodes emptied, expired trash purged. Each command carries its own
+// preconditions, so a plan from an old View does no harm; it is refused. The Memory is
+// what the leader's last look gave, and what its next one wants.
 func Decide(v *View, m Memory) ([]state.Command, Memory) {
 	var cmds []state.Command
 	for _, vol := range v.Volumes {

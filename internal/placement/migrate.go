@@ -129,7 +129,8 @@ func MigrationTarget(v *View, vol *state.Volume) volume.NodeID {
 
 func (v *View) planMigration(vol *state.Volume, n *NodeView, to volume.NodeID) (p migrationPlan) {
 	g := v.company(vol, n.ID)
-	p.here, _ = g.here(n.ID)
+	here, away := g.here(n.ID)
+	p.here = here
 	for _, c := range g.containers {
 		p.Containers = append(p.Containers, c.Name)
 	}
@@ -191,6 +192,9 @@ func (v *View) planMigration(vol *state.Volume, n *NodeView, to volume.NodeID) (
 	if p.Doing != "" {
 		p.Why = ""
 		return p
+	}
+	if i := slices.IndexFunc(away, func(id volume.NodeID) bool { return id != to }); i >= 0 && p.Why == "" {
+		p.Why = "its containers need another volume, too, which is on " + v.name(away[i])
 	}
 	for _, other := range p.here {
 		if why := v.stays(other, n, g); why != "" && p.Why == "" {
