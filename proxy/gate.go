@@ -322,6 +322,7 @@ const lingering = "it listens to the others, and is parked after them"
 
 // Session is what is known of a client.
 type Session struct {
+	Node   string `json:",omitempty"` // that the client came to; "" in a gate, which knows of none
 	Client string
 	Name   string // of the server that it wants, in TLS; "" if it does not say
 	Since  time.Time

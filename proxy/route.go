@@ -1,0 +1,196 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Route is a port that every node listens on, and that leads to one server, wherever it
+// runs. Fields that only tell who the owner is and where may be out of date: see Node.
+type Route struct {
+	ID     string // unique in the cluster; it never changes its meaning
+	Volume string // that the server uses, to be shown
+	Listen uint16 // on every address of every node
+	Port   uint16 // of the container, to be shown
+	Mode   Mode
+	// Postgres may be set with that mode.
+	Postgres *RoutePostgres `json:",omitempty"`
+	// Announce says to the server whose connection it is, by the PROXY protocol, which a
+	// server has to expect.
+	Announce Announce `json:",omitempty"`
+	Limits   Limits
+
+	Owner     string // the node whose door is the only way to the server
+	OwnerAddr string // host:port where the proxy of that node listens for the others
+	Epoch     uint64 // of the volume: of two that name owners, the higher is right
+	// Server is where the server is, as ip:port. It matters only at the owner. Empty:
+	// there is none now, and connections wait for it.
+	Server string `json:",omitempty"`
+}
+
+// RoutePostgres are PostgresOptions with names of files for what is secret.
+type RoutePostgres struct {
+	CertFile, KeyFile            string // both or none: what is shown to clients that ask for TLS
+	PassTLS                      bool
+	User, PasswordFile, Database string
+}
+
+func (r *RoutePostgres) options() (o PostgresOptions, err error) {
+	if r == nil {
+		return o, nil
+	}
+	o = PostgresOptions{PassTLS: r.PassTLS, User: r.User, Database: r.Database}
+	if r.CertFile != "" || r.KeyFile != "" {
+		cert, err := tls.LoadX509KeyPair(r.CertFile, r.KeyFile)
+		if err != nil {
+			return o, fmt.Errorf("reading the certificate for clients: %w", err)
+		}
+		o.TLS = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+	}
+	if r.PasswordFile != "" {
+		text, err := os.ReadFile(r.PasswordFile)
+		if err != nil {
+			return o, fmt.Errorf("reading the password of %s: %w", r.User, err)
+		}
+		o.Password = strings.TrimRight(string(text), "\r\n")
+	}
+	return o, nil
+}
+
+// Announce is a version of the PROXY protocol, or none.
+type Announce string
+
+// The versions.
+const (
+	AnnounceNone Announce = ""
+	AnnounceV1   Announce = "v1"
+	AnnounceV2   Announce = "v2"
+)
+
+// Validate says what is wrong with a route by itself.
+func (r Route) Validate() error {
+	switch {
+	case r.ID == "":
+		return fmt.Errorf("a route without an ID")
+	case r.Listen == 0:
+		return fmt.Errorf("route %s: it has no port to listen on", r.ID)
+	case r.Mode.protocol() == nil:
+		return fmt.Errorf("route %s: mode %q is not known; there are: http, postgres, redis, tcp, tls", r.ID, r.Mode)
+	case r.Postgres != nil && r.Mode != Postgres:
+		return fmt.Errorf("route %s: it has options of PostgreSQL in mode %s", r.ID, r.Mode)
+	case !slices.Contains([]Announce{AnnounceNone, AnnounceV1, AnnounceV2}, r.Announce):
+		return fmt.Errorf("route %s: the PROXY protocol has the versions v1 and v2, not %q", r.ID, r.Announce)
+	}
+	if r.Server != "" {
+		if _, _, err := net.SplitHostPort(r.Server); err != nil {
+			return fmt.Errorf("route %s: the server's address: %w", r.ID, err)
+		}
+	}
+	return nil
+}
+
+// gate makes the gate that a node's clients of the route get to.
+func (r Route) gate(dial Dialer, log *slog.Logger) (*Gate, error) {
+	if r.Mode != Postgres {
+		return NewGate(r.Mode, dial, r.Limits, log)
+	}
+	o, err := r.Postgres.options()
+	if err != nil {
+		return nil, err
+	}
+	return NewPostgresGate(o, dial, r.Limits, log)
+}
+
+// Config is all that a node's proxy is told. Each one takes the place of the last.
+type Config struct {
+	Node    string   // this one
+	Members []string // nodes that may connect to this one
+	Routes  []Route
+}
+
+// Validate says what is wrong with it. Ports that two routes want are no error here: the
+// second one is not listened on, and says so in its status.
+func (c Config) Validate() error {
+	if c.Node == "" {
+		return fmt.Errorf("the configuration does not say which node this is")
+	}
+	seen := make(map[string]bool)
+	for _, r := range c.Routes {
+		if err := r.Validate(); err != nil {
+			return err
+		}
+		if seen[r.ID] {
+			return fmt.Errorf("route %s is there twice", r.ID)
+		}
+		seen[r.ID] = true
+	}
+	return nil
+}
+
+// Controller is what may be asked of a node's proxy, by its flockd: a Client asks through
+// a socket. Pause, Quiet, Cut and Resume are for the routes that this node owns; they are
+// safe to repeat.
+type Controller interface {
+	// Apply takes a whole configuration. Sessions of routes that stay are not touched,
+	// whoever owns them now. What cannot be done for one route, such as to listen on a port
+	// that is taken, is told by its status and tried again.
+	Apply(ctx context.Context, c Config) error
+	// Pause keeps everything new from the server, from now on, and for clients of all
+	// nodes. What waits longer than event, all in all, is refused; 0 means the route's
+	// limit. The pause itself ends by Resume, or when another node owns the route. It
+	// outlasts a restart of the proxy.
+	Pause(ctx context.Context, route string, event time.Duration) error
+	// Quiet waits until the server has not one connection through the proxy, and all that
+	// it answered has been delivered. When ctx ends first the error is a *Busy.
+	Quiet(ctx context.Context, route string) error
+	// Cut ends the connections that keep a paused route from being quiet.
+	Cut(ctx context.Context, route string) error
+	// Resume lets everything go on, towards server, or where it went before if it is "".
+	Resume(ctx context.Context, route, server string) error
+	Status(ctx context.Context) (Status, error)
+}
+
+// Status is what a node's proxy does.
+type Status struct {
+	Node   string
+	Routes []RouteStatus
+}
+
+// RouteStatus is what it does for a route: for clients that came to this node and, at the
+// owner, for the server.
+type RouteStatus struct {
+	ID       string
+	Listen   uint16
+	Mode     Mode
+	Epoch    uint64
+	Owner    string // as this node knows it: not always the newest
+	Sessions int    // of clients of this node
+	Parked   int
+	Held     int       // with a request that waits
+	Pinned   []Session `json:",omitempty"` // that cannot be moved
+	Busy     []Session `json:",omitempty"` // that are not to be moved at this moment, though a pause wants it
+	Paused   time.Time `json:",omitzero"`  // since when; zero if it is not
+
+	// At the owner.
+	Server string `json:",omitempty"`
+	Nodes  int    `json:",omitempty"` // whose clients may connect to the server
+	Open   int    `json:",omitempty"` // connections to the server
+
+	Problem string `json:",omitempty"` // such as that it cannot listen
+}
+
+// Route finds the status of a route; ok is false if there is none.
+func (s Status) Route(id string) (r RouteStatus, ok bool) {
+	i := slices.IndexFunc(s.Routes, func(r RouteStatus) bool { return r.ID == id })
+	if i < 0 {
+		return r, false
+	}
+	return s.Routes[i], true
+}
