@@ -55,6 +55,7 @@ type follower struct {
 	refused  map[string]string          // records that cannot be written, and why
 	images   map[string]bool            // by record: whether the image is here
 	here     map[string]container.State // by record
+	unrouted map[string]string          // records whose labels ask for routes that they cannot have, and why
 }
 
 type followAttempt struct {
@@ -69,7 +70,7 @@ func newFollower(m *member, engine container.Engine) *follower {
 		m: m, engine: engine, wake: make(chan struct{}, 1),
 		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{}, stopping: map[string]int{},
 		failed: map[string]followAttempt{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
-		here: map[string]container.State{},
+		here: map[string]container.State{}, unrouted: map[string]string{},
 	}
 }
 
@@ -205,6 +206,7 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 				}
 				h.Hash = key.Hash(plain)
 			}
+			h.Routes = f.routes(s, &h, u.Labels)
 			mu.Lock()
 			defer mu.Unlock()
 			out = append(out, localFound{h, c})
@@ -214,8 +216,35 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 	slices.SortFunc(out, func(a, b localFound) int { return strings.Compare(a.here.ID, b.here.ID) })
 	f.mu.Lock()
 	f.here = seen
+	maps.DeleteFunc(f.unrouted, func(key, _ string) bool { _, here := seen[key]; return !here })
 	f.mu.Unlock()
 	return out
+}
+
+// routes are those that a container's labels ask for and that nobody else has. What it
+// cannot have is a problem of its own, and does not keep it from following.
+func (f *follower) routes(s *state.State, h *hereContainer, labels map[string]string) []volume.Route {
+	wanted, err := volume.LabelledRoutes(labels)
+	candidate := state.Container{Name: h.Name, Node: f.m.self}
+	for _, id := range h.Volumes {
+		candidate.Volumes = append(candidate.Volumes, state.ContainerVolume{ID: id})
+	}
+	free, taken := s.FreeRoutes(&candidate, wanted)
+	problem := strings.Join(taken, "; ")
+	if err != nil {
+		problem = err.Error()
+	}
+	if problem != "" {
+		problem = fmt.Sprintf("container %s has no routes as its labels ask for: %s", h.Name, problem)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if key := recordKeyOf(h); problem == "" {
+		delete(f.unrouted, key)
+	} else {
+		f.unrouted[key] = problem
+	}
+	return free
 }
 
 func (f *follower) inspect(ctx context.Context, id string) (container.Captured, error) {
@@ -319,7 +348,7 @@ func (f *follower) propose(ctx context.Context, s *state.State, st followStep, c
 	rec := state.Container{
 		Name: st.Here.Name, Node: f.m.self, ID: c.ID, Run: st.Do == followPut,
 		Image: state.ContainerImage{ID: c.Spec.Image.ID, Ref: c.Spec.Image.Ref, Layers: c.Spec.Image.Layers},
-		Key:   key.ID(), Sealed: sealed, Hash: key.Hash(plain),
+		Key:   key.ID(), Sealed: sealed, Hash: key.Hash(plain), Routes: st.Here.Routes,
 	}
 	for _, id := range st.Here.Volumes {
 		v := s.Volume(id)
@@ -558,6 +587,9 @@ func (f *follower) report(rep *volume.Report) {
 	defer f.mu.Unlock()
 	for _, key := range slices.Sorted(maps.Keys(f.problems)) {
 		rep.Problems = append(rep.Problems, f.problems[key])
+	}
+	for _, key := range slices.Sorted(maps.Keys(f.unrouted)) {
+		rep.Problems = append(rep.Problems, f.unrouted[key])
 	}
 	for r := range s.Containers() {
 		key := r.RecordKey()

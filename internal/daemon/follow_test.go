@@ -18,8 +18,8 @@ import (
 // "=>", what is to be done. A line is one of
 //
 //	vol NAME@EPOCH on=NODE [PHASE]
-//	rec NAME NODE id=ID vols=VOL@EPOCH,.. [run] [blocked] [hash=H] [key=K] [left=NODE:ID]
-//	here NAME id=ID vols=VOL,.. [live] [failed] [hash=H]
+//	rec NAME NODE id=ID vols=VOL@EPOCH,.. [run] [blocked] [hash=H] [key=K] [left=NODE:ID] [ports=80:80/http]
+//	here NAME id=ID vols=VOL,.. [live] [failed] [hash=H] [ports=80:80/http]
 //	hidden NAME vols=VOL,..
 //	settled WHAT..       IDs of containers, names of records
 //	may-not-write
@@ -90,6 +90,10 @@ func followCase(t *testing.T, lines []string) followView {
 				flag[w] = true
 			}
 		}
+		routes, err := volume.ParseRoutes(opt["ports"])
+		if err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
 		var volumes []state.ContainerVolume
 		for _, w := range strings.FieldsFunc(opt["vols"], func(r rune) bool { return r == ',' }) {
 			name, epoch, _ := strings.Cut(w, "@")
@@ -114,7 +118,7 @@ func followCase(t *testing.T, lines []string) followView {
 				Placement: volume.Placement{Primary: volume.NodeID(opt["on"])}})
 		case "rec":
 			c := &state.Container{Name: words[1], Node: volume.NodeID(words[2]), ID: opt["id"], Volumes: volumes,
-				Run: flag["run"], Blocked: flag["blocked"], Hash: opt["hash"], Key: "k"}
+				Run: flag["run"], Blocked: flag["blocked"], Hash: opt["hash"], Key: "k", Routes: routes}
 			if opt["key"] != "" {
 				c.Key = opt["key"]
 			}
@@ -123,7 +127,7 @@ func followCase(t *testing.T, lines []string) followView {
 			}
 			snap.Containers = append(snap.Containers, c)
 		case "here":
-			v.Here = append(v.Here, hereContainer{ID: opt["id"], Name: words[1], Volumes: ids(volumes), Live: flag["live"], Failed: flag["failed"], Hash: opt["hash"]})
+			v.Here = append(v.Here, hereContainer{ID: opt["id"], Name: words[1], Volumes: ids(volumes), Live: flag["live"], Failed: flag["failed"], Hash: opt["hash"], Routes: routes})
 		case "hidden":
 			v.Hidden = map[string]bool{(&state.Container{Name: words[1], Volumes: volumes}).RecordKey(): true}
 		case "settled":

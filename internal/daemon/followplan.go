@@ -18,6 +18,8 @@ type hereContainer struct {
 	// user who stopped it.
 	Failed bool
 	Hash   string // of its spec
+	// Routes that its labels ask for and that it can have.
+	Routes []volume.Route
 }
 
 // followView is all that following is decided from.
@@ -130,7 +132,7 @@ func (v followView) decide(c *hereContainer, r *state.Container) followDo {
 }
 
 func (v followView) differs(c *hereContainer, r *state.Container) bool {
-	return c.ID != r.ID || c.Hash != r.Hash || r.Key != v.State.Cluster().DataKey
+	return c.ID != r.ID || c.Hash != r.Hash || r.Key != v.State.Cluster().DataKey || !slices.Equal(c.Routes, r.Routes)
 }
 
 // mine says that this node may write all these volumes now.

@@ -294,6 +294,9 @@ func (t *txn) createVolume(c CreateVolume) Result {
 	if bad := t.placeable(c.Name, c.Placement); bad != nil {
 		return *bad
 	}
+	if bad := t.mayListen(fmt.Sprintf("volume %q", c.Name), c.Spec.Ports, func(Route) bool { return false }); bad != nil {
+		return *bad
+	}
 	v := Volume{
 		ID: c.ID, Name: c.Name, Spec: c.Spec, Placement: c.Placement,
 		Epoch: volume.NewEpoch(t.s.cluster.Generation, 1), Phase: PhaseCreating, Created: t.at,
@@ -378,6 +381,12 @@ func (t *txn) updateSpec(c UpdateSpec) Result {
 	}
 	if now.Equal(was) {
 		return Result{Volume: v.ID}
+	}
+	if !slices.Equal(now.Ports, was.Ports) {
+		own := func(r Route) bool { return r.Container == nil && r.Volume.ID == v.ID }
+		if bad := t.mayListen(fmt.Sprintf("volume %q", v.Name), now.Ports, own); bad != nil {
+			return *bad
+		}
 	}
 	next := *v
 	next.Spec = now
@@ -535,10 +544,11 @@ func (t *txn) undelete(c Undelete) Result {
 	}
 	back := *v
 	back.Name, back.Phase, back.Deleted = c.Name, PhaseActive, time.Time{}
+	without := t.giveUpTaken(&back)
 	t.putVolume(back)
 	t.s.names, _, _ = t.s.names.Insert([]byte(back.Name), back.ID)
 	t.event(Event{Kind: "volume.restored", Volume: v.ID, Name: c.Name,
-		Message: fmt.Sprintf("volume %s is back from the trash", c.Name)})
+		Message: fmt.Sprintf("volume %s is back from the trash%s", c.Name, without)})
 	t.settle(back)
 	return Result{Volume: v.ID}
 }

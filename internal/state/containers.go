@@ -31,6 +31,9 @@ type Container struct {
 	// not made elsewhere.
 	Obstacles []string `json:"obstacles,omitempty"`
 	Blocked   bool     `json:"blocked,omitempty"`
+	// Routes that its labels ask for, in order of Listen; ports that others have are left
+	// out.
+	Routes []volume.Route `json:"routes,omitempty"`
 	// Sealed is its spec, encrypted with the data key of this ID, which witnesses do not
 	// have; this package does not look into it. Hash tells specs apart and nothing else.
 	Key    string `json:"key"`
@@ -194,6 +197,12 @@ func (t *txn) putContainer(p PutContainer) Result {
 		if other.Node == c.Node && other.Name == c.Name && other.RecordKey() != c.RecordKey() {
 			gone = append(gone, other.RecordKey())
 		}
+	}
+	ours := func(r Route) bool {
+		return r.Container != nil && (r.Container.RecordKey() == c.RecordKey() || slices.Contains(gone, r.Container.RecordKey()))
+	}
+	if bad := t.mayListen(fmt.Sprintf("container %q", c.Name), c.Routes, ours); bad != nil {
+		return *bad
 	}
 	for _, key := range gone {
 		t.s.containers, _, _ = t.s.containers.Delete([]byte(key))

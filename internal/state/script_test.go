@@ -22,8 +22,8 @@ import (
 //	init n1              the cluster with its first node
 //	token t1 [uses=N] [ttl=D]
 //	join n2 t1 [zone=Z]
-//	create NAME on=n1 [local=n2,n3] [remote=n4] [size=N] [id=V] [adopt=ASIDE] [after=EPOCH]
-//	set NAME [size=N] [replicas=N] [uid=N]   UpdateSpec
+//	create NAME on=n1 [local=n2,n3] [remote=n4] [size=N] [id=V] [adopt=ASIDE] [after=EPOCH] [ports=80:8080/http,..]
+//	set NAME [size=N] [replicas=N] [uid=N] [ports=..]   UpdateSpec
 //	confirm|purge|forget NAME
 //	abort-create NAME REASON
 //	replicas NAME [local=..] [remote=..]
@@ -33,7 +33,7 @@ import (
 //	undelete NAME [as=NEW]
 //	differs NAME TEXT    the primary has found copies that are not alike
 //	data-key ID [was=ID]
-//	container NAME on=n1 vols=a,b id=ENGINEID [key=K] [size=N] [epoch=N] [stopped]
+//	container NAME on=n1 vols=a,b id=ENGINEID [key=K] [size=N] [epoch=N] [ports=..] [stopped]
 //	drop-container NAME on=n1 vols=a,b [changed=N]
 //	recover n1                    Recover, which is no command
 //	drain n2 [keep=yes]  undrain n2
@@ -49,6 +49,8 @@ import (
 //	promote NAME to=n2 [start=EPOCH] NOTE
 //	later D              the proposers' clock moves on
 //	show [NAME ..]       prints volumes, and without a name tokens and events
+//	routes               prints routes and where they lead
+//	free NAME on=n1 vols=a ports=..   FreeRoutes of a container
 //	leases               prints failover, the nodes' leases, and who may write
 //
 // In the commands of failover, "round=N" gives another round than the right one.
@@ -168,6 +170,12 @@ func (sc *script) do(words []string) string {
 		return sc.show(plain)
 	case "leases":
 		return sc.leases()
+	case "routes":
+		return sc.routes()
+	case "free":
+		p := sc.container("container", arg(0), opt, false).(PutContainer)
+		free, taken := sc.s.FreeRoutes(&p.Container, p.Container.Routes)
+		return strings.Join(append([]string{"free: " + volume.FormatRoutes(free)}, taken...), "\n")
 	case "lead":
 		c = TakeLead{Leader: nodeID(arg(0))}
 	case "arm", "disarm", "complete", "grant", "lost":
@@ -202,7 +210,7 @@ func (sc *script) do(words []string) string {
 			v = old
 		}
 		after, _ := strconv.ParseUint(opt["after"], 10, 64)
-		c = CreateVolume{ID: v, Name: arg(0), Spec: volume.Spec{Size: size}, Adopt: opt["adopt"], After: volume.Epoch(after),
+		c = CreateVolume{ID: v, Name: arg(0), Spec: volume.Spec{Size: size, Ports: sc.ports(opt)}, Adopt: opt["adopt"], After: volume.Epoch(after),
 			Placement: volume.Placement{Primary: nodeID(opt["on"]), Local: nodeIDs(opt["local"]), Remote: nodeIDs(opt["remote"])}}
 	case "set":
 		var spec volume.Spec
@@ -216,6 +224,9 @@ func (sc *script) do(words []string) string {
 		}
 		if opt["size"] != "" {
 			spec.Size = size
+		}
+		if opt["ports"] != "" {
+			spec.Ports = sc.ports(opt)
 		}
 		c = UpdateSpec{ID: id, Spec: spec, Changed: changed}
 	case "confirm":
@@ -381,7 +392,7 @@ func (sc *script) leases() string {
 // container records a container or forgets it. Without "changed" the proposer has seen
 // the record of now.
 func (sc *script) container(what, name string, opt map[string]string, stopped bool) Command {
-	c := Container{Name: name, Node: nodeID(opt["on"]), ID: opt["id"], Run: !stopped, Key: opt["key"], Hash: opt["id"]}
+	c := Container{Name: name, Node: nodeID(opt["on"]), ID: opt["id"], Run: !stopped, Key: opt["key"], Hash: opt["id"], Routes: sc.ports(opt)}
 	size, _ := strconv.Atoi(opt["size"])
 	c.Sealed = make([]byte, size)
 	for _, v := range strings.FieldsFunc(opt["vols"], func(r rune) bool { return r == ',' }) {
@@ -405,6 +416,43 @@ func (sc *script) container(what, name string, opt map[string]string, stopped bo
 		d.Changed = n
 	}
 	return d
+}
+
+// ports reads ports=80:8080/http,...; "raw:80:8080/http,..." is not checked and has no order.
+func (sc *script) ports(opt map[string]string) []volume.Route {
+	sc.t.Helper()
+	if raw, ok := strings.CutPrefix(opt["ports"], "raw:"); ok {
+		var out []volume.Route
+		for _, item := range strings.Split(raw, ",") {
+			var r volume.Route
+			if _, err := fmt.Sscanf(item, "%d:%d/%s", &r.Listen, &r.Port, &r.Mode); err != nil {
+				sc.t.Fatalf("route %q: %v", item, err)
+			}
+			out = append(out, r)
+		}
+		return out
+	}
+	routes, err := volume.ParseRoutes(opt["ports"])
+	if err != nil {
+		sc.t.Fatal(err)
+	}
+	return routes
+}
+
+func (sc *script) routes() string {
+	var out []string
+	for _, r := range sc.s.NodeRoutes() {
+		line := fmt.Sprintf("%s of %s", r.Route.Route, r.Volume.Name)
+		if r.Container != nil {
+			line += " to " + r.Container.Name
+		}
+		line += " on " + cmp.Or(sc.s.NodeName(r.Owner), "no node") + " epoch=" + strconv.FormatUint(uint64(r.Epoch), 10)
+		if r.Pause {
+			line += " pause"
+		}
+		out = append(out, line)
+	}
+	return cmp.Or(strings.Join(out, "\n"), "none")
 }
 
 // settingsLine reads trash=1h link:a:b=65536 and the same after the word "was".

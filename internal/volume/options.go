@@ -90,6 +90,11 @@ var options = []option{
 			return FormatDuration(s.MaxLoss)
 		},
 	}, {
+		"ports", "routes like 5432:5432/postgres,80:8080/http, each " + RouteForm + ", or none",
+		"ports that all nodes listen on for the volume's container, and how",
+		func(s *Spec, v string) (err error) { s.Ports, err = ParseRoutes(v); return err },
+		func(s Spec) string { return FormatRoutes(s.Ports) },
+	}, {
 		"profile", alternatives(Profiles()...),
 		"a named set of options; others given beside it win",
 		func(s *Spec, v string) error { s.Profile = v; return oneOf(v, Profiles()...) },
@@ -299,7 +304,7 @@ func (s Spec) Options() map[string]string {
 func (s Spec) Equal(t Spec) bool {
 	return s.Size == t.Size && s.Replicas == t.Replicas && s.Remote == t.Remote &&
 		s.Interval == t.Interval && s.Failover == t.Failover && s.MaxLoss == t.MaxLoss &&
-		slices.Equal(s.Snapshots, t.Snapshots) && maps.Equal(s.ZFS, t.ZFS) && s.UID == t.UID && s.GID == t.GID && s.Mode == t.Mode
+		slices.Equal(s.Snapshots, t.Snapshots) && slices.Equal(s.Ports, t.Ports) && maps.Equal(s.ZFS, t.ZFS) && s.UID == t.UID && s.GID == t.GID && s.Mode == t.Mode
 }
 
 // Validate checks a Spec that did not come from ParseOptions. Every field must be
@@ -400,7 +405,7 @@ var aliases = map[string]string{
 	"local": "replicas", "zones": "remote", "remotes": "remote", "remote-replicas": "remote",
 	"cadence": "interval", "frequency": "interval", "rpo": "max-loss", "loss": "max-loss",
 	"owner": "uid", "user": "uid", "group": "gid", "permissions": "mode", "perm": "mode", "blocksize": "zfs.recordsize",
-	"compress": "zfs.compression",
+	"compress": "zfs.compression", "port": "ports", "publish": "ports", "route": "ports", "routes": "ports", "expose": "ports",
 }
 
 // editDistance is the number of letters to insert, drop, change or swap with their

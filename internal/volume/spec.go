@@ -14,7 +14,9 @@ type Spec struct {
 	Snapshots SnapshotPolicy `json:"snapshots,omitempty"`
 	Failover  Failover       `json:"failover"`           // what may happen when the primary's node is lost
 	MaxLoss   time.Duration  `json:"max_loss,omitempty"` // automatic failover only below this; 0: no bound
-	Profile   string         `json:"profile,omitempty"`  // named set of options that other fields came from; for display
+	// Ports are the routes that lead to the volume's container, in order of Listen.
+	Ports   []Route `json:"ports,omitempty"`
+	Profile string  `json:"profile,omitempty"` // named set of options that other fields came from; for display
 	// ZFS properties of the dataset, from the allow-list, set on every copy.
 	ZFS map[string]string `json:"zfs,omitempty"`
 	// UID, GID and Mode of the data directory, set once when the volume is made.

@@ -1,0 +1,195 @@
+package volume
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Route is a front door of a volume: a port that every node listens on, and the port of
+// the container on the volume's primary that it leads to.
+type Route struct {
+	Listen int       `json:"listen"`
+	Port   int       `json:"port"`
+	Mode   RouteMode `json:"mode"`
+}
+
+// RouteMode says how much of what passes through a route is understood, and so what a
+// migration can promise its clients.
+type RouteMode string
+
+// The modes. With RouteTCP and RouteTLS connections that are busy are never parked.
+const (
+	RouteTCP      RouteMode = "tcp"
+	RouteHTTP     RouteMode = "http"
+	RouteRedis    RouteMode = "redis"
+	RoutePostgres RouteMode = "postgres"
+	RouteTLS      RouteMode = "tls"
+)
+
+// RouteModes are all modes, the one first that a route has when none is named.
+func RouteModes() []RouteMode {
+	return []RouteMode{RouteTCP, RouteHTTP, RouteRedis, RoutePostgres, RouteTLS}
+}
+
+// RouteForm is how a route is written.
+const RouteForm = "LISTEN[:PORT][/MODE]"
+
+// ParseRoute reads LISTEN[:PORT][/MODE]. The container's port is LISTEN and the mode is
+// tcp where nothing else is said.
+func ParseRoute(text string) (Route, error) {
+	ports, mode, named := strings.Cut(text, "/")
+	listen, port, two := strings.Cut(ports, ":")
+	var r Route
+	var err error
+	if r.Listen, err = parsePort(listen); err != nil {
+		return Route{}, fmt.Errorf("%w to listen on", err)
+	}
+	if r.Port = r.Listen; two {
+		if r.Port, err = parsePort(port); err != nil {
+			return Route{}, fmt.Errorf("%w of the container", err)
+		}
+	}
+	if r.Mode = RouteTCP; named {
+		if r.Mode, err = ParseRouteMode(mode); err != nil {
+			return Route{}, err
+		}
+	}
+	return r, nil
+}
+
+// ParseRouteMode reads the name of a mode.
+func ParseRouteMode(mode string) (RouteMode, error) {
+	if !slices.Contains(RouteModes(), RouteMode(mode)) {
+		return "", fmt.Errorf("no mode %s; there are %s", clip(mode), modeNames())
+	}
+	return RouteMode(mode), nil
+}
+
+func modeNames() string {
+	var names []string
+	for _, m := range RouteModes() {
+		names = append(names, string(m))
+	}
+	return alternatives(names...)
+}
+
+// parsePort reads a port, which has one form only: a route is looked for by what was
+// typed.
+func parsePort(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > 65535 || strconv.Itoa(n) != text {
+		return 0, fmt.Errorf("%s is no port", clip(text))
+	}
+	return n, nil
+}
+
+// Check says what is wrong with a route that did not come from ParseRoute.
+func (r Route) Check() error {
+	_, err := ParseRoute(r.String())
+	return err
+}
+
+// String is the route as ParseRoute reads it, with all its parts.
+func (r Route) String() string { return fmt.Sprintf("%d:%d/%s", r.Listen, r.Port, r.Mode) }
+
+// ParseRoutes reads a list of routes with commas between; "" and "none" are none. They
+// are in order of their listen ports, which are all different.
+func ParseRoutes(text string) ([]Route, error) {
+	if text == "" || text == NoRoutes {
+		return nil, nil
+	}
+	var out []Route
+	for item := range strings.SplitSeq(text, ",") {
+		r, err := ParseRoute(item)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	if err := sortRoutes(out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// NoRoutes is how a volume's routes are removed.
+const NoRoutes = "none"
+
+// FormatRoutes is what ParseRoutes reads.
+func FormatRoutes(routes []Route) string {
+	var out []string
+	for _, r := range routes {
+		out = append(out, r.String())
+	}
+	return strings.Join(out, ",")
+}
+
+func sortRoutes(routes []Route) error {
+	slices.SortFunc(routes, func(a, b Route) int { return cmp.Compare(a.Listen, b.Listen) })
+	for i := 1; i < len(routes); i++ {
+		if routes[i].Listen == routes[i-1].Listen {
+			return fmt.Errorf("port %d is there twice", routes[i].Listen)
+		}
+	}
+	return nil
+}
+
+// Labels of a container that is the server behind a route: flocker.proxy.NAME.listen,
+// .port and .mode, where NAME groups them and means nothing else.
+const LabelRoute = "flocker.proxy."
+
+// LabelledRoutes are the routes that a container's labels ask for, in order of their
+// listen ports. The error names the label that is wrong; then there are none.
+func LabelledRoutes(labels map[string]string) ([]Route, error) {
+	groups := map[string]map[string]string{}
+	for _, label := range slices.Sorted(maps.Keys(labels)) {
+		rest, ok := strings.CutPrefix(label, LabelRoute)
+		if !ok {
+			continue
+		}
+		name, key, ok := cutLast(rest, ".")
+		if !ok || name == "" || key != "listen" && key != "port" && key != "mode" {
+			return nil, fmt.Errorf("label %s: it is %s followed by a name and .listen, .port or .mode", clip(label), LabelRoute)
+		}
+		if groups[name] == nil {
+			groups[name] = map[string]string{}
+		}
+		groups[name][key] = labels[label]
+	}
+	var out []Route
+	for _, name := range slices.Sorted(maps.Keys(groups)) {
+		g := groups[name]
+		text := g["listen"]
+		if text == "" {
+			return nil, fmt.Errorf("label %s%s.listen: it is not there, so nobody knows where to listen", LabelRoute, name)
+		}
+		if g["port"] != "" {
+			text += ":" + g["port"]
+		}
+		if g["mode"] != "" {
+			text += "/" + g["mode"]
+		}
+		r, err := ParseRoute(text)
+		if err != nil {
+			return nil, fmt.Errorf("labels %s%s: %w", LabelRoute, name, err)
+		}
+		out = append(out, r)
+	}
+	if err := sortRoutes(out); err != nil {
+		return nil, fmt.Errorf("labels %s: %w", LabelRoute, err)
+	}
+	return out, nil
+}
+
+// cutLast cuts around the last separator.
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}
