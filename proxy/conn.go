@@ -79,7 +79,7 @@ const tcpEstablished = 1 // in the kernel's numbering
 
 // tcpInfo is what the kernel knows of a connection; ok is false if it cannot be asked.
 func tcpInfo(conn net.Conn) (info unix.TCPInfo, ok bool) {
-	raw := rawConn(conn)
+	raw := rawConn(below(conn))
 	if raw == nil {
 		return info, false
 	}
@@ -89,6 +89,15 @@ func tcpInfo(conn net.Conn) (info unix.TCPInfo, ok bool) {
 		}
 	})
 	return info, ok && err == nil
+}
+
+// below is the connection that TLS is spoken on, or conn itself. What the kernel knows of
+// it is not about bytes that were said, but whether there are any.
+func below(conn net.Conn) net.Conn {
+	if c, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		return c.NetConn()
+	}
+	return conn
 }
 
 // rawConn returns nil for a connection that is not the kernel's.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -50,6 +51,10 @@ type Gate struct {
 	limits Limits
 	log    *slog.Logger
 	dials  chan struct{}
+	try    time.Duration // of one attempt to connect to the server; 0: as long as it takes
+	crowd  *crowd        // nil: of this gate alone
+
+	waiting atomic.Int64 // clients, by their own word: see room
 
 	mu       sync.Mutex
 	dial     Dialer
@@ -80,7 +85,8 @@ type pause struct {
 	// It ends when those that listen are back: what others cause them to be told would
 	// be lost otherwise.
 	ending bool
-	back   int // how many of them are not yet
+	back   int    // how many of them are not yet
+	ready  func() // called when they are, if the pause is to end by release; nil: it ends
 }
 
 // Mode says how much of what clients send a gate understands.
@@ -132,6 +138,7 @@ func newGate(speaks *protocol, dial Dialer, limits Limits, log *slog.Logger) *Ga
 	limits = limits.withDefaults()
 	return &Gate{
 		speaks: speaks, limits: limits, log: log, dial: dial,
+		try:      100 * time.Millisecond, // rather a new attempt than a lost SYN's second
 		dials:    make(chan struct{}, limits.Dials),
 		sessions: make(map[served]struct{}),
 		changed:  make(chan struct{}),
@@ -141,6 +148,7 @@ func newGate(speaks *protocol, dial Dialer, limits Limits, log *slog.Logger) *Ga
 // Handle serves one client until it or the server is done, or ctx ends, and closes its
 // connection. It may be called for many at once.
 func (g *Gate) Handle(ctx context.Context, client net.Conn) {
+	ctx = context.WithValue(ctx, clientKey{}, client.RemoteAddr().String())
 	var s served
 	if g.speaks.relay {
 		s = newRelay(ctx, g, client)
@@ -171,14 +179,17 @@ func (g *Gate) wake() {
 
 // Pause keeps from now on everything new from the server. It does not wait: Quiet
 // does. To pause a paused gate changes nothing.
-func (g *Gate) Pause() {
+func (g *Gate) Pause() { g.pauseFor(g.limits.Event) }
+
+// pauseFor pauses, and what still waits after event is refused.
+func (g *Gate) pauseFor(event time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.pause != nil && !g.pause.ending {
 		return
 	}
 	old := g.pause
-	g.pause = &pause{over: make(chan struct{}), until: time.Now().Add(g.limits.Event)}
+	g.pause = &pause{over: make(chan struct{}), until: time.Now().Add(event)}
 	for s := range g.sessions {
 		s.setPause(g.pause)
 	}
@@ -188,32 +199,58 @@ func (g *Gate) Pause() {
 }
 
 // Resume lets everything go on, towards dial, or where it went before if dial is nil.
-func (g *Gate) Resume(dial Dialer) {
+func (g *Gate) Resume(dial Dialer) { g.resume(dial, nil) }
+
+// resume begins to let everything go on. If ready is not nil only those that listen may,
+// until release: ready is called once, without a lock, when they are back.
+func (g *Gate) resume(dial Dialer, ready func()) {
+	if !g.begin(dial, ready) && ready != nil {
+		ready()
+	}
+}
+
+// begin does what resume says; it returns whether ready will be called.
+func (g *Gate) begin(dial Dialer, ready func()) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if dial != nil {
 		g.dial = dial
 	}
 	if g.pause == nil || g.pause.ending {
-		return
+		return false
 	}
 	p := g.pause
-	p.ending = true
+	p.ending, p.ready = true, ready
 	for s := range g.sessions {
 		if s.comeBack(func() { g.isBack(p) }) {
 			p.back++
 		}
 	}
-	if p.back == 0 {
+	if p.back == 0 && ready == nil {
 		g.end()
+	}
+	return p.back > 0
+}
+
+// isBack counts a session that p waits for; the last one ends it, or says that all are.
+func (g *Gate) isBack(p *pause) {
+	g.mu.Lock()
+	p.back--
+	last := p.back == 0
+	if last && p.ready == nil && g.pause == p {
+		g.end()
+	}
+	g.mu.Unlock()
+	if last && p.ready != nil {
+		p.ready()
 	}
 }
 
-// isBack counts a session that p waits for; the last one ends it.
-func (g *Gate) isBack(p *pause) {
+// release ends a pause, whoever is not back yet.
+func (g *Gate) release() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if p.back--; p.back == 0 && g.pause == p {
+	if g.pause != nil {
 		g.end()
 	}
 }
@@ -231,7 +268,11 @@ func (g *Gate) end() {
 // Quiet waits until no session has anything outstanding with the server, which has
 // then not one connection through this gate. When ctx ends first, the error is a Busy.
 // Sessions whose protocol is not followed end when they are quiet.
-func (g *Gate) Quiet(ctx context.Context) error {
+func (g *Gate) Quiet(ctx context.Context) error { return g.quiet(ctx, true) }
+
+// quiet is Quiet, which is content with less if there are others whom sessions of this
+// gate may listen to: unless last, those that listen may stay.
+func (g *Gate) quiet(ctx context.Context, last bool) error {
 	var look <-chan time.Time
 	if g.speaks.relay { // nobody tells that a connection is silent
 		ticker := time.NewTicker(5 * time.Millisecond)
@@ -243,7 +284,7 @@ func (g *Gate) Quiet(ctx context.Context) error {
 		changed := g.changed
 		g.wakeMu.Unlock()
 		g.mu.Lock()
-		busy := g.busy()
+		busy := g.busy(last)
 		g.mu.Unlock()
 		if len(busy) == 0 {
 			return nil
@@ -260,8 +301,9 @@ func (g *Gate) Quiet(ctx context.Context) error {
 // busy lists the sessions that are not parked. g.mu is held.
 //
 // Those that listen are parked when nobody else is busy: until then others may cause
-// them to be told something. They are not to blame.
-func (g *Gate) busy() (out []Session) {
+// them to be told something. They are not to blame. Unless last, there are others
+// elsewhere, and they are left out.
+func (g *Gate) busy(last bool) (out []Session) {
 	var linger []Session
 	for s := range g.sessions {
 		s.settle()
@@ -274,7 +316,7 @@ func (g *Gate) busy() (out []Session) {
 			out = append(out, info)
 		}
 	}
-	if len(out) == 0 && len(linger) > 0 {
+	if last && len(out) == 0 && len(linger) > 0 {
 		for s := range g.sessions {
 			s.parkLast()
 		}
@@ -359,8 +401,10 @@ func (g *Gate) server(ctx context.Context) (net.Conn, error) {
 		g.mu.Lock()
 		dial := g.dial
 		g.mu.Unlock()
-		// Rather a new attempt than a lost SYN's second.
-		try, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		try, cancel := ctx, context.CancelFunc(func() {})
+		if g.try > 0 {
+			try, cancel = context.WithTimeout(ctx, g.try)
+		}
 		conn, err := dial(try)
 		cancel()
 		if err == nil {
@@ -376,9 +420,9 @@ func (g *Gate) server(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// Serve accepts clients and serves them until ctx ends; it returns when the last of them
-// is gone. While more than Limits.Sessions of them wait, it accepts nobody: those who
-// come then wait in the kernel's queue.
+// Serve accepts clients and serves them until ctx ends, or accepts no more when l is
+// closed; it returns when the last of them is gone. While more than Limits.Sessions of them
+// wait, it accepts nobody: those who come then wait in the kernel's queue.
 func (g *Gate) Serve(ctx context.Context, l net.Listener) error {
 	var clients sync.WaitGroup
 	defer clients.Wait()
@@ -391,6 +435,9 @@ func (g *Gate) Serve(ctx context.Context, l net.Listener) error {
 		conn, err := l.Accept()
 		switch {
 		case ctx.Err() != nil:
+			if err == nil {
+				_ = conn.Close()
+			}
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accepting clients: %w", err)
@@ -405,31 +452,64 @@ func (g *Gate) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// room waits until no more clients than allowed wait.
+// crowd counts those who wait in several gates that share a bound.
+type crowd struct {
+	waiting atomic.Int64
+	most    int64
+}
+
+// waits counts clients that begin to wait, or no longer do.
+func (g *Gate) waits(n int64) {
+	g.waiting.Add(n)
+	if g.crowd != nil {
+		g.crowd.waiting.Add(n)
+	}
+	if n < 0 {
+		g.wake()
+	}
+}
+
+// room waits until no more clients than allowed wait: for the end of a pause, or for a
+// server that cannot be reached.
 func (g *Gate) room(ctx context.Context) error {
 	for {
 		g.wakeMu.Lock()
 		changed := g.changed
 		g.wakeMu.Unlock()
-		g.mu.Lock()
-		waiting := 0
-		for s := range g.sessions {
-			if s.info().State == Waiting {
-				waiting++
-			}
-		}
-		full := g.pause != nil && waiting >= g.limits.Sessions
-		g.mu.Unlock()
-		if !full {
+		own := g.waiting.Load() < int64(g.limits.Sessions)
+		all := g.crowd == nil || g.crowd.waiting.Load() < g.crowd.most
+		if own && all {
 			return nil
+		}
+		var again <-chan time.Time
+		if !all { // other gates do not wake this one
+			again = time.After(20 * time.Millisecond)
 		}
 		select {
 		case <-changed:
+		case <-again:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
+
+type clientKey struct{}
+type urgentKey struct{}
+
+// clientOf is the address of the client that a connection to the server is made for, in
+// the context that a Dialer gets; "" if it is for none.
+func clientOf(ctx context.Context) string {
+	client, _ := ctx.Value(clientKey{}).(string)
+	return client
+}
+
+// urgently is the context of what is let through during a pause, which may wait for it.
+func urgently(ctx context.Context) context.Context {
+	return context.WithValue(ctx, urgentKey{}, true)
+}
+
+func isUrgent(ctx context.Context) bool { return ctx.Value(urgentKey{}) != nil }
 
 func rest(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)

@@ -185,6 +185,7 @@ func (m *streams) waits(n int) {
 	m.session.mu.Lock()
 	defer m.session.mu.Unlock()
 	m.waiting += n
+	m.session.gate.waits(int64(n))
 	m.session.waits = m.waiting > 0
 }
 

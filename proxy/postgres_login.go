@@ -217,7 +217,7 @@ func (f *pgFramer) cancel(ctx context.Context, s *session, key string) error {
 	s.gate.mu.Lock()
 	dial := s.gate.dial
 	s.gate.mu.Unlock()
-	conn, err := dial(ctx)
+	conn, err := dial(urgently(ctx))
 	if err != nil {
 		return fmt.Errorf("connecting to the server to cancel a request: %w", err)
 	}

@@ -2,9 +2,13 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"net"
+	"os"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -36,6 +40,40 @@ type RoutePostgres struct {
 	CertFile, KeyFile            string // both or none: what is shown to clients that ask for TLS
 	PassTLS                      bool
 	User, PasswordFile, Database string
+}
+
+func (r *RoutePostgres) options() (o PostgresOptions, err error) {
+	if r == nil {
+		return o, nil
+	}
+	o = PostgresOptions{PassTLS: r.PassTLS, User: r.User, Database: r.Database}
+	if r.CertFile != "" || r.KeyFile != "" {
+		cert, err := tls.LoadX509KeyPair(r.CertFile, r.KeyFile)
+		if err != nil {
+			return o, fmt.Errorf("reading the certificate for clients: %w", err)
+		}
+		o.TLS = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+	}
+	if r.PasswordFile != "" {
+		text, err := os.ReadFile(r.PasswordFile)
+		if err != nil {
+			return o, fmt.Errorf("reading the password of %s: %w", r.User, err)
+		}
+		o.Password = strings.TrimRight(string(text), "\r\n")
+	}
+	return o, nil
+}
+
+// gate makes the gate that a node's clients of the route get to.
+func (r Route) gate(dial Dialer, log *slog.Logger) (*Gate, error) {
+	if r.Mode != Postgres {
+		return NewGate(r.Mode, dial, r.Limits, log)
+	}
+	o, err := r.Postgres.options()
+	if err != nil {
+		return nil, err
+	}
+	return NewPostgresGate(o, dial, r.Limits, log)
 }
 
 // Announce is a version of the PROXY protocol, or none.

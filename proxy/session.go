@@ -502,6 +502,15 @@ func (s *session) setWaits(waits bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waits = waits
+	s.gate.waits(one(waits))
+}
+
+// one is what a client adds to those that wait when it begins to, or no longer does.
+func one(waits bool) int64 {
+	if waits {
+		return 1
+	}
+	return -1
 }
 
 // refuse tells the client that its request was not done. A reply can be followed by

@@ -192,6 +192,13 @@ func (r *relay) write(l line, p []byte) error {
 // between connections of TCP. It waits for nothing more to come, so that a connection
 // that has become silent holds no pipe.
 func (r *relay) bulk(l line) error {
+	if rawConn(l.from) == nil {
+		return nil // what the kernel has is not yet what was said
+	}
+	from := l.from
+	if c, ok := from.(*crossing); ok {
+		from = c.TCPConn // which is the type that is spliced
+	}
 	for {
 		n, ok := unread(l.from)
 		if !ok || n < chunkSize {
@@ -200,7 +207,7 @@ func (r *relay) bulk(l line) error {
 		if err := r.begin(l); err != nil {
 			return err
 		}
-		_, err := io.CopyN(l.to, l.from, int64(n))
+		_, err := io.CopyN(l.to, from, int64(n))
 		r.done(l)
 		if err != nil {
 			return err
@@ -334,6 +341,7 @@ func (r *relay) setWaits(waits bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.waits = waits
+	r.gate.waits(one(waits))
 }
 
 // close implements served. It ends the session in no order, and both sides shall know
@@ -345,8 +353,8 @@ func (r *relay) close() {
 		return
 	}
 	for _, conn := range []net.Conn{r.client, r.server} {
-		if tcp, ok := conn.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0)
+		if conn, ok := conn.(interface{ SetLinger(int) error }); ok {
+			_ = conn.SetLinger(0)
 		}
 	}
 	r.closeBoth()
@@ -387,7 +395,7 @@ func (r *relay) info() Session {
 // unread is how much a connection has received that was not read; ok is false if the
 // kernel cannot be asked.
 func unread(conn net.Conn) (n int, ok bool) {
-	raw := rawConn(conn)
+	raw := rawConn(below(conn))
 	if raw == nil {
 		return 0, false
 	}

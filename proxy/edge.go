@@ -1,0 +1,453 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+// edge is a node's side of a route: it serves the clients that come to this node. Its gate
+// follows what they say, and dials through the door of the route's owner, whose orders it
+// takes over a line. An edge that has no line connects nobody: nobody could tell it of a
+// pause.
+type edge struct {
+	node  *Node
+	route Route // but for where the owner is
+	gate  *Gate
+	log   *slog.Logger
+
+	mu      sync.Mutex
+	to      place         // of the owner, as far as is known
+	line    wire          // nil: none
+	wanted  bool          // there is something to say to the owner
+	unbound error         // why it cannot listen
+	lost    error         // why there is no line
+	changed chan struct{} // closed and made anew when any of this has changed
+}
+
+// wire is what connects an edge with a door, on another node or on this one.
+type wire interface {
+	// next blocks until there is another order than the last, or one every few seconds.
+	next(ctx context.Context) (order, error)
+	tell(a ack) error
+	// server makes a connection to the server, when there may be one.
+	server(ctx context.Context, p preface) (net.Conn, error)
+	close()
+}
+
+const (
+	// lineIdle is how long an edge without clients keeps its line.
+	lineIdle = time.Minute
+	// bindAgain is the time between two attempts to listen on a port that is taken, and
+	// lineAgain that between two to reach an owner.
+	bindAgain = 500 * time.Millisecond
+	lineAgain = 50 * time.Millisecond
+)
+
+func newEdge(n *Node, r Route, log *slog.Logger) (*edge, error) {
+	e := &edge{node: n, route: r, log: log.With("route", r.ID, "volume", r.Volume), changed: make(chan struct{})}
+	var err error
+	if e.gate, err = r.gate(e.dial, e.log); err != nil {
+		return nil, err
+	}
+	e.gate.try = 0 // the door makes the attempts
+	e.gate.crowd = &n.crowd
+	e.to = place{r.Owner, r.OwnerAddr, r.Epoch}
+	return e, nil
+}
+
+// sameDoors says that sessions of one route may be served as those of another: they differ
+// in nothing but who owns them and where the server is.
+func sameDoors(a, b Route) bool {
+	same := (a.Postgres == nil) == (b.Postgres == nil) && (a.Postgres == nil || *a.Postgres == *b.Postgres)
+	return same && a.ID == b.ID && a.Listen == b.Listen && a.Mode == b.Mode && a.Limits == b.Limits
+}
+
+// wake tells everybody who waits to look again. e.mu is held.
+func (e *edge) wake() {
+	close(e.changed)
+	e.changed = make(chan struct{})
+}
+
+// learn takes note of where the owner is. A configuration that says so for the same epoch
+// knows the address better.
+func (e *edge) learn(p place, config bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if p.newer(e.to) || config && p.Epoch == e.to.Epoch && p != e.to {
+		e.to = p
+		e.wake()
+	}
+}
+
+// serve accepts clients until ctx ends, or until closed, and serves them to their end.
+func (e *edge) serve(ctx context.Context, closed <-chan struct{}) {
+	for {
+		l, err := e.node.listen(e.route.Listen)
+		e.setUnbound(err)
+		if err == nil {
+			over := make(chan struct{})
+			var closes sync.WaitGroup
+			closes.Go(func() {
+				select {
+				case <-closed:
+				case <-over:
+				}
+				e.node.unlisten(e.route.Listen, l)
+			})
+			err = e.gate.Serve(ctx, l)
+			close(over)
+			closes.Wait()
+		}
+		select {
+		case <-closed:
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(bindAgain):
+			e.log.Debug("a port is listened on again", "port", e.route.Listen, "err", err)
+		}
+	}
+}
+
+func (e *edge) setUnbound(err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err != nil && e.unbound == nil {
+		e.log.Warn("a route is not served on this node", "port", e.route.Listen, "err", err)
+	}
+	e.unbound = err
+}
+
+// watch keeps a line to the owner, while there is need of one, until ctx ends.
+func (e *edge) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		e.mu.Lock()
+		to, wanted, changed := e.to, e.wanted, e.changed
+		e.mu.Unlock()
+		if !wanted || to.Owner == "" {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		err := e.follow(ctx, to)
+		var moved *movedError
+		if errors.As(err, &moved) {
+			e.learn(moved.to, false)
+		}
+		e.mu.Lock()
+		e.lost = err
+		same := e.to == to
+		changed = e.changed
+		e.mu.Unlock()
+		if err != nil && ctx.Err() == nil {
+			e.log.Debug("a line to the owner of a route has ended", "owner", to.Owner, "err", err)
+		}
+		if same && err != nil {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			case <-time.After(lineAgain):
+			}
+		}
+	}
+}
+
+// follow has a line to the owner at to, and does what it is told there, until the line
+// breaks, the owner is believed to be elsewhere, or nobody needs it any more.
+func (e *edge) follow(ctx context.Context, to place) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	name := rand.Text()
+	p := preface{Kind: kindLine, Route: e.route.ID, Epoch: to.Epoch, Line: name}
+	l, err := e.node.line(ctx, to, p)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	defer e.setLine(nil)
+	var watches sync.WaitGroup
+	defer watches.Wait()
+	defer cancel()
+	watches.Go(func() { e.needless(ctx, to); cancel() })
+
+	var last order
+	var does task // what the last order wants
+	defer does.end()
+	for {
+		o, err := l.next(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return err
+		case o.Moved != nil:
+			return &movedError{*o.Moved}
+		}
+		if last.Serial != 0 && o.Cuts > last.Cuts {
+			e.gate.Cut()
+		}
+		if o.Serial == last.Serial {
+			if err := l.tell(ack{}); err != nil { // we are still there
+				return err
+			}
+			continue
+		}
+		does.end()
+		first := last.Serial == 0
+		last = o
+		e.obey(ctx, &does, l, o)
+		if first {
+			e.setLine(&namedLine{l, p})
+		}
+	}
+}
+
+// task is something in the background that can be ended, and replaced by another.
+type task struct {
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+}
+
+func (t *task) begin(ctx context.Context, do func(ctx context.Context)) {
+	ctx, t.cancel = context.WithCancel(ctx)
+	t.work.Go(func() { do(ctx) })
+}
+
+func (t *task) end() {
+	if t.cancel != nil {
+		t.cancel()
+	}
+	t.work.Wait()
+}
+
+// namedLine is a line with what every connection by it begins with.
+type namedLine struct {
+	wire
+	preface
+}
+
+func (e *edge) setLine(l *namedLine) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.line = nil
+	if l != nil {
+		e.line = l
+		e.lost = nil
+	}
+	e.wake()
+}
+
+// needless blocks until a line to the owner at to is of no use any more.
+func (e *edge) needless(ctx context.Context, to place) {
+	since := time.Now()
+	look := time.NewTicker(lineIdle / 4)
+	defer look.Stop()
+	for {
+		e.mu.Lock()
+		moved, changed := e.to != to, e.changed
+		if len(e.gate.Sessions()) > 0 {
+			since = time.Now()
+		}
+		idle := time.Since(since) > lineIdle
+		if idle && !moved {
+			e.wanted = false
+		}
+		e.mu.Unlock()
+		if moved || idle {
+			return
+		}
+		select {
+		case <-changed:
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// obey does what an order wants, as far as it takes time in the background.
+func (e *edge) obey(ctx context.Context, does *task, l wire, o order) {
+	done := func() { _ = l.tell(ack{Serial: o.Serial, Done: true}) } // a line that broke is found when the next order is waited for
+	switch o.Phase {
+	case phasePaused, phaseLast:
+		e.gate.pauseFor(cmp.Or(o.Event, e.gate.limits.Event))
+		does.begin(ctx, func(ctx context.Context) { e.park(ctx, l, o) })
+	case phaseEarly:
+		// Whoever does not come back in time is not waited for: the door goes on.
+		e.gate.resume(nil, done)
+	case phaseOpen:
+		e.gate.release()
+		done()
+	}
+}
+
+// park has the gate become quiet, and tells who keeps it from that.
+func (e *edge) park(ctx context.Context, l wire, o order) {
+	const look = 100 * time.Millisecond
+	for ctx.Err() == nil {
+		try, cancel := context.WithTimeout(ctx, look)
+		err := e.gate.quiet(try, o.Phase == phaseLast)
+		cancel()
+		var busy *Busy
+		if errors.As(err, &busy) {
+			err = l.tell(ack{Serial: o.Serial, Busy: busy.Sessions[:min(len(busy.Sessions), mostBusy)]})
+		} else if err == nil {
+			_ = l.tell(ack{Serial: o.Serial, Done: true})
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// dial connects to the server, through the owner's door. It is the gate's Dialer, and goes
+// on trying until ctx ends.
+func (e *edge) dial(ctx context.Context) (net.Conn, error) {
+	for {
+		e.mu.Lock()
+		if !e.wanted {
+			e.wanted = true
+			e.wake()
+		}
+		l, changed, lost, to := e.line, e.changed, e.lost, e.to
+		e.mu.Unlock()
+		if l == nil {
+			select {
+			case <-changed:
+				continue
+			case <-ctx.Done():
+				return nil, fmt.Errorf("node %s, which owns the route, is not reached: %w", cmp.Or(to.Owner, "(unknown)"), cmp.Or(lost, ctx.Err()))
+			}
+		}
+		conn, err := l.server(ctx, preface{Client: clientOf(ctx), Urgent: isUrgent(ctx)})
+		if err == nil {
+			return conn, nil
+		}
+		var moved *movedError
+		if errors.As(err, &moved) {
+			e.learn(moved.to, false)
+		}
+		if rest(ctx, lineAgain/5) != nil {
+			return nil, fmt.Errorf("connecting to the server through node %s: %w", to.Owner, err)
+		}
+	}
+}
+
+// server implements wire.
+func (l *namedLine) server(ctx context.Context, p preface) (net.Conn, error) {
+	p.Kind, p.Route, p.Epoch, p.Line = kindServer, l.Route, l.Epoch, l.Line
+	return l.wire.server(ctx, p)
+}
+
+// status is what the edge knows of its clients.
+func (e *edge) status(s *RouteStatus) {
+	for _, c := range e.gate.Sessions() {
+		s.Sessions++
+		switch {
+		case c.State == Parked:
+			s.Parked++
+		case c.State == Waiting:
+			s.Held++
+		}
+		if c.Pinned {
+			s.Pinned = append(s.Pinned, c)
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s.Owner, s.Epoch = e.to.Owner, e.to.Epoch
+	switch {
+	case e.unbound != nil:
+		s.Problem = fmt.Sprintf("nobody is served on port %d of this node: %v", e.route.Listen, e.unbound)
+	case e.wanted && e.line == nil && e.lost != nil:
+		s.Problem = fmt.Sprintf("node %s, which owns the route, is not reached: %v", e.to.Owner, e.lost)
+	}
+}
+
+// localLine is a line to the door of this node.
+type localLine struct {
+	door *door
+	node string
+	name string
+	last uint64
+}
+
+func (l *localLine) next(ctx context.Context) (order, error) {
+	for {
+		o, changed := l.door.order()
+		if o.Serial != l.last || o.Moved != nil {
+			l.last = o.Serial
+			return o, nil
+		}
+		pulse := time.NewTimer(linePulse)
+		select {
+		case <-changed:
+			pulse.Stop()
+		case <-pulse.C:
+			return o, nil
+		case <-ctx.Done():
+			pulse.Stop()
+			return order{}, ctx.Err()
+		}
+	}
+}
+
+func (l *localLine) tell(a ack) error {
+	l.door.done(l.name, a)
+	return nil
+}
+
+func (l *localLine) server(ctx context.Context, p preface) (net.Conn, error) {
+	c, err := l.door.cross(ctx, p, l.node, func() error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (l *localLine) close() { l.door.leave(l.name) }
+
+// remoteLine is a line to the door of another node.
+type remoteLine struct {
+	node *Node
+	to   place
+	conn net.Conn
+
+	mu sync.Mutex // of writing
+}
+
+func (l *remoteLine) next(ctx context.Context) (order, error) {
+	if err := heardLately(l.conn); err != nil {
+		return order{}, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = l.conn.Close() })
+	defer stop()
+	var o order
+	err := readMessage(l.conn, maxPreface, &o)
+	return o, err
+}
+
+func (l *remoteLine) tell(a ack) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.conn.SetWriteDeadline(time.Now().Add(lineSilence)); err != nil {
+		return err
+	}
+	return writeMessage(l.conn, a)
+}
+
+func (l *remoteLine) server(ctx context.Context, p preface) (net.Conn, error) {
+	return l.node.call(ctx, l.to, p)
+}
+
+func (l *remoteLine) close() { _ = l.conn.Close() }

@@ -1,0 +1,497 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Peers connects the proxies of nodes, so that each knows for certain who the other is.
+// Its connections, and those of the listener that Run gets, are of TLS over TCP: they have
+// NetConn and CloseWrite as those of crypto/tls do.
+type Peers interface {
+	// Dial connects to the proxy of a node, which has to be that node's.
+	Dial(ctx context.Context, node, addr string) (net.Conn, error)
+	// Peer is the node at the other end of a connection that was accepted.
+	Peer(conn net.Conn) string
+}
+
+// Options of a Node.
+type Options struct {
+	Log   *slog.Logger
+	Peers Peers
+	// File is where what the node was told is kept, so that a new process goes on with it
+	// before anybody tells it again. Empty: nowhere.
+	File string
+	// Host is the address that routes are listened on. Empty: all of them.
+	Host string
+	// Waiting bounds the clients of all routes that have a request that waits, or are not
+	// yet served; 0 means 10,000. Past it nobody is accepted: who comes waits in the kernel.
+	Waiting int
+	// Listeners are those that an older process has handed on, by HandOver's names.
+	Listeners map[string]net.Listener
+}
+
+// Node is the proxy of one node: an edge for each route, and a door for each whose owner
+// it is. It implements Controller. Edges of other nodes may believe in an owner that is
+// none any more; doors tell them where to go, and what they believe never changes who may
+// reach the server: only its owner's door leads there.
+type Node struct {
+	Options
+	crowd crowd
+
+	applying sync.Mutex // one configuration at a time
+
+	mu        sync.Mutex
+	ctx       context.Context // that of Run; nil: not running
+	work      sync.WaitGroup  // all that Run started
+	config    Config
+	edges     map[string]*serving
+	doors     map[string]*door
+	broken    map[string]error // routes that cannot be served at all
+	listeners map[string]net.Listener
+	inherited map[string]net.Listener
+	retired   bool // a newer process has taken over
+}
+
+// serving is an edge at work.
+type serving struct {
+	*edge
+	closed chan struct{} // closed: nobody is accepted any more
+	cancel context.CancelFunc
+}
+
+// NewNode makes a node that does nothing before Run.
+func NewNode(o Options) *Node {
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	inherited := make(map[string]net.Listener)
+	for name, l := range o.Listeners {
+		inherited[name] = l
+	}
+	return &Node{
+		Options: o, crowd: crowd{most: int64(cmp.Or(o.Waiting, 10_000))},
+		edges: make(map[string]*serving), doors: make(map[string]*door), broken: make(map[string]error),
+		listeners: make(map[string]net.Listener), inherited: inherited,
+	}
+}
+
+// Run serves, and what other nodes' proxies ask for through l, until ctx ends. What it was
+// told before by whichever process it goes on with. When it returns every connection has
+// been closed.
+func (n *Node) Run(ctx context.Context, l net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer n.work.Wait()
+	defer cancel()
+	n.mu.Lock()
+	n.ctx = ctx
+	n.mu.Unlock()
+	if err := n.restore(ctx); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	for {
+		conn, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = conn.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed) && n.isRetired():
+			<-ctx.Done()
+			return nil
+		case err != nil:
+			return fmt.Errorf("accepting other nodes: %w", err)
+		}
+		n.work.Go(func() {
+			stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+			defer stop()
+			defer func() { _ = conn.Close() }()
+			if err := n.serve(ctx, conn); err != nil && ctx.Err() == nil {
+				n.Log.Debug("a connection of another node has ended", "from", conn.RemoteAddr(), "err", err)
+			}
+		})
+	}
+}
+
+func (n *Node) isRetired() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.retired
+}
+
+// Admit says whether a node may connect to this one.
+func (n *Node) Admit(node string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if node != n.config.Node && !slices.Contains(n.config.Members, node) {
+		return fmt.Errorf("node %s is not a member of the cluster, as far as the proxy was told", node)
+	}
+	return nil
+}
+
+// prefaceWait is how long a node may take to say what it wants.
+const prefaceWait = 5 * time.Second
+
+// serve does what another node's proxy connected for.
+func (n *Node) serve(ctx context.Context, conn net.Conn) error {
+	half, ok := conn.(halfCloser)
+	if !ok {
+		return fmt.Errorf("a connection of type %T cannot be closed by halves", conn)
+	}
+	from := n.Peers.Peer(conn)
+	if err := n.Admit(from); err != nil {
+		return err
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(prefaceWait)); err != nil {
+		return err
+	}
+	var p preface
+	if err := readMessage(conn, maxPreface, &p); err != nil {
+		return fmt.Errorf("reading what node %s wants: %w", from, err)
+	}
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	d := n.doors[p.Route]
+	n.mu.Unlock()
+	switch {
+	case d == nil:
+		return writeMessage(conn, answer{No: "there is no such route on node " + n.name()})
+	case p.Kind == kindLine:
+		return d.serveLine(ctx, conn, p, from)
+	case p.Kind == kindServer:
+		return d.serveServer(ctx, &tunnel{halfCloser: half}, p, from)
+	}
+	return writeMessage(conn, answer{No: "this version of the proxy does not know what is wanted"})
+}
+
+func (n *Node) name() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.config.Node
+}
+
+// call connects to the door at to, and returns when that says Go.
+func (n *Node) call(ctx context.Context, to place, p preface) (net.Conn, error) {
+	conn, err := n.Peers.Dial(ctx, to.Owner, to.Addr)
+	if err != nil {
+		return nil, err
+	}
+	half, ok := conn.(halfCloser)
+	if !ok {
+		_ = conn.Close()
+		return nil, fmt.Errorf("a connection of type %T cannot be closed by halves", conn)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	err = ask(conn, p)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return &tunnel{halfCloser: half}, nil
+}
+
+// ask says what is wanted, and waits until it may begin.
+func ask(conn net.Conn, p preface) error {
+	if err := writeMessage(conn, p); err != nil {
+		return err
+	}
+	for {
+		var a answer
+		if err := readMessage(conn, maxPreface, &a); err != nil {
+			return err
+		}
+		switch {
+		case a.Go:
+			return nil
+		case a.Moved != nil:
+			return &movedError{*a.Moved}
+		case a.No != "":
+			return errors.New(a.No)
+		}
+	}
+}
+
+// line makes a line to the door at to.
+func (n *Node) line(ctx context.Context, to place, p preface) (wire, error) {
+	n.mu.Lock()
+	d, name, local := n.doors[p.Route], n.config.Node, !n.retired
+	n.mu.Unlock()
+	if local && to.Owner == name && d != nil {
+		d.join(p.Line, name)
+		return &localLine{door: d, node: name, name: p.Line}, nil
+	}
+	dial, cancel := context.WithTimeout(ctx, lineSilence)
+	defer cancel()
+	conn, err := n.call(dial, to, p)
+	if err != nil {
+		return nil, err
+	}
+	return &remoteLine{node: n, to: to, conn: conn}, nil
+}
+
+// listen returns the listener of a port, which an older process may have had.
+func (n *Node) listen(port uint16) (net.Listener, error) {
+	name := fmt.Sprint(port)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	l := n.inherited[name]
+	delete(n.inherited, name)
+	if l == nil {
+		var err error
+		if l, err = net.Listen("tcp", net.JoinHostPort(n.Host, name)); err != nil {
+			return nil, err
+		}
+	}
+	n.listeners[name] = l
+	return l, nil
+}
+
+func (n *Node) unlisten(port uint16, l net.Listener) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_ = l.Close()
+	if name := fmt.Sprint(port); n.listeners[name] == l {
+		delete(n.listeners, name)
+	}
+}
+
+// Apply implements Controller.
+func (n *Node) Apply(_ context.Context, c Config) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	n.applying.Lock()
+	defer n.applying.Unlock()
+	if err := n.apply(c, nil); err != nil {
+		return err
+	}
+	return n.save()
+}
+
+// apply takes a configuration, of which these routes are paused from the beginning.
+func (n *Node) apply(c Config, paused map[string]*doorPause) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case n.ctx == nil || n.ctx.Err() != nil || n.retired:
+		return errors.New("the proxy is not running")
+	case n.config.Node != "" && n.config.Node != c.Node:
+		return fmt.Errorf("the proxy is that of node %s, and was told to be that of node %s", n.config.Node, c.Node)
+	}
+	n.config = c
+	there := make(map[string]bool)
+	for _, r := range c.Routes {
+		there[r.ID] = true
+		if d := n.doors[r.ID]; d != nil {
+			d.set(r)
+		} else {
+			n.doors[r.ID] = newDoor(c.Node, r, paused[r.ID], n.Log.With("route", r.ID, "volume", r.Volume))
+		}
+		old := n.edges[r.ID]
+		if old != nil && sameDoors(old.route, r) {
+			old.learn(place{r.Owner, r.OwnerAddr, r.Epoch}, true)
+			continue
+		}
+		if old != nil {
+			close(old.closed) // those it serves stay with it to their end
+			delete(n.edges, r.ID)
+		}
+		delete(n.broken, r.ID)
+		e, err := newEdge(n, r, n.Log)
+		if err != nil {
+			n.broken[r.ID] = err
+			continue
+		}
+		n.edges[r.ID] = n.start(e)
+	}
+	for id, e := range n.edges {
+		if !there[id] {
+			close(e.closed)
+			e.cancel()
+			delete(n.edges, id)
+		}
+	}
+	for id, d := range n.doors {
+		if !there[id] {
+			d.close()
+			delete(n.doors, id)
+		}
+	}
+	for id := range n.broken {
+		if !there[id] {
+			delete(n.broken, id)
+		}
+	}
+	return nil
+}
+
+// start has an edge work. n.mu is held.
+func (n *Node) start(e *edge) *serving {
+	s := &serving{edge: e, closed: make(chan struct{})}
+	var ctx context.Context
+	ctx, s.cancel = context.WithCancel(n.ctx)
+	n.work.Go(func() {
+		defer s.cancel()
+		e.serve(ctx, s.closed)
+	})
+	n.work.Go(func() { e.watch(ctx) })
+	return s
+}
+
+// door of a route that this node owns.
+func (n *Node) door(route string) (*door, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if d := n.doors[route]; d != nil {
+		return d, nil
+	}
+	return nil, ErrNoRoute
+}
+
+// Pause implements Controller.
+func (n *Node) Pause(_ context.Context, route string, event time.Duration) error {
+	return n.decide(route, func(d *door) error { return d.begin(event) })
+}
+
+// Resume implements Controller.
+func (n *Node) Resume(_ context.Context, route, server string) error {
+	if server != "" {
+		if _, _, err := net.SplitHostPort(server); err != nil {
+			return fmt.Errorf("the server's address: %w", err)
+		}
+	}
+	return n.decide(route, func(d *door) error { return d.resume(server) })
+}
+
+// decide does something to a door that a newer process has to know of.
+func (n *Node) decide(route string, do func(d *door) error) error {
+	n.applying.Lock()
+	defer n.applying.Unlock()
+	d, err := n.door(route)
+	if err == nil {
+		err = do(d)
+	}
+	if err != nil {
+		return err
+	}
+	return n.save()
+}
+
+// Quiet implements Controller.
+func (n *Node) Quiet(ctx context.Context, route string) error {
+	d, err := n.door(route)
+	if err != nil {
+		return err
+	}
+	return d.quiet(ctx)
+}
+
+// Cut implements Controller.
+func (n *Node) Cut(_ context.Context, route string) error {
+	d, err := n.door(route)
+	if err != nil {
+		return err
+	}
+	return d.cut()
+}
+
+// Status implements Controller.
+func (n *Node) Status(context.Context) (Status, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := Status{Node: n.config.Node}
+	for _, r := range n.config.Routes {
+		s := RouteStatus{ID: r.ID, Listen: r.Listen, Mode: r.Mode, Owner: r.Owner, Epoch: r.Epoch}
+		if e := n.edges[r.ID]; e != nil {
+			e.status(&s)
+		} else if err := n.broken[r.ID]; err != nil {
+			s.Problem = err.Error()
+		}
+		if d := n.doors[r.ID]; d != nil {
+			d.status(&s)
+		}
+		out.Routes = append(out.Routes, s)
+	}
+	return out, nil
+}
+
+// kept is what a new process goes on with.
+type kept struct {
+	Config Config
+	Paused map[string]*doorPause `json:",omitempty"`
+}
+
+// save writes down what the node was told, servers and pauses as they are by now.
+func (n *Node) save() error {
+	if n.File == "" {
+		return nil
+	}
+	n.mu.Lock()
+	k := kept{Config: n.config, Paused: make(map[string]*doorPause)}
+	k.Config.Routes = slices.Clone(k.Config.Routes)
+	for i := range k.Config.Routes {
+		r := &k.Config.Routes[i]
+		if d := n.doors[r.ID]; d != nil {
+			var p *doorPause
+			if r.Server, p = d.saved(); p != nil {
+				k.Paused[r.ID] = p
+			}
+		}
+	}
+	n.mu.Unlock()
+	text, err := json.Marshal(k)
+	if err != nil {
+		return err
+	}
+	tmp := n.File + ".new"
+	if err := os.MkdirAll(filepath.Dir(n.File), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(tmp, text, 0o600); err != nil {
+		return fmt.Errorf("writing down what the proxy was told: %w", err)
+	}
+	return os.Rename(tmp, n.File)
+}
+
+// restore goes on with what was written down. A file that cannot be read is as none: who
+// drives the proxy tells it all again.
+func (n *Node) restore(context.Context) error {
+	if n.File == "" {
+		return nil
+	}
+	text, err := os.ReadFile(n.File)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var k kept
+	if err == nil {
+		err = json.Unmarshal(text, &k)
+	}
+	if err == nil {
+		err = k.Config.Validate()
+	}
+	if err != nil {
+		n.Log.Warn("what the proxy was told before is lost, until flockd tells it again", "file", n.File, "err", err)
+		return nil
+	}
+	n.applying.Lock()
+	defer n.applying.Unlock()
+	return n.apply(k.Config, k.Paused)
+}

@@ -1,0 +1,160 @@
+package proxy
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// What proxies of different nodes say to each other. A connection begins with a preface,
+// which gets answers until one of them settles it. Then it is either a line, on which the
+// owner tells a node's edge what its clients may do and is told how far that is done, or it
+// carries the bytes of one session, one to one.
+
+// preface is what an edge says first.
+type preface struct {
+	Kind  string // one of those below
+	Route string
+	Epoch uint64 // in which the edge believes that it is talking to the owner
+	Line  string // its name: of the line that begins, or of the one by which it may connect
+	// Of a connection to the server:
+	Client string `json:",omitempty"` // its address
+	Urgent bool   `json:",omitempty"` // it is let through during a pause
+}
+
+const (
+	kindLine   = "line"
+	kindServer = "server"
+)
+
+// answer is what a door says to a preface. The zero one is HOLD: it will come, wait for
+// another answer.
+type answer struct {
+	Go    bool   `json:",omitempty"`
+	Moved *place `json:",omitempty"` // the owner is another
+	No    string `json:",omitempty"` // why not; the edge tries again
+}
+
+// place is where a route's owner is. Of two that differ, the one of the higher epoch is
+// right.
+type place struct {
+	Owner, Addr string
+	Epoch       uint64
+}
+
+// newer says whether p is to be believed rather than than.
+func (p place) newer(than place) bool { return p.Epoch > than.Epoch }
+
+// phase is what the clients of a route may do. It goes round, and a door goes on to the
+// next one by itself where all edges have said that they are done:
+//
+//	open ──Pause──▶ paused ──all──▶ last ──Resume──▶ early ──all──▶ open
+type phase string
+
+const (
+	phaseOpen   phase = "open"
+	phasePaused phase = "paused" // park, but for those who listen to the others
+	phaseLast   phase = "last"   // park them, too
+	phaseEarly  phase = "early"  // have them come back
+)
+
+// order is what a door tells an edge. It stands until the next one.
+type order struct {
+	Serial uint64
+	Phase  phase
+	Event  time.Duration `json:",omitempty"` // how long a pause may still last for those who wait
+	Cuts   int           `json:",omitempty"` // how often those that are busy were to be cut off
+	Moved  *place        `json:",omitempty"` // the owner is another: this is the last order
+}
+
+// ack is what an edge has done of an order.
+type ack struct {
+	Serial uint64
+	Done   bool
+	Busy   []Session `json:",omitempty"` // who keeps it from being done, not all of them
+}
+
+const (
+	maxPreface = 4 << 10
+	maxAck     = 256 << 10
+	mostBusy   = 100 // sessions that an ack names
+
+	// Both sides of a line say something at least this often, and give up the other when
+	// they have not heard of it for a few times that.
+	linePulse   = time.Second
+	lineSilence = 5 * time.Second
+)
+
+var errMessage = errors.New("what another node's proxy says is not understood")
+
+// writeMessage writes a length of four bytes and v as JSON.
+func writeMessage(w io.Writer, v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(text))), text...))
+	return err
+}
+
+// readMessage reads one, and not a byte more.
+func readMessage(r io.Reader, most int, v any) error {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return err
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n > uint32(most) {
+		return fmt.Errorf("%w: a message of %d bytes", errMessage, n)
+	}
+	text := make([]byte, n)
+	if _, err := io.ReadFull(r, text); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, v); err != nil {
+		return fmt.Errorf("%w: %w", errMessage, err)
+	}
+	return nil
+}
+
+// tunnel is a connection to another node's proxy. It can be reset, as one of TCP can: TLS
+// alone would end it in good order, and the other side would take what it has for all.
+type tunnel struct {
+	halfCloser
+	once  sync.Once
+	reset bool // guarded by whoever closes it
+}
+
+type halfCloser interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// SetLinger is as that of net.TCPConn.
+func (t *tunnel) SetLinger(seconds int) error {
+	t.reset = seconds == 0
+	return nil
+}
+
+// NetConn is the connection below.
+func (t *tunnel) NetConn() net.Conn { return below(t.halfCloser) }
+
+// Close implements net.Conn.
+func (t *tunnel) Close() error {
+	var err error
+	t.once.Do(func() {
+		if t.reset {
+			if raw, ok := t.NetConn().(*net.TCPConn); ok {
+				_ = raw.SetLinger(0)
+				_ = raw.Close()
+			}
+		}
+		err = t.halfCloser.Close()
+	})
+	return err
+}
