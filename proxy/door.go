@@ -389,7 +389,12 @@ func (d *door) quiet(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return &Busy{Sessions: busy}
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if busy := d.busy(); len(busy) > 0 { // edges may have said more since
+				return &Busy{Sessions: busy}
+			}
+			return ctx.Err()
 		}
 	}
 }

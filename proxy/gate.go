@@ -147,7 +147,10 @@ func newGate(speaks *protocol, dial Dialer, limits Limits, log *slog.Logger) *Ga
 
 // Handle serves one client until it or the server is done, or ctx ends, and closes its
 // connection. It may be called for many at once.
-func (g *Gate) Handle(ctx context.Context, client net.Conn) {
+func (g *Gate) Handle(ctx context.Context, client net.Conn) { g.enter(ctx, client)() }
+
+// enter begins the session of a client, which what it returns serves.
+func (g *Gate) enter(ctx context.Context, client net.Conn) (serve func()) {
 	ctx = context.WithValue(ctx, clientKey{}, client.RemoteAddr().String())
 	var s served
 	if g.speaks.relay {
@@ -159,14 +162,16 @@ func (g *Gate) Handle(ctx context.Context, client net.Conn) {
 	g.sessions[s] = struct{}{}
 	s.setPause(g.pause)
 	g.mu.Unlock()
-	defer func() {
-		g.mu.Lock()
-		delete(g.sessions, s)
-		g.mu.Unlock()
-		g.wake()
-	}()
-	if err := s.run(); err != nil && !errors.Is(err, net.ErrClosed) {
-		g.log.Debug("a session has ended", "client", client.RemoteAddr(), "err", err)
+	return func() {
+		defer func() {
+			g.mu.Lock()
+			delete(g.sessions, s)
+			g.mu.Unlock()
+			g.wake()
+		}()
+		if err := s.run(); err != nil && !errors.Is(err, net.ErrClosed) {
+			g.log.Debug("a session has ended", "client", client.RemoteAddr(), "err", err)
+		}
 	}
 }
 
@@ -448,7 +453,7 @@ func (g *Gate) Serve(ctx context.Context, l net.Listener) error {
 			}
 			continue
 		}
-		clients.Go(func() { g.Handle(ctx, conn) })
+		clients.Go(g.enter(ctx, conn))
 	}
 }
 

@@ -53,6 +53,7 @@ type line struct {
 func newRelay(ctx context.Context, g *Gate, client net.Conn) *relay {
 	r := &relay{gate: g, client: client, since: time.Now()}
 	r.ctx, r.cancel = context.WithCancel(ctx)
+	r.setWaits(true) // from the beginning, so that no more are accepted than may wait
 	return r
 }
 
@@ -61,6 +62,7 @@ func (r *relay) run() error {
 	stop := context.AfterFunc(r.ctx, r.close)
 	defer stop()
 	defer r.finish()
+	defer r.setWaits(false)
 	var first []byte
 	if r.gate.speaks.hello {
 		var err error
@@ -340,8 +342,10 @@ func (r *relay) parkLast()            {}
 func (r *relay) setWaits(waits bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.waits = waits
-	r.gate.waits(one(waits))
+	if r.waits != waits {
+		r.waits = waits
+		r.gate.waits(one(waits))
+	}
 }
 
 // close implements served. It ends the session in no order, and both sides shall know

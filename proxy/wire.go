@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -127,7 +128,7 @@ func readMessage(r io.Reader, most int, v any) error {
 type tunnel struct {
 	halfCloser
 	once  sync.Once
-	reset bool // guarded by whoever closes it
+	reset atomic.Bool
 }
 
 type halfCloser interface {
@@ -137,7 +138,7 @@ type halfCloser interface {
 
 // SetLinger is as that of net.TCPConn.
 func (t *tunnel) SetLinger(seconds int) error {
-	t.reset = seconds == 0
+	t.reset.Store(seconds == 0)
 	return nil
 }
 
@@ -148,7 +149,7 @@ func (t *tunnel) NetConn() net.Conn { return below(t.halfCloser) }
 func (t *tunnel) Close() error {
 	var err error
 	t.once.Do(func() {
-		if t.reset {
+		if t.reset.Load() {
 			if raw, ok := t.NetConn().(*net.TCPConn); ok {
 				_ = raw.SetLinger(0)
 				_ = raw.Close()

@@ -1,0 +1,553 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// echo is a server that says back what it hears, with its name in front of the first line.
+func echo(t testing.TB, name string) (addr string, stop func()) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var work sync.WaitGroup
+	conns := make(chan net.Conn, 1000)
+	work.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns <- conn
+			work.Go(func() {
+				_, _ = io.WriteString(conn, name+"\n")
+				_, _ = io.Copy(conn, conn)
+				_ = conn.(*net.TCPConn).CloseWrite()
+			})
+		}
+	})
+	stop = sync.OnceFunc(func() {
+		_ = l.Close()
+		for {
+			select {
+			case conn := <-conns:
+				_ = conn.Close()
+				continue
+			default:
+			}
+			break
+		}
+		work.Wait()
+	})
+	t.Cleanup(stop)
+	return l.Addr().String(), stop
+}
+
+// visit connects, and returns the name of the server that answers.
+func visit(t testing.TB, addr string) (*net.TCPConn, *bufio.Reader, string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(conn)
+	name, err := in.ReadString('\n')
+	if err != nil {
+		t.Fatalf("no server answers at %s: %v", addr, err)
+	}
+	return conn.(*net.TCPConn), in, strings.TrimSpace(name)
+}
+
+// From every node a client gets to the server, whole, and ends are what they were.
+func TestEdgeBytesAndEnds(t *testing.T) {
+	c := newCluster(t, 2)
+	server, _ := echo(t, "s")
+	r := Route{ID: "r", Listen: freePort(t), Mode: TCP}
+	c.route(r, 0, 1, server)
+	for node := range c.nodes {
+		conn, in, name := visit(t, c.addrOf(node, r))
+		if name != "s" {
+			t.Errorf("node %d: %s answers", node, name)
+		}
+		sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<17) // more than any buffer
+		var got []byte
+		var reads sync.WaitGroup
+		reads.Go(func() { got, _ = io.ReadAll(in) })
+		if _, err := conn.Write(sent); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.CloseWrite(); err != nil { // half: the answer is still to come
+			t.Fatal(err)
+		}
+		reads.Wait()
+		if !bytes.Equal(got, sent) {
+			t.Errorf("node %d: %d bytes come back of %d", node, len(got), len(sent))
+		}
+		eventually(t, "the connection is gone", func() bool { return c.status(0, "r").Open == 0 && c.status(node, "r").Sessions == 0 })
+	}
+}
+
+// A reset is passed on as one, so that nobody takes a part for the whole.
+func TestEdgeResets(t *testing.T) {
+	c := newCluster(t, 2)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	r := Route{ID: "r", Listen: freePort(t), Mode: TCP}
+	c.route(r, 0, 1, l.Addr().String())
+	for node := range c.nodes {
+		conn, err := net.Dial("tcp", c.addrOf(node, r))
+		if err != nil {
+			t.Fatal(err)
+		}
+		server, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(server, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := server.Write([]byte("half an ans")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, make([]byte, 11)); err != nil {
+			t.Fatal(err)
+		}
+		_ = server.(*net.TCPConn).SetLinger(0)
+		_ = server.Close()
+		_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.ReadAll(conn); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("node %d: the client's connection ends with %v, want a reset", node, err)
+		}
+		_ = conn.Close()
+
+		// And the other way round.
+		conn, err = net.Dial("tcp", c.addrOf(node, r))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if server, err = l.Accept(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := server.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.(*net.TCPConn).SetLinger(0)
+		_ = conn.Close()
+		_ = server.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.ReadAll(server); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("node %d: the server's connection ends with %v, want a reset", node, err)
+		}
+		_ = server.Close()
+	}
+}
+
+// New connections come through a move, from every node, also from one whose table is old;
+// and idle ones end in good order.
+func TestEdgeNewConnectionsAcrossMoves(t *testing.T) {
+	c := newCluster(t, 3)
+	r := Route{ID: "r", Listen: freePort(t), Mode: TCP, Limits: Limits{Silence: time.Millisecond}}
+	server, stop := echo(t, "s1")
+	c.route(r, 0, 1, server)
+	for i := range c.nodes {
+		if _, _, name := visit(t, c.addrOf(i, r)); name != "s1" {
+			t.Fatalf("%s answers", name)
+		}
+	}
+	for move := range 6 {
+		from, to := move%3, (move+1)%3
+		if err := c.nodes[from].Pause(t.Context(), "r", 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.nodes[from].Quiet(t.Context(), "r"); err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		want := fmt.Sprintf("s%d", move+2)
+		var visits sync.WaitGroup
+		for i := range c.nodes {
+			addr := c.addrOf(i, r)
+			visits.Go(func() {
+				conn, err := net.Dial("tcp", addr)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer func() { _ = conn.Close() }()
+				_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+				if name, err := bufio.NewReader(conn).ReadString('\n'); err != nil || strings.TrimSpace(name) != want {
+					t.Errorf("move %d, node %d: %q, %v; want %s", move, i, name, err, want)
+				}
+			})
+		}
+		eventually(t, "they wait", func() bool {
+			held := 0
+			for i := range c.nodes {
+				held += c.status(i, "r").Held
+			}
+			return held == 3
+		})
+		server, stop = echo(t, want)
+		epoch := uint64(move + 2)
+		c.route(r, to, epoch, "", to)     // it knows, but nothing runs there yet
+		c.route(r, to, epoch, "", from)   // the old one sends others there
+		c.route(r, to, epoch, server, to) // and now it runs; the third node hears of nothing
+		visits.Wait()
+	}
+}
+
+// webServer counts what it is asked.
+func webServer(t testing.TB, applied *atomic.Int64) *httptest.Server {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, applied.Add(1))
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// Requests that are not repeated by anybody, over connections that stay, are done once each
+// while their server moves from node to node 20 times.
+func TestEdgeHTTPMoves(t *testing.T) {
+	moves := 20
+	if testing.Short() {
+		moves = 5
+	}
+	for _, http2 := range []bool{false, true} {
+		c := newCluster(t, 3)
+		r := Route{ID: "r", Listen: freePort(t), Mode: HTTP}
+		var applied, answered atomic.Int64
+		server := webServer(t, &applied)
+		server.Close()
+		start := func() string {
+			s := httptest.NewUnstartedServer(server.Config.Handler)
+			s.Config.Protocols = new(http.Protocols)
+			s.Config.Protocols.SetHTTP1(true)
+			s.Config.Protocols.SetUnencryptedHTTP2(true)
+			s.Start()
+			server.Close()
+			server = s
+			t.Cleanup(s.Close)
+			return s.Listener.Addr().String()
+		}
+		c.route(r, 0, 1, start())
+		ctx, cancel := context.WithCancel(t.Context())
+		var load sync.WaitGroup
+		for i := range c.nodes {
+			url := "http://" + c.addrOf(i, r) + "/"
+			for range 4 {
+				load.Go(func() {
+					transport := &http.Transport{MaxConnsPerHost: 1, Protocols: new(http.Protocols)}
+					transport.Protocols.SetHTTP1(!http2)
+					transport.Protocols.SetUnencryptedHTTP2(http2)
+					client := &http.Client{Transport: transport, Timeout: 30 * time.Second}
+					defer client.CloseIdleConnections()
+					for ctx.Err() == nil {
+						res, err := client.Post(url, "text/plain", strings.NewReader("x"))
+						if err != nil {
+							t.Errorf("HTTP/2 %v: %v", http2, err)
+							return
+						}
+						_, _ = io.Copy(io.Discard, res.Body)
+						_ = res.Body.Close()
+						if res.StatusCode != http.StatusOK {
+							t.Errorf("HTTP/2 %v: %s", http2, res.Status)
+							return
+						}
+						answered.Add(1)
+					}
+				})
+			}
+		}
+		for move := range moves {
+			before := answered.Load()
+			eventually(t, "there is load", func() bool { return answered.Load() > before+20 || t.Failed() })
+			from, to := move%3, (move+1)%3
+			quiet, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			if err := c.nodes[from].Pause(quiet, "r", 0); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.nodes[from].Quiet(quiet, "r"); err != nil {
+				t.Fatal(err)
+			}
+			cancel()
+			c.route(r, to, uint64(move+2), start(), to)
+			c.route(r, to, uint64(move+2), "", from)
+		}
+		cancel()
+		load.Wait()
+		if applied.Load() != answered.Load() {
+			t.Errorf("HTTP/2 %v: %d requests were answered, and %d done", http2, answered.Load(), applied.Load())
+		}
+		t.Logf("HTTP/2 %v: %d requests", http2, answered.Load())
+	}
+}
+
+// While the owner is not reached clients wait, no more than allowed are accepted, and all
+// of them are served when it is back.
+func TestEdgeOwnerUnreachable(t *testing.T) {
+	c := newCluster(t, 2)
+	server, _ := echo(t, "s")
+	r := Route{ID: "r", Listen: freePort(t), Mode: TCP, Limits: Limits{Sessions: 3, Request: 20 * time.Second}}
+	c.cuts.set("n1", true)
+	c.route(r, 0, 1, server)
+	addr := c.addrOf(1, r)
+	const clients = 8
+	var visits sync.WaitGroup
+	for range clients {
+		visits.Go(func() {
+			conn, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() { _ = conn.Close() }()
+			_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+			if name, err := bufio.NewReader(conn).ReadString('\n'); err != nil || name != "s\n" {
+				t.Errorf("%q, %v", name, err)
+			}
+		})
+	}
+	eventually(t, "as many wait as may", func() bool { return c.status(1, "r").Held == 3 })
+	eventually(t, "the reason is told", func() bool { return strings.Contains(c.status(1, "r").Problem, "no way to n1") })
+	if s := c.status(1, "r"); s.Sessions > 3 {
+		t.Errorf("%d are accepted, though 3 may wait", s.Sessions)
+	}
+	c.cuts.set("n1", false)
+	visits.Wait()
+}
+
+// Whoever waits for longer than allowed is told so, and the others still wait.
+func TestEdgeHoldIsBounded(t *testing.T) {
+	c := newCluster(t, 2)
+	r := Route{ID: "r", Listen: freePort(t), Mode: HTTP, Limits: Limits{Request: 300 * time.Millisecond}}
+	c.route(r, 0, 1, "") // nothing runs
+	for i := range c.nodes {
+		res, err := http.Get("http://" + c.addrOf(i, r) + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" {
+			t.Errorf("node %d: %s, Retry-After %q", i, res.Status, res.Header.Get("Retry-After"))
+		}
+	}
+}
+
+// Clients that keep a route busy are named with the node they came to; what they wait for
+// is lost to them only when they are cut off.
+func TestEdgeBusyIsNamedAndCut(t *testing.T) {
+	c := newCluster(t, 2)
+	release := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	}))
+	t.Cleanup(s.CloseClientConnections)
+	r := Route{ID: "r", Listen: freePort(t), Mode: HTTP}
+	c.route(r, 0, 1, s.Listener.Addr().String())
+	ask := func() chan error {
+		out := make(chan error, 1)
+		go func() {
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+			res, err := client.Post("http://"+c.addrOf(1, r)+"/", "text/plain", strings.NewReader("x"))
+			if err == nil {
+				_ = res.Body.Close()
+			}
+			out <- err
+		}()
+		eventually(t, "a request is with the server", func() bool { return c.status(0, "r").Open == 1 })
+		return out
+	}
+	asked := ask()
+	if err := c.nodes[0].Pause(t.Context(), "r", 0); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	var busy *Busy
+	if err := c.nodes[0].Quiet(ctx, "r"); !errors.As(err, &busy) || len(busy.Sessions) != 1 || busy.Sessions[0].Node != "n2" || !strings.Contains(busy.Sessions[0].Busy, "no answer yet") {
+		t.Fatalf("quiet: %v", err)
+	}
+	// It is taken back, and nothing has happened.
+	if err := c.nodes[0].Resume(t.Context(), "r", ""); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	if err := <-asked; err != nil {
+		t.Errorf("a request that a pause was given up for: %v", err)
+	}
+	release = make(chan struct{})
+	eventually(t, "the connection is gone", func() bool { return c.status(0, "r").Open == 0 })
+	asked = ask()
+	if err := c.nodes[0].Pause(t.Context(), "r", 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.nodes[0].Cut(t.Context(), "r"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.nodes[0].Quiet(t.Context(), "r"); err != nil {
+		t.Errorf("after it was cut off: %v", err)
+	}
+	if err := <-asked; err == nil {
+		t.Error("who was cut off has an answer")
+	}
+}
+
+// An edge that is cut off from the owner in the middle of a pause loses what it had there,
+// and that does not keep the server from being quiet.
+func TestEdgeIsLostDuringAPause(t *testing.T) {
+	c := newCluster(t, 2)
+	server, _ := echo(t, "s")
+	r := Route{ID: "r", Listen: freePort(t), Mode: TCP}
+	c.route(r, 0, 1, server)
+	conn, _, _ := visit(t, c.addrOf(1, r))
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.nodes[0].Pause(t.Context(), "r", 0); err != nil {
+		t.Fatal(err)
+	}
+	c.cuts.set("n1", true)
+	if err := c.nodes[0].Quiet(t.Context(), "r"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A port that is taken is the matter of one route alone, said clearly and tried again.
+func TestEdgePortTaken(t *testing.T) {
+	c := newCluster(t, 1)
+	server, _ := echo(t, "s")
+	l, err := net.Listen("tcp", c.nodes[0].host+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := Route{ID: "taken", Listen: uint16(l.Addr().(*net.TCPAddr).Port), Mode: TCP, Owner: "n1", Epoch: 1, Server: server}
+	free := Route{ID: "free", Listen: freePort(t), Mode: TCP, Owner: "n1", Epoch: 1, Server: server}
+	if err := c.nodes[0].Apply(t.Context(), Config{Node: "n1", Routes: []Route{taken, free}}); err != nil {
+		t.Fatal(err)
+	}
+	visit(t, c.addrOf(0, free))
+	eventually(t, "it is told", func() bool { return strings.Contains(c.status(0, "taken").Problem, "address already in use") })
+	if p := c.status(0, "free").Problem; p != "" {
+		t.Errorf("the other route has a problem, too: %s", p)
+	}
+	_ = l.Close()
+	visit(t, c.addrOf(0, taken))
+	if p := c.status(0, "taken").Problem; p != "" {
+		t.Errorf("the problem is over, but told: %s", p)
+	}
+}
+
+// A configuration that changes other routes, or who owns this one, touches no session; one
+// that removes it ends them.
+func TestEdgeApplyTouchesNothingElse(t *testing.T) {
+	c := newCluster(t, 1)
+	server, _ := echo(t, "s")
+	one := Route{ID: "one", Listen: freePort(t), Mode: TCP, Owner: "n1", Epoch: 1, Server: server}
+	two := Route{ID: "two", Listen: freePort(t), Mode: TCP, Owner: "n1", Epoch: 1, Server: server}
+	apply := func(routes ...Route) {
+		t.Helper()
+		if err := c.nodes[0].Apply(t.Context(), Config{Node: "n1", Routes: routes}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(one, two)
+	a, ain, _ := visit(t, c.addrOf(0, one))
+	_, bin, _ := visit(t, c.addrOf(0, two))
+	one.Volume = "renamed"
+	apply(one)
+	if _, err := bin.ReadByte(); err == nil {
+		t.Error("a route is gone, and its session goes on")
+	}
+	if _, err := a.Write([]byte("still\n")); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := ain.ReadString('\n'); err != nil || s != "still\n" {
+		t.Errorf("%q, %v", s, err)
+	}
+	if err := c.nodes[0].Apply(t.Context(), Config{Node: "n2"}); err == nil {
+		t.Error("the proxy of one node becomes that of another")
+	}
+}
+
+// A process that comes after another goes on with what that was told, a pause included.
+func TestNodeGoesOn(t *testing.T) {
+	c := newCluster(t, 1)
+	server, _ := echo(t, "s")
+	m := c.nodes[0]
+	file := filepath.Join(t.TempDir(), "proxy.json")
+	m.stop()
+	m.start(t, file, m.addr)
+	r := Route{ID: "r", Listen: freePort(t), Mode: TCP}
+	c.route(r, 0, 3, "")
+	if err := m.Resume(t.Context(), "r", server); err != nil {
+		t.Fatal(err)
+	}
+	visit(t, c.addrOf(0, r))
+	if err := m.Pause(t.Context(), "r", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	before := c.status(0, "r").Paused
+	m.stop()
+	m.start(t, file, m.addr)
+	eventually(t, "the route is back", func() bool { s, _ := m.Status(t.Context()); return len(s.Routes) == 1 })
+	if s := c.status(0, "r"); !s.Paused.Equal(before) || s.Server != server || s.Epoch != 3 {
+		t.Errorf("it goes on with %+v", s)
+	}
+	if err := m.Resume(t.Context(), "r", ""); err != nil {
+		t.Fatal(err)
+	}
+	visit(t, c.addrOf(0, r))
+}
+
+// A server is told whose connection it is, if it expects that, through whichever node the
+// client comes.
+func TestEdgeAnnounces(t *testing.T) {
+	c := newCluster(t, 2)
+	server, _ := echo(t, "s")
+	for i, a := range []Announce{AnnounceV1, AnnounceV2} {
+		r := Route{ID: fmt.Sprint(a), Listen: freePort(t), Mode: TCP, Announce: a}
+		c.route(r, 0, uint64(i+1), server)
+		for node := range c.nodes {
+			conn, in, _ := visit(t, c.addrOf(node, r))
+			from := conn.LocalAddr().(*net.TCPAddr)
+			to, _ := net.ResolveTCPAddr("tcp", server)
+			want := a.header(from.AddrPort(), to.AddrPort())
+			got := make([]byte, len(want))
+			if _, err := io.ReadFull(in, got); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s, node %d: %q, %v; want %q", a, node, got, err, want)
+			}
+		}
+	}
+}
