@@ -103,7 +103,6 @@ type cluster struct {
 	t     testing.TB
 	cuts  *cuts
 	nodes []*member
-	conf  []Route
 }
 
 type member struct {
