@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -165,6 +166,11 @@ func (a *app) completeArgument(ctx context.Context, w words, current string, add
 		all, _ := a.client.Asides(ctx)
 		for _, x := range all.Asides {
 			add(x.Name, fmt.Sprintf("%s of %s on %s", size(x.Data), cmp.Or(x.VolumeName, string(x.Volume)), x.Node))
+		}
+	case "LISTEN":
+		all, _ := a.client.Routes(ctx)
+		for _, r := range all.Routes {
+			add(strconv.Itoa(r.Listen), fmt.Sprintf("%s of %s, %s", r.Mode, r.Volume, r.State))
 		}
 	case "OPTION=VALUE":
 		for _, name := range volume.ChangeableOptions() {

@@ -23,10 +23,11 @@ const (
 const migrateHelp = `Moves VOLUME, with the containers that run on it and follow it (label flocker.enable=true), to NODE,
 or to the best node that has a copy already. What these containers need besides goes along.
 
-A node without a copy gets one first, and the image, while all runs on. Then the containers are stopped,
+A node without a copy gets one first, and the image, while all runs on. Then the clients of its routes
+(flockctl route) are made to wait at a quiet point, the containers are stopped as soon as all do,
 the last writes are copied, and they are started on NODE under the same name. If they do not start there
 they run again where they were, with all that was written. A container that does not follow is not
-stopped: it is named, and nothing is moved.
+stopped: it is named, and nothing is moved. So is a client that does not come to a quiet point.
 
 Ctrl-C calls the migration off until the volume has arrived; after that it only ends the watching.`
 
@@ -175,6 +176,9 @@ func (a *app) printMigration(m api.Migration) error {
 		}
 		if m.Why != "" {
 			a.printf("it would wait: %s\n", m.Why)
+		}
+		for _, text := range m.Notes {
+			a.printf("note: %s\n", text)
 		}
 	case m.State == api.MigrationDone:
 		a.printf("%s is on %s\n", m.Name, m.To)

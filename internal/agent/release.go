@@ -83,7 +83,7 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	}
 	if v.Pending.Follow && a.stopFollowing != nil {
 		if err := a.stopFollowing(ctx, id); err != nil {
-			return refuse(fmt.Sprintf("a container that goes along could not be stopped: %v", err))
+			return refuse(fmt.Sprintf("what goes along could not be stopped: %v", err))
 		}
 	}
 	pending := func(s *state.State) bool {

@@ -154,6 +154,20 @@ var calls = []struct {
 		return one(b.RemoveAside(ctx, "0b5e55ed00000001-0000000000000002-1", "beta"))
 	}},
 	{"remove an aside anywhere", func(ctx context.Context, b both) (any, error) { return one(b.RemoveAside(ctx, "nothing", "")) }},
+	{"routes", func(ctx context.Context, b both) (any, error) { return two(b.Routes(ctx)) }},
+	{"add route", func(ctx context.Context, b both) (any, error) {
+		return two(b.AddRoute(ctx, "pgdata", api.AddRouteRequest{Route: "5433:5432/postgres"}))
+	}},
+	{"add route that is taken", func(ctx context.Context, b both) (any, error) {
+		return two(b.AddRoute(ctx, "uploads", api.AddRouteRequest{Route: "5432"}))
+	}},
+	{"add route to nothing", func(ctx context.Context, b both) (any, error) {
+		return two(b.AddRoute(ctx, "a/b", api.AddRouteRequest{Route: "5432"}))
+	}},
+	{"pause route", func(ctx context.Context, b both) (any, error) { return one(b.PauseRoute(ctx, 5432, true)) }},
+	{"resume route", func(ctx context.Context, b both) (any, error) { return one(b.PauseRoute(ctx, 5432, false)) }},
+	{"remove route", func(ctx context.Context, b both) (any, error) { return one(b.RemoveRoute(ctx, 5432)) }},
+	{"remove route that is not there", func(ctx context.Context, b both) (any, error) { return one(b.RemoveRoute(ctx, 81)) }},
 	{"containers", func(ctx context.Context, b both) (any, error) { return two(b.Containers(ctx)) }},
 	{"forget a container", func(ctx context.Context, b both) (any, error) {
 		return one(b.ForgetContainer(ctx, "shop_db_1", "alpha"))
@@ -231,6 +245,7 @@ var peerCalls = []struct {
 		rep, err := b.Promise(ctx, api.PromiseRequest{})
 		return len(rep.Answers), err
 	}},
+	{"node routes", func(ctx context.Context, b both) (any, error) { return two(b.NodeRoutes(ctx)) }},
 	{"acquire", func(ctx context.Context, b both) (any, error) {
 		return one(b.Acquire(ctx, "0b5e55ed00000001", apitest.Beta.ID))
 	}},

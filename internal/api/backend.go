@@ -95,6 +95,17 @@ type Backend interface {
 	// any.
 	RemoveAside(ctx context.Context, ref, node string) error
 
+	// Routes of all volumes, with what the proxies of the nodes say of them. A node that
+	// does not answer in time is named.
+	Routes(ctx context.Context) (Routes, error)
+	// AddRoute gives a live volume another route, and RemoveRoute takes away the one with a
+	// listen port, unless a container's labels ask for it. The same route again is no error.
+	AddRoute(ctx context.Context, ref string, req AddRouteRequest) (Route, error)
+	RemoveRoute(ctx context.Context, listen int) error
+	// PauseRoute keeps what is new from the server of a route, or lets it go on. It lasts
+	// wherever the volume goes; what waits too long is refused meanwhile.
+	PauseRoute(ctx context.Context, listen int, paused bool) error
+
 	// Containers that follow their volumes, by name.
 	Containers(ctx context.Context) ([]Container, error)
 	// ForgetContainer has a container not be made elsewhere, as when its node will not come
@@ -140,6 +151,8 @@ type Peer interface {
 	// Holds says which of these guids the asked node has of a volume, as snapshot or
 	// bookmark.
 	Holds(ctx context.Context, id volume.ID, guids []uint64) (map[uint64]bool, error)
+	// NodeRoutes is what the asked node's own proxy says.
+	NodeRoutes(ctx context.Context) ([]NodeRoute, error)
 	// Promise makes the asked node take nothing of volumes below an epoch any more, and
 	// tells what its copies hold.
 	Promise(ctx context.Context, req PromiseRequest) (PromiseReply, error)

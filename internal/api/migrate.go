@@ -46,6 +46,8 @@ type Migration struct {
 	// Containers go along, and With are the names of other volumes, which they need.
 	Containers []string `json:"containers"`
 	With       []string `json:"with"`
+	// Notes, of a dry run, are what its clients would notice, in sentences.
+	Notes []string `json:"notes,omitempty"`
 	// Reason is why it failed.
 	Reason string    `json:"reason,omitempty"`
 	Began  time.Time `json:"began,omitzero"`

@@ -68,6 +68,7 @@ func TestEveryFieldIsDescribed(t *testing.T) {
 		UpdateVolumeRequest{}, UpdateVolumeReply{}, Settings{}, Setting{}, SettingsRequest{},
 		SyncRequest{}, SyncReply{}, VerifyRequest{}, VerifyReply{}, Sum{}, CopySum{}, Snapshot{}, SnapshotRequest{}, PruneRequest{},
 		Failover{}, Lease{}, Asides{}, Aside{}, RestoreAsideRequest{}, Container{}, FailoverRequest{}, DrainRequest{}, Drain{}, LeftCopy{}, RemoveNodeRequest{}, RemoveNodeReply{},
+		Routes{}, Route{}, RouteSession{}, AddRouteRequest{}, NodeRoute{},
 	}
 	for _, v := range types {
 		typ := reflect.TypeOf(v)

@@ -118,7 +118,7 @@ func (d *Docker) Users(ctx context.Context) ([]Use, error) {
 		}
 		var out []Use
 		for _, s := range list.Items {
-			u := Use{Container: s.ID, State: State(s.State), Labels: s.Labels}
+			u := Use{Container: s.ID, State: State(s.State), Labels: s.Labels, Ports: portsOfSummary(s)}
 			if len(s.Names) > 0 {
 				u.Name = strings.TrimPrefix(s.Names[0], "/")
 			}

@@ -74,6 +74,7 @@ type Use struct {
 	State     State
 	Volumes   []Mount
 	Labels    map[string]string
+	Ports     Ports // without those published
 }
 
 // Mount is one volume in a container.

@@ -85,6 +85,7 @@ type Captured struct {
 	Error    string // why the last start failed
 	Labels   map[string]string
 	Spec     Spec
+	Ports    Ports
 }
 
 // Volumes of a driver that the container mounts, by name, each once.
@@ -153,6 +154,7 @@ func Capture(raw []byte, driver string) (Captured, error) {
 		ID: in.ID, State: State(in.State.Status), ExitCode: in.State.ExitCode, Error: in.State.Error,
 		Started: in.State.StartedAt != "" && in.State.StartedAt != neverStarted,
 		Labels:  stringMap(in.Config["Labels"]),
+		Ports:   in.portsOf(),
 		Spec: Spec{
 			Name:  strings.TrimPrefix(in.Name, "/"),
 			Image: Image{ID: in.Image, Ref: text(in.Config["Image"])},

@@ -72,6 +72,7 @@ func describe(t *testing.T, raw []byte, c Captured) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s started=%t followed=%t volumes=%v\nimage %s\n", c.Spec.Name, c.State, c.Started, Followed(c.Labels),
 		c.Spec.Volumes("flocker"), c.Spec.Image.Ref)
+	fmt.Fprintf(&b, "at %q exposes %v publishes %v\n", c.Ports.Address, c.Ports.Exposed, c.Ports.Published)
 	differences(t, &b, "Config", in.Config, c.Spec.Config)
 	differences(t, &b, "HostConfig", in.HostConfig, c.Spec.HostConfig)
 	for _, n := range c.Spec.Networks {

@@ -136,6 +136,24 @@ func (b backend) PruneSnapshots(ctx context.Context, ref string, req api.PruneRe
 	return ask(b.d, func(m *member) ([]api.Snapshot, error) { return m.PruneSnapshots(ctx, ref, req) })
 }
 
+func (b backend) Routes(ctx context.Context) (api.Routes, error) {
+	return ask(b.d, func(m *member) (api.Routes, error) { return m.Routes(ctx) })
+}
+
+func (b backend) AddRoute(ctx context.Context, ref string, req api.AddRouteRequest) (api.Route, error) {
+	return ask(b.d, func(m *member) (api.Route, error) { return m.AddRoute(ctx, ref, req) })
+}
+
+func (b backend) RemoveRoute(ctx context.Context, listen int) error {
+	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.RemoveRoute(ctx, listen) })
+	return err
+}
+
+func (b backend) PauseRoute(ctx context.Context, listen int, paused bool) error {
+	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.PauseRoute(ctx, listen, paused) })
+	return err
+}
+
 func (b backend) Containers(ctx context.Context) ([]api.Container, error) {
 	return ask(b.d, func(m *member) ([]api.Container, error) { return m.Containers(ctx) })
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/plugin"
+	"github.com/flocker-io/flocker/proxy"
 	"github.com/flocker-io/flocker/replicate"
 	"github.com/flocker-io/flocker/zfs"
 )
@@ -62,6 +63,13 @@ type Parts struct {
 	Dirty func(pool string) replicate.Dirty
 	// Observe hears of every event of replication; nil: only the metrics do.
 	Observe func(replicate.Event)
+	// Proxy is this machine's `flockd proxy`; nil: routes are not served here. ProxyPort is
+	// where the proxies of all nodes listen for one another. Probe returns when a server
+	// answers as one that is ready does, or ctx ends.
+	Proxy     proxy.Controller
+	ProxyPort string
+	Probe     func(ctx context.Context, mode proxy.Mode, server string) error
+
 	// Cluster is the configuration of raft, gossip and the network; Dir, Version and
 	// Log are filled in.
 	Cluster cluster.Config

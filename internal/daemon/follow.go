@@ -170,14 +170,7 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 		if !container.Followed(u.Labels) || strings.Contains(u.Name, ".flocker-") {
 			continue
 		}
-		var volumes []volume.ID
-		for _, mount := range u.Volumes {
-			if v := s.VolumeByName(mount.Volume); v != nil {
-				volumes = append(volumes, v.ID)
-			}
-		}
-		slices.Sort(volumes)
-		volumes = slices.Compact(volumes)
+		volumes := volumesOf(s, u)
 		if len(volumes) == 0 {
 			continue
 		}
@@ -350,6 +343,9 @@ func (f *follower) propose(ctx context.Context, s *state.State, st followStep, c
 		Image: state.ContainerImage{ID: c.Spec.Image.ID, Ref: c.Spec.Image.Ref, Layers: c.Spec.Image.Layers},
 		Key:   key.ID(), Sealed: sealed, Hash: key.Hash(plain), Routes: st.Here.Routes,
 	}
+	for _, p := range c.Ports.Published {
+		rec.Published = append(rec.Published, state.Published{Host: p.Host, Port: p.Port})
+	}
 	for _, id := range st.Here.Volumes {
 		v := s.Volume(id)
 		if v == nil {
@@ -434,6 +430,11 @@ func (f *follower) bring(ctx context.Context, st followStep) error {
 	if obstacles := container.Preflight(spec, volumeDriver, target); container.Blocked(obstacles) {
 		return fmt.Errorf("%s", obstacles[0].Message)
 	}
+	// What the engine would publish past a gate, or in the place of an edge, it does not.
+	bypass := f.m.cluster.State().Bypass(st.Known)
+	if spec, err = spec.Unpublished(func(host, port int) bool { return bypass(host, port) != "" }); err != nil {
+		return err
+	}
 	var replaces []string
 	if id := st.Known.Left[f.m.self]; id != "" {
 		replaces = append(replaces, id)
@@ -460,8 +461,16 @@ func (f *follower) open(r *state.Container) (container.Spec, error) {
 }
 
 // stopFor is agent.Config.StopFollowing: it stops the containers of a volume that is
-// moved with them.
+// moved with them, as soon as the clients of its routes have been parked. When that cannot
+// be, nothing is stopped, and the error says who is in the way.
 func (f *follower) stopFor(ctx context.Context, id volume.ID) error {
+	if f.m.router != nil {
+		done, err := f.m.router.quiesce(ctx, id)
+		if err != nil {
+			return err
+		}
+		defer done()
+	}
 	for _, c := range f.m.cluster.State().ContainersOf(id) {
 		if c.Node != f.m.self || !c.Run {
 			continue

@@ -49,6 +49,7 @@ type member struct {
 
 	verifier verifier
 	follow   *follower // nil on a node without containers
+	router   *router   // nil on a node without a proxy
 
 	clock     func() lease.Moment
 	tenure    *tenure                // this node's lease
@@ -69,6 +70,9 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		cluster: c, reports: c.Reports(), clients: map[volume.NodeID]*api.Client{}, asided: make(chan struct{}, 1), clock: p.boot(),
 	}
 	m.tenure = newTenure()
+	if p.Proxy != nil {
+		m.router = newRouter(m, p)
+	}
 	if setup.Pool == "" {
 		return m
 	}
@@ -160,6 +164,9 @@ func (m *member) run(ctx context.Context, h http.Handler) error {
 	if m.trees != nil {
 		g.run("verify", m.tidyTrees)
 	}
+	if m.router != nil {
+		g.run("routes", m.whenFresh(m.router.run))
+	}
 	if m.agent != nil {
 		g.run("replication", m.whenFresh(m.repl.Run))
 		g.run("streams", m.whenFresh(m.serveStreams))
@@ -196,6 +203,9 @@ func (m *member) ready() bool {
 // whenFresh puts a part off until the pool is prepared and the node has caught up with
 // the cluster: before that there is nothing for it to do.
 func (m *member) whenFresh(f func(context.Context) error) func(context.Context) error {
+	if m.agent == nil {
+		return f
+	}
 	return func(ctx context.Context) error {
 		select {
 		case <-m.agent.Fresh():
@@ -227,6 +237,9 @@ func (m *member) passEvents(ctx context.Context) error {
 		lease := m.tenure.Changed()
 		m.agent.Wake()
 		m.follow.ring()
+		if m.router != nil {
+			m.router.ring()
+		}
 		m.lookForShadows(ctx)
 		again.try(ctx)
 		select {
@@ -373,6 +386,9 @@ func (m *member) report(ctx context.Context) error {
 		if m.follow != nil {
 			m.follow.report(&rep)
 		}
+	}
+	if m.router != nil {
+		m.router.report(&rep)
 	}
 	leader, ok := m.cluster.Leader()
 	if !ok {
@@ -650,7 +666,7 @@ func (m *member) mayPropose(from volume.NodeID, c state.Command) error {
 			return volume.Errorf(volume.CodeDenied, "the data key is for nodes with a pool")
 		}
 		return nil
-	case state.AbortHandoff, state.AbortDelete, state.DropContainer, state.CreateToken, state.RevokeToken:
+	case state.AbortHandoff, state.AbortDelete, state.DropContainer, state.PauseRoute, state.CreateToken, state.RevokeToken:
 		return nil // any member may: an operator's wish, or the end of an attempt
 	default:
 		return volume.Errorf(volume.CodeDenied, "a node may not propose that")

@@ -64,6 +64,7 @@ func (m *member) migrateHere(ctx context.Context, ref string, req api.MigrateReq
 	if req.DryRun {
 		out := m.describeMigration(v, state.Migration{From: v.Placement.Primary, To: to}, api.MigrationPlanned)
 		out.Doing, out.Why, out.Containers, out.With = plan.Doing, plan.Why, plan.Containers, plan.With
+		out.Notes = m.migrationNotes(ctx, v, plan.Containers)
 		return out, nil
 	}
 	if _, err := m.commit(ctx, "", state.StartMigration{ID: v.ID, To: to, Attempt: newRequest()}); err != nil {

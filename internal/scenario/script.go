@@ -49,6 +49,7 @@ import (
 //	suspend NODE, resume NODE      its pool refuses every change
 //	sleep DURATION                 of the bubble
 //	settings, set, ...             what people do with flockctl: see operatorStep
+//	route, busy, ...               what becomes of routes: see proxyStep
 //	run-following, ...             what becomes of containers that follow: see followStep
 //	isolate, freeze, repair, ...   what goes wrong with machines: see faultStep
 //
@@ -316,6 +317,9 @@ func (w *World) step(words []string) error {
 		}
 	default:
 		if ok, err := w.followStep(words); ok {
+			return err
+		}
+		if ok, err := w.proxyStep(words); ok {
 			return err
 		}
 		return w.operatorStep(words)

@@ -68,6 +68,7 @@ type Machine struct {
 	done   chan error
 	files  *files
 	trees  *trees
+	proxy  *fakeProxy
 
 	fencer    *fencer
 	on        bool           // it has power
@@ -96,6 +97,7 @@ func NewWorld(t testing.TB, n int) *World {
 			Engine: containerfake.New(name),
 		}
 		m.trees = &trees{zfs: m.ZFS}
+		m.proxy = newFakeProxy(m)
 		m.fencer = &fencer{zfs: m.ZFS, engine: m.Engine, clock: m.uptime, reset: m.dies}
 		w.nodes[name] = m
 		m.powerOn()
@@ -159,7 +161,8 @@ func (m *Machine) Start() {
 	d := daemon.New(daemon.Parts{
 		Version: "scenario", BootID: m.bootID(), Boot: m.uptime, Fencer: fencer, StopWriters: m.fencer.instead, Timers: daemon.Profile("default"),
 		Log:      slog.New(slog.NewTextHandler(writer{m.world.t, m.Name}, &slog.HandlerOptions{Level: slog.LevelWarn})),
-		StateDir: m.dir, MountDir: "/volumes", ZFS: m.ZFS, Files: m.files, Engine: m.Engine, Trees: m.trees,
+		StateDir: m.dir, MountDir: "/volumes", ZFS: m.ZFS, Files: m.files, Engine: movingEngine{m.Engine, m}, Trees: m.trees,
+		Proxy: m.proxy, ProxyPort: "4526", Probe: m.proxy.probe,
 		Now:     func() time.Time { return time.Now().Add(time.Duration(m.clock.Load())) },
 		Started: func() { close(started) },
 		Observe: func(e replicate.Event) {
@@ -213,6 +216,7 @@ func (m *Machine) Cut() {
 	heal := m.separate()
 	m.Engine.Crash(false)
 	m.ZFS.Crash()
+	m.proxy.reset()
 	m.fencer.powerOff()
 	if m.thawed != nil {
 		m.thawed()
@@ -390,6 +394,7 @@ func (w *World) Check() {
 			w.epochs[key] = v.Epoch
 		}
 	}
+	w.oneGate()
 	w.checkAcked()
 }
 

@@ -116,6 +116,8 @@ func (t *txn) apply(c Command) Result {
 		return t.setDataKey(c)
 	case RemoveNode:
 		return t.removeNode(c)
+	case PauseRoute:
+		return t.pauseRoute(c)
 	}
 	// Decode lets nothing else through; a command type without a case is a bug that
 	// must not differ between nodes, so it is refused the same way everywhere.
@@ -391,6 +393,7 @@ func (t *txn) updateSpec(c UpdateSpec) Result {
 	next := *v
 	next.Spec = now
 	t.putVolume(next)
+	t.prunePaused(v.ID)
 	var words []string
 	for _, ch := range was.Changes(now) {
 		words = append(words, ch.Option+"="+cmp.Or(ch.To, "none"))

@@ -251,6 +251,7 @@ var decoders = map[string]func([]byte) (Command, error){
 	"drop-container":  decode[DropContainer],
 	"set-data-key":    decode[SetDataKey],
 	"remove-node":     decode[RemoveNode],
+	"pause-route":     decode[PauseRoute],
 }
 
 // ErrUnknownCommand means that a newer version of flocker wrote the log. A node

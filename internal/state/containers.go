@@ -34,6 +34,8 @@ type Container struct {
 	// Routes that its labels ask for, in order of Listen; ports that others have are left
 	// out.
 	Routes []volume.Route `json:"routes,omitempty"`
+	// Published are ports of it that its engine publishes by itself, on one node.
+	Published []Published `json:"published,omitempty"`
 	// Sealed is its spec, encrypted with the data key of this ID, which witnesses do not
 	// have; this package does not look into it. Hash tells specs apart and nothing else.
 	Key    string `json:"key"`
@@ -49,6 +51,13 @@ type Container struct {
 type ContainerVolume struct {
 	ID    volume.ID    `json:"id"`
 	Epoch volume.Epoch `json:"epoch"`
+}
+
+// Published is a port of a node that an engine leads to a port of a container, past any
+// gate. Host is 0 where the engine chooses it.
+type Published struct {
+	Host int `json:"host"`
+	Port int `json:"port"`
 }
 
 // ContainerImage says which image a container needs.
@@ -208,6 +217,7 @@ func (t *txn) putContainer(p PutContainer) Result {
 		t.s.containers, _, _ = t.s.containers.Delete([]byte(key))
 	}
 	t.storeContainer(c)
+	t.prunePaused(c.Volumes[0].ID)
 	first, _ := t.at1(c.Volumes[0].ID, c.Volumes[0].Epoch)
 	switch {
 	case old == nil:
@@ -317,6 +327,7 @@ func (t *txn) leaveContainers(node volume.NodeID) {
 
 func (t *txn) forgetContainer(c *Container, why string) {
 	t.s.containers, _, _ = t.s.containers.Delete([]byte(c.RecordKey()))
+	t.prunePaused(c.Volumes[0].ID)
 	t.event(Event{Kind: "container.forgotten", Name: c.Name, Node: c.Node, Volume: c.Volumes[0].ID,
 		Message: fmt.Sprintf("container %s of %s does not follow any more: %s", c.Name, t.s.NodeName(c.Node), why)})
 }

@@ -13,10 +13,10 @@ import (
 )
 
 // Ports that flocker has on every node unless it is told otherwise: the one for nodes,
-// gossip, metrics. No route can have them, nor those that the nodes are known by.
+// gossip, metrics, and the one for proxies. No route can have them, nor those that the nodes are known by.
 const (
 	firstOwnPort = 4523
-	lastOwnPort  = 4525
+	lastOwnPort  = 4526
 )
 
 // Route is a front door of a volume, whose listen port nobody else has. The server behind
@@ -64,10 +64,20 @@ type NodeRoute struct {
 	// Owner is the node with the gate, at this epoch; "" while the volume has no primary.
 	Owner volume.NodeID
 	Epoch volume.Epoch
-	// Pause: the containers of the volume are being stopped to go to another node, or are
+	// Moving: the containers of the volume are being stopped to go to another node, or are
 	// not known yet to run where they went. Nothing may reach the server.
-	Pause bool
+	Moving bool
+	// Paused: an operator wants nothing to reach it.
+	Paused bool
 }
+
+// PauseRoute is an operator's wish that nothing pass a route, or that it go on.
+type PauseRoute struct {
+	Listen int  `json:"listen"`
+	Pause  bool `json:"pause"`
+}
+
+func (PauseRoute) kind() string { return "pause-route" }
 
 // NodeRoutes are all routes with where they lead, in order of their listen ports.
 func (s *State) NodeRoutes() (out []NodeRoute) {
@@ -77,7 +87,7 @@ func (s *State) NodeRoutes() (out []NodeRoute) {
 		if v.Phase == PhaseCreating {
 			continue // nothing can be behind it
 		}
-		out = append(out, NodeRoute{Route: r, Owner: v.Placement.Primary, Epoch: v.Epoch, Pause: moving[v.ID]})
+		out = append(out, NodeRoute{Route: r, Owner: v.Placement.Primary, Epoch: v.Epoch, Moving: moving[v.ID], Paused: slices.Contains(v.Paused, r.Listen)})
 	}
 	return out
 }
@@ -103,6 +113,91 @@ func (s *State) moving() map[volume.ID]bool {
 		}
 	}
 	return with
+}
+
+// RouteAt is the route with a listen port.
+func (s *State) RouteAt(listen int) (Route, bool) {
+	all := s.Routes()
+	i, found := slices.BinarySearchFunc(all, listen, func(r Route, port int) int { return cmp.Compare(r.Listen, port) })
+	if !found {
+		return Route{}, false
+	}
+	return all[i], true
+}
+
+// Bypasses says in words which ports of a container its engine publishes past the gates of
+// its routes, or in the place of an edge. Made again elsewhere, it is without these.
+func (s *State) Bypasses(c *Container) (out []string) {
+	bypass := s.Bypass(c)
+	for _, p := range c.Published {
+		if why := bypass(p.Host, p.Port); why != "" {
+			out = append(out, why)
+		}
+	}
+	return out
+}
+
+// Bypass is a function that says why a published port of a container bypasses a route; ""
+// when it does not.
+func (s *State) Bypass(c *Container) func(host, port int) string {
+	listens, ports := map[int]Route{}, map[int]Route{}
+	for _, r := range s.Routes() {
+		listens[r.Listen] = r
+		if r.Container == nil && c.Uses(r.Volume.ID) || r.Container != nil && r.Container.RecordKey() == c.RecordKey() {
+			ports[r.Port] = r
+		}
+	}
+	return func(host, port int) string {
+		if r, ok := ports[port]; ok {
+			return fmt.Sprintf("its port %d is published by the engine, past the route on port %d: clients that come that way are not spared a move", port, r.Listen)
+		}
+		if r, ok := listens[host]; ok {
+			return fmt.Sprintf("the engine publishes its port %d on %d, where the route of volume %q listens", port, host, r.Volume.Name)
+		}
+		return ""
+	}
+}
+
+func (t *txn) pauseRoute(c PauseRoute) Result {
+	r, ok := t.s.RouteAt(c.Listen)
+	switch {
+	case !ok:
+		return failed(volume.CodeNotFound, "no route listens on port %d", c.Listen)
+	case slices.Contains(r.Volume.Paused, c.Listen) == c.Pause:
+		return Result{Volume: r.Volume.ID}
+	}
+	next := *r.Volume
+	kind, doing := "route.resumed", "goes on"
+	if c.Pause {
+		kind, doing = "route.paused", "is paused"
+		next.Paused = append(slices.Clone(next.Paused), c.Listen)
+		slices.Sort(next.Paused)
+	} else {
+		next.Paused = slices.DeleteFunc(slices.Clone(next.Paused), func(port int) bool { return port == c.Listen })
+	}
+	t.putVolume(next)
+	t.event(Event{Kind: kind, Volume: next.ID, Name: next.Name, Message: fmt.Sprintf("the route of volume %s on port %d %s", next.Name, c.Listen, doing)})
+	return Result{Volume: next.ID}
+}
+
+// prunePaused forgets pauses of routes that a volume has no more: one that is asked for
+// anew begins unpaused.
+func (t *txn) prunePaused(id volume.ID) {
+	v := t.s.Volume(id)
+	if v == nil || len(v.Paused) == 0 {
+		return
+	}
+	next := *v
+	next.Paused = slices.DeleteFunc(slices.Clone(v.Paused), func(port int) bool {
+		r, ok := t.s.RouteAt(port)
+		return !ok || r.Volume.ID != id
+	})
+	if len(next.Paused) < len(v.Paused) {
+		if len(next.Paused) == 0 {
+			next.Paused = nil
+		}
+		t.putVolume(next)
+	}
 }
 
 // FreeRoutes are those of the wanted routes that the container of a record can have, and

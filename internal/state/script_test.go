@@ -33,7 +33,7 @@ import (
 //	undelete NAME [as=NEW]
 //	differs NAME TEXT    the primary has found copies that are not alike
 //	data-key ID [was=ID]
-//	container NAME on=n1 vols=a,b id=ENGINEID [key=K] [size=N] [epoch=N] [ports=..] [stopped]
+//	container NAME on=n1 vols=a,b id=ENGINEID [key=K] [size=N] [epoch=N] [ports=..] [publish=HOST:PORT,..] [stopped]
 //	drop-container NAME on=n1 vols=a,b [changed=N]
 //	recover n1                    Recover, which is no command
 //	drain n2 [keep=yes]  undrain n2
@@ -51,6 +51,8 @@ import (
 //	show [NAME ..]       prints volumes, and without a name tokens and events
 //	routes               prints routes and where they lead
 //	free NAME on=n1 vols=a ports=..   FreeRoutes of a container
+//	pause-route PORT     resume-route PORT
+//	bypasses CONTAINER   prints what is published past its routes
 //	leases               prints failover, the nodes' leases, and who may write
 //
 // In the commands of failover, "round=N" gives another round than the right one.
@@ -176,6 +178,19 @@ func (sc *script) do(words []string) string {
 		p := sc.container("container", arg(0), opt, false).(PutContainer)
 		free, taken := sc.s.FreeRoutes(&p.Container, p.Container.Routes)
 		return strings.Join(append([]string{"free: " + volume.FormatRoutes(free)}, taken...), "\n")
+	case "bypasses":
+		for r := range sc.s.Containers() {
+			if r.Name == arg(0) {
+				return cmp.Or(strings.Join(sc.s.Bypasses(r), "\n"), "none")
+			}
+		}
+		return "no such container"
+	case "pause-route", "resume-route":
+		listen, err := strconv.Atoi(arg(0))
+		if err != nil {
+			sc.t.Fatal(err)
+		}
+		c = PauseRoute{Listen: listen, Pause: words[0] == "pause-route"}
 	case "lead":
 		c = TakeLead{Leader: nodeID(arg(0))}
 	case "arm", "disarm", "complete", "grant", "lost":
@@ -393,6 +408,13 @@ func (sc *script) leases() string {
 // the record of now.
 func (sc *script) container(what, name string, opt map[string]string, stopped bool) Command {
 	c := Container{Name: name, Node: nodeID(opt["on"]), ID: opt["id"], Run: !stopped, Key: opt["key"], Hash: opt["id"], Routes: sc.ports(opt)}
+	for _, p := range strings.FieldsFunc(opt["publish"], func(r rune) bool { return r == ',' }) {
+		var pub Published
+		if _, err := fmt.Sscanf(p, "%d:%d", &pub.Host, &pub.Port); err != nil {
+			sc.t.Fatalf("publish %q: %v", p, err)
+		}
+		c.Published = append(c.Published, pub)
+	}
 	size, _ := strconv.Atoi(opt["size"])
 	c.Sealed = make([]byte, size)
 	for _, v := range strings.FieldsFunc(opt["vols"], func(r rune) bool { return r == ',' }) {
@@ -447,8 +469,11 @@ func (sc *script) routes() string {
 			line += " to " + r.Container.Name
 		}
 		line += " on " + cmp.Or(sc.s.NodeName(r.Owner), "no node") + " epoch=" + strconv.FormatUint(uint64(r.Epoch), 10)
-		if r.Pause {
-			line += " pause"
+		if r.Moving {
+			line += " moving"
+		}
+		if r.Paused {
+			line += " paused"
 		}
 		out = append(out, line)
 	}

@@ -160,7 +160,9 @@ type Volume struct {
 	LastMigration *EndedMigration `json:"last_migration,omitempty"`
 	// Adopt, until the volume is confirmed, is the set-aside copy on the primary that it
 	// is made of, by its name; "" for a volume that begins empty.
-	Adopt   string    `json:"adopt,omitempty"`
+	Adopt string `json:"adopt,omitempty"`
+	// Paused are listen ports of its routes that an operator has paused, in order.
+	Paused  []int     `json:"paused,omitempty"`
 	Created time.Time `json:"created"`
 	Deleted time.Time `json:"deleted,omitzero"`
 	// Changed is the Raft index of the last change.

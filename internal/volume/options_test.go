@@ -111,7 +111,7 @@ func TestSpecEqual(t *testing.T) {
 		"uid":      func(s *Spec) { s.UID++ },
 		"gid":      func(s *Spec) { s.GID++ },
 		"mode":     func(s *Spec) { s.Mode++ },
-		"ports":    func(s *Spec) { s.Ports = []Route{{80, 80, RouteTCP}} },
+		"ports":    func(s *Spec) { s.Ports = []Route{{Listen: 80, Port: 80, Mode: RouteTCP}} },
 	} {
 		s := DefaultSpec()
 		change(&s)
@@ -135,7 +135,7 @@ func TestSpecValidate(t *testing.T) {
 		"mode too large":     func(s *Spec) { s.Mode = 0o10000 },
 		"foreign property":   func(s *Spec) { s.ZFS["mountpoint"] = "/" },
 		"not canonical":      func(s *Spec) { s.ZFS["recordsize"] = "16384" },
-		"wrong port":         func(s *Spec) { s.Ports = []Route{{80, 0, RouteTCP}} },
+		"wrong port":         func(s *Spec) { s.Ports = []Route{{Listen: 80, Mode: RouteTCP}} },
 		"unknown profile":    func(s *Spec) { s.Profile = "turbo" },
 	} {
 		s := DefaultSpec()

@@ -15,6 +15,9 @@ type Route struct {
 	Listen int       `json:"listen"`
 	Port   int       `json:"port"`
 	Mode   RouteMode `json:"mode"`
+	// Cut says what becomes of connections that keep a pause from beginning: they are cut.
+	// Without it the move is given up and they go on.
+	Cut bool `json:"cut,omitempty"`
 }
 
 // RouteMode says how much of what passes through a route is understood, and so what a
@@ -36,12 +39,13 @@ func RouteModes() []RouteMode {
 }
 
 // RouteForm is how a route is written.
-const RouteForm = "LISTEN[:PORT][/MODE]"
+const RouteForm = "LISTEN[:PORT][/MODE[/cut]]"
 
-// ParseRoute reads LISTEN[:PORT][/MODE]. The container's port is LISTEN and the mode is
-// tcp where nothing else is said.
+// ParseRoute reads what RouteForm says. The container's port is LISTEN and the mode is tcp
+// where nothing else is said.
 func ParseRoute(text string) (Route, error) {
 	ports, mode, named := strings.Cut(text, "/")
+	mode, end, more := strings.Cut(mode, "/")
 	listen, port, two := strings.Cut(ports, ":")
 	var r Route
 	var err error
@@ -57,6 +61,9 @@ func ParseRoute(text string) (Route, error) {
 		if r.Mode, err = ParseRouteMode(mode); err != nil {
 			return Route{}, err
 		}
+	}
+	if r.Cut = end == "cut"; more && !r.Cut {
+		return Route{}, fmt.Errorf("%s after the mode: only cut may stand there", clip(end))
 	}
 	return r, nil
 }
@@ -94,7 +101,13 @@ func (r Route) Check() error {
 }
 
 // String is the route as ParseRoute reads it, with all its parts.
-func (r Route) String() string { return fmt.Sprintf("%d:%d/%s", r.Listen, r.Port, r.Mode) }
+func (r Route) String() string {
+	text := fmt.Sprintf("%d:%d/%s", r.Listen, r.Port, r.Mode)
+	if r.Cut {
+		text += "/cut"
+	}
+	return text
+}
 
 // ParseRoutes reads a list of routes with commas between; "" and "none" are none. They
 // are in order of their listen ports, which are all different.

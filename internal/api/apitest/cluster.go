@@ -103,6 +103,7 @@ func Cluster() *Fake {
 		{Name: "flk-0000000000000003-000000007200", GUID: 0xfeed, Taken: Now.Add(-time.Second), Kind: "engine", Referenced: 2 << 30, Written: 1 << 20},
 	}}
 	f.containers = containers()
+	f.routes = routes()
 	f.asides = []api.Aside{
 		{Aside: volume.Aside{Name: "0b5e55ed00000001-0000000000000002-1", Volume: "0b5e55ed00000001", Epoch: 2, At: Now.Add(-72 * time.Hour), Reason: "it has snapshots that the primary lacks", Used: 30 << 20, Data: 2 << 30},
 			Node: Beta, VolumeName: "pgdata", Expires: Now.Add(27 * 24 * time.Hour)},

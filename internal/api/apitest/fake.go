@@ -40,6 +40,7 @@ type Fake struct {
 	snapshots  map[volume.ID][]api.Snapshot
 	asides     []api.Aside
 	containers []api.Container
+	routes     []api.Route
 	// differs is the node whose copies verify finds to be unlike; unread, one whose
 	// copies it cannot read.
 	differs, unread volume.NodeID

@@ -36,6 +36,9 @@ func (f *Fake) MigrateVolume(ctx context.Context, ref string, req api.MigrateReq
 	}
 	if req.DryRun {
 		m.ID, m.State, m.Doing = "", api.MigrationPlanned, ""
+		if len(m.Containers) > 0 {
+			m.Notes = []string{"container " + m.Containers[0] + ": its port 5432 is published by the engine, past the route on port 5432: clients that come that way are not spared a move"}
+		}
 		return m, nil
 	}
 	f.index++

@@ -62,6 +62,9 @@ type record struct {
 	labels   map[string]string
 	env      []string
 	image    string
+	publish  []container.PublishedPort
+	expose   []int
+	ip       string
 	started  bool   // it has run
 	err      string // why the last start failed
 	exitCode int
@@ -104,6 +107,10 @@ type RunOptions struct {
 	Restart string
 	Labels  map[string]string
 	Env     []string
+	// Publish are ports of the node that the engine leads to ports of the container.
+	Publish []container.PublishedPort
+	// Expose are ports that the image names.
+	Expose []int
 	// Image, which the engine has from then on; "": one that every engine has.
 	Image string
 	// CopyUp: the image has files where the volume goes, so the engine mounts the
@@ -136,8 +143,9 @@ func (e *Engine) Create(name string, opts RunOptions, volumes ...string) error {
 	}
 	c := &record{
 		id: e.nextID(), name: name, state: container.Created, restart: opts.Restart, labels: opts.Labels,
-		env: opts.Env, image: opts.Image,
+		env: opts.Env, image: opts.Image, publish: opts.Publish, expose: opts.Expose,
 	}
+	c.ip = fmt.Sprintf("172.17.0.%d", e.serial+1)
 	if opts.Image != "" {
 		e.images[opts.Image] = true
 	}
@@ -463,7 +471,10 @@ func (e *Engine) Users(context.Context) ([]container.Use, error) {
 	defer e.mu.Unlock()
 	var out []container.Use
 	for _, c := range e.containers {
-		u := container.Use{Container: c.id, Name: c.name, State: c.state, Labels: c.labels}
+		u := container.Use{Container: c.id, Name: c.name, State: c.state, Labels: c.labels, Ports: container.Ports{Exposed: c.expose}}
+		if c.state == container.Running {
+			u.Ports.Address = c.ip
+		}
 		for _, m := range c.mounts {
 			if !m.local {
 				u.Volumes = append(u.Volumes, container.Mount{Volume: m.volume, Driver: "flocker", Destination: "/" + m.volume})

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
+	"strconv"
 
 	"github.com/flocker-io/flocker/internal/container"
 )
@@ -29,13 +31,22 @@ func (e *Engine) Inspect(_ context.Context, ref string) (container.Captured, err
 	if err != nil {
 		return container.Captured{}, err
 	}
-	host, err := json.Marshal(map[string]any{"RestartPolicy": map[string]any{"Name": c.restart}})
+	bindings := map[string][]map[string]string{}
+	for _, p := range c.publish {
+		spec := fmt.Sprintf("%d/tcp", p.Port)
+		bindings[spec] = append(bindings[spec], map[string]string{"HostPort": strconv.Itoa(p.Host)})
+	}
+	host, err := json.Marshal(map[string]any{"RestartPolicy": map[string]any{"Name": c.restart}, "PortBindings": bindings})
 	if err != nil {
 		return container.Captured{}, err
 	}
 	out := container.Captured{
 		ID: c.id, State: c.state, Started: c.started, ExitCode: c.exitCode, Error: c.err, Labels: c.labels,
-		Spec: container.Spec{Name: c.name, Image: imageOf(c.image), Config: config, HostConfig: host},
+		Spec:  container.Spec{Name: c.name, Image: imageOf(c.image), Config: config, HostConfig: host},
+		Ports: container.Ports{Published: c.publish, Exposed: c.expose},
+	}
+	if c.state == container.Running {
+		out.Ports.Address = c.ip
 	}
 	for _, m := range c.mounts {
 		p := container.MountPoint{Type: "volume", Name: m.volume, Driver: driverName, Destination: "/" + m.volume}
@@ -68,7 +79,10 @@ func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []stri
 		Labels map[string]string
 		Env    []string
 	}
-	var host struct{ RestartPolicy struct{ Name string } }
+	var host struct {
+		RestartPolicy struct{ Name string }
+		PortBindings  map[string][]struct{ HostPort string }
+	}
 	if err := json.Unmarshal(s.Config, &config); err != nil {
 		return "", err
 	}
@@ -97,6 +111,15 @@ func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []stri
 		}
 	}
 	opts := RunOptions{Restart: host.RestartPolicy.Name, Labels: config.Labels, Env: config.Env, Image: s.Image.Ref}
+	for _, spec := range slices.Sorted(maps.Keys(host.PortBindings)) {
+		for _, b := range host.PortBindings[spec] {
+			var p container.PublishedPort
+			if _, err := fmt.Sscanf(b.HostPort+" "+spec, "%d %d/tcp", &p.Host, &p.Port); err != nil {
+				return "", err
+			}
+			opts.Publish = append(opts.Publish, p)
+		}
+	}
 	if err := e.Run(s.Name, opts, s.Volumes(driverName)...); err != nil {
 		back()
 		return "", err

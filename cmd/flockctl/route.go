@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+const routeHelp = `A route is a port that every node listens on and that leads to the container of one volume, wherever it
+runs. It is written ` + volume.RouteForm + `: without PORT the container's port is the same, without MODE it is tcp.
+
+tcp, tls         new connections wait while the volume moves; busy ones are in the way of a migration
+http, redis, postgres  clients stay connected and wait; nothing that they ask is lost or done twice
+
+With /cut connections that are in the way are cut when their time is over; otherwise the migration is
+given up and names them. Routes can also be given as the option ports of a volume, or as labels of a
+container that follows its volumes: flocker.proxy.NAME.listen, .port and .mode.`
+
+func (a *app) routeCommand() *cli.Command {
+	port := func(usage, what string, do func(ctx context.Context, listen int) error) *cli.Command {
+		return &cli.Command{
+			Name: what, Usage: usage, ArgsUsage: "LISTEN",
+			Action: a.action(1, 1, func(ctx context.Context, c *cli.Context) error {
+				listen, err := strconv.Atoi(c.Args().First())
+				if err != nil {
+					return usageError{fmt.Errorf("%q is no port", c.Args().First()), c.Command.HelpName}
+				}
+				if err := do(ctx, listen); err != nil {
+					return err
+				}
+				a.printf("%d\n", listen)
+				return nil
+			}),
+		}
+	}
+	remove := port("stop listening on a port; connections end", "remove", func(ctx context.Context, listen int) error { return a.client.RemoveRoute(ctx, listen) })
+	remove.Aliases = []string{"rm"}
+	pause := port("let nothing new reach the server of a route, wherever it goes", "pause", func(ctx context.Context, listen int) error { return a.client.PauseRoute(ctx, listen, true) })
+	pause.Description = "Clients wait, and are refused in the words of their protocol when they have waited too long."
+	return &cli.Command{
+		Name: "route", Aliases: []string{"routes"}, Usage: "lead ports of all nodes to the container of a volume", Description: routeHelp,
+		Subcommands: []*cli.Command{
+			{
+				Name: "list", Aliases: []string{"ls"}, Usage: "list them, and what their clients do", Description: routeHelp,
+				Action: a.action(0, 0, a.listRoutes),
+			},
+			{
+				Name: "add", Usage: "listen on a port for a volume", ArgsUsage: "VOLUME ROUTE", Description: routeHelp,
+				Action: a.action(2, 2, func(ctx context.Context, c *cli.Context) error {
+					r, err := a.client.AddRoute(ctx, c.Args().First(), api.AddRouteRequest{Route: c.Args().Get(1)})
+					switch {
+					case err != nil:
+						return err
+					case a.asJSON:
+						return a.printJSON(r)
+					}
+					a.printf("%s\n", r.Route)
+					return nil
+				}),
+			},
+			remove, pause,
+			port("let a paused route go on", "resume", func(ctx context.Context, listen int) error { return a.client.PauseRoute(ctx, listen, false) }),
+		},
+	}
+}
+
+func (a *app) listRoutes(ctx context.Context, _ *cli.Context) error {
+	all, err := a.client.Routes(ctx)
+	switch {
+	case err != nil:
+		return err
+	case a.asJSON:
+		return a.printJSON(all)
+	case a.quiet:
+		for _, r := range all.Routes {
+			a.printf("%d\n", r.Listen)
+		}
+		return nil
+	}
+	t := newTable("LISTEN", "PORT", "MODE", "VOLUME", "OWNER", "STATE", "SESSIONS", "PARKED", "WAITING", "PINNED")
+	for _, r := range all.Routes {
+		mode, owner, of := string(r.Mode), r.Owner.String(), r.Volume
+		if r.Cut {
+			mode += "/cut"
+		}
+		if r.Owner == (api.NodeRef{}) {
+			owner = "-"
+		}
+		if r.Container != "" {
+			of += " (" + r.Container + ")"
+		}
+		t.add(strconv.Itoa(r.Listen), strconv.Itoa(r.Port), mode, of, owner, string(r.State),
+			strconv.Itoa(r.Sessions), strconv.Itoa(r.Parked), strconv.Itoa(r.Held), strconv.Itoa(len(r.Pinned)))
+	}
+	if err := t.print(a.stdout); err != nil {
+		return err
+	}
+	for _, r := range all.Routes {
+		for _, s := range r.Pinned {
+			a.printf("%d: %s on %s cannot be moved since %s ago: %s\n", r.Listen, s.Client, s.Node, a.ago(s.Since), s.Why)
+		}
+		for _, s := range r.Busy {
+			a.printf("%d: %s on %s keeps the pause from beginning: %s\n", r.Listen, s.Client, s.Node, s.Why)
+		}
+		for _, text := range r.Problems {
+			a.printf("%d: %s\n", r.Listen, text)
+		}
+	}
+	if len(all.Unheard) > 0 {
+		var names []string
+		for _, n := range all.Unheard {
+			names = append(names, n.String())
+		}
+		fmt.Fprintf(a.stderr, "flockctl: clients that came to %s are not counted: no answer\n", strings.Join(names, ", "))
+	}
+	return nil
+}

@@ -1,0 +1,95 @@
+package apitest
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+func routes() []api.Route {
+	return []api.Route{
+		{Route: volume.Route{Listen: 80, Port: 8080, Mode: volume.RouteHTTP}, Volume: "uploads", Container: "web", Owner: Beta, State: api.RouteWaiting,
+			Held: 3, Sessions: 3, Problems: []string{"beta: nobody is served on port 80 of this node: address already in use"}},
+		{Route: volume.Route{Listen: 5432, Port: 5432, Mode: volume.RoutePostgres}, Volume: "pgdata", Owner: Alpha, State: api.RouteOpen, Server: "172.17.0.2:5432",
+			Sessions: 12, Parked: 9, Pinned: []api.RouteSession{{Node: Gamma, Client: "10.0.0.9:40312", Since: Now.Add(-3 * time.Minute), Why: "it has an advisory lock"}}},
+	}
+}
+
+// Routes implements api.Backend.
+func (f *Fake) Routes(ctx context.Context) (api.Routes, error) {
+	defer f.mu.Unlock()
+	if err := f.enter(ctx, "Routes"); err != nil {
+		return api.Routes{}, err
+	}
+	return api.Routes{Routes: slices.Clone(f.routes), Unheard: []api.NodeRef{Gamma}}, nil
+}
+
+// AddRoute implements api.Backend.
+func (f *Fake) AddRoute(ctx context.Context, ref string, req api.AddRouteRequest) (api.Route, error) {
+	defer f.mu.Unlock()
+	if err := f.enter(ctx, "AddRoute", ref, req); err != nil {
+		return api.Route{}, err
+	}
+	i, err := f.findVolume(ref, false)
+	if err != nil {
+		return api.Route{}, err
+	}
+	parsed, err := volume.ParseRoute(req.Route)
+	if err != nil {
+		return api.Route{}, volume.Errorf(volume.CodeInvalid, "route %q: %v", req.Route, err)
+	}
+	if i, there := f.routeAt(parsed.Listen); there {
+		return api.Route{}, volume.Errorf(volume.CodeConflict, "port %d is that of volume %q", parsed.Listen, f.routes[i].Volume)
+	}
+	r := api.Route{Route: parsed, Volume: f.volumes[i].Name, Owner: f.volumes[i].Primary, State: api.RouteOpen}
+	f.routes = append(f.routes, r)
+	return r, nil
+}
+
+// RemoveRoute implements api.Backend.
+func (f *Fake) RemoveRoute(ctx context.Context, listen int) error {
+	defer f.mu.Unlock()
+	if err := f.enter(ctx, "RemoveRoute", listen); err != nil {
+		return err
+	}
+	i, there := f.routeAt(listen)
+	if !there {
+		return volume.Errorf(volume.CodeNotFound, "no route listens on port %d", listen)
+	}
+	f.routes = slices.Delete(f.routes, i, i+1)
+	return nil
+}
+
+// PauseRoute implements api.Backend.
+func (f *Fake) PauseRoute(ctx context.Context, listen int, paused bool) error {
+	defer f.mu.Unlock()
+	if err := f.enter(ctx, "PauseRoute", listen, paused); err != nil {
+		return err
+	}
+	i, there := f.routeAt(listen)
+	if !there {
+		return volume.Errorf(volume.CodeNotFound, "no route listens on port %d", listen)
+	}
+	f.routes[i].State = api.RouteOpen
+	if paused {
+		f.routes[i].State = api.RoutePaused
+	}
+	return nil
+}
+
+func (f *Fake) routeAt(listen int) (int, bool) {
+	i := slices.IndexFunc(f.routes, func(r api.Route) bool { return r.Listen == listen })
+	return i, i >= 0
+}
+
+// NodeRoutes implements api.Peer.
+func (f *Fake) NodeRoutes(ctx context.Context) ([]api.NodeRoute, error) {
+	defer f.mu.Unlock()
+	if err := f.enter(ctx, "NodeRoutes"); err != nil {
+		return nil, err
+	}
+	return []api.NodeRoute{{Listen: 5432, Sessions: 12, Parked: 9, Server: "172.17.0.2:5432"}}, nil
+}

@@ -1,0 +1,195 @@
+package daemon
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/proxy"
+)
+
+// routeView is all that is decided from what this node's proxy is told.
+type routeView struct {
+	Self  volume.NodeID
+	State *state.State
+	// Port is where the proxies listen for one another.
+	Port string
+	// Here are the containers with volumes that this node's engine runs. Known is false
+	// when it does not answer: then servers stay where they are.
+	Here  []servingContainer
+	Known bool
+	// Proxy is what the proxy says; Stopping are routes whose server is just being stopped,
+	// and Ready says that a server has answered a probe.
+	Proxy    proxy.Status
+	Stopping map[string]bool
+	Ready    func(id, server string) bool
+}
+
+// servingContainer is a container that runs here and may be the server of routes.
+type servingContainer struct {
+	Name    string
+	Record  string // key that its record has or would have
+	Volumes []volume.ID
+	Ports   container.Ports
+}
+
+// routePlan is what the proxy is to be told, and what to do before and after that.
+type routePlan struct {
+	Pause  []string // before
+	Config proxy.Config
+	Resume []routeServer // after
+	Probe  []routeServer // servers that nobody has seen to answer yet
+	// Problems are sentences by route.
+	Problems map[string]string
+}
+
+// routeServer is where a route is to lead.
+type routeServer struct {
+	ID     string
+	Mode   proxy.Mode
+	Server string
+}
+
+// routeID names a route in the cluster. Another mode is another route: what a gate has
+// followed in one protocol means nothing in another.
+func routeID(r state.Route) string { return fmt.Sprintf("%s-%d-%s", r.Volume.ID, r.Listen, r.Mode) }
+
+// planRoutes decides it. Where a route leads is known to every node from the state; where
+// its server is, to its owner alone, from the engine.
+//
+//	owner, by the state        the server            the gate
+//	settled                    runs and has answered leads to it; is resumed if it was paused for a move
+//	settled                    does not run          leads nowhere: who comes waits
+//	containers are stopped     any                   as it is: paused, and nobody resumes it
+//	containers are starting    any                   leads nowhere: nothing may reach a server that may yet go back
+//	paused by an operator      any                   paused
+func planRoutes(v routeView) routePlan {
+	p := routePlan{Config: proxy.Config{Node: string(v.Self)}, Problems: map[string]string{}}
+	addrs := map[volume.NodeID]string{}
+	for n := range v.State.Nodes() {
+		if host, _, err := net.SplitHostPort(n.Addr); err == nil {
+			addrs[n.ID] = net.JoinHostPort(host, v.Port)
+		}
+		if n.ID != v.Self && !n.Lost {
+			p.Config.Members = append(p.Config.Members, string(n.ID))
+		}
+	}
+	for _, r := range v.State.NodeRoutes() {
+		out := proxy.Route{
+			ID: routeID(r.Route), Volume: r.Volume.Name, Listen: uint16(r.Listen), Port: uint16(r.Port), Mode: proxy.Mode(r.Mode),
+			Owner: string(r.Owner), OwnerAddr: addrs[r.Owner], Epoch: uint64(r.Epoch),
+		}
+		if r.Owner == v.Self {
+			v.own(&p, &out, r)
+		}
+		p.Config.Routes = append(p.Config.Routes, out)
+	}
+	return p
+}
+
+// own decides about the gate of a route that this node owns.
+func (v routeView) own(p *routePlan, out *proxy.Route, r state.NodeRoute) {
+	now, _ := v.Proxy.Route(out.ID)
+	if now.Owner != out.Owner || now.Epoch != out.Epoch {
+		now = proxy.RouteStatus{} // of a time before
+	}
+	paused := !now.Paused.IsZero()
+	if r.Paused && !paused {
+		p.Pause = append(p.Pause, out.ID)
+	}
+	server, problem := v.server(r)
+	// It has to answer before anything reaches it: one that is new here, and one that was
+	// stopped for a move which was given up. While it is on its way here that is only found
+	// out.
+	unproven := server != "" && (server != now.Server || paused && !r.Paused && !r.Moving) && !v.Stopping[out.ID] && !v.Ready(out.ID, server)
+	if unproven && v.Known {
+		p.Probe = append(p.Probe, routeServer{out.ID, out.Mode, server})
+	}
+	if r.Moving || v.Stopping[out.ID] || !v.Known || unproven && server == now.Server {
+		out.Server = now.Server
+		return
+	}
+	if problem != "" {
+		p.Problems[out.ID] = problem
+	}
+	switch {
+	case server == "" || unproven:
+	case r.Paused && !paused && now.Server == "":
+		// A gate that is to be paused leads nowhere before it is.
+	default:
+		out.Server = server
+		if paused && !r.Paused {
+			p.Resume = append(p.Resume, routeServer{out.ID, out.Mode, server})
+		}
+	}
+}
+
+// server of a route that this node owns, as ip:port; "" when it does not run. The problem
+// is a sentence about one that runs and cannot be it.
+func (v routeView) server(r state.NodeRoute) (server, problem string) {
+	var all []servingContainer
+	for _, c := range v.Here {
+		if r.Container != nil && c.Record == r.Container.RecordKey() || r.Container == nil && slices.Contains(c.Volumes, r.Volume.ID) {
+			all = append(all, c)
+		}
+	}
+	if len(all) > 1 {
+		exposing := slices.DeleteFunc(slices.Clone(all), func(c servingContainer) bool { return !slices.Contains(c.Ports.Exposed, r.Port) })
+		if len(exposing) != 1 {
+			var names []string
+			for _, c := range all {
+				names = append(names, c.Name)
+			}
+			return "", fmt.Sprintf("the route on port %d leads nowhere: containers %s use volume %s, and their images do not say which one has port %d; give the container the labels %sNAME.listen and .port instead",
+				r.Listen, strings.Join(names, " and "), r.Volume.Name, r.Port, volume.LabelRoute)
+		}
+		all = exposing
+	}
+	switch {
+	case len(all) == 0:
+		return "", ""
+	case all[0].Ports.Address == "":
+		return "", fmt.Sprintf("the route on port %d leads nowhere: container %s has no address of its own on this node", r.Listen, all[0].Name)
+	}
+	return net.JoinHostPort(all[0].Ports.Address, strconv.Itoa(r.Port)), ""
+}
+
+// stopsWith are the routes of this node whose server may stop when the containers of a
+// volume are stopped: those of all volumes that these containers mount. Outermost first
+// would need to be known; they are paused together.
+func stopsWith(s *state.State, self volume.NodeID, id volume.ID) (out []state.NodeRoute) {
+	with := map[volume.ID]bool{id: true}
+	for _, c := range s.ContainersOf(id) {
+		if c.Node == self && c.Run {
+			for _, cv := range c.Volumes {
+				with[cv.ID] = true
+			}
+		}
+	}
+	for _, r := range s.NodeRoutes() {
+		if r.Owner == self && with[r.Volume.ID] {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// blockers says who keeps a route from being quiet, the first few by name.
+func blockers(r state.NodeRoute, sessions []proxy.Session) string {
+	const most = 3
+	var who []string
+	slices.SortStableFunc(sessions, func(a, b proxy.Session) int { return a.Since.Compare(b.Since) })
+	for _, s := range sessions[:min(most, len(sessions))] {
+		who = append(who, fmt.Sprintf("%s (%s)", s.Client, cmp.Or(s.Busy, string(s.State))))
+	}
+	if more := len(sessions) - most; more > 0 {
+		who = append(who, fmt.Sprintf("%d more", more))
+	}
+	return fmt.Sprintf("the route on port %d has connections that cannot be moved now: %s", r.Listen, strings.Join(who, ", "))
+}

@@ -1,0 +1,361 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/proxy"
+)
+
+const (
+	// routeGap is the shortest time between two looks at the routes, and routeEvery how
+	// often they are looked at, and the proxy told again, without a reason.
+	routeGap   = 50 * time.Millisecond
+	routeEvery = 5 * time.Second
+	// proxyTimeout is how long the proxy may take for an answer.
+	proxyTimeout = 5 * time.Second
+	// quietPatience is how long the clients of a route have to come to a quiet point before
+	// a move. What they say meanwhile waits, and so has to be well below what a request may
+	// wait.
+	quietPatience = 4 * time.Second
+	// probePatience is how long a server is waited for that does not answer as its mode
+	// says. Then it gets its clients all the same: perhaps it is the probe that is wrong.
+	probePatience = 30 * time.Second
+)
+
+// router keeps this node's proxy told of the cluster's routes, and pauses those whose
+// servers are about to go.
+type router struct {
+	m      *member
+	proxy  proxy.Controller
+	probe  func(ctx context.Context, mode proxy.Mode, server string) error
+	port   string
+	wake   chan struct{}
+	probes sync.WaitGroup
+
+	// acting is held from when the state is read until what follows from it is done, and
+	// while routes are paused for a move: nothing is resumed by a state of before it.
+	acting sync.Mutex
+	told   proxy.Config // last; of the loop alone, as is toldAt
+	toldAt time.Time
+
+	mu       sync.Mutex
+	stopping map[string]int    // routes whose servers are being stopped, and by how many
+	ready    map[string]string // by route: the server that has answered
+	probing  map[string]string // by route: the one that is being asked
+	problems []string
+}
+
+func newRouter(m *member, p Parts) *router {
+	return &router{
+		m: m, proxy: p.Proxy, probe: p.Probe, port: p.ProxyPort, wake: make(chan struct{}, 1),
+		stopping: map[string]int{}, ready: map[string]string{}, probing: map[string]string{},
+	}
+}
+
+// ring has the routes looked at soon.
+func (r *router) ring() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run tells the proxy whenever something may have changed, until ctx ends. What it does
+// not hear it is told again: whichever of the two was restarted.
+func (r *router) run(ctx context.Context) error {
+	defer r.probes.Wait()
+	every := time.NewTicker(routeEvery)
+	defer every.Stop()
+	for ctx.Err() == nil {
+		changed := r.m.cluster.Changed()
+		r.note(r.step(ctx))
+		pause(ctx, routeGap)
+		select {
+		case <-changed:
+		case <-r.wake:
+		case <-every.C:
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// step looks once and tells the proxy what has changed. It returns what is wrong, in
+// sentences.
+func (r *router) step(life context.Context) (problems []string) {
+	s := r.m.cluster.State()
+	if s.Cluster() == nil || s.Node(r.m.self) == nil {
+		return nil
+	}
+	here, known := r.look(life, s)
+	r.acting.Lock()
+	defer r.acting.Unlock()
+	ctx, cancel := context.WithTimeout(life, proxyTimeout)
+	defer cancel()
+	s = r.m.cluster.State()
+	if known {
+		r.forgetGone(here)
+	}
+	status, err := r.proxy.Status(ctx)
+	if err != nil {
+		r.told = proxy.Config{}
+		if len(s.Routes()) == 0 {
+			return nil // nothing is missed
+		}
+		return []string{fmt.Sprintf("routes are not served as they should be on this node: %v", err)}
+	}
+	plan := planRoutes(routeView{
+		Self: r.m.self, State: s, Port: r.port, Here: here, Known: known, Proxy: status, Stopping: r.isStopping(), Ready: r.isReady,
+	})
+	for _, id := range slices.Sorted(maps.Keys(plan.Problems)) {
+		problems = append(problems, plan.Problems[id])
+	}
+	for _, st := range status.Routes {
+		if st.Problem != "" {
+			problems = append(problems, fmt.Sprintf("the route on port %d: %s", st.Listen, st.Problem))
+		}
+	}
+	for _, id := range plan.Pause {
+		switch err := r.proxy.Pause(ctx, id, 0); {
+		case errors.Is(err, proxy.ErrNoRoute): // it is told of it below
+			r.ring()
+		case err != nil:
+			return append(problems, fmt.Sprintf("route %s could not be paused: %v", id, err))
+		default:
+			r.ring()
+		}
+	}
+	if now := r.m.now(); !reflect.DeepEqual(plan.Config, r.told) || now.Sub(r.toldAt) >= routeEvery {
+		if err := r.proxy.Apply(ctx, plan.Config); err != nil {
+			r.told = proxy.Config{}
+			return append(problems, fmt.Sprintf("routes are not served as they should be on this node: %v", err))
+		}
+		r.told, r.toldAt = plan.Config, now
+	}
+	for _, to := range plan.Resume {
+		if err := r.proxy.Resume(ctx, to.ID, to.Server); err != nil && !errors.Is(err, proxy.ErrNoRoute) {
+			problems = append(problems, fmt.Sprintf("route %s could not be resumed: %v", to.ID, err))
+		}
+	}
+	for _, to := range plan.Probe {
+		r.begin(life, to)
+	}
+	return problems
+}
+
+// look lists the containers that may be servers. Only who owns routes asks the engine.
+func (r *router) look(ctx context.Context, s *state.State) (out []servingContainer, known bool) {
+	owns := slices.ContainsFunc(s.Routes(), func(rt state.Route) bool { return rt.Volume.Placement.Primary == r.m.self })
+	if !owns || r.m.use == nil || r.m.use.engine == nil {
+		return nil, true
+	}
+	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	users, err := r.m.use.engine.Users(ctx)
+	if err != nil {
+		return nil, false
+	}
+	for _, u := range users {
+		if u.State != container.Running {
+			continue
+		}
+		h := hereContainer{Name: u.Name, Volumes: volumesOf(s, u)}
+		if len(h.Volumes) > 0 {
+			out = append(out, servingContainer{Name: u.Name, Record: recordKeyOf(&h), Volumes: h.Volumes, Ports: u.Ports})
+		}
+	}
+	return out, true
+}
+
+// begin probes a server in the background, until ctx ends. The loop goes on when it has
+// answered.
+func (r *router) begin(ctx context.Context, to routeServer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.probing[to.ID] == to.Server {
+		return
+	}
+	r.probing[to.ID] = to.Server
+	r.probes.Go(func() {
+		pctx, cancel := context.WithTimeout(ctx, probePatience)
+		defer cancel()
+		err := r.probe(pctx, to.Mode, to.Server)
+		r.mu.Lock()
+		if r.probing[to.ID] == to.Server {
+			delete(r.probing, to.ID)
+			r.ready[to.ID] = to.Server
+		}
+		r.mu.Unlock()
+		if err != nil && ctx.Err() == nil {
+			r.m.log.Warn("a server does not answer as its route's mode says, and gets its clients all the same", "route", to.ID, "server", to.Server, "err", err)
+		}
+		r.ring()
+	})
+}
+
+// forgetGone drops what was found out about servers that do not run any more: whoever comes
+// after them has to answer for itself.
+func (r *router) forgetGone(here []servingContainer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.ready, func(_, server string) bool {
+		host, _, err := net.SplitHostPort(server)
+		return err != nil || !slices.ContainsFunc(here, func(c servingContainer) bool { return c.Ports.Address == host })
+	})
+}
+
+func (r *router) isReady(id, server string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ready[id] == server
+}
+
+func (r *router) isStopping() map[string]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string]bool{}
+	for id := range r.stopping {
+		out[id] = true
+	}
+	return out
+}
+
+// quiesce pauses the routes whose servers stop when the containers of a volume do, and
+// returns once these have not one connection through this proxy. While the caller stops
+// them, until it calls done, nothing resumes the routes. An error names who is busy, and
+// everything goes on.
+func (r *router) quiesce(ctx context.Context, id volume.ID) (done func(), err error) {
+	routes := stopsWith(r.m.cluster.State(), r.m.self, id)
+	r.acting.Lock()
+	r.mu.Lock()
+	for _, rt := range routes {
+		// Who comes back is another process, even at the same address.
+		delete(r.ready, routeID(rt.Route))
+		r.stopping[routeID(rt.Route)]++
+	}
+	r.mu.Unlock()
+	pctx, cancel := context.WithTimeout(ctx, proxyTimeout)
+	for _, rt := range routes {
+		if err = r.proxy.Pause(pctx, routeID(rt.Route), 0); err != nil && !errors.Is(err, proxy.ErrNoRoute) {
+			err = fmt.Errorf("the route on port %d cannot be paused: %w", rt.Listen, err)
+			break
+		}
+		err = nil
+	}
+	cancel()
+	r.acting.Unlock()
+	done = func() {
+		r.mu.Lock()
+		for _, rt := range routes {
+			id := routeID(rt.Route)
+			if r.stopping[id]--; r.stopping[id] == 0 {
+				delete(r.stopping, id)
+			}
+		}
+		r.mu.Unlock()
+		r.ring()
+	}
+	if err == nil {
+		err = r.quiet(ctx, routes)
+	}
+	if err != nil {
+		r.goOn(ctx, routes)
+		done()
+		return nil, err
+	}
+	return done, nil
+}
+
+// quiet waits for all of these routes. Those that say so are cut when their time is over.
+func (r *router) quiet(ctx context.Context, routes []state.NodeRoute) error {
+	qctx, cancel := context.WithTimeout(ctx, quietPatience)
+	defer cancel()
+	errs := make([]error, len(routes))
+	var asked sync.WaitGroup
+	for i, rt := range routes {
+		asked.Go(func() {
+			id := routeID(rt.Route)
+			err := r.proxy.Quiet(qctx, id)
+			busy := (*proxy.Busy)(nil)
+			if errors.As(err, &busy) && rt.Cut && ctx.Err() == nil {
+				r.m.log.Warn("connections of a route are cut: they did not come to an end", "port", rt.Listen, "connections", len(busy.Sessions))
+				cctx, cancel := context.WithTimeout(ctx, proxyTimeout)
+				defer cancel()
+				if err = r.proxy.Cut(cctx, id); err == nil {
+					err = r.proxy.Quiet(cctx, id)
+				}
+			}
+			switch {
+			case errors.Is(err, proxy.ErrNoRoute):
+			case errors.As(err, &busy):
+				errs[i] = errors.New(blockers(rt, busy.Sessions))
+			case err != nil:
+				errs[i] = fmt.Errorf("nobody knows whether the route on port %d is quiet: %w", rt.Listen, err)
+			}
+		})
+	}
+	asked.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// goOn resumes routes whose servers are not stopped after all. What fails is done by the
+// loop, as soon as the state says that nothing moves.
+func (r *router) goOn(ctx context.Context, routes []state.NodeRoute) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), proxyTimeout)
+	defer cancel()
+	r.acting.Lock()
+	defer r.acting.Unlock()
+	for _, rt := range routes {
+		if rt.Paused {
+			continue
+		}
+		if err := r.proxy.Resume(ctx, routeID(rt.Route), ""); err != nil && !errors.Is(err, proxy.ErrNoRoute) {
+			r.m.log.Warn("a route cannot be resumed yet", "port", rt.Listen, "err", err)
+		}
+	}
+}
+
+// note keeps what is wrong for the node's report.
+func (r *router) note(problems []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Equal(problems, r.problems) {
+		for _, p := range problems {
+			r.m.log.Warn("a route is not served as it should be", "problem", p)
+		}
+	}
+	r.problems = problems
+}
+
+func (r *router) report(rep *volume.Report) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rep.Problems = append(rep.Problems, r.problems...)
+}
+
+// volumesOf are the volumes of ours that a container mounts, in order.
+func volumesOf(s *state.State, u container.Use) (out []volume.ID) {
+	for _, mount := range u.Volumes {
+		if v := s.VolumeByName(mount.Volume); v != nil {
+			out = append(out, v.ID)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}

@@ -1,0 +1,277 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/proxy"
+)
+
+// NodeRoutes implements api.Peer.
+func (m *member) NodeRoutes(ctx context.Context) ([]api.NodeRoute, error) {
+	if m.router == nil {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, proxyTimeout)
+	defer cancel()
+	status, err := m.router.proxy.Status(ctx)
+	if err != nil {
+		return nil, volume.Errorf(volume.CodeUnavailable, "%v", err)
+	}
+	var out []api.NodeRoute
+	for _, r := range status.Routes {
+		out = append(out, api.NodeRoute{
+			Listen: int(r.Listen), Sessions: r.Sessions, Parked: r.Parked, Held: r.Held, Problem: r.Problem,
+			Server: r.Server, Paused: !r.Paused.IsZero(), Pinned: m.sessions(r.Pinned), Busy: m.sessions(r.Busy),
+		})
+	}
+	return out, nil
+}
+
+func (m *member) sessions(all []proxy.Session) (out []api.RouteSession) {
+	node := m.view().ref(m.self)
+	for _, s := range all {
+		out = append(out, api.RouteSession{Node: node, Client: s.Client, Since: s.Since, Why: cmp.Or(s.Busy, string(s.State))})
+	}
+	return out
+}
+
+// Routes implements api.Backend. All nodes are asked at the same time, none for longer than
+// its report would be believed.
+func (m *member) Routes(ctx context.Context) (api.Routes, error) {
+	s := m.cluster.State()
+	said := map[volume.NodeID][]api.NodeRoute{}
+	if len(s.Routes()) > 0 {
+		said = m.askRoutes(ctx, s)
+	}
+	return m.view().routes(said), nil
+}
+
+// askRoutes is what those nodes say that answer.
+func (m *member) askRoutes(ctx context.Context, s *state.State) map[volume.NodeID][]api.NodeRoute {
+	ctx, cancel := context.WithTimeout(ctx, m.timers.Stale)
+	defer cancel()
+	said := map[volume.NodeID][]api.NodeRoute{}
+	var mu sync.Mutex
+	var asked sync.WaitGroup
+	for n := range s.Nodes() {
+		asked.Go(func() {
+			var got []api.NodeRoute
+			var err error
+			if n.ID == m.self {
+				got, err = m.NodeRoutes(ctx)
+			} else {
+				got, err = m.client(n.ID).NodeRoutes(ctx)
+			}
+			if err != nil {
+				return // it is named
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			said[n.ID] = got
+		})
+	}
+	asked.Wait()
+	return said
+}
+
+// routes joins the state with what the nodes say.
+func (v view) routes(said map[volume.NodeID][]api.NodeRoute) (out api.Routes) {
+	for _, r := range v.state.NodeRoutes() {
+		x := api.Route{Route: r.Route.Route, Volume: r.Volume.Name, State: api.RouteUnknown}
+		if r.Container != nil {
+			x.Container = r.Container.Name
+		}
+		if r.Owner != "" {
+			x.Owner = v.ref(r.Owner)
+		}
+		for n := range v.state.Nodes() {
+			i := slices.IndexFunc(said[n.ID], func(nr api.NodeRoute) bool { return nr.Listen == r.Listen })
+			if i < 0 {
+				continue
+			}
+			nr := said[n.ID][i]
+			x.Sessions, x.Parked, x.Held = x.Sessions+nr.Sessions, x.Parked+nr.Parked, x.Held+nr.Held
+			x.Pinned, x.Busy = append(x.Pinned, nr.Pinned...), append(x.Busy, nr.Busy...)
+			if nr.Problem != "" {
+				x.Problems = append(x.Problems, n.Name+": "+nr.Problem)
+			}
+			if n.ID == r.Owner {
+				x.Server = nr.Server
+				x.State = api.RouteOpen
+				if nr.Server == "" || nr.Paused { // paused by nobody: for a move that was given up
+					x.State = api.RouteWaiting
+				}
+			}
+		}
+		switch {
+		case r.Moving:
+			x.State = api.RouteMoving
+		case r.Paused:
+			x.State = api.RoutePaused
+		}
+		out.Routes = append(out.Routes, x)
+	}
+	if len(out.Routes) == 0 {
+		return out
+	}
+	for n := range v.state.Nodes() {
+		if _, heard := said[n.ID]; !heard {
+			out.Unheard = append(out.Unheard, v.ref(n.ID))
+		}
+	}
+	return out
+}
+
+// AddRoute implements api.Backend.
+func (m *member) AddRoute(ctx context.Context, ref string, req api.AddRouteRequest) (api.Route, error) {
+	r, err := volume.ParseRoute(req.Route)
+	if err != nil {
+		return api.Route{}, volume.Errorf(volume.CodeInvalid, "route %q: %v", req.Route, err).WithHint("a route is written %s, as in 80:8080/http", volume.RouteForm)
+	}
+	err = m.changeRoutes(ctx, ref, func(v *state.Volume) ([]volume.Route, error) {
+		if slices.Contains(v.Spec.Ports, r) {
+			return v.Spec.Ports, nil
+		}
+		if i := slices.IndexFunc(v.Spec.Ports, func(old volume.Route) bool { return old.Listen == r.Listen }); i >= 0 {
+			return nil, volume.Errorf(volume.CodeConflict, "volume %q has the route %s already", v.Name, v.Spec.Ports[i]).
+				WithHint("remove it first: flockctl route remove %d", r.Listen)
+		}
+		ports := append(slices.Clone(v.Spec.Ports), r)
+		slices.SortFunc(ports, func(a, b volume.Route) int { return cmp.Compare(a.Listen, b.Listen) })
+		return ports, nil
+	}, func(leader *api.Client, ref string) error {
+		_, err := leader.AddRoute(ctx, ref, req)
+		return err
+	})
+	if err != nil {
+		return api.Route{}, err
+	}
+	for _, x := range m.view().routes(nil).Routes {
+		if x.Listen == r.Listen {
+			return x, nil
+		}
+	}
+	return api.Route{Route: r, State: api.RouteUnknown}, nil // it was removed since, or nobody has the volume yet
+}
+
+// RemoveRoute implements api.Backend.
+func (m *member) RemoveRoute(ctx context.Context, listen int) error {
+	if _, forwarded := api.Caller(ctx); !forwarded {
+		if err := m.catchUp(ctx); err != nil {
+			return err
+		}
+	}
+	r, ok := m.cluster.State().RouteAt(listen)
+	switch {
+	case !ok:
+		return noRoute(listen)
+	case r.Container != nil:
+		return volume.Errorf(volume.CodeRefused, "the labels of container %q ask for the route on port %d", r.Container.Name, listen).
+			WithHint("make the container again without %sNAME.listen=%d", volume.LabelRoute, listen)
+	}
+	return m.changeRoutes(ctx, string(r.Volume.ID), func(v *state.Volume) ([]volume.Route, error) {
+		return slices.DeleteFunc(slices.Clone(v.Spec.Ports), func(r volume.Route) bool { return r.Listen == listen }), nil
+	}, func(leader *api.Client, _ string) error { return leader.RemoveRoute(ctx, listen) })
+}
+
+func noRoute(listen int) error {
+	return volume.Errorf(volume.CodeNotFound, "no route listens on port %d", listen).WithHint("flockctl route list shows all")
+}
+
+// changeRoutes gives a volume other routes, on the leader, and returns once this node knows.
+func (m *member) changeRoutes(ctx context.Context, ref string, change func(*state.Volume) ([]volume.Route, error), forward func(leader *api.Client, ref string) error) error {
+	ref, err := m.resolveNow(ctx, ref, live)
+	if err != nil {
+		return err
+	}
+	err = m.onLeader(ctx, func(ctx context.Context, leader *api.Client) error {
+		if leader != nil {
+			return forward(leader, ref)
+		}
+		err := m.retryChanged(ctx, func() (state.Command, func() bool, error) {
+			v := m.cluster.State().Volume(volume.ID(ref))
+			if v == nil || !v.Live() {
+				return nil, nil, volume.Errorf(volume.CodeNotFound, "no volume %s", ref)
+			}
+			next := v.Spec
+			var err error
+			if next.Ports, err = change(v); err != nil {
+				return nil, nil, err
+			}
+			if len(next.Ports) == 0 {
+				next.Ports = nil
+			}
+			stale := func() bool {
+				now := m.cluster.State().Volume(v.ID)
+				return now != nil && now.Changed != v.Changed
+			}
+			return state.UpdateSpec{ID: v.ID, Spec: next, Changed: v.Changed}, stale, nil
+		})
+		if err == nil {
+			m.spread(ctx)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if _, forwarded := api.Caller(ctx); forwarded {
+		return nil
+	}
+	return m.catchUp(ctx)
+}
+
+// PauseRoute implements api.Backend.
+func (m *member) PauseRoute(ctx context.Context, listen int, paused bool) error {
+	if err := m.catchUp(ctx); err != nil {
+		return err
+	}
+	if _, ok := m.cluster.State().RouteAt(listen); !ok {
+		return noRoute(listen)
+	}
+	return m.asOperator(ctx, state.PauseRoute{Listen: listen, Pause: paused})
+}
+
+// migrationNotes are what the clients of a volume would notice if it were moved now, and
+// what is left behind.
+func (m *member) migrationNotes(ctx context.Context, v *state.Volume, containers []string) (notes []string) {
+	s := m.cluster.State()
+	for c := range s.Containers() {
+		if c.Node != v.Placement.Primary || !slices.Contains(containers, c.Name) {
+			continue
+		}
+		for _, text := range s.Bypasses(c) {
+			notes = append(notes, fmt.Sprintf("container %s: %s", c.Name, text))
+		}
+	}
+	stops := map[int]bool{}
+	for _, r := range stopsWith(s, v.Placement.Primary, v.ID) {
+		stops[r.Listen] = true
+	}
+	if len(stops) == 0 {
+		return notes
+	}
+	for _, r := range m.view().routes(m.askRoutes(ctx, s)).Routes {
+		if !stops[r.Listen] {
+			continue
+		}
+		for _, p := range r.Pinned {
+			what := "the migration is given up if it is still there"
+			if r.Cut {
+				what = "it is cut"
+			}
+			notes = append(notes, fmt.Sprintf("the connection of %s to port %d cannot be moved (%s): %s", p.Client, r.Listen, p.Why, what))
+		}
+		for _, p := range r.Problems {
+			notes = append(notes, fmt.Sprintf("the route on port %d: %s", r.Listen, p))
+		}
+	}
+	return notes
+}

@@ -1,0 +1,374 @@
+package scenario
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/container/containerfake"
+	"github.com/flocker-io/flocker/proxy"
+)
+
+// fakeProxy is a machine's `flockd proxy`: it outlives flockd, and what it was told
+// outlives itself, but not the machine. Where it differs from the real one: it has no
+// connections but those that a script says are busy, and no edges.
+type fakeProxy struct {
+	machine *Machine
+
+	mu     sync.Mutex
+	down   bool
+	config proxy.Config
+	paused map[string]time.Time
+	busy   map[string][]proxy.Session // by route, at this node's gate
+	taken  map[uint16]bool            // ports that somebody else listens on
+	mute   bool                       // servers here answer no probe
+	cuts   int                        // connections that were cut
+}
+
+var _ proxy.Controller = (*fakeProxy)(nil)
+
+func newFakeProxy(m *Machine) *fakeProxy {
+	p := &fakeProxy{machine: m}
+	p.reset()
+	return p
+}
+
+// reset is the machine's loss of power.
+func (p *fakeProxy) reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.config, p.paused, p.busy, p.taken = proxy.Config{}, map[string]time.Time{}, map[string][]proxy.Session{}, map[uint16]bool{}
+}
+
+var errProxyDown = errors.New("the proxy does not answer")
+
+// owned is a route that this node owns; p.mu is held.
+func (p *fakeProxy) owned(id string) (*proxy.Route, error) {
+	if p.down {
+		return nil, errProxyDown
+	}
+	i := slices.IndexFunc(p.config.Routes, func(r proxy.Route) bool { return r.ID == id && r.Owner == p.config.Node })
+	if i < 0 {
+		return nil, proxy.ErrNoRoute
+	}
+	return &p.config.Routes[i], nil
+}
+
+func (p *fakeProxy) Apply(_ context.Context, c proxy.Config) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.down {
+		return errProxyDown
+	}
+	p.config = c
+	p.config.Routes = slices.Clone(c.Routes)
+	for id := range p.paused {
+		if _, err := p.owned(id); err != nil {
+			delete(p.paused, id)
+		}
+	}
+	return nil
+}
+
+func (p *fakeProxy) Pause(_ context.Context, id string, _ time.Duration) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, err := p.owned(id)
+	if err == nil && p.paused[id].IsZero() {
+		p.paused[id] = time.Now()
+	}
+	return err
+}
+
+func (p *fakeProxy) Quiet(ctx context.Context, id string) error {
+	for {
+		p.mu.Lock()
+		_, err := p.owned(id)
+		busy := slices.Clone(p.busy[id])
+		p.mu.Unlock()
+		if err != nil || len(busy) == 0 {
+			return err
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return &proxy.Busy{Sessions: busy}
+		}
+	}
+}
+
+func (p *fakeProxy) Cut(_ context.Context, id string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, err := p.owned(id)
+	if err == nil {
+		p.cuts += len(p.busy[id])
+		delete(p.busy, id)
+	}
+	return err
+}
+
+func (p *fakeProxy) Resume(_ context.Context, id, server string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r, err := p.owned(id)
+	if err == nil {
+		delete(p.paused, id)
+		if server != "" {
+			r.Server = server
+		}
+	}
+	return err
+}
+
+func (p *fakeProxy) Status(context.Context) (proxy.Status, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.down {
+		return proxy.Status{}, errProxyDown
+	}
+	out := proxy.Status{Node: p.config.Node}
+	for _, r := range p.config.Routes {
+		st := proxy.RouteStatus{ID: r.ID, Listen: r.Listen, Mode: r.Mode, Epoch: r.Epoch, Owner: r.Owner}
+		if r.Owner == p.config.Node {
+			st.Server, st.Paused, st.Busy, st.Sessions = r.Server, p.paused[r.ID], p.busy[r.ID], len(p.busy[r.ID])
+		}
+		if p.taken[r.Listen] {
+			st.Problem = fmt.Sprintf("nobody is served on port %d of this node: it is taken", r.Listen)
+		}
+		out.Routes = append(out.Routes, st)
+	}
+	return out, nil
+}
+
+// probe is daemon.Parts.Probe.
+func (p *fakeProxy) probe(ctx context.Context, _ proxy.Mode, server string) error {
+	for {
+		p.mu.Lock()
+		mute := p.mute
+		p.mu.Unlock()
+		if !mute && p.machine.serves(server) != "" {
+			return nil
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// serves is the container that runs at an address of this machine; "" for none.
+func (m *Machine) serves(server string) string {
+	host, _, err := net.SplitHostPort(server)
+	if err != nil {
+		return ""
+	}
+	all, err := m.Engine.Users(bystander)
+	if err != nil {
+		return ""
+	}
+	for _, u := range all {
+		if u.State == container.Running && u.Ports.Address == host {
+			return u.Name
+		}
+	}
+	return ""
+}
+
+// gates are the routes whose gate on this machine lets what clients say through to a
+// server that runs.
+func (m *Machine) gates() (open map[string]string) {
+	open = map[string]string{}
+	p := m.proxy
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range p.config.Routes {
+		if r.Owner == p.config.Node && r.Server != "" && p.paused[r.ID].IsZero() && m.on {
+			if c := m.serves(r.Server); c != "" {
+				open[r.ID] = c
+			}
+		}
+	}
+	return open
+}
+
+// oneGate: what clients say reaches one server at most, whatever fails.
+func (w *World) oneGate() {
+	seen := map[string]string{}
+	for _, name := range w.Names() {
+		for id := range w.nodes[name].gates() {
+			if other := seen[id]; other != "" {
+				w.t.Errorf("route %s leads to servers on %s and on %s", id, other, name)
+			}
+			seen[id] = name
+		}
+	}
+}
+
+// movingEngine sees to it that no container is stopped for a move while its clients are
+// not parked.
+type movingEngine struct {
+	*containerfake.Engine
+	machine *Machine
+}
+
+func (e movingEngine) StopContainer(ctx context.Context, ref string) error {
+	m := e.machine
+	if st, err := e.Inspect(ctx, ref); err == nil {
+		for id, name := range m.gates() {
+			if name == st.Spec.Name {
+				m.world.t.Errorf("container %s on %s is stopped while its route %s is open", name, m.Name, id)
+			}
+		}
+		m.proxy.mu.Lock()
+		for id, busy := range m.proxy.busy {
+			if r, err := m.proxy.owned(id); err == nil && m.serves(r.Server) == st.Spec.Name && len(busy) > 0 {
+				m.world.t.Errorf("container %s on %s is stopped under %v", st.Spec.Name, m.Name, busy)
+			}
+		}
+		m.proxy.mu.Unlock()
+	}
+	return e.Engine.StopContainer(ctx, ref)
+}
+
+// proxyStep is a step about routes; ok is false for another step.
+//
+//	route NODE PORT WORD           until the gate on that node, by its own proxy: leads to container WORD,
+//	  is paused, or is nowhere: not on this node, or without a server
+//	busy NODE PORT CLIENT          a client has a transaction open at the gate there; done NODE PORT: they end
+//	cuts NODE N                    so many connections were cut there
+//	proxy NODE down|up             it ends, and comes back with what it was told
+//	mute NODE, unmute NODE         servers there run and do not answer; they do again
+//	taken NODE PORT                somebody else listens there
+//	run-routed NODE CONTAINER VOLUME LABELS.. [publish=HOST:PORT]  run-following with labels flocker.proxy.KEY=VALUE
+//	published NODE CONTAINER [HOST:PORT]  its engine publishes exactly this
+//	add-route NODE VOLUME ROUTE    flockctl route add; remove-route, pause-route, resume-route NODE PORT
+func (w *World) proxyStep(words []string) (ok bool, err error) {
+	var m *Machine
+	if len(words) > 1 {
+		m = w.nodes[words[1]]
+	}
+	if m == nil {
+		return false, nil
+	}
+	at := func() string {
+		port := words[2]
+		for _, r := range m.proxy.routes() {
+			if strconv.Itoa(int(r.Listen)) == port {
+				return r.ID
+			}
+		}
+		return ""
+	}
+	switch words[0] {
+	case "route":
+		w.Await(strings.Join(words, " "), func() bool { return m.gate(at()) == words[3] })
+	case "busy":
+		m.proxy.mu.Lock()
+		defer m.proxy.mu.Unlock()
+		id := ""
+		for _, r := range m.proxy.config.Routes {
+			if strconv.Itoa(int(r.Listen)) == words[2] {
+				id = r.ID
+			}
+		}
+		m.proxy.busy[id] = append(m.proxy.busy[id], proxy.Session{Client: words[3], Since: time.Now(), State: proxy.Active, Busy: "a transaction is open"})
+	case "done":
+		id := at()
+		m.proxy.mu.Lock()
+		defer m.proxy.mu.Unlock()
+		delete(m.proxy.busy, id)
+	case "cuts":
+		m.proxy.mu.Lock()
+		defer m.proxy.mu.Unlock()
+		return true, count("connections cut", m.proxy.cuts, words[2])
+	case "proxy":
+		m.proxy.mu.Lock()
+		defer m.proxy.mu.Unlock()
+		m.proxy.down = words[2] == "down"
+	case "mute", "unmute":
+		m.proxy.mu.Lock()
+		defer m.proxy.mu.Unlock()
+		m.proxy.mute = words[0] == "mute"
+	case "taken":
+		port, err := strconv.ParseUint(words[2], 10, 16)
+		m.proxy.mu.Lock()
+		defer m.proxy.mu.Unlock()
+		m.proxy.taken[uint16(port)] = true
+		return true, err
+	case "run-routed":
+		opts := containerfake.RunOptions{
+			Labels: map[string]string{container.LabelEnable: "true"}, Env: []string{secret}, Image: words[2] + ":1", Restart: "always",
+		}
+		for _, word := range words[4:] {
+			k, v, _ := strings.Cut(word, "=")
+			if k == "publish" {
+				var p container.PublishedPort
+				if _, err := fmt.Sscanf(v, "%d:%d", &p.Host, &p.Port); err != nil {
+					return true, err
+				}
+				opts.Publish = append(opts.Publish, p)
+				continue
+			}
+			opts.Labels["flocker.proxy."+k] = v
+		}
+		return true, m.Engine.Run(words[2], opts, words[3])
+	case "published":
+		c, err := m.Engine.Inspect(w.ctx(), words[2])
+		var got []string
+		for _, p := range c.Ports.Published {
+			got = append(got, fmt.Sprintf("%d:%d", p.Host, p.Port))
+		}
+		if err == nil && !slices.Equal(got, words[3:]) {
+			err = fmt.Errorf("it publishes %q", got)
+		}
+		return true, err
+	case "add-route":
+		_, err := m.API().AddRoute(w.ctx(), words[2], api.AddRouteRequest{Route: words[3]})
+		return true, err
+	case "remove-route", "pause-route", "resume-route":
+		port, err := strconv.Atoi(words[2])
+		if err != nil {
+			return true, err
+		}
+		if words[0] == "remove-route" {
+			return true, m.API().RemoveRoute(w.ctx(), port)
+		}
+		return true, m.API().PauseRoute(w.ctx(), port, words[0] == "pause-route")
+	default:
+		return false, nil
+	}
+	return true, nil
+}
+
+func (p *fakeProxy) routes() []proxy.Route {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.config.Routes)
+}
+
+// gate is how a route's gate on this machine is: the container that it leads to, or
+// "paused", or "nowhere".
+func (m *Machine) gate(id string) string {
+	if c := m.gates()[id]; c != "" {
+		return c
+	}
+	m.proxy.mu.Lock()
+	defer m.proxy.mu.Unlock()
+	if !m.proxy.paused[id].IsZero() {
+		return "paused"
+	}
+	return "nowhere"
+}
