@@ -110,6 +110,10 @@ type member struct {
 	name, host, addr string
 	peers            *tlsPeers
 	stop             func()
+	raw              net.Listener
+	inheritNodes     net.Listener // handed on by an older process, as the next ones
+	inherit          map[string]net.Listener
+	link             net.Conn // to an older process
 }
 
 func newCluster(t testing.TB, n int) *cluster {
@@ -126,12 +130,20 @@ func newCluster(t testing.TB, n int) *cluster {
 // start runs a node, also again with what it wrote down before.
 func (m *member) start(t testing.TB, file, addr string) {
 	t.Helper()
-	l, err := tls.Listen("tcp", addr, m.peers.config())
-	if err != nil {
-		t.Fatal(err)
+	raw := m.inheritNodes
+	if raw == nil {
+		var err error
+		if raw, err = net.Listen("tcp", addr); err != nil {
+			t.Fatal(err)
+		}
 	}
-	m.addr = l.Addr().String()
-	m.Node = NewNode(Options{Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})), Peers: m.peers, File: file, Host: m.host})
+	m.raw = raw
+	m.addr = raw.Addr().String()
+	l := tls.NewListener(raw, m.peers.config())
+	m.Node = NewNode(Options{Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})), Peers: m.peers, File: file, Host: m.host, Listeners: m.inherit})
+	if m.link != nil {
+		m.Succeed(m.link)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	node := m.Node

@@ -30,12 +30,21 @@ type door struct {
 	cuts    int
 	lines   map[string]*doorLine
 	open    map[*crossing]struct{}
-	elders  map[*elder]int // connections that an older process still has to the server
-	early   *time.Timer    // ends that phase for edges that do not answer
-	changed chan struct{}  // closed and made anew when any of this has changed
+	retired bool          // a newer process has taken over
+	early   *time.Timer   // ends that phase for edges that do not answer
+	changed chan struct{} // closed and made anew when any of this has changed
 
 	dials chan struct{}
+	older olderDoors
 }
+
+// olderDoors are those of the same route in older processes, which serve who was there.
+type olderDoors interface {
+	older(route string) (open int)
+	cutOlder(route string)
+}
+
+var errRetired = errors.New("a newer process of the proxy has taken over")
 
 // doorPause is what is written down of a pause.
 type doorPause struct {
@@ -64,12 +73,12 @@ type crossing struct {
 // earlyWait is how long sessions that listen may take to come back before the others go on.
 const earlyWait = time.Second
 
-func newDoor(node string, r Route, p *doorPause, log *slog.Logger) *door {
+func newDoor(node string, r Route, p *doorPause, older olderDoors, log *slog.Logger) *door {
 	d := &door{
 		node: node, log: log,
 		lines:   make(map[string]*doorLine),
 		open:    make(map[*crossing]struct{}),
-		elders:  make(map[*elder]int),
+		older:   older,
 		changed: make(chan struct{}),
 		dials:   make(chan struct{}, r.Limits.withDefaults().Dials),
 		pause:   p,
@@ -95,12 +104,32 @@ func (d *door) set(r Route) {
 	if !d.owned {
 		// Another node decides from now on, and here nothing leads to the server any more.
 		d.pause, d.route.Server = nil, ""
-		for c := range d.open {
-			_ = c.SetLinger(0)
-			c.closeLocked()
-		}
+		d.resetOpen()
+		d.older.cutOlder(r.ID)
 	}
 	d.step()
+}
+
+// resetOpen resets what leads to the server. d.mu is held.
+func (d *door) resetOpen() {
+	for c := range maps.Clone(d.open) {
+		_ = c.SetLinger(0)
+		c.closeLocked()
+	}
+}
+
+func (d *door) reset() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.resetOpen()
+}
+
+// retire has edges look for the door of a newer process. What leads to the server stays.
+func (d *door) retire() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.retired = true
+	d.wake()
 }
 
 // step goes on to the phase that is due. d.mu is held.
@@ -197,9 +226,12 @@ func (d *door) done(name string, a ack) {
 }
 
 // order is the one that stands, and what is closed when there is another.
-func (d *door) order() (order, <-chan struct{}) {
+func (d *door) order() (order, <-chan struct{}, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.retired {
+		return order{}, nil, errRetired
+	}
 	o := order{Serial: d.serial, Phase: d.phase, Cuts: d.cuts}
 	if !d.owned {
 		moved := d.place()
@@ -208,7 +240,7 @@ func (d *door) order() (order, <-chan struct{}) {
 	if d.pause != nil {
 		o.Event = max(time.Until(d.pause.Since.Add(d.pause.Event)), time.Nanosecond)
 	}
-	return o, d.changed
+	return o, d.changed, nil
 }
 
 // movedError says that a route has another owner.
@@ -259,6 +291,8 @@ func (d *door) admit(p preface, from string) (c *crossing, server string, change
 	defer d.mu.Unlock()
 	changed = d.changed
 	switch {
+	case d.retired:
+		return nil, "", nil, errRetired
 	case d.route.Epoch < p.Epoch: // it will hear of it
 		return nil, "", changed, nil
 	case !d.owned:
@@ -372,13 +406,15 @@ func (d *door) resume(server string) error {
 func (d *door) quiet(ctx context.Context) error {
 	for {
 		d.mu.Lock()
-		owned, paused, changed := d.owned, d.pause != nil, d.changed
+		owned, paused, retired, changed := d.owned, d.pause != nil, d.retired, d.changed
 		busy := d.busy()
 		if owned && paused && len(busy) == 0 {
 			d.pause.quiet = true
 		}
 		d.mu.Unlock()
 		switch {
+		case retired:
+			return errRetired
 		case !owned:
 			return ErrNoRoute
 		case !paused:
@@ -422,10 +458,8 @@ func (d *door) busy() (out []Session) {
 			out = append(out, s)
 		}
 	}
-	for _, n := range d.elders {
-		if n > 0 {
-			out = append(out, Session{Node: d.node, State: Active, Client: fmt.Sprintf("%d clients", n), Busy: "an older process of the proxy still serves them"})
-		}
+	if n := d.older.older(d.route.ID); n > 0 {
+		out = append(out, Session{Node: d.node, State: Active, Client: fmt.Sprintf("%d clients", n), Busy: "an older process of the proxy still serves them"})
 	}
 	slices.SortFunc(out, func(a, b Session) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Client, b.Client)) })
 	return out
@@ -455,9 +489,7 @@ func (d *door) cut() error {
 	}
 	d.cuts++
 	d.serial++ // a new order, for the same phase
-	for e := range d.elders {
-		e.cut(d.route.ID)
-	}
+	d.older.cutOlder(d.route.ID)
 	for c := range d.open {
 		if !d.reachable(c.client.Node) {
 			_ = c.SetLinger(0)
@@ -469,12 +501,8 @@ func (d *door) cut() error {
 	time.AfterFunc(cutWait, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if d.pause != pause {
-			return
-		}
-		for c := range d.open {
-			_ = c.SetLinger(0)
-			c.closeLocked()
+		if d.pause == pause {
+			d.resetOpen()
 		}
 	})
 	return nil
@@ -487,10 +515,7 @@ func (d *door) status(s *RouteStatus) {
 	if !d.owned {
 		return
 	}
-	s.Server, s.Open = d.route.Server, len(d.open)
-	for _, n := range d.elders {
-		s.Open += n
-	}
+	s.Server, s.Open = d.route.Server, len(d.open)+d.older.older(d.route.ID)
 	nodes := make(map[string]bool)
 	for _, l := range d.lines {
 		nodes[l.node] = true
@@ -518,9 +543,8 @@ func (d *door) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.owned = false
-	for c := range maps.Clone(d.open) {
-		c.closeLocked()
-	}
+	d.resetOpen()
+	d.older.cutOlder(d.route.ID)
 	d.step()
 }
 
@@ -557,7 +581,10 @@ func (d *door) serveLine(ctx context.Context, conn net.Conn, p preface, from str
 	defer pulse.Stop()
 	var last order
 	for {
-		o, changed := d.order()
+		o, changed, err := d.order()
+		if err != nil {
+			return err
+		}
 		if o.Serial != last.Serial || o.Moved != nil || last.Serial == 0 {
 			last = o
 			if err := writeMessage(conn, o); err != nil || o.Moved != nil {
@@ -581,9 +608,11 @@ func heardLately(conn net.Conn) error { return conn.SetReadDeadline(time.Now().A
 func (d *door) settle(ctx context.Context, conn net.Conn, p preface) error {
 	for {
 		d.mu.Lock()
-		changed, epoch, owned, to := d.changed, d.route.Epoch, d.owned, d.place()
+		changed, epoch, owned, retired, to := d.changed, d.route.Epoch, d.owned, d.retired, d.place()
 		d.mu.Unlock()
 		switch {
+		case retired:
+			return errRetired
 		case epoch < p.Epoch:
 			// Its answer comes when our own table is as new.
 		case !owned:

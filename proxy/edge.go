@@ -384,7 +384,10 @@ type localLine struct {
 
 func (l *localLine) next(ctx context.Context) (order, error) {
 	for {
-		o, changed := l.door.order()
+		o, changed, err := l.door.order()
+		if err != nil {
+			return order{}, err
+		}
 		if o.Serial != l.last || o.Moved != nil {
 			l.last = o.Serial
 			return o, nil

@@ -38,7 +38,7 @@ type Options struct {
 	// Waiting bounds the clients of all routes that have a request that waits, or are not
 	// yet served; 0 means 10,000. Past it nobody is accepted: who comes waits in the kernel.
 	Waiting int
-	// Listeners are those that an older process has handed on, by HandOver's names.
+	// Listeners are those that an older process has handed on, by the names that HandOver gave them.
 	Listeners map[string]net.Listener
 }
 
@@ -61,7 +61,11 @@ type Node struct {
 	broken    map[string]error // routes that cannot be served at all
 	listeners map[string]net.Listener
 	inherited map[string]net.Listener
-	retired   bool // a newer process has taken over
+	retired   bool           // a newer process has taken over
+	serving   sync.WaitGroup // of clients
+
+	eldersMu sync.Mutex // after all other locks
+	elders   map[*elder]struct{}
 }
 
 // serving is an edge at work.
@@ -82,6 +86,7 @@ func NewNode(o Options) *Node {
 		Options: o, crowd: crowd{most: int64(cmp.Or(o.Waiting, 10_000))},
 		edges: make(map[string]*serving), doors: make(map[string]*door), broken: make(map[string]error),
 		listeners: make(map[string]net.Listener), inherited: inherited,
+		elders: make(map[*elder]struct{}),
 	}
 }
 
@@ -98,6 +103,11 @@ func (n *Node) Run(ctx context.Context, l net.Listener) error {
 	if err := n.restore(ctx); err != nil {
 		return err
 	}
+	n.eldersMu.Lock()
+	for e := range n.elders {
+		n.work.Go(func() { n.attend(ctx, e) })
+	}
+	n.eldersMu.Unlock()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	for {
@@ -290,7 +300,9 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
-	case n.ctx == nil || n.ctx.Err() != nil || n.retired:
+	case n.retired:
+		return errRetired
+	case n.ctx == nil || n.ctx.Err() != nil:
 		return errors.New("the proxy is not running")
 	case n.config.Node != "" && n.config.Node != c.Node:
 		return fmt.Errorf("the proxy is that of node %s, and was told to be that of node %s", n.config.Node, c.Node)
@@ -302,7 +314,7 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 		if d := n.doors[r.ID]; d != nil {
 			d.set(r)
 		} else {
-			n.doors[r.ID] = newDoor(c.Node, r, paused[r.ID], n.Log.With("route", r.ID, "volume", r.Volume))
+			n.doors[r.ID] = newDoor(c.Node, r, paused[r.ID], n, n.Log.With("route", r.ID, "volume", r.Volume))
 		}
 		old := n.edges[r.ID]
 		if old != nil && sameDoors(old.route, r) {
@@ -347,7 +359,9 @@ func (n *Node) start(e *edge) *serving {
 	s := &serving{edge: e, closed: make(chan struct{})}
 	var ctx context.Context
 	ctx, s.cancel = context.WithCancel(n.ctx)
+	n.serving.Add(1)
 	n.work.Go(func() {
+		defer n.serving.Done()
 		defer s.cancel()
 		e.serve(ctx, s.closed)
 	})
@@ -384,6 +398,9 @@ func (n *Node) Resume(_ context.Context, route, server string) error {
 func (n *Node) decide(route string, do func(d *door) error) error {
 	n.applying.Lock()
 	defer n.applying.Unlock()
+	if n.isRetired() {
+		return errRetired
+	}
 	d, err := n.door(route)
 	if err == nil {
 		err = do(d)

@@ -1,6 +1,230 @@
 package proxy
 
-// elder is an older process.
-type elder struct{}
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
 
-func (e *elder) cut(route string) {}
+// A process is replaced by a newer one without a connection noticing: both have the same
+// listening sockets for a moment, each with one queue; then the older one accepts nobody
+// any more and serves those it has to their end. Their edges then are told by the door of
+// the newer process what they may do, as those of any other node; and how many connections
+// the older one still has to servers it tells over a link, so that a pause counts them.
+
+// elder is an older process.
+type elder struct {
+	link net.Conn
+
+	mu   sync.Mutex
+	open map[string]int // by route; nil: it has not said yet
+}
+
+// elderSays is what it tells, each time that something has changed.
+type elderSays struct{ Open map[string]int }
+
+// elderHears is what it is told.
+type elderHears struct{ Cut string }
+
+func (e *elder) cut(route string) {
+	_ = e.link.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = json.NewEncoder(e.link).Encode(elderHears{Cut: route}) // one that has gone has nothing to cut
+}
+
+// count is how many connections it has to the server of a route.
+func (e *elder) count(route string) int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.open == nil {
+		return 1 // not known yet: at least that is to be waited for
+	}
+	return e.open[route]
+}
+
+// older is how many connections older processes have to the server of a route.
+func (n *Node) older(route string) (open int) {
+	n.eldersMu.Lock()
+	defer n.eldersMu.Unlock()
+	for e := range n.elders {
+		open += e.count(route)
+	}
+	return open
+}
+
+func (n *Node) cutOlder(route string) {
+	n.eldersMu.Lock()
+	elders := maps.Clone(n.elders)
+	n.eldersMu.Unlock()
+	for e := range elders {
+		e.cut(route)
+	}
+}
+
+// Succeed makes the node, before Run, the successor of an older process at the other end
+// of link, which has to Retire.
+func (n *Node) Succeed(link net.Conn) {
+	n.eldersMu.Lock()
+	defer n.eldersMu.Unlock()
+	n.elders[&elder{link: link}] = struct{}{}
+}
+
+// attend listens to an older process until it has gone.
+func (n *Node) attend(ctx context.Context, e *elder) {
+	stop := context.AfterFunc(ctx, func() { _ = e.link.Close() })
+	defer stop()
+	in := json.NewDecoder(bufio.NewReader(e.link))
+	for {
+		var says elderSays
+		err := in.Decode(&says)
+		if err != nil {
+			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
+				n.Log.Warn("the link to an older process of the proxy has ended", "err", err)
+			}
+			_ = e.link.Close()
+			n.eldersMu.Lock()
+			delete(n.elders, e)
+			n.eldersMu.Unlock()
+			n.wakeDoors()
+			return
+		}
+		e.mu.Lock()
+		e.open = says.Open
+		if e.open == nil {
+			e.open = make(map[string]int)
+		}
+		e.mu.Unlock()
+		n.wakeDoors()
+	}
+}
+
+func (n *Node) wakeDoors() {
+	n.mu.Lock()
+	doors := maps.Clone(n.doors)
+	n.mu.Unlock()
+	for _, d := range doors {
+		d.mu.Lock()
+		d.wake()
+		d.mu.Unlock()
+	}
+}
+
+// HandOver lets start begin a newer process, with all that routes are listened on, by the
+// names that its Options want. When start returns without an error the newer process
+// serves, and the node has to Retire. Nobody can tell the node anything meanwhile: the
+// newer process would not know.
+func (n *Node) HandOver(start func(listeners map[string]*os.File) error) error {
+	n.applying.Lock()
+	defer n.applying.Unlock()
+	files := make(map[string]*os.File)
+	defer func() {
+		for _, f := range files {
+			_ = f.Close()
+		}
+	}()
+	n.mu.Lock()
+	for name, l := range n.listeners {
+		f, err := l.(*net.TCPListener).File()
+		if err != nil {
+			n.mu.Unlock()
+			return fmt.Errorf("handing the listener of port %s on: %w", name, err)
+		}
+		files[name] = f
+	}
+	n.mu.Unlock()
+	if err := start(files); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.retired = true
+	for _, e := range n.edges {
+		close(e.closed)
+	}
+	n.edges = make(map[string]*serving)
+	for _, d := range n.doors {
+		d.retire()
+	}
+	return nil
+}
+
+// Retire serves those clients to their end who are there after a HandOver, and tells the
+// newer process at the other end of link how many connections to servers they have. It
+// returns when there is nobody left, or when ctx ends. The listener that Run was given has
+// to be closed before.
+func (n *Node) Retire(ctx context.Context, link net.Conn) error {
+	defer func() { _ = link.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = link.Close() })
+	defer stop()
+	var hears sync.WaitGroup
+	defer hears.Wait()
+	defer func() { _ = link.Close() }()
+	hears.Go(func() {
+		in := json.NewDecoder(link)
+		for {
+			var h elderHears
+			if in.Decode(&h) != nil {
+				return // a newer process that is gone has nothing to say; we go on
+			}
+			n.mu.Lock()
+			d := n.doors[h.Cut]
+			n.mu.Unlock()
+			if d != nil {
+				d.reset()
+			}
+			n.cutOlder(h.Cut)
+		}
+	})
+	served := make(chan struct{})
+	go func() { n.serving.Wait(); close(served) }()
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	var told map[string]int
+	for {
+		open, total := n.openNow()
+		if told == nil || !maps.Equal(open, told) {
+			told = open
+			_ = link.SetWriteDeadline(time.Now().Add(time.Second))
+			if err := json.NewEncoder(link).Encode(elderSays{Open: open}); err != nil {
+				n.Log.Debug("the newer process of the proxy does not listen", "err", err)
+			}
+		}
+		if total == 0 {
+			select {
+			case <-served:
+				return nil
+			default:
+			}
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// openNow counts the connections to servers, by route.
+func (n *Node) openNow() (open map[string]int, total int) {
+	n.mu.Lock()
+	doors := maps.Clone(n.doors)
+	n.mu.Unlock()
+	open = make(map[string]int)
+	for id, d := range doors {
+		d.mu.Lock()
+		here := len(d.open)
+		d.mu.Unlock()
+		if here += n.older(id); here > 0 {
+			open[id] = here
+			total += here
+		}
+	}
+	return open, total
+}

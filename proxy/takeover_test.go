@@ -1,0 +1,178 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// socketpair is a link as two processes have it.
+func socketpair(t *testing.T) (a, b net.Conn) {
+	t.Helper()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns [2]net.Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "link")
+		if conns[i], err = net.FileConn(f); err != nil {
+			t.Fatal(err)
+		}
+		_ = f.Close()
+	}
+	return conns[0], conns[1]
+}
+
+// A newer process takes over, twice, and nobody notices: who is connected goes on, who comes
+// is served, and a pause counts those whom the older ones still serve.
+func TestTakeover(t *testing.T) {
+	c := newCluster(t, 2)
+	m := c.nodes[0]
+	file := filepath.Join(t.TempDir(), "proxy.json")
+	m.stop()
+	m.start(t, file, m.addr)
+	r := Route{ID: "r", Listen: freePort(t), Mode: TCP, Limits: Limits{Silence: time.Millisecond}}
+	server, _ := echo(t, "s")
+	c.route(r, 0, 1, server)
+
+	say := func(conn net.Conn, in interface{ ReadString(byte) (string, error) }) {
+		t.Helper()
+		if _, err := conn.Write([]byte("on\n")); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := in.ReadString('\n'); err != nil || s != "on\n" {
+			t.Fatalf("a session that goes on: %q, %v", s, err)
+		}
+	}
+	here, hereIn, _ := visit(t, c.addrOf(0, r))
+	there, thereIn, _ := visit(t, c.addrOf(1, r))
+
+	retired := make(chan error, 2)
+	for range 2 {
+		old, oldStop, oldRaw := m.Node, m.stop, m.raw
+		ours, theirs := socketpair(t)
+		err := old.HandOver(func(files map[string]*os.File) error {
+			listeners := make(map[string]net.Listener)
+			for name, f := range files {
+				l, err := net.FileListener(f)
+				if err != nil {
+					return err
+				}
+				listeners[name] = l
+			}
+			f, err := oldRaw.(*net.TCPListener).File()
+			if err != nil {
+				return err
+			}
+			defer func() { _ = f.Close() }()
+			if m.inheritNodes, err = net.FileListener(f); err != nil {
+				return err
+			}
+			m.inherit, m.link = listeners, theirs
+			m.start(t, file, "")
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = oldRaw.Close()
+		go func() {
+			err := old.Retire(t.Context(), ours)
+			oldStop()
+			retired <- err
+		}()
+		if err := old.Pause(t.Context(), "r", 0); err == nil {
+			t.Error("an older process still takes orders")
+		}
+		say(here, hereIn)
+		say(there, thereIn)
+		visit(t, c.addrOf(0, r))
+	}
+	if n := c.status(0, "r").Open; n < 3 {
+		t.Errorf("%d connections to the server are counted, and there are more", n)
+	}
+
+	// The one who is busy with the oldest process is named, and is not in the way any more
+	// when it has ended.
+	if _, err := here.Write([]byte("no line")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := hereIn.Peek(7); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Pause(t.Context(), "r", 0); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := m.Quiet(ctx, "r"); err != nil {
+		t.Errorf("quiet, with older processes: %v", err)
+	}
+	for range 2 {
+		select {
+		case err := <-retired:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("an older process stays, though nobody is left")
+		}
+	}
+	if err := m.Resume(t.Context(), "r", ""); err != nil {
+		t.Fatal(err)
+	}
+	visit(t, c.addrOf(0, r))
+}
+
+// A newer process that does not come up changes nothing.
+func TestTakeoverFails(t *testing.T) {
+	c := newCluster(t, 1)
+	server, _ := echo(t, "s")
+	r := Route{ID: "r", Listen: freePort(t), Mode: TCP}
+	c.route(r, 0, 1, server)
+	c.addrOf(0, r)
+	sorry := errors.New("it did not start")
+	if err := c.nodes[0].HandOver(func(files map[string]*os.File) error {
+		if len(files) != 1 {
+			t.Errorf("%d listeners are handed on", len(files))
+		}
+		return sorry
+	}); !errors.Is(err, sorry) {
+		t.Errorf("it says %v", err)
+	}
+	visit(t, c.addrOf(0, r))
+	if err := c.nodes[0].Pause(t.Context(), "r", 0); err != nil {
+		t.Error(err)
+	}
+}
+
+// What an older process serves is waited for, and can be cut off, before it has said how
+// much that is.
+func TestElderIsNamed(t *testing.T) {
+	n := NewNode(Options{})
+	ours, theirs := socketpair(t)
+	defer func() { _ = theirs.Close() }()
+	n.Succeed(ours)
+	d := newDoor("n1", Route{ID: "r", Owner: "n1", Epoch: 1, Server: "127.0.0.1:1"}, &doorPause{Since: time.Now()}, n, n.Log)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	var busy *Busy
+	if err := d.quiet(ctx); !errors.As(err, &busy) || !strings.Contains(busy.Error(), "older process") {
+		t.Errorf("quiet: %v", err)
+	}
+	if err := d.cut(); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 100)
+	k, err := theirs.Read(got)
+	if err != nil || !strings.Contains(string(got[:k]), `"Cut":"r"`) {
+		t.Errorf("the older process hears %q, %v", got[:k], err)
+	}
+}
