@@ -634,6 +634,7 @@ func (d *door) settle(ctx context.Context, conn net.Conn, p preface) error {
 // serveServer connects the edge at the other end with the server, and passes on what both
 // say.
 func (d *door) serveServer(ctx context.Context, conn halfCloser, p preface, from string) error {
+	over := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// Before it is told to go on an edge says nothing: it can only hang up.
@@ -667,7 +668,7 @@ func (d *door) serveServer(ctx context.Context, conn halfCloser, p preface, from
 		}
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close(); _ = server.Close() })
+	stop := context.AfterFunc(over, func() { _ = conn.Close(); _ = server.Close() })
 	defer stop()
 	return join(conn, server, func() (chunk, error) {
 		err := <-first

@@ -433,7 +433,7 @@ func (n *Node) Cut(_ context.Context, route string) error {
 func (n *Node) Status(context.Context) (Status, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	out := Status{Node: n.config.Node}
+	out := Status{Node: n.config.Node, Process: os.Getpid()}
 	for _, r := range n.config.Routes {
 		s := RouteStatus{ID: r.ID, Listen: r.Listen, Mode: r.Mode, Owner: r.Owner, Epoch: r.Epoch}
 		if e := n.edges[r.ID]; e != nil {

@@ -159,8 +159,9 @@ type Controller interface {
 
 // Status is what a node's proxy does.
 type Status struct {
-	Node   string
-	Routes []RouteStatus
+	Node    string
+	Process int // its PID
+	Routes  []RouteStatus
 }
 
 // RouteStatus is what it does for a route: for clients that came to this node and, at the

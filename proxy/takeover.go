@@ -183,7 +183,7 @@ func (n *Node) Retire(ctx context.Context, link net.Conn) error {
 		}
 	})
 	served := make(chan struct{})
-	go func() { n.serving.Wait(); close(served) }()
+	n.work.Go(func() { n.serving.Wait(); close(served) })
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
 	var told map[string]int

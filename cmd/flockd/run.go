@@ -42,7 +42,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 			}
 			return serve(ctx, cfg, errOut)
 		},
-		Commands: []*cli.Command{fenceCommand(out, errOut), recoverCommand(out, errOut), {
+		Commands: []*cli.Command{fenceCommand(out, errOut), proxyCommand(out, errOut), recoverCommand(out, errOut), {
 			Name: "config", Usage: "check or show the configuration",
 			Subcommands: []*cli.Command{
 				{Name: "check", Usage: "say whether the configuration is valid", Action: func(c *cli.Context) error {

@@ -59,6 +59,16 @@ func loadRecord(d Disk) (record, error) {
 	return r, nil
 }
 
+// LoadIdentity reads who the node of a directory is, for a process beside the daemon. The
+// error is ErrNoCluster while it is no member of any.
+func LoadIdentity(d Disk) (*transport.Identity, error) {
+	r, err := loadRecord(d)
+	if err != nil {
+		return nil, err
+	}
+	return loadIdentity(d, r)
+}
+
 // loadIdentity reads key, certificate and root.
 func loadIdentity(d Disk, r record) (*transport.Identity, error) {
 	var pems [3][]byte

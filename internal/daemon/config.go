@@ -29,6 +29,8 @@ type Config struct {
 	Listen string `yaml:"listen"`
 	// GossipListen is serf's port, TCP and UDP.
 	GossipListen string `yaml:"gossip_listen"`
+	// ProxyListen is the mutual-TLS port of `flockd proxy`, for the clients of routes.
+	ProxyListen string `yaml:"proxy_listen"`
 	// HTTPListen serves /metrics, /healthz and /readyz in clear; "off" for none.
 	HTTPListen string `yaml:"http_listen"`
 	// PluginSocket is where Docker looks for the volume driver.
@@ -67,6 +69,7 @@ func Settings() []Setting {
 		{"mount_dir", "directory below which volumes are mounted", "/var/lib/flocker/volumes", func(c *Config) *string { return &c.MountDir }},
 		{"listen", "host:port of the mutual-TLS port", ":4523", func(c *Config) *string { return &c.Listen }},
 		{"gossip_listen", "host:port of gossip, TCP and UDP", ":4524", func(c *Config) *string { return &c.GossipListen }},
+		{"proxy_listen", "host:port of the proxy's mutual-TLS port", ":4526", func(c *Config) *string { return &c.ProxyListen }},
 		{"http_listen", "host:port of /metrics, /healthz and /readyz, or off", "127.0.0.1:4525", func(c *Config) *string { return &c.HTTPListen }},
 		{"plugin_socket", "socket of the Docker volume driver", "/run/docker/plugins/flocker.sock", func(c *Config) *string { return &c.PluginSocket }},
 		{"docker_host", "address of the container engine, or off", "unix:///var/run/docker.sock", func(c *Config) *string { return &c.DockerHost }},

@@ -39,14 +39,15 @@ func TestRepository(t *testing.T) {
 
 // processes: child processes are started only where something watches over them.
 func processes(r *repo) (problems []string) {
-	// flockd proxy and flockd fence are started by systemd, not by us.
-	allowed := []string{"zfs", "internal/fence"}
+	// flockd proxy and flockd fence are started by systemd, not by us; but a proxy starts the
+	// one that takes over from it, which gets its sockets that way alone.
+	allowed := []string{"zfs", "internal/fence", "cmd/flockd"}
 	for _, f := range r.goFiles {
 		if f.isTest() || isStory(f.pkg) || slices.Contains(allowed, f.pkg) {
 			continue
 		}
 		complain := func(at, what string) {
-			problems = append(problems, fmt.Sprintf("%s: %s: child processes run only in %s", at, what, strings.Join(allowed, " and ")))
+			problems = append(problems, fmt.Sprintf("%s: %s: child processes run only in %s", at, what, strings.Join(allowed, ", ")))
 		}
 		if slices.Contains(f.imports(), "os/exec") {
 			complain(f.path, "imports os/exec")

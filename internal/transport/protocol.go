@@ -9,6 +9,7 @@ const (
 	ProtoAPI    Protocol = "flk-api/1"    // the control API between nodes
 	ProtoStream Protocol = "flk-stream/1" // snapshot streams
 	ProtoImage  Protocol = "flk-image/1"  // images of containers
+	ProtoProxy  Protocol = "flk-proxy/1"  // clients of routes, on a port of its own
 	ProtoNode   Protocol = "flk-node/1"   // small requests between the members' cluster packages
 	// ProtoJoin is for machines that are no members yet, or whose certificate has
 	// expired: only the server shows a certificate.

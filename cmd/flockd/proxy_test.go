@@ -1,0 +1,266 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/transport"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/proxy"
+)
+
+// beFlockd has the test binary be flockd, as a process of its own.
+const beFlockd = "FLOCKD_TEST_IS_FLOCKD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(beFlockd) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// identity of a node of a cluster, in the files that flockd keeps it in.
+func identity(t *testing.T, ca *transport.Authority, dir string) *transport.Identity {
+	t.Helper()
+	node := volume.NewNodeID()
+	key, err := transport.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := transport.NewRequest(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := ca.Issue(csr, "c1", node, time.Now(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := json.Marshal(map[string]any{"node": node, "cluster": "c1", "name": "n1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string][]byte{"node.key": key, "node.crt": cert, "ca.crt": ca.CertPEM(), "node.json": record} {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id, err := transport.NewIdentity(cert, key, ca.CertPEM())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// echo says back what it hears.
+func echo(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var work sync.WaitGroup
+	work.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			work.Go(func() {
+				defer func() { _ = conn.Close() }()
+				_, _ = io.Copy(conn, conn)
+			})
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); work.Wait() })
+	return l.Addr().String()
+}
+
+func freePort(t *testing.T) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return uint16(l.Addr().(*net.TCPAddr).Port)
+}
+
+// eventually waits for a condition.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("in vain waited until %s", what)
+		}
+	}
+}
+
+// client says lines and hears them back.
+type client struct {
+	t    *testing.T
+	conn net.Conn
+	in   *bufio.Reader
+}
+
+func connect(t *testing.T, addr string) *client {
+	t.Helper()
+	var conn net.Conn
+	eventually(t, addr+" is listened on", func() bool {
+		var err error
+		conn, err = net.Dial("tcp", addr)
+		return err == nil
+	})
+	t.Cleanup(func() { _ = conn.Close() })
+	return &client{t, conn, bufio.NewReader(conn)}
+}
+
+func (c *client) say(line string) {
+	c.t.Helper()
+	_ = c.conn.SetDeadline(time.Now().Add(30 * time.Second))
+	if _, err := fmt.Fprintln(c.conn, line); err != nil {
+		c.t.Fatal(err)
+	}
+	if got, err := c.in.ReadString('\n'); err != nil || got != line+"\n" {
+		c.t.Fatalf("%q comes back as %q, %v", line, got, err)
+	}
+}
+
+// A real process of the proxy is replaced by another while clients are connected: they go on,
+// new ones come, flockd is served by the new one, and the old one goes when they have gone.
+func TestProxyProcessIsReplaced(t *testing.T) {
+	dir := t.TempDir()
+	ca, err := transport.NewAuthority("c1", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := identity(t, ca, dir)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	cmd := exec.Command(self, "--state-dir", dir, "--run-dir", dir, "--proxy-listen", nodes, "proxy", "--drain", "5s")
+	cmd.Env = append(os.Environ(), beFlockd+"=yes")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	first := make(chan error, 1)
+	go func() { first <- cmd.Wait() }()
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+
+	flockd := proxy.Dial(filepath.Join(dir, "proxy.sock"))
+	defer flockd.Close()
+	r := proxy.Route{ID: "r", Listen: freePort(t), Mode: proxy.TCP, Owner: string(id.Node()), OwnerAddr: nodes, Epoch: 1, Server: echo(t)}
+	eventually(t, "the proxy takes a configuration", func() bool {
+		return flockd.Apply(t.Context(), proxy.Config{Node: string(id.Node()), Routes: []proxy.Route{r}}) == nil
+	})
+	addr := "127.0.0.1:" + strconv.Itoa(int(r.Listen))
+	old := connect(t, addr)
+	old.say("one")
+
+	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	second := 0
+	eventually(t, "another process serves flockd", func() bool {
+		s, err := flockd.Status(t.Context())
+		second = s.Process
+		return err == nil && second != 0 && second != cmd.Process.Pid
+	})
+	t.Cleanup(func() { _ = syscall.Kill(second, syscall.SIGKILL) })
+	old.say("two")
+	young := connect(t, addr)
+	young.say("three")
+
+	// The pause of the new process waits for the client of the old one.
+	if err := flockd.Pause(t.Context(), "r", time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := flockd.Quiet(ctx, "r"); err != nil {
+		t.Errorf("quiet: %v", err)
+	}
+	select {
+	case err := <-first:
+		if err != nil {
+			t.Errorf("the first process ends with %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("the first process stays, though nobody is left")
+	}
+	if err := flockd.Resume(t.Context(), "r", ""); err != nil {
+		t.Fatal(err)
+	}
+	connect(t, addr).say("four")
+	if err := syscall.Kill(second, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the second process has ended", func() bool { return syscall.Kill(second, 0) != nil })
+}
+
+// Proxies of two nodes reach each other by the nodes' certificates, and those of a node that
+// is no member are refused.
+func TestProxyPeers(t *testing.T) {
+	ca, err := transport.NewAuthority("c1", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := echo(t)
+	r := proxy.Route{ID: "r", Listen: freePort(t), Mode: proxy.TCP, Epoch: 1, Limits: proxy.Limits{Request: time.Second}}
+	var ids []*transport.Identity
+	var nodes []*proxy.Node
+	for i := range 3 {
+		id := identity(t, ca, t.TempDir())
+		host := fmt.Sprintf("127.0.0.%d", i+2)
+		raw, err := net.Listen("tcp", host+":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := proxy.NewNode(proxy.Options{Peers: &proxyPeers{transport.Dialer{Identity: id}}, Host: host})
+		l := transport.Listen(raw, id, func(n volume.NodeID) error { return nodes[i].Admit(string(n)) }, slog.New(slog.DiscardHandler))
+		ids, nodes = append(ids, id), append(nodes, n)
+		ctx, cancel := context.WithCancel(context.Background())
+		var work sync.WaitGroup
+		own := l.Protocol(transport.ProtoProxy)
+		work.Go(func() { _ = l.Run(ctx) })
+		work.Go(func() {
+			if err := n.Run(ctx, own); err != nil {
+				t.Error(err)
+			}
+		})
+		t.Cleanup(func() { cancel(); work.Wait() })
+		if i == 0 {
+			r.Owner, r.OwnerAddr = string(id.Node()), raw.Addr().String()
+		}
+	}
+	for i, n := range nodes {
+		r := r
+		if i == 0 {
+			r.Server = server
+		}
+		conf := proxy.Config{Node: string(ids[i].Node()), Members: []string{string(ids[0].Node()), string(ids[1].Node())}, Routes: []proxy.Route{r}}
+		eventually(t, "the node runs", func() bool { return n.Apply(t.Context(), conf) == nil })
+	}
+	connect(t, fmt.Sprintf("127.0.0.3:%d", r.Listen)).say("by another node")
+	stranger := connect(t, fmt.Sprintf("127.0.0.4:%d", r.Listen))
+	_ = stranger.conn.SetDeadline(time.Now().Add(30 * time.Second))
+	if _, err := stranger.in.ReadByte(); err == nil {
+		t.Error("a node that is no member gets to the server")
+	}
+}
