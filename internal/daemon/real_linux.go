@@ -19,6 +19,7 @@ import (
 	"github.com/flocker-io/flocker/internal/lease"
 	"github.com/flocker-io/flocker/internal/version"
 	"github.com/flocker-io/flocker/plugin"
+	"github.com/flocker-io/flocker/proxy"
 	"github.com/flocker-io/flocker/replicate"
 	"github.com/flocker-io/flocker/zfs"
 )
@@ -28,6 +29,10 @@ func Real(cfg Config, log *slog.Logger) (Parts, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return Parts{}, fmt.Errorf("asking for the boot ID: %w", err)
+	}
+	_, proxyPort, err := net.SplitHostPort(cfg.ProxyListen)
+	if err != nil {
+		return Parts{}, fmt.Errorf("proxy_listen %q: %w", cfg.ProxyListen, err)
 	}
 	metrics := NewMetrics(version.Version)
 	t := profiles[cfg.Profile]
@@ -49,6 +54,7 @@ func Real(cfg Config, log *slog.Logger) (Parts, error) {
 		StopWriters: func(ctx context.Context, root string) error {
 			return fence.Instead(ctx, log, cfg.RunDir, root)
 		},
+		Proxy: proxy.Dial(filepath.Join(cfg.RunDir, "proxy.sock")), ProxyPort: proxyPort, Probe: proxy.ProbeAt,
 		Close: host.Close,
 	}
 	if cfg.DockerHost != "off" {
