@@ -29,6 +29,13 @@ func readChunk(from net.Conn) (chunk, error) {
 	if raw := rawConn(from); raw != nil {
 		return readRaw(raw)
 	}
+	if t, ok := from.(*tunnel); ok {
+		return t.readChunk()
+	}
+	return readBuffered(from)
+}
+
+func readBuffered(from io.Reader) (chunk, error) {
 	c := chunk{buf: chunks.Get().(*[chunkSize]byte)}
 	n, err := from.Read(c.buf[:])
 	if n == 0 && err != nil {

@@ -17,7 +17,7 @@ func TestClusterRedisMovesUnderBenchmark(t *testing.T) {
 		t.Skip("there is no redis-benchmark here")
 	}
 	const nodes = 3
-	moves, total := 20, 300_000
+	moves, total := 20, 60_000
 	if testing.Short() {
 		moves, total = 4, 20_000
 	}

@@ -142,8 +142,9 @@ type Controller interface {
 	// whoever owns them now. What cannot be done for one route, such as to listen on a port
 	// that is taken, is told by its status and tried again.
 	Apply(ctx context.Context, c Config) error
-	// Pause keeps everything new from the server, from now on, and for clients of all
-	// nodes. What waits longer than event, all in all, is refused; 0 means the route's
+	// Pause keeps everything new from the server: no connection to it is made from now on,
+	// and those that clients of any node have are let go as soon as nothing is outstanding
+	// on them. What waits longer than event, all in all, is refused; 0 means the route's
 	// limit. The pause itself ends by Resume, or when another node owns the route. It
 	// outlasts a restart of the proxy.
 	Pause(ctx context.Context, route string, event time.Duration) error

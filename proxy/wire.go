@@ -129,11 +129,33 @@ type tunnel struct {
 	halfCloser
 	once  sync.Once
 	reset atomic.Bool
+
+	// Of whoever reads; one at a time does.
+	small [2 << 10]byte
+	bulk  bool // what was read last had no room there
 }
 
 type halfCloser interface {
 	net.Conn
 	CloseWrite() error
+}
+
+// readChunk is as the function of that name. What TLS has to say cannot be waited for
+// without a buffer, but for a tunnel that is silent most of the time a small one will do.
+func (t *tunnel) readChunk() (chunk, error) {
+	if t.bulk {
+		c, err := readBuffered(t)
+		t.bulk = err == nil && c.n > len(t.small)
+		return c, err
+	}
+	n, err := t.Read(t.small[:])
+	if n == 0 && err != nil {
+		return chunk{}, err
+	}
+	t.bulk = n == len(t.small)
+	c := chunk{buf: chunks.Get().(*[chunkSize]byte)}
+	c.n = copy(c.buf[:], t.small[:n])
+	return c, nil
 }
 
 // SetLinger is as that of net.TCPConn.
