@@ -30,9 +30,11 @@ type door struct {
 	cuts    int
 	lines   map[string]*doorLine
 	open    map[*crossing]struct{}
-	retired bool          // a newer process has taken over
-	early   *time.Timer   // ends that phase for edges that do not answer
-	changed chan struct{} // closed and made anew when any of this has changed
+	retired bool            // a newer process has taken over
+	await   map[string]bool // nodes whose clients listen, and are not back yet
+	crossed bool            // somebody was let through since this node has owned the route
+	early   *time.Timer     // ends that phase for edges that do not answer
+	changed chan struct{}   // closed and made anew when any of this has changed
 
 	dials chan struct{}
 	older olderDoors
@@ -57,6 +59,7 @@ type doorPause struct {
 type doorLine struct {
 	node  string
 	done  uint64 // the last order that it has done
+	hears bool   // some of its clients listen
 	busy  []Session
 	heard time.Time
 }
@@ -78,6 +81,7 @@ func newDoor(node string, r Route, p *doorPause, older olderDoors, log *slog.Log
 		node: node, log: log,
 		lines:   make(map[string]*doorLine),
 		open:    make(map[*crossing]struct{}),
+		await:   make(map[string]bool),
 		older:   older,
 		changed: make(chan struct{}),
 		dials:   make(chan struct{}, r.Limits.withDefaults().Dials),
@@ -103,7 +107,8 @@ func (d *door) set(r Route) {
 	d.owned = r.Owner == d.node
 	if !d.owned {
 		// Another node decides from now on, and here nothing leads to the server any more.
-		d.pause, d.route.Server = nil, ""
+		d.pause, d.route.Server, d.crossed = nil, "", false
+		clear(d.await)
 		d.resetOpen()
 		d.older.cutOlder(r.ID)
 	}
@@ -144,24 +149,30 @@ func (d *door) step() {
 	case !may && d.phase != phasePaused && d.phase != phaseLast:
 		d.enter(phasePaused)
 	case may && d.phase != phaseEarly && d.phase != phaseOpen:
-		d.enter(phaseEarly)
-		serial := d.serial
-		d.early = time.AfterFunc(earlyWait, func() {
-			d.mu.Lock()
-			defer d.mu.Unlock()
-			if d.serial == serial {
-				d.enter(phaseOpen)
-				d.wake()
-			}
-		})
+		d.begins()
 	}
 	switch {
 	case !d.allDone():
 	case d.phase == phasePaused:
 		d.enter(phaseLast)
-	case d.phase == phaseEarly:
+	case d.phase == phaseEarly && len(d.await) == 0 && len(d.lines) > 0:
 		d.enter(phaseOpen)
 	}
+}
+
+// begins enters the phase early, for some time. d.mu is held.
+func (d *door) begins() {
+	d.enter(phaseEarly)
+	serial := d.serial
+	d.early = time.AfterFunc(earlyWait, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.serial == serial {
+			clear(d.await)
+			d.enter(phaseOpen)
+			d.wake()
+		}
+	})
 }
 
 func (d *door) allDone() bool {
@@ -192,10 +203,21 @@ func (d *door) wake() {
 }
 
 // join begins a line. An edge that comes again has lost the one it had.
-func (d *door) join(name, node string) {
+//
+// One that comes from the door that the owner had before says whose clients listen: they are
+// waited for, if nobody has gone on yet.
+func (d *door) join(name, node string, listen []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.lines[name] = &doorLine{node: node, heard: time.Now()}
+	if !d.crossed && d.owned {
+		for _, n := range listen {
+			d.await[n] = true
+		}
+		if len(listen) > 0 && d.phase == phaseOpen {
+			d.begins()
+		}
+	}
 	d.wake()
 }
 
@@ -221,6 +243,12 @@ func (d *door) done(name string, a ack) {
 	l.busy = a.Busy
 	if a.Done && l.done != a.Serial {
 		l.done, l.busy = a.Serial, nil
+		switch d.phase {
+		case phasePaused:
+			l.hears = a.Listen
+		case phaseEarly:
+			delete(d.await, l.node)
+		}
 		d.step()
 	}
 }
@@ -238,6 +266,13 @@ func (d *door) order() (order, <-chan struct{}, error) {
 		o.Moved = &moved
 	}
 	if d.pause != nil {
+		if d.phase == phaseLast {
+			for _, l := range d.lines {
+				if l.hears {
+					o.Listen = append(o.Listen, l.node)
+				}
+			}
+		}
 		o.Event = max(time.Until(d.pause.Since.Add(d.pause.Event)), time.Nanosecond)
 	}
 	return o, d.changed, nil
@@ -310,6 +345,7 @@ func (d *door) admit(p preface, from string) (c *crossing, server string, change
 	}
 	c = &crossing{door: d, client: Session{Node: from, Client: p.Client, Since: time.Now(), State: Active}, announce: d.route.Announce}
 	d.open[c] = struct{}{}
+	d.crossed = d.crossed || d.phase == phaseOpen
 	return c, d.route.Server, nil, nil
 }
 
@@ -554,7 +590,7 @@ func (d *door) serveLine(ctx context.Context, conn net.Conn, p preface, from str
 	if err := d.settle(ctx, conn, p); err != nil {
 		return err
 	}
-	d.join(p.Line, from)
+	d.join(p.Line, from, p.Listen)
 	defer d.leave(p.Line)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -25,6 +25,7 @@ type edge struct {
 	mu      sync.Mutex
 	to      place         // of the owner, as far as is known
 	line    wire          // nil: none
+	listen  []string      // nodes whose clients listen, as the last door said before the move
 	wanted  bool          // there is something to say to the owner
 	unbound error         // why it cannot listen
 	lost    error         // why there is no line
@@ -167,7 +168,9 @@ func (e *edge) follow(ctx context.Context, to place) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	name := rand.Text()
-	p := preface{Kind: kindLine, Route: e.route.ID, Epoch: to.Epoch, Line: name}
+	e.mu.Lock()
+	p := preface{Kind: kindLine, Route: e.route.ID, Epoch: to.Epoch, Line: name, Listen: e.listen}
+	e.mu.Unlock()
 	l, err := e.node.line(ctx, to, p)
 	if err != nil {
 		return err
@@ -204,6 +207,11 @@ func (e *edge) follow(ctx context.Context, to place) error {
 		does.end()
 		first := last.Serial == 0
 		last = o
+		if o.Phase == phaseLast || o.Phase == phaseOpen {
+			e.mu.Lock()
+			e.listen = o.Listen
+			e.mu.Unlock()
+		}
 		e.obey(ctx, &does, l, o)
 		if first {
 			e.setLine(&namedLine{l, p})
@@ -301,7 +309,7 @@ func (e *edge) park(ctx context.Context, l wire, o order) {
 		if errors.As(err, &busy) {
 			err = l.tell(ack{Serial: o.Serial, Busy: busy.Sessions[:min(len(busy.Sessions), mostBusy)]})
 		} else if err == nil {
-			_ = l.tell(ack{Serial: o.Serial, Done: true})
+			_ = l.tell(ack{Serial: o.Serial, Done: true, Listen: e.gate.lingering()})
 			return
 		}
 		if err != nil {

@@ -331,6 +331,11 @@ func (g *Gate) busy(last bool) (out []Session) {
 	return out
 }
 
+// lingering says that sessions are there which listen to others, and are to be parked last.
+func (g *Gate) lingering() bool {
+	return slices.ContainsFunc(g.Sessions(), func(s Session) bool { return s.Busy == lingering })
+}
+
 // Cut ends every session that is not parked, nor about to be. What they wait for is lost
 // to them; it is for a pause that would not become quiet otherwise, where its user prefers
 // that.

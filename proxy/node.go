@@ -244,7 +244,7 @@ func (n *Node) line(ctx context.Context, to place, p preface) (wire, error) {
 	d, name, local := n.doors[p.Route], n.config.Node, !n.retired
 	n.mu.Unlock()
 	if local && to.Owner == name && d != nil {
-		d.join(p.Line, name)
+		d.join(p.Line, name, p.Listen)
 		return &localLine{door: d, node: name, name: p.Line}, nil
 	}
 	dial, cancel := context.WithTimeout(ctx, lineSilence)

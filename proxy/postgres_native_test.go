@@ -171,7 +171,12 @@ type pgClient struct {
 
 func dialPostgres(t testing.TB, port int, startup ...any) *pgClient {
 	t.Helper()
-	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	return dialPostgresAt(t, fmt.Sprintf("127.0.0.1:%d", port), startup...)
+}
+
+func dialPostgresAt(t testing.TB, addr string, startup ...any) *pgClient {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,9 @@ type preface struct {
 	Route string
 	Epoch uint64 // in which the edge believes that it is talking to the owner
 	Line  string // its name: of the line that begins, or of the one by which it may connect
+	// Of a line: nodes with sessions that are to be back before any other goes on, as the
+	// door said that the edge comes from.
+	Listen []string `json:",omitempty"`
 	// Of a connection to the server:
 	Client string `json:",omitempty"` // its address
 	Urgent bool   `json:",omitempty"` // it is let through during a pause
@@ -71,6 +74,7 @@ type order struct {
 	Event  time.Duration `json:",omitempty"` // how long a pause may still last for those who wait
 	Cuts   int           `json:",omitempty"` // how often those that are busy were to be cut off
 	Moved  *place        `json:",omitempty"` // the owner is another: this is the last order
+	Listen []string      `json:",omitempty"` // nodes whose clients listen to the others; in the phase last
 }
 
 // ack is what an edge has done of an order.
@@ -78,6 +82,7 @@ type ack struct {
 	Serial uint64
 	Done   bool
 	Busy   []Session `json:",omitempty"` // who keeps it from being done, not all of them
+	Listen bool      `json:",omitempty"` // some of its clients listen to the others
 }
 
 const (
