@@ -34,12 +34,25 @@ func (m *member) NodeRoutes(ctx context.Context) ([]api.NodeRoute, error) {
 	return out, nil
 }
 
+// sessions of clients that came to this node or, at an owner, to any.
 func (m *member) sessions(all []proxy.Session) (out []api.RouteSession) {
-	node := m.view().ref(m.self)
+	v := m.view()
 	for _, s := range all {
+		node := v.ref(cmp.Or(volume.NodeID(s.Node), m.self))
 		out = append(out, api.RouteSession{Node: node, Client: s.Client, Since: s.Since, Why: cmp.Or(s.Busy, string(s.State))})
 	}
 	return out
+}
+
+// withoutRepeats adds sessions that two nodes may tell of: the one that a client came to,
+// and the owner.
+func withoutRepeats(to, more []api.RouteSession) []api.RouteSession {
+	for _, s := range more {
+		if !slices.ContainsFunc(to, func(t api.RouteSession) bool { return t.Node.ID == s.Node.ID && t.Client == s.Client }) {
+			to = append(to, s)
+		}
+	}
+	return to
 }
 
 // Routes implements api.Backend. All nodes are asked at the same time, none for longer than
@@ -98,7 +111,7 @@ func (v view) routes(said map[volume.NodeID][]api.NodeRoute) (out api.Routes) {
 			}
 			nr := said[n.ID][i]
 			x.Sessions, x.Parked, x.Held = x.Sessions+nr.Sessions, x.Parked+nr.Parked, x.Held+nr.Held
-			x.Pinned, x.Busy = append(x.Pinned, nr.Pinned...), append(x.Busy, nr.Busy...)
+			x.Pinned, x.Busy = withoutRepeats(x.Pinned, nr.Pinned), withoutRepeats(x.Busy, nr.Busy)
 			if nr.Problem != "" {
 				x.Problems = append(x.Problems, n.Name+": "+nr.Problem)
 			}

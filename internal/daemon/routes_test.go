@@ -1,0 +1,67 @@
+package daemon
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// What is shown of a route: from the state, joined with what the nodes' proxies say.
+func TestRoutesShown(t *testing.T) {
+	spec := volume.Spec{Replicas: 2, Ports: []volume.Route{{Listen: 80, Port: 8080, Mode: volume.RouteHTTP}}}
+	routed := state.UpdateSpec{ID: "v", Spec: spec}
+	client := api.RouteSession{Node: api.NodeRef{ID: "n2", Name: "n2"}, Client: "10.0.0.9:1", Why: "a lock"}
+	owner := api.NodeRoute{Listen: 80, Server: "172.17.0.2:8080", Sessions: 2, Parked: 1, Pinned: []api.RouteSession{client}}
+	tests := []struct {
+		name string
+		then []state.Command
+		said map[volume.NodeID][]api.NodeRoute
+		want string
+	}{
+		{"nobody answers", nil, nil, "unknown on n1 0/0/0 unheard n1,n2,n3"},
+		{"all answer; one client is told of twice and counts once", nil, map[volume.NodeID][]api.NodeRoute{
+			"n1": {owner}, "n2": {{Listen: 80, Sessions: 3, Held: 1, Pinned: []api.RouteSession{client}}}, "n3": {{Listen: 80, Problem: "it is taken"}},
+		}, "open on n1 5/1/1 pinned 10.0.0.9:1@n2 problem n3: it is taken"},
+		{"no server runs", nil, map[volume.NodeID][]api.NodeRoute{"n1": {{Listen: 80}}, "n2": nil, "n3": nil}, "waiting on n1 0/0/0"},
+		{"paused by nobody", nil, map[volume.NodeID][]api.NodeRoute{"n1": {{Listen: 80, Server: "x:1", Paused: true}}, "n2": nil, "n3": nil}, "waiting on n1 0/0/0"},
+		{"paused by an operator", []state.Command{state.PauseRoute{Listen: 80, Pause: true}},
+			map[volume.NodeID][]api.NodeRoute{"n1": {owner}, "n2": nil, "n3": nil}, "paused on n1 2/1/0 pinned 10.0.0.9:1@n2"},
+		{"its server is on its way", []state.Command{state.BeginHandoff{ID: "v", Epoch: 1, To: "n2", Attempt: "a", Follow: true}},
+			map[volume.NodeID][]api.NodeRoute{"n1": {owner}, "n2": nil, "n3": nil}, "moving on n1 2/1/0 pinned 10.0.0.9:1@n2"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := testState(t, append([]state.Command{confirmed, routed}, tt.then...)...)
+			v := view{state: s, heard: func(volume.NodeID) (heard, bool) { return heard{}, false }}
+			out := v.routes(tt.said)
+			if len(out.Routes) != 1 || out.Routes[0].Route != spec.Ports[0] || out.Routes[0].Volume != "pg" {
+				t.Fatalf("got %+v, want the one route", out.Routes)
+			}
+			r := out.Routes[0]
+			got := fmt.Sprintf("%s on %s %d/%d/%d", r.State, r.Owner.Name, r.Sessions, r.Parked, r.Held)
+			for _, p := range r.Pinned {
+				got += fmt.Sprintf(" pinned %s@%s", p.Client, p.Node.Name)
+			}
+			for _, p := range r.Problems {
+				got += " problem " + p
+			}
+			if len(out.Unheard) > 0 {
+				var names []string
+				for _, n := range out.Unheard {
+					names = append(names, n.Name)
+				}
+				got += " unheard " + strings.Join(names, ",")
+			}
+			if got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+	if out := (view{state: testState(t, confirmed)}).routes(nil); len(out.Routes)+len(out.Unheard) > 0 {
+		t.Errorf("without routes: got %+v, want nothing", out)
+	}
+}
