@@ -3,6 +3,7 @@ package replicate
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 	"time"
 
@@ -96,12 +97,13 @@ func (e *Engine) noteDatasets(list []zfs.Dataset, since uint64, asked time.Time)
 			delete(e.copies, id)
 		}
 	}
-	for id := range e.receives {
-		if e.leftover[id] {
-			leftover[id] = true
+	for id := range e.leftover {
+		if e.receives[id] != nil || e.begun[id] > since {
+			leftover[id] = true // it may have come after the listing
 		}
 	}
 	e.leftover = leftover
+	maps.DeleteFunc(e.begun, func(_ volume.ID, at uint64) bool { return at <= since })
 	for op := range e.failing {
 		if id, ok := strings.CutPrefix(op, finishing); ok && !leftover[volume.ID(id)] {
 			delete(e.failing, op) // there is nothing to finish any more

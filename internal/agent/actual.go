@@ -22,6 +22,8 @@ type Actual struct {
 	Parts map[volume.ID][]string
 	// Strange are datasets below Root that are no volume's; they are left alone.
 	Strange []string
+	// NoTrash says that the trash was not looked at, since nothing hung on it.
+	NoTrash bool
 }
 
 // Copy is one dataset of a volume.
@@ -69,7 +71,10 @@ func (a *Agent) observe(ctx context.Context, fresh bool) (Actual, error) {
 			got.Strange = append(got.Strange, d.Name)
 		}
 	}
-	if time.Since(a.trashAt) > trashPoll || a.trashMatters(a.cluster.State(), got) {
+	a.mu.Lock()
+	a.addMade(got)
+	a.mu.Unlock()
+	if got.NoTrash = !(time.Since(a.trashAt) > trashPoll || trashMatters(a.cluster.State(), got, a.self)); !got.NoTrash {
 		asked := time.Now()
 		trash, err := a.zfs.Datasets(ctx, a.layout.Trash())
 		if err != nil {
@@ -119,12 +124,12 @@ const trashPoll = 5 * time.Minute
 // trashMatters says whether what is in this node's trash could make a difference:
 // for a volume that was removed, and for one that lacks its copy here, which may have
 // to come back from there. It spares an idle node a command at each look.
-func (a *Agent) trashMatters(s *state.State, got Actual) bool {
+func trashMatters(s *state.State, got Actual, self volume.NodeID) bool {
 	for v := range s.Volumes() {
 		if !v.Live() {
 			return true
 		}
-		if _, here := got.Copies[v.ID]; !here && v.Placement.Role(a.self) != volume.RoleNone {
+		if _, here := got.Copies[v.ID]; !here && v.Placement.Role(self) != volume.RoleNone {
 			return true
 		}
 	}
