@@ -101,22 +101,34 @@ func (a *Agent) noteLog(id volume.ID, c Copy) Copy {
 	return c
 }
 
-// live lists the datasets of volumes.
+// live lists the datasets of volumes, or where it need not be fresh takes a listing that
+// somebody else made since the last, or the last where the next is not due.
 func (a *Agent) live(ctx context.Context, fresh bool) ([]zfs.Dataset, error) {
 	if !fresh && a.listed != nil {
 		if list, began := a.listed(); began.After(a.lookedAt) {
-			a.lookedAt = began
+			a.list, a.lookedAt, a.listedAt = list, began, time.Now()
 			return list, nil
 		}
+	}
+	if !fresh && a.list != nil && a.undisturbed(time.Now()) {
+		return a.list, nil
 	}
 	began := time.Now()
 	list, err := a.zfs.Datasets(ctx, a.layout.Root())
 	if err != nil {
 		return nil, fmt.Errorf("listing %s: %w", a.layout.Root(), err)
 	}
-	a.lookedAt, a.lookTook = began, time.Since(began)
+	a.list, a.lookedAt, a.listedAt, a.lookTook = list, began, time.Now(), time.Since(began)
 	return list, nil
 }
+
+// listEvery is how old a listing may be to go on with: where they take long, as long as
+// they are an eighth of the time. Replication, which makes one in five, then makes all.
+func (a *Agent) listEvery() time.Duration {
+	return max(a.poll, min(8*a.lookTook, longestList))
+}
+
+const longestList = 2 * time.Minute
 
 // trashPoll is how often the trash is listed without a reason.
 const trashPoll = 5 * time.Minute

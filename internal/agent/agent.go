@@ -161,7 +161,8 @@ type Agent struct {
 
 	mu      sync.Mutex
 	actual  Actual
-	seen    time.Time // when actual was; zero: the disk was never read
+	seen    time.Time     // when actual was; zero: the disk was never read
+	silence time.Duration // how much later the disk counts as silent
 	holders map[volume.ID][]volume.Holder
 	pool    volume.PoolInfo
 	asked   time.Time // when pool was read
@@ -175,8 +176,11 @@ type Agent struct {
 
 	// The loop's alone.
 	trashAt  time.Time     // when the trash was listed
-	lookedAt time.Time     // when the listing began that was last looked at
+	list     []zfs.Dataset // the listing that was last looked at
+	lookedAt time.Time     // when it began
+	listedAt time.Time     // when it was there
 	lookTook time.Duration // how long the last listing took that this loop made
+	stepped  time.Time     // when the last look was, whatever it read
 
 	asides    []volume.Aside
 	asidesAt  time.Time // when they were listed
@@ -314,8 +318,9 @@ func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup, why cause) (wait
 	}
 	wait, then = a.poll, byTime
 	if remembers {
-		wait -= time.Since(a.lookedAt) // however many news there are
+		wait -= time.Since(a.stepped) // however many news there are
 	} else {
+		a.stepped = time.Now()
 		var err error
 		if got, err = a.observe(ctx, why != byTime || a.busy()); err != nil {
 			// "Cannot ask" is not "nothing there": do nothing.
@@ -624,7 +629,8 @@ func (a *Agent) look(ctx context.Context, got Actual, holders map[volume.ID][]vo
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.addMade(got)
-	a.actual, a.seen, a.holders, a.trouble = got, time.Now(), holders, trouble
+	a.actual, a.seen, a.silence = got, a.listedAt, 3*a.listEvery()+patience
+	a.holders, a.trouble = holders, trouble
 }
 
 func (a *Agent) addTrouble(problem string) {

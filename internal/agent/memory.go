@@ -90,10 +90,18 @@ func (a *Agent) tell() {
 // time to look again, or when this node has changed, or is changing, more since than a.made
 // tells.
 func (a *Agent) remembered(now time.Time) (got Actual, holders map[volume.ID][]volume.Holder, ok bool) {
+	ok = a.undisturbed(now)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	ok = !a.seen.IsZero() && now.Sub(a.lookedAt) < a.poll && a.acting == 0 && a.actedAt.Before(a.lookedAt)
-	return a.actual, a.holders, ok
+	return a.actual, a.holders, ok && !a.seen.IsZero()
+}
+
+// undisturbed says that the last listing is not too old, and that nothing that this node
+// does has made it so, but for what a.made tells.
+func (a *Agent) undisturbed(now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return now.Sub(a.lookedAt) < a.listEvery() && a.acting == 0 && a.actedAt.Before(a.lookedAt)
 }
 
 // suffices says that a state can be obeyed, by these actions, without another look than the
