@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -140,8 +141,25 @@ func (d *Docker) Retire(ctx context.Context, id string) error {
 // dockerMaker is the engine step by step.
 type dockerMaker struct{ d *Docker }
 
+// find looks the name up in the list: asked for "db", an engine without a container of that
+// name describes one whose ID begins with db.
 func (m dockerMaker) find(ctx context.Context, name string) (Captured, error) {
-	return m.d.Inspect(ctx, name)
+	id, err := ask(ctx, m.d, "list containers", callTimeout, func(ctx context.Context, c *client.Client) (string, error) {
+		list, err := c.ContainerList(ctx, client.ContainerListOptions{All: true})
+		if err != nil {
+			return "", err
+		}
+		for _, s := range list.Items {
+			if slices.Contains(s.Names, "/"+name) {
+				return s.ID, nil
+			}
+		}
+		return "", fmt.Errorf("container %s: %w", name, ErrNotFound)
+	})
+	if err != nil {
+		return Captured{}, err
+	}
+	return m.d.Inspect(ctx, id)
 }
 
 func (m dockerMaker) rename(ctx context.Context, id, name string) error {
