@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -103,13 +102,28 @@ func defineNetwork(raw, endpoint []byte) (definition json.RawMessage, driver str
 
 // Target is what Preflight wants to know of this engine.
 func (d *Docker) Target(ctx context.Context) (Target, error) {
-	return ask(ctx, d, "list networks", callTimeout, func(ctx context.Context, c *client.Client) (Target, error) {
-		list, err := c.NetworkList(ctx, client.NetworkListOptions{})
-		t := Target{Known: err == nil}
-		for _, n := range list.Items {
+	return ask(ctx, d, "list networks and containers", callTimeout, func(ctx context.Context, c *client.Client) (Target, error) {
+		networks, err := c.NetworkList(ctx, client.NetworkListOptions{})
+		if err != nil {
+			return Target{}, err
+		}
+		containers, err := c.ContainerList(ctx, client.ContainerListOptions{All: true})
+		if err != nil {
+			return Target{}, err
+		}
+		t := Target{Known: true, Containers: map[string]string{}}
+		for _, n := range networks.Items {
 			t.Networks = append(t.Networks, n.Name)
 		}
-		return t, err
+		for _, s := range containers.Items {
+			for _, name := range s.Names {
+				// With a link a container is called by another name below its partner's.
+				if name = strings.TrimPrefix(name, "/"); !strings.Contains(name, "/") {
+					t.Containers[name] = s.ID
+				}
+			}
+		}
+		return t, nil
 	})
 }
 
@@ -144,20 +158,13 @@ type dockerMaker struct{ d *Docker }
 // find looks the name up in the list: asked for "db", an engine without a container of that
 // name describes one whose ID begins with db.
 func (m dockerMaker) find(ctx context.Context, name string) (Captured, error) {
-	id, err := ask(ctx, m.d, "list containers", callTimeout, func(ctx context.Context, c *client.Client) (string, error) {
-		list, err := c.ContainerList(ctx, client.ContainerListOptions{All: true})
-		if err != nil {
-			return "", err
-		}
-		for _, s := range list.Items {
-			if slices.Contains(s.Names, "/"+name) {
-				return s.ID, nil
-			}
-		}
-		return "", fmt.Errorf("container %s: %w", name, ErrNotFound)
-	})
+	there, err := m.d.Target(ctx)
 	if err != nil {
 		return Captured{}, err
+	}
+	id := there.Containers[name]
+	if id == "" {
+		return Captured{}, fmt.Errorf("container %s: %w", name, ErrNotFound)
 	}
 	return m.d.Inspect(ctx, id)
 }

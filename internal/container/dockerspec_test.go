@@ -20,6 +20,8 @@ func TestFindIsByName(t *testing.T) {
 	mux.HandleFunc("/_ping", func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Api-Version", "1.41") })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		switch {
+		case strings.HasSuffix(r.URL.Path, "/networks"):
+			fmt.Fprint(w, `[]`)
 		case strings.HasSuffix(r.URL.Path, "/containers/json"):
 			fmt.Fprint(w, list)
 		case strings.HasSuffix(r.URL.Path, "/containers/db01/json"), strings.HasSuffix(r.URL.Path, "/containers/db/json"):
