@@ -312,7 +312,7 @@ func (l *link) planResume(ctx context.Context, ans answer) (h hop, kind, token s
 	if err == nil && l.fruitless < maxFruitless {
 		to, here := c.find(guid(t.ToGUID))
 		if here && t.ToName == e.cfg.dataset(l.key.volume)+"@"+to.name && guid(t.FromGUID) == ans.Have {
-			l.seeding = ans.Have == 0
+			l.seeding = l.seeding || ans.Have == 0
 			l.from, l.to = ans.Have, to.guid
 			return hop{from: c.nameOf(ans.Have), fromGUID: ans.Have, to: to}, kindResume, ans.Token, nil
 		}
@@ -357,9 +357,15 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (
 		req.From = name + h.from
 	}
 	e.mu.Lock()
-	l.streaming, l.base, l.began, l.sent, l.total, l.rate = kind, h.from, began, 0, 0, meter{}
+	l.streaming, l.base, l.began, l.sent, l.total, l.rest, l.rate = kind, h.from, began, 0, 0, 0, meter{}
+	if kind == kindFull || !l.seeding || l.seeded == 0 {
+		l.seedBegan, l.seeded = began, 0
+	}
 	if c := e.copies[l.key.volume]; c != nil {
 		l.total = c.lagBytes(h.fromGUID)
+		if l.seeding {
+			l.rest = c.writtenAfter(h.to)
+		}
 	}
 	guess, long := l.total, l.wish(began).long
 	wanted := !l.estimating && (kind == kindFull || guess > longStream)
@@ -407,6 +413,9 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (
 	if err == nil {
 		l.saved = 0
 		l.heard(a.GUID, time.Now())
+		if l.seeding {
+			l.seeded += l.sent
+		}
 		l.bury(time.Now())
 		l.from, l.to = 0, 0
 		c := e.copies[l.key.volume]
@@ -428,14 +437,15 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (
 }
 
 // estimate asks zfs how much the stream that began then will be. It runs beside the
-// stream, which does not wait for it; without an answer the guess stays.
+// stream, which does not wait for it; without an answer the guess stays. The streams that
+// follow in a first copy are not estimated before it is their turn.
 func (l *link) estimate(ctx context.Context, req zfs.SendRequest, began time.Time, guess int64) {
 	n, err := l.e.cfg.Pool.EstimateSend(ctx, req)
 	l.e.mu.Lock()
 	defer l.e.mu.Unlock()
 	l.estimating = false
 	if err == nil && plausible(n, guess) && l.streaming != "" && l.began.Equal(began) {
-		l.total = n
+		l.total = n + l.rest
 	}
 }
 
