@@ -109,7 +109,7 @@ func TestSendBegunForNothing(t *testing.T) {
 		b.assign()
 		before := s.count()
 		a.write("f", "four")
-		time.Sleep(5 * time.Minute)
+		time.Sleep(5 * time.Minute) // of the bubble: that nothing happens has no condition
 		if n := s.count() - before; n > 1 || s.active != 0 {
 			t.Errorf("%d sends to a replica that refuses all, %d still run", n, s.active)
 		}
