@@ -36,7 +36,7 @@ func (e *Engine) perform(ctx context.Context, id volume.ID, st step, epoch volum
 		// Halfway, the copy has nothing of what it shares any more: whoever looks at it next
 		// must see the fork.
 		e.mu.Lock()
-		e.leftover[id] = true
+		e.leaves(id)
 		e.mu.Unlock()
 		if err := e.forkCopy(ctx, id, st, epoch, props); err != nil {
 			return err

@@ -43,7 +43,8 @@ type Engine struct {
 	listTook time.Duration             // how long zfs took to answer it
 	surveyed bool                      // copies is what the disk held, once
 	copies   map[volume.ID]*localCopy
-	leftover map[volume.ID]bool // a seed or a fork is there
+	leftover map[volume.ID]bool   // a seed or a fork is there
+	begun    map[volume.ID]uint64 // at which of changes the last seed or fork was
 	links    map[linkKey]*link
 	peers    map[volume.NodeID]*peer
 	pacers   map[string]*pacer // by Limit.Group
@@ -86,6 +87,7 @@ func New(cfg Config) *Engine {
 		table:       map[volume.ID]*Assignment{},
 		copies:      map[volume.ID]*localCopy{},
 		leftover:    map[volume.ID]bool{},
+		begun:       map[volume.ID]uint64{},
 		links:       map[linkKey]*link{},
 		peers:       map[volume.NodeID]*peer{},
 		pacers:      map[string]*pacer{},

@@ -48,11 +48,13 @@ type StreamEnded struct {
 }
 
 // SnapshotPassed says that a snapshot taken by hand is not on a replica and does not come
-// there, because its name is too long; what it holds is in the next one that does.
+// there: its name is too long, or it was found Late, when the replica had a newer one
+// already. What it holds is in the next one that is there.
 type SnapshotPassed struct {
 	Volume  volume.ID
 	Replica volume.NodeID
 	Name    string
+	Late    bool
 }
 
 // LinkChanged says that a link began to fail, fails for another reason, or works
@@ -122,6 +124,10 @@ func (e StreamEnded) String() string {
 }
 
 func (e SnapshotPassed) String() string {
+	if e.Late {
+		return fmt.Sprintf("snapshot %s of %s does not go to %s: it was taken by hand, and found when a newer one was there",
+			e.Name, e.Volume, e.Replica.Short())
+	}
 	return fmt.Sprintf("snapshot %s of %s does not go to %s: a name longer than %d bytes may not fit there",
 		e.Name, e.Volume, e.Replica.Short(), volume.MaxSnapshotName)
 }
@@ -168,7 +174,11 @@ func (e StreamEnded) attrs() []any {
 	return []any{"volume", e.Volume, "replica", e.Replica.Short(), "kind", e.Kind, "to", e.To, "bytes", e.Bytes, "took", e.Took, "err", e.Err}
 }
 func (e SnapshotPassed) attrs() []any {
-	return []any{"volume", e.Volume, "replica", e.Replica.Short(), "snapshot", e.Name, "longest", volume.MaxSnapshotName}
+	reason := fmt.Sprintf("its name is longer than %d bytes", volume.MaxSnapshotName)
+	if e.Late {
+		reason = "it was taken by hand, and found when a newer one was there"
+	}
+	return []any{"volume", e.Volume, "replica", e.Replica.Short(), "snapshot", e.Name, "reason", reason}
 }
 func (e LinkChanged) attrs() []any {
 	return []any{"volume", e.Volume, "replica", e.Replica.Short(), "state", e.State, "err", e.Err}
@@ -224,7 +234,7 @@ func kindOfEvent(ev Event) string {
 	case StreamEnded:
 		return "stream ended"
 	case SnapshotPassed:
-		return "snapshot has too long a name for replicas"
+		return "snapshot does not go to a replica"
 	case LinkChanged:
 		return "link changed"
 	case Throttled:

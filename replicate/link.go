@@ -56,7 +56,7 @@ type link struct {
 	reached guid // the last goal that the replica had exactly
 
 	streaming  string // kind of the stream under way; ""
-	seeding    bool   // the replica has no complete copy
+	seeding    bool   // the replica has no whole copy, which may take several streams
 	from, to   guid   // of the stream under way, or of the last: its rest may be wanted
 	base       string // of the stream under way: @name or #name; "" for none
 	began      time.Time
@@ -64,8 +64,15 @@ type link struct {
 	sent       int64
 	total      int64
 	rate       meter
+	rest       int64 // what the streams after it are to bring
 	estimating bool  // zfs is being asked how much it will be
 	streamed   int64 // in all streams
+
+	// A first copy stops at each snapshot that is kept, and is one thing to whoever looks:
+	// since when it is under way, and what its streams have brought that are through. Of
+	// any other stream its beginning, and nothing.
+	seedBegan time.Time
+	seeded    int64
 
 	// noResume: the partial stream that the replica keeps is of no use. fruitless counts the
 	// resumes in a row that zfs broke off, on either side, and after which it kept no more
@@ -252,13 +259,17 @@ func (l *link) heard(have guid, now time.Time) {
 		if have == c.goal {
 			l.reached = have
 		}
-		l.seeding = false
 	}
 	// On a user's snapshot the replica still has the engine's that it had before,
 	// unless it went back, or stands on what this copy does not know.
 	_, was := c.place(guid(before.GUID))
 	if !pos.IsZero() || txg == 0 || was > txg {
 		l.acked = pos
+	}
+	// One that stands on the way there, at a snapshot that is kept, has no whole copy yet,
+	// as far as this link knows. Nobody could go on with what it has.
+	if have != 0 && c != nil {
+		l.seeding = txg != 0 && l.acked.IsZero()
 	}
 	if l.acked.Taken.After(l.complete) || l.acked.IsZero() || l.acked.Compare(before) < 0 {
 		l.complete = l.acked.Taken
@@ -362,8 +373,8 @@ func (l *link) status(now time.Time) volume.LinkStatus {
 	st.State = linkState(s)
 	st.Streamed = l.streamed
 	if l.streaming != "" {
-		st.Stream, st.Base, st.Began = l.streaming, l.base, l.began
-		st.SentBytes, st.TotalBytes, st.Rate = l.sent, max(l.total, l.sent), l.rate.rate(now, l.began)
+		st.Stream, st.Base, st.Began = l.streaming, l.base, l.seedBegan
+		st.SentBytes, st.TotalBytes, st.Rate = l.seeded+l.sent, l.seeded+max(l.total, l.sent), l.rate.rate(now, l.began)
 	}
 	switch {
 	case !l.ended.IsZero() && now.Sub(l.ended) > lagGrace:

@@ -462,5 +462,15 @@ func (c *localCopy) lagBytes(base guid) int64 {
 	return max(lag, c.referenced)
 }
 
+// writtenAfter is about how much the snapshots after one hold.
+func (c *localCopy) writtenAfter(to snap) (n int64) {
+	for _, s := range c.snaps {
+		if s.txg > to.txg {
+			n += s.written
+		}
+	}
+	return n
+}
+
 // sortedIDs gives a map's volumes in a fixed order.
 func sortedIDs[V any](m map[volume.ID]V) []volume.ID { return slices.Sorted(maps.Keys(m)) }

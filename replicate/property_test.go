@@ -37,6 +37,8 @@ var (
 // All the time,
 //
 //   - what a link calls acknowledged is on that replica;
+//   - a replica that is called in sync has every snapshot that is older and that its primary
+//     keeps for people: users', and the scheduled ones of which no policy had fewer;
 //   - a copy that could be sent an increment by another one still can: neither retention
 //     nor a crash nor a change of primary takes the base from them;
 //   - once all copies have met, any two have a snapshot in common for ever, or, when a pool was
@@ -146,7 +148,8 @@ type past struct {
 	full    map[string]bool       // pools that are
 	removed bool                  // people removed a snapshot, on which somebody may have stood
 	policy  volume.SnapshotPolicy
-	ready   map[string]bool // as primary: settled, may be written to
+	fewest  map[time.Duration]int // of each rule, what a policy kept at least
+	ready   map[string]bool       // as primary: settled, may be written to
 
 	named   int               // files and users' snapshots so far: no name is used twice
 	writes  []string          // files that must be somewhere
@@ -172,7 +175,7 @@ func history(t *testing.T, seed uint64, skip map[int]bool) (failed, log []string
 		p := &past{
 			world: newWorld(tb, abc...), seed: seed,
 			now: map[string]Assignment{}, told: map[string]int{}, heard: map[string]Assignment{}, out: map[string]bool{}, full: map[string]bool{}, ready: map[string]bool{},
-			snaps: map[uint64]string{}, mayHave: map[string]int{"a": 1, "b": 1, "c": 1}, asides: map[string]int{}, met: map[string]bool{}, kin: map[string]bool{}, firm: map[string]bool{}, dials: map[string]uint64{},
+			snaps: map[uint64]string{}, mayHave: map[string]int{"a": 1, "b": 1, "c": 1}, asides: map[string]int{}, met: map[string]bool{}, kin: map[string]bool{}, firm: map[string]bool{}, fewest: map[time.Duration]int{}, dials: map[string]uint64{},
 		}
 		defer func() {
 			p.stopAll()
@@ -214,6 +217,7 @@ func (p *past) run(skip map[int]bool) {
 		synctest.Wait()
 		p.ackedIsThere()
 		p.basesAreThere()
+		p.historyIsThere()
 	}
 	p.heal()
 	primary := p.chosen()
@@ -223,6 +227,7 @@ func (p *past) run(skip map[int]bool) {
 		}
 	}
 	p.basesAreThere()
+	p.historyIsThere()
 	p.nothingLost()
 	p.sentOnce()
 	p.tidy()
@@ -637,6 +642,11 @@ func (p *past) changePolicy() {
 		every := time.Duration(1+len(p.policy)) * 5 * time.Minute
 		p.policy = append(p.policy, volume.SnapshotRule{Every: every, Keep: 1 + p.rng.IntN(3)})
 	}
+	for _, r := range p.policy {
+		if k, known := p.fewest[r.Every]; !known || r.Keep < k {
+			p.fewest[r.Every] = r.Keep
+		}
+	}
 	p.note("snapshots are scheduled: %v", p.policy)
 	primary := p.chosen()
 	p.appoint(primary, 0)
@@ -701,6 +711,36 @@ func (p *past) ackedIsThere() {
 			}
 			if !found && !p.wiped(name, r.name) {
 				p.Fatalf("%s believes that %s acknowledged %s, which is not there", name, r.name, l.Acked.SnapshotName())
+			}
+		}
+	}
+}
+
+// historyIsThere: a replica that its primary calls in sync has not only the newest, but of
+// what is older all that is kept for people, unless a policy that it heard of drops it. What
+// that counted may have gone with a copy that was set aside.
+func (p *past) historyIsThere() {
+	for _, name := range abc {
+		if p.down(name) {
+			continue
+		}
+		for _, l := range p.node(name).eng().Links(testVol) {
+			r := p.byID(l.Replica)
+			if l.State != volume.LinkInSync || p.down(r.name) || p.heard[r.name].Epoch != p.heard[name].Epoch || p.wiped(name, r.name) {
+				continue
+			}
+			snaps, _ := p.holds(r)
+			of, reached := map[time.Duration]int{}, false
+			for _, s := range slices.Backward(p.node(name).snapshots()) {
+				reached = reached || s.GUID == l.Acked.GUID
+				every, _, scheduled := volume.ParseScheduledName(s.Name)
+				if scheduled {
+					of[every]++
+				}
+				kept := p.snaps[s.GUID] != "" || scheduled && of[every] <= p.fewest[every] && p.asides[r.name] == 0
+				if reached && kept && !snaps[s.GUID] {
+					p.Fatalf("%s calls %s in sync, which lacks @%s", name, r.name, s.Name)
+				}
 			}
 		}
 	}

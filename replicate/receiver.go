@@ -283,20 +283,26 @@ func (e *Engine) look(ctx context.Context, id volume.ID, reread bool) (standing,
 	}
 	e.mu.Lock()
 	leftover := e.leftover[id]
-	if !s.exists {
-		delete(e.copies, id)
-	}
+	seen := e.copies[id] != nil || e.blind || asked.Sub(e.listedAt) > recent
 	e.mu.Unlock()
-	if leftover || reread || !s.exists {
+	switch {
+	case leftover, reread, !s.exists && seen:
 		if err := e.lookLeftover(ctx, id, &s); err != nil {
 			return s, err
 		}
+	case !s.exists:
+		// The last listing had nothing of the volume, and nothing came of it since; so many
+		// first copies do not cost a listing each. That all is gone would look the same.
+		if _, err := e.cfg.Pool.Dataset(ctx, e.cfg.Root); err != nil {
+			return s, err
+		}
 	}
+	e.mu.Lock()
 	if !s.exists {
+		delete(e.copies, id)
+		e.mu.Unlock()
 		return s, nil
 	}
-
-	e.mu.Lock()
 	c := e.copyOf(id)
 	known := c.known && !reread
 	e.mu.Unlock()
@@ -326,6 +332,12 @@ func (e *Engine) look(ctx context.Context, id volume.ID, reread bool) (standing,
 	s.epoch, s.badEpoch = c.epoch, c.badEpoch
 	s.snaps, s.modified = c.snaps, c.modified
 	return s, nil
+}
+
+// leaves notes that a seed or a fork of a volume is about to be made. The caller holds mu.
+func (e *Engine) leaves(id volume.ID) {
+	e.changes++
+	e.leftover[id], e.begun[id] = true, e.changes
 }
 
 // lookLeftover finds seeds and forks of a volume.
@@ -439,7 +451,7 @@ func (e *Engine) apply(ctx context.Context, in *incoming, o offer, b begin, ans 
 			req.Properties = copyProperties(o.Volume, o.Epoch, a.Properties)
 		}
 		e.mu.Lock()
-		e.leftover[o.Volume] = true
+		e.leaves(o.Volume)
 		e.mu.Unlock()
 	}
 	// zfs begins to run while the stream is still on its way; what it reads is checked

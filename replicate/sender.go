@@ -98,8 +98,10 @@ func (l *link) converse(ctx context.Context, p *peer, w *wire, turn bool) (answe
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stop := context.AfterFunc(ctx, w.close)
-	inStep := false // the next exchange may use the connection
+	inStep := false       // the next exchange may use the connection
+	var early *production // begun before the answer; nil: none
 	defer func() {
+		early.stop()
 		if stop() && inStep {
 			l.e.park(p, w)
 		} else {
@@ -118,6 +120,12 @@ func (l *link) converse(ctx context.Context, p *peer, w *wire, turn bool) (answe
 		if err != nil {
 			inStep = true
 			return answered, err
+		}
+		if turn && idle == 0 {
+			// zfs gets ready while the replica is asked.
+			if h, ok := l.foresee(); ok {
+				early = l.produce(ctx, l.request(h, kindIncremental, ""), h)
+			}
 		}
 		var ans answer
 		if err := w.writeMessage(frameOffer, l.e.telling(o)); err != nil {
@@ -144,7 +152,7 @@ func (l *link) converse(ctx context.Context, p *peer, w *wire, turn bool) (answe
 			inStep = err == nil
 			return answered, err
 		}
-		more, ok, err := l.stream(ctx, w, h, kind, token)
+		more, ok, err := l.stream(ctx, w, h, kind, token, early)
 		inStep, turn = ok, false // the stream's end has given it back
 		if err != nil || !more || h.to.guid == l.topNow() {
 			return answered, err // a turn is good for one stream
@@ -312,7 +320,7 @@ func (l *link) planResume(ctx context.Context, ans answer) (h hop, kind, token s
 	if err == nil && l.fruitless < maxFruitless {
 		to, here := c.find(guid(t.ToGUID))
 		if here && t.ToName == e.cfg.dataset(l.key.volume)+"@"+to.name && guid(t.FromGUID) == ans.Have {
-			l.seeding = ans.Have == 0
+			l.seeding = l.seeding || ans.Have == 0
 			l.from, l.to = ans.Have, to.guid
 			return hop{from: c.nameOf(ans.Have), fromGUID: ans.Have, to: to}, kindResume, ans.Token, nil
 		}
@@ -346,20 +354,44 @@ func (l *link) fruitlessAfter(err error) bool {
 	return l.fruitless >= maxFruitless
 }
 
-// stream sends one stream and takes the acknowledgement. ok says that the
-// connection is still in step, more that the replica is not at the newest yet.
-func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (more, ok bool, err error) {
-	e := l.e
-	began := time.Now()
-	name := e.cfg.dataset(l.key.volume)
+// foresee is the stream that the replica will ask for if it still has what it had last.
+func (l *link) foresee() (h hop, ok bool) {
+	l.e.mu.Lock()
+	defer l.e.mu.Unlock()
+	c := l.e.copies[l.key.volume]
+	if c == nil || l.top == 0 {
+		return hop{}, false
+	}
+	return nextHop(c.snaps, c.marks, c.halts(), l.top)
+}
+
+// request is what zfs is asked to send for a stream.
+func (l *link) request(h hop, kind, token string) zfs.SendRequest {
+	name := l.e.cfg.dataset(l.key.volume)
 	req := zfs.SendRequest{Snapshot: name + "@" + h.to.name, Token: token}
-	if h.from != "" && token == "" {
+	if h.from != "" && kind != kindResume {
 		req.From = name + h.from
 	}
+	return req
+}
+
+// stream sends one stream and takes the acknowledgement. early is one that may have been
+// begun, and is used when it is the same. ok says that the connection is still in step,
+// more that the replica is not at the newest yet.
+func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string, early *production) (more, ok bool, err error) {
+	e := l.e
+	began := time.Now()
+	req := l.request(h, kind, token)
 	e.mu.Lock()
-	l.streaming, l.base, l.began, l.sent, l.total, l.rate = kind, h.from, began, 0, 0, meter{}
+	l.streaming, l.base, l.began, l.sent, l.total, l.rest, l.rate = kind, h.from, began, 0, 0, 0, meter{}
+	if kind == kindFull || !l.seeding || l.seeded == 0 {
+		l.seedBegan, l.seeded = began, 0
+	}
 	if c := e.copies[l.key.volume]; c != nil {
 		l.total = c.lagBytes(h.fromGUID)
+		if l.seeding {
+			l.rest = c.writtenAfter(h.to)
+		}
 	}
 	guess, long := l.total, l.wish(began).long
 	wanted := !l.estimating && (kind == kindFull || guess > longStream)
@@ -378,7 +410,11 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (
 	if limit := e.limit(l.key.replica).Bytes; limit > 0 && limit <= slowLink {
 		b.Compress = compressZstd
 	}
-	a, bytes, ok, err := l.transfer(ctx, w, req, b, long)
+	if !early.is(req, h) {
+		early.stop()
+		early = l.produce(ctx, req, h)
+	}
+	a, bytes, ok, err := l.transfer(early, w, b, long)
 	switch {
 	case err != nil:
 	case a.GUID == h.to.guid:
@@ -407,6 +443,9 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (
 	if err == nil {
 		l.saved = 0
 		l.heard(a.GUID, time.Now())
+		if l.seeding {
+			l.seeded += l.sent
+		}
 		l.bury(time.Now())
 		l.from, l.to = 0, 0
 		c := e.copies[l.key.volume]
@@ -428,14 +467,15 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string) (
 }
 
 // estimate asks zfs how much the stream that began then will be. It runs beside the
-// stream, which does not wait for it; without an answer the guess stays.
+// stream, which does not wait for it; without an answer the guess stays. The streams that
+// follow in a first copy are not estimated before it is their turn.
 func (l *link) estimate(ctx context.Context, req zfs.SendRequest, began time.Time, guess int64) {
 	n, err := l.e.cfg.Pool.EstimateSend(ctx, req)
 	l.e.mu.Lock()
 	defer l.e.mu.Unlock()
 	l.estimating = false
 	if err == nil && plausible(n, guess) && l.streaming != "" && l.began.Equal(began) {
-		l.total = n
+		l.total = n + l.rest
 	}
 }
 
@@ -443,12 +483,12 @@ func (l *link) estimate(ctx context.Context, req zfs.SendRequest, began time.Tim
 // byte on, because a receiver that fails says so at once; then the connection,
 // with half a stream in it, is given up. Once all is out the turn goes back: what the
 // replica still does with it costs this node nothing, and may take it long.
-func (l *link) transfer(ctx context.Context, w *wire, req zfs.SendRequest, b begin, long bool) (a ack, bytes int64, ok bool, err error) {
+func (l *link) transfer(p *production, w *wire, b begin, long bool) (a ack, bytes int64, ok bool, err error) {
+	defer p.stop()
 	if err := w.writeMessage(frameBegin, b); err != nil {
 		return ack{}, 0, false, err
 	}
-	sendCtx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	sendCtx, cancel := p.ctx, p.cancel
 	watchdog := time.AfterFunc(slowFactor*w.stall, func() { cancel(errStalled); w.close() })
 	defer watchdog.Stop()
 
@@ -465,7 +505,7 @@ func (l *link) transfer(ctx context.Context, w *wire, req zfs.SendRequest, b beg
 		bytes += int64(n)
 		watchdog.Reset(slowFactor * w.stall)
 	}, func() { watchdog.Reset(slowFactor * w.stall) })
-	sendErr := l.send(sendCtx, req, out, b)
+	sendErr := l.send(p, out, b)
 	watchdog.Stop()
 	e := end{OK: sendErr == nil, Bytes: bytes}
 	if sendErr != nil {
@@ -514,7 +554,7 @@ func (l *link) sayEnded(at time.Time) {
 }
 
 // send lets zfs write the stream to out, compressed or not.
-func (l *link) send(ctx context.Context, req zfs.SendRequest, out *outgoing, b begin) error {
+func (l *link) send(p *production, out *outgoing, b begin) error {
 	recycle := func() {}
 	if b.Compress == compressZstd {
 		var err error
@@ -522,7 +562,7 @@ func (l *link) send(ctx context.Context, req zfs.SendRequest, out *outgoing, b b
 			return err
 		}
 	}
-	err := l.e.cfg.Pool.Send(ctx, req, out)
+	err := p.into(out)
 	if err == nil {
 		err = out.close()
 	}

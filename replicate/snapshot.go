@@ -103,7 +103,10 @@ func (e *Engine) tick(ctx context.Context) error {
 func (e *Engine) mustList(now time.Time, hinted bool) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return !hinted || e.relist || e.blind || now.Sub(e.listedAt) >= e.listEvery()
+	if e.relist && now.Sub(e.listedAt) >= 2*e.listTook {
+		return true // where many volumes are made, half of the time is left for making them
+	}
+	return !hinted || e.blind || now.Sub(e.listedAt) >= e.listEvery()
 }
 
 // listEvery is the time from one listing to the next where the kernel's counters tell of

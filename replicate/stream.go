@@ -1,6 +1,7 @@
 package replicate
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,76 @@ import (
 
 // The two ends of a stream: what zfs send writes becomes DATA frames, and what the
 // frames hold is what zfs receive reads.
+
+// production is a stream that zfs makes, and of which nothing goes anywhere before it is
+// known where to: a command takes long to start, and the replica is asked meanwhile.
+type production struct {
+	req      zfs.SendRequest
+	from, to guid
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	out    *outgoing
+	opened chan struct{} // closed once out is set
+	done   chan struct{} // closed when zfs has ended
+	err    error         // how; to be read then
+}
+
+// produce has zfs begin. Whoever calls it stops the production.
+func (l *link) produce(ctx context.Context, req zfs.SendRequest, h hop) *production {
+	p := &production{req: req, from: h.fromGUID, to: h.to.guid, opened: make(chan struct{}), done: make(chan struct{})}
+	p.ctx, p.cancel = context.WithCancelCause(ctx)
+	go func() {
+		defer close(p.done)
+		p.err = l.e.cfg.Pool.Send(p.ctx, req, p)
+	}()
+	return p
+}
+
+// is says that this is the stream which is wanted. Names may be given again, and a
+// snapshot may have got another.
+func (p *production) is(req zfs.SendRequest, h hop) bool {
+	return p != nil && p.req == req && p.from == h.fromGUID && p.to == h.to.guid
+}
+
+// into lets the stream out and returns when zfs has ended. It is called once.
+func (p *production) into(out *outgoing) error {
+	p.out = out
+	close(p.opened)
+	<-p.done
+	return p.err
+}
+
+// stop ends zfs, unless it has ended, and returns when it has. It may be called again,
+// and of none.
+func (p *production) stop() {
+	if p != nil {
+		p.cancel(nil)
+		<-p.done
+	}
+}
+
+func (p *production) Write(b []byte) (int, error) {
+	select {
+	case <-p.opened:
+	case <-p.ctx.Done():
+	}
+	if p.ctx.Err() != nil {
+		return 0, context.Cause(p.ctx)
+	}
+	return p.out.Write(b)
+}
+
+// SetWriteDeadline is called when ctx has ended: a Write that waits to be let out hears
+// of that itself.
+func (p *production) SetWriteDeadline(t time.Time) error {
+	select {
+	case <-p.opened:
+		return p.out.SetWriteDeadline(t)
+	default:
+		return nil
+	}
+}
 
 // outgoing is what zfs send writes to. One goroutine uses it.
 type outgoing struct {

@@ -3,6 +3,7 @@ package replicate
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 	"time"
 
@@ -36,19 +37,26 @@ func (e *Engine) survey(ctx context.Context) error {
 
 	e.noteDatasets(datasets, since, asked)
 	bySnap, byMark := groupSnapshots(snaps), groupBookmarks(marks)
+	var passed []SnapshotPassed
 	e.mu.Lock()
 	for id, c := range e.copies {
 		if c.changed > since || e.receives[id] != nil {
 			continue
 		}
-		name := e.cfg.dataset(id)
+		name, before := e.cfg.dataset(id), c.snaps
 		c.setSnapshots(bySnap[name])
+		if c.known {
+			passed = append(passed, e.overtaken(id, c, before)...)
+		}
 		c.setBookmarks(byMark[name])
 		c.known = true
 		c.remember(asked)
 	}
 	left := sortedIDs(e.leftover)
 	e.mu.Unlock()
+	for _, ev := range passed {
+		e.emit(ev)
+	}
 	for _, id := range left {
 		e.tidyLeftover(ctx, id)
 	}
@@ -56,6 +64,35 @@ func (e *Engine) survey(ctx context.Context) error {
 	e.surveyed = true
 	e.mu.Unlock()
 	return nil
+}
+
+// overtaken are the snapshots of a primary's copy that this node did not know of before
+// this listing, and that came too late for a replica: it stands on a newer one, and ZFS
+// adds nothing below that. The caller holds mu.
+func (e *Engine) overtaken(id volume.ID, c *localCopy, before []snap) (list []SnapshotPassed) {
+	a := e.table[id]
+	if a == nil || a.Role != volume.RolePrimary {
+		return nil
+	}
+	met := make(map[guid]bool, len(before))
+	for _, s := range before {
+		met[s.guid] = true
+	}
+	for _, s := range c.snaps {
+		if s.engine() || met[s.guid] {
+			continue
+		}
+		for _, replica := range a.Replicas {
+			l := e.links[linkKey{id, replica, a.Epoch}]
+			if l == nil {
+				continue
+			}
+			if _, txg := c.place(l.top); txg > s.txg {
+				list = append(list, SnapshotPassed{Volume: id, Replica: replica, Name: s.name, Late: true})
+			}
+		}
+	}
+	return list
 }
 
 // noteDatasets takes over a listing of the datasets that was asked for at `asked`,
@@ -96,12 +133,13 @@ func (e *Engine) noteDatasets(list []zfs.Dataset, since uint64, asked time.Time)
 			delete(e.copies, id)
 		}
 	}
-	for id := range e.receives {
-		if e.leftover[id] {
-			leftover[id] = true
+	for id := range e.leftover {
+		if e.receives[id] != nil || e.begun[id] > since {
+			leftover[id] = true // it may have come after the listing
 		}
 	}
 	e.leftover = leftover
+	maps.DeleteFunc(e.begun, func(_ volume.ID, at uint64) bool { return at <= since })
 	for op := range e.failing {
 		if id, ok := strings.CutPrefix(op, finishing); ok && !leftover[volume.ID(id)] {
 			delete(e.failing, op) // there is nothing to finish any more

@@ -4,30 +4,41 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 )
 
 // A zfs command spends most of its time on getting ready: it opens the kernel's device
-// and reads what properties and features there are. Only then does it read a channel
-// program from its standard input. So while programs are run in a pool one soon after
-// the other, the command for the next one is started ahead, and whoever comes with a
-// program finds it ready.
+// and reads what properties and features there are. Only then does it read its standard
+// input, a channel program or a stream to receive. So while commands with the same
+// arguments follow one another, the next one is started ahead, and whoever comes with a
+// program or a stream finds it ready.
 //
-//	claim ──> hand ──> (it runs, ends, is reaped) ──> next ──> keep ──┬──> claimed
-//	                                                                  └──> idle for aheadFor, dead, or closing: killed
+//	claim ──> (it gets its input, runs, ends, is reaped) ──> due ──> keep ──┬──> claimed
+//	                                                                        └──> idle for aheadFor, dead, or closing: killed
 //
-// It knows its pool by name alone, as any command does, and asks the kernel for it once
-// more with the program: one that was exported, or imported again, meanwhile makes no
-// difference. It is given one program and ends with it. Once any of a program is handed
-// over, how it ended is how the program did, and nothing else runs that program.
+// It is started when nothing of what it helps is under way: on its way it takes locks in
+// the kernel that other commands need. What takes a snapshot is followed by what sends
+// it, and what receives one by what reads it, so it is after these that those are started
+// which are due.
+//
+// It knows its pool or dataset by name alone, as any command does, and asks the kernel for
+// it only when it has read a program, or the first record of a stream: what was exported,
+// renamed, destroyed or made again meanwhile makes no difference. It is given one input
+// and ends with it. Once any of that is handed over, how the command ended is the outcome,
+// and nothing else gets the same input.
 
 const (
-	// aheadFor is how long a command waits for a program, and how soon programs must
+	// aheadFor is how long a command waits for its input, and how soon commands must
 	// follow one another to be worth one that waits.
 	aheadFor = 5 * time.Second
+	// aheadStreams is how many commands wait for streams at most: each is for one dataset,
+	// and of those there may be thousands.
+	aheadStreams = 8
 	// aheadMost bounds a program that is handed over: a pipe takes it whole, whatever the
 	// command does. With a longer one the start does not matter.
 	aheadMost = 32 << 10
@@ -37,11 +48,10 @@ const (
 	aheadNice = 10
 )
 
-// place is where a command can wait: for programs of one kind in one pool.
-type place struct {
-	pool  string
-	reads bool
-}
+// place is where a command can wait: its arguments.
+type place string
+
+func placeOf(argv []string) place { return place(strings.Join(argv, "\x00")) }
 
 // ahead are the commands that wait, at most one in a place. It starts none unless on.
 type ahead struct {
@@ -55,12 +65,15 @@ type ahead struct {
 
 // waiting is what ahead knows of a place.
 type waiting struct {
-	last    time.Time // a program ended then
+	argv    []string
+	last    time.Time // a command ended then
+	stream  bool      // that a stream is what commands here wait for
+	due     bool      // another is worth it
 	kept    bool      // a command is getting ready, or waits
 	standby *standby  // that waits; nil while it is being started
 }
 
-// standby is one command that waits for its program.
+// standby is one command that waits for its input.
 type standby struct {
 	child   *child
 	stdin   *os.File
@@ -79,11 +92,11 @@ func (h *Host) Close() {
 	h.ahead.keepers.Wait()
 }
 
-// claim is the command that waits in a place, or nil. Whoever gets one ends it.
-func (a *ahead) claim(at place) *standby {
+// claim is the command with these arguments that waits, or nil. Whoever gets one ends it.
+func (a *ahead) claim(argv []string) *standby {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	w := a.places[at]
+	w := a.places[placeOf(argv)]
 	if w == nil || w.standby == nil {
 		return nil
 	}
@@ -93,31 +106,53 @@ func (a *ahead) claim(at place) *standby {
 	return s
 }
 
-// next is called when a program has run well. It has another command made ready, if
-// they follow one another so soon that it is worth it.
-func (a *ahead) next(at place, argv []string) {
+// ended is called when a command has ended well. Another with the same arguments is due,
+// if they follow one another so soon that it is worth it.
+func (a *ahead) ended(argv []string, stream bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.on {
 		return
 	}
-	w := a.places[at]
-	if w == nil {
-		w = &waiting{}
-		a.places[at] = w
-	}
 	now := time.Now()
-	soon := !w.last.IsZero() && now.Sub(w.last) < aheadFor
-	w.last = now
-	if soon && !w.kept {
-		w.kept = true
-		a.keepers.Go(func() { a.keep(w, argv) })
+	maps.DeleteFunc(a.places, func(_ place, w *waiting) bool { return !w.kept && now.Sub(w.last) >= aheadFor })
+	w := a.places[placeOf(argv)]
+	if w == nil {
+		a.places[placeOf(argv)] = &waiting{argv: argv, last: now, stream: stream}
+		return
+	}
+	w.last, w.due = now, true
+}
+
+// next starts what is due. It is called when commands have ended that none is to be in
+// the way of.
+func (a *ahead) next() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.on {
+		return
+	}
+	streams := 0
+	for _, w := range a.places {
+		if w.kept && w.stream {
+			streams++
+		}
+	}
+	for _, w := range a.places {
+		if !w.due || w.kept || w.stream && streams >= aheadStreams {
+			continue
+		}
+		if w.stream {
+			streams++
+		}
+		w.due, w.kept = false, true
+		a.keepers.Go(func() { a.keep(w) })
 	}
 }
 
 // keep starts a command and sees to its end, unless somebody claims it.
-func (a *ahead) keep(w *waiting, argv []string) {
-	s, err := prepare(argv)
+func (a *ahead) keep(w *waiting) {
+	s, err := prepare(w.argv)
 	if err != nil {
 		// Whoever needs the command will hear why it cannot be started.
 		a.mu.Lock()
@@ -159,13 +194,13 @@ func (a *ahead) stop() {
 	}
 }
 
-// prepare starts a command that waits for its program.
+// prepare starts a command that waits for its input.
 func prepare(argv []string) (*standby, error) {
 	own, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0)
 	if err != nil {
 		return nil, err
 	}
-	r, w, err := os.Pipe()
+	r, w, err := streamPipe()
 	if err != nil {
 		return nil, err
 	}
@@ -187,6 +222,26 @@ func (s *standby) prioritize(nice int) error {
 	return syscall.Setpriority(syscall.PRIO_PROCESS, s.child.cmd.Process.Pid, nice)
 }
 
+// ready says that a command which was claimed lives and has our priority. One that does
+// not is gone, and another is to be run in its place.
+func (h *Host) ready(s *standby) bool {
+	select {
+	case <-s.child.ended:
+		s.quit()
+		return false
+	default:
+	}
+	err := s.prioritize(s.nice)
+	if err == nil {
+		return true
+	}
+	if !errors.Is(err, syscall.ESRCH) {
+		h.ahead.stop() // one that stays behind everything else is worse than none
+	}
+	s.quit()
+	return false
+}
+
 // hand gives a command its program and waits for its end as run does. begun says that
 // the command may have got some of it; otherwise it is gone, and the program is still
 // to be run.
@@ -195,11 +250,7 @@ func (h *Host) hand(ctx context.Context, s *standby, c command) (out []byte, beg
 		s.quit()
 		return nil, false, nil
 	}
-	if err := s.prioritize(s.nice); err != nil {
-		if !errors.Is(err, syscall.ESRCH) {
-			h.ahead.stop() // one that stays behind everything else is worse than none
-		}
-		s.quit()
+	if !h.ready(s) {
 		return nil, false, nil
 	}
 	began := time.Now()

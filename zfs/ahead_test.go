@@ -1,8 +1,11 @@
 package zfs_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -15,9 +18,10 @@ import (
 	"github.com/flocker-io/flocker/zfs"
 )
 
-// programs is a zfs whose channel programs say what became of them: a line when it has
-// started, one when it has got a program. Then it answers, or dies when it is told to.
+// programs is a zfs whose commands say what became of them: a line when one has started,
+// one when it has got its input, be it nothing. Then it answers, or dies when it is told to.
 const programs = `#!/bin/sh
+[ "$1" = send ] && exit
 echo "start $$ $4$5" >>"$ZFS_TEST_DIR/log"
 last=
 while IFS= read -r line || [ -n "$line" ]; do last=$line; done
@@ -78,8 +82,13 @@ func (a *aheadOf) until(what string, cond func() bool) {
 	}
 }
 
+// take takes a snapshot and sends it: only then is another command started.
 func (a *aheadOf) take() error {
+	a.Helper()
 	_, _, err := a.Take(a.Context(), []string{"tank/a@1"})
+	if err := a.Send(a.Context(), zfs.SendRequest{Snapshot: "tank/a@1"}, io.Discard); err != nil {
+		a.Error(err)
+	}
 	return err
 }
 
@@ -97,6 +106,25 @@ func (a *aheadOf) waits() (pid int) {
 		a.Fatal(err)
 	}
 	return pid
+}
+
+// receive has a dataset receive a stream of one line, and then has what is due started,
+// as the program does that reads what has come.
+func (a *aheadOf) receive(dataset, line string, props map[string]string) error {
+	err := a.Receive(a.Context(), zfs.ReceiveRequest{Dataset: dataset, Resumable: true, Properties: props}, strings.NewReader(line+"\n"))
+	a.Next()
+	return err
+}
+
+// last is the number of the command that ran last, and what with.
+func (a *aheadOf) last() (pid int, input string) {
+	a.Helper()
+	ran := a.log("ran")
+	pid, err := strconv.Atoi(ran[len(ran)-1][0])
+	if err != nil {
+		a.Fatal(err)
+	}
+	return pid, strings.Join(ran[len(ran)-1][1:], " ")
 }
 
 func gone(pid int) bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
@@ -129,7 +157,8 @@ func TestAhead(t *testing.T) {
 		if err := a.take(); err != nil || a.Waiting() != 0 || len(a.log("ran")) != 6 {
 			t.Errorf("after the end: %v, %d wait, ran %q", err, a.Waiting(), a.log("ran"))
 		}
-		if got := strings.Join(a.observed, ", "); got != "take 5 true, take 5 true, take 5 true, snapshots-named 6 true, snapshots-named 6 true, take 5 true" {
+		if got := strings.Join(a.observed, ", "); got != "take 5 true, send 6 true, take 5 true, send 6 true, take 5 true, send 6 true, "+
+			"snapshots-named 6 true, snapshots-named 6 true, take 5 true, send 6 true" {
 			t.Errorf("observed %s", got)
 		}
 	})
@@ -158,6 +187,20 @@ func TestAhead(t *testing.T) {
 			t.Errorf("got %v, ran %q; want an error, and that nothing else runs it", err, a.log("ran"))
 		}
 	})
+	t.Run("not in the way", func(t *testing.T) {
+		a := newAheadOf(t)
+		for range 3 {
+			if _, _, err := a.Take(t.Context(), []string{"tank/a@1"}); err != nil || a.Kept() != 0 {
+				t.Fatalf("%v; %d commands are started while the snapshot is to be sent", err, a.Kept())
+			}
+			if err := a.Receive(t.Context(), zfs.ReceiveRequest{Dataset: "tank/b"}, strings.NewReader("x\n")); err != nil || a.Kept() != 0 {
+				t.Fatalf("%v; %d commands are started while what came is to be read", err, a.Kept())
+			}
+		}
+		if err := a.Send(t.Context(), zfs.SendRequest{Snapshot: "tank/a@1"}, io.Discard); err != nil || a.Kept() != 2 {
+			t.Errorf("%v; then %d are started, want one for a program and one for a stream", err, a.Kept())
+		}
+	})
 	t.Run("idle", func(t *testing.T) {
 		a := newAheadOf(t)
 		a.WaitFor(10 * time.Millisecond)
@@ -176,6 +219,125 @@ func TestAhead(t *testing.T) {
 		})
 		if ran := a.log("ran"); len(ran) != 2 {
 			t.Errorf("ran %q: it has run without a program", ran)
+		}
+	})
+}
+
+func TestAheadReceive(t *testing.T) {
+	// waits receives twice, and returns the number of the command that waits then.
+	waits := func(a *aheadOf) int {
+		t.Helper()
+		for range 2 {
+			if err := a.receive("tank/a", "before", nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.until("a command that waits", func() bool { return a.Waiting() == 1 && len(a.log("start")) == 3 })
+		pid, err := strconv.Atoi(a.log("start")[2][0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pid
+	}
+	t.Run("used", func(t *testing.T) {
+		a := newAheadOf(t)
+		pid := waits(a)
+		// Not by another dataset, nor with other arguments.
+		if err := a.receive("tank/b", "other", nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.receive("tank/a", "seed", map[string]string{"readonly": "on"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Receive(t.Context(), zfs.ReceiveRequest{Dataset: "tank/a"}, strings.NewReader("plain\n")); err != nil {
+			t.Fatal(err)
+		}
+		if ran := a.log("ran"); len(ran) != 5 || a.Waiting() != 1 || gone(pid) {
+			t.Fatalf("ran %q, %d wait", ran, a.Waiting())
+		}
+		if err := a.receive("tank/a", "this", nil); err != nil {
+			t.Fatal(err)
+		}
+		if got, input := a.last(); got != pid || input != "this" {
+			t.Errorf("command %d got %q, want %d, which was ready", got, input, pid)
+		}
+		a.until("the next", func() bool { return a.Waiting() == 1 })
+		a.Close()
+		for _, started := range a.log("start") {
+			if pid, _ := strconv.Atoi(started[0]); !gone(pid) {
+				t.Errorf("command %d is left", pid)
+			}
+		}
+		if ran := a.log("ran"); len(ran) != 6 {
+			t.Errorf("ran %q: what waited has seen the end of its input", ran)
+		}
+		if got := strings.Join(a.observed, ", "); got != strings.TrimSuffix(strings.Repeat("receive 5 true, ", 3), ", ")+
+			", receive 7 true, receive 4 true, receive 5 true" {
+			t.Errorf("observed %s", got)
+		}
+	})
+	t.Run("dead before", func(t *testing.T) {
+		a := newAheadOf(t)
+		pid := waits(a)
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		a.until("its end", func() bool { return gone(pid) })
+		if err := a.receive("tank/a", "this", nil); err != nil {
+			t.Fatal(err)
+		}
+		if got, input := a.last(); got == pid || input != "this" {
+			t.Errorf("command %d got %q, %d was dead", got, input, pid)
+		}
+	})
+	t.Run("dead with its stream", func(t *testing.T) {
+		a := newAheadOf(t)
+		waits(a)
+		if err := os.WriteFile(filepath.Join(a.dir, "die"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var e *zfs.Error
+		if err := a.receive("tank/a", "this", nil); !errors.As(err, &e) || e.Op != "receive" || len(a.log("ran")) != 3 {
+			t.Errorf("got %v, ran %q; want an error, and that nothing else gets the stream", err, a.log("ran"))
+		}
+	})
+	t.Run("cancelled", func(t *testing.T) {
+		a := newAheadOf(t)
+		pid := waits(a)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		r, w := net.Pipe()
+		defer w.Close()
+		done := make(chan error, 1)
+		go func() {
+			done <- a.Receive(ctx, zfs.ReceiveRequest{Dataset: "tank/a", Resumable: true}, r)
+		}()
+		if _, err := w.Write([]byte("half")); err != nil {
+			t.Fatal(err)
+		}
+		cancel(errEnough)
+		if err := <-done; !errors.Is(err, errEnough) || !gone(pid) || a.Waiting() != 0 {
+			t.Errorf("got %v, command gone: %v, %d wait", err, gone(pid), a.Waiting())
+		}
+	})
+	t.Run("bounded", func(t *testing.T) {
+		a := newAheadOf(t)
+		for range 2 {
+			for i := range 12 {
+				if err := a.receive(fmt.Sprint("tank/", i), "x", nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		a.until("eight of them", func() bool { return a.Waiting() == 8 })
+		// Programs do not wait behind streams.
+		for range 2 {
+			if err := a.take(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.until("one for programs too", func() bool { return a.Waiting() == 9 })
+		if started := a.log("start"); len(started) > 2*12+2+9 {
+			t.Errorf("%d commands were started", len(started))
 		}
 	})
 }

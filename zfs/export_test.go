@@ -8,7 +8,7 @@ import (
 // Source is what a program is handed with these arguments.
 func Source(text string, args ...string) string { return program{text: text}.source(args) }
 
-// Waiting is how many commands wait for a program.
+// Waiting is how many commands wait for their input.
 func (h *Host) Waiting() (n int) {
 	h.ahead.mu.Lock()
 	defer h.ahead.mu.Unlock()
@@ -20,7 +20,22 @@ func (h *Host) Waiting() (n int) {
 	return n
 }
 
-// WaitFor sets how long commands wait for a program.
+// Kept is how many are being started, or wait.
+func (h *Host) Kept() (n int) {
+	h.ahead.mu.Lock()
+	defer h.ahead.mu.Unlock()
+	for _, w := range h.ahead.places {
+		if w.kept {
+			n++
+		}
+	}
+	return n
+}
+
+// Next starts what is due ahead.
+func (h *Host) Next() { h.ahead.next() }
+
+// WaitFor sets how long commands wait for their input.
 func (h *Host) WaitFor(d time.Duration) { h.ahead.idle = d }
 
 // HandToDead hands a program to a command that has died while it waited, before anybody

@@ -14,6 +14,8 @@ type program struct {
 	op    string
 	text  string // a function of one argument, a list of names
 	reads bool
+	// followed by other commands, which nothing that is started ahead must be in the way of
+	followed bool
 }
 
 // argv is the command that runs it. What it is to run, arguments included, comes by its
@@ -56,13 +58,15 @@ func quoteLua(b *strings.Builder, s string) {
 // program runs one and returns what it printed, as JSON.
 func (h *Host) program(ctx context.Context, p program, pool string, args []string) (out []byte, err error) {
 	c := command{op: p.op, argv: p.argv(pool), input: p.source(args)}
-	at := place{pool, p.reads}
 	defer func() {
 		if err == nil {
-			h.ahead.next(at, c.argv)
+			h.ahead.ended(c.argv, false)
+			if !p.followed {
+				h.ahead.next()
+			}
 		}
 	}()
-	if s := h.ahead.claim(at); s != nil {
+	if s := h.ahead.claim(c.argv); s != nil {
 		if out, begun, err := h.hand(ctx, s, c); begun {
 			return out, err
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"time"
 )
 
 // The data path. A child never has a reader or writer of ours behind exec's own
@@ -20,6 +21,7 @@ func (h *Host) Send(ctx context.Context, req SendRequest, w io.Writer) error {
 	if err != nil {
 		return err
 	}
+	defer h.ahead.next()
 	c := command{op: "send", argv: argv}
 	if f, closeFile, ok := asFile(w); ok {
 		defer closeFile()
@@ -135,21 +137,20 @@ func (h *Host) Receive(ctx context.Context, req ReceiveRequest, r io.Reader) err
 		return err
 	}
 
-	pr, pw, err := streamPipe()
+	began := time.Now()
+	ch, pw, err := h.receiver(ctx, c)
 	if err != nil {
-		return &Error{Op: "receive", Err: err}
+		return err
 	}
 	// The copier stops when the child fails (failed ends) or ctx does.
 	failed, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	c.stdin, c.stop = pr, func() { pw.Close() }
 	var childErr error
 	childDone := make(chan struct{})
 	go func() {
 		defer close(childDone)
-		_, childErr = h.run(ctx, c)
-		pr.Close()
-		if childErr != nil {
+		defer h.observed(c, began, &childErr)
+		if _, childErr = ch.end(ctx); childErr != nil {
 			fail(childErr)
 		}
 	}()
@@ -163,7 +164,11 @@ func (h *Host) Receive(ctx context.Context, req ReceiveRequest, r io.Reader) err
 
 	switch {
 	case childErr == nil:
-		// Applied and durable, whatever became of r after it.
+		// Applied and durable, whatever became of r after it. What makes a dataset is not
+		// done to it again.
+		if len(req.Properties) == 0 {
+			h.ahead.ended(argv, true)
+		}
 		return nil
 	case ctx.Err() != nil:
 		return withCause(ctx, childErr, "receive", argv)
@@ -174,6 +179,36 @@ func (h *Host) Receive(ctx context.Context, req ReceiveRequest, r io.Reader) err
 		e.Err = fmt.Errorf("reading the stream: %w", end.error)
 	}
 	return childErr
+}
+
+// receiver is a command that receives what is written to pw: one that has waited for it,
+// or a new one.
+func (h *Host) receiver(ctx context.Context, c command) (ch *child, pw *os.File, err error) {
+	began := time.Now()
+	defer func() {
+		if err != nil {
+			h.observed(c, began, &err)
+		}
+	}()
+	if ctx.Err() != nil {
+		return nil, nil, &Error{Op: c.op, Args: c.argv, Err: context.Cause(ctx)}
+	}
+	if s := h.ahead.claim(c.argv); s != nil && h.ready(s) {
+		s.child.op, s.child.stop = c.op, func() { s.stdin.Close() }
+		return s.child, s.stdin, nil
+	}
+	pr, pw, err := streamPipe()
+	if err != nil {
+		return nil, nil, &Error{Op: c.op, Err: err}
+	}
+	c.stdin, c.stop = pr, func() { pw.Close() }
+	ch, err = start(c)
+	pr.Close() // the child has its own; ours must not keep pw from failing
+	if err != nil {
+		pw.Close()
+		return nil, nil, err
+	}
+	return ch, pw, nil
 }
 
 // feed copies r into the child. Once the child has ended well it reads r to its

@@ -16,7 +16,7 @@ import (
 // all in one transaction group: what `zfs snapshot` and a listing after it say, for one
 // process instead of two. Each stands for itself: one that cannot be taken does not
 // stop the others, which a command of many names does.
-var takeProgram = program{op: "take", text: `function(names)
+var takeProgram = program{op: "take", followed: true, text: `function(names)
 	local answer = {}
 	for i = 1, #names do
 		local snap = names[i]

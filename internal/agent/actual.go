@@ -22,6 +22,8 @@ type Actual struct {
 	Parts map[volume.ID][]string
 	// Strange are datasets below Root that are no volume's; they are left alone.
 	Strange []string
+	// NoTrash says that the trash was not looked at, since nothing hung on it.
+	NoTrash bool
 }
 
 // Copy is one dataset of a volume.
@@ -69,7 +71,10 @@ func (a *Agent) observe(ctx context.Context, fresh bool) (Actual, error) {
 			got.Strange = append(got.Strange, d.Name)
 		}
 	}
-	if time.Since(a.trashAt) > trashPoll || a.trashMatters(a.cluster.State(), got) {
+	a.mu.Lock()
+	a.addMade(got)
+	a.mu.Unlock()
+	if got.NoTrash = !(time.Since(a.trashAt) > trashPoll || trashMatters(a.cluster.State(), got, a.self)); !got.NoTrash {
 		asked := time.Now()
 		trash, err := a.zfs.Datasets(ctx, a.layout.Trash())
 		if err != nil {
@@ -96,22 +101,34 @@ func (a *Agent) noteLog(id volume.ID, c Copy) Copy {
 	return c
 }
 
-// live lists the datasets of volumes.
+// live lists the datasets of volumes, or where it need not be fresh takes a listing that
+// somebody else made since the last, or the last where the next is not due.
 func (a *Agent) live(ctx context.Context, fresh bool) ([]zfs.Dataset, error) {
 	if !fresh && a.listed != nil {
 		if list, began := a.listed(); began.After(a.lookedAt) {
-			a.lookedAt = began
+			a.list, a.lookedAt, a.listedAt = list, began, time.Now()
 			return list, nil
 		}
+	}
+	if !fresh && a.list != nil && a.undisturbed(time.Now()) {
+		return a.list, nil
 	}
 	began := time.Now()
 	list, err := a.zfs.Datasets(ctx, a.layout.Root())
 	if err != nil {
 		return nil, fmt.Errorf("listing %s: %w", a.layout.Root(), err)
 	}
-	a.lookedAt, a.lookTook = began, time.Since(began)
+	a.list, a.lookedAt, a.listedAt, a.lookTook = list, began, time.Now(), time.Since(began)
 	return list, nil
 }
+
+// listEvery is how old a listing may be to go on with: where they take long, as long as
+// they are an eighth of the time. Replication, which makes one in five, then makes all.
+func (a *Agent) listEvery() time.Duration {
+	return max(a.poll, min(8*a.lookTook, longestList))
+}
+
+const longestList = 2 * time.Minute
 
 // trashPoll is how often the trash is listed without a reason.
 const trashPoll = 5 * time.Minute
@@ -119,12 +136,12 @@ const trashPoll = 5 * time.Minute
 // trashMatters says whether what is in this node's trash could make a difference:
 // for a volume that was removed, and for one that lacks its copy here, which may have
 // to come back from there. It spares an idle node a command at each look.
-func (a *Agent) trashMatters(s *state.State, got Actual) bool {
+func trashMatters(s *state.State, got Actual, self volume.NodeID) bool {
 	for v := range s.Volumes() {
 		if !v.Live() {
 			return true
 		}
-		if _, here := got.Copies[v.ID]; !here && v.Placement.Role(a.self) != volume.RoleNone {
+		if _, here := got.Copies[v.ID]; !here && v.Placement.Role(self) != volume.RoleNone {
 			return true
 		}
 	}

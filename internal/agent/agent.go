@@ -156,11 +156,13 @@ type Agent struct {
 
 	locks locks
 	fresh chan struct{} // closed once the node has caught up
-	wake  chan struct{}
+	wake  chan struct{} // look at the disk
+	news  chan struct{} // decide again; the disk need not have changed
 
 	mu      sync.Mutex
 	actual  Actual
-	seen    time.Time // when actual was; zero: the disk was never read
+	seen    time.Time     // when actual was; zero: the disk was never read
+	silence time.Duration // how much later the disk counts as silent
 	holders map[volume.ID][]volume.Holder
 	pool    volume.PoolInfo
 	asked   time.Time // when pool was read
@@ -168,11 +170,17 @@ type Agent struct {
 	running map[volume.ID]bool
 	failed  map[volume.ID]failure
 	logged  map[volume.ID]bool // copies whose intent log was not replayed since flockd started
+	made    map[volume.ID]made // datasets made since the listing began that was last looked at
+	acting  int                // what is under way and may change what a look has shown, but for made
+	actedAt time.Time          // when the last of it began or ended
 
 	// The loop's alone.
 	trashAt  time.Time     // when the trash was listed
-	lookedAt time.Time     // when the listing began that was last looked at
+	list     []zfs.Dataset // the listing that was last looked at
+	lookedAt time.Time     // when it began
+	listedAt time.Time     // when it was there
 	lookTook time.Duration // how long the last listing took that this loop made
+	stepped  time.Time     // when the last look was, whatever it read
 
 	asides    []volume.Aside
 	asidesAt  time.Time // when they were listed
@@ -200,8 +208,8 @@ func New(c Config) *Agent {
 		self: c.Self, version: c.Version, bootID: c.BootID, layout: c.Layout, cluster: c.Cluster,
 		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, stopFollowing: c.StopFollowing,
 		clock: c.Clock, lease: c.Lease, log: c.Log, poll: c.Poll, listed: c.Listed,
-		fresh: make(chan struct{}), wake: make(chan struct{}, 1),
-		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{}, logged: map[volume.ID]bool{},
+		fresh: make(chan struct{}), wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
+		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{}, logged: map[volume.ID]bool{}, made: map[volume.ID]made{},
 	}
 }
 
@@ -246,21 +254,23 @@ func (a *Agent) Run(ctx context.Context) error {
 	close(a.fresh)
 	a.log.Info("caught up with the cluster", "index", a.cluster.State().Index)
 
-	for reason := true; ; {
-		changed := a.cluster.Changed()
-		next := a.step(ctx, &jobs, reason)
-		timer := time.NewTimer(next)
+	for why := byReason; ; {
+		changed, before := a.cluster.Changed(), a.lookedAt
+		wait, then := a.step(ctx, &jobs, why)
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 		case <-changed:
-			reason = true
+			why = byNews
+		case <-a.news:
+			why = byNews
 		case <-a.wake:
-			reason = true
+			why = byReason
 		case <-timer.C:
-			reason = next < a.poll
+			why = then
 		}
 		timer.Stop()
-		if a.lookTook > slowLook {
+		if a.lookTook > slowLook && a.lookedAt != before {
 			// With very many volumes a look at each change would be all that ZFS does.
 			a.rest(ctx, min(a.lookTook, longRest))
 		}
@@ -269,6 +279,15 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	}
 }
+
+// cause is why the loop takes a step, and so how it may look.
+type cause int
+
+const (
+	byReason cause = iota // something has changed outside: read the disk
+	byNews                // there is another state, or a dataset was made: what was seen last may do
+	byTime                // it is time to look: what others have listed will do
+)
 
 const (
 	slowLook = 250 * time.Millisecond // a listing that takes longer is followed by a rest as long
@@ -284,25 +303,40 @@ func (a *Agent) rest(ctx context.Context, d time.Duration) {
 	}
 }
 
-// step looks once and starts what there is to do. It returns how long nothing will
-// change by itself. Without a reason it may look at what others have listed.
-func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup, reason bool) time.Duration {
+// step looks once, or where that is as good remembers, and starts what there is to do. It
+// returns how long nothing will change by itself, and why to look then.
+func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup, why cause) (wait time.Duration, then cause) {
 	s := a.cluster.State()
-	got, err := a.observe(ctx, reason || a.busy())
-	if err != nil {
-		// "Cannot ask" is not "nothing there": do nothing.
-		a.setTrouble(fmt.Sprintf("the disk cannot be read: %v", err))
-		return time.Second
+	var got Actual
+	var holders map[volume.ID][]volume.Holder
+	inUse := func(id volume.ID) bool { return len(holders[id]) > 0 || !a.use.Idle(id) }
+	remembers := false
+	if why == byNews {
+		if got, holders, remembers = a.remembered(time.Now()); remembers {
+			remembers = suffices(s, got, a.self, Diff(s, got, a.self, inUse))
+		}
 	}
-	holders, engine := a.use.Refresh(ctx, got.mounted())
-	a.look(ctx, got, holders, engine)
-	if err := a.lookAside(ctx, jobs); err != nil && ctx.Err() == nil {
-		a.addTrouble(err.Error())
+	wait, then = a.poll, byTime
+	if remembers {
+		wait -= time.Since(a.stepped) // however many news there are
+	} else {
+		a.stepped = time.Now()
+		var err error
+		if got, err = a.observe(ctx, why != byTime || a.busy()); err != nil {
+			// "Cannot ask" is not "nothing there": do nothing.
+			a.setTrouble(fmt.Sprintf("the disk cannot be read: %v", err))
+			return time.Second, byReason
+		}
+		var engine error
+		holders, engine = a.use.Refresh(ctx, got.mounted())
+		a.look(ctx, got, holders, engine)
+		if err := a.lookAside(ctx, jobs); err != nil && ctx.Err() == nil {
+			a.addTrouble(err.Error())
+		}
 	}
 	a.repl.Assign(assignments(s, got, a.self))
 
-	inUse := func(id volume.ID) bool { return len(holders[id]) > 0 || !a.use.Idle(id) }
-	now, wait := time.Now(), a.poll
+	now := time.Now()
 	actions := Diff(s, got, a.self, inUse)
 	a.forgive(actions)
 	for _, act := range actions {
@@ -311,14 +345,17 @@ func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup, reason bool) tim
 		switch {
 		case a.running[act.Volume]:
 		case failed && f.action == act && now.Before(f.again):
-			wait = min(wait, f.again.Sub(now))
+			if again := f.again.Sub(now); again < wait {
+				wait, then = again, byReason
+			}
 		default:
 			a.running[act.Volume] = true
+			a.begins(act)
 			jobs.Go(func() { a.perform(ctx, act) })
 		}
 		a.mu.Unlock()
 	}
-	return wait
+	return wait, then
 }
 
 // busy says that an action is under way.
@@ -349,9 +386,14 @@ func (a *Agent) perform(ctx context.Context, act Action) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.running, act.Volume)
+	a.ended(act)
 	if err == nil || ctx.Err() != nil {
 		delete(a.failed, act.Volume)
-		a.Wake()
+		if act.tells() {
+			a.tell()
+		} else {
+			a.Wake()
+		}
 		return
 	}
 	f := a.failed[act.Volume]
@@ -469,16 +511,22 @@ func (a *Agent) create(ctx context.Context, id volume.ID) error {
 			return err
 		}
 		defer unlock()
+		defer a.changing(id)()
 		return a.adopt(ctx, v, props)
 	}
 	err := a.zfs.CreateFilesystem(ctx, a.layout.Dataset(id), props)
 	switch {
-	case errors.Is(err, zfs.ErrExists):
-		return nil
 	case permanent(err):
 		return a.propose(ctx, state.AbortCreate{ID: id, Epoch: v.Epoch, Reason: err.Error()})
+	case err != nil && !errors.Is(err, zfs.ErrExists):
+		return err
 	}
-	return err
+	d, err := a.zfs.Dataset(ctx, a.layout.Dataset(id))
+	if err != nil {
+		return err
+	}
+	a.noteMade(id, copyOf(d))
+	return a.propose(ctx, state.ConfirmCreate{ID: id, Epoch: v.Epoch})
 }
 
 // permanent says that trying again makes no sense.
@@ -580,7 +628,9 @@ func (a *Agent) look(ctx context.Context, got Actual, holders map[volume.ID][]vo
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.actual, a.seen, a.holders, a.trouble = got, time.Now(), holders, trouble
+	a.addMade(got)
+	a.actual, a.seen, a.silence = got, a.listedAt, 3*a.listEvery()+patience
+	a.holders, a.trouble = holders, trouble
 }
 
 func (a *Agent) addTrouble(problem string) {

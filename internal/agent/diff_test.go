@@ -41,6 +41,18 @@ const self, other = volume.NodeID("me"), volume.NodeID("other")
 
 func diffLine(t *testing.T, cols []string) string {
 	t.Helper()
+	v, got := diffCase(t, cols)
+	inUse := strings.TrimSpace(cols[2]) == "used"
+	step := diffVolume(v, got, self, func(volume.ID) bool { return inUse })
+	if step == "" {
+		return "-"
+	}
+	return string(step)
+}
+
+// diffCase reads the first two columns.
+func diffCase(t *testing.T, cols []string) (*state.Volume, Actual) {
+	t.Helper()
 	head := strings.Fields(cols[0])
 	v := &state.Volume{ID: "0000000000000001", Phase: state.Phase(head[0]), Epoch: 2, Spec: volume.Spec{Size: 5}}
 	switch head[1] {
@@ -82,12 +94,7 @@ func diffLine(t *testing.T, cols []string) string {
 			t.Fatalf("no such word: %q", w)
 		}
 	}
-	inUse := strings.TrimSpace(cols[2]) == "used"
-	step := diffVolume(v, got, self, func(volume.ID) bool { return inUse })
-	if step == "" {
-		return "-"
-	}
-	return string(step)
+	return v, got
 }
 
 // A volume that is nowhere in the state is nobody's to touch.

@@ -26,6 +26,7 @@ func (a *Agent) Mount(ctx context.Context, id volume.ID, mountID string) (dir st
 	if err != nil {
 		return "", err
 	}
+	defer a.changing(id)()
 	a.use.Mounting(id, mountID)
 	defer func() {
 		if err != nil {
@@ -114,6 +115,7 @@ func (a *Agent) Promise(ctx context.Context, id volume.ID, epoch volume.Epoch) (
 		return volume.Promise{}, err
 	}
 	defer unlock()
+	defer a.changing(id)()
 	// What is still in the trash is there, too.
 	if _, err := a.wantedBack(ctx, id); err != nil && !errors.Is(err, zfs.ErrNotFound) {
 		return volume.Promise{}, err

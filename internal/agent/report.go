@@ -48,7 +48,7 @@ func (a *Agent) Report() volume.Report {
 			Volume: v.ID, Epoch: c.Epoch, Role: role, Exists: exists, Mounted: c.Mounted,
 			Used: c.Used, Data: c.Data, Newest: positions[v.ID], Problem: problem(v, a.actual, a.self),
 		}
-		if silent > 3*a.poll+patience {
+		if silent > a.silence {
 			st.Problem = fmt.Sprintf("the disk has not answered for %s", silent.Round(time.Second))
 		}
 		if c.Mounted {

@@ -323,7 +323,8 @@ type Replica struct {
 	LagBytes   int64    `json:"lag_bytes,omitempty"`
 	// Of the stream under way: its kind (full, incremental, resume), what it starts
 	// from, when it began, what was sent of how much (an estimate), and how fast it has
-	// been of late, in bytes a second.
+	// been of late, in bytes a second. A first copy takes several; it began with the
+	// first, and its bytes are those of all.
 	Stream     string    `json:"stream,omitempty"`
 	Base       string    `json:"base,omitempty"`
 	Began      time.Time `json:"began,omitzero"`

@@ -102,13 +102,28 @@ func defineNetwork(raw, endpoint []byte) (definition json.RawMessage, driver str
 
 // Target is what Preflight wants to know of this engine.
 func (d *Docker) Target(ctx context.Context) (Target, error) {
-	return ask(ctx, d, "list networks", callTimeout, func(ctx context.Context, c *client.Client) (Target, error) {
-		list, err := c.NetworkList(ctx, client.NetworkListOptions{})
-		t := Target{Known: err == nil}
-		for _, n := range list.Items {
+	return ask(ctx, d, "list networks and containers", callTimeout, func(ctx context.Context, c *client.Client) (Target, error) {
+		networks, err := c.NetworkList(ctx, client.NetworkListOptions{})
+		if err != nil {
+			return Target{}, err
+		}
+		containers, err := c.ContainerList(ctx, client.ContainerListOptions{All: true})
+		if err != nil {
+			return Target{}, err
+		}
+		t := Target{Known: true, Containers: map[string]string{}}
+		for _, n := range networks.Items {
 			t.Networks = append(t.Networks, n.Name)
 		}
-		return t, err
+		for _, s := range containers.Items {
+			for _, name := range s.Names {
+				// With a link a container is called by another name below its partner's.
+				if name = strings.TrimPrefix(name, "/"); !strings.Contains(name, "/") {
+					t.Containers[name] = s.ID
+				}
+			}
+		}
+		return t, nil
 	})
 }
 
@@ -140,8 +155,18 @@ func (d *Docker) Retire(ctx context.Context, id string) error {
 // dockerMaker is the engine step by step.
 type dockerMaker struct{ d *Docker }
 
+// find looks the name up in the list: asked for "db", an engine without a container of that
+// name describes one whose ID begins with db.
 func (m dockerMaker) find(ctx context.Context, name string) (Captured, error) {
-	return m.d.Inspect(ctx, name)
+	there, err := m.d.Target(ctx)
+	if err != nil {
+		return Captured{}, err
+	}
+	id := there.Containers[name]
+	if id == "" {
+		return Captured{}, fmt.Errorf("container %s: %w", name, ErrNotFound)
+	}
+	return m.d.Inspect(ctx, id)
 }
 
 func (m dockerMaker) rename(ctx context.Context, id, name string) error {

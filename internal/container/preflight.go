@@ -38,6 +38,8 @@ type Target struct {
 	// Known is false before anybody has asked it: then only the container is judged.
 	Known    bool
 	Networks []string
+	// Containers are the IDs of all containers, in any state, by name.
+	Containers map[string]string
 }
 
 // Preflight says what of a container cannot follow it to the target, those that block

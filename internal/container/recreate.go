@@ -57,15 +57,13 @@ func replace(ctx context.Context, m maker, s Spec, replaces []string) (id string
 	case errors.Is(err, ErrNotFound):
 	case err != nil:
 		return "", err
-	case there.State.Live() && alike(there.Spec, s):
-		return there.ID, nil // it was started meanwhile, or the last call was cut off late
+	case NameTaken(there, s, replaces) != nil:
+		return "", NameTaken(there, s, replaces)
 	case there.State.Live():
-		return "", fmt.Errorf("another container named %s runs on this node", s.Name)
+		return there.ID, nil // it was started meanwhile, or the last call was cut off late
 	case !there.Started && alike(there.Spec, s):
 		// The last call was cut off between the name and the start.
 		return there.ID, m.start(ctx, there.ID)
-	case !slices.Contains(replaces, there.ID):
-		return "", fmt.Errorf("a container named %s is on this node already, which is not the one that runs elsewhere; rename or remove it", s.Name)
 	}
 
 	// What a call that was cut off has left has never run.
@@ -97,6 +95,20 @@ func replace(ctx context.Context, m maker, s Spec, replaces []string) (id string
 		return "", err
 	}
 	return made, m.start(ctx, made)
+}
+
+// NameTaken says why the container of a spec cannot have its name on an engine where another
+// one has it; nil where it is that one, or one that it may replace, by ID.
+func NameTaken(there Captured, s Spec, replaces []string) error {
+	switch {
+	case (there.State.Live() || !there.Started) && alike(there.Spec, s):
+		return nil
+	case there.State.Live():
+		return fmt.Errorf("another container named %s runs on this node", s.Name)
+	case !slices.Contains(replaces, there.ID):
+		return fmt.Errorf("a container named %s is on this node already, which is not the one that runs elsewhere; rename or remove it", s.Name)
+	}
+	return nil
 }
 
 // undo removes what was made and gives the old container its name back.

@@ -54,6 +54,7 @@ type follower struct {
 	problems map[string]string          // sentences by record
 	refused  map[string]string          // records that cannot be written, and why
 	images   map[string]bool            // by record: whether the image is here
+	foreseen map[string]string          // why records of other nodes could not be made here
 	here     map[string]container.State // by record
 	unrouted map[string]string          // records whose labels ask for routes that they cannot have, and why
 }
@@ -70,7 +71,7 @@ func newFollower(m *member, engine container.Engine) *follower {
 		m: m, engine: engine, wake: make(chan struct{}, 1),
 		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{}, stopping: map[string]int{},
 		failed: map[string]followAttempt{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
-		here: map[string]container.State{}, unrouted: map[string]string{},
+		foreseen: map[string]string{}, here: map[string]container.State{}, unrouted: map[string]string{},
 	}
 }
 
@@ -435,16 +436,81 @@ func (f *follower) bring(ctx context.Context, st followStep) error {
 	if spec, err = spec.Unpublished(func(host, port int) bool { return bypass(host, port) != "" }); err != nil {
 		return err
 	}
-	var replaces []string
-	if id := st.Known.Left[f.m.self]; id != "" {
-		replaces = append(replaces, id)
-	}
-	id, err := f.engine.Recreate(ctx, spec, replaces)
+	id, err := f.engine.Recreate(ctx, spec, f.replaces(st.Known))
 	if id != "" && err != nil {
 		f.m.log.Warn("a container was made again, but something is left of the one it replaced", "container", spec.Name, "err", err)
 		return nil
 	}
 	return err
+}
+
+// replaces are the containers here that the one of a record may take the place of.
+func (f *follower) replaces(r *state.Container) []string {
+	if id := r.Left[f.m.self]; id != "" {
+		return []string{id}
+	}
+	return nil
+}
+
+// foresee keeps for reports what would stand in the way here of the containers that may have
+// to come, so that none is stopped for a move that cannot end well. What the engine does not
+// say now stays as it was known.
+func (f *follower) foresee(ctx context.Context, s *state.State) {
+	found := map[string]string{}
+	var target container.Target
+	for r := range s.Containers() {
+		if !mayGetImage(s, r, f.m.self) {
+			continue
+		}
+		key := r.RecordKey()
+		f.mu.Lock()
+		why, busy := f.foreseen[key], f.busy[key]
+		f.mu.Unlock()
+		if !target.Known && ctx.Err() == nil {
+			var err error
+			if target, err = f.target(ctx); err != nil {
+				return
+			}
+		}
+		if spec, err := f.open(r); err == nil && !busy {
+			why = f.obstacle(ctx, spec, target, f.replaces(r), why)
+		}
+		if why != "" {
+			found[key] = why
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.foreseen = found
+}
+
+func (f *follower) target(ctx context.Context) (container.Target, error) {
+	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	return f.engine.Target(ctx)
+}
+
+// obstacle is the first thing in the way of a container here, "" for none, or known where
+// the engine does not say.
+func (f *follower) obstacle(ctx context.Context, spec container.Spec, target container.Target, replaces []string, known string) string {
+	if obstacles := container.Preflight(spec, volumeDriver, target); container.Blocked(obstacles) {
+		return obstacles[0].Message
+	}
+	id := target.Containers[spec.Name]
+	if id == "" {
+		return ""
+	}
+	there, err := f.inspect(ctx, id)
+	switch {
+	case errors.Is(err, container.ErrNotFound):
+		return ""
+	case err != nil:
+		return known
+	}
+	if err := container.NameTaken(there, spec, replaces); err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // open is the spec of a record.
@@ -608,6 +674,9 @@ func (f *follower) report(rep *volume.Report) {
 			continue
 		}
 		c := volume.Followed{Record: key, Problem: f.problems[key], LacksImage: asked && !has}
+		if r.Node != f.m.self && c.Problem == "" {
+			c.Problem = f.foreseen[key]
+		}
 		if known {
 			c.State = string(st)
 		}

@@ -44,6 +44,7 @@ func (f *follower) fetchImages(ctx context.Context) error {
 	for ctx.Err() == nil {
 		changed := f.m.cluster.Changed()
 		s := f.m.cluster.State()
+		f.foresee(ctx, s) // before what follows says that all is ready
 		asked := map[string]bool{}
 		for r := range s.Containers() {
 			if ctx.Err() != nil || !mayGetImage(s, r, f.m.self) {

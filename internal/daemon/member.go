@@ -233,19 +233,23 @@ func (m *member) passEvents(ctx context.Context) error {
 	again := restarts{m: m, next: map[string]attempt{}}
 	retry := time.NewTicker(restartPause)
 	defer retry.Stop()
-	for {
+	for news := true; ; {
 		lease := m.tenure.Changed()
-		m.agent.Wake()
+		if news {
+			m.agent.Wake() // it lists all datasets, which is no small thing to do every few seconds
+		}
 		m.follow.ring()
 		if m.router != nil {
 			m.router.ring()
 		}
 		m.lookForShadows(ctx)
 		again.try(ctx)
+		news = true
 		select {
 		case <-lease:
 		case <-m.use.watch.C():
 		case <-retry.C:
+			news = false
 		case <-fresh:
 			fresh = nil
 		case <-ctx.Done():

@@ -181,6 +181,9 @@ func (v *View) behind(volumes []*state.Volume, id volume.NodeID) *state.Volume {
 // "" when all that they need is there.
 func (v *View) notReady(g company, n *NodeView, to volume.NodeID) string {
 	m := v.Node(to)
+	if why := v.lacks(g, m); why != "" {
+		return why
+	}
 	for _, c := range g.containers {
 		if f := m.followed(c); f == nil || f.LacksImage {
 			return fmt.Sprintf("container %s waits until its image is on %s", c.Name, m.Name)

@@ -30,7 +30,8 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	                             seeded and empty
 //	  v1 n2 > n1 moved=n1        that much came from n1 with its containers 10 s ago
 //	containers                   all that follow their volumes
-//	  web n1 v1 v2 images=n2     of n1; so far its image is on n2; blocked: it cannot follow
+//	  web n1 v1 v2 images=n2     of n1; so far its image is on n2; blocked: it cannot follow;
+//	                             taken=n2: its name is taken there
 //	  web n1 v1 images=n2 failed=n2:3  and n2 has failed three times to start it
 //	place size=1G replicas=2     Place
 //	  v1 n1 > n2 n3 n4 absent=n2 refused=n3 lagging=n4
@@ -525,6 +526,8 @@ func (w *world) addContainer(t *testing.T, line string) {
 		case "failed":
 			node, tries, _ := strings.Cut(value, ":")
 			said[volume.NodeID(node)] = volume.Followed{Failed: int(parseBytes(t, tries)), Error: "no such network", Problem: "it cannot be started"}
+		case "taken":
+			said[volume.NodeID(value)] = volume.Followed{Problem: "a container of its name is on this node already"}
 		case "blocked":
 			c.Blocked, c.Obstacles = true, []string{"it uses the device /dev/kvm"}
 		case "stopped":

@@ -44,6 +44,7 @@ func (w *World) moveFollowing(name, to string) error {
 //	run-once NODE CONTAINER VOLUME..       the same without a restart policy
 //	followed NODE CONTAINER ON running|stopped  until the node knows it so
 //	not-followed NODE CONTAINER    until the node does not know it
+//	spoil NODE CONTAINER, mend NODE CONTAINER  the engine cannot start it, and can again
 //	image NODE IMAGE               until the node's engine has the image
 //	same NODE CONTAINER            it has its label, secret and policy, and the state does not show the secret
 //	rm NODE CONTAINER              docker rm
@@ -88,6 +89,8 @@ func (w *World) followStep(words []string) (ok bool, err error) {
 		})
 	case "not-followed":
 		w.Await(strings.Join(words, " "), func() bool { return record() == nil })
+	case "spoil", "mend":
+		m.Engine.Spoil(words[2], words[0] == "spoil")
 	case "image":
 		w.Await(strings.Join(words, " "), func() bool {
 			_, err := m.Engine.LocalImage(w.ctx(), container.Image{Ref: words[2]})

@@ -112,7 +112,7 @@ type LinkState string
 // the primary has snapshotted.
 const (
 	LinkConnecting LinkState = "connecting" // not reached yet, or unreachable: see Error
-	LinkSeeding    LinkState = "seeding"    // first full copy under way
+	LinkSeeding    LinkState = "seeding"    // first copy under way, with its history
 	LinkSending    LinkState = "sending"    // an increment under way
 	LinkInSync     LinkState = "in-sync"    // newest snapshot acknowledged
 	LinkLagging    LinkState = "lagging"    // behind by more than its interval and a grace
@@ -131,7 +131,8 @@ type LinkStatus struct {
 	LagBytes     int64     `json:"lag_bytes,omitempty"` // estimate; for display only
 	// Of the stream under way: its kind (full, incremental, resume), the snapshot or
 	// bookmark it starts from ("" when full), when it began, what was sent of how much
-	// (an estimate), and how fast it has been of late, in bytes a second.
+	// (an estimate), and how fast it has been of late, in bytes a second. A first copy
+	// takes several; it began with the first, and its bytes are those of all.
 	Stream     string    `json:"stream,omitempty"`
 	Base       string    `json:"base,omitempty"`
 	Began      time.Time `json:"began,omitzero"`

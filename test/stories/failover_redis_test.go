@@ -186,6 +186,9 @@ func (c cluster) describe(n *lab.Node, name string) described {
 	}
 	d, got := described{"Image": all[0].Image}, all[0]
 	for k, v := range got.Config {
+		if name := strings.Trim(string(v), `"`); k == "Hostname" && name != "" && strings.HasPrefix(got.ID, name) {
+			continue // made of its ID
+		}
 		d["Config."+k] = string(v)
 	}
 	for k, v := range got.HostConfig {

@@ -24,7 +24,7 @@ type scribe struct {
 	node  *lab.Node // that it runs on
 	all   []*lab.Node
 	boots map[string]*bootClock
-	moves int             // how often another node took over
+	moves int             // how often another node took over, planned or not
 	late  map[string]bool // lines that were written when another node wrote, as is to be expected
 	safe  string          // a line that must survive whatever is done
 }
@@ -59,14 +59,15 @@ func (b *bootClock) at(up time.Duration) time.Time {
 	return near.at.Add(up - near.up)
 }
 
-// scribe begins to write on n, and waits until it could go on elsewhere.
-func (c cluster) scribe(n *lab.Node, name string) *scribe {
+// scribe begins to write on n, on a volume with so many replicas, and waits until it could
+// go on elsewhere.
+func (c cluster) scribe(n *lab.Node, name string, replicas int) *scribe {
 	c.Helper()
 	s := &scribe{cluster: c, name: name, node: n, all: c.Nodes(), boots: map[string]*bootClock{}, late: map[string]bool{}}
-	n.Docker("volume", "create", "-d", "flocker", "-o", "size=1G", "-o", "replicas=2", "-o", "interval=5s", name)
+	n.Docker("volume", "create", "-d", "flocker", "-o", "size=1G", "-o", fmt.Sprintf("replicas=%d", replicas), "-o", "interval=5s", name)
 	n.Docker("run", "-d", "--name", name, "--restart", "always", "--label", "flocker.enable=true",
 		"--mount", "type=volume,volume-driver=flocker,src="+name+",dst=/d", busyboxImage, "sh", "-c", fmt.Sprintf(scribeScript, name))
-	s.v, _ = c.waitVolume(n, name, "ok with two replicas", healthy)
+	s.v, _ = c.waitVolume(n, name, "ok with all replicas", healthy)
 	c.waitFollows(n, name)
 	s.more(5)
 	return s
@@ -202,12 +203,19 @@ func (s *scribe) idle(n *lab.Node) error {
 func (s *scribe) takenOver(since time.Time) {
 	s.Helper()
 	from := s.node
-	s.node, s.v = s.waitPrimary(s.name, s.others(from)...)
-	s.moves++
-	s.Logf("    %s is the primary after %.1fs", s.node, time.Since(since).Seconds())
-	s.more(3)
+	to, v := s.waitPrimary(s.name, s.others(from)...)
+	s.Logf("    %s is the primary after %.1fs", to, time.Since(since).Seconds())
+	s.movedTo(to, v)
 	s.Logf("    it writes there after %.1fs; %s", time.Since(since).Seconds(), s.event(s.node, "volume.failed-over", s.name).Message)
-	s.learn(s.node)
+}
+
+// movedTo waits until the container writes on the volume's new primary.
+func (s *scribe) movedTo(to *lab.Node, v api.Volume) {
+	s.Helper()
+	s.node, s.v = to, v
+	s.moves++
+	s.more(3)
+	s.learn(to)
 }
 
 func (s *scribe) others(n *lab.Node) (out []*lab.Node) {
@@ -292,7 +300,7 @@ func (s *scribe) check() {
 		s.Errorf("%q was written before a volume sync and is not there", s.safe)
 	}
 	if moves != s.moves {
-		s.Errorf("the writer changed %d times, with %d failovers: two have written at the same time", moves, s.moves)
+		s.Errorf("the writer changed %d times, and moved %d times: two have written at the same time", moves, s.moves)
 	}
 }
 
@@ -354,7 +362,7 @@ func TestIllNode(t *testing.T) {
 	c := start(t)
 	c.Step("failover becomes automatic by itself", func() { c.waitAutomatic() })
 	var s *scribe
-	c.Step("a container that is to follow writes on n2", func() { s = c.scribe(c.n2, "log") })
+	c.Step("a container that is to follow writes on n2", func() { s = c.scribe(c.n2, "log", 2) })
 	// Ill, the node loses the volume; healed, it has a replica, and all is as before.
 	ill := func(what string, strike, heal func(n *lab.Node)) {
 		c.Step(what, func() {
@@ -422,7 +430,7 @@ func TestIllMachine(t *testing.T) {
 	c := start(t)
 	c.Step("failover becomes automatic by itself", func() { c.waitAutomatic() })
 	var s *scribe
-	c.Step("a container that is to follow writes on n2", func() { s = c.scribe(c.n2, "log") })
+	c.Step("a container that is to follow writes on n2", func() { s = c.scribe(c.n2, "log", 2) })
 	pause := func(what string, stop, resume func(...*lab.Node), clockStops bool) {
 		c.Step(what, func() {
 			from := s.node
@@ -491,7 +499,7 @@ func TestTwoOfFive(t *testing.T) {
 	var both []*scribe
 	c.Step("containers that are to follow write on n4 and n5", func() {
 		for _, n := range []*lab.Node{n4, n5} {
-			s := c.scribe(n, "log-"+n.Name)
+			s := c.scribe(n, "log-"+n.Name, 2)
 			s.all = append(c.Nodes(), n4, n5)
 			both = append(both, s)
 		}

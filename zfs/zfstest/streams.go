@@ -255,6 +255,55 @@ func testReceiveErrors(w *world, _ Env) {
 	w.sameContent(w.b.content(b), w.a.content(a))
 }
 
+// Streams for one dataset, one soon after the other and each looked at, as replication
+// does it: a command may wait for the next stream then (Options.Ahead). It is in nobody's
+// way, and knows the dataset by nothing but its name.
+func testReceiveAgain(w *world, _ Env) {
+	a, b, c := w.history("v", 10_000), w.b.name("v"), w.b.name("c")
+	last := 3
+	increment := func() []byte {
+		last++
+		w.a.write(a, "more", data(uint64(last), 5000))
+		w.a.snap(a, fmt.Sprint(last))
+		return w.a.stream(a, fmt.Sprint("@", last-1), fmt.Sprint(last))
+	}
+	receive := func(stream []byte) error {
+		err := w.b.receive(b, stream, true)
+		_, listErr := w.b.ZFS.SnapshotsNamed(w.ctx, []string{fmt.Sprint(b, "@", last)})
+		w.b.must(listErr)
+		return err
+	}
+	w.b.must(receive(w.a.stream(a, "", "3")))
+	w.b.must(receive(increment()))
+	w.b.must(receive(increment()))
+
+	// It was given another name, and then its old one again.
+	w.b.must(w.b.ZFS.Rename(w.ctx, b, c))
+	stream := increment()
+	w.wantKind("an increment onto a name that is gone", receive(stream), zfs.ErrNotFound)
+	if got := w.b.names(c); got != "3 4 5" || w.b.exists(b) {
+		w.Errorf("%s has the snapshots %s", c, got)
+	}
+	w.b.must(w.b.ZFS.Rename(w.ctx, c, b))
+	w.b.must(receive(stream))
+	// It was mounted meanwhile, and not any more.
+	w.sameContent(w.b.content(b), w.a.content(a))
+	w.b.must(receive(increment()))
+	w.sameContent(w.b.content(b), w.a.content(a))
+	// Another has its name, and then nothing.
+	w.b.must(w.b.ZFS.Rename(w.ctx, b, c))
+	w.b.must(receive(w.a.stream(a, "", "5")))
+	if got := w.b.names(c) + ", " + w.b.names(b); got != "3 4 5 6 7, 5" {
+		w.Errorf("snapshots: %s", got)
+	}
+	w.b.must(receive(w.a.stream(a, "@5", "7")))
+	w.b.must(w.b.ZFS.Destroy(w.ctx, b))
+	w.wantKind("an increment onto nothing", receive(increment()), zfs.ErrNotFound)
+	w.b.must(w.b.ZFS.Rename(w.ctx, c, b))
+	w.b.must(receive(w.a.stream(a, "@7", "8")))
+	w.sameContent(w.b.content(b), w.a.content(a))
+}
+
 func testReceiveTwice(w *world, _ Env) {
 	a, b := w.history("v", 10_000), w.b.name("v")
 	w.b.must(w.b.receive(b, w.a.stream(a, "", "1"), true))

@@ -36,6 +36,7 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		{"send errors", testSendErrors},
 		{"receive errors", testReceiveErrors},
 		{"receive twice", testReceiveTwice},
+		{"receive again and again", testReceiveAgain},
 		{"receive onto snapshots", testReceiveOntoSnapshots},
 		{"diverged", testDiverged},
 		{"clone stream", testCloneStream},

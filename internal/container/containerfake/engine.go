@@ -47,6 +47,7 @@ type Engine struct {
 	known      map[string]bool    // volumes of our driver that this engine has seen
 	local      map[string]bool    // local volumes
 	images     map[string]bool    // by name
+	spoiled    map[string]bool    // names of containers that do not start
 	followers  map[*follower]struct{}
 	activated  int
 	serial     int
@@ -199,11 +200,15 @@ func (e *Engine) start(name string) error {
 		return err
 	}
 	e.mu.Lock()
-	running := c.state == container.Running
+	running, spoiled := c.state == container.Running, e.spoiled[name]
 	c.byHand = false
 	e.mu.Unlock()
 	if running {
 		return nil
+	}
+	if spoiled {
+		e.setState(c, container.Created, 128, "its port is taken")
+		return fmt.Errorf("container %s: its port is taken", name)
 	}
 	for _, m := range c.mounts {
 		if err := e.mount(m); err != nil {
@@ -214,6 +219,17 @@ func (e *Engine) start(name string) error {
 	}
 	e.setState(c, container.Running, 0, "")
 	return nil
+}
+
+// Spoil keeps containers of a name from starting, for a reason that nobody can know before
+// it is tried; until it is told otherwise.
+func (e *Engine) Spoil(name string, spoiled bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.spoiled == nil {
+		e.spoiled = map[string]bool{}
+	}
+	e.spoiled[name] = spoiled
 }
 
 // Stop stops a container, as its user does.

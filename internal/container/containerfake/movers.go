@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -58,12 +59,18 @@ func (e *Engine) Inspect(_ context.Context, ref string) (container.Captured, err
 	return out, nil
 }
 
-// Target has no networks but those that every engine has.
+// Target has no networks but those that every engine has, and all containers.
 func (e *Engine) Target(context.Context) (container.Target, error) {
 	if err := e.alive(); err != nil {
 		return container.Target{}, err
 	}
-	return container.Target{Known: true, Networks: []string{"bridge", "host", "none"}}, nil
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t := container.Target{Known: true, Networks: []string{"bridge", "host", "none"}, Containers: map[string]string{}}
+	for name, c := range e.containers {
+		t.Containers[name] = c.id
+	}
+	return t, nil
 }
 
 // Recreate implements container.Movers, at once instead of in steps: an engine that
@@ -89,17 +96,20 @@ func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []stri
 	if err := json.Unmarshal(s.HostConfig, &host); err != nil {
 		return "", err
 	}
+	there, err := e.Inspect(ctx, s.Name)
+	if err == nil {
+		err = container.NameTaken(there, s, replaces)
+	} else if errors.Is(err, container.ErrNotFound) {
+		err = nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if there.State == container.Running {
+		return there.ID, nil
+	}
 	e.mu.Lock()
 	old := e.containers[s.Name]
-	switch {
-	case old == nil:
-	case old.state == container.Running:
-		e.mu.Unlock()
-		return old.id, nil
-	case !slices.Contains(replaces, old.id):
-		e.mu.Unlock()
-		return "", fmt.Errorf("a container named %s is on this node already", s.Name)
-	}
 	delete(e.containers, s.Name)
 	e.mu.Unlock()
 	back := func() {

@@ -1,0 +1,124 @@
+package agent
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// A listing costs ZFS something for every dataset, so one at each new state would make the
+// thousandth volume cost a thousand times the first. Most states ask nothing of the disk,
+// and of what they do ask, making a dataset tells by itself what is there afterwards. For
+// those the loop remembers its last look.
+
+// made is a dataset that this node has made, as it was read by itself then.
+type made struct {
+	copy Copy
+	at   time.Time // when it had been made
+}
+
+// tells says that an action leaves nothing on the disk that a.made does not tell.
+func (act Action) tells() bool { return act.Do == StepCreate || act.Do == StepConfirm }
+
+// begins and ended note what makes a look out of date. The caller holds mu.
+func (a *Agent) begins(act Action) {
+	if !act.tells() {
+		delete(a.made, act.Volume)
+		a.acting++
+		a.actedAt = time.Now()
+	}
+}
+
+func (a *Agent) ended(act Action) {
+	if !act.tells() {
+		a.acting--
+		a.actedAt = time.Now()
+	}
+}
+
+// changing notes that a copy is mounted, or brought back, by somebody else than the loop,
+// until what it returns is called.
+func (a *Agent) changing(id volume.ID) (done func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.made, id)
+	a.acting++
+	a.actedAt = time.Now()
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.acting--
+		a.actedAt = time.Now()
+	}
+}
+
+// noteMade adds a dataset that was just made to what is seen.
+func (a *Agent) noteMade(id volume.ID, c Copy) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.made[id] = made{copy: c, at: time.Now()}
+	if a.actual.Copies != nil { // the loop reads the old one without mu
+		a.actual.Copies = maps.Clone(a.actual.Copies)
+		a.actual.Copies[id] = c
+	}
+}
+
+// addMade adds to what a listing shows the datasets that were made since it began. The
+// caller holds mu.
+func (a *Agent) addMade(got Actual) {
+	for id, m := range a.made {
+		if m.at.Before(a.lookedAt) {
+			delete(a.made, id)
+		} else if _, listed := got.Copies[id]; !listed {
+			got.Copies[id] = m.copy
+		}
+	}
+}
+
+// tell makes the loop decide again soon. Never blocks.
+func (a *Agent) tell() {
+	select {
+	case a.news <- struct{}{}:
+	default:
+	}
+}
+
+// remembered is what the last look has shown, and who uses what. ok is false when it is
+// time to look again, or when this node has changed, or is changing, more since than a.made
+// tells.
+func (a *Agent) remembered(now time.Time) (got Actual, holders map[volume.ID][]volume.Holder, ok bool) {
+	ok = a.undisturbed(now)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.actual, a.holders, ok && !a.seen.IsZero()
+}
+
+// undisturbed says that the last listing is not too old, and that nothing that this node
+// does has made it so, but for what a.made tells.
+func (a *Agent) undisturbed(now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return now.Sub(a.lookedAt) < a.listEvery() && a.acting == 0 && a.actedAt.Before(a.lookedAt)
+}
+
+// suffices says that a state can be obeyed, by these actions, without another look than the
+// one that showed got: that there is nothing to do, or only what zfs refuses where it is
+// done already, and that nothing is missing which may be there by now.
+func suffices(s *state.State, got Actual, self volume.NodeID, actions []Action) bool {
+	if slices.ContainsFunc(actions, func(act Action) bool { return !act.tells() }) || got.NoTrash && trashMatters(s, got, self) {
+		return false
+	}
+	for v := range s.Volumes() {
+		role := v.Placement.Role(self)
+		_, exists := got.Copies[v.ID]
+		_, trashed := got.Trash[v.ID]
+		// A first copy may have come in, and what this node is asked for hang on it.
+		if role != volume.RoleNone && !exists && !trashed && v.Phase != state.PhaseCreating && !(role == volume.RoleReplica && v.Live()) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,57 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// An engine takes the beginning of an ID for a name. A container whose ID begins with the
+// name of one that follows has nothing to do with it, and must neither stand in its way nor
+// be taken for it.
+func TestFindIsByName(t *testing.T) {
+	const inspection = `{"Id":%q,"Name":%q,"Image":"sha256:1","State":{"Status":"running"},"Config":{"Image":"i"},"HostConfig":{}}`
+	list := ""
+	mux := http.NewServeMux()
+	mux.HandleFunc("/_ping", func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Api-Version", "1.41") })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/networks"):
+			fmt.Fprint(w, `[]`)
+		case strings.HasSuffix(r.URL.Path, "/containers/json"):
+			fmt.Fprint(w, list)
+		case strings.HasSuffix(r.URL.Path, "/containers/db01/json"), strings.HasSuffix(r.URL.Path, "/containers/db/json"):
+			fmt.Fprintf(w, inspection, "db01", "/other")
+		case strings.HasSuffix(r.URL.Path, "/containers/0a0b/json"):
+			fmt.Fprintf(w, inspection, "0a0b", "/db")
+		default:
+			http.NotFound(w, r)
+		}
+	})
+	socket := filepath.Join(t.TempDir(), "docker.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: mux}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	t.Cleanup(func() { server.Close(); <-served })
+	d := &Docker{Host: "unix://" + socket, Driver: "flocker"}
+	defer d.Close()
+	m := dockerMaker{d}
+
+	list = `[{"Id":"db01","Names":["/other"]}]`
+	if got, err := m.find(t.Context(), "db"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("find db = %s named %q, %v; only another container's ID begins so", got.ID, got.Spec.Name, err)
+	}
+	// A link adds a name below the name of the container that is linked.
+	list = `[{"Id":"db01","Names":["/other"]},{"Id":"0a0b","Names":["/web/base","/db"]}]`
+	if got, err := m.find(t.Context(), "db"); err != nil || got.ID != "0a0b" {
+		t.Errorf("find db = %s, %v; want 0a0b", got.ID, err)
+	}
+}

@@ -1,0 +1,83 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// A seed that is begun while the datasets are being listed is not forgotten by that
+// listing, but by the next.
+func TestSeedBegunDuringListing(t *testing.T) {
+	e := New(Config{Node: "a", Root: "tank/flocker"})
+	since := e.changes
+	e.leaves(testVol)
+	e.noteDatasets(nil, since, time.Now())
+	if !e.leftover[testVol] {
+		t.Error("the seed is forgotten")
+	}
+	e.noteDatasets(nil, e.changes, time.Now())
+	if e.leftover[testVol] || len(e.begun) > 0 {
+		t.Error("what no listing shows is remembered for ever")
+	}
+}
+
+// Where the last listing had nothing of a volume, that there is no copy costs two small
+// commands; where it had, or is old, or the pool may be gone, that is not taken for granted.
+func TestNoCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		b := newBusy(t, 2)
+		here, never := b.ids[0], volume.ID("00000000000000ff")
+		if err := b.engine.tick(ctx); err != nil {
+			t.Fatal(err)
+		}
+		look := func(what string, id volume.ID, listings int, want error) {
+			t.Helper()
+			b.commands()
+			s, err := b.engine.look(ctx, id, false)
+			if s.exists || !errors.Is(err, want) {
+				t.Errorf("%s: exists %v, %v; want %v", what, s.exists, err, want)
+			}
+			if got := b.commands()["datasets"]; got != listings {
+				t.Errorf("%s: %d listings, want %d", what, got, listings)
+			}
+		}
+		look("never there", never, 0, nil)
+		if err := b.host.Destroy(ctx, b.engine.cfg.dataset(here)); err != nil {
+			t.Fatal(err)
+		}
+		look("there before", here, 1, nil)
+		look("no more", here, 0, nil)
+
+		// It comes back by another's hand, and zfs does not find it by its name.
+		if err := b.host.CreateFilesystem(ctx, b.engine.cfg.dataset(here), nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.engine.survey(ctx); err != nil {
+			t.Fatal(err)
+		}
+		hidden := b.host.Fail("dataset", b.engine.cfg.dataset(here), 0, &zfs.Error{Op: "dataset", Kind: zfs.ErrNotFound})
+		for range 2 {
+			b.commands()
+			if _, err := b.engine.look(ctx, here, false); err == nil || b.commands()["datasets"] != 1 {
+				t.Errorf("a copy that zfs lists and does not find: %v, want an error by a listing", err)
+			}
+		}
+		hidden()
+
+		time.Sleep(recent + time.Second)
+		look("never there, by a listing of long ago", never, 1, nil)
+		if err := b.engine.tick(ctx); err != nil {
+			t.Fatal(err)
+		}
+		gone := b.host.Fail("dataset", "", 0, &zfs.Error{Op: "dataset", Kind: zfs.ErrNotFound})
+		defer gone()
+		look("the pool is gone", never, 0, zfs.ErrNotFound)
+	})
+}
