@@ -140,7 +140,7 @@ func (m *member) start(t testing.TB, file, addr string) {
 	m.raw = raw
 	m.addr = raw.Addr().String()
 	l := tls.NewListener(raw, m.peers.config())
-	m.Node = NewNode(Options{Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})), Peers: m.peers, File: file, Host: m.host, Listeners: m.inherit})
+	m.Node = NewNode(Options{Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})), Node: m.name, Peers: m.peers, File: file, Host: m.host, Listeners: m.inherit})
 	if m.link != nil {
 		m.Succeed(m.link)
 	}

@@ -529,6 +529,15 @@ func TestNodeGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	visit(t, c.addrOf(0, r))
+
+	// One of a node that has become another, as of another cluster, does not.
+	m.stop()
+	m.name = "other"
+	m.start(t, file, m.addr)
+	eventually(t, "it serves what it is told", func() bool { return m.Apply(t.Context(), Config{Node: "other"}) == nil })
+	if s, err := m.Status(t.Context()); err != nil || s.Node != "other" || len(s.Routes) > 0 {
+		t.Errorf("it goes on with %+v, %v", s, err)
+	}
 }
 
 // A server is told whose connection it is, if it expects that, through whichever node the

@@ -30,6 +30,8 @@ type Peers interface {
 type Options struct {
 	Log   *slog.Logger
 	Peers Peers
+	// Node is this one. What File has of another is forgotten. Empty: the one of the first Config.
+	Node string
 	// File is where what the node was told is kept, so that a new process goes on with it
 	// before anybody tells it again. Empty: nowhere.
 	File string
@@ -304,8 +306,8 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 		return errRetired
 	case n.ctx == nil || n.ctx.Err() != nil:
 		return errors.New("the proxy is not running")
-	case n.config.Node != "" && n.config.Node != c.Node:
-		return fmt.Errorf("the proxy is that of node %s, and was told to be that of node %s", n.config.Node, c.Node)
+	case cmp.Or(n.Node, n.config.Node, c.Node) != c.Node:
+		return fmt.Errorf("the proxy is that of node %s, and was told to be that of node %s", cmp.Or(n.Node, n.config.Node), c.Node)
 	}
 	n.config = c
 	there := make(map[string]bool)
@@ -503,6 +505,9 @@ func (n *Node) restore(context.Context) error {
 	}
 	if err == nil {
 		err = k.Config.Validate()
+	}
+	if err == nil && cmp.Or(n.Node, k.Config.Node) != k.Config.Node {
+		err = fmt.Errorf("it is that of node %s", k.Config.Node)
 	}
 	if err != nil {
 		n.Log.Warn("what the proxy was told before is lost, until flockd tells it again", "file", n.File, "err", err)

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -124,7 +125,7 @@ func serveProxy(ctx context.Context, cfg flockd.Config, drain time.Duration, err
 	}
 	peers := &proxyPeers{dialer: transport.Dialer{Identity: id}}
 	p.node = proxy.NewNode(proxy.Options{
-		Log: p.log, Peers: peers, File: filepath.Join(cfg.RunDir, "proxy.json"), Listeners: given.routes,
+		Log: p.log, Node: string(id.Node()), Peers: peers, File: filepath.Join(cfg.RunDir, "proxy.json"), Listeners: given.routes,
 	})
 	if p.link != nil {
 		p.node.Succeed(p.link)
@@ -138,7 +139,7 @@ func serveProxy(ctx context.Context, cfg flockd.Config, drain time.Duration, err
 	defer cut()
 	l := transport.Listen(p.nodes, id, func(n volume.NodeID) error { return p.node.Admit(string(n)) }, p.log)
 	own := l.Protocol(transport.ProtoProxy)
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	work.Go(func() {
 		if err := l.Run(serving); err != nil {
 			failed <- err
@@ -149,7 +150,11 @@ func serveProxy(ctx context.Context, cfg flockd.Config, drain time.Duration, err
 			failed <- err
 		}
 	})
-	work.Go(func() { renewIdentity(serving, cluster.DirDisk(cfg.StateDir), id, p.log) })
+	work.Go(func() {
+		if err := keepIdentity(serving, cluster.DirDisk(cfg.StateDir), id, p.log); err != nil {
+			failed <- err
+		}
+	})
 	stop := p.serveControl(&work)
 	defer func() { stop() }()
 	p.ready()
@@ -347,30 +352,23 @@ func startNewer(files map[string]*os.File, link net.Conn) error {
 	}
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, handedOn+"=") }),
 		handedOn+"="+strings.Join(names, ","))
+	// It is to be a child of whoever has started this process, as systemd: that one learns
+	// when it ends, and this one may live on for as long as its clients do.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_PARENT}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting a newer process: %w", err)
 	}
-	// Reaped if it ends before this process does; afterwards it is nobody's child.
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	said := make(chan error, 1)
-	go func() {
-		_ = link.SetReadDeadline(time.Now().Add(takeoverWait))
-		_, err := link.Read(make([]byte, 1))
-		said <- errors.Join(err, link.SetReadDeadline(time.Time{}))
-	}()
-	select {
-	case err := <-said:
-		if err == nil {
-			return nil
-		}
+	defer func() { _ = cmd.Process.Release() }()
+	_ = files[fileLink].Close() // so that its end is that of the link
+	_ = link.SetReadDeadline(time.Now().Add(takeoverWait))
+	_, err = link.Read(make([]byte, 1))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		_ = cmd.Process.Kill()
-		return fmt.Errorf("the newer process does not come up: %w", errors.Join(err, <-ended))
-	case err := <-ended:
-		_ = link.Close()
-		<-said
-		return fmt.Errorf("the newer process has ended: %w", errors.Join(err, errors.New("see its log")))
 	}
+	if err != nil {
+		return fmt.Errorf("the newer process does not come up (see its log): %w", err)
+	}
+	return link.SetReadDeadline(time.Time{})
 }
 
 // proxyPeers are the proxies of other nodes, by the node's identity.
@@ -389,9 +387,8 @@ func (p *proxyPeers) Peer(conn net.Conn) string {
 	return string(id)
 }
 
-// identityPoll is the time between two looks at the node's identity on disk: flockd renews
-// it weeks before it expires.
-const identityPoll = time.Minute
+// identityPoll is the time between two looks at the node's identity on disk.
+const identityPoll = 5 * time.Second
 
 // awaitIdentity returns who this node is, as soon as it is a member of a cluster. Until then
 // there is nothing to do, which idle is called for once.
@@ -413,20 +410,33 @@ func awaitIdentity(ctx context.Context, disk cluster.Disk, log *slog.Logger, idl
 	}
 }
 
-// renewIdentity takes renewed certificates into use.
-func renewIdentity(ctx context.Context, disk cluster.Disk, id *transport.Identity, log *slog.Logger) {
+// keepIdentity takes renewed certificates into use until ctx ends. The error says that the
+// node is somebody else by now: who is started again begins as that one, and serves nobody
+// whom the old cluster has told it of.
+func keepIdentity(ctx context.Context, disk cluster.Disk, id *transport.Identity, log *slog.Logger) error {
+	var last string
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-time.After(identityPoll):
 		}
-		cert, err := disk.Read("node.crt")
+		now, err := cluster.LoadIdentity(disk)
+		if errors.Is(err, cluster.ErrNoCluster) || err == nil && (now.Node() != id.Node() || now.Cluster() != id.Cluster()) {
+			return fmt.Errorf("this node is no more node %s of cluster %s", id.Node(), id.Cluster())
+		}
+		var cert []byte
+		if err == nil {
+			cert, err = disk.Read("node.crt")
+		}
 		if err == nil {
 			err = id.Replace(cert)
 		}
-		if err != nil {
-			log.Warn("this node's certificate cannot be read again; `systemctl restart flockd-proxy` if the cluster was made anew", "err", err)
+		if err == nil {
+			last = ""
+		} else if last != err.Error() {
+			last = err.Error()
+			log.Warn("this node's certificate cannot be read again", "err", err)
 		}
 	}
 }

@@ -12,11 +12,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/flocker-io/flocker/internal/cluster"
 	"github.com/flocker-io/flocker/internal/transport"
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/proxy"
@@ -182,7 +185,22 @@ func TestProxyProcessIsReplaced(t *testing.T) {
 		second = s.Process
 		return err == nil && second != 0 && second != cmd.Process.Pid
 	})
-	t.Cleanup(func() { _ = syscall.Kill(second, syscall.SIGKILL) })
+	// It is a child of ours, as the first is: whoever started that hears of its end.
+	var ended syscall.WaitStatus
+	end := func(by syscall.Signal) {
+		if err := syscall.Kill(second, by); err != nil {
+			t.Error(err)
+		}
+		if _, err := syscall.Wait4(second, &ended, 0, nil); err != nil {
+			t.Errorf("waiting for the second process: %v", err)
+		}
+		second = 0
+	}
+	t.Cleanup(func() {
+		if second != 0 {
+			end(syscall.SIGKILL)
+		}
+	})
 	old.say("two")
 	young := connect(t, addr)
 	young.say("three")
@@ -208,10 +226,72 @@ func TestProxyProcessIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	connect(t, addr).say("four")
-	if err := syscall.Kill(second, syscall.SIGTERM); err != nil {
+	if end(syscall.SIGTERM); !ended.Exited() || ended.ExitStatus() != 0 {
+		t.Errorf("the second process ends with %#x", uint32(ended))
+	}
+}
+
+// A newer process that does not come up changes nothing.
+func TestProxyProcessIsNotReplaced(t *testing.T) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the second process has ended", func() bool { return syscall.Kill(second, 0) != nil })
+	ours := os.NewFile(uintptr(fds[0]), fileLink)
+	link, err := net.FileConn(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = link.Close() }()
+	_ = ours.Close()
+	args := os.Args
+	os.Args = []string{"false"}
+	defer func() { os.Args = args }()
+	if err := startNewer(map[string]*os.File{fileLink: os.NewFile(uintptr(fds[1]), fileLink)}, link); err == nil || !strings.Contains(err.Error(), "does not come up") {
+		t.Errorf("got %v, want that it does not come up", err)
+	}
+}
+
+// A node that has left its cluster, or has become a node of another, is not served as what
+// it was; a renewed certificate is no reason to end.
+func TestProxyKeepsIdentity(t *testing.T) {
+	ca, err := transport.NewAuthority("c1", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name  string
+		then  func(t *testing.T, dir string)
+		stays bool
+	}{
+		{"nothing", func(*testing.T, string) {}, true},
+		{"it cannot be read", func(t *testing.T, dir string) {
+			if err := os.Remove(filepath.Join(dir, "node.crt")); err != nil {
+				t.Fatal(err)
+			}
+		}, true},
+		{"no member", func(t *testing.T, dir string) {
+			if err := os.Remove(filepath.Join(dir, "node.json")); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+		{"another node", func(t *testing.T, dir string) { identity(t, ca, dir) }, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			id := identity(t, ca, dir)
+			tt.then(t, dir)
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				err := keepIdentity(ctx, cluster.DirDisk(dir), id, slog.New(slog.DiscardHandler))
+				if stayed := err == nil && ctx.Err() != nil; stayed != tt.stays {
+					t.Errorf("it ends with %v, after a minute: %v", err, ctx.Err() != nil)
+				}
+			})
+		})
+	}
 }
 
 // Proxies of two nodes reach each other by the nodes' certificates, and those of a node that

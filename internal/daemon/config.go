@@ -169,13 +169,15 @@ type Timers struct {
 	Lease  string        // profile of the lease that a cluster made here begins with; "": default
 	Commit time.Duration // an idle leader tells its followers what is committed
 	Hang   time.Duration // a leader whose disk has not written for so long gives up; 0: 5 s
+	Quiet  time.Duration // the clients of routes have so long to come to a quiet point before a move; 0: 4 s
+	Held   time.Duration // and what they say meanwhile waits at most so long, all of a pause twice that; 0: 10 s
 }
 
 // profiles by name. lab is for emulated machines that are ten times slower.
 var profiles = map[string]Timers{
 	"default": {Report: 2 * time.Second, Stale: 10 * time.Second, Poll: 5 * time.Second, Raft: 1500 * time.Millisecond, Stable: 30 * time.Second, Commit: 50 * time.Millisecond},
 	"fast":    {Report: time.Second, Stale: 6 * time.Second, Poll: 5 * time.Second, Raft: time.Second, Stable: 15 * time.Second, Lease: "fast", Commit: 50 * time.Millisecond},
-	"lab":     {Report: 2 * time.Second, Stale: 15 * time.Second, Poll: 10 * time.Second, Raft: 5 * time.Second, Stable: 5 * time.Second, Lease: "lab", Commit: 250 * time.Millisecond, Hang: 20 * time.Second},
+	"lab":     {Report: 2 * time.Second, Stale: 15 * time.Second, Poll: 10 * time.Second, Raft: 5 * time.Second, Stable: 5 * time.Second, Lease: "lab", Commit: 250 * time.Millisecond, Hang: 20 * time.Second, Quiet: 20 * time.Second, Held: time.Minute},
 }
 
 // Profile is the set of timers of that name; the default one when there is none.

@@ -1,10 +1,12 @@
 package daemon
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestReadConfig(t *testing.T) {
@@ -62,6 +64,17 @@ func TestSettings(t *testing.T) {
 		key, value, _ := strings.Cut(line, ": ")
 		if key != value {
 			t.Errorf("field %q has the value of setting %q", key, value)
+		}
+	}
+}
+
+// What clients of a route say waits while those are parked and the server moves: with any
+// timers that has to be the shorter part of what it may wait.
+func TestTimersOfRoutes(t *testing.T) {
+	for name, p := range profiles {
+		quiet, held := cmp.Or(p.Quiet, quietPatience), cmp.Or(p.Held, 10*time.Second)
+		if quiet > held/2 {
+			t.Errorf("profile %s: %s of the %s that a request may wait are for parking", name, quiet, held)
 		}
 	}
 }

@@ -20,6 +20,8 @@ type routeView struct {
 	State *state.State
 	// Port is where the proxies listen for one another.
 	Port string
+	// Limits of what waits; zero fields are the proxy's defaults.
+	Limits proxy.Limits
 	// Here are the containers with volumes that this node's engine runs. Known is false
 	// when it does not answer: then servers stay where they are.
 	Here  []servingContainer
@@ -83,7 +85,7 @@ func planRoutes(v routeView) routePlan {
 	for _, r := range v.State.NodeRoutes() {
 		out := proxy.Route{
 			ID: routeID(r.Route), Volume: r.Volume.Name, Listen: uint16(r.Listen), Port: uint16(r.Port), Mode: proxy.Mode(r.Mode),
-			Owner: string(r.Owner), OwnerAddr: addrs[r.Owner], Epoch: uint64(r.Epoch),
+			Owner: string(r.Owner), OwnerAddr: addrs[r.Owner], Epoch: uint64(r.Epoch), Limits: v.Limits,
 		}
 		if r.Owner == v.Self {
 			v.own(&p, &out, r)

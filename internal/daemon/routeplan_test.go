@@ -46,11 +46,16 @@ func TestPlanRoutes(t *testing.T) {
 			}
 		}
 		got.WriteString(strings.Join(input, "\n") + "\n")
-		p := planRoutes(routeCase(t, input))
+		view := routeCase(t, input)
+		view.Limits = proxy.Limits{Request: time.Minute}
+		p := planRoutes(view)
 		for _, id := range p.Pause {
 			fmt.Fprintf(&got, "=> pause %s\n", id)
 		}
 		for _, r := range p.Config.Routes {
+			if r.Limits != view.Limits {
+				t.Errorf("%s: route %s has the limits %+v", input[0], r.ID, r.Limits)
+			}
 			fmt.Fprintf(&got, "=> %s of %s: %d to %s at %s epoch %d, port %d, server %q\n", r.ID, r.Volume, r.Listen, r.Owner, r.OwnerAddr, r.Epoch, r.Port, r.Server)
 		}
 		for _, to := range p.Probe {

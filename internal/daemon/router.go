@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,8 +26,8 @@ const (
 	// proxyTimeout is how long the proxy may take for an answer.
 	proxyTimeout = 5 * time.Second
 	// quietPatience is how long the clients of a route have to come to a quiet point before
-	// a move. What they say meanwhile waits, and so has to be well below what a request may
-	// wait.
+	// a move, where the timers do not say. What they say meanwhile waits, so it has to be well
+	// below what a request may wait.
 	quietPatience = 4 * time.Second
 	// probePatience is how long a server is waited for that does not answer as its mode
 	// says. Then it gets its clients all the same: perhaps it is the probe that is wrong.
@@ -54,6 +55,7 @@ type router struct {
 	ready    map[string]string // by route: the server that has answered
 	probing  map[string]string // by route: the one that is being asked
 	problems []string
+	answers  bool // the proxy does
 }
 
 func newRouter(m *member, p Parts) *router {
@@ -108,6 +110,9 @@ func (r *router) step(life context.Context) (problems []string) {
 		r.forgetGone(here)
 	}
 	status, err := r.proxy.Status(ctx)
+	r.mu.Lock()
+	r.answers = err == nil
+	r.mu.Unlock()
 	if err != nil {
 		r.told = proxy.Config{}
 		if len(s.Routes()) == 0 {
@@ -116,7 +121,7 @@ func (r *router) step(life context.Context) (problems []string) {
 		return []string{fmt.Sprintf("routes are not served as they should be on this node: %v", err)}
 	}
 	plan := planRoutes(routeView{
-		Self: r.m.self, State: s, Port: r.port, Here: here, Known: known, Proxy: status, Stopping: r.isStopping(), Ready: r.isReady,
+		Self: r.m.self, State: s, Port: r.port, Limits: proxy.Limits{Request: r.m.timers.Held, Event: 2 * r.m.timers.Held}, Here: here, Known: known, Proxy: status, Stopping: r.isStopping(), Ready: r.isReady,
 	})
 	for _, id := range slices.Sorted(maps.Keys(plan.Problems)) {
 		problems = append(problems, plan.Problems[id])
@@ -279,7 +284,7 @@ func (r *router) quiesce(ctx context.Context, id volume.ID) (done func(), err er
 
 // quiet waits for all of these routes. Those that say so are cut when their time is over.
 func (r *router) quiet(ctx context.Context, routes []state.NodeRoute) error {
-	qctx, cancel := context.WithTimeout(ctx, quietPatience)
+	qctx, cancel := context.WithTimeout(ctx, cmp.Or(r.m.timers.Quiet, quietPatience))
 	defer cancel()
 	errs := make([]error, len(routes))
 	var asked sync.WaitGroup
@@ -346,7 +351,7 @@ func (r *router) note(problems []string) {
 func (r *router) report(rep *volume.Report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	rep.Problems = append(rep.Problems, r.problems...)
+	rep.Problems, rep.Proxy = append(rep.Problems, r.problems...), r.answers
 }
 
 // volumesOf are the volumes of ours that a container mounts, in order.

@@ -177,6 +177,21 @@ func (v *View) behind(volumes []*state.Volume, id volume.NodeID) *state.Volume {
 	return volumes[i]
 }
 
+// route is the port of a route whose clients a company has; 0: it has none.
+func (g company) route() int {
+	for _, c := range g.containers {
+		if len(c.Routes) > 0 {
+			return c.Routes[0].Listen
+		}
+	}
+	for _, vol := range g.volumes {
+		if len(vol.Spec.Ports) > 0 {
+			return vol.Spec.Ports[0].Listen
+		}
+	}
+	return 0
+}
+
 // notReady says why containers had better not be stopped yet to be started on a node;
 // "" when all that they need is there.
 func (v *View) notReady(g company, n *NodeView, to volume.NodeID) string {
@@ -188,6 +203,9 @@ func (v *View) notReady(g company, n *NodeView, to volume.NodeID) string {
 		if f := m.followed(c); f == nil || f.LacksImage {
 			return fmt.Sprintf("container %s waits until its image is on %s", c.Name, m.Name)
 		}
+	}
+	if port := g.route(); port != 0 && !m.proxy {
+		return fmt.Sprintf("the proxy of %s does not answer, and the clients of the route on port %d would not get through (systemctl status flockd-proxy there)", m.Name, port)
 	}
 	here, _ := g.here(n.ID)
 	if vol := v.behind(here, to); vol != nil && len(g.containers) > 0 {

@@ -378,7 +378,7 @@ func (w *world) addNode(t *testing.T, line string) {
 	t.Helper()
 	fields := strings.Fields(line)
 	n := &state.Node{ID: volume.NodeID(fields[0]), Name: fields[0], Availability: state.Active}
-	r := &volume.Report{Node: n.ID, At: now, Applied: 1000, Pool: volume.PoolInfo{Health: "ONLINE", Free: -1}}
+	r := &volume.Report{Node: n.ID, At: now, Applied: 1000, Proxy: true, Pool: volume.PoolInfo{Health: "ONLINE", Free: -1}}
 	heard, lasts, report := now, time.Duration(0), true
 	for _, f := range fields[1:] {
 		key, value, _ := strings.Cut(f, "=")
@@ -393,6 +393,8 @@ func (w *world) addNode(t *testing.T, line string) {
 			n.Witness, r.Pool = true, volume.PoolInfo{}
 		case "nolease":
 			n.Lease.Revoked = true
+		case "noproxy":
+			r.Proxy = false
 		case "drain":
 			n.Availability, n.KeepReplicas = state.Drain, value == "keep"
 		case "silent":
@@ -532,6 +534,8 @@ func (w *world) addContainer(t *testing.T, line string) {
 			c.Blocked, c.Obstacles = true, []string{"it uses the device /dev/kvm"}
 		case "stopped":
 			c.Run = false
+		case "route":
+			c.Routes = []volume.Route{{Listen: int(parseBytes(t, value))}}
 		default:
 			c.Volumes = append(c.Volumes, state.ContainerVolume{ID: volume.ID(f), Epoch: 1})
 		}

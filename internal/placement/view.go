@@ -81,8 +81,9 @@ type NodeView struct {
 	applied uint64
 	clock   time.Time       // the node's own, when it reported
 	copies  []volume.Status // of a fresh report, by volume ID
-	// containers as a fresh report has them.
+	// containers as a fresh report has them, and whether the node's proxy answers.
 	containers []volume.Followed
+	proxy      bool
 }
 
 // NewView joins the state with the reports by node. Reports of strangers are
@@ -145,7 +146,7 @@ func newNodeView(n *state.Node, heard Heard, now time.Time) NodeView {
 	nv.applied = heard.Report.Applied
 	nv.clock = heard.Report.At
 	nv.copies = heard.Report.Volumes
-	nv.containers = heard.Report.Followed
+	nv.containers, nv.proxy = heard.Report.Followed, heard.Report.Proxy
 	byVolume := func(i, j int) bool { return nv.copies[i].Volume < nv.copies[j].Volume }
 	if !sort.SliceIsSorted(nv.copies, byVolume) {
 		nv.copies = slices.Clone(nv.copies)

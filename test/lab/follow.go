@@ -62,5 +62,15 @@ func (f *Follower) Stop() {
 	<-f.done
 }
 
+// Ended says whether the script has, for whatever reason; then every line was passed on.
+func (f *Follower) Ended() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Wait returns when the script has ended, for whatever reason.
 func (f *Follower) Wait() { <-f.done }

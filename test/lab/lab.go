@@ -139,7 +139,7 @@ func (l *Lab) ResetTo(count int) {
 	l.Helper()
 	l.Do("reset", strconv.Itoa(count))
 	l.begin = time.Now()
-	l.Do("exec-all", "mkdir -p /etc/flocker && echo 'profile: lab' >/etc/flocker/flockd.yml && "+quickCrypto+" && systemctl restart flockd")
+	l.Do("exec-all", "mkdir -p /etc/flocker && echo 'profile: lab' >/etc/flocker/flockd.yml && "+quickCrypto+" && systemctl restart flockd flockd-proxy")
 }
 
 // Cut is a power loss.
@@ -219,7 +219,7 @@ func (l *Lab) Diagnose() {
 	status, _ := l.Try("status")
 	l.Logf("machines:\n%s", status)
 	for _, n := range l.Nodes() {
-		journal, err := n.Try(fmt.Sprintf("journalctl -u flockd -u flockd-fence -u docker --no-pager -o short-precise --since=-%ds", since))
+		journal, err := n.Try(fmt.Sprintf("journalctl -u flockd -u flockd-fence -u flockd-proxy -u docker --no-pager -o short-precise --since=-%ds", since))
 		if err != nil {
 			l.Logf("%s does not answer: %v", n, err)
 			continue
@@ -230,8 +230,8 @@ func (l *Lab) Diagnose() {
 		}
 		lines := slices.DeleteFunc(strings.Split(journal, "\n"), func(line string) bool { return strings.Contains(line, "part=gossip") })
 		l.Logf("%s: the end of its journal (all of it: %s)\n%s", n, file, strings.Join(lines[max(0, len(lines)-25):], "\n"))
-		said, _ := n.Try(`systemctl is-active flockd docker
-timeout 20 flockctl status 2>&1; timeout 20 flockctl volume list 2>&1
+		said, _ := n.Try(`systemctl is-active flockd flockd-proxy docker
+timeout 20 flockctl status 2>&1; timeout 20 flockctl volume list 2>&1; timeout 20 flockctl route list 2>&1; timeout 20 flockd proxy status 2>&1
 docker ps -a --format '{{.Names}} {{.Status}}'; zfs list -r -o name,used,mounted,readonly,origin tank; grep flocker /proc/mounts`)
 		l.Logf("%s:\n%s", n, said)
 	}
