@@ -201,6 +201,11 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 				h.Hash = key.Hash(plain)
 			}
 			h.Routes = f.routes(s, &h, u.Labels)
+			if f.m.unaware() == "" {
+				for _, p := range c.Ports.Published {
+					h.Published = append(h.Published, state.Published{Host: p.Host, Port: p.Port})
+				}
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			out = append(out, localFound{h, c})
@@ -227,6 +232,8 @@ func (f *follower) routes(s *state.State, h *hereContainer, labels map[string]st
 	problem := strings.Join(taken, "; ")
 	if err != nil {
 		problem = err.Error()
+	} else if who := f.m.unaware(); who != "" && len(wanted) > 0 {
+		free, problem = nil, fmt.Sprintf("node %s runs a version of flocker that knows no routes", who)
 	}
 	if problem != "" {
 		problem = fmt.Sprintf("container %s has no routes as its labels ask for: %s", h.Name, problem)
@@ -342,10 +349,7 @@ func (f *follower) propose(ctx context.Context, s *state.State, st followStep, c
 	rec := state.Container{
 		Name: st.Here.Name, Node: f.m.self, ID: c.ID, Run: st.Do == followPut,
 		Image: state.ContainerImage{ID: c.Spec.Image.ID, Ref: c.Spec.Image.Ref, Layers: c.Spec.Image.Layers},
-		Key:   key.ID(), Sealed: sealed, Hash: key.Hash(plain), Routes: st.Here.Routes,
-	}
-	for _, p := range c.Ports.Published {
-		rec.Published = append(rec.Published, state.Published{Host: p.Host, Port: p.Port})
+		Key:   key.ID(), Sealed: sealed, Hash: key.Hash(plain), Routes: st.Here.Routes, Published: st.Here.Published,
 	}
 	for _, id := range st.Here.Volumes {
 		v := s.Volume(id)

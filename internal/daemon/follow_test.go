@@ -18,8 +18,8 @@ import (
 // "=>", what is to be done. A line is one of
 //
 //	vol NAME@EPOCH on=NODE [PHASE]
-//	rec NAME NODE id=ID vols=VOL@EPOCH,.. [run] [blocked] [hash=H] [key=K] [left=NODE:ID] [ports=80:80/http]
-//	here NAME id=ID vols=VOL,.. [live] [failed] [hash=H] [ports=80:80/http]
+//	rec NAME NODE id=ID vols=VOL@EPOCH,.. [run] [blocked] [hash=H] [key=K] [left=NODE:ID] [ports=80:80/http] [publishes=80:80]
+//	here NAME id=ID vols=VOL,.. [live] [failed] [hash=H] [ports=80:80/http] [publishes=80:80]
 //	hidden NAME vols=VOL,..
 //	settled WHAT..       IDs of containers, names of records
 //	may-not-write
@@ -90,6 +90,14 @@ func followCase(t *testing.T, lines []string) followView {
 				flag[w] = true
 			}
 		}
+		var published []state.Published
+		if text := opt["publishes"]; text != "" {
+			var p state.Published
+			if _, err := fmt.Sscanf(text, "%d:%d", &p.Host, &p.Port); err != nil {
+				t.Fatalf("%q: %v", line, err)
+			}
+			published = append(published, p)
+		}
 		routes, err := volume.ParseRoutes(opt["ports"])
 		if err != nil {
 			t.Fatalf("%q: %v", line, err)
@@ -118,7 +126,7 @@ func followCase(t *testing.T, lines []string) followView {
 				Placement: volume.Placement{Primary: volume.NodeID(opt["on"])}})
 		case "rec":
 			c := &state.Container{Name: words[1], Node: volume.NodeID(words[2]), ID: opt["id"], Volumes: volumes,
-				Run: flag["run"], Blocked: flag["blocked"], Hash: opt["hash"], Key: "k", Routes: routes}
+				Run: flag["run"], Blocked: flag["blocked"], Hash: opt["hash"], Key: "k", Routes: routes, Published: published}
 			if opt["key"] != "" {
 				c.Key = opt["key"]
 			}
@@ -127,7 +135,7 @@ func followCase(t *testing.T, lines []string) followView {
 			}
 			snap.Containers = append(snap.Containers, c)
 		case "here":
-			v.Here = append(v.Here, hereContainer{ID: opt["id"], Name: words[1], Volumes: ids(volumes), Live: flag["live"], Failed: flag["failed"], Hash: opt["hash"], Routes: routes})
+			v.Here = append(v.Here, hereContainer{ID: opt["id"], Name: words[1], Volumes: ids(volumes), Live: flag["live"], Failed: flag["failed"], Hash: opt["hash"], Routes: routes, Published: published})
 		case "hidden":
 			v.Hidden = map[string]bool{(&state.Container{Name: words[1], Volumes: volumes}).RecordKey(): true}
 		case "settled":

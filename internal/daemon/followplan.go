@@ -20,6 +20,8 @@ type hereContainer struct {
 	Hash   string // of its spec
 	// Routes that its labels ask for and that it can have.
 	Routes []volume.Route
+	// Published are ports of it that the engine publishes.
+	Published []state.Published
 }
 
 // followView is all that following is decided from.
@@ -132,7 +134,7 @@ func (v followView) decide(c *hereContainer, r *state.Container) followDo {
 }
 
 func (v followView) differs(c *hereContainer, r *state.Container) bool {
-	return c.ID != r.ID || c.Hash != r.Hash || r.Key != v.State.Cluster().DataKey || !slices.Equal(c.Routes, r.Routes)
+	return c.ID != r.ID || c.Hash != r.Hash || r.Key != v.State.Cluster().DataKey || !slices.Equal(c.Routes, r.Routes) || !slices.Equal(c.Published, r.Published)
 }
 
 // mine says that this node may write all these volumes now.

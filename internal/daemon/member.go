@@ -391,6 +391,7 @@ func (m *member) report(ctx context.Context) error {
 			m.follow.report(&rep)
 		}
 	}
+	rep.Routes = true
 	if m.router != nil {
 		m.router.report(&rep)
 	}
@@ -515,6 +516,9 @@ func isNotLeader(err error) bool {
 
 // commit proposes on this node, which leads.
 func (m *member) commit(ctx context.Context, request string, c state.Command) (state.Result, error) {
+	if who := m.unaware(); who != "" && tellsOfRoutes(c) {
+		return state.Result{}, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that knows no routes", who).WithHint("upgrade flocker there first")
+	}
 	res, err := m.cluster.Propose(ctx, state.Envelope{Request: request, At: m.now(), Command: c})
 	if err != nil {
 		return state.Result{}, err

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/cluster"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/proxy"
@@ -287,4 +288,32 @@ func (m *member) migrationNotes(ctx context.Context, v *state.Volume, containers
 		}
 	}
 	return notes
+}
+
+// tellsOfRoutes says that a version before routes would not understand a command, and would
+// have to stop. What a container asks for is left out before.
+func tellsOfRoutes(c state.Command) bool {
+	switch c := c.(type) {
+	case state.CreateVolume:
+		return len(c.Spec.Ports) > 0
+	case state.UpdateSpec:
+		return len(c.Spec.Ports) > 0
+	case state.PauseRoute:
+		return true
+	}
+	return false
+}
+
+func (m *member) unaware() string { return unaware(m.cluster.State(), m.reports.All(m.now()), m.self) }
+
+// unaware is another node whose own word is that it does not know routes; "" when there is
+// none. One that was not heard of is not waited for: if it is such a one it stops when it is
+// back, as one that missed an upgrade does.
+func unaware(s *state.State, said []cluster.Received, self volume.NodeID) string {
+	for _, r := range said {
+		if n := s.Node(r.Report.Node); n != nil && n.ID != self && !r.Report.At.IsZero() && !r.Report.Routes {
+			return n.Name
+		}
+	}
+	return ""
 }

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/cluster"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -63,5 +65,45 @@ func TestRoutesShown(t *testing.T) {
 	}
 	if out := (view{state: testState(t, confirmed)}).routes(nil); len(out.Routes)+len(out.Unheard) > 0 {
 		t.Errorf("without routes: got %+v, want nothing", out)
+	}
+}
+
+// In an upgrade, node after node, nothing tells of routes before the last one knows what
+// they are: it would have to stop.
+func TestUnaware(t *testing.T) {
+	at := time.Unix(100, 0)
+	says := func(n volume.NodeID, at time.Time, routes bool) cluster.Received {
+		return cluster.Received{Report: volume.Report{Node: n, At: at, Routes: routes}}
+	}
+	tests := []struct {
+		name string
+		said []cluster.Received
+		want string
+	}{
+		{"all know", []cluster.Received{says("n1", at, true), says("n2", at, true), says("n3", at, true)}, ""},
+		{"one does not", []cluster.Received{says("n1", at, true), says("n2", at, true), says("n3", at, false)}, "n3"},
+		{"one was never heard of", []cluster.Received{says("n1", at, true), says("n2", at, true)}, ""},
+		{"one is only known of", []cluster.Received{says("n2", time.Time{}, false)}, ""},
+		{"this one, which has not reported yet", []cluster.Received{says("n1", at, false)}, ""},
+		{"one that was removed", []cluster.Received{says("n9", at, false)}, ""},
+	}
+	s := testState(t)
+	for _, tt := range tests {
+		if got := unaware(s, tt.said, "n1"); got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	routed := volume.Spec{Ports: []volume.Route{{Listen: 80, Port: 80, Mode: volume.RouteHTTP}}}
+	for _, tt := range []struct {
+		c    state.Command
+		want bool
+	}{
+		{state.CreateVolume{}, false}, {state.CreateVolume{Spec: routed}, true},
+		{state.UpdateSpec{}, false}, {state.UpdateSpec{Spec: routed}, true},
+		{state.PauseRoute{}, true}, {state.BeginHandoff{}, false},
+	} {
+		if got := tellsOfRoutes(tt.c); got != tt.want {
+			t.Errorf("%#v tells of routes: got %v", tt.c, got)
+		}
 	}
 }

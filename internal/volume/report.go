@@ -18,6 +18,9 @@ type Report struct {
 	Asides []Aside `json:"asides,omitempty"`
 	// Followed are the containers that this node has, or would have to start.
 	Followed []Followed `json:"followed,omitempty"`
+	// Routes says that it knows what routes are: a version before them stops at the first
+	// that the state tells of.
+	Routes bool `json:"routes,omitempty"`
 	// Proxy says that its proxy answers: without it no clients of routes get to a server here.
 	Proxy bool `json:"proxy,omitempty"`
 	// Problems are sentences for the operator about the node itself (engine not
