@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -228,6 +230,120 @@ func TestProxyProcessIsReplaced(t *testing.T) {
 	connect(t, addr).say("four")
 	if end(syscall.SIGTERM); !ended.Exited() || ended.ExitStatus() != 0 {
 		t.Errorf("the second process ends with %#x", uint32(ended))
+	}
+}
+
+// Processes take over from one another, and pauses come, under clients of a real Redis that
+// never try twice: the counter is what they were answered.
+func TestProxyProcessesUnderLoad(t *testing.T) {
+	redis, err := exec.LookPath("redis-server")
+	if err != nil {
+		t.Skip("needs Debian's redis-server")
+	}
+	dir := t.TempDir()
+	ca, err := transport.NewAuthority("c1", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := identity(t, ca, dir)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := func(name string, args ...string) *exec.Cmd {
+		cmd := exec.Command(name, args...)
+		cmd.Env = append(os.Environ(), beFlockd+"=yes")
+		cmd.Stderr = os.Stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
+	}
+	port := fmt.Sprint(freePort(t))
+	server := start(redis, "--port", port, "--save", "", "--dir", dir)
+	t.Cleanup(func() { _ = server.Process.Kill(); _ = server.Wait() })
+	nodes := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	pids := []int{start(self, "--state-dir", dir, "--run-dir", dir, "--proxy-listen", nodes, "proxy").Process.Pid}
+	t.Cleanup(func() {
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+			_, _ = syscall.Wait4(pid, nil, 0, nil)
+		}
+	})
+
+	flockd := proxy.Dial(filepath.Join(dir, "proxy.sock"))
+	defer flockd.Close()
+	r := proxy.Route{ID: "r", Listen: freePort(t), Mode: proxy.Redis, Owner: string(id.Node()), OwnerAddr: nodes, Epoch: 1, Server: "127.0.0.1:" + port}
+	eventually(t, "the proxy takes a configuration", func() bool {
+		return flockd.Apply(t.Context(), proxy.Config{Node: string(id.Node()), Routes: []proxy.Route{r}}) == nil
+	})
+	addr := "127.0.0.1:" + strconv.Itoa(int(r.Listen))
+	var answered atomic.Int64
+	over := make(chan struct{})
+	var clients sync.WaitGroup
+	t.Cleanup(sync.OnceFunc(clients.Wait))
+	for range 8 {
+		c := connect(t, addr)
+		clients.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				if _, err := io.WriteString(c.conn, "INCR n\r\n"); err != nil {
+					t.Error(err)
+					return
+				}
+				if s, err := c.in.ReadString('\n'); err != nil || !strings.HasPrefix(s, ":") {
+					t.Errorf("the answer is %q, %v", s, err)
+					return
+				}
+				answered.Add(1)
+			}
+		})
+	}
+	more := func() {
+		t.Helper()
+		from := answered.Load()
+		eventually(t, "there are more answers", func() bool { return t.Failed() || answered.Load() > from+100 })
+	}
+	more()
+	for range 3 {
+		if err := syscall.Kill(pids[len(pids)-1], syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "another process serves flockd", func() bool {
+			s, err := flockd.Status(t.Context())
+			if err != nil || s.Process == 0 || s.Process == pids[len(pids)-1] {
+				return false
+			}
+			pids = append(pids, s.Process)
+			return true
+		})
+		more()
+		eventually(t, "it is paused", func() bool { return flockd.Pause(t.Context(), "r", time.Minute) == nil })
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		err := flockd.Quiet(ctx, "r")
+		cancel()
+		if err != nil {
+			t.Errorf("quiet: %v", err)
+		}
+		if err := flockd.Resume(t.Context(), "r", ""); err != nil {
+			t.Fatal(err)
+		}
+		more()
+	}
+	close(over)
+	clients.Wait()
+	last := connect(t, addr)
+	if _, err := io.WriteString(last.conn, "GET n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = last.in.ReadString('\n')
+	got, err2 := last.in.ReadString('\n')
+	if err := errors.Join(err, err2); err != nil || strings.TrimSpace(got) != fmt.Sprint(answered.Load()) {
+		t.Errorf("the counter is %q, %v; %d were answered", got, err, answered.Load())
 	}
 }
 
