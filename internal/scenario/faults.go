@@ -190,6 +190,7 @@ func (w *World) repair() {
 		m.suspended = false
 		m.ZFS.SuspendPool(Pool, false)
 		m.fencer.setDown(false)
+		m.proxy.repair()
 	}
 	w.net.HealAll()
 	for _, name := range w.Names() {

@@ -45,7 +45,21 @@ func newFakeProxy(m *Machine) *fakeProxy {
 func (p *fakeProxy) reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.config, p.paused, p.busy, p.taken = proxy.Config{}, map[string]time.Time{}, map[string][]proxy.Session{}, map[uint16]bool{}
+	p.forget()
+	p.taken = map[uint16]bool{}
+}
+
+// forget is a process that ends, with its connections and with what it was told. p.mu is
+// held.
+func (p *fakeProxy) forget() {
+	p.config, p.paused, p.busy = proxy.Config{}, map[string]time.Time{}, map[string][]proxy.Session{}
+}
+
+// repair ends what a script has done to it and to its clients.
+func (p *fakeProxy) repair() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down, p.mute, p.busy, p.taken = false, false, map[string][]proxy.Session{}, map[uint16]bool{}
 }
 
 var errProxyDown = errors.New("the proxy does not answer")
@@ -247,15 +261,20 @@ func (e movingEngine) StopContainer(ctx context.Context, ref string) error {
 //
 //	route NODE PORT WORD           until the gate on that node, by its own proxy: leads to container WORD,
 //	  is paused, or is nowhere: not on this node, or without a server
-//	busy NODE PORT CLIENT          a client has a transaction open at the gate there; done NODE PORT: they end
+//	busy NODE PORT CLIENT          a client has a transaction open at the gate there, which is open; done NODE PORT: they end
+//	flowing                        until every route leads to the server that its owner has, unless an operator has paused it
 //	cuts NODE N                    so many connections were cut there
-//	proxy NODE down|up             it ends, and comes back with what it was told
+//	proxy NODE down|up             it does not answer, and does again with what it was told; lost: without
 //	mute NODE, unmute NODE         servers there run and do not answer; they do again
 //	taken NODE PORT                somebody else listens there
 //	run-routed NODE CONTAINER VOLUME LABELS.. [publish=HOST:PORT]  run-following with labels flocker.proxy.KEY=VALUE
 //	published NODE CONTAINER [HOST:PORT]  its engine publishes exactly this
 //	add-route NODE VOLUME ROUTE    flockctl route add; remove-route, pause-route, resume-route NODE PORT
 func (w *World) proxyStep(words []string) (ok bool, err error) {
+	if words[0] == "flowing" {
+		w.flowing()
+		return true, nil
+	}
 	var m *Machine
 	if len(words) > 1 {
 		m = w.nodes[words[1]]
@@ -263,27 +282,20 @@ func (w *World) proxyStep(words []string) (ok bool, err error) {
 	if m == nil {
 		return false, nil
 	}
-	at := func() string {
-		port := words[2]
-		for _, r := range m.proxy.routes() {
-			if strconv.Itoa(int(r.Listen)) == port {
-				return r.ID
-			}
-		}
-		return ""
+	if !m.Up() && slices.Contains([]string{"add-route", "remove-route", "pause-route", "resume-route"}, words[0]) {
+		return true, errors.New("flockd does not run there")
 	}
+	at := func() string { return m.routeAt(words[2]) }
 	switch words[0] {
 	case "route":
 		w.Await(strings.Join(words, " "), func() bool { return m.gate(at()) == words[3] })
 	case "busy":
+		id := at()
+		if m.gates()[id] == "" {
+			return true, errors.New("the gate is not open")
+		}
 		m.proxy.mu.Lock()
 		defer m.proxy.mu.Unlock()
-		id := ""
-		for _, r := range m.proxy.config.Routes {
-			if strconv.Itoa(int(r.Listen)) == words[2] {
-				id = r.ID
-			}
-		}
 		m.proxy.busy[id] = append(m.proxy.busy[id], proxy.Session{Client: words[3], Since: time.Now(), State: proxy.Active, Busy: "a transaction is open"})
 	case "done":
 		id := at()
@@ -298,6 +310,9 @@ func (w *World) proxyStep(words []string) (ok bool, err error) {
 		m.proxy.mu.Lock()
 		defer m.proxy.mu.Unlock()
 		m.proxy.down = words[2] == "down"
+		if words[2] == "lost" {
+			m.proxy.forget()
+		}
 	case "mute", "unmute":
 		m.proxy.mu.Lock()
 		defer m.proxy.mu.Unlock()
@@ -351,6 +366,46 @@ func (w *World) proxyStep(words []string) (ok bool, err error) {
 		return false, nil
 	}
 	return true, nil
+}
+
+// flowing: nothing waits for ever. Every route in the state leads to a server at its owner,
+// unless an operator has paused it.
+func (w *World) flowing() {
+	stuck := ""
+	defer func() {
+		if stuck != "" {
+			w.t.Log(stuck)
+		}
+	}()
+	w.Await("every route leads to its server", func() bool {
+		for _, s := range w.states() {
+			for _, r := range s.NodeRoutes() {
+				on := s.NodeName(r.Owner)
+				m := w.nodes[on]
+				if m == nil {
+					stuck = fmt.Sprintf("the route on port %d has no owner", r.Listen)
+					return false
+				}
+				got := m.gate(m.routeAt(fmt.Sprint(r.Listen)))
+				if open := got != "paused" && got != "nowhere"; open == r.Paused || !open && got != "paused" {
+					stuck = fmt.Sprintf("the route on port %d is %s on %s; paused by an operator: %v", r.Listen, got, on, r.Paused)
+					return false
+				}
+			}
+		}
+		stuck = ""
+		return true
+	})
+}
+
+// routeAt is the ID of the route on a port, by this machine's proxy; "" for none.
+func (m *Machine) routeAt(port string) string {
+	for _, r := range m.proxy.routes() {
+		if strconv.Itoa(int(r.Listen)) == port {
+			return r.ID
+		}
+	}
+	return ""
 }
 
 func (p *fakeProxy) routes() []proxy.Route {

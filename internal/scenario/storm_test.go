@@ -20,7 +20,7 @@ var (
 // TestStorms runs whole clusters through random faults. Nothing may ever have two
 // writers, whatever the faults (the check after each step, and at each mount); when all
 // is repaired every volume becomes ok by itself, has all that was said to be on all
-// copies, and what was cut off is set aside.
+// copies, what was cut off is set aside, and every route leads to its server.
 //
 // The script of a history is made from its seed before anything runs, and what fails
 // prints it: it can be shortened, and kept in testdata. Daemons draw random numbers of
@@ -88,13 +88,27 @@ func storm(seed uint64) (nodes int, script []string) {
 		volumes = append(volumes, v)
 		s.add("create %s %s replicas=%d%s", s.node(), v, 1+s.IntN(2), pick(s, "", "", "", " failover=manual", " max-loss=none"))
 		s.add("sleep 1s")
-		s.add("run-following %s c%d %s", s.node(), i+1, v)
+		port := 8001 + i
+		switch s.IntN(3) {
+		case 0:
+			s.add("run-following %s c%d %s", s.node(), i+1, v)
+			continue // without a route
+		case 1:
+			s.add("run-following %s c%d %s", s.node(), i+1, v)
+			s.add("add-route %s %s %d:80/%s", s.node(), v, port, pick(s, "tcp", "tcp/cut", "http", "redis", "postgres"))
+		case 2:
+			s.add("run-routed %s c%d %s a.listen=%d a.port=80 a.mode=%s", s.node(), i+1, v, port, pick(s, "tcp", "http", "redis", "postgres"))
+		}
+		s.ports = append(s.ports, port)
 	}
 	for _, v := range volumes {
 		s.add("append %s", v)
 	}
 	for i := range 4 + s.IntN(9) {
 		v := volumes[s.IntN(len(volumes))]
+		if len(s.ports) > 0 && s.IntN(3) > 0 {
+			s.traffic()
+		}
 		s.fault()
 		if s.IntN(2) == 0 {
 			s.add("sleep %s", s.moment())
@@ -122,12 +136,14 @@ func storm(seed uint64) (nodes int, script []string) {
 	for _, v := range volumes {
 		s.add("lasting %s", v)
 	}
+	s.add("flowing")
 	return s.nodes, s.script
 }
 
 type stormer struct {
 	*rand.Rand
 	nodes  int
+	ports  []int // that routes listen on
 	script []string
 }
 
@@ -146,6 +162,25 @@ func (s *stormer) moment() time.Duration {
 		d *= 2
 	}
 	return d + time.Duration(s.Int64N(int64(d)))
+}
+
+// traffic is what clients, operators and proxies do to a route.
+func (s *stormer) traffic() {
+	n, port := s.node(), s.ports[s.IntN(len(s.ports))]
+	switch s.IntN(8) {
+	case 0, 1:
+		s.add("try busy %s %d 10.0.0.9:1", n, port)
+	case 2:
+		s.add("try done %s %d", n, port)
+	case 3:
+		s.add("try pause-route %s %d", n, port)
+	case 4:
+		s.add("try resume-route %s %d", n, port)
+	case 5, 6:
+		s.add("proxy %s %s", n, pick(s, "down", "up", "lost"))
+	case 7:
+		s.add("%s %s", pick(s, "mute", "unmute"), n)
+	}
 }
 
 // fault is one of those that machines have, or the end of one.
