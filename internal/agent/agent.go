@@ -121,6 +121,9 @@ type Config struct {
 	// Clock is a time that one machine's wrong clock cannot push ahead, for what is
 	// destroyed by age; zero when there is none. Nil: nothing is.
 	Clock func() time.Time
+	// PrepareStop does what can be done ahead of StopFollowing, while the containers run. Its
+	// ctx ends when the move is given up. Nil: nothing can.
+	PrepareStop func(context.Context, volume.ID)
 	// StopFollowing stops the containers that go along with a volume, before it is given
 	// up; nil: none can be stopped.
 	StopFollowing func(context.Context, volume.ID) error
@@ -147,6 +150,7 @@ type Agent struct {
 	use           Use
 	repl          Replicator
 	peers         Peers
+	prepareStop   func(context.Context, volume.ID)
 	stopFollowing func(context.Context, volume.ID) error
 	clock         func() time.Time
 	lease         Lease
@@ -206,7 +210,7 @@ func New(c Config) *Agent {
 	}
 	return &Agent{
 		self: c.Self, version: c.Version, bootID: c.BootID, layout: c.Layout, cluster: c.Cluster,
-		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, stopFollowing: c.StopFollowing,
+		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, prepareStop: c.PrepareStop, stopFollowing: c.StopFollowing,
 		clock: c.Clock, lease: c.Lease, log: c.Log, poll: c.Poll, listed: c.Listed,
 		fresh: make(chan struct{}), wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{}, logged: map[volume.ID]bool{}, made: map[volume.ID]made{},

@@ -81,14 +81,22 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	refuse := func(reason string) error {
 		return a.propose(ctx, state.AbortHandoff{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Reason: reason})
 	}
+	pending := func(s *state.State) bool {
+		now := s.Volume(id)
+		return now != nil && now.Phase == state.PhaseMoving && now.Pending.Attempt == v.Pending.Attempt
+	}
+	if v.Pending.Follow && a.prepareStop != nil {
+		pctx, cancel := a.whileState(ctx, pending)
+		a.prepareStop(pctx, id)
+		cancel()
+		if ctx.Err() != nil || !pending(a.cluster.State()) {
+			return ctx.Err()
+		}
+	}
 	if v.Pending.Follow && a.stopFollowing != nil {
 		if err := a.stopFollowing(ctx, id); err != nil {
 			return refuse(fmt.Sprintf("what goes along could not be stopped: %v", err))
 		}
-	}
-	pending := func(s *state.State) bool {
-		now := s.Volume(id)
-		return now != nil && now.Phase == state.PhaseMoving && now.Pending.Attempt == v.Pending.Attempt
 	}
 	err := a.letGo(ctx, id)
 	kept := (*errKept)(nil)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
+	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 )
@@ -139,6 +140,74 @@ func (d *Docker) StopContainer(ctx context.Context, id string) error {
 		return r, notFound(err)
 	})
 	return err
+}
+
+// execOutput is how much of what a command says is kept, and execLook the time between two
+// looks at whether it has ended.
+const (
+	execOutput = 4 << 10
+	execLook   = 5 * time.Millisecond
+)
+
+// Exec implements Engine.
+func (d *Docker) Exec(ctx context.Context, id string, command []string) (string, error) {
+	return ask(ctx, d, "run a command in container", startTimeout, func(ctx context.Context, c *client.Client) (string, error) {
+		made, err := c.ExecCreate(ctx, id, client.ExecCreateOptions{Cmd: command, AttachStdout: true, AttachStderr: true})
+		if err != nil {
+			return "", notFound(err)
+		}
+		conn, err := c.ExecAttach(ctx, made.ID, client.ExecAttachOptions{})
+		if err != nil {
+			return "", err
+		}
+		defer conn.Close()
+		defer context.AfterFunc(ctx, conn.Close)() // reading has no time limit of its own
+		var said headWriter
+		_, err = stdcopy.StdCopy(&said, &said, conn.Reader)
+		text := strings.TrimSpace(string(said))
+		if ctx.Err() != nil {
+			return text, context.Cause(ctx)
+		}
+		if err != nil {
+			return text, fmt.Errorf("reading what it says: %w", err)
+		}
+		// The engine knows how it ended a little later than what it said.
+		for {
+			end, err := c.ExecInspect(ctx, made.ID, client.ExecInspectOptions{})
+			switch {
+			case err != nil:
+				return text, err
+			case end.Running:
+				if !rest(ctx, execLook) {
+					return text, context.Cause(ctx)
+				}
+				continue
+			case end.ExitCode != 0:
+				return text, fmt.Errorf("it ended with code %d: %s", end.ExitCode, text)
+			}
+			return text, nil
+		}
+	})
+}
+
+// rest returns after d, or false at once when ctx ends.
+func rest(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// headWriter keeps the beginning of what is written to it.
+type headWriter []byte
+
+func (w *headWriter) Write(b []byte) (int, error) {
+	*w = append(*w, b[:min(len(b), execOutput-len(*w))]...)
+	return len(b), nil
 }
 
 // Retire implements Engine.

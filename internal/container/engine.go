@@ -44,6 +44,10 @@ type Movers interface {
 	// is an error. An ID with an error: it runs, and what it replaced is still there.
 	// The engine calls our driver for it.
 	Recreate(ctx context.Context, s Spec, replaces []string) (id string, err error)
+	// Exec runs a command in a running container, with its environment and as its user, and
+	// returns what it says, the beginning of it; ctx ends the waiting, not the command. An
+	// error says how it ended.
+	Exec(ctx context.Context, id string, command []string) (output string, err error)
 	// StopContainer stops one as its user would: it has its own time to end.
 	StopContainer(ctx context.Context, id string) error
 	// Retire keeps a container from being started by the engine itself, for good.

@@ -56,6 +56,7 @@ type follower struct {
 	images   map[string]bool            // by record: whether the image is here
 	foreseen map[string]string          // why records of other nodes could not be made here
 	here     map[string]container.State // by record
+	hooks    map[string]*hookRun        // by record: what was done before its last stop for a move
 	unrouted map[string]string          // records whose labels ask for routes that they cannot have, and why
 }
 
@@ -71,7 +72,7 @@ func newFollower(m *member, engine container.Engine) *follower {
 		m: m, engine: engine, wake: make(chan struct{}, 1),
 		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{}, stopping: map[string]int{},
 		failed: map[string]followAttempt{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
-		foreseen: map[string]string{}, here: map[string]container.State{}, unrouted: map[string]string{},
+		foreseen: map[string]string{}, here: map[string]container.State{}, unrouted: map[string]string{}, hooks: map[string]*hookRun{},
 	}
 }
 
@@ -533,7 +534,13 @@ func (f *follower) open(r *state.Container) (container.Spec, error) {
 // stopFor is agent.Config.StopFollowing: it stops the containers of a volume that is
 // moved with them, as soon as the clients of its routes have been parked. When that cannot
 // be, nothing is stopped, and the error says who is in the way.
-func (f *follower) stopFor(ctx context.Context, id volume.ID) error {
+func (f *follower) stopFor(ctx context.Context, id volume.ID) (err error) {
+	going := f.goingWith(id)
+	defer func() {
+		if err != nil {
+			f.undoHooks(ctx, going)
+		}
+	}()
 	if f.m.router != nil {
 		done, err := f.m.router.quiesce(ctx, id)
 		if err != nil {
@@ -541,10 +548,10 @@ func (f *follower) stopFor(ctx context.Context, id volume.ID) error {
 		}
 		defer done()
 	}
-	for _, c := range f.m.cluster.State().ContainersOf(id) {
-		if c.Node != f.m.self || !c.Run {
-			continue
-		}
+	if v := f.m.cluster.State().Volume(id); v == nil || v.Pending == nil {
+		return errors.New("the move was given up meanwhile")
+	}
+	for _, c := range going {
 		if err := f.stop(ctx, c); err != nil {
 			return fmt.Errorf("container %s: %w", c.Name, err)
 		}
@@ -656,6 +663,7 @@ func (f *follower) forgetDone(s *state.State, steps []followStep) {
 	defer f.mu.Unlock()
 	maps.DeleteFunc(f.problems, func(key, _ string) bool { return !tried[key] && !f.busy[key] })
 	maps.DeleteFunc(f.failed, func(key string, _ followAttempt) bool { return !tried[key] && !f.busy[key] })
+	maps.DeleteFunc(f.hooks, func(key string, _ *hookRun) bool { return s.Container(key) == nil })
 	maps.DeleteFunc(f.images, func(key string, _ bool) bool { return s.Container(key) == nil })
 }
 

@@ -114,13 +114,14 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 			}
 		},
 	})
+	var prepareStop func(context.Context, volume.ID)
 	var stopFollowing func(context.Context, volume.ID) error
 	if m.follow != nil {
-		stopFollowing = m.follow.stopFor
+		prepareStop, stopFollowing = m.follow.prepare, m.follow.stopFor
 	}
 	m.agent = agent.New(agent.Config{
-		StopFollowing: stopFollowing,
-		Self:          m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,
+		PrepareStop: prepareStop, StopFollowing: stopFollowing,
+		Self: m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,
 		Cluster: agentCluster{m}, ZFS: p.ZFS, Files: p.Files, Use: m.use, Repl: m.repl, Log: m.log, Poll: p.Timers.Poll,
 		Listed: seen.newest, Peers: peers{m}, Clock: m.cautiousClock, Lease: m.tenure,
 	})

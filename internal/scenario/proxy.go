@@ -14,6 +14,7 @@ import (
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/container/containerfake"
+	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/proxy"
 )
 
@@ -253,6 +254,7 @@ func (e movingEngine) StopContainer(ctx context.Context, ref string) error {
 			}
 		}
 		m.proxy.mu.Unlock()
+		m.hooks.stopping(st.Spec.Name)
 	}
 	return e.Engine.StopContainer(ctx, ref)
 }
@@ -369,7 +371,7 @@ func (w *World) proxyStep(words []string) (ok bool, err error) {
 }
 
 // flowing: nothing waits for ever. Every route in the state leads to a server at its owner,
-// unless an operator has paused it.
+// unless an operator has paused it or no container is known to use its volume.
 func (w *World) flowing() {
 	stuck := ""
 	defer func() {
@@ -378,24 +380,43 @@ func (w *World) flowing() {
 		}
 	}()
 	w.Await("every route leads to its server", func() bool {
+		stuck = ""
 		for _, s := range w.states() {
 			for _, r := range s.NodeRoutes() {
 				on := s.NodeName(r.Owner)
 				m := w.nodes[on]
 				if m == nil {
 					stuck = fmt.Sprintf("the route on port %d has no owner", r.Listen)
-					return false
+					continue
 				}
+				used := m.uses(r.Volume.Name) || slices.ContainsFunc(s.ContainersOf(r.Volume.ID), func(c *state.Container) bool { return c.Run })
 				got := m.gate(m.routeAt(fmt.Sprint(r.Listen)))
-				if open := got != "paused" && got != "nowhere"; open == r.Paused || !open && got != "paused" {
-					stuck = fmt.Sprintf("the route on port %d is %s on %s; paused by an operator: %v", r.Listen, got, on, r.Paused)
-					return false
+				if open := got != "paused" && got != "nowhere"; r.Paused && got != "paused" || !r.Paused && used && !open {
+					stuck = fmt.Sprintf("the route on port %d is %s on %s; moving: %v; paused by an operator: %v; there: %s", r.Listen, got, on, r.Moving, r.Paused, m.describe())
 				}
 			}
 		}
-		stuck = ""
-		return true
+		return stuck == ""
 	})
+}
+
+// uses says that a container with the volume runs on this machine.
+func (m *Machine) uses(volume string) bool {
+	users, err := m.Engine.Users(bystander)
+	return err == nil && slices.ContainsFunc(users, func(u container.Use) bool {
+		return u.State == container.Running && slices.ContainsFunc(u.Volumes, func(v container.Mount) bool { return v.Volume == volume })
+	})
+}
+
+// describe is what runs on the machine, and what its proxy says.
+func (m *Machine) describe() string {
+	users, err := m.Engine.Users(bystander)
+	text := fmt.Sprint(err)
+	for _, u := range users {
+		text += fmt.Sprintf(" %s is %s at %s;", u.Name, u.State, u.Ports.Address)
+	}
+	st, err := m.proxy.Status(bystander)
+	return fmt.Sprintf("%s %+v %v", text, st.Routes, err)
 }
 
 // routeAt is the ID of the route on a port, by this machine's proxy; "" for none.

@@ -50,6 +50,7 @@ import (
 //	sleep DURATION                 of the bubble
 //	settings, set, ...             what people do with flockctl: see operatorStep
 //	route, busy, ...               what becomes of routes: see proxyStep
+//	hook, hooks                    what is done in containers before their stop: see hookStep
 //	run-following, ...             what becomes of containers that follow: see followStep
 //	isolate, freeze, repair, ...   what goes wrong with machines: see faultStep
 //
@@ -317,6 +318,9 @@ func (w *World) step(words []string) error {
 		}
 	default:
 		if ok, err := w.followStep(words); ok {
+			return err
+		}
+		if ok, err := w.hookStep(words); ok {
 			return err
 		}
 		if ok, err := w.proxyStep(words); ok {

@@ -28,9 +28,10 @@ type Envelope struct {
 
 // Kinds of what is told of a volume.
 const (
-	VolumeDiffers = "volume.differs"   // its copies are not alike
-	VolumeHeld    = "volume.held"      // it has no primary, and gets none without an operator
-	VolumeAside   = "volume.set-aside" // a copy that went its own way is kept under another name
+	VolumeDiffers = "volume.differs"         // its copies are not alike
+	VolumeHeld    = "volume.held"            // it has no primary, and gets none without an operator
+	VolumeHook    = "volume.pre-stop-failed" // a container is stopped for a move without what is done before
+	VolumeAside   = "volume.set-aside"       // a copy that went its own way is kept under another name
 )
 
 // Commands. A field named Epoch is a precondition: the command fails with

@@ -48,6 +48,7 @@ type Engine struct {
 	local      map[string]bool    // local volumes
 	images     map[string]bool    // by name
 	spoiled    map[string]bool    // names of containers that do not start
+	exec       func(ctx context.Context, name string, command []string) (string, error)
 	followers  map[*follower]struct{}
 	activated  int
 	serial     int

@@ -138,6 +138,35 @@ func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []stri
 	return got.ID, err
 }
 
+// OnExec says what commands in containers do; without it they succeed and say nothing.
+// f must heed ctx.
+func (e *Engine) OnExec(f func(ctx context.Context, name string, command []string) (string, error)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.exec = f
+}
+
+// Exec implements container.Movers.
+func (e *Engine) Exec(ctx context.Context, ref string, command []string) (string, error) {
+	if err := e.alive(); err != nil {
+		return "", err
+	}
+	c := e.byRef(ref)
+	if c == nil {
+		return "", fmt.Errorf("container %s: %w", ref, container.ErrNotFound)
+	}
+	e.mu.Lock()
+	f, running := e.exec, c.state == container.Running
+	e.mu.Unlock()
+	switch {
+	case !running:
+		return "", fmt.Errorf("container %s is not running", ref)
+	case f == nil:
+		return "", nil
+	}
+	return f(ctx, c.name, command)
+}
+
 // StopContainer implements container.Movers.
 func (e *Engine) StopContainer(_ context.Context, ref string) error {
 	c := e.byRef(ref)

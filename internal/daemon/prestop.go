@@ -1,0 +1,161 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+const (
+	// hookPatience is how long what is done in a container before its stop may take.
+	hookPatience = 10 * time.Second
+	// roundPatience is how long a copy ahead of the pause may take. What it does not bring
+	// the final copy does.
+	roundPatience = 30 * time.Second
+)
+
+// hookRun is what was done in a container before it is stopped for a move. All its volumes
+// move at once, and it is done once for all.
+type hookRun struct {
+	attempt string // of the move
+	over    chan struct{}
+	undo    []string // nil: nothing
+}
+
+// prepare is agent.Config.PrepareStop: what can be done ahead of a pause is. The containers
+// of a volume that is to move write down what they would write at their end; then copies
+// bring that to the target, while clients are served.
+func (f *follower) prepare(ctx context.Context, id volume.ID) {
+	v := f.m.cluster.State().Volume(id)
+	if v == nil || v.Pending == nil {
+		return
+	}
+	rounds, going := 0, f.goingWith(id)
+	for _, c := range going {
+		rounds = max(rounds, 1)
+		if f.preStop(ctx, v, c) {
+			rounds = 2 // the first one brings what was written down, and takes its time
+		}
+	}
+	defer func() {
+		if ctx.Err() != nil {
+			f.undoHooks(ctx, going)
+		}
+	}()
+	for ; rounds > 0 && ctx.Err() == nil; rounds-- {
+		rctx, cancel := context.WithTimeout(ctx, roundPatience)
+		_, err := f.m.repl.Flush(rctx, id, v.Pending.To)
+		cancel()
+		if err != nil {
+			f.m.log.Debug("a copy ahead of a move was not made", "volume", v.Name, "err", err)
+			return
+		}
+	}
+}
+
+// goingWith are the containers of this node that are stopped when a volume moves.
+func (f *follower) goingWith(id volume.ID) (out []*state.Container) {
+	for _, c := range f.m.cluster.State().ContainersOf(id) {
+		if c.Node == f.m.self && c.Run {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// preStop does what the container's label or image asks for, or waits until that is done
+// for another of its volumes. It says whether there was anything to do.
+func (f *follower) preStop(ctx context.Context, v *state.Volume, c *state.Container) bool {
+	key := c.RecordKey()
+	f.mu.Lock()
+	run := f.hooks[key]
+	mine := run == nil || run.attempt != v.Pending.Attempt
+	if mine {
+		run = &hookRun{attempt: v.Pending.Attempt, over: make(chan struct{})}
+		f.hooks[key] = run
+	}
+	f.mu.Unlock()
+	if !mine {
+		select {
+		case <-run.over:
+		case <-ctx.Done():
+		}
+		return true
+	}
+	defer close(run.over)
+	there, err := f.inspect(ctx, c.ID)
+	if err != nil {
+		return false // its stop will tell
+	}
+	hook := container.PreStopOf(there.Labels, there.Spec.Image.Ref)
+	if hook.Command == nil || there.State != container.Running {
+		return false
+	}
+	hctx, cancel := context.WithTimeout(ctx, hookPatience)
+	defer cancel()
+	began := time.Now()
+	said, err := f.engine.Exec(hctx, c.ID, hook.Command)
+	switch {
+	case err == nil:
+		f.m.log.Info("a container was made ready for its stop", "container", c.Name, "hook", hook.Name, "took", time.Since(began).Round(time.Millisecond))
+		if said != "" {
+			f.mu.Lock()
+			run.undo = hook.Undo
+			f.mu.Unlock()
+		}
+	case ctx.Err() == nil:
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("it did not end within %s", hookPatience)
+		}
+		f.tellHook(ctx, v, c, hook, err)
+	}
+	return true
+}
+
+// tellHook has people know that a hook has failed. The container is stopped without it: it
+// only takes longer.
+func (f *follower) tellHook(ctx context.Context, v *state.Volume, c *state.Container, hook container.PreStop, err error) {
+	text := fmt.Sprintf("volume %s: container %s is stopped without what is done before (%s): %s", v.Name, c.Name, hook.Name, head(err.Error(), maxHookError))
+	f.m.log.Warn("a container is stopped without what is done before", "container", c.Name, "hook", hook.Name, "err", err)
+	if _, err := f.m.propose(ctx, state.Tell{Volume: v.ID, Kind: state.VolumeHook, Message: text}); err != nil {
+		f.m.log.Debug("a hook that failed is not told of", "container", c.Name, "err", err)
+	}
+}
+
+// head is the beginning of a text, at most n bytes of it.
+func head(text string, n int) string {
+	if len(text) <= n {
+		return text
+	}
+	return strings.ToValidUTF8(text[:n], "") + "…"
+}
+
+// maxHookError is how much of what a hook said goes into the events.
+const maxHookError = 300
+
+// undoHooks is for containers that are not stopped after all.
+func (f *follower) undoHooks(ctx context.Context, all []*state.Container) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hookPatience)
+	defer cancel()
+	for _, c := range all {
+		f.mu.Lock()
+		run := f.hooks[c.RecordKey()]
+		var undo []string
+		if run != nil {
+			undo, run.undo = run.undo, nil
+		}
+		f.mu.Unlock()
+		if undo == nil {
+			continue
+		}
+		if _, err := f.engine.Exec(ctx, c.ID, undo); err != nil {
+			f.m.log.Warn("what was done in a container before its stop could not be undone", "container", c.Name, "err", err)
+		}
+	}
+}
