@@ -66,9 +66,11 @@ func (a *Agent) verifyUnused(dataset string) error {
 }
 
 // backPatience is how long a volume is waited for whose containers have just been
-// stopped, and backPause the time between two looks.
+// stopped, and backPause the time between two looks, which grows from backSoon: clients may
+// wait for what follows.
 const (
 	backPatience = 15 * time.Second
+	backSoon     = 10 * time.Millisecond
 	backPause    = 100 * time.Millisecond
 )
 
@@ -101,8 +103,10 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	err := a.letGo(ctx, id)
 	kept := (*errKept)(nil)
 	// An engine says that a container has stopped before it gives its volumes back.
+	wait := backSoon
 	for began := time.Now(); v.Pending.Follow && errors.As(err, &kept) && time.Since(began) < backPatience && ctx.Err() == nil && pending(a.cluster.State()); {
-		a.rest(ctx, backPause)
+		a.rest(ctx, wait)
+		wait = min(2*wait, backPause)
 		err = a.letGo(ctx, id)
 	}
 	if errors.As(err, &kept) {

@@ -68,19 +68,16 @@ func PreStopOf(labels map[string]string, image string) PreStop {
 	return PreStop{Name: LabelPreStop, Command: shell(name)}
 }
 
-// wellKnown is the preset for an image. Only the official ones are unmistakable: others
-// have their tools and users elsewhere.
+// wellKnown is the preset for an image. Only the official ones, and mirrors of them, are
+// unmistakable: others have their tools and users elsewhere.
 func wellKnown(image string) string {
 	image, _, _ = strings.Cut(image, "@")
 	if i := strings.LastIndex(image, ":"); i > strings.LastIndex(image, "/") {
 		image = image[:i]
 	}
 	dir, base := path.Split(image)
-	switch dir {
-	case "", "library/", "docker.io/", "docker.io/library/":
-		if _, ok := presets[base]; ok {
-			return base
-		}
+	if _, ok := presets[base]; ok && (dir == "" || strings.HasSuffix("/"+dir, "/library/")) {
+		return base
 	}
 	return ""
 }

@@ -21,8 +21,10 @@ const (
 	// taken for its user's wish. An engine that is shut down stops all its containers
 	// first, for up to 15 s; what replaces a container removes it for a moment.
 	followSettle = 20 * time.Second
-	// followGap is the shortest time between two looks at the containers.
-	followGap = 250 * time.Millisecond
+	// followGap is the shortest time between two looks at the containers, and followSoon
+	// while one is on its way here: its clients wait.
+	followGap  = 250 * time.Millisecond
+	followSoon = 10 * time.Millisecond
 	// followEvery is how often they are looked at without a reason.
 	followEvery = 5 * time.Second
 	// followInspect is how long the engine may take to describe a container.
@@ -92,7 +94,7 @@ func (f *follower) run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		changed := f.m.cluster.Changed()
 		f.step(ctx)
-		pause(ctx, followGap)
+		f.m.rest(ctx, followGap, followSoon)
 		select {
 		case <-changed:
 		case <-f.wake:
@@ -101,6 +103,37 @@ func (f *follower) run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// rest is between two looks: as long as gap, but no longer than soon while a container is
+// on its way here.
+func (m *member) rest(ctx context.Context, gap, soon time.Duration) {
+	timer := time.NewTimer(gap)
+	defer timer.Stop()
+	for {
+		changed := m.cluster.Changed()
+		if awaits(m.cluster.State(), m.self) {
+			pause(ctx, soon)
+			return
+		}
+		select {
+		case <-timer.C:
+			return
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// awaits says that containers are on their way to a node.
+func awaits(s *state.State, node volume.NodeID) bool {
+	for v := range s.Volumes() {
+		if v.Phase == state.PhaseMoving && v.Pending.Follow && v.Pending.To == node || v.Placement.Primary == node && len(s.Starting(v)) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // step looks once and does what is to be done. Starts go on in the background.
@@ -417,6 +450,9 @@ func (f *follower) begin(ctx context.Context, st followStep) {
 			f.note(st.Record, fmt.Sprintf("container %s cannot be started here and will be tried again: %v", st.Known.Name, err))
 		}
 		f.ring()
+		if f.m.router != nil {
+			f.m.router.ring() // its server is probed while it is being recorded
+		}
 	})
 }
 

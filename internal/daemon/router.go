@@ -19,9 +19,11 @@ import (
 )
 
 const (
-	// routeGap is the shortest time between two looks at the routes, and routeEvery how
-	// often they are looked at, and the proxy told again, without a reason.
+	// routeGap is the shortest time between two looks at the routes, and routeSoon while a
+	// server is on its way here. routeEvery is how often they are looked at, and the proxy
+	// told again, without a reason.
 	routeGap   = 50 * time.Millisecond
+	routeSoon  = 5 * time.Millisecond
 	routeEvery = 5 * time.Second
 	// proxyTimeout is how long the proxy may take for an answer.
 	proxyTimeout = 5 * time.Second
@@ -49,6 +51,8 @@ type router struct {
 	acting sync.Mutex
 	told   proxy.Config // last; of the loop alone, as is toldAt
 	toldAt time.Time
+	// hurries: a server here is not yet led to. Of the loop alone.
+	hurries bool
 
 	mu       sync.Mutex
 	stopping map[string]int    // routes whose servers are being stopped, and by how many
@@ -82,7 +86,11 @@ func (r *router) run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		changed := r.m.cluster.Changed()
 		r.note(r.step(ctx))
-		pause(ctx, routeGap)
+		if r.hurries {
+			pause(ctx, routeSoon)
+		} else {
+			r.m.rest(ctx, routeGap, routeSoon)
+		}
 		select {
 		case <-changed:
 		case <-r.wake:
@@ -120,6 +128,7 @@ func (r *router) step(life context.Context) (problems []string) {
 		}
 		return []string{fmt.Sprintf("routes are not served as they should be on this node: %v", err)}
 	}
+	r.hurries = awaits(s, r.m.self)
 	plan := planRoutes(routeView{
 		Self: r.m.self, State: s, Port: r.port, Limits: proxy.Limits{Request: r.m.timers.Held, Event: 2 * r.m.timers.Held}, Here: here, Known: known, Proxy: status, Stopping: r.isStopping(), Ready: r.isReady,
 	})
@@ -153,6 +162,7 @@ func (r *router) step(life context.Context) (problems []string) {
 			problems = append(problems, fmt.Sprintf("route %s could not be resumed: %v", to.ID, err))
 		}
 	}
+	r.hurries = r.hurries || len(plan.Probe) > 0
 	for _, to := range plan.Probe {
 		r.begin(life, to)
 	}
