@@ -29,8 +29,8 @@ func readChunk(from net.Conn) (chunk, error) {
 	if raw := rawConn(from); raw != nil {
 		return readRaw(raw)
 	}
-	if t, ok := from.(*tunnel); ok {
-		return t.readChunk()
+	if s, ok := from.(*stream); ok {
+		return s.readChunk()
 	}
 	return readBuffered(from)
 }

@@ -669,7 +669,7 @@ func (d *door) settle(ctx context.Context, conn net.Conn, p preface) error {
 
 // serveServer connects the edge at the other end with the server, and passes on what both
 // say.
-func (d *door) serveServer(ctx context.Context, conn halfCloser, p preface, from string) error {
+func (d *door) serveServer(ctx context.Context, conn *stream, p preface, from string) error {
 	over := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -714,15 +714,13 @@ func (d *door) serveServer(ctx context.Context, conn halfCloser, p preface, from
 
 // join passes on what an edge and the server say to each other, until both have ended or
 // one is reset, which the other then is as well. First is what the edge says first.
-func join(edge halfCloser, server *crossing, first func() (chunk, error)) error {
+func join(edge *stream, server *crossing, first func() (chunk, error)) error {
 	var up error
 	var uplink sync.WaitGroup
 	fail := func() {
 		_ = server.SetLinger(0)
 		_ = server.Close()
-		if e, ok := edge.(interface{ SetLinger(int) error }); ok {
-			_ = e.SetLinger(0)
-		}
+		_ = edge.SetLinger(0)
 		_ = edge.Close()
 	}
 	uplink.Go(func() {
@@ -741,10 +739,8 @@ func join(edge halfCloser, server *crossing, first func() (chunk, error)) error 
 		}
 		_ = server.CloseWrite() // it may have gone, which the other direction finds
 		// An edge that has said all may still listen; one that has hung up does not.
-		if raw := below(edge); raw != net.Conn(edge) {
-			_, _ = raw.Read(make([]byte, 1))
-			_ = server.Close()
-		}
+		edge.awaitHangup()
+		_ = server.Close()
 	})
 	var down error
 	for {

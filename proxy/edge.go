@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -430,9 +431,8 @@ func (l *localLine) close() { l.door.leave(l.name) }
 
 // remoteLine is a line to the door of another node.
 type remoteLine struct {
-	node *Node
-	to   place
-	conn net.Conn
+	conn     net.Conn
+	carriers carriers
 
 	mu sync.Mutex // of writing
 }
@@ -458,7 +458,140 @@ func (l *remoteLine) tell(a ack) error {
 }
 
 func (l *remoteLine) server(ctx context.Context, p preface) (net.Conn, error) {
-	return l.node.call(ctx, l.to, p)
+	first, err := message(p)
+	if err != nil {
+		return nil, err
+	}
+	s, err := l.carriers.begin(ctx, first)
+	if err != nil {
+		return nil, err
+	}
+	if err := within(ctx, s, granted); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
-func (l *remoteLine) close() { _ = l.conn.Close() }
+func (l *remoteLine) close() {
+	_ = l.conn.Close()
+	l.carriers.retire()
+}
+
+// carriers are those of one line. They end with it, but not before the sessions on them.
+type carriers struct {
+	work *sync.WaitGroup
+	// make connects one, has use know of it, and returns when it has ended, or if it could
+	// not be made.
+	make func(use func(*carrier)) error
+
+	mu      sync.Mutex
+	all     []*carrier
+	making  *making // nil: none
+	retired bool
+}
+
+type making struct {
+	over chan struct{}
+	err  error // when that is closed
+}
+
+const (
+	// carrierStreams are as many as one carries before there is another, up to
+	// mostCarriers: what one stream loses on its way delays those with it, and what is on
+	// one carrier is enciphered on one processor.
+	carrierStreams = 32
+	mostCarriers   = 4
+)
+
+// begin begins a stream, and waits for a carrier if there is none.
+func (c *carriers) begin(ctx context.Context, first []byte) (*stream, error) {
+	for {
+		best, made, err := c.best()
+		if err != nil {
+			return nil, err
+		}
+		if best != nil {
+			if s, err := best.begin(first); err == nil {
+				return s, nil
+			}
+			continue // it has ended since
+		}
+		select {
+		case <-made.over:
+			if made.err != nil {
+				return nil, made.err
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// best is the carrier with the fewest streams; nil: there will be one when made is over.
+func (c *carriers) best() (best *carrier, made *making, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.retired {
+		return nil, nil, errRetiredCarrier
+	}
+	least := 0
+	c.all = slices.DeleteFunc(c.all, func(k *carrier) bool {
+		n, ok := k.load()
+		if ok && (best == nil || n < least) {
+			best, least = k, n
+		}
+		return !ok
+	})
+	if best == nil || least >= carrierStreams && len(c.all) < mostCarriers {
+		c.moreLocked()
+	}
+	return best, c.making, nil
+}
+
+// more has one made ahead.
+func (c *carriers) more() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.moreLocked()
+}
+
+func (c *carriers) moreLocked() {
+	if c.making != nil {
+		return
+	}
+	m := &making{over: make(chan struct{})}
+	c.making = m
+	c.work.Go(func() {
+		made := false
+		err := c.make(func(k *carrier) {
+			made = true
+			c.made(m, k, nil)
+		})
+		if !made {
+			c.made(m, nil, err)
+		}
+	})
+}
+
+func (c *carriers) made(m *making, k *carrier, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k != nil {
+		c.all = append(c.all, k)
+		if c.retired {
+			k.retire()
+		}
+	}
+	m.err, c.making = err, nil
+	close(m.over)
+}
+
+// retire has them end with the last of their streams.
+func (c *carriers) retire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.retired = true
+	for _, k := range c.all {
+		k.retire()
+	}
+}

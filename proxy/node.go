@@ -18,7 +18,7 @@ import (
 
 // Peers connects the proxies of nodes, so that each knows for certain who the other is.
 // Its connections, and those of the listener that Run gets, are of TLS over TCP: they have
-// NetConn and CloseWrite as those of crypto/tls do.
+// NetConn as those of crypto/tls do.
 type Peers interface {
 	// Dial connects to the proxy of a node, which has to be that node's.
 	Dial(ctx context.Context, node, addr string) (net.Conn, error)
@@ -158,37 +158,76 @@ const prefaceWait = 5 * time.Second
 
 // serve does what another node's proxy connected for.
 func (n *Node) serve(ctx context.Context, conn net.Conn) error {
-	half, ok := conn.(halfCloser)
-	if !ok {
-		return fmt.Errorf("a connection of type %T cannot be closed by halves", conn)
-	}
 	from := n.Peers.Peer(conn)
 	if err := n.Admit(from); err != nil {
 		return err
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(prefaceWait)); err != nil {
-		return err
-	}
-	var p preface
-	if err := readMessage(conn, maxPreface, &p); err != nil {
+	p, err := hearPreface(conn)
+	if err != nil {
 		return fmt.Errorf("reading what node %s wants: %w", from, err)
 	}
-	if err := conn.SetReadDeadline(time.Time{}); err != nil {
-		return err
-	}
-	n.mu.Lock()
-	d := n.doors[p.Route]
-	n.mu.Unlock()
-	switch {
-	case d == nil:
-		return writeMessage(conn, answer{No: "there is no such route on node " + n.name()})
-	case p.Kind == kindLine:
+	switch p.Kind {
+	case kindLine:
+		d := n.routeDoor(p.Route)
+		if d == nil {
+			return writeMessage(conn, n.noRoute())
+		}
 		return d.serveLine(ctx, conn, p, from)
-	case p.Kind == kindServer:
-		return d.serveServer(ctx, &tunnel{halfCloser: half}, p, from)
+	case kindCarrier:
+		if err := writeMessage(conn, answer{Go: true}); err != nil {
+			return err
+		}
+		var streams sync.WaitGroup
+		defer streams.Wait()
+		return newCarrier(conn, func(s *stream) {
+			streams.Go(func() {
+				defer func() { _ = s.Close() }()
+				if err := n.serveStream(ctx, s, from); err != nil && ctx.Err() == nil {
+					n.Log.Debug("a connection for a client of another node has ended", "from", from, "err", err)
+				}
+			})
+		}).run(ctx)
 	}
 	return writeMessage(conn, answer{No: "this version of the proxy does not know what is wanted"})
 }
+
+// serveStream connects a client of another node's edge.
+func (n *Node) serveStream(ctx context.Context, s *stream, from string) error {
+	if err := n.Admit(from); err != nil { // it may have been removed since
+		return err
+	}
+	p, err := hearPreface(s)
+	if err != nil {
+		return err
+	}
+	d := n.routeDoor(p.Route)
+	switch {
+	case p.Kind != kindServer:
+		return fmt.Errorf("%w: a stream for %q", errMessage, p.Kind)
+	case d == nil:
+		return writeMessage(s, n.noRoute())
+	}
+	return d.serveServer(ctx, s, p, from)
+}
+
+func hearPreface(conn net.Conn) (p preface, err error) {
+	if err := conn.SetReadDeadline(time.Now().Add(prefaceWait)); err != nil {
+		return p, err
+	}
+	if err := readMessage(conn, maxPreface, &p); err != nil {
+		return p, err
+	}
+	return p, conn.SetReadDeadline(time.Time{})
+}
+
+// routeDoor is that of a route, whoever owns it; nil: there is none.
+func (n *Node) routeDoor(route string) *door {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.doors[route]
+}
+
+func (n *Node) noRoute() answer { return answer{No: "there is no such route on node " + n.name()} }
 
 func (n *Node) name() string {
 	n.mu.Lock()
@@ -202,28 +241,33 @@ func (n *Node) call(ctx context.Context, to place, p preface) (net.Conn, error) 
 	if err != nil {
 		return nil, err
 	}
-	half, ok := conn.(halfCloser)
-	if !ok {
-		_ = conn.Close()
-		return nil, fmt.Errorf("a connection of type %T cannot be closed by halves", conn)
+	err = within(ctx, conn, func(conn net.Conn) error {
+		if err := writeMessage(conn, p); err != nil {
+			return err
+		}
+		return granted(conn)
+	})
+	if err != nil {
+		return nil, err
 	}
+	return conn, nil
+}
+
+// within does something with a connection, which it closes when that fails or ctx ends before.
+func within(ctx context.Context, conn net.Conn, do func(net.Conn) error) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	err = ask(conn, p)
+	err := do(conn)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
 		_ = conn.Close()
-		return nil, err
 	}
-	return &tunnel{halfCloser: half}, nil
+	return err
 }
 
-// ask says what is wanted, and waits until it may begin.
-func ask(conn net.Conn, p preface) error {
-	if err := writeMessage(conn, p); err != nil {
-		return err
-	}
+// granted waits until what was asked for may begin.
+func granted(conn net.Conn) error {
 	for {
 		var a answer
 		if err := readMessage(conn, maxPreface, &a); err != nil {
@@ -255,7 +299,29 @@ func (n *Node) line(ctx context.Context, to place, p preface) (wire, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &remoteLine{node: n, to: to, conn: conn}, nil
+	l := &remoteLine{conn: conn, carriers: carriers{work: &n.work, make: func(use func(*carrier)) error { return n.carry(to, use) }}}
+	l.carriers.more() // whoever wants a line wants to go on
+	return l, nil
+}
+
+// carry connects a carrier to the door at to, has use know of it, and keeps it until it has
+// ended.
+func (n *Node) carry(to place, use func(*carrier)) error {
+	n.mu.Lock()
+	ctx := n.ctx
+	n.mu.Unlock()
+	dial, cancel := context.WithTimeout(ctx, lineSilence)
+	conn, err := n.call(dial, to, preface{Kind: kindCarrier})
+	cancel()
+	if err != nil {
+		return err
+	}
+	c := newCarrier(conn, nil)
+	use(c)
+	if err := c.run(ctx); err != nil && ctx.Err() == nil {
+		n.Log.Debug("a connection to another node's door has ended", "node", to.Owner, "err", err)
+	}
+	return nil
 }
 
 // listen returns the listener of a port, which an older process may have had.

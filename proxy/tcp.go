@@ -194,8 +194,8 @@ func (r *relay) write(l line, p []byte) error {
 // between connections of TCP. It waits for nothing more to come, so that a connection
 // that has become silent holds no pipe.
 func (r *relay) bulk(l line) error {
-	if rawConn(l.from) == nil {
-		return nil // what the kernel has is not yet what was said
+	if rawConn(l.from) == nil || rawConn(l.to) == nil {
+		return nil // what one of them says is not in the kernel
 	}
 	from := l.from
 	if c, ok := from.(*crossing); ok {
@@ -293,6 +293,11 @@ func (r *relay) facts() relayFacts {
 		passing: r.passing[toServer] || r.passing[toClient],
 	}
 	for _, conn := range []net.Conn{r.client, r.server} {
+		if s, ok := conn.(*stream); ok {
+			is, known := s.underway()
+			f.known, f.passing = f.known && known, f.passing || is
+			continue
+		}
 		n, ok := unread(conn)
 		info, known := tcpInfo(conn)
 		f.known = f.known && ok && known

@@ -6,16 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
 // What proxies of different nodes say to each other. A connection begins with a preface,
 // which gets answers until one of them settles it. Then it is either a line, on which the
-// owner tells a node's edge what its clients may do and is told how far that is done, or it
-// carries the bytes of one session, one to one.
+// owner tells a node's edge what its clients may do and is told how far that is done, or a
+// carrier, each of whose streams begins with a preface again, and then has the bytes of one
+// session, one to one.
 
 // preface is what an edge says first.
 type preface struct {
@@ -32,8 +30,9 @@ type preface struct {
 }
 
 const (
-	kindLine   = "line"
-	kindServer = "server"
+	kindLine    = "line"
+	kindCarrier = "carrier"
+	kindServer  = "server" // on a stream of a carrier
 )
 
 // answer is what a door says to a preface. The zero one is HOLD: it will come, wait for
@@ -98,13 +97,21 @@ const (
 
 var errMessage = errors.New("what another node's proxy says is not understood")
 
-// writeMessage writes a length of four bytes and v as JSON.
-func writeMessage(w io.Writer, v any) error {
+// message is a length of four bytes and v as JSON.
+func message(v any) ([]byte, error) {
 	text, err := json.Marshal(v)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = w.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(text))), text...))
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(text))), text...), nil
+}
+
+// writeMessage writes one.
+func writeMessage(w io.Writer, v any) error {
+	m, err := message(v)
+	if err == nil {
+		_, err = w.Write(m)
+	}
 	return err
 }
 
@@ -126,63 +133,4 @@ func readMessage(r io.Reader, most int, v any) error {
 		return fmt.Errorf("%w: %w", errMessage, err)
 	}
 	return nil
-}
-
-// tunnel is a connection to another node's proxy. It can be reset, as one of TCP can: TLS
-// alone would end it in good order, and the other side would take what it has for all.
-type tunnel struct {
-	halfCloser
-	once  sync.Once
-	reset atomic.Bool
-
-	// Of whoever reads; one at a time does.
-	small [2 << 10]byte
-	bulk  bool // what was read last had no room there
-}
-
-type halfCloser interface {
-	net.Conn
-	CloseWrite() error
-}
-
-// readChunk is as the function of that name. What TLS has to say cannot be waited for
-// without a buffer, but for a tunnel that is silent most of the time a small one will do.
-func (t *tunnel) readChunk() (chunk, error) {
-	if t.bulk {
-		c, err := readBuffered(t)
-		t.bulk = err == nil && c.n > len(t.small)
-		return c, err
-	}
-	n, err := t.Read(t.small[:])
-	if n == 0 && err != nil {
-		return chunk{}, err
-	}
-	t.bulk = n == len(t.small)
-	c := chunk{buf: chunks.Get().(*[chunkSize]byte)}
-	c.n = copy(c.buf[:], t.small[:n])
-	return c, nil
-}
-
-// SetLinger is as that of net.TCPConn.
-func (t *tunnel) SetLinger(seconds int) error {
-	t.reset.Store(seconds == 0)
-	return nil
-}
-
-// NetConn is the connection below.
-func (t *tunnel) NetConn() net.Conn { return below(t.halfCloser) }
-
-// Close implements net.Conn.
-func (t *tunnel) Close() error {
-	var err error
-	t.once.Do(func() {
-		if t.reset.Load() {
-			if raw, ok := t.NetConn().(*net.TCPConn); ok {
-				_ = raw.SetLinger(0)
-				_ = raw.Close()
-			}
-		}
-		err = t.halfCloser.Close()
-	})
-	return err
 }
