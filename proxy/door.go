@@ -35,8 +35,8 @@ type door struct {
 	crossed bool            // somebody was let through since this node has owned the route
 	early   *time.Timer     // ends that phase for edges that do not answer
 	changed chan struct{}   // closed and made anew when any of this has changed
+	dials   chan struct{}   // has those that are being made, as many as there may be
 
-	dials chan struct{}
 	older olderDoors
 }
 
@@ -84,7 +84,6 @@ func newDoor(node string, r Route, p *doorPause, older olderDoors, log *slog.Log
 		await:   make(map[string]bool),
 		older:   older,
 		changed: make(chan struct{}),
-		dials:   make(chan struct{}, r.Limits.withDefaults().Dials),
 		pause:   p,
 	}
 	d.set(r)
@@ -102,6 +101,9 @@ func (d *door) set(r Route) {
 	defer d.mu.Unlock()
 	if d.route.Epoch > r.Epoch {
 		return
+	}
+	if most := r.Limits.withDefaults().Dials; cap(d.dials) != most {
+		d.dials = make(chan struct{}, most)
 	}
 	d.route = r
 	d.owned = r.Owner == d.node
@@ -352,9 +354,12 @@ func (d *door) admit(p preface, from string) (c *crossing, server string, change
 // reach connects c to the server, and says whose connection it is if the server expects
 // that.
 func (d *door) reach(ctx context.Context, c *crossing, server string) error {
+	d.mu.Lock()
+	dials := d.dials
+	d.mu.Unlock()
 	select {
-	case d.dials <- struct{}{}:
-		defer func() { <-d.dials }()
+	case dials <- struct{}{}:
+		defer func() { <-dials }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -501,6 +501,68 @@ func TestEdgeApplyTouchesNothingElse(t *testing.T) {
 	}
 }
 
+// A route whose mode or limits change keeps its port: who waits to be accepted there is
+// served, by what it is now, and who was served stays.
+func TestEdgeChangesKeepThePort(t *testing.T) {
+	c := newCluster(t, 1)
+	server, _ := echo(t, "s")
+	r := Route{ID: "r", Listen: freePort(t), Mode: TCP, Limits: Limits{Sessions: 1, Request: 30 * time.Second}}
+	c.route(r, 0, 1, server)
+	addr := c.addrOf(0, r)
+	old, oldIn, _ := visit(t, addr)
+	c.route(r, 0, 2, "") // no server: the next one waits, and nobody is accepted any more
+	if err := c.nodes[0].Pause(t.Context(), "r", time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	const clients = 20
+	var visits sync.WaitGroup
+	var heard atomic.Int64
+	for range clients {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+		visits.Go(func() {
+			if name, err := bufio.NewReader(conn).ReadString('\n'); err != nil || name != "s\n" {
+				t.Errorf("one that waited hears %q, %v", name, err)
+				return
+			}
+			heard.Add(1)
+		})
+	}
+	eventually(t, "one waits", func() bool { return c.status(0, "r").Held == 1 })
+	for i, most := range []int{2, 3, 100} {
+		r.Limits.Sessions, r.Limits.Dials = most, most
+		c.route(r, 0, uint64(i+3), "")
+		c.addrOf(0, r)
+	}
+	if n := heard.Load(); n != 0 || t.Failed() {
+		t.Fatalf("%d are served by nobody", n)
+	}
+	if err := c.nodes[0].Resume(t.Context(), "r", server); err != nil {
+		t.Fatal(err)
+	}
+	visits.Wait()
+	r.Mode = TLS
+	c.route(r, 0, 6, server)
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatalf("after its mode has changed: %v", err)
+	}
+	_ = conn.Close()
+	if s := c.status(0, "r"); s.Mode != TLS || s.Problem != "" {
+		t.Errorf("after its mode has changed: %+v", s)
+	}
+	if _, err := old.Write([]byte("still\n")); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := oldIn.ReadString('\n'); err != nil || s != "still\n" {
+		t.Errorf("one that was served: %q, %v", s, err)
+	}
+}
+
 // A process that comes after another goes on with what that was told, a pause included.
 func TestNodeGoesOn(t *testing.T) {
 	c := newCluster(t, 1)

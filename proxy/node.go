@@ -350,6 +350,25 @@ func (n *Node) unlisten(port uint16, l net.Listener) {
 	}
 }
 
+// pass has the next one that listens on a port take over the queue of who does now: those
+// who wait to be accepted would be reset with it. n.mu is held.
+func (n *Node) pass(port uint16) error {
+	name := fmt.Sprint(port)
+	l, ok := n.listeners[name].(*net.TCPListener)
+	if !ok {
+		return nil // nobody does
+	}
+	f, err := l.File()
+	if err == nil {
+		n.inherited[name], err = net.FileListener(f)
+		_ = f.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("handing the listener of port %s on: %w", name, err)
+	}
+	return nil
+}
+
 // Apply implements Controller.
 func (n *Node) Apply(_ context.Context, c Config) error {
 	if err := c.Validate(); err != nil {
@@ -389,12 +408,15 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 			old.learn(place{r.Owner, r.OwnerAddr, r.Epoch}, true)
 			continue
 		}
+		delete(n.broken, r.ID)
+		e, err := newEdge(n, r, n.Log)
 		if old != nil {
+			if err == nil && old.route.Listen == r.Listen {
+				err = n.pass(r.Listen)
+			}
 			close(old.closed) // those it serves stay with it to their end
 			delete(n.edges, r.ID)
 		}
-		delete(n.broken, r.ID)
-		e, err := newEdge(n, r, n.Log)
 		if err != nil {
 			n.broken[r.ID] = err
 			continue
