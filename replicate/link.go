@@ -64,9 +64,10 @@ type link struct {
 	sent       int64
 	total      int64
 	rate       meter
-	rest       int64 // what the streams after it are to bring
-	estimating bool  // zfs is being asked how much it will be
-	streamed   int64 // in all streams
+	increment  time.Duration // how long the newest increment took; 0: there was none
+	rest       int64         // what the streams after it are to bring
+	estimating bool          // zfs is being asked how much it will be
+	streamed   int64         // in all streams
 
 	// A first copy stops at each snapshot that is kept, and is one thing to whoever looks:
 	// since when it is under way, and what its streams have brought that are through. Of
@@ -372,6 +373,7 @@ func (l *link) status(now time.Time) volume.LinkStatus {
 	s.behind = l.behind(now)
 	st.State = linkState(s)
 	st.Streamed = l.streamed
+	st.LastIncrement = l.increment
 	if l.streaming != "" {
 		st.Stream, st.Base, st.Began = l.streaming, l.base, l.seedBegan
 		st.SentBytes, st.TotalBytes, st.Rate = l.seeded+l.sent, l.seeded+max(l.total, l.sent), l.rate.rate(now, l.began)

@@ -442,6 +442,9 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string, e
 	}
 	if err == nil {
 		l.saved = 0
+		if kind == kindIncremental {
+			l.increment = time.Since(began)
+		}
 		l.heard(a.GUID, time.Now())
 		if l.seeding {
 			l.seeded += l.sent

@@ -29,6 +29,9 @@ the last writes are copied, and they are started on NODE under the same name. If
 they run again where they were, with all that was written. A container that does not follow is not
 stopped: it is named, and nothing is moved. So is a client that does not come to a quiet point.
 
+Just before the pause copies are made to see how long the last one will take. If that is more than --max-pause
+nothing is stopped, and the migration fails; --force does not ask.
+
 Ctrl-C calls the migration off until the volume has arrived; after that it only ends the watching.`
 
 func (a *app) migrateCommand() *cli.Command {
@@ -36,6 +39,8 @@ func (a *app) migrateCommand() *cli.Command {
 		Name: "migrate", Aliases: []string{"move"}, Usage: "move a volume and its containers to another node", ArgsUsage: "VOLUME [NODE]", Description: migrateHelp,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", Usage: "only say what would be done"},
+			&cli.DurationFlag{Name: "max-pause", Value: api.DefaultMaxPause, Usage: "how long clients may wait, besides the stop and the start of the containers, by what is predicted just before"},
+			&cli.BoolFlag{Name: "force", Usage: "go on however long they will wait"},
 			&cli.BoolFlag{Name: "detach", Usage: "do not wait"},
 			&cli.BoolFlag{Name: "abort", Usage: "call off the one that is under way"},
 		},
@@ -43,7 +48,12 @@ func (a *app) migrateCommand() *cli.Command {
 			if c.Bool("abort") {
 				return a.abortMigration(ctx, c)
 			}
-			req := api.MigrateRequest{To: c.Args().Get(1), DryRun: c.Bool("dry-run")}
+			req := api.MigrateRequest{To: c.Args().Get(1), DryRun: c.Bool("dry-run"), Force: c.Bool("force")}
+			if wait := c.Duration("max-pause"); wait <= 0 {
+				return usageError{errors.New("--max-pause is more than 0; --force goes on however long it takes"), c.Command.HelpName}
+			} else if wait != api.DefaultMaxPause {
+				req.MaxPauseSeconds = wait.Seconds()
+			}
 			m, err := timed(a, ctx, func(ctx context.Context) (api.Migration, error) {
 				return a.client.MigrateVolume(ctx, c.Args().First(), req)
 			})
@@ -177,12 +187,19 @@ func (a *app) printMigration(m api.Migration) error {
 		if m.Why != "" {
 			a.printf("it would wait: %s\n", m.Why)
 		}
+		if m.PredictedSeconds > 0 && len(m.Containers) > 0 {
+			a.printf("its clients would wait for about %.2f s, besides the stop and the start of its containers\n", m.PredictedSeconds)
+		}
 		for _, text := range m.Notes {
 			a.printf("note: %s\n", text)
 		}
 	case m.State == api.MigrationDone:
 		a.printf("%s is on %s\n", m.Name, m.To)
-		if m.StoppedSeconds > 0 {
+		switch t := m.Times; {
+		case m.PausedSeconds > 0 && t != nil:
+			a.printf("its clients waited for %.2f s: %.2f s until they were quiet, %.2f s for the stop, %.2f s to unmount, %.2f s for the last copy, %.2f s for the start\n",
+				m.PausedSeconds, t.Park, t.Stop, t.Unmount, t.Copy, t.Start)
+		case m.StoppedSeconds > 0:
 			a.printf("its containers were stopped for at most %.1f s\n", m.StoppedSeconds)
 		}
 	case m.State == api.MigrationRunning:

@@ -122,11 +122,12 @@ type Config struct {
 	// destroyed by age; zero when there is none. Nil: nothing is.
 	Clock func() time.Time
 	// PrepareStop does what can be done ahead of StopFollowing, while the containers run. Its
-	// ctx ends when the move is given up. Nil: nothing can.
-	PrepareStop func(context.Context, volume.ID)
+	// ctx ends when the move is given up. An error says why nothing should be stopped. Nil:
+	// nothing can.
+	PrepareStop func(context.Context, volume.ID) error
 	// StopFollowing stops the containers that go along with a volume, before it is given
 	// up; nil: none can be stopped.
-	StopFollowing func(context.Context, volume.ID) error
+	StopFollowing func(context.Context, volume.ID) (Stopped, error)
 	// Lease is this node's right to write; nil: it always may.
 	Lease Lease
 	// Poll is how often the disk is looked at without a reason; 0: 5 s.
@@ -136,6 +137,13 @@ type Config struct {
 	// reason is content with one that began after the last look. Its datasets are not
 	// changed. Nil: nobody lists.
 	Listed func() (list []zfs.Dataset, began time.Time)
+}
+
+// Stopped says how containers were stopped for a move.
+type Stopped struct {
+	Paused time.Time     // since when their clients wait; zero: no route leads to them
+	Park   time.Duration // until the clients were at a quiet point
+	Stop   time.Duration // of the containers
 }
 
 // Agent is one node's loop. Make it with New, run it with Run.
@@ -150,8 +158,8 @@ type Agent struct {
 	use           Use
 	repl          Replicator
 	peers         Peers
-	prepareStop   func(context.Context, volume.ID)
-	stopFollowing func(context.Context, volume.ID) error
+	prepareStop   func(context.Context, volume.ID) error
+	stopFollowing func(context.Context, volume.ID) (Stopped, error)
 	clock         func() time.Time
 	lease         Lease
 	log           *slog.Logger

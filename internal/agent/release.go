@@ -89,22 +89,29 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	}
 	if v.Pending.Follow && a.prepareStop != nil {
 		pctx, cancel := a.whileState(ctx, pending)
-		a.prepareStop(pctx, id)
+		err := a.prepareStop(pctx, id)
 		cancel()
-		if ctx.Err() != nil || !pending(a.cluster.State()) {
+		switch {
+		case ctx.Err() != nil || !pending(a.cluster.State()):
 			return ctx.Err()
+		case err != nil:
+			return refuse(err.Error())
 		}
 	}
+	var stopped Stopped
 	if v.Pending.Follow && a.stopFollowing != nil {
-		if err := a.stopFollowing(ctx, id); err != nil {
+		var err error
+		if stopped, err = a.stopFollowing(ctx, id); err != nil {
 			return refuse(fmt.Sprintf("what goes along could not be stopped: %v", err))
 		}
 	}
+	times := state.MoveTimes{Park: stopped.Park, Stop: stopped.Stop}
+	began := time.Now()
 	err := a.letGo(ctx, id)
 	kept := (*errKept)(nil)
 	// An engine says that a container has stopped before it gives its volumes back.
 	wait := backSoon
-	for began := time.Now(); v.Pending.Follow && errors.As(err, &kept) && time.Since(began) < backPatience && ctx.Err() == nil && pending(a.cluster.State()); {
+	for v.Pending.Follow && errors.As(err, &kept) && time.Since(began) < backPatience && ctx.Err() == nil && pending(a.cluster.State()) {
 		a.rest(ctx, wait)
 		wait = min(2*wait, backPause)
 		err = a.letGo(ctx, id)
@@ -119,11 +126,15 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	// Stop waiting for the target when somebody gives the attempt up.
 	ctx, cancel := a.whileState(ctx, pending)
 	defer cancel()
+	times.Unmount, began = time.Since(began), time.Now()
 	final, err := a.repl.Flush(ctx, id, v.Pending.To)
 	if err != nil {
 		return fmt.Errorf("final copy of volume %q: %w", v.Name, err)
 	}
-	res, err := a.cluster.Propose(ctx, state.CommitHandoff{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Final: final})
+	if times.Copy = time.Since(began); !stopped.Paused.IsZero() {
+		times.Held = max(time.Since(stopped.Paused), 1) // 0 would be no route
+	}
+	res, err := a.cluster.Propose(ctx, state.CommitHandoff{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Final: final, Times: times})
 	if err == nil && res.Err != nil {
 		// The target has lost its lease meanwhile, say. Repeated, this would take a final
 		// copy and be refused again and again; an attempt that is over already stays so.

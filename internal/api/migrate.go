@@ -16,7 +16,15 @@ type MigrateRequest struct {
 	To string `json:"to,omitempty"`
 	// DryRun only says what would be done.
 	DryRun bool `json:"dry_run,omitempty"`
+	// MaxPauseSeconds is what clients may wait for besides the stop and the start of the
+	// containers, by what is predicted just before: above it nothing is stopped, and the
+	// migration fails. 0: DefaultMaxPause. Force goes on however long it takes.
+	MaxPauseSeconds float64 `json:"max_pause_seconds,omitempty"`
+	Force           bool    `json:"force,omitempty"`
 }
+
+// DefaultMaxPause is when clients begin to give up who were not told to wait for longer.
+const DefaultMaxPause = time.Second
 
 // MigrationState is where a migration is.
 type MigrationState string
@@ -55,8 +63,26 @@ type Migration struct {
 	// StoppedSeconds is for how long the containers did not run, at most: from the order to
 	// stop them until the leader knew that they run again. 0: none went along.
 	StoppedSeconds float64 `json:"stopped_seconds,omitempty"`
+	// PredictedSeconds, of a dry run, is how long clients would wait besides the stop and
+	// the start of the containers, as the last copies have shown it. 0: not known.
+	PredictedSeconds float64 `json:"predicted_seconds,omitempty"`
+	// PausedSeconds is how long the clients of its routes waited, from the pause at the old
+	// node until the server at the new one was open to them. 0: it has no routes, or it is
+	// not known. Times are what it consisted of.
+	PausedSeconds float64    `json:"paused_seconds,omitempty"`
+	Times         *MoveTimes `json:"times,omitempty"`
 	// Index of the state that this is from.
 	Index uint64 `json:"index,omitempty"`
+}
+
+// MoveTimes are the parts of a move with containers, in seconds.
+type MoveTimes struct {
+	Park    float64 `json:"park"`    // until all clients were at a quiet point
+	Stop    float64 `json:"stop"`    // of the containers
+	Unmount float64 `json:"unmount"` // of the volume
+	Copy    float64 `json:"copy"`    // of what was written last
+	// Start is the rest of the pause: until a server was open to them. 0 without routes.
+	Start float64 `json:"start,omitempty"`
 }
 
 // MigrateVolume implements Backend.

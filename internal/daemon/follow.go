@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/flocker-io/flocker/internal/agent"
 	"github.com/flocker-io/flocker/internal/cluster"
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/state"
@@ -570,7 +571,7 @@ func (f *follower) open(r *state.Container) (container.Spec, error) {
 // stopFor is agent.Config.StopFollowing: it stops the containers of a volume that is
 // moved with them, as soon as the clients of its routes have been parked. When that cannot
 // be, nothing is stopped, and the error says who is in the way.
-func (f *follower) stopFor(ctx context.Context, id volume.ID) (err error) {
+func (f *follower) stopFor(ctx context.Context, id volume.ID) (out agent.Stopped, err error) {
 	going := f.goingWith(id)
 	defer func() {
 		if err != nil {
@@ -578,21 +579,25 @@ func (f *follower) stopFor(ctx context.Context, id volume.ID) (err error) {
 		}
 	}()
 	if f.m.router != nil {
-		done, err := f.m.router.quiesce(ctx, id)
+		began := time.Now()
+		paused, done, err := f.m.router.quiesce(ctx, id)
 		if err != nil {
-			return err
+			return out, err
 		}
 		defer done()
+		out.Paused, out.Park = paused, time.Since(began)
 	}
 	if v := f.m.cluster.State().Volume(id); v == nil || v.Pending == nil {
-		return errors.New("the move was given up meanwhile")
+		return out, errors.New("the move was given up meanwhile")
 	}
+	began := time.Now()
 	for _, c := range going {
 		if err := f.stop(ctx, c); err != nil {
-			return fmt.Errorf("container %s: %w", c.Name, err)
+			return out, fmt.Errorf("container %s: %w", c.Name, err)
 		}
 	}
-	return nil
+	out.Stop = time.Since(began)
+	return out, nil
 }
 
 // stop the container of a record. The move may be given up while the engine is at it:

@@ -114,8 +114,8 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 			}
 		},
 	})
-	var prepareStop func(context.Context, volume.ID)
-	var stopFollowing func(context.Context, volume.ID) error
+	var prepareStop func(context.Context, volume.ID) error
+	var stopFollowing func(context.Context, volume.ID) (agent.Stopped, error)
 	if m.follow != nil {
 		prepareStop, stopFollowing = m.follow.prepare, m.follow.stopFor
 	}
@@ -551,9 +551,7 @@ func (m *member) propose(ctx context.Context, c state.Command) (state.Result, er
 	var index uint64
 	err := m.onLeader(ctx, func(ctx context.Context, leader *api.Client) (err error) {
 		if leader == nil {
-			env.At = m.stamp(c)
-			res, err = m.cluster.Propose(ctx, env)
-			index = m.cluster.State().Index
+			res, index, err = m.proposeHere(ctx, env)
 			return err
 		}
 		b, err := state.Encode(env)
@@ -587,8 +585,7 @@ func (m *member) Propose(ctx context.Context, envelope []byte) (api.ProposeReply
 	if err := m.mayPropose(from, env.Command); err != nil {
 		return api.ProposeReply{}, err
 	}
-	env.At = m.stamp(env.Command)
-	res, err := m.cluster.Propose(ctx, env)
+	res, index, err := m.proposeHere(ctx, env)
 	if err != nil {
 		if isNotLeader(err) {
 			return api.ProposeReply{}, errNotLeader
@@ -596,7 +593,30 @@ func (m *member) Propose(ctx context.Context, envelope []byte) (api.ProposeReply
 		return api.ProposeReply{}, err
 	}
 	b, err := json.Marshal(res)
-	return api.ProposeReply{Index: m.cluster.State().Index, Result: b}, err
+	return api.ProposeReply{Index: index, Result: b}, err
+}
+
+// hearPatience bounds how long an answer is kept back until others hear of a commit.
+const hearPatience = 500 * time.Millisecond
+
+// proposeHere is propose on the leader, and gives the index of the state after it.
+func (m *member) proposeHere(ctx context.Context, env state.Envelope) (res state.Result, index uint64, err error) {
+	env.At = m.stamp(env.Command)
+	if res, err = m.cluster.Propose(ctx, env); err != nil {
+		return res, 0, err
+	}
+	index = m.cluster.State().Index
+	switch env.Command.(type) {
+	case state.CommitHandoff, state.PutContainer:
+		// Clients wait for these. A follower hears that something is committed with the next
+		// message of the leader, which may be 100 ms later; a barrier is one at once.
+		bctx, cancel := context.WithTimeout(ctx, hearPatience)
+		defer cancel()
+		if _, err := m.cluster.Barrier(bctx); err != nil {
+			m.log.Debug("others hear of a commit a little later", "err", err)
+		}
+	}
+	return res, index, nil
 }
 
 // stamp is the time that a command gets, on the leader: its own. The clock of whoever
@@ -652,6 +672,8 @@ func (m *member) mayPropose(from volume.NodeID, c state.Command) error {
 	case state.AbortCreate:
 		id = c.ID
 	case state.CommitHandoff:
+		id = c.ID
+	case state.OpenRoutes:
 		id = c.ID
 	case state.CommitDelete:
 		id = c.ID

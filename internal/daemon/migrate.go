@@ -11,6 +11,9 @@ import (
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
+// maxMaxPause is more than any client waits for.
+const maxMaxPause = time.Hour
+
 // MigrateVolume implements api.Backend.
 func (m *member) MigrateVolume(ctx context.Context, ref string, req api.MigrateRequest) (out api.Migration, err error) {
 	if ref, err = m.resolveNow(ctx, ref, live); err != nil {
@@ -57,6 +60,9 @@ func (m *member) migrateHere(ctx context.Context, ref string, req api.MigrateReq
 	case to == v.Placement.Primary:
 		return api.Migration{}, volume.Errorf(volume.CodeConflict, "volume %q is on %s already", v.Name, m.cluster.State().NodeName(to))
 	}
+	if req.MaxPauseSeconds < 0 || req.MaxPauseSeconds > maxMaxPause.Seconds() {
+		return api.Migration{}, volume.Errorf(volume.CodeInvalid, "clients cannot wait for %g s: take more than 0 and at most %s, or force it", req.MaxPauseSeconds, maxMaxPause)
+	}
 	plan, err := placement.CanMigrate(view, v, to)
 	if err != nil {
 		return api.Migration{}, err
@@ -65,15 +71,27 @@ func (m *member) migrateHere(ctx context.Context, ref string, req api.MigrateReq
 		out := m.describeMigration(v, state.Migration{From: v.Placement.Primary, To: to}, api.MigrationPlanned)
 		out.Doing, out.Why, out.Containers, out.With = plan.Doing, plan.Why, plan.Containers, plan.With
 		out.Notes = m.migrationNotes(ctx, v, plan.Containers)
+		out.PredictedSeconds = placement.PredictPause(view, v, to).Seconds()
 		return out, nil
 	}
-	if _, err := m.commit(ctx, "", state.StartMigration{ID: v.ID, To: to, Attempt: newRequest()}); err != nil {
+	if _, err := m.commit(ctx, "", state.StartMigration{ID: v.ID, To: to, Attempt: newRequest(), MaxPause: maxPause(req)}); err != nil {
 		return api.Migration{}, err
 	}
 	if v = m.cluster.State().Volume(v.ID); v == nil {
 		return api.Migration{}, volume.Errorf(volume.CodeNotFound, "no volume %s", ref)
 	}
 	return m.migration(v, "")
+}
+
+// maxPause is what clients may wait for; 0: as long as it takes.
+func maxPause(req api.MigrateRequest) time.Duration {
+	switch {
+	case req.Force:
+		return 0
+	case req.MaxPauseSeconds > 0:
+		return max(time.Duration(req.MaxPauseSeconds*float64(time.Second)), time.Millisecond)
+	}
+	return api.DefaultMaxPause
 }
 
 // migrationTarget is placement.MigrationTarget; "" only once reports have had the time to
@@ -123,6 +141,12 @@ func (m *member) migration(v *state.Volume, id string) (api.Migration, error) {
 		}
 		if !last.Stopped.IsZero() {
 			out.StoppedSeconds = last.At.Sub(last.Stopped).Seconds()
+			t := last.Times
+			out.Times = &api.MoveTimes{Park: t.Park.Seconds(), Stop: t.Stop.Seconds(), Unmount: t.Unmount.Seconds(), Copy: t.Copy.Seconds()}
+			if last.Paused > 0 {
+				out.PausedSeconds = last.Paused.Seconds()
+				out.Times.Start = max(last.Paused-t.Park-t.Stop-t.Unmount-t.Copy, 0).Seconds()
+			}
 		}
 		return out, nil
 	}

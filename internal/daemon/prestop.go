@@ -30,11 +30,12 @@ type hookRun struct {
 
 // prepare is agent.Config.PrepareStop: what can be done ahead of a pause is. The containers
 // of a volume that is to move write down what they would write at their end; then copies
-// bring that to the target, while clients are served.
-func (f *follower) prepare(ctx context.Context, id volume.ID) {
+// bring that to the target, while clients are served. How long the last of them took is how
+// long the one in the pause will take, which may be too long.
+func (f *follower) prepare(ctx context.Context, id volume.ID) (err error) {
 	v := f.m.cluster.State().Volume(id)
 	if v == nil || v.Pending == nil {
-		return
+		return nil
 	}
 	rounds, going := 0, f.goingWith(id)
 	for _, c := range going {
@@ -44,19 +45,59 @@ func (f *follower) prepare(ctx context.Context, id volume.ID) {
 		}
 	}
 	defer func() {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || err != nil {
 			f.undoHooks(ctx, going)
 		}
 	}()
-	for ; rounds > 0 && ctx.Err() == nil; rounds-- {
+	var ahead copyAhead
+	for ahead.more(rounds, v.Pending.MaxPause) && ctx.Err() == nil {
 		rctx, cancel := context.WithTimeout(ctx, roundPatience)
+		began := time.Now()
 		_, err := f.m.repl.Flush(rctx, id, v.Pending.To)
 		cancel()
-		if err != nil {
+		switch {
+		case err == nil:
+			ahead.took = append(ahead.took, time.Since(began))
+		case v.Pending.MaxPause > 0:
+			return fmt.Errorf("nobody knows how long its clients would wait: the copy ahead of it was not made: %w", err)
+		default:
 			f.m.log.Debug("a copy ahead of a move was not made", "volume", v.Name, "err", err)
-			return
+			return nil
 		}
 	}
+	if wait := ahead.predicted(); v.Pending.MaxPause > 0 && wait > v.Pending.MaxPause {
+		return fmt.Errorf("its clients would wait for about %s, besides the stop and the start of its containers, and at most %s is wanted (--max-pause; --force does not ask)",
+			wait.Round(10*time.Millisecond), v.Pending.MaxPause)
+	}
+	return nil
+}
+
+// copyAhead is what copies ahead of a pause have shown.
+type copyAhead struct{ took []time.Duration }
+
+// mostRounds bounds the copies ahead of a pause.
+const mostRounds = 8
+
+// more says whether to make one more copy: as many as wanted, and more as long as the next
+// one would take too long, and each takes a fifth less than the one before.
+func (c copyAhead) more(wanted int, limit time.Duration) bool {
+	n := len(c.took)
+	switch {
+	case n < wanted:
+		return true
+	case n == 0 || limit == 0 || n >= mostRounds || c.predicted() <= limit:
+		return false
+	}
+	return n < 2 || c.took[n-1] < c.took[n-2]*4/5
+}
+
+// predicted is how long a pause takes besides the stop and the start of containers: until
+// what is written meanwhile is copied.
+func (c copyAhead) predicted() time.Duration {
+	if len(c.took) == 0 {
+		return 0
+	}
+	return c.took[len(c.took)-1]
 }
 
 // goingWith are the containers of this node that are stopped when a volume moves.

@@ -47,6 +47,8 @@ type routePlan struct {
 	Config proxy.Config
 	Resume []routeServer // after
 	Probe  []routeServer // servers that nobody has seen to answer yet
+	// Open are volumes that have moved here and whose routes lead to their servers after that.
+	Open []volume.ID
 	// Problems are sentences by route.
 	Problems map[string]string
 }
@@ -92,7 +94,31 @@ func planRoutes(v routeView) routePlan {
 		}
 		p.Config.Routes = append(p.Config.Routes, out)
 	}
+	v.opened(&p)
 	return p
+}
+
+// opened finds the volumes whose clients go on once the plan is carried out: those of their
+// own routes, and of the other volumes of their containers.
+func (v routeView) opened(p *routePlan) {
+	leads := func(r state.NodeRoute) bool {
+		id := routeID(r.Route)
+		now, _ := v.Proxy.Route(id)
+		shut := now.Owner == string(r.Owner) && now.Epoch == uint64(r.Epoch) && !now.Paused.IsZero()
+		resumed := slices.ContainsFunc(p.Resume, func(to routeServer) bool { return to.ID == id })
+		return r.Paused || slices.ContainsFunc(p.Config.Routes, func(out proxy.Route) bool {
+			return out.ID == id && out.Server != "" && (!shut || resumed)
+		})
+	}
+	for vol := range v.State.Volumes() {
+		m := vol.Moved
+		if m == nil || m.Times.Held == 0 || !m.Opened.IsZero() || vol.Placement.Primary != v.Self || len(v.State.Starting(vol)) > 0 {
+			continue
+		}
+		if !slices.ContainsFunc(stopsWith(v.State, v.Self, vol.ID), func(r state.NodeRoute) bool { return r.Moving || !leads(r) }) {
+			p.Open = append(p.Open, vol.ID)
+		}
+	}
 }
 
 // own decides about the gate of a route that this node owns.

@@ -21,7 +21,7 @@ import (
 // TestPlanRoutes: each case of testdata/routes.txt is a view of node n1 and, below "=>",
 // what its proxy is told. A line is one of
 //
-//	vol NAME@EPOCH on=NODE [moving|electing] [left=NODE] [ports=80:8080/http,..] [paused=80,..]
+//	vol NAME@EPOCH on=NODE [moving|electing] [left=NODE [waited]] [ports=80:8080/http,..] [paused=80,..]
 //	rec NAME NODE vols=VOL,.. [run] [ports=..]
 //	here NAME vols=VOL,.. [at=IP] [expose=PORT,..]
 //	engine-silent
@@ -63,6 +63,9 @@ func TestPlanRoutes(t *testing.T) {
 		}
 		for _, to := range p.Resume {
 			fmt.Fprintf(&got, "=> resume %s to %s\n", to.ID, to.Server)
+		}
+		for _, id := range p.Open {
+			fmt.Fprintf(&got, "=> the clients of %s go on\n", id)
 		}
 		for _, id := range slices.Sorted(maps.Keys(p.Problems)) {
 			fmt.Fprintf(&got, "=> problem: %s\n", p.Problems[id])
@@ -145,6 +148,9 @@ func routeCase(t *testing.T, lines []string) routeView {
 			}
 			if left := opt["left"]; left != "" {
 				vol.Moved = &state.Moved{From: volume.NodeID(left)}
+				if flag["waited"] {
+					vol.Moved.Times.Held = time.Second
+				}
 			}
 			snap.Volumes = append(snap.Volumes, vol)
 		case "rec":

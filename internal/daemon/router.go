@@ -34,6 +34,8 @@ const (
 	// probePatience is how long a server is waited for that does not answer as its mode
 	// says. Then it gets its clients all the same: perhaps it is the probe that is wrong.
 	probePatience = 30 * time.Second
+	// openRetry is between two attempts to tell the cluster that clients go on.
+	openRetry = time.Second
 )
 
 // router keeps this node's proxy told of the cluster's routes, and pauses those whose
@@ -59,13 +61,14 @@ type router struct {
 	ready    map[string]string // by route: the server that has answered
 	probing  map[string]string // by route: the one that is being asked
 	problems []string
-	answers  bool // the proxy does
+	answers  bool                       // the proxy does
+	telling  map[volume.ID]volume.Epoch // of which it is being told that their clients go on
 }
 
 func newRouter(m *member, p Parts) *router {
 	return &router{
 		m: m, proxy: p.Proxy, probe: p.Probe, port: p.ProxyPort, wake: make(chan struct{}, 1),
-		stopping: map[string]int{}, ready: map[string]string{}, probing: map[string]string{},
+		stopping: map[string]int{}, ready: map[string]string{}, probing: map[string]string{}, telling: map[volume.ID]volume.Epoch{},
 	}
 }
 
@@ -159,6 +162,7 @@ func (r *router) step(life context.Context) (problems []string) {
 	}
 	for _, to := range plan.Resume {
 		if err := r.proxy.Resume(ctx, to.ID, to.Server); err != nil && !errors.Is(err, proxy.ErrNoRoute) {
+			plan.Open = nil
 			problems = append(problems, fmt.Sprintf("route %s could not be resumed: %v", to.ID, err))
 		}
 	}
@@ -166,7 +170,37 @@ func (r *router) step(life context.Context) (problems []string) {
 	for _, to := range plan.Probe {
 		r.begin(life, to)
 	}
+	for _, id := range plan.Open {
+		r.tell(life, s.Volume(id))
+	}
 	return problems
+}
+
+// tell has the cluster know, in the background, that the clients of a volume that moved here
+// go on from now.
+func (r *router) tell(ctx context.Context, v *state.Volume) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.telling[v.ID] == v.Epoch {
+		return
+	}
+	r.telling[v.ID] = v.Epoch
+	opened := time.Now()
+	r.probes.Go(func() {
+		for ctx.Err() == nil {
+			// An answer, whatever it is, ends it: it is told, or the volume has moved on.
+			_, err := r.m.propose(ctx, state.OpenRoutes{ID: v.ID, Epoch: v.Epoch, Ago: time.Since(opened)})
+			if err == nil || volume.CodeOf(err) == volume.CodeDenied {
+				break
+			}
+			pause(ctx, openRetry)
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.telling[v.ID] == v.Epoch {
+			delete(r.telling, v.ID)
+		}
+	})
 }
 
 // look lists the containers that may be servers. Only who owns routes asks the engine.
@@ -247,10 +281,10 @@ func (r *router) isStopping() map[string]bool {
 }
 
 // quiesce pauses the routes whose servers stop when the containers of a volume do, and
-// returns once these have not one connection through this proxy. While the caller stops
-// them, until it calls done, nothing resumes the routes. An error names who is busy, and
-// everything goes on.
-func (r *router) quiesce(ctx context.Context, id volume.ID) (done func(), err error) {
+// returns once these have not one connection through this proxy, and since when they are
+// paused; zero when there are none. While the caller stops them, until it calls done,
+// nothing resumes the routes. An error names who is busy, and everything goes on.
+func (r *router) quiesce(ctx context.Context, id volume.ID) (paused time.Time, done func(), err error) {
 	routes := stopsWith(r.m.cluster.State(), r.m.self, id)
 	r.acting.Lock()
 	r.mu.Lock()
@@ -261,6 +295,9 @@ func (r *router) quiesce(ctx context.Context, id volume.ID) (done func(), err er
 	}
 	r.mu.Unlock()
 	pctx, cancel := context.WithTimeout(ctx, proxyTimeout)
+	if len(routes) > 0 {
+		paused = time.Now()
+	}
 	for _, rt := range routes {
 		if err = r.proxy.Pause(pctx, routeID(rt.Route), 0); err != nil && !errors.Is(err, proxy.ErrNoRoute) {
 			err = fmt.Errorf("the route on port %d cannot be paused: %w", rt.Listen, err)
@@ -287,9 +324,9 @@ func (r *router) quiesce(ctx context.Context, id volume.ID) (done func(), err er
 	if err != nil {
 		r.goOn(ctx, routes)
 		done()
-		return nil, err
+		return paused, nil, err
 	}
-	return done, nil
+	return paused, done, nil
 }
 
 // quiet waits for all of these routes. Those that say so are cut when their time is over.

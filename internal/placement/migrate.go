@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -66,6 +67,9 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 		if starting := v.starting(vol); len(starting) > 0 {
 			return doing("on %s, where container %s is starting", v.name(m.To), starting[0].Name)
 		}
+		if v.opening(vol) {
+			return doing("on %s, where the clients of its routes are about to go on", v.name(m.To))
+		}
 		return end("")
 	}
 	n := v.Node(vol.Placement.Primary)
@@ -87,11 +91,21 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 		s.cmds = p.adds
 	default:
 		for _, other := range p.here {
-			s.cmds = append(s.cmds, state.BeginHandoff{ID: other.ID, Epoch: other.Epoch, To: m.To, Attempt: attempt, Follow: len(p.Containers) > 0})
+			s.cmds = append(s.cmds, state.BeginHandoff{ID: other.ID, Epoch: other.Epoch, To: m.To, Attempt: attempt, Follow: len(p.Containers) > 0, MaxPause: m.MaxPause})
 		}
 		s.Doing = "moving to " + v.name(m.To)
 	}
 	return s
+}
+
+// openLimit is how long the end of a migration waits for the routes: they open without it,
+// but how long the clients waited belongs to what is told of it.
+const openLimit = 15 * time.Second
+
+// opening: the routes of a volume that was handed over do not lead to its containers yet.
+func (v *View) opening(vol *state.Volume) bool {
+	m := vol.Moved
+	return m != nil && m.Times.Held > 0 && m.Opened.IsZero() && v.Now.Sub(m.At).Abs() < openLimit
 }
 
 // migrationPlan is what a migration would do next from where the volume is.
@@ -115,6 +129,20 @@ func CanMigrate(v *View, vol *state.Volume, to volume.NodeID) (Migration, error)
 	}
 	p.Volume = vol
 	return p.Migration, nil
+}
+
+// PredictPause is how long clients would wait for a migration besides the stop and the start
+// of the containers: for the slowest of the last copies. 0: not known.
+func PredictPause(v *View, vol *state.Volume, to volume.NodeID) (wait time.Duration) {
+	here, _ := v.company(vol, vol.Placement.Primary).here(vol.Placement.Primary)
+	for _, other := range here {
+		took := v.link(other, to).LastIncrement
+		if took == 0 {
+			return 0
+		}
+		wait = max(wait, took)
+	}
+	return wait
 }
 
 // MigrationTarget is the node that a volume, and what runs on it, is best migrated to

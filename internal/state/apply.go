@@ -70,6 +70,8 @@ func (t *txn) apply(c Command) Result {
 		return t.beginHandoff(c)
 	case CommitHandoff:
 		return t.commitHandoff(c)
+	case OpenRoutes:
+		return t.openRoutes(c)
 	case AbortHandoff:
 		return t.abort(c.ID, c.Epoch, c.Attempt, c.Reason, PhaseMoving, "volume.move-refused")
 	case StartMigration:
@@ -446,7 +448,7 @@ func (t *txn) beginHandoff(c BeginHandoff) Result {
 		return failed(volume.CodeConflict, "volume %q has no containers that are to go back to %s", v.Name, t.s.NodeName(c.To))
 	}
 	v.Phase = PhaseMoving
-	v.Pending = &Pending{Attempt: c.Attempt, To: c.To, Follow: c.Follow || c.Back != "", Back: c.Back, Began: t.at}
+	v.Pending = &Pending{Attempt: c.Attempt, To: c.To, Follow: c.Follow || c.Back != "", Back: c.Back, Began: t.at, MaxPause: c.MaxPause}
 	t.putVolume(v)
 	return Result{Volume: v.ID}
 }
@@ -473,7 +475,7 @@ func (t *txn) commitHandoff(c CommitHandoff) Result {
 			v.LastRefusal.Attempt = was.Attempt
 		}
 	case p.Follow:
-		v.Moved = &Moved{From: from, Attempt: p.Attempt, Began: p.Began, At: t.at}
+		v.Moved = &Moved{From: from, Attempt: p.Attempt, Began: p.Began, At: t.at, Times: c.Times}
 	}
 	t.putVolume(v)
 	if !p.Follow {

@@ -124,6 +124,9 @@ type (
 		// Back undoes a handoff whose containers do not start: To is where they ran, and
 		// they are started there again. It is why, and what its refusal says afterwards.
 		Back string `json:"back,omitempty"`
+		// MaxPause is what clients may wait for besides the stop and start of containers, by
+		// what is predicted: above it nothing is stopped. 0: as long as it takes.
+		MaxPause time.Duration `json:"max_pause,omitempty"`
 	}
 	// CommitHandoff changes the primary. Only the old primary proposes it, after it
 	// has unmounted the volume and To has acknowledged the final snapshot.
@@ -132,6 +135,16 @@ type (
 		Epoch   volume.Epoch    `json:"epoch"`
 		Attempt string          `json:"attempt"`
 		Final   volume.Position `json:"final"`
+		// Times are what it took so far.
+		Times MoveTimes `json:"times,omitzero"`
+	}
+	// OpenRoutes says that the clients of a volume's routes go on where it was moved to with
+	// its containers. Only the new primary proposes it. They have gone on for Ago by then, by
+	// its own clock.
+	OpenRoutes struct {
+		ID    volume.ID     `json:"id"`
+		Epoch volume.Epoch  `json:"epoch"`
+		Ago   time.Duration `json:"ago,omitempty"`
 	}
 	// AbortHandoff keeps the volume where it is. Anybody may propose it.
 	AbortHandoff struct {
@@ -206,6 +219,7 @@ func (UpdateSpec) kind() string    { return "update-spec" }
 func (SetReplicas) kind() string   { return "set-replicas" }
 func (BeginHandoff) kind() string  { return "begin-handoff" }
 func (CommitHandoff) kind() string { return "commit-handoff" }
+func (OpenRoutes) kind() string    { return "open-routes" }
 func (AbortHandoff) kind() string  { return "abort-handoff" }
 func (BeginDelete) kind() string   { return "begin-delete" }
 func (CommitDelete) kind() string  { return "commit-delete" }
@@ -229,6 +243,7 @@ var decoders = map[string]func([]byte) (Command, error){
 	"set-replicas":    decode[SetReplicas],
 	"begin-handoff":   decode[BeginHandoff],
 	"commit-handoff":  decode[CommitHandoff],
+	"open-routes":     decode[OpenRoutes],
 	"abort-handoff":   decode[AbortHandoff],
 	"begin-delete":    decode[BeginDelete],
 	"commit-delete":   decode[CommitDelete],

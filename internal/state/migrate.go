@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -18,6 +19,8 @@ type (
 		ID      volume.ID     `json:"id"`
 		To      volume.NodeID `json:"to"`
 		Attempt string        `json:"attempt"`
+		// MaxPause, see BeginHandoff.
+		MaxPause time.Duration `json:"max_pause,omitempty"`
 	}
 	// EndMigration ends one: To is the primary and runs what followed, or, with a Reason,
 	// it is given up, and with it a handoff that has not been committed.
@@ -58,7 +61,7 @@ func (t *txn) startMigration(c StartMigration) Result {
 		return failed(volume.CodeInvalid, "volume %q: a migration needs a name", v.Name)
 	}
 	next := *v
-	next.Migration = &Migration{To: c.To, From: v.Placement.Primary, Attempt: c.Attempt, Began: t.at}
+	next.Migration = &Migration{To: c.To, From: v.Placement.Primary, Attempt: c.Attempt, Began: t.at, MaxPause: c.MaxPause}
 	t.putVolume(next)
 	t.event(Event{Kind: "volume.migrating", Volume: v.ID, Name: v.Name, Node: c.To,
 		Message: fmt.Sprintf("volume %s is to go from %s to %s", v.Name, t.s.NodeName(v.Placement.Primary), t.s.NodeName(c.To))})
@@ -86,6 +89,29 @@ func (t *txn) endMigration(c EndMigration) Result {
 	return Result{Volume: v.ID}
 }
 
+func (t *txn) openRoutes(c OpenRoutes) Result {
+	v, bad := t.at1(c.ID, c.Epoch)
+	if bad != nil {
+		return *bad
+	}
+	m := v.Moved
+	if m == nil || m.Times.Held == 0 || !m.Opened.IsZero() {
+		return Result{Volume: v.ID} // told already
+	}
+	moved := *m
+	moved.Opened = t.at.Add(-max(c.Ago, 0))
+	v.Moved = &moved
+	if last := v.LastMigration; last != nil && last.Reason == "" && moved.Attempt == MigrateAttempt+last.Attempt {
+		ended := *last
+		ended.Paused = moved.Paused()
+		v.LastMigration = &ended
+	}
+	t.putVolume(v)
+	t.event(Event{Kind: "volume.routes-open", Volume: v.ID, Name: v.Name, Node: v.Placement.Primary,
+		Message: fmt.Sprintf("volume %s: the clients of its routes go on on %s; they waited for %.2f s", v.Name, t.s.NodeName(v.Placement.Primary), moved.Paused().Seconds())})
+	return Result{Volume: v.ID}
+}
+
 // overMigration ends a volume's migration, if there is one, and tells how: with a reason,
 // in vain. The caller stores the volume.
 func (t *txn) overMigration(v *Volume, reason string) {
@@ -95,7 +121,7 @@ func (t *txn) overMigration(v *Volume, reason string) {
 	}
 	v.Migration, v.LastMigration = nil, &EndedMigration{Migration: *m, Reason: reason, At: t.at}
 	if v.Moved != nil && v.Moved.Attempt == MigrateAttempt+m.Attempt && reason == "" {
-		v.LastMigration.Stopped = v.Moved.Began
+		v.LastMigration.Stopped, v.LastMigration.Times, v.LastMigration.Paused = v.Moved.Began, v.Moved.Times, v.Moved.Paused()
 	}
 	kind, text := "volume.migrated", fmt.Sprintf("volume %s was migrated from %s to %s", v.Name, t.s.NodeName(m.From), t.s.NodeName(m.To))
 	if reason != "" {

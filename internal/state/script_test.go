@@ -253,7 +253,10 @@ func (sc *script) do(words []string) string {
 	case "move":
 		c = BeginHandoff{ID: id, Epoch: epoch, To: nodeID(opt["to"]), Attempt: opt["try"], Follow: opt["follow"] != "", Back: opt["back"]}
 	case "commit-move":
-		c = CommitHandoff{ID: id, Epoch: epoch, Attempt: opt["try"], Final: volume.Position{Epoch: epoch, Seq: 1, GUID: 7}}
+		c = CommitHandoff{ID: id, Epoch: epoch, Attempt: opt["try"], Final: volume.Position{Epoch: epoch, Seq: 1, GUID: 7},
+			Times: MoveTimes{Held: span(opt["held"])}}
+	case "open-routes":
+		c = OpenRoutes{ID: id, Epoch: epoch, Ago: span(opt["ago"])}
 	case "abort-move":
 		c = AbortHandoff{ID: id, Epoch: epoch, Attempt: opt["try"], Reason: reason}
 	case "migrate":
@@ -626,4 +629,13 @@ func (sc *script) show(only []string) string {
 		fmt.Fprintf(&b, "event %s: %s\n", e.Kind, e.Message)
 	}
 	return b.String()
+}
+
+// span of a script; "" is none.
+func span(text string) time.Duration {
+	d, err := time.ParseDuration(text)
+	if text != "" && err != nil {
+		panic(err)
+	}
+	return d
 }

@@ -185,6 +185,19 @@ type Pending struct {
 	// Back, of a move, is why the last one is undone; "" for one that is no return.
 	Back  string    `json:"back,omitempty"`
 	Began time.Time `json:"began"`
+	// MaxPause, of a move, see BeginHandoff.
+	MaxPause time.Duration `json:"max_pause,omitempty"`
+}
+
+// MoveTimes are how long the parts of a move with containers took at the old primary, by
+// its own clock.
+type MoveTimes struct {
+	Park    time.Duration `json:"park,omitempty"`    // until all clients of the routes were at a quiet point
+	Stop    time.Duration `json:"stop,omitempty"`    // of the containers
+	Unmount time.Duration `json:"unmount,omitempty"` // of the volume
+	Copy    time.Duration `json:"copy,omitempty"`    // of what was written last
+	// Held is all of it: from when the routes were paused; 0: there was none.
+	Held time.Duration `json:"held,omitempty"`
 }
 
 // Migration is an operator's wish that a volume, and what runs on it, be on another node.
@@ -193,6 +206,8 @@ type Migration struct {
 	To      volume.NodeID `json:"to"`
 	Attempt string        `json:"attempt"`
 	Began   time.Time     `json:"began"`
+	// MaxPause, see BeginHandoff.
+	MaxPause time.Duration `json:"max_pause,omitempty"`
 }
 
 // EndedMigration is one that is over.
@@ -204,6 +219,10 @@ type EndedMigration struct {
 	// Stopped is when the primary was told to stop the containers that went along; zero
 	// when there were none.
 	Stopped time.Time `json:"stopped,omitzero"`
+	// Paused is how long the clients of its routes waited; 0: there were none, or it is not
+	// known. Times are what it consisted of, but for what came after the last copy.
+	Paused time.Duration `json:"paused,omitempty"`
+	Times  MoveTimes     `json:"times,omitzero"`
 }
 
 // Moved is a handoff with which containers went along.
@@ -212,6 +231,19 @@ type Moved struct {
 	Attempt string        `json:"attempt"`
 	Began   time.Time     `json:"began,omitzero"` // the primary was told to stop them
 	At      time.Time     `json:"at"`
+	Times   MoveTimes     `json:"times,omitzero"`
+	// Opened is when the clients of its routes went on; zero: not yet.
+	Opened time.Time `json:"opened,omitzero"`
+}
+
+// Paused is how long the clients of the routes have waited for a move; 0 while they wait,
+// and without routes. It is by the leader's clock at the handoff and at the end: what others
+// measured are lengths only.
+func (m *Moved) Paused() time.Duration {
+	if m == nil || m.Opened.IsZero() || m.Times.Held == 0 {
+		return 0
+	}
+	return max(m.Opened.Sub(m.At.Add(-m.Times.Held)), m.Times.Held)
 }
 
 // Refusal ends an attempt without its effect.

@@ -144,6 +144,8 @@ type LinkStatus struct {
 	SentBytes  int64     `json:"sent_bytes,omitempty"`
 	TotalBytes int64     `json:"total_bytes,omitempty"`
 	Rate       int64     `json:"rate,omitempty"`
+	// LastIncrement is how long the newest increment took until it was acknowledged; 0: there was none since the link began.
+	LastIncrement time.Duration `json:"last_increment,omitempty"`
 	// Limit is the bandwidth this link may use, in bytes a second; 0: all there is.
 	Limit int64 `json:"limit,omitempty"`
 	// Streamed counts all bytes sent since the link began.
