@@ -378,7 +378,8 @@ func (e *edge) status(s *RouteStatus) {
 	switch {
 	case e.unbound != nil:
 		s.Problem = fmt.Sprintf("nobody is served on port %d of this node: %v", e.route.Listen, e.unbound)
-	case e.wanted && e.line == nil && e.lost != nil:
+	case e.wanted && e.line == nil && e.lost != nil && !errors.As(e.lost, new(*movedError)):
+		// What a move has changed is told in a moment, to whomever it is not yet.
 		s.Problem = fmt.Sprintf("node %s, which owns the route, is not reached: %v", e.to.Owner, e.lost)
 	}
 }

@@ -622,3 +622,46 @@ func TestEdgeAnnounces(t *testing.T) {
 		}
 	}
 }
+
+// A node whose clients have heard from the last owner that it is the new one, before its
+// own flockd has said so, has no problem: they wait, and go on once it is told.
+func TestEdgeIsAheadOfItsDoor(t *testing.T) {
+	c := newCluster(t, 2)
+	r := Route{ID: "r", Listen: freePort(t), Mode: Redis}
+	c.route(r, 0, 1, "")
+	conn, err := net.Dial("tcp", c.addrOf(1, r))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := io.WriteString(conn, "PING\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the client waits for the server", func() bool { return c.status(0, "r").Nodes == 1 })
+	c.route(r, 1, 2, "", 0)
+	eventually(t, "its node has heard of the move", func() bool { return c.status(1, "r").Epoch == 2 })
+	e := c.nodes[1].edges["r"]
+	eventually(t, "its own door knows nothing of it", func() bool {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return e.lost != nil && e.line == nil
+	})
+	if s := c.status(1, "r"); s.Problem != "" || s.Held != 1 {
+		t.Errorf("it says %+v", s)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	c.route(r, 1, 2, l.Addr().String())
+	eventually(t, "the server hears the client", func() bool {
+		server, err := l.Accept() // it may be connected to more than once
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = server.Close() }()
+		s, err := bufio.NewReader(server).ReadString('\n')
+		return err == nil && s == "PING\r\n"
+	})
+}
