@@ -161,7 +161,7 @@ func (a *asker) run(ctx context.Context, t *tally) error {
 		}
 		// An emulated machine has other work to do, too.
 		select {
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
 		}
 	}

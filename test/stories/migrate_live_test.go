@@ -106,6 +106,7 @@ func again(command string, does int) string {
 while [ ! -e %[1]s ]; do
 	out=$(%[2]s 2>&1) || { echo "error: $(tail -n3 <<<"$out")"; exit 1; }
 	n=$((n+%[3]d)); echo $n
+	sleep 0.5 # an emulated machine has other work to do, too
 done`, stopFile, command, does)
 }
 
@@ -378,7 +379,7 @@ func TestMigrateLivePostgres(t *testing.T) {
 		}
 		l.ask(l.n3, "psql", fmt.Sprintf(`n=0
 while [ ! -e %s ]; do
-	n=$((n+1)); echo "insert into rows values ($n, repeat(md5('$n'), 8)) returning id; select from pg_sleep(0.02);"
+	n=$((n+1)); echo "insert into rows values ($n, repeat(md5('$n'), 8)) returning id; select from pg_sleep(0.1);"
 done | %s -v ON_ERROR_STOP=1 2>&1 | grep --line-buffered .
 [ ${PIPESTATUS[1]} = 0 ] || echo "error: psql has ended"`, stopFile, psql(l.n3)))
 		l.progress(each)
