@@ -128,6 +128,9 @@ type Config struct {
 	// StopFollowing stops the containers that go along with a volume, before it is given
 	// up; nil: none can be stopped.
 	StopFollowing func(context.Context, volume.ID) (Stopped, error)
+	// Moved is told how each move with containers away from this node ended: moved, or
+	// refused; nil: nobody is.
+	Moved func(result string, times state.MoveTimes)
 	// Lease is this node's right to write; nil: it always may.
 	Lease Lease
 	// Poll is how often the disk is looked at without a reason; 0: 5 s.
@@ -160,6 +163,7 @@ type Agent struct {
 	peers         Peers
 	prepareStop   func(context.Context, volume.ID) error
 	stopFollowing func(context.Context, volume.ID) (Stopped, error)
+	moved         func(string, state.MoveTimes)
 	clock         func() time.Time
 	lease         Lease
 	log           *slog.Logger
@@ -218,7 +222,7 @@ func New(c Config) *Agent {
 	}
 	return &Agent{
 		self: c.Self, version: c.Version, bootID: c.BootID, layout: c.Layout, cluster: c.Cluster,
-		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, prepareStop: c.PrepareStop, stopFollowing: c.StopFollowing,
+		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, prepareStop: c.PrepareStop, stopFollowing: c.StopFollowing, moved: c.Moved,
 		clock: c.Clock, lease: c.Lease, log: c.Log, poll: c.Poll, listed: c.Listed,
 		fresh: make(chan struct{}), wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{}, logged: map[volume.ID]bool{}, made: map[volume.ID]made{},

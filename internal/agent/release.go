@@ -80,7 +80,13 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	if v == nil || v.Phase != state.PhaseMoving || v.Placement.Primary != a.self {
 		return nil // over already
 	}
+	ended := func(result string, times state.MoveTimes) {
+		if v.Pending.Follow && a.moved != nil {
+			a.moved(result, times)
+		}
+	}
 	refuse := func(reason string) error {
+		ended("refused", state.MoveTimes{})
 		return a.propose(ctx, state.AbortHandoff{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Reason: reason})
 	}
 	pending := func(s *state.State) bool {
@@ -139,6 +145,9 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 		// The target has lost its lease meanwhile, say. Repeated, this would take a final
 		// copy and be refused again and again; an attempt that is over already stays so.
 		return refuse(res.Err.Message)
+	}
+	if err == nil {
+		ended("moved", times)
 	}
 	return err
 }

@@ -120,7 +120,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		prepareStop, stopFollowing = m.follow.prepare, m.follow.stopFor
 	}
 	m.agent = agent.New(agent.Config{
-		PrepareStop: prepareStop, StopFollowing: stopFollowing,
+		PrepareStop: prepareStop, StopFollowing: stopFollowing, Moved: p.Metrics.moved,
 		Self: m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,
 		Cluster: agentCluster{m}, ZFS: p.ZFS, Files: p.Files, Use: m.use, Repl: m.repl, Log: m.log, Poll: p.Timers.Poll,
 		Listed: seen.newest, Peers: peers{m}, Clock: m.cautiousClock, Lease: m.tenure,

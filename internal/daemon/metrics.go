@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"cmp"
+	"context"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/plugin"
+	"github.com/flocker-io/flocker/proxy"
 	"github.com/flocker-io/flocker/replicate"
 )
 
@@ -39,6 +42,9 @@ type Metrics struct {
 	cmdTime   *prometheus.HistogramVec
 	beats     *prometheus.CounterVec
 	fences    *prometheus.CounterVec
+	moves     *prometheus.CounterVec
+	phases    *prometheus.HistogramVec
+	pauses    *prometheus.HistogramVec
 }
 
 // Metric describes one metric for people.
@@ -69,6 +75,12 @@ func NewMetrics(version string) *Metrics {
 	for _, result := range fenceResults {
 		m.fences.WithLabelValues(result)
 	}
+	m.moves = m.counter("flocker_moves_total", "Moves of volumes with containers away from this node, by result: moved, refused (nothing was moved).", "result")
+	for _, result := range moveResults {
+		m.moves.WithLabelValues(result)
+	}
+	m.phases = m.histogram("flocker_move_phase_duration_seconds", "How long the parts of those moves took: park (until all clients of the routes were at a quiet point), stop (of the containers), unmount, copy (of what was written last); and on the node that a volume came to, start (until its server was open to clients).", "phase")
+	m.pauses = m.histogram("flocker_move_pause_seconds", "How long the clients of routes waited for moves to this node, from the pause at the old one until the server here was open to them.")
 
 	build := prometheus.NewGaugeVec(m.metric("gauge", "flocker_build_info", "Always 1; the version is the label.", "version"), []string{"version"})
 	build.WithLabelValues(version).Set(1)
@@ -76,6 +88,7 @@ func NewMetrics(version string) *Metrics {
 	// What has no labels is there from the start.
 	m.pruned.WithLabelValues()
 	m.aside.WithLabelValues()
+	m.pauses.WithLabelValues()
 	return m
 }
 
@@ -87,6 +100,30 @@ func (m *Metrics) metric(kind, name, help string, labels ...string) prometheus.G
 
 // fenceResults are there from the start, so that their first increase is seen.
 var fenceResults = []string{"stopped", "instead", "failed"}
+
+// moveResults are there from the start, as fenceResults are.
+var moveResults = []string{"moved", "refused"}
+
+// moved counts a move with containers away from this node by its result, with the times of
+// one that was made.
+func (m *Metrics) moved(result string, t state.MoveTimes) {
+	m.moves.WithLabelValues(result).Inc()
+	if result != "moved" {
+		return
+	}
+	if t.Held > 0 {
+		m.phases.WithLabelValues("park").Observe(t.Park.Seconds())
+	}
+	m.phases.WithLabelValues("stop").Observe(t.Stop.Seconds())
+	m.phases.WithLabelValues("unmount").Observe(t.Unmount.Seconds())
+	m.phases.WithLabelValues("copy").Observe(t.Copy.Seconds())
+}
+
+// opened counts a move to this node whose clients go on.
+func (m *Metrics) opened(pause time.Duration, t state.MoveTimes) {
+	m.pauses.WithLabelValues().Observe(pause.Seconds())
+	m.phases.WithLabelValues("start").Observe(max(pause-t.Held, 0).Seconds())
+}
 
 // fence counts one by its result.
 func (m *Metrics) fence(result string) { m.fences.WithLabelValues(result).Inc() }
@@ -213,7 +250,13 @@ var (
 	safetyGauge    = newGauge("flocker_fencer_safety", "1 for how surely this node's writers are stopped: watchdog, sysrq, software, or none when no fencer runs; 0 for the others.", "level")
 	failoverGauge  = newGauge("flocker_failover_automatic", "1 while volumes of a lost node are taken over by themselves.")
 
-	gauges = []gauge{leaseHeldGauge, leaseLeftGauge, safetyGauge, failoverGauge,
+	connectionsGauge = newGauge("flocker_route_connections", "Connections of clients to this node's listening port of a route.", "port", "mode")
+	parkedGauge      = newGauge("flocker_route_parked", "Those of them that have no connection to the server, and need none before they ask for something.", "port", "mode")
+	waitingGauge     = newGauge("flocker_route_waiting", "Those of them whose request is held now: the route is paused, or its server is not there.", "port", "mode")
+	pinnedGauge      = newGauge("flocker_route_pinned", "Those of them that cannot be moved.", "port", "mode")
+	pausedGauge      = newGauge("flocker_route_paused", "1 while a route is paused on this node.", "port", "mode")
+
+	gauges = []gauge{connectionsGauge, parkedGauge, waitingGauge, pinnedGauge, pausedGauge, leaseHeldGauge, leaseLeftGauge, safetyGauge, failoverGauge,
 		leaderGauge, quorumGauge, appliedGauge, poolSizeGauge, poolFreeGauge, copySnapsGauge, asidesGauge, asideGauge,
 		healthGauge, usedGauge, linksGauge, lagGauge, lagBytesGauge, successGauge, rateGauge, limitGauge, streamedTotal}
 )
@@ -238,6 +281,31 @@ func (n nodeGauges) Collect(ch chan<- prometheus.Metric) {
 	m.view().measure(m.self, quorum && leader == m.self, quorum, func(g gauge, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(g.desc, g.of, v, labels...)
 	})
+	if m.router == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	if st, err := m.router.proxy.Status(ctx); err == nil { // else they are absent, and status says why
+		measureRoutes(st, func(g gauge, v float64, labels ...string) {
+			ch <- prometheus.MustNewConstMetric(g.desc, g.of, v, labels...)
+		})
+	}
+}
+
+// scrapeTimeout bounds what is asked of others while somebody reads the metrics.
+const scrapeTimeout = time.Second
+
+// measureRoutes gives the value of every gauge of routes.
+func measureRoutes(st proxy.Status, set func(g gauge, v float64, labels ...string)) {
+	for _, r := range st.Routes {
+		labels := []string{strconv.Itoa(int(r.Listen)), string(r.Mode)}
+		set(connectionsGauge, float64(r.Sessions), labels...)
+		set(parkedGauge, float64(r.Parked), labels...)
+		set(waitingGauge, float64(r.Held), labels...)
+		set(pinnedGauge, float64(len(r.Pinned)), labels...)
+		set(pausedGauge, flag(!r.Paused.IsZero()), labels...)
+	}
 }
 
 // measure gives the value of every gauge on the node self.

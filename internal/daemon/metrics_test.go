@@ -12,6 +12,7 @@ import (
 
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/proxy"
 	"github.com/flocker-io/flocker/replicate"
 )
 
@@ -105,12 +106,14 @@ func TestGauges(t *testing.T) {
 	}
 	v := view{state: s, stale: 10 * time.Second, heard: func(id volume.NodeID) (heard, bool) { return heard{Report: rep}, id == self }}
 	got := map[string]float64{}
-	v.measure(self, true, true, func(g gauge, value float64, labels ...string) {
+	set := func(g gauge, value float64, labels ...string) {
 		if len(labels) != len(g.Labels) {
 			t.Errorf("%s has labels %q, want %q", g.Name, labels, g.Labels)
 		}
 		got[strings.Join(append([]string{g.Name}, labels...), " ")] = value
-	})
+	}
+	v.measure(self, true, true, set)
+	measureRoutes(proxy.Status{Routes: []proxy.RouteStatus{{Listen: 80, Mode: proxy.HTTP, Sessions: 5, Parked: 4, Held: 3, Pinned: make([]proxy.Session, 2), Paused: now}}}, set)
 	want := map[string]float64{
 		"flocker_raft_leader": 1, "flocker_raft_quorum": 1, "flocker_raft_applied_index": float64(s.Index),
 		"flocker_pool_size_bytes tank": 100, "flocker_pool_free_bytes tank": 60, "flocker_asides": 2, "flocker_aside_bytes": 11,
@@ -123,6 +126,8 @@ func TestGauges(t *testing.T) {
 		"flocker_replica_last_success_timestamp_seconds pg n2": float64(now.Unix() - 3),
 		"flocker_replica_stream_bytes_per_second pg n2":        11, "flocker_replica_limit_bytes_per_second pg n2": 12,
 		"flocker_replica_streamed_bytes_total pg n2": 13,
+		"flocker_route_connections 80 http":          5, "flocker_route_parked 80 http": 4, "flocker_route_waiting 80 http": 3,
+		"flocker_route_pinned 80 http": 2, "flocker_route_paused 80 http": 1,
 	}
 	for name, value := range want {
 		if x, ok := got[name]; !ok || x != value {

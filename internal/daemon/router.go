@@ -45,6 +45,7 @@ type router struct {
 	proxy  proxy.Controller
 	probe  func(ctx context.Context, mode proxy.Mode, server string) error
 	port   string
+	opened func(pause time.Duration, times state.MoveTimes) // told of each move to this node
 	wake   chan struct{}
 	probes sync.WaitGroup
 
@@ -67,7 +68,7 @@ type router struct {
 
 func newRouter(m *member, p Parts) *router {
 	return &router{
-		m: m, proxy: p.Proxy, probe: p.Probe, port: p.ProxyPort, wake: make(chan struct{}, 1),
+		m: m, proxy: p.Proxy, probe: p.Probe, port: p.ProxyPort, opened: p.Metrics.opened, wake: make(chan struct{}, 1),
 		stopping: map[string]int{}, ready: map[string]string{}, probing: map[string]string{}, telling: map[volume.ID]volume.Epoch{},
 	}
 }
@@ -191,6 +192,7 @@ func (r *router) tell(ctx context.Context, v *state.Volume) {
 			// An answer, whatever it is, ends it: it is told, or the volume has moved on.
 			_, err := r.m.propose(ctx, state.OpenRoutes{ID: v.ID, Epoch: v.Epoch, Ago: time.Since(opened)})
 			if err == nil || volume.CodeOf(err) == volume.CodeDenied {
+				r.count(v)
 				break
 			}
 			pause(ctx, openRetry)
@@ -201,6 +203,14 @@ func (r *router) tell(ctx context.Context, v *state.Volume) {
 			delete(r.telling, v.ID)
 		}
 	})
+}
+
+// count has the metrics show how long the clients of a volume waited, once it is known.
+func (r *router) count(v *state.Volume) {
+	now := r.m.cluster.State().Volume(v.ID)
+	if now != nil && now.Epoch == v.Epoch && now.Moved != nil && now.Moved.Paused() > 0 {
+		r.opened(now.Moved.Paused(), now.Moved.Times)
+	}
 }
 
 // look lists the containers that may be servers. Only who owns routes asks the engine.
