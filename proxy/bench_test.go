@@ -72,6 +72,30 @@ func BenchmarkEdgeRelease(b *testing.B) {
 	})
 }
 
+// A quarter of a gigabyte from the server to a client.
+func BenchmarkEdgeBulk(b *testing.B) {
+	const size = 1 << 28
+	eachNode(b, func(b *testing.B, c *cluster, r Route, addr string) {
+		b.SetBytes(size)
+		spent := processorTime(b)
+		for b.Loop() {
+			conn, err := net.Dial("tcp", addr)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if _, err := conn.Write([]byte("much\n")); err != nil {
+				b.Fatal(err)
+			}
+			n, err := io.Copy(io.Discard, io.LimitReader(conn, size))
+			if err != nil || n != size {
+				b.Fatalf("%d bytes, %v", n, err)
+			}
+			_ = conn.Close()
+		}
+		b.ReportMetric(float64((processorTime(b)-spent).Milliseconds())/float64(b.N), "cpu-ms/op")
+	})
+}
+
 // eachNode has a route of two nodes measured, by its owner's address and by the other's.
 func eachNode(b *testing.B, measure func(b *testing.B, c *cluster, r Route, addr string)) {
 	for i, who := range []string{"owner", "other"} {
@@ -85,7 +109,8 @@ func eachNode(b *testing.B, measure func(b *testing.B, c *cluster, r Route, addr
 	}
 }
 
-// greeter is a server that says one word to everybody, and waits for its end.
+// greeter is a server that says one word to everybody, and to those that answer as much as
+// they hear.
 func greeter(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -102,7 +127,11 @@ func greeter(t testing.TB) string {
 			work.Go(func() {
 				defer func() { _ = conn.Close() }()
 				_, _ = io.WriteString(conn, "s\n")
-				_, _ = io.Copy(io.Discard, conn)
+				block := make([]byte, 256<<10)
+				_, err := conn.Read(block)
+				for err == nil {
+					_, err = conn.Write(block)
+				}
 			})
 		}
 	})

@@ -36,11 +36,10 @@ type carrier struct {
 	outMu   sync.Mutex // before those of streams
 	work    sync.Cond  // there is something to say
 	room    sync.Cond  // there may be room for more
-	pending []byte
-	spare   []byte
-	added   uint64 // bytes that were ever pending
-	sent    uint64 // of them, bytes that the kernel has
-	finish  bool   // close when all is said
+	pending []byte     // nil, or in one of outBuffers
+	added   uint64     // bytes that were ever pending
+	sent    uint64     // of them, bytes that the kernel has
+	finish  bool       // close when all is said
 	failed  error
 }
 
@@ -63,6 +62,12 @@ const (
 	maxStream    = 1<<32 - 1
 )
 
+// outBuffers have room for as much as may be pending, and some frames that do not wait.
+var outBuffers = sync.Pool{New: func() any {
+	b := make([]byte, 0, mostPending+chunkSize)
+	return &b
+}}
+
 var errFrame = errors.New("what another node's proxy sends on a carrier is not understood")
 
 func newCarrier(conn net.Conn, begun func(*stream)) *carrier {
@@ -71,7 +76,7 @@ func newCarrier(conn net.Conn, begun func(*stream)) *carrier {
 	// Bytes that wait in the kernel for those of another stream cannot be overtaken.
 	if raw := rawConn(below(conn)); raw != nil {
 		_ = raw.Control(func(fd uintptr) {
-			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, mostPending/2)
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, mostPending)
 		})
 	}
 	return c
@@ -187,6 +192,9 @@ func (c *carrier) push(kind frameKind, stream uint32, p []byte) {
 	if c.failed != nil {
 		return
 	}
+	if c.pending == nil {
+		c.pending = *outBuffers.Get().(*[]byte)
+	}
 	before := len(c.pending)
 	c.pending = appendFrame(c.pending, kind, stream, p)
 	c.added += uint64(len(c.pending) - before)
@@ -232,14 +240,13 @@ func (c *carrier) write() {
 			continue
 		}
 		out := c.pending
-		c.pending = c.spare[:0]
+		c.pending = nil
 		c.outMu.Unlock()
 		_, err := c.conn.Write(out)
 		c.outMu.Lock()
 		c.sent += uint64(len(out))
-		c.spare = nil
-		if cap(out) <= 2*chunkSize {
-			c.spare = out
+		if out = out[:0]; cap(out) == mostPending+chunkSize {
+			outBuffers.Put(&out)
 		}
 		c.room.Broadcast()
 		if err != nil {

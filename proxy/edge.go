@@ -91,8 +91,10 @@ func (e *edge) learn(p place, config bool) {
 // serve accepts clients until ctx ends, or until closed, and serves them to their end.
 func (e *edge) serve(ctx context.Context, closed <-chan struct{}) {
 	for {
-		l, err := e.node.listen(e.route.Listen)
-		e.setUnbound(err)
+		l, err := e.node.listen(e.route.Listen, closed)
+		if !errors.Is(err, net.ErrClosed) {
+			e.setUnbound(err)
+		}
 		if err == nil {
 			over := make(chan struct{})
 			var closes sync.WaitGroup

@@ -324,11 +324,17 @@ func (n *Node) carry(to place, use func(*carrier)) error {
 	return nil
 }
 
-// listen returns the listener of a port, which an older process may have had.
-func (n *Node) listen(port uint16) (net.Listener, error) {
+// listen returns the listener of a port, which an older process or edge may have had. One
+// who is closed before gets none: it is the next one's.
+func (n *Node) listen(port uint16, closed <-chan struct{}) (net.Listener, error) {
 	name := fmt.Sprint(port)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	select {
+	case <-closed:
+		return nil, net.ErrClosed
+	default:
+	}
 	l := n.inherited[name]
 	delete(n.inherited, name)
 	if l == nil {
@@ -355,8 +361,8 @@ func (n *Node) unlisten(port uint16, l net.Listener) {
 func (n *Node) pass(port uint16) error {
 	name := fmt.Sprint(port)
 	l, ok := n.listeners[name].(*net.TCPListener)
-	if !ok {
-		return nil // nobody does
+	if !ok || n.inherited[name] != nil {
+		return nil // nobody does, or who was to take it has not come to it yet
 	}
 	f, err := l.File()
 	if err == nil {
