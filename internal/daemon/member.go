@@ -517,8 +517,9 @@ func isNotLeader(err error) bool {
 
 // commit proposes on this node, which leads.
 func (m *member) commit(ctx context.Context, request string, c state.Command) (state.Result, error) {
-	if who := m.unaware(); who != "" && tellsOfRoutes(c) {
-		return state.Result{}, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that knows no routes", who).WithHint("upgrade flocker there first")
+	c, err := m.understood(c)
+	if err != nil {
+		return state.Result{}, err
 	}
 	res, err := m.cluster.Propose(ctx, state.Envelope{Request: request, At: m.now(), Command: c})
 	if err != nil {
@@ -546,10 +547,14 @@ func (m *member) asOperator(ctx context.Context, c state.Command) error {
 // propose commits a command wherever the leader is. It returns once this node has
 // applied it.
 func (m *member) propose(ctx context.Context, c state.Command) (state.Result, error) {
+	c, err := m.understood(c)
+	if err != nil {
+		return state.Result{}, err
+	}
 	env := state.Envelope{Request: newRequest(), At: m.now(), Command: c}
 	var res state.Result
 	var index uint64
-	err := m.onLeader(ctx, func(ctx context.Context, leader *api.Client) (err error) {
+	err = m.onLeader(ctx, func(ctx context.Context, leader *api.Client) (err error) {
 		if leader == nil {
 			res, index, err = m.proposeHere(ctx, env)
 			return err

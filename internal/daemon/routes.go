@@ -290,18 +290,43 @@ func (m *member) migrationNotes(ctx context.Context, v *state.Volume, containers
 	return notes
 }
 
-// tellsOfRoutes says that a version before routes would not understand a command, and would
-// have to stop. What a container asks for is left out before.
-func tellsOfRoutes(c state.Command) bool {
+// understood is a command as every node that is heard of can take it: one of a version
+// before routes stops at whatever it does not know, as it has to.
+func (m *member) understood(c state.Command) (state.Command, error) {
+	who := m.unaware()
+	if who == "" {
+		return c, nil
+	}
+	c, ok := forOlder(c)
+	if !ok {
+		return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that knows no routes", who).WithHint("upgrade flocker there first")
+	}
+	return c, nil
+}
+
+// forOlder is a command without what that version does not know; ok is false when it makes
+// no sense without that. What a container asks for is left out before.
+func forOlder(c state.Command) (out state.Command, ok bool) {
 	switch c := c.(type) {
 	case state.CreateVolume:
-		return len(c.Spec.Ports) > 0
+		return c, len(c.Spec.Ports) == 0
 	case state.UpdateSpec:
-		return len(c.Spec.Ports) > 0
-	case state.PauseRoute:
-		return true
+		return c, len(c.Spec.Ports) == 0
+	case state.PauseRoute, state.OpenRoutes:
+		return c, false
+	case state.Tell:
+		return c, c.Kind != state.VolumeHook
+	case state.StartMigration:
+		c.MaxPause = 0
+		return c, true
+	case state.BeginHandoff:
+		c.MaxPause = 0
+		return c, true
+	case state.CommitHandoff:
+		c.Times = state.MoveTimes{}
+		return c, true
 	}
-	return false
+	return c, true
 }
 
 func (m *member) unaware() string { return unaware(m.cluster.State(), m.reports.All(m.now()), m.self) }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -94,16 +95,19 @@ func TestUnaware(t *testing.T) {
 		}
 	}
 	routed := volume.Spec{Ports: []volume.Route{{Listen: 80, Port: 80, Mode: volume.RouteHTTP}}}
-	for _, tt := range []struct {
-		c    state.Command
-		want bool
-	}{
-		{state.CreateVolume{}, false}, {state.CreateVolume{Spec: routed}, true},
-		{state.UpdateSpec{}, false}, {state.UpdateSpec{Spec: routed}, true},
-		{state.PauseRoute{}, true}, {state.BeginHandoff{}, false},
+	times := state.MoveTimes{Held: time.Second}
+	for _, tt := range []struct{ c, want state.Command }{
+		{state.CreateVolume{}, state.CreateVolume{}}, {state.CreateVolume{Spec: routed}, nil},
+		{state.UpdateSpec{}, state.UpdateSpec{}}, {state.UpdateSpec{Spec: routed}, nil},
+		{state.PauseRoute{}, nil}, {state.OpenRoutes{}, nil},
+		{state.Tell{Kind: state.VolumeDiffers}, state.Tell{Kind: state.VolumeDiffers}}, {state.Tell{Kind: state.VolumeHook}, nil},
+		{state.StartMigration{To: "n2", MaxPause: 1}, state.StartMigration{To: "n2"}},
+		{state.BeginHandoff{To: "n2", MaxPause: 1}, state.BeginHandoff{To: "n2"}},
+		{state.CommitHandoff{Epoch: 3, Times: times}, state.CommitHandoff{Epoch: 3}},
 	} {
-		if got := tellsOfRoutes(tt.c); got != tt.want {
-			t.Errorf("%#v tells of routes: got %v", tt.c, got)
+		got, ok := forOlder(tt.c)
+		if ok != (tt.want != nil) || ok && !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%#v for an older node: got %#v, %v; want %#v", tt.c, got, ok, tt.want)
 		}
 	}
 }
