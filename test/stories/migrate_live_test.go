@@ -149,7 +149,7 @@ func (l *live) move(to *lab.Node) {
 		a.slowest()
 	}
 	begin := time.Now()
-	done, err := lab.Ask[api.Migration](to, "migrate", l.volume, to.Name)
+	done, err := lab.Ask[api.Migration](to, "migrate", "--max-pause", "1m", l.volume, to.Name) // as long as a request may wait with the lab's timers
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -371,11 +371,11 @@ func TestMigrateLivePostgres(t *testing.T) {
 		}
 		l.n2.Sh(fmt.Sprintf("pgbench -i -q -s 1 -U postgres -h %s -p %s postgres", l.n2.Addr(), l.port))
 	})
-	const each = 50
+	const each = 20
 	l.Step("clients on every node commit", func() {
 		for i, n := range l.Nodes() {
 			mode := []string{"simple", "extended", "prepared"}[i]
-			l.ask(n, "pgbench "+mode, again(fmt.Sprintf("pgbench -n -c 2 -t %d -M %s -U postgres -h %s -p %s postgres", each/2, mode, n.Addr(), l.port), each))
+			l.ask(n, "pgbench "+mode, again(fmt.Sprintf("pgbench -n -c 2 -R 5 -t %d -M %s -U postgres -h %s -p %s postgres", each/2, mode, n.Addr(), l.port), each))
 		}
 		l.ask(l.n3, "psql", fmt.Sprintf(`n=0
 while [ ! -e %s ]; do
