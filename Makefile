@@ -79,6 +79,7 @@ fuzz: ## every fuzz target for FUZZTIME (5s)
 .PHONY: bench
 bench: ## Go benchmarks, then flocker beside other ways to replicate, on the lab; the result is recorded in docs/BENCHMARKS.md
 	go test -tags $(TAGS) -run '^$$' -bench . -benchmem $(packages)
+	scripts/bench proxy
 	scripts/bench
 
 # ---- with the lab: real virtual machines, OpenZFS and Docker
