@@ -61,11 +61,12 @@ func (h *hooks) stopping(name string) {
 	}
 }
 
-// datasetUnder is that of the first volume of a container that follows; "" for none.
+// datasetUnder is that of the volume of a container that follows; "" for none, and for
+// several: each of these is copied ahead for itself, and the first one stops the container.
 func (w *World) datasetUnder(name string) string {
 	for _, s := range w.states() {
 		for c := range s.Containers() {
-			if c.Name == name && len(c.Volumes) > 0 {
+			if c.Name == name && len(c.Volumes) == 1 {
 				return datasetOf(c.Volumes[0].ID)
 			}
 		}
