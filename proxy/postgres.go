@@ -37,6 +37,7 @@ type pgFramer struct {
 	words   pgWords
 	asked   bool // the question that is being answered is still of use
 	known   bool // the client has said nothing since state was told
+	cancels int  // of the question, since the client said something
 	state   pgState
 
 	// What replay and greet use, which is never at the same time as the above.
@@ -113,7 +114,7 @@ func (f *pgFramer) text(piece []byte) {
 
 // request implements framer.
 func (f *pgFramer) request(p []byte) (n int, err error) {
-	f.asked, f.known = false, false
+	f.asked, f.known, f.cancels = false, false, 0
 	n, end, err := f.in.scan(p)
 	if err == nil && end {
 		err = f.sent()
@@ -341,11 +342,21 @@ func (f *pgFramer) ready(head byte, body []byte) error {
 	return f.answers("UQFS?")
 }
 
+// pgMaxCancels is how often a question may be cancelled before that is its answer. What
+// the client cancelled was its own statement: the server sends that signal twice, and the
+// second may come so late that it finds the question. A statement_timeout that is too
+// short for the question always finds it.
+const pgMaxCancels = 5
+
 // refused acts on an error.
 func (f *pgFramer) refused(head byte, body []byte) error {
 	switch head {
 	case pgQuestion:
-		f.state.hold("the server did not say what it holds: " + pgErrorOf(body).message)
+		e := pgErrorOf(body)
+		if f.cancels++; e.code == "57014" && f.cancels < pgMaxCancels {
+			f.asked = false
+		}
+		f.state.hold("the server did not say what it holds: " + e.message)
 		return nil
 	case 0, pgStartup, 'Q', 'F', 'S':
 		f.copying = false

@@ -468,6 +468,28 @@ func TestPostgresSessions(t *testing.T) {
 		g.Resume(nil)
 	}
 
+	// A cancellation that comes late, and finds the gate's question instead of the
+	// client's statement, is not its answer.
+	other.asks("SELECT 'spoken'", "spoken")
+	lock := dialPostgres(t, s.port)
+	lock.asks("BEGIN; LOCK TABLE pg_catalog.pg_depend IN ACCESS EXCLUSIVE MODE", "")
+	g.Pause()
+	for range 3 {
+		for cancelled := ""; !strings.Contains(cancelled, "t"); {
+			lock.say(pgMessages(nil).add('Q', "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+			rows, err := lock.hear()
+			if err != nil {
+				t.Fatal(err)
+			}
+			cancelled = strings.Join(rows, "")
+		}
+	}
+	lock.asks("COMMIT", "")
+	if err := g.Quiet(t.Context()); err != nil {
+		t.Fatalf("a question that was cancelled: %v, %+v", err, g.Sessions())
+	}
+	g.Resume(nil)
+
 	// During a pause, only the client can let go; nobody keeps it from that.
 	other.asks("SELECT pg_advisory_lock(5)", "")
 	g.Pause()

@@ -73,7 +73,8 @@ UNION ALL
 SELECT DISTINCT 'keeps', 'temporary tables or other temporary objects', NULL, NULL FROM pg_catalog.pg_depend
 	WHERE refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND refobjid = pg_catalog.pg_my_temp_schema()`
 
-// The question has a name, so that it leaves the client's unnamed statement alone.
+// The question has a name, so that it leaves the client's unnamed statement alone. One
+// that was refused may have left its name behind.
 const pgAskName = "flocker asks what the session holds"
 
 // question implements stateful.
@@ -89,7 +90,7 @@ func (f *pgFramer) question() []byte {
 		f.state.hold(fmt.Sprintf("an unnamed prepared statement of more than %d bytes", pgMaxUnnamed))
 	}
 	f.waiting = append(f.waiting, pgQuestion)
-	return pgMessages(nil).parse(pgAskName, pgAsk).run(pgAskName, f.words.array(), pgStartupValue(f.startup, "user")).
+	return pgMessages(nil).add('C', byte('S'), pgAskName).parse(pgAskName, pgAsk).run(pgAskName, f.words.array(), pgStartupValue(f.startup, "user")).
 		add('C', byte('S'), pgAskName).add('S')
 }
 

@@ -41,7 +41,7 @@ func pgMessageOf(t testing.TB, word string) []byte {
 	case "Ready":
 		return m.add('Z', value[0])
 	case "Error":
-		return m.add('E', byte('S'), "ERROR", byte('M'), "no", byte(0))
+		return m.add('E', byte('S'), "ERROR", byte('C'), value, byte('M'), "no", byte(0))
 	case "Row":
 		columns := append(strings.Split(value, ","), "", "", "")[:4]
 		fields := []any{int16(len(columns))}

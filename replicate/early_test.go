@@ -117,3 +117,22 @@ func TestSendBegunForNothing(t *testing.T) {
 		w.waitFor("in sync", w.inSync("a", "b"))
 	})
 }
+
+// Somebody writes onto a replica: the stream fails there, what was written is set aside,
+// and the replica asks for the same stream once more. One that was begun is let out once.
+func TestSendBegunOnce(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.pair("one")
+		a.write("f", "two")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		s := watchSends(a)
+		w.must(b.tryWrite("sneaked", "in"))
+		b.host.Slow("receive", "", time.Second) // it fails when all of the stream is out
+		a.write("f", "three")
+		w.waitFor("set aside", func() bool { return b.count(setAside) == 1 })
+		w.waitFor("in sync", w.inSync("a", "b"))
+		if n := len(s.from); n < 2 || s.from[0] != s.from[1] || s.active != 0 {
+			t.Errorf("sent from %q, %d still run; want the same stream twice", s.from, s.active)
+		}
+	})
+}

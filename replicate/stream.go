@@ -42,10 +42,11 @@ func (l *link) produce(ctx context.Context, req zfs.SendRequest, h hop) *product
 	return p
 }
 
-// is says that this is the stream which is wanted. Names may be given again, and a
-// snapshot may have got another.
+// is says that this is the stream which is wanted, and that it was not let out yet: a
+// replica that had to set its copy aside asks for the same one again. Names may be given
+// again, and a snapshot may have got another.
 func (p *production) is(req zfs.SendRequest, h hop) bool {
-	return p != nil && p.req == req && p.from == h.fromGUID && p.to == h.to.guid
+	return p != nil && p.out == nil && p.req == req && p.from == h.fromGUID && p.to == h.to.guid
 }
 
 // into lets the stream out and returns when zfs has ended. It is called once.

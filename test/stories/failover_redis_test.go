@@ -201,7 +201,11 @@ func (c cluster) describe(n *lab.Node, name string) described {
 		e.Aliases = slices.DeleteFunc(e.Aliases, func(a string) bool { return strings.HasPrefix(got.ID, a) })
 		d["Networks."+network+".Aliases"] = strings.Join(e.Aliases, " ")
 		d["Networks."+network+".IPAMConfig"] = string(e.IPAMConfig)
-		d["Networks."+network] = n.Docker("network", "inspect", "-f", "{{.Driver}} {{json .IPAM}} {{json .Labels}} {{json .Options}} {{.Internal}} {{.Attachable}} {{.EnableIPv6}}", network)
+		ipam := "{{.IPAM.Driver}} {{json .IPAM.Options}}"
+		if strings.Contains(string(e.IPAMConfig), "Address") {
+			ipam = "{{json .IPAM}}" // else each engine chooses a subnet that is free there
+		}
+		d["Networks."+network] = n.Docker("network", "inspect", "-f", "{{.Driver}} "+ipam+" {{json .Labels}} {{json .Options}} {{.Internal}} {{.Attachable}} {{.EnableIPv6}}", network)
 	}
 	return d
 }
