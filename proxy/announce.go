@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -67,13 +68,14 @@ func sixteen(a netip.AddrPort) []byte {
 	return b[:]
 }
 
-// write says on a new connection to the server whose it is.
-func (a Announce) write(conn net.Conn, client string) error {
+// write says on a new connection to the server which client it is for, and where that one
+// has connected to.
+func (a Announce) write(conn net.Conn, client, at string) error {
 	if a == AnnounceNone {
 		return nil
 	}
 	from, _ := netip.ParseAddrPort(client) // none: it is our own
-	to, _ := netip.ParseAddrPort(conn.RemoteAddr().String())
+	to, _ := netip.ParseAddrPort(cmp.Or(at, conn.RemoteAddr().String()))
 	if _, err := conn.Write(a.header(from, to)); err != nil {
 		return fmt.Errorf("saying whose connection it is: %w", err)
 	}
@@ -91,7 +93,7 @@ func Announced(a Announce, dial Dialer) Dialer {
 		if err != nil {
 			return nil, err
 		}
-		if err := a.write(conn, ""); err != nil {
+		if err := a.write(conn, "", ""); err != nil {
 			_ = conn.Close()
 			return nil, err
 		}

@@ -105,6 +105,9 @@ func TestConfigValidate(t *testing.T) {
 		{"no such mode", func(r *Route) { r.Mode = "mysql" }, false},
 		{"options of another mode", func(r *Route) { r.Postgres = &RoutePostgres{} }, false},
 		{"no such PROXY protocol", func(r *Route) { r.Announce = "v3" }, false},
+		{"the PROXY protocol", func(r *Route) { r.Announce = AnnounceV2 }, true},
+		{"the PROXY protocol to Redis", func(r *Route) { r.Mode, r.Announce = Redis, AnnounceV1 }, false},
+		{"the PROXY protocol to PostgreSQL", func(r *Route) { r.Mode, r.Announce = Postgres, AnnounceV2 }, false},
 		{"a server without a port", func(r *Route) { r.Server = "10.0.0.1" }, false},
 		{"a server", func(r *Route) { r.Server = "10.0.0.1:80" }, true},
 	} {

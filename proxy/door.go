@@ -69,6 +69,7 @@ type crossing struct {
 	*net.TCPConn
 	door   *door
 	client Session
+	at     string // where the client has connected to
 
 	announce Announce
 }
@@ -345,7 +346,7 @@ func (d *door) admit(p preface, from string) (c *crossing, server string, change
 	if !may && !urgent {
 		return nil, "", changed, nil
 	}
-	c = &crossing{door: d, client: Session{Node: from, Client: p.Client, Since: time.Now(), State: Active}, announce: d.route.Announce}
+	c = &crossing{door: d, client: Session{Node: from, Client: p.Client, Since: time.Now(), State: Active}, at: p.At, announce: d.route.Announce}
 	d.open[c] = struct{}{}
 	d.crossed = d.crossed || d.phase == phaseOpen
 	return c, d.route.Server, nil, nil
@@ -371,7 +372,7 @@ func (d *door) reach(ctx context.Context, c *crossing, server string) error {
 		return err
 	}
 	tcp := conn.(*net.TCPConn)
-	if err := c.announce.write(tcp, c.client.Client); err != nil {
+	if err := c.announce.write(tcp, c.client.Client, c.at); err != nil {
 		_ = tcp.Close()
 		return err
 	}

@@ -340,7 +340,8 @@ func (e *edge) dial(ctx context.Context) (net.Conn, error) {
 				return nil, fmt.Errorf("node %s, which owns the route, is not reached: %w", cmp.Or(to.Owner, "(unknown)"), cmp.Or(lost, ctx.Err()))
 			}
 		}
-		conn, err := l.server(ctx, preface{Client: clientOf(ctx), Urgent: isUrgent(ctx)})
+		who := clientOf(ctx)
+		conn, err := l.server(ctx, preface{Client: who.client, At: who.at, Urgent: isUrgent(ctx)})
 		if err == nil {
 			return conn, nil
 		}

@@ -612,7 +612,7 @@ func TestEdgeAnnounces(t *testing.T) {
 		for node := range c.nodes {
 			conn, in, _ := visit(t, c.addrOf(node, r))
 			from := conn.LocalAddr().(*net.TCPAddr)
-			to, _ := net.ResolveTCPAddr("tcp", server)
+			to := conn.RemoteAddr().(*net.TCPAddr)
 			want := a.header(from.AddrPort(), to.AddrPort())
 			got := make([]byte, len(want))
 			if _, err := io.ReadFull(in, got); err != nil || !bytes.Equal(got, want) {

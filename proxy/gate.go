@@ -151,7 +151,7 @@ func (g *Gate) Handle(ctx context.Context, client net.Conn) { g.enter(ctx, clien
 
 // enter begins the session of a client, which what it returns serves.
 func (g *Gate) enter(ctx context.Context, client net.Conn) (serve func()) {
-	ctx = context.WithValue(ctx, clientKey{}, client.RemoteAddr().String())
+	ctx = context.WithValue(ctx, clientKey{}, visitor{client: client.RemoteAddr().String(), at: client.LocalAddr().String()})
 	var s served
 	if g.speaks.relay {
 		s = newRelay(ctx, g, client)
@@ -507,11 +507,14 @@ func (g *Gate) room(ctx context.Context) error {
 type clientKey struct{}
 type urgentKey struct{}
 
-// clientOf is the address of the client that a connection to the server is made for, in
-// the context that a Dialer gets; "" if it is for none.
-func clientOf(ctx context.Context) string {
-	client, _ := ctx.Value(clientKey{}).(string)
-	return client
+// visitor has the addresses of a client, and of where it has connected to.
+type visitor struct{ client, at string }
+
+// clientOf says which client a connection to the server is made for, in the context that a
+// Dialer gets; zero if it is for none.
+func clientOf(ctx context.Context) visitor {
+	v, _ := ctx.Value(clientKey{}).(visitor)
+	return v
 }
 
 // urgently is the context of what is let through during a pause, which may wait for it.

@@ -23,7 +23,7 @@ type Route struct {
 	// Postgres may be set with that mode.
 	Postgres *RoutePostgres `json:",omitempty"`
 	// Announce says to the server whose connection it is, by the PROXY protocol, which a
-	// server has to expect.
+	// server has to expect. It holds for connections to the server from now on.
 	Announce Announce `json:",omitempty"`
 	Limits   Limits
 
@@ -99,6 +99,8 @@ func (r Route) Validate() error {
 		return fmt.Errorf("route %s: it has options of PostgreSQL in mode %s", r.ID, r.Mode)
 	case !slices.Contains([]Announce{AnnounceNone, AnnounceV1, AnnounceV2}, r.Announce):
 		return fmt.Errorf("route %s: the PROXY protocol has the versions v1 and v2, not %q", r.ID, r.Announce)
+	case r.Announce != AnnounceNone && (r.Mode == Redis || r.Mode == Postgres):
+		return fmt.Errorf("route %s: servers of mode %s do not read the PROXY protocol", r.ID, r.Mode)
 	}
 	if r.Server != "" {
 		if _, _, err := net.SplitHostPort(r.Server); err != nil {

@@ -26,6 +26,7 @@ type preface struct {
 	Listen []string `json:",omitempty"`
 	// Of a connection to the server:
 	Client string `json:",omitempty"` // its address
+	At     string `json:",omitempty"` // where it has connected to
 	Urgent bool   `json:",omitempty"` // it is let through during a pause
 }
 

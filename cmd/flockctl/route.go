@@ -19,7 +19,8 @@ tcp, tls         new connections wait while the volume moves; busy ones are in t
 http, redis, postgres  clients stay connected and wait; nothing that they ask is lost or done twice
 
 With /cut connections that are in the way are cut when their time is over; otherwise the migration is
-given up and names them. Routes can also be given as the option ports of a volume, or as labels of a
+given up and names them. With /proxy1 or /proxy2 the server is told by the PROXY protocol, of that
+version, which client each connection is for: it has to expect that. Routes can also be given as the option ports of a volume, or as labels of a
 container that follows its volumes: flocker.proxy.NAME.listen, .port and .mode.`
 
 func (a *app) routeCommand() *cli.Command {
@@ -85,17 +86,14 @@ func (a *app) listRoutes(ctx context.Context, _ *cli.Context) error {
 	}
 	t := newTable("LISTEN", "PORT", "MODE", "VOLUME", "OWNER", "STATE", "SESSIONS", "PARKED", "WAITING", "PINNED")
 	for _, r := range all.Routes {
-		mode, owner, of := string(r.Mode), r.Owner.String(), r.Volume
-		if r.Cut {
-			mode += "/cut"
-		}
+		owner, of := r.Owner.String(), r.Volume
 		if r.Owner == (api.NodeRef{}) {
 			owner = "-"
 		}
 		if r.Container != "" {
 			of += " (" + r.Container + ")"
 		}
-		t.add(strconv.Itoa(r.Listen), strconv.Itoa(r.Port), mode, of, owner, string(r.State),
+		t.add(strconv.Itoa(r.Listen), strconv.Itoa(r.Port), r.How(), of, owner, string(r.State),
 			strconv.Itoa(r.Sessions), strconv.Itoa(r.Parked), strconv.Itoa(r.Held), strconv.Itoa(len(r.Pinned)))
 	}
 	if err := t.print(a.stdout); err != nil {

@@ -68,7 +68,7 @@ type Parts struct {
 	// answers as one that is ready does, or ctx ends.
 	Proxy     proxy.Controller
 	ProxyPort string
-	Probe     func(ctx context.Context, mode proxy.Mode, server string) error
+	Probe     func(ctx context.Context, mode proxy.Mode, announce proxy.Announce, server string) error
 
 	// Cluster is the configuration of raft, gossip and the network; Dir, Version and
 	// Log are filled in.

@@ -55,14 +55,22 @@ type routePlan struct {
 
 // routeServer is where a route is to lead.
 type routeServer struct {
-	ID     string
-	Mode   proxy.Mode
-	Server string
+	ID       string
+	Mode     proxy.Mode
+	Announce proxy.Announce
+	Server   string
 }
 
 // routeID names a route in the cluster. Another mode is another route: what a gate has
 // followed in one protocol means nothing in another.
 func routeID(r state.Route) string { return fmt.Sprintf("%s-%d-%s", r.Volume.ID, r.Listen, r.Mode) }
+
+func announceOf(version int) proxy.Announce {
+	if version == 0 {
+		return proxy.AnnounceNone
+	}
+	return proxy.Announce(fmt.Sprintf("v%d", version))
+}
 
 // planRoutes decides it. Where a route leads is known to every node from the state; where
 // its server is, to its owner alone, from the engine.
@@ -87,7 +95,7 @@ func planRoutes(v routeView) routePlan {
 	for _, r := range v.State.NodeRoutes() {
 		out := proxy.Route{
 			ID: routeID(r.Route), Volume: r.Volume.Name, Listen: uint16(r.Listen), Port: uint16(r.Port), Mode: proxy.Mode(r.Mode),
-			Owner: string(r.Owner), OwnerAddr: addrs[r.Owner], Epoch: uint64(r.Epoch), Limits: v.Limits,
+			Announce: announceOf(r.ProxyProtocol), Owner: string(r.Owner), OwnerAddr: addrs[r.Owner], Epoch: uint64(r.Epoch), Limits: v.Limits,
 		}
 		if r.Owner == v.Self {
 			v.own(&p, &out, r)
@@ -137,7 +145,7 @@ func (v routeView) own(p *routePlan, out *proxy.Route, r state.NodeRoute) {
 	// out.
 	unproven := server != "" && (server != now.Server || paused && !r.Paused && !r.Moving) && !v.Stopping[out.ID] && !v.Ready(out.ID, server)
 	if unproven && v.Known {
-		p.Probe = append(p.Probe, routeServer{out.ID, out.Mode, server})
+		p.Probe = append(p.Probe, routeServer{out.ID, out.Mode, out.Announce, server})
 	}
 	if r.Moving || v.Stopping[out.ID] || !v.Known || unproven && server == now.Server {
 		out.Server = now.Server
@@ -153,7 +161,7 @@ func (v routeView) own(p *routePlan, out *proxy.Route, r state.NodeRoute) {
 	default:
 		out.Server = server
 		if paused && !r.Paused {
-			p.Resume = append(p.Resume, routeServer{out.ID, out.Mode, server})
+			p.Resume = append(p.Resume, routeServer{out.ID, out.Mode, out.Announce, server})
 		}
 	}
 }

@@ -56,10 +56,10 @@ func TestPlanRoutes(t *testing.T) {
 			if r.Limits != view.Limits {
 				t.Errorf("%s: route %s has the limits %+v", input[0], r.ID, r.Limits)
 			}
-			fmt.Fprintf(&got, "=> %s of %s: %d to %s at %s epoch %d, port %d, server %q\n", r.ID, r.Volume, r.Listen, r.Owner, r.OwnerAddr, r.Epoch, r.Port, r.Server)
+			fmt.Fprintf(&got, "=> %s of %s: %d to %s at %s epoch %d, port %d, server %q%s\n", r.ID, r.Volume, r.Listen, r.Owner, r.OwnerAddr, r.Epoch, r.Port, r.Server, announced(r.Announce))
 		}
 		for _, to := range p.Probe {
-			fmt.Fprintf(&got, "=> probe %s as %s for %s\n", to.Server, to.Mode, to.ID)
+			fmt.Fprintf(&got, "=> probe %s as %s for %s%s\n", to.Server, to.Mode, to.ID, announced(to.Announce))
 		}
 		for _, to := range p.Resume {
 			fmt.Fprintf(&got, "=> resume %s to %s\n", to.ID, to.Server)
@@ -83,6 +83,13 @@ func TestPlanRoutes(t *testing.T) {
 	if got.String() != string(text) {
 		t.Errorf("got:\n%s\nwant:\n%s", got.String(), text)
 	}
+}
+
+func announced(a proxy.Announce) string {
+	if a == proxy.AnnounceNone {
+		return ""
+	}
+	return ", by the PROXY protocol " + string(a)
 }
 
 func routeCase(t *testing.T, lines []string) routeView {

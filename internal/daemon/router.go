@@ -43,7 +43,7 @@ const (
 type router struct {
 	m      *member
 	proxy  proxy.Controller
-	probe  func(ctx context.Context, mode proxy.Mode, server string) error
+	probe  func(ctx context.Context, mode proxy.Mode, announce proxy.Announce, server string) error
 	port   string
 	opened func(pause time.Duration, times state.MoveTimes) // told of each move to this node
 	wake   chan struct{}
@@ -249,7 +249,7 @@ func (r *router) begin(ctx context.Context, to routeServer) {
 	r.probes.Go(func() {
 		pctx, cancel := context.WithTimeout(ctx, probePatience)
 		defer cancel()
-		err := r.probe(pctx, to.Mode, to.Server)
+		err := r.probe(pctx, to.Mode, to.Announce, to.Server)
 		r.mu.Lock()
 		if r.probing[to.ID] == to.Server {
 			delete(r.probing, to.ID)

@@ -168,7 +168,7 @@ func (p *fakeProxy) Status(context.Context) (proxy.Status, error) {
 }
 
 // probe is daemon.Parts.Probe.
-func (p *fakeProxy) probe(ctx context.Context, _ proxy.Mode, server string) error {
+func (p *fakeProxy) probe(ctx context.Context, _ proxy.Mode, _ proxy.Announce, server string) error {
 	for {
 		p.mu.Lock()
 		mute := p.mute

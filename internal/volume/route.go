@@ -18,6 +18,9 @@ type Route struct {
 	// Cut says what becomes of connections that keep a pause from beginning: they are cut.
 	// Without it the move is given up and they go on.
 	Cut bool `json:"cut,omitempty"`
+	// ProxyProtocol is the version, 1 or 2, of the PROXY protocol by which the server is
+	// told which client each connection is for; 0: it is not told.
+	ProxyProtocol int `json:"proxy_protocol,omitempty"`
 }
 
 // RouteMode says how much of what passes through a route is understood, and so what a
@@ -39,13 +42,20 @@ func RouteModes() []RouteMode {
 }
 
 // RouteForm is how a route is written.
-const RouteForm = "LISTEN[:PORT][/MODE[/cut]]"
+const RouteForm = "LISTEN[:PORT][/MODE[/cut][/proxy1|/proxy2]]"
+
+// The words that may follow a mode, in any order.
+const (
+	routeCut    = "cut"
+	routeProxy1 = "proxy1"
+	routeProxy2 = "proxy2"
+)
 
 // ParseRoute reads what RouteForm says. The container's port is LISTEN and the mode is tcp
 // where nothing else is said.
 func ParseRoute(text string) (Route, error) {
 	ports, mode, named := strings.Cut(text, "/")
-	mode, end, more := strings.Cut(mode, "/")
+	mode, words, more := strings.Cut(mode, "/")
 	listen, port, two := strings.Cut(ports, ":")
 	var r Route
 	var err error
@@ -62,10 +72,41 @@ func ParseRoute(text string) (Route, error) {
 			return Route{}, err
 		}
 	}
-	if r.Cut = end == "cut"; more && !r.Cut {
-		return Route{}, fmt.Errorf("%s after the mode: only cut may stand there", clip(end))
+	if more {
+		if err := r.parseWords(words); err != nil {
+			return Route{}, err
+		}
 	}
 	return r, nil
+}
+
+// parseWords reads what follows the mode.
+func (r *Route) parseWords(words string) error {
+	seen := map[string]bool{}
+	for word := range strings.SplitSeq(words, "/") {
+		if seen[word] {
+			return fmt.Errorf("%s is there twice after the mode", clip(word))
+		}
+		seen[word] = true
+		switch word {
+		case routeCut:
+			r.Cut = true
+		case routeProxy1:
+			r.ProxyProtocol = 1
+		case routeProxy2:
+			r.ProxyProtocol = 2
+		default:
+			return fmt.Errorf("%s after the mode: only %s may stand there", clip(word), alternatives(routeCut, routeProxy1, routeProxy2))
+		}
+	}
+	switch {
+	case seen[routeProxy1] && seen[routeProxy2]:
+		return fmt.Errorf("%s and %s after the mode: a server reads one of them", routeProxy1, routeProxy2)
+	case r.ProxyProtocol != 0 && (r.Mode == RouteRedis || r.Mode == RoutePostgres):
+		return fmt.Errorf("proxy%d in mode %s: no such server reads the PROXY protocol, and would take it for what a client says; "+
+			"one with something in front of it that does can have mode %s", r.ProxyProtocol, r.Mode, RouteTCP)
+	}
+	return nil
 }
 
 // ParseRouteMode reads the name of a mode.
@@ -102,9 +143,17 @@ func (r Route) Check() error {
 
 // String is the route as ParseRoute reads it, with all its parts.
 func (r Route) String() string {
-	text := fmt.Sprintf("%d:%d/%s", r.Listen, r.Port, r.Mode)
+	return fmt.Sprintf("%d:%d/%s", r.Listen, r.Port, r.How())
+}
+
+// How is the mode with the words that follow it.
+func (r Route) How() string {
+	text := string(r.Mode)
 	if r.Cut {
-		text += "/cut"
+		text += "/" + routeCut
+	}
+	if r.ProxyProtocol != 0 {
+		text += fmt.Sprintf("/proxy%d", r.ProxyProtocol)
 	}
 	return text
 }
@@ -152,7 +201,8 @@ func sortRoutes(routes []Route) error {
 }
 
 // Labels of a container that is the server behind a route: flocker.proxy.NAME.listen,
-// .port and .mode, where NAME groups them and means nothing else.
+// .port and .mode, where NAME groups them and means nothing else. The words that may follow
+// a mode may do so here, too.
 const LabelRoute = "flocker.proxy."
 
 // LabelledRoutes are the routes that a container's labels ask for, in order of their
