@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/flocker-io/flocker/internal/agent"
 	"github.com/flocker-io/flocker/internal/cluster"
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/state"
@@ -61,6 +60,9 @@ type follower struct {
 	here     map[string]container.State // by record
 	hooks    map[string]*hookRun        // by record: what was done before its last stop for a move
 	unrouted map[string]string          // records whose labels ask for routes that they cannot have, and why
+	ready    map[volume.ID]string       // for which attempt all was done that is done before containers are stopped
+	readied  chan struct{}              // closed at the next change of ready
+	stops    map[string]*stopRun        // by attempt
 }
 
 type followAttempt struct {
@@ -76,6 +78,7 @@ func newFollower(m *member, engine container.Engine) *follower {
 		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{}, stopping: map[string]int{},
 		failed: map[string]followAttempt{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
 		foreseen: map[string]string{}, here: map[string]container.State{}, unrouted: map[string]string{}, hooks: map[string]*hookRun{},
+		ready: map[volume.ID]string{}, readied: make(chan struct{}), stops: map[string]*stopRun{},
 	}
 }
 
@@ -173,6 +176,7 @@ func (f *follower) step(ctx context.Context) {
 	f.age(v)
 	steps := planFollow(v)
 	f.forgetDone(s, steps)
+	f.forgetMoves()
 	for _, st := range steps {
 		if ctx.Err() != nil {
 			return
@@ -566,38 +570,6 @@ func (f *follower) open(r *state.Container) (container.Spec, error) {
 		return container.Spec{}, err
 	}
 	return container.DecodeSpec(plain)
-}
-
-// stopFor is agent.Config.StopFollowing: it stops the containers of a volume that is
-// moved with them, as soon as the clients of its routes have been parked. When that cannot
-// be, nothing is stopped, and the error says who is in the way.
-func (f *follower) stopFor(ctx context.Context, id volume.ID) (out agent.Stopped, err error) {
-	going := f.goingWith(id)
-	defer func() {
-		if err != nil {
-			f.undoHooks(ctx, going)
-		}
-	}()
-	if f.m.router != nil {
-		began := time.Now()
-		paused, done, err := f.m.router.quiesce(ctx, id)
-		if err != nil {
-			return out, err
-		}
-		defer done()
-		out.Paused, out.Park = paused, time.Since(began)
-	}
-	if v := f.m.cluster.State().Volume(id); v == nil || v.Pending == nil {
-		return out, errors.New("the move was given up meanwhile")
-	}
-	began := time.Now()
-	for _, c := range going {
-		if err := f.stop(ctx, c); err != nil {
-			return out, fmt.Errorf("container %s: %w", c.Name, err)
-		}
-	}
-	out.Stop = time.Since(began)
-	return out, nil
 }
 
 // stop the container of a record. The move may be given up while the engine is at it:

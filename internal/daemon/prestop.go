@@ -15,9 +15,11 @@ import (
 const (
 	// hookPatience is how long what is done in a container before its stop may take.
 	hookPatience = 10 * time.Second
-	// roundPatience is how long a copy ahead of the pause may take. What it does not bring
-	// the final copy does.
+	// roundPatience is how long a copy ahead of the pause may take, and after aheadPatience
+	// no other one is begun: all of a move has to be done within placement.PendingLimit. What
+	// they do not bring the final copy does.
 	roundPatience = 30 * time.Second
+	aheadPatience = 30 * time.Second
 )
 
 // hookRun is what was done in a container before it is stopped for a move. All its volumes
@@ -31,49 +33,64 @@ type hookRun struct {
 // prepare is agent.Config.PrepareStop: what can be done ahead of a pause is. The containers
 // of a volume that is to move write down what they would write at their end; then copies
 // bring that to the target, while clients are served. How long the last of them took is how
-// long the one in the pause will take, which may be too long.
+// long the one in the pause will take, which may be too long. It returns when that is done
+// for all volumes that go along, too.
 func (f *follower) prepare(ctx context.Context, id volume.ID) (err error) {
-	v := f.m.cluster.State().Volume(id)
+	s := f.m.cluster.State()
+	v := s.Volume(id)
 	if v == nil || v.Pending == nil {
 		return nil
 	}
-	rounds, going := 0, f.goingWith(id)
+	with := goingWith(s, f.m.self, id)
+	defer func() {
+		if ctx.Err() != nil || err != nil {
+			f.undoHooks(ctx, with.containers)
+		}
+	}()
+	if err := f.copyAhead(ctx, v, with.containers); err != nil {
+		return err
+	}
+	return f.awaitReady(ctx, id, v.Pending)
+}
+
+// copyAhead does it for one volume.
+func (f *follower) copyAhead(ctx context.Context, v *state.Volume, going []*state.Container) error {
+	if f.stopBegan(v.Pending.Attempt) {
+		return nil // it is too late: its last copy is tried once more
+	}
+	rounds := 0
 	for _, c := range going {
 		rounds = max(rounds, 1)
 		if f.preStop(ctx, v, c) {
 			rounds = 2 // the first one brings what was written down, and takes its time
 		}
 	}
-	defer func() {
-		if ctx.Err() != nil || err != nil {
-			f.undoHooks(ctx, going)
-		}
-	}()
 	var ahead copyAhead
-	for ahead.more(rounds, v.Pending.MaxPause) && ctx.Err() == nil {
-		rctx, cancel := context.WithTimeout(ctx, roundPatience)
-		began := time.Now()
-		_, err := f.m.repl.Flush(rctx, id, v.Pending.To)
+	limit := v.Pending.MaxPause
+	for began := time.Now(); ahead.more(rounds, limit) && time.Since(began) < aheadPatience && ctx.Err() == nil; {
+		rctx, cancel := context.WithTimeout(ctx, min(max(roundPatience, limit), 2*roundPatience))
+		round := time.Now()
+		_, err := f.m.repl.Flush(rctx, v.ID, v.Pending.To)
+		ahead.late = rctx.Err() != nil
 		cancel()
 		switch {
-		case err == nil:
-			ahead.took = append(ahead.took, time.Since(began))
-		case v.Pending.MaxPause > 0:
-			return fmt.Errorf("nobody knows how long its clients would wait: the copy ahead of it was not made: %w", err)
+		case err == nil || ahead.late:
+			ahead.took = append(ahead.took, time.Since(round))
+		case limit > 0:
+			return fmt.Errorf("nobody knows how long its clients would wait: the copy ahead of it was not made: %w (--force does not ask)", err)
 		default:
 			f.m.log.Debug("a copy ahead of a move was not made", "volume", v.Name, "err", err)
 			return nil
 		}
 	}
-	if wait := ahead.predicted(); v.Pending.MaxPause > 0 && wait > v.Pending.MaxPause {
-		return fmt.Errorf("its clients would wait for about %s, besides the stop and the start of its containers, and at most %s is wanted (--max-pause; --force does not ask)",
-			wait.Round(10*time.Millisecond), v.Pending.MaxPause)
-	}
-	return nil
+	return ahead.refusal(limit)
 }
 
 // copyAhead is what copies ahead of a pause have shown.
-type copyAhead struct{ took []time.Duration }
+type copyAhead struct {
+	took []time.Duration
+	late bool // the last of them was not waited for any longer
+}
 
 // mostRounds bounds the copies ahead of a pause.
 const mostRounds = 8
@@ -100,14 +117,17 @@ func (c copyAhead) predicted() time.Duration {
 	return c.took[len(c.took)-1]
 }
 
-// goingWith are the containers of this node that are stopped when a volume moves.
-func (f *follower) goingWith(id volume.ID) (out []*state.Container) {
-	for _, c := range f.m.cluster.State().ContainersOf(id) {
-		if c.Node == f.m.self && c.Run {
-			out = append(out, c)
-		}
+// refusal is why a pause would be longer than allowed; nil when it would not.
+func (c copyAhead) refusal(limit time.Duration) error {
+	about := "about"
+	switch wait := c.predicted(); {
+	case limit == 0 || wait <= limit && !c.late:
+		return nil
+	case c.late:
+		about = "more than"
 	}
-	return out
+	return fmt.Errorf("its clients would wait for %s %s, besides the stop and the start of its containers, and at most %s is wanted (--max-pause; --force does not ask)",
+		about, c.predicted().Round(10*time.Millisecond), limit)
 }
 
 // preStop does what the container's label or image asks for, or waits until that is done

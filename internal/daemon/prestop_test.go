@@ -40,3 +40,33 @@ func TestCopyAhead(t *testing.T) {
 		}
 	}
 }
+
+// TestCopyAheadRefuses: what copies ahead have shown keeps containers from being stopped only
+// where a limit says so, and then the words say which option that is.
+func TestCopyAheadRefuses(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		took  time.Duration
+		late  bool
+		limit time.Duration
+		want  string // "": it goes on
+	}{
+		{"short enough", 900 * time.Millisecond, false, time.Second, ""},
+		{"too long", 1200 * time.Millisecond, false, time.Second, "about 1.2s"},
+		{"too long, and nobody asks", time.Hour, false, 0, ""},
+		{"not ended, within the limit so far", 50 * time.Second, true, time.Minute, "more than 50s"},
+		{"not ended, and nobody asks", 30 * time.Second, true, 0, ""},
+		{"nothing was copied, nothing goes along", 0, false, time.Second, ""},
+	} {
+		a := copyAhead{late: c.late}
+		if c.took > 0 {
+			a.took = []time.Duration{c.took}
+		}
+		err := a.refusal(c.limit)
+		if (err == nil) != (c.want == "") {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		} else if err != nil && !(strings.Contains(err.Error(), c.want) && strings.Contains(err.Error(), "--max-pause") && strings.Contains(err.Error(), "--force")) {
+			t.Errorf("%s: %q has no %q, or does not name the options", c.name, err, c.want)
+		}
+	}
+}

@@ -197,17 +197,10 @@ func (v routeView) server(r state.NodeRoute) (server, problem string) {
 }
 
 // stopsWith are the routes of this node whose server may stop when the containers of a
-// volume are stopped: those of all volumes that these containers mount. Outermost first
-// would need to be known; they are paused together.
+// volume are stopped: those of all volumes that go along. Outermost first would need to be
+// known; they are paused together.
 func stopsWith(s *state.State, self volume.NodeID, id volume.ID) (out []state.NodeRoute) {
-	with := map[volume.ID]bool{id: true}
-	for _, c := range s.ContainersOf(id) {
-		if c.Node == self && c.Run {
-			for _, cv := range c.Volumes {
-				with[cv.ID] = true
-			}
-		}
-	}
+	with := goingWith(s, self, id).volumes
 	for _, r := range s.NodeRoutes() {
 		if r.Owner == self && with[r.Volume.ID] {
 			out = append(out, r)

@@ -295,8 +295,8 @@ func (r *router) isStopping() map[string]bool {
 // paused; zero when there are none. While the caller stops them, until it calls done,
 // nothing resumes the routes. An error names who is busy, and everything goes on.
 func (r *router) quiesce(ctx context.Context, id volume.ID) (paused time.Time, done func(), err error) {
-	routes := stopsWith(r.m.cluster.State(), r.m.self, id)
 	r.acting.Lock()
+	routes := stopsWith(r.m.cluster.State(), r.m.self, id) // not before: the loop may have opened another one
 	r.mu.Lock()
 	for _, rt := range routes {
 		// Who comes back is another process, even at the same address.

@@ -155,8 +155,8 @@ func (m *Machine) separate() (heal func()) {
 }
 
 // slow makes flockd's commands of ZFS take long until fast.
-func (m *Machine) slow(op string, d time.Duration) {
-	m.slowed = append(m.slowed, m.ZFS.Inject(zfsfake.Rule{Op: op, Do: func(ctx context.Context, _, _ string) error {
+func (m *Machine) slow(op, match string, d time.Duration) {
+	m.slowed = append(m.slowed, m.ZFS.Inject(zfsfake.Rule{Op: op, Match: match, Do: func(ctx context.Context, _, _ string) error {
 		if ctx.Value(bystanderKey{}) != nil {
 			return nil
 		}

@@ -241,6 +241,7 @@ type movingEngine struct {
 
 func (e movingEngine) StopContainer(ctx context.Context, ref string) error {
 	m := e.machine
+	m.stops.Add(1)
 	if st, err := e.Inspect(ctx, ref); err == nil {
 		for id, name := range m.gates() {
 			if name == st.Spec.Name {
@@ -266,6 +267,7 @@ func (e movingEngine) StopContainer(ctx context.Context, ref string) error {
 //	busy NODE PORT CLIENT          a client has a transaction open at the gate there, which is open; done NODE PORT: they end
 //	flowing                        until every route leads to the server that its owner has, unless an operator has paused it
 //	cuts NODE N                    so many connections were cut there
+//	stops NODE N                   a container was stopped for a move so many times there
 //	proxy NODE down|up             it does not answer, and does again with what it was told; lost: without
 //	mute NODE, unmute NODE         servers there run and do not answer; they do again
 //	taken NODE PORT                somebody else listens there
@@ -308,6 +310,8 @@ func (w *World) proxyStep(words []string) (ok bool, err error) {
 		m.proxy.mu.Lock()
 		defer m.proxy.mu.Unlock()
 		return true, count("connections cut", m.proxy.cuts, words[2])
+	case "stops":
+		return true, count("stops for moves", int(m.stops.Load()), words[2])
 	case "proxy":
 		m.proxy.mu.Lock()
 		defer m.proxy.mu.Unlock()

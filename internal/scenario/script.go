@@ -34,7 +34,7 @@ import (
 //	running NODE CONTAINER         until it runs; stopped NODE CONTAINER holds
 //	unmounted VOLUME               until no machine has it mounted
 //	lose NODE VOLUME               somebody destroys the dataset there
-//	slow NODE OP DURATION          a ZFS operation takes so long from now on
+//	slow NODE OP DURATION [VOLUME] a ZFS operation takes so long from now on; on that volume only
 //	full-streams N                 so many whole copies were sent so far, by all
 //	aside N                        so many copies were set aside, on all machines
 //	clock NODE DURATION            its clock is wrong by that much
@@ -256,7 +256,13 @@ func (w *World) step(words []string) error {
 		if err != nil {
 			return err
 		}
-		node().slow(arg(2), d)
+		ds := ""
+		if arg(4) != "" {
+			if ds, err = w.dataset(arg(4)); err != nil {
+				return err
+			}
+		}
+		node().slow(arg(2), ds, d)
 	case "full-streams":
 		return count("whole copies sent", w.fullStreams(), arg(1))
 	case "aside":

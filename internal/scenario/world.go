@@ -70,6 +70,7 @@ type Machine struct {
 	trees  *trees
 	proxy  *fakeProxy
 	hooks  *hooks
+	stops  atomic.Int32 // of containers, for moves
 
 	fencer    *fencer
 	on        bool           // it has power

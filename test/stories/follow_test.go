@@ -89,7 +89,7 @@ func TestContainersFollow(t *testing.T) {
 	c.Step("migrated to n1, both are what they were", func() {
 		s.learn(c.n2)
 		begin := time.Now()
-		done, err := lab.Ask[api.Migration](c.n2, "migrate", "log", "n1")
+		done, err := lab.Ask[api.Migration](c.n2, "migrate", "--force", "log", "n1")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -45,7 +45,7 @@ func TestMigrate(t *testing.T) {
 	var acked int64
 	c.Step("it goes to "+to.Name+", which gets a copy first", func() {
 		begin := time.Now()
-		done, err := lab.Ask[api.Migration](c.n2, "migrate", "pgdata", to.Name)
+		done, err := lab.Ask[api.Migration](c.n2, "migrate", "--force", "pgdata", to.Name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -73,7 +73,7 @@ func TestMigrate(t *testing.T) {
 	})
 
 	c.Step("it goes on to where flockd wants it", func() {
-		done, err := lab.Ask[api.Migration](to, "migrate", "pgdata")
+		done, err := lab.Ask[api.Migration](to, "migrate", "--force", "pgdata")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,201 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/agent"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// joinPatience is how long a move of a volume waits until those of the volumes that go along
+// have begun, too. The leader begins them one after the other.
+const joinPatience = 15 * time.Second
+
+// company is what leaves a node together: containers that run there and follow, and the
+// volumes of them that are there.
+type company struct {
+	volumes    map[volume.ID]bool
+	containers []*state.Container
+}
+
+// goingWith is the company of a volume on a node: the containers that use it, all volumes
+// that these use, all containers that use one of them, and so on.
+func goingWith(s *state.State, node volume.NodeID, id volume.ID) company {
+	g := company{volumes: map[volume.ID]bool{id: true}}
+	for todo := []volume.ID{id}; len(todo) > 0; todo = todo[1:] {
+		for _, c := range s.ContainersOf(todo[0]) {
+			if c.Node != node || !c.Run || slices.ContainsFunc(g.containers, func(o *state.Container) bool { return o.RecordKey() == c.RecordKey() }) {
+				continue
+			}
+			g.containers = append(g.containers, c)
+			for _, cv := range c.Volumes {
+				if v := s.Volume(cv.ID); v != nil && v.Placement.Primary == node && !g.volumes[cv.ID] {
+					g.volumes[cv.ID] = true
+					todo = append(todo, cv.ID)
+				}
+			}
+		}
+	}
+	return g
+}
+
+// missing says which volume of a company is not ready to go, by what has been done for the
+// attempt to move each; "" when all are. The error is why it will not be.
+func (g company) missing(s *state.State, self volume.NodeID, own *state.Pending, ready map[volume.ID]string) (name string, begun bool, err error) {
+	for _, id := range slices.Sorted(maps.Keys(g.volumes)) {
+		v := s.Volume(id)
+		switch {
+		case v == nil || v.Placement.Primary != self: // it has gone ahead
+		case v.Phase != state.PhaseMoving && v.LastRefusal != nil && v.LastRefusal.Attempt == own.Attempt:
+			return v.Name, true, fmt.Errorf("volume %s stays: %s", v.Name, v.LastRefusal.Reason)
+		case v.Phase != state.PhaseMoving || v.Pending.To != own.To:
+			return v.Name, false, nil
+		case v.Pending.Follow && ready[id] != v.Pending.Attempt && name == "":
+			name = v.Name
+		}
+	}
+	return name, true, nil
+}
+
+// awaitReady notes that all is done for a volume that can be done before its containers are
+// stopped, and waits until it is for all that go along: else these containers would be
+// stopped, and their clients wait, while it is being done, or in vain.
+func (f *follower) awaitReady(ctx context.Context, id volume.ID, own *state.Pending) error {
+	f.mu.Lock()
+	f.ready[id] = own.Attempt
+	close(f.readied)
+	f.readied = make(chan struct{})
+	f.mu.Unlock()
+	patience := time.NewTimer(joinPatience)
+	defer patience.Stop()
+	for {
+		s, changed := f.m.cluster.State(), f.m.cluster.Changed()
+		f.mu.Lock()
+		name, begun, err := goingWith(s, f.m.self, id).missing(s, f.m.self, own, f.ready)
+		readied := f.readied
+		f.mu.Unlock()
+		if name == "" || err != nil {
+			return err
+		}
+		late := patience.C
+		if begun {
+			late = nil // it takes its time, and has an end
+		}
+		select {
+		case <-readied:
+		case <-changed:
+		case <-late:
+			return fmt.Errorf("its containers need volume %s, too, which does not go along", name)
+		case <-ctx.Done():
+			return nil // the caller sees
+		}
+	}
+}
+
+// stopRun is the stop of a company's containers, once for all its volumes.
+type stopRun struct {
+	over chan struct{} // closed when the rest is known
+	out  agent.Stopped
+	err  error
+}
+
+// stopFor is agent.Config.StopFollowing: it stops the containers that go along with a volume,
+// as soon as the clients of their routes have been parked. When that cannot be, nothing is
+// stopped, and the error says who is in the way: to all volumes of the company, since with
+// one that stays all do.
+func (f *follower) stopFor(ctx context.Context, id volume.ID) (agent.Stopped, error) {
+	v := f.m.cluster.State().Volume(id)
+	if v == nil || v.Pending == nil {
+		return agent.Stopped{}, errGivenUp
+	}
+	f.mu.Lock()
+	was := f.stops[v.Pending.Attempt]
+	if was.runs() || was != nil && was.err != nil {
+		f.mu.Unlock()
+		select {
+		case <-was.over:
+			return was.out, was.err
+		case <-ctx.Done():
+			return agent.Stopped{}, ctx.Err()
+		}
+	}
+	run := &stopRun{over: make(chan struct{})}
+	f.stops[v.Pending.Attempt] = run
+	f.mu.Unlock()
+	defer close(run.over)
+	run.out, run.err = f.stopAll(ctx, id, v.Pending.Attempt)
+	if was != nil && run.err == nil {
+		run.out = was.out // once more, as after a last copy that failed: since then clients wait
+	}
+	return run.out, run.err
+}
+
+func (r *stopRun) runs() bool {
+	if r == nil {
+		return false
+	}
+	select {
+	case <-r.over:
+		return false
+	default:
+		return true
+	}
+}
+
+var errGivenUp = errors.New("the move was given up meanwhile")
+
+func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string) (out agent.Stopped, err error) {
+	going := goingWith(f.m.cluster.State(), f.m.self, id).containers
+	defer func() {
+		if err != nil {
+			f.undoHooks(ctx, going)
+		}
+	}()
+	if f.m.router != nil {
+		began := time.Now()
+		paused, done, err := f.m.router.quiesce(ctx, id)
+		if err != nil {
+			return out, err
+		}
+		defer done()
+		out.Paused, out.Park = paused, time.Since(began)
+	}
+	if v := f.m.cluster.State().Volume(id); v == nil || v.Pending == nil || v.Pending.Attempt != attempt {
+		return out, errGivenUp
+	}
+	began := time.Now()
+	for _, c := range going {
+		if err := f.stop(ctx, c); err != nil {
+			return out, fmt.Errorf("container %s: %w", c.Name, err)
+		}
+	}
+	out.Stop = time.Since(began)
+	return out, nil
+}
+
+// stopBegan says that clients may wait already for this attempt.
+func (f *follower) stopBegan(attempt string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.stops[attempt] != nil
+}
+
+// forgetMoves drops what is known of moves that are over.
+func (f *follower) forgetMoves() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	under := map[string]bool{} // now: who has put something here has seen its move in a state
+	for v := range f.m.cluster.State().Volumes() {
+		if v.Phase == state.PhaseMoving {
+			under[v.Pending.Attempt] = true
+		}
+	}
+	maps.DeleteFunc(f.ready, func(_ volume.ID, attempt string) bool { return !under[attempt] })
+	maps.DeleteFunc(f.stops, func(attempt string, run *stopRun) bool { return !under[attempt] && !run.runs() })
+}
