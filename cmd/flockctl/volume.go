@@ -267,6 +267,9 @@ func (a *app) printVolume(v api.Volume) {
 	if v.LastRefusal != "" {
 		f.add("Last refusal", "%s", v.LastRefusal)
 	}
+	if v.Locality != "" {
+		f.add("Locality", "%s", v.Locality)
+	}
 	opts := v.Spec.Options()
 	for _, k := range slices.Sorted(maps.Keys(opts)) {
 		f.add("Option", "%s=%s", k, opts[k])

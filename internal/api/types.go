@@ -291,6 +291,9 @@ type Volume struct {
 	PurgeAfter time.Time `json:"purge_after,omitzero"`
 	// LastRefusal is why the last move or removal was given up.
 	LastRefusal string `json:"last_refusal,omitempty"`
+	// Locality says which of its preferences (prefer, avoid, zone) it has not got, and why;
+	// only of a volume that was asked for by name or ID.
+	Locality string `json:"locality,omitempty"`
 	// Containers are those that are recorded to follow it; only of a volume that was asked
 	// for by name or ID.
 	Containers []Container `json:"containers,omitempty"`

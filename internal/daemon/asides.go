@@ -143,7 +143,9 @@ func (m *member) restoreHere(ctx context.Context, ref string, req api.RestoreAsi
 		}
 		// The copy is where it is: that node becomes the primary, whether new volumes would
 		// be placed there or not. Replicas that cannot be placed now are added by Repair.
-		p, _, err := m.place(ctx, spec, a.Node.ID)
+		here := spec // but for where it would rather be
+		here.Prefer, here.Zone = append([]string{m.cluster.State().NodeName(a.Node.ID)}, spec.Prefer...), ""
+		p, _, err := m.place(ctx, here, a.Node.ID)
 		if err != nil && spec.Strict {
 			return api.Volume{}, err
 		}
@@ -161,12 +163,17 @@ func (m *member) restoreHere(ctx context.Context, ref string, req api.RestoreAsi
 // restoredSpec is the spec of the volume that a copy came from, with some options
 // changed.
 func (m *member) restoredSpec(a api.Aside, opts map[string]string) (volume.Spec, error) {
+	var was volume.Spec
 	all := map[string]string{}
 	if v := m.cluster.State().Volume(a.Volume); v != nil {
-		all = v.Spec.Options()
+		was, all = v.Spec, v.Spec.Options()
 	}
 	maps.Copy(all, opts)
-	return volume.ParseOptions(all)
+	spec, err := volume.ParseOptions(all)
+	if err != nil {
+		return volume.Spec{}, err
+	}
+	return spec, m.knowsPlaces(was, spec)
 }
 
 // RemoveAside implements api.Backend.

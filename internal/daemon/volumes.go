@@ -40,6 +40,7 @@ func (m *member) Volume(_ context.Context, ref string) (api.Volume, error) {
 	}
 	out := v.volume(vol)
 	out.Containers = v.containersOf(vol.ID)
+	out.Locality = placement.NewView(v.state, m.heardByPlacement(), m.now()).Locality(vol)
 	return out, nil
 }
 
@@ -147,6 +148,9 @@ func (m *member) createHere(ctx context.Context, req api.CreateVolumeRequest, sp
 		}
 		id = old.ID
 	} else {
+		if err := m.knowsPlaces(volume.Spec{}, spec); err != nil {
+			return api.Volume{}, err
+		}
 		p, short, err := m.place(ctx, spec, req.Node)
 		if err != nil {
 			return api.Volume{}, err
@@ -287,6 +291,9 @@ func (m *member) updateHere(ctx context.Context, id volume.ID, req api.UpdateVol
 		if err := m.mayGrow(v, next); err != nil {
 			return nil, nil, err
 		}
+		if err := m.knowsPlaces(v.Spec, next); err != nil {
+			return nil, nil, err
+		}
 		out.Changes = v.Spec.Changes(next)
 		stale := func() bool {
 			now := m.cluster.State().Volume(id)
@@ -303,6 +310,11 @@ func (m *member) updateHere(ctx context.Context, id volume.ID, req api.UpdateVol
 		out.Volume = now.volume(v)
 	}
 	return out, nil
+}
+
+// knowsPlaces refuses nodes and zones in a spec that are not there.
+func (m *member) knowsPlaces(was, spec volume.Spec) error {
+	return placement.KnowsPlaces(placement.NewView(m.cluster.State(), m.heardByPlacement(), m.now()), was, spec)
 }
 
 // mayGrow refuses a limit that the nodes of a volume have no room for, or that is

@@ -145,6 +145,11 @@ func (v *View) drainPrimary(vol *state.Volume, n *NodeView) drainStep {
 		}
 	}
 	to := v.heir(g, n)
+	if to == "" || v.straysFrom(here, to) > 0 {
+		if s, ok := v.homeward(vol, g, n); ok {
+			return s
+		}
+	}
 	switch {
 	case to == "" && len(g.volumes) == 1:
 		return v.drainAdd(vol, n, 1, "a copy")
@@ -221,7 +226,7 @@ func (v *View) drainReplica(vol *state.Volume, n *NodeView) drainStep {
 
 // roomFor says that a node could take a copy of a kind that lacks.
 func (v *View) roomFor(vol *state.Volume, s Shortfall) bool {
-	c, p := newChooser(v, v.claim(vol), keyOf(vol.ID)), cloned(vol.Placement)
+	c, p := newChooser(v, vol.Spec, v.claim(vol), keyOf(vol.ID)), cloned(vol.Placement)
 	c.fill(&p, len(p.Local)+min(1, s.Local), len(p.Remote)+min(1, s.Remote))
 	return !same(p, vol.Placement)
 }
@@ -267,7 +272,7 @@ func (v *View) drainAdd(vol *state.Volume, n *NodeView, extra int, what string) 
 		}
 		return drainStep{why: "no replica that could take over may write"}
 	}
-	c := newChooser(v, v.claim(vol), keyOf(vol.ID))
+	c := newChooser(v, vol.Spec, v.claim(vol), keyOf(vol.ID))
 	want := cloned(vol.Placement)
 	local, remote := len(want.Local)+missing.Local, len(want.Remote)+missing.Remote
 	c.fill(&want, local, remote)

@@ -58,8 +58,9 @@ type Verdict struct {
 // The old primary goes before all others when it is back and may write: it lacks
 // nothing. Else the highest complete position wins, so that what a replica has
 // acknowledged is never given up for one that is nearer, emptier or wanted; then a node
-// that stays before one that is drained, the old primary's zone before others, and the
-// better score. A copy that cannot be asked is unknown: it is waited for only as long as
+// that stays before one that is drained, the zone that the volume is to be in before
+// others, then the old primary's, a node that it prefers before others, and the better
+// score. A copy that cannot be asked is unknown: it is waited for only as long as
 // it may still answer, and said to be possibly better. Many volumes make nodes slow to
 // answer, so who lives is given time: the quickest is not the one that has most.
 //
@@ -183,6 +184,39 @@ func (e *election) better(c *candidate) *candidate {
 	return nil
 }
 
+// unfulfilled says why a volume does not go to its zone, or to a node that it prefers to
+// c's; "" when it does, or has no copy there.
+func (e *election) unfulfilled(c *candidate) string {
+	spec, out := e.Volume.Spec, ""
+	for _, x := range e.all {
+		wish := "is preferred"
+		switch {
+		case x.node == nil || x.id == c.id || x.id == e.Volume.Election.Was:
+			continue
+		case c.node.strays(spec) && !x.node.strays(spec):
+			wish = fmt.Sprintf("is in zone %s", spec.Zone)
+		case x.node.strays(spec) || x.node.lean(spec) <= max(0, c.node.lean(spec)):
+			continue
+		}
+		why := "is in another zone than " + e.name + " was"
+		switch {
+		case x.lack != "":
+			why = x.lack
+		case e.Wish != nil && e.Wish.To == c.id:
+			why = "another was asked for"
+		case x.promise.Newest.Compare(c.promise.Newest) < 0:
+			why = "holds less"
+		case x.node.Availability != state.Active:
+			why = "is being drained"
+		}
+		out += fmt.Sprintf("; %s %s, but %s", x.name, wish, why)
+	}
+	if slices.Contains(spec.Avoid, c.name) {
+		out += fmt.Sprintf("; %s is to be avoided, but no other copy is as good", c.name)
+	}
+	return out
+}
+
 // promising is a copy that cannot be asked just now, though its node lives, and that had
 // acknowledged more than c's holds; nil when there is none.
 func (e *election) promising(c *candidate) *candidate {
@@ -207,7 +241,7 @@ func (e *election) acked(id volume.NodeID) (p volume.Position) {
 // choice is the best of those that can be the primary now; nil when none can.
 func (e *election) choice() *candidate {
 	var best *candidate
-	scores := newChooser(e.v, 0, keyOf(e.Volume.ID))
+	scores := newChooser(e.v, e.Volume.Spec, 0, keyOf(e.Volume.ID))
 	score := func(c *candidate) float64 {
 		if i := e.v.index[c.id]; scores.unfit[i] == fit {
 			return scores.score[i]
@@ -222,7 +256,9 @@ func (e *election) choice() *candidate {
 		if best == nil || cmp.Or(
 			c.promise.Newest.Compare(best.promise.Newest),
 			cmp.Compare(yes(c.node.Availability == state.Active), yes(best.node.Availability == state.Active)),
+			cmp.Compare(yes(best.node.strays(e.Volume.Spec)), yes(c.node.strays(e.Volume.Spec))),
 			cmp.Compare(yes(c.node.Zone == e.Home), yes(best.node.Zone == e.Home)),
+			cmp.Compare(c.node.lean(e.Volume.Spec), best.node.lean(e.Volume.Spec)),
 			cmp.Compare(score(c), score(best)),
 			cmp.Compare(best.id, c.id)) > 0 {
 			best = c
@@ -336,6 +372,7 @@ func (e *election) bounded(c *candidate) Verdict {
 	if x := e.better(c); x != nil {
 		note += fmt.Sprintf("; %s holds more, but %s", x.name, cmp.Or(x.lack, "another was asked for"))
 	}
+	note += e.unfulfilled(c)
 	if accepted {
 		note += "; an operator has accepted the loss"
 	}

@@ -14,6 +14,7 @@ import (
 // elect is a Failover of volume pg, which was on a node, in words like
 //
 //	elect was=n1 asked=4s life=20s start=1-90 failover=manual max-loss=1m created=1h home=z1 recovered
+//	                         and prefer=, avoid= and zone= of its spec
 //	  n2 2-100 asof=21s      it promised: its position, and how long ago it was complete
 //	  n3 none                no copy; err=TEXT: no answer but that; silent: none at all
 //	  link n2 2-100 asof=21s lag=3M   what the old primary said last
@@ -50,7 +51,9 @@ func (w *world) elect(t *testing.T, args string, lines []string) string {
 		case "recovered":
 			vol.Election.Recovered = true
 		default:
-			t.Fatalf("elect: unknown word %q", f)
+			if !setSpec(t, &vol.Spec, key, value) {
+				t.Fatalf("elect: unknown word %q", f)
+			}
 		}
 	}
 	for _, line := range lines {

@@ -136,9 +136,9 @@ func (v *View) stays(vol *state.Volume, n *NodeView, g company) string {
 }
 
 // heir is the node that a company is best handed to: complete copies of all that is
-// still here, on a node that may write and is not drained itself; in the primary's zone
-// before others, one that has not failed before before one that has, one that has all that
-// its containers need before one that waits for it, in sync before behind. Where some have gone ahead, it is where they are. "" when there is none.
+// still here, on a node that may write and is not drained itself; in the zone that the
+// volumes are to be in before others, then in the primary's, one that has not failed before before one that has, one that has all that
+// its containers need before one that waits for it, preferred before not, in sync before behind. Where some have gone ahead, it is where they are. "" when there is none.
 func (v *View) heir(g company, n *NodeView) volume.NodeID {
 	here, away := g.here(n.ID)
 	var all []volume.NodeID
@@ -160,9 +160,11 @@ func (v *View) heir(g company, n *NodeView) volume.NodeID {
 	}
 	return slices.MinFunc(all, func(a, b volume.NodeID) int {
 		return cmp.Or(
+			cmp.Compare(v.straysFrom(here, a), v.straysFrom(here, b)),
 			cmp.Compare(yes(v.zoneOf(a) != n.Zone), yes(v.zoneOf(b) != n.Zone)),
 			cmp.Compare(failed(a), failed(b)),
 			cmp.Compare(yes(v.notReady(g, n, a) != ""), yes(v.notReady(g, n, b) != "")),
+			cmp.Compare(v.leanOf(here, b), v.leanOf(here, a)),
 			cmp.Compare(yes(v.behind(here, a) != nil), yes(v.behind(here, b) != nil)),
 			cmp.Compare(v.Node(a).Primaries, v.Node(b).Primaries), cmp.Compare(a, b))
 	})
@@ -242,7 +244,8 @@ func (v *View) gather(vol *state.Volume, g company, n *NodeView) drainStep {
 		if m.ID == n.ID || !fits || len(away) > 0 && !slices.Contains(away, m.ID) {
 			continue
 		}
-		if to == nil || has(m.ID) > has(to.ID) {
+		if to == nil || cmp.Or(cmp.Compare(v.straysFrom(here, to.ID), v.straysFrom(here, m.ID)), cmp.Compare(has(m.ID), has(to.ID)),
+			cmp.Compare(v.leanOf(here, m.ID), v.leanOf(here, to.ID))) > 0 {
 			to = m
 		}
 	}

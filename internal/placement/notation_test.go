@@ -33,7 +33,9 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	  web n1 v1 v2 images=n2     of n1; so far its image is on n2; blocked: it cannot follow;
 //	                             taken=n2: its name is taken there
 //	  web n1 v1 images=n2 failed=n2:3  and n2 has failed three times to start it
-//	place size=1G replicas=2     Place
+//	place size=1G replicas=2     Place; node=n1 is where its user asked
+//	locality                     View.Locality
+//	places prefer=n1 zone=a      KnowsPlaces of a new volume
 //	  v1 n1 > n2 n3 n4 absent=n2 refused=n3 lagging=n4
 //	                             n2 is being seeded; what the primary says of the others
 //	settings replace=1m          the cluster's settings
@@ -256,7 +258,7 @@ func (w *world) run(t *testing.T, in string) string {
 		spec, prefer := volume.Spec{}, volume.NodeID("")
 		for _, arg := range strings.Fields(args) {
 			key, value, _ := strings.Cut(arg, "=")
-			if key == "prefer" {
+			if key == "node" {
 				prefer = volume.NodeID(value)
 			} else if !setSpec(t, &spec, key, value) {
 				t.Fatalf("place: unknown argument %q", arg)
@@ -271,6 +273,30 @@ func (w *world) run(t *testing.T, in string) string {
 			out += "\n" + short.String()
 		}
 		return out
+	case "locality":
+		var out []string
+		v := w.view()
+		for _, vol := range v.Volumes {
+			if s := v.Locality(vol); s != "" {
+				out = append(out, fmt.Sprintf("%s: %s", vol.ID, s))
+			}
+		}
+		return cmp.Or(strings.Join(out, "\n"), "nothing")
+	case "places":
+		var spec volume.Spec
+		for _, arg := range strings.Fields(args) {
+			key, value, _ := strings.Cut(arg, "=")
+			if !setSpec(t, &spec, key, value) {
+				t.Fatalf("places: unknown argument %q", arg)
+			}
+		}
+		if err := KnowsPlaces(w.view(), volume.Spec{}, spec); err != nil {
+			return fmt.Sprintf("%s: %v", volume.CodeOf(err), err)
+		}
+		if err := KnowsPlaces(w.view(), spec, spec); err != nil {
+			t.Errorf("what was accepted before is refused: %v", err)
+		}
+		return "known"
 	case "elect":
 		return w.elect(t, args, lines)
 	case "repair":
@@ -558,6 +584,12 @@ func setSpec(t *testing.T, s *volume.Spec, key, value string) bool {
 		s.Remote = int(parseBytes(t, value))
 	case "strict":
 		s.Strict = true
+	case "prefer":
+		s.Prefer = strings.Split(value, ",")
+	case "avoid":
+		s.Avoid = strings.Split(value, ",")
+	case "zone":
+		s.Zone = volume.Zone(value)
 	default:
 		return false
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // Place chooses the nodes of a new volume: prefer as its primary if that node may
-// take it, else the best one; spec.Replicas other nodes of the primary's zone and
+// take it and the spec does not name a better one, else the best one; spec.Replicas other nodes of the primary's zone and
 // spec.Remote nodes of other zones, spread over as many zones as possible.
 //
 // Where nodes are lacking the volume is placed on those there are, and the
@@ -26,7 +26,7 @@ func Place(v *View, spec volume.Spec, prefer volume.NodeID) (volume.Placement, S
 	if claim == 0 {
 		claim = growthReserve
 	}
-	c := newChooser(v, claim, mix(v.salt))
+	c := newChooser(v, spec, claim, mix(v.salt))
 	primary := c.primary(spec, prefer)
 	if primary < 0 {
 		return volume.Placement{}, Shortfall{}, c.nowhere()
@@ -49,11 +49,13 @@ type chooser struct {
 	unfit []unfit   // by node: why it may not take a copy
 	norms           // over the fit nodes
 	score []float64 // by node: as a replica; only of fit nodes
+	lean  []int     // by node: see NodeView.lean
 }
 
-func newChooser(v *View, claim int64, key uint64) *chooser {
-	c := &chooser{v: v, claim: claim, key: key, unfit: make([]unfit, len(v.Nodes)), score: make([]float64, len(v.Nodes))}
+func newChooser(v *View, spec volume.Spec, claim int64, key uint64) *chooser {
+	c := &chooser{v: v, claim: claim, key: key, unfit: make([]unfit, len(v.Nodes)), score: make([]float64, len(v.Nodes)), lean: make([]int, len(v.Nodes))}
 	for i := range v.Nodes {
+		c.lean[i] = v.Nodes[i].lean(spec)
 		c.unfit[i] = v.Nodes[i].unfit(claim)
 		if c.unfit[i] == fit {
 			c.norms.add(&v.Nodes[i])
@@ -67,12 +69,26 @@ func newChooser(v *View, claim int64, key uint64) *chooser {
 	return c
 }
 
-// primary is the index of the node for the writable copy; -1 when none is fit. A
-// node in whose zone more of the replicas find room goes before one with a better
-// score; the wish of the caller goes before both, since its container waits there.
+// primary is the index of the node for the writable copy; -1 when none is fit. Where a
+// node of the volume's zone is fit it is one of these. The wish of the caller, where a
+// container waits, goes before all else, unless the volume would rather be on another
+// node. Then a node in whose zone more of the replicas find room goes before one that is
+// preferred, that before the caller's, and that before one with a better score.
 func (c *chooser) primary(spec volume.Spec, prefer volume.NodeID) int {
-	if i, ok := c.v.index[prefer]; ok && c.unfit[i] == fit {
-		return i
+	home := slices.ContainsFunc(c.v.zones[spec.Zone], func(i int) bool { return c.unfit[i] == fit })
+	may := func(i int) bool { return c.unfit[i] == fit && (!home || !c.v.Nodes[i].strays(spec)) }
+	caller, ok := c.v.index[prefer]
+	if !ok || !may(caller) {
+		caller = -1
+	}
+	if caller >= 0 {
+		other := false
+		for i := range c.unfit {
+			other = other || may(i) && c.lean[i] > c.lean[caller]
+		}
+		if !other {
+			return caller
+		}
 	}
 	all, in := 0, make(map[volume.Zone]int, len(c.v.zones))
 	for i, reason := range c.unfit {
@@ -82,14 +98,15 @@ func (c *chooser) primary(spec volume.Spec, prefer volume.NodeID) int {
 		}
 	}
 	best, bestReach, bestScore := -1, 0, 0.0
-	for i, reason := range c.unfit {
-		if reason != fit {
+	for i := range c.unfit {
+		if !may(i) {
 			continue
 		}
 		here := in[c.v.Nodes[i].Zone]
 		reach := min(spec.Replicas, here-1) + min(spec.Remote, all-here)
 		score := c.v.Nodes[i].score(volume.RolePrimary, c.claim, c.key, c.norms)
-		if best < 0 || reach > bestReach || reach == bestReach && score > bestScore {
+		if best < 0 || cmp.Or(cmp.Compare(reach, bestReach), cmp.Compare(c.lean[i], c.lean[best]),
+			cmp.Compare(yes(i == caller), yes(best == caller)), cmp.Compare(score, bestScore)) > 0 {
 			best, bestReach, bestScore = i, reach, score
 		}
 	}
@@ -104,7 +121,7 @@ func (c *chooser) fill(p *volume.Placement, local, remote int) {
 	best := func(among []int) int {
 		best := -1
 		for _, i := range among {
-			if c.unfit[i] == fit && (best < 0 || c.score[i] > c.score[best]) && !slices.Contains(taken, v.Nodes[i].ID) {
+			if c.unfit[i] == fit && (best < 0 || c.rather(i, best)) && !slices.Contains(taken, v.Nodes[i].ID) {
 				best = i
 			}
 		}
@@ -140,6 +157,12 @@ func (c *chooser) fill(p *volume.Placement, local, remote int) {
 	}
 }
 
+// rather says that node i is a better place for a replica than node j, in the same zone
+// or where zones do not matter.
+func (c *chooser) rather(i, j int) bool {
+	return cmp.Or(cmp.Compare(c.lean[i], c.lean[j]), cmp.Compare(c.score[i], c.score[j])) > 0
+}
+
 // before says that node i is a better next remote replica than node j of another
 // zone. It is a total order, so that the order of a map never matters.
 func (c *chooser) before(i, j int, perZone map[volume.Zone]int) bool {
@@ -147,8 +170,8 @@ func (c *chooser) before(i, j int, perZone map[volume.Zone]int) bool {
 	switch {
 	case a != b:
 		return a < b
-	case c.score[i] != c.score[j]:
-		return c.score[i] > c.score[j]
+	case c.lean[i] != c.lean[j] || c.score[i] != c.score[j]:
+		return c.rather(i, j)
 	}
 	return i < j
 }

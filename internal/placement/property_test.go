@@ -74,7 +74,19 @@ func randomWorld(r *rand.Rand, nodes, volumes int) world {
 }
 
 func randomSpec(r *rand.Rand) volume.Spec {
-	return volume.Spec{Size: int64(r.IntN(3)) * 1e9, Replicas: r.IntN(4), Remote: r.IntN(3), Strict: r.IntN(8) == 0}
+	spec := volume.Spec{Size: int64(r.IntN(3)) * 1e9, Replicas: r.IntN(4), Remote: r.IntN(3), Strict: r.IntN(8) == 0}
+	if names := r.Perm(8); r.IntN(2) == 0 {
+		for i, n := range names[:r.IntN(4)] {
+			name := fmt.Sprintf("n%d", n)
+			if i%2 == 0 {
+				spec.Prefer = append(spec.Prefer, name)
+			} else {
+				spec.Avoid = append(spec.Avoid, name)
+			}
+		}
+		spec.Zone = []volume.Zone{"", "", "z0", "z9"}[r.IntN(4)]
+	}
+	return spec
 }
 
 func TestPlacementsAreSound(t *testing.T) {
@@ -87,12 +99,18 @@ func TestPlacementsAreSound(t *testing.T) {
 			prefer := w.nodes[r.IntN(len(w.nodes))].ID
 			p, short, err := Place(v, spec, prefer)
 			if err != nil {
+				plain := spec
+				plain.Prefer, plain.Avoid, plain.Zone, plain.Strict = nil, nil, "", false
+				if _, _, err := Place(v, plain, prefer); err == nil && !spec.Strict {
+					t.Fatalf("seed %d: only the preferences of %+v keep it from being placed", seed, spec)
+				}
 				if c := volume.CodeOf(err); c != volume.CodeRefused && c != volume.CodeUnavailable {
 					t.Fatalf("seed %d: Place failed with code %q: %v", seed, c, err)
 				}
 				continue
 			}
 			checkPlacement(t, seed, v, spec, p)
+			checkPreferences(t, seed, v, spec, prefer, p, short)
 			if got := len(p.Local) + short.Local; got != spec.Replicas {
 				t.Fatalf("seed %d: %d local replicas and %d missing, want %d in all", seed, len(p.Local), short.Local, spec.Replicas)
 			}
@@ -148,6 +166,22 @@ func checkPlacement(t *testing.T, seed uint64, v *View, spec volume.Spec, p volu
 				t.Fatalf("seed %d: %d remote replicas in %s, but %d in %s, which has room", seed, n, z, used[other], other)
 			}
 		}
+	}
+}
+
+// checkPreferences: a zone that can be kept is kept, and a preference costs no copy.
+func checkPreferences(t *testing.T, seed uint64, v *View, spec volume.Spec, caller volume.NodeID, p volume.Placement, short Shortfall) {
+	t.Helper()
+	if v.Node(p.Primary).strays(spec) && slices.ContainsFunc(v.Nodes, func(n NodeView) bool {
+		return n.Zone == spec.Zone && n.unfit(max(spec.Size, growthReserve)) == fit
+	}) {
+		t.Fatalf("seed %d: primary %s is outside of zone %s, where a node is fit", seed, p.Primary, spec.Zone)
+	}
+	plain := spec
+	plain.Prefer, plain.Avoid, plain.Strict = nil, nil, false
+	_, without, err := Place(v, plain, caller)
+	if err != nil || short.Local+short.Remote > without.Local+without.Remote {
+		t.Fatalf("seed %d: with preferences %s, without %s (%v)", seed, short, without, err)
 	}
 }
 

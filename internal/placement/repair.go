@@ -163,7 +163,7 @@ func (v *View) add(vol *state.Volume, want volume.Placement, missing Shortfall) 
 	if v.noSource(vol) != "" || v.Node(want.Primary).Feeding >= seedsPerNode {
 		return want
 	}
-	c := newChooser(v, v.claim(vol), keyOf(vol.ID))
+	c := newChooser(v, vol.Spec, v.claim(vol), keyOf(vol.ID))
 	for i := range v.Nodes {
 		if v.Nodes[i].Seeding >= seedsPerNode {
 			c.unfit[i] = busy
@@ -221,7 +221,7 @@ func (v *View) improve(vol *state.Volume) (better volume.Placement, drop bool, p
 	if alive != spec.Replicas+spec.Remote {
 		return p, false, 0
 	}
-	c := newChooser(v, v.claim(vol), keyOf(vol.ID))
+	c := newChooser(v, vol.Spec, v.claim(vol), keyOf(vol.ID))
 	better = cloned(p)
 	switch local, remote := v.present(p); {
 	case local < spec.Replicas:
@@ -304,8 +304,8 @@ func (v *View) crowded(p volume.Placement) bool {
 // is being seeded is not spare: somebody may wait for it.
 //
 // The lost go first, then those that make no progress, those that share a zone,
-// those that are behind, and then the one that its node would be the worst choice for,
-// but the one that was seeded last after all others.
+// those that are behind, and then the one whose node the volume would rather not be on, or
+// else would be the worst choice, but the one that was seeded last after all others.
 func (v *View) spare(vol *state.Volume) (volume.NodeID, time.Duration) {
 	p := vol.Placement
 	if len(p.Local)+len(p.Remote) <= vol.Spec.Replicas+vol.Spec.Remote || v.Node(p.Primary).Copy(vol.ID).Problem != "" {
@@ -316,10 +316,11 @@ func (v *View) spare(vol *state.Volume) (volume.NodeID, time.Duration) {
 		class    int // the highest goes first
 		crowd    int
 		behind   bool
+		lean     int
 		score    float64
 		patience time.Duration
 	}
-	c := newChooser(v, 0, keyOf(vol.ID))
+	c := newChooser(v, vol.Spec, 0, keyOf(vol.ID))
 	perZone := v.perZone(p)
 	var local, remote int // complete ones
 	for id := range nodesOf(p) {
@@ -360,6 +361,9 @@ func (v *View) spare(vol *state.Volume) (volume.NodeID, time.Duration) {
 		if i, ok := v.index[id]; ok && c.unfit[i] == fit {
 			x.score = c.score[i]
 		}
+		if n := v.Node(id); n != nil {
+			x.lean = n.lean(vol.Spec)
+		}
 		all = append(all, x)
 	}
 	if len(all) == 0 {
@@ -368,7 +372,7 @@ func (v *View) spare(vol *state.Volume) (volume.NodeID, time.Duration) {
 	first := slices.MinFunc(all, func(a, b candidate) int {
 		return cmp.Or(cmp.Compare(b.class, a.class), cmp.Compare(b.crowd, a.crowd),
 			cmp.Compare(yes(b.behind), yes(a.behind)), cmp.Compare(yes(a.id == v.extra[vol.ID]), yes(b.id == v.extra[vol.ID])),
-			cmp.Compare(a.score, b.score), cmp.Compare(a.id, b.id))
+			cmp.Compare(a.lean, b.lean), cmp.Compare(a.score, b.score), cmp.Compare(a.id, b.id))
 	})
 	return first.id, first.patience
 }
@@ -504,7 +508,7 @@ func (v *View) Shortfall(vol *state.Volume) Shortfall {
 	if s.IsZero() {
 		return s
 	}
-	c := newChooser(v, v.claim(vol), keyOf(vol.ID))
+	c := newChooser(v, vol.Spec, v.claim(vol), keyOf(vol.ID))
 	s = c.shortfall(p, s.Local, s.Remote)
 	if why := v.noSource(vol); why != "" {
 		s.WhyLocal, s.WhyRemote = why, why

@@ -51,6 +51,7 @@ import (
 //	rejoin NODE PEER               flockctl join on it, with a new token of PEER
 //	recover NODE                   flockd recover, while it is stopped
 //	members NODE OTHER..           until the node knows exactly these members, and Raft no others
+//	locality NODE VOLUME [TEXT]    until that is in what the node says of the volume's preferences; without: it has all
 //	option NODE VOLUME KEY=VALUE.. until the node knows the volume with these
 func (w *World) operatorStep(words []string) error {
 	node := func() *Machine { return w.Machine(words[1]) }
@@ -286,6 +287,13 @@ func (w *World) operatorStep(words []string) error {
 				}
 			}
 			return err == nil
+		})
+		return nil
+	case "locality":
+		w.Await(strings.Join(words, " "), func() bool {
+			v, err := node().API().Volume(w.ctx(), words[2])
+			text := strings.Join(words[3:], " ")
+			return err == nil && strings.Contains(v.Locality, text) && (text == "") == (v.Locality == "")
 		})
 		return nil
 	case "copy-on", "no-copy-on":

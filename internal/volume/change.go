@@ -9,7 +9,7 @@ import (
 // ChangeableOptions are those that can change on a volume with data, in the order in
 // which help shows them. The others are properties of what is on its disks already.
 func ChangeableOptions() []string {
-	return []string{"size", "replicas", "remote", "interval", "snapshots", "failover", "max-loss", "ports"}
+	return []string{"size", "replicas", "remote", "interval", "snapshots", "failover", "max-loss", "prefer", "avoid", "zone", "ports"}
 }
 
 // OptionChange is one option of a volume before and after. "" is: not set.

@@ -90,6 +90,21 @@ var options = []option{
 			return FormatDuration(s.MaxLoss)
 		},
 	}, {
+		"prefer", "names of nodes with commas between, the best first, or none",
+		"nodes where its copies should rather be, its primary before all",
+		func(s *Spec, v string) (err error) { s.Prefer, err = parseNodes(v); return err },
+		func(s Spec) string { return strings.Join(s.Prefer, ",") },
+	}, {
+		"avoid", "names of nodes with commas between, or none",
+		"nodes where its copies should be only when there is no other place",
+		func(s *Spec, v string) (err error) { s.Avoid, err = parseNodes(v); return err },
+		func(s Spec) string { return strings.Join(s.Avoid, ",") },
+	}, {
+		"zone", "the name of a zone, or none",
+		"zone that its primary stays in while a node there can have it",
+		func(s *Spec, v string) (err error) { s.Zone, err = parseZone(v); return err },
+		func(s Spec) string { return string(s.Zone) },
+	}, {
 		"ports", "routes like 5432:5432/postgres,80:8080/http, each " + RouteForm + ", or none",
 		"ports that all nodes listen on for the volume's container, and how",
 		func(s *Spec, v string) (err error) { s.Ports, err = ParseRoutes(v); return err },
@@ -135,6 +150,38 @@ var options = []option{
 			return ""
 		},
 	},
+}
+
+// nowhere removes a preference.
+const nowhere = "none"
+
+// parseNodes reads names of nodes with commas between. Whether there are such nodes is not
+// known here.
+func parseNodes(v string) ([]string, error) {
+	if v == nowhere {
+		return nil, nil
+	}
+	var out []string
+	for name := range strings.SplitSeq(v, ",") {
+		switch {
+		case ValidateName(name) != nil:
+			return nil, fmt.Errorf("%s is not the name of a node", clip(name))
+		case slices.Contains(out, name):
+			return nil, fmt.Errorf("node %s is there twice", name)
+		}
+		out = append(out, name)
+	}
+	return out, nil
+}
+
+func parseZone(v string) (Zone, error) {
+	if v == nowhere {
+		return "", nil
+	}
+	if ValidateName(v) != nil {
+		return "", errors.New("not the name of a zone")
+	}
+	return Zone(v), nil
 }
 
 // MaxMaxLoss and maxOwner are sanity bounds.
@@ -304,7 +351,8 @@ func (s Spec) Options() map[string]string {
 func (s Spec) Equal(t Spec) bool {
 	return s.Size == t.Size && s.Replicas == t.Replicas && s.Remote == t.Remote &&
 		s.Interval == t.Interval && s.Failover == t.Failover && s.MaxLoss == t.MaxLoss &&
-		slices.Equal(s.Snapshots, t.Snapshots) && slices.Equal(s.Ports, t.Ports) && maps.Equal(s.ZFS, t.ZFS) && s.UID == t.UID && s.GID == t.GID && s.Mode == t.Mode
+		slices.Equal(s.Snapshots, t.Snapshots) && slices.Equal(s.Ports, t.Ports) &&
+		slices.Equal(s.Prefer, t.Prefer) && slices.Equal(s.Avoid, t.Avoid) && s.Zone == t.Zone && maps.Equal(s.ZFS, t.ZFS) && s.UID == t.UID && s.GID == t.GID && s.Mode == t.Mode
 }
 
 // Validate checks a Spec that did not come from ParseOptions. Every field must be
@@ -328,6 +376,11 @@ func (s Spec) Validate() error {
 		}
 		if canonical != v {
 			return badValue(zfsPrefix+property, v, fmt.Errorf("it has to be written %s", canonical), zfsProperties[property].value)
+		}
+	}
+	for _, node := range s.Prefer {
+		if slices.Contains(s.Avoid, node) {
+			return badValue("avoid", strings.Join(s.Avoid, ","), fmt.Errorf("node %s is preferred, too; take it out of one of them", node), "other nodes than prefer")
 		}
 	}
 	if s.MaxLoss != 0 && s.MaxLoss < s.Interval {
@@ -405,6 +458,7 @@ var aliases = map[string]string{
 	"local": "replicas", "zones": "remote", "remotes": "remote", "remote-replicas": "remote",
 	"cadence": "interval", "frequency": "interval", "rpo": "max-loss", "loss": "max-loss",
 	"owner": "uid", "user": "uid", "group": "gid", "permissions": "mode", "perm": "mode", "blocksize": "zfs.recordsize",
+	"affinity": "prefer", "preferred": "prefer", "anti-affinity": "avoid", "az": "zone", "region": "zone",
 	"compress": "zfs.compression", "port": "ports", "publish": "ports", "route": "ports", "routes": "ports", "expose": "ports",
 }
 

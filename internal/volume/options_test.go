@@ -111,6 +111,9 @@ func TestSpecEqual(t *testing.T) {
 		"uid":      func(s *Spec) { s.UID++ },
 		"gid":      func(s *Spec) { s.GID++ },
 		"mode":     func(s *Spec) { s.Mode++ },
+		"prefer":   func(s *Spec) { s.Prefer = []string{"n1"} },
+		"avoid":    func(s *Spec) { s.Avoid = []string{"n1"} },
+		"zone":     func(s *Spec) { s.Zone = "a" },
 		"ports":    func(s *Spec) { s.Ports = []Route{{Listen: 80, Port: 80, Mode: RouteTCP}} },
 	} {
 		s := DefaultSpec()
@@ -136,6 +139,9 @@ func TestSpecValidate(t *testing.T) {
 		"foreign property":   func(s *Spec) { s.ZFS["mountpoint"] = "/" },
 		"not canonical":      func(s *Spec) { s.ZFS["recordsize"] = "16384" },
 		"wrong port":         func(s *Spec) { s.Ports = []Route{{Listen: 80, Mode: RouteTCP}} },
+		"no node":            func(s *Spec) { s.Prefer = []string{"n1", ""} },
+		"node twice":         func(s *Spec) { s.Avoid = []string{"n1", "n1"} },
+		"contradiction":      func(s *Spec) { s.Prefer, s.Avoid = []string{"n1"}, []string{"n1"} },
 		"unknown profile":    func(s *Spec) { s.Profile = "turbo" },
 	} {
 		s := DefaultSpec()

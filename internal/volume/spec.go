@@ -14,6 +14,12 @@ type Spec struct {
 	Snapshots SnapshotPolicy `json:"snapshots,omitempty"`
 	Failover  Failover       `json:"failover"`           // what may happen when the primary's node is lost
 	MaxLoss   time.Duration  `json:"max_loss,omitempty"` // automatic failover only below this; 0: no bound
+	// Prefer and Avoid are names of nodes where its copies should rather be, the best first,
+	// or rather not be. Zone is where its primary stays while a node there can have it;
+	// "": anywhere.
+	Prefer []string `json:"prefer,omitempty"`
+	Avoid  []string `json:"avoid,omitempty"`
+	Zone   Zone     `json:"zone,omitempty"`
 	// Ports are the routes that lead to the volume's container, in order of Listen.
 	Ports   []Route `json:"ports,omitempty"`
 	Profile string  `json:"profile,omitempty"` // named set of options that other fields came from; for display

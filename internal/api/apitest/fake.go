@@ -336,6 +336,9 @@ func (f *Fake) Volume(ctx context.Context, ref string) (api.Volume, error) {
 			v.Containers = append(v.Containers, c)
 		}
 	}
+	if p := v.Spec.Prefer; len(p) > 0 && p[0] != v.Primary.Name {
+		v.Locality = fmt.Sprintf("its primary is on %s, not on %s", v.Primary, p[0])
+	}
 	return v, nil
 }
 
