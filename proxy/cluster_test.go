@@ -111,6 +111,7 @@ type member struct {
 	peers            *tlsPeers
 	stop             func()
 	raw              net.Listener
+	secrets          string       // Options.Secrets
 	inheritNodes     net.Listener // handed on by an older process, as the next ones
 	inherit          map[string]net.Listener
 	link             net.Conn // to an older process
@@ -121,6 +122,7 @@ func newCluster(t testing.TB, n int) *cluster {
 	for i := range n {
 		m := &member{name: fmt.Sprintf("n%d", i+1), host: fmt.Sprintf("127.0.0.%d", i+2)}
 		m.peers = &tlsPeers{certificate(t, m.name), c.cuts}
+		m.secrets = t.TempDir()
 		c.nodes = append(c.nodes, m)
 		m.start(t, filepath.Join(t.TempDir(), "proxy.json"), m.host+":0")
 	}
@@ -140,7 +142,7 @@ func (m *member) start(t testing.TB, file, addr string) {
 	m.raw = raw
 	m.addr = raw.Addr().String()
 	l := tls.NewListener(raw, m.peers.config())
-	m.Node = NewNode(Options{Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})), Node: m.name, Peers: m.peers, File: file, Host: m.host, Listeners: m.inherit})
+	m.Node = NewNode(Options{Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})), Node: m.name, Peers: m.peers, File: file, Secrets: m.secrets, Host: m.host, Listeners: m.inherit})
 	if m.link != nil {
 		m.Succeed(m.link)
 	}

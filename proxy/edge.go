@@ -19,7 +19,8 @@ import (
 // pause.
 type edge struct {
 	node  *Node
-	route Route // but for where the owner is
+	route Route   // but for where the owner is
+	keeps secrets // by which it serves; guarded by Node.mu
 	gate  *Gate
 	log   *slog.Logger
 
@@ -30,6 +31,7 @@ type edge struct {
 	wanted  bool          // there is something to say to the owner
 	unbound error         // why it cannot listen
 	lost    error         // why there is no line
+	stale   error         // why it goes on with the secrets that it has
 	changed chan struct{} // closed and made anew when any of this has changed
 }
 
@@ -52,12 +54,16 @@ const (
 	lineAgain = 50 * time.Millisecond
 )
 
-func newEdge(n *Node, r Route, log *slog.Logger) (*edge, error) {
+func newEdge(n *Node, r Route, s secrets, log *slog.Logger) (*edge, error) {
 	e := &edge{node: n, route: r, log: log.With("route", r.ID, "volume", r.Volume), changed: make(chan struct{})}
-	var err error
-	if e.gate, err = r.gate(e.dial, e.log); err != nil {
+	options, err := r.Postgres.options(s)
+	if err != nil {
 		return nil, err
 	}
+	if e.gate, err = r.gate(options, e.dial, e.log); err != nil {
+		return nil, err
+	}
+	e.keeps = s
 	e.gate.try = 0 // the door makes the attempts
 	e.gate.crowd = &n.crowd
 	e.to = place{r.Owner, r.OwnerAddr, r.Epoch}
@@ -86,6 +92,26 @@ func (e *edge) learn(p place, config bool) {
 		e.to = p
 		e.wake()
 	}
+}
+
+// renew has those that come from now on served by other secrets, if there are. Those that
+// are of no use are told of, and the edge goes on with what it has: one of two files may
+// just have been replaced.
+func (e *edge) renew(s secrets, err error) {
+	if err == nil && s != e.keeps {
+		var options PostgresOptions
+		if options, err = e.route.Postgres.options(s); err == nil {
+			e.gate.speaks.renew(options)
+			e.keeps = s
+			e.log.Info("a route has other certificates or passwords now")
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err != nil && e.stale == nil {
+		e.log.Warn("a route goes on with the certificates and passwords that it has", "err", err)
+	}
+	e.stale = err
 }
 
 // serve accepts clients until ctx ends, or until closed, and serves them to their end.
@@ -384,6 +410,8 @@ func (e *edge) status(s *RouteStatus) {
 	case e.wanted && e.line == nil && e.lost != nil && !errors.As(e.lost, new(*movedError)):
 		// What a move has changed is told in a moment, to whomever it is not yet.
 		s.Problem = fmt.Sprintf("node %s, which owns the route, is not reached: %v", e.to.Owner, e.lost)
+	case e.stale != nil:
+		s.Problem = fmt.Sprintf("new clients are served by the certificates and passwords of before: %v", e.stale)
 	}
 }
 

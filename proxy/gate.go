@@ -108,6 +108,7 @@ type protocol struct {
 	serve  func(s *session, ctx context.Context) error // nil: by its requests
 	relay  bool                                        // it is not followed, and has no framer
 	hello  bool                                        // but it begins as TLS does
+	renew  func(PostgresOptions)                       // for those that come from now on; nil: it has no options
 }
 
 // protocol returns nil for a mode that is not known.

@@ -35,6 +35,11 @@ type Options struct {
 	// File is where what the node was told is kept, so that a new process goes on with it
 	// before anybody tells it again. Empty: nowhere.
 	File string
+	// Secrets is the folder that has one for each listen port whose route needs a certificate
+	// or a password: with tls.crt and tls.key, auth-user and auth-password, which only root,
+	// or who this process is of, may change, and only that one may read. They are looked at
+	// with each Config. Empty: such routes are not served.
+	Secrets string
 	// Host is the address that routes are listened on. Empty: all of them.
 	Host string
 	// Waiting bounds the clients of all routes that have a request that waits, or are not
@@ -390,6 +395,15 @@ func (n *Node) Apply(_ context.Context, c Config) error {
 
 // apply takes a configuration, of which these routes are paused from the beginning.
 func (n *Node) apply(c Config, paused map[string]*doorPause) error {
+	type found struct {
+		secrets
+		err error
+	}
+	keeps := make(map[string]found)
+	for _, r := range c.Routes {
+		s, err := readSecrets(n.Secrets, r)
+		keeps[r.ID] = found{s, err}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
@@ -412,10 +426,15 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 		old := n.edges[r.ID]
 		if old != nil && sameDoors(old.route, r) {
 			old.learn(place{r.Owner, r.OwnerAddr, r.Epoch}, true)
+			old.renew(keeps[r.ID].secrets, keeps[r.ID].err)
 			continue
 		}
 		delete(n.broken, r.ID)
-		e, err := newEdge(n, r, n.Log)
+		var e *edge
+		err := keeps[r.ID].err
+		if err == nil {
+			e, err = newEdge(n, r, keeps[r.ID].secrets, n.Log)
+		}
 		if old != nil {
 			if err == nil && old.route.Listen == r.Listen {
 				err = n.pass(r.Listen)
@@ -535,7 +554,7 @@ func (n *Node) Status(context.Context) (Status, error) {
 		if e := n.edges[r.ID]; e != nil {
 			e.status(&s)
 		} else if err := n.broken[r.ID]; err != nil {
-			s.Problem = err.Error()
+			s.Problem = fmt.Sprintf("nobody is served on port %d of this node: %v", r.Listen, err)
 		}
 		if d := n.doors[r.ID]; d != nil {
 			d.status(&s)

@@ -14,10 +14,11 @@ import (
 // answer yet, whether a transaction is open, and, by asking the server when a pause
 // comes, what another connection has to be told before it can stand in for this one.
 type pgFramer struct {
-	gate *postgres
-	in   pgScanner
-	out  pgScanner
-	mute bool // the message that the server is sending answers a question of the gate's
+	gate    *postgres
+	options *PostgresOptions // as they were when the client came
+	in      pgScanner
+	out     pgScanner
+	mute    bool // the message that the server is sending answers a question of the gate's
 
 	passes []byte // what of the last reply is for the client
 
@@ -70,7 +71,7 @@ const (
 )
 
 func newPgFramer(gate *postgres) *pgFramer {
-	f := &pgFramer{gate: gate, status: 'I'}
+	f := &pgFramer{gate: gate, options: gate.options.Load(), status: 'I'}
 	f.in = pgScanner{untyped: true, known: "QPBECDHSFXdcfp", keep: f.keepRequest, text: f.text}
 	f.out = pgScanner{known: "RKSZNEACDTtnI123sGHWdcVv", keep: f.keepReply}
 	return f

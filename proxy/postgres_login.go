@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -43,18 +44,23 @@ func NewPostgresGate(options PostgresOptions, dial Dialer, limits Limits, log *s
 }
 
 func postgresProtocol(options PostgresOptions) *protocol {
-	gate := &postgres{PostgresOptions: options, cancels: pgCancels{of: make(map[string]string)}}
-	if gate.TLS != nil && len(gate.TLS.NextProtos) == 0 {
-		gate.TLS = gate.TLS.Clone()
-		gate.TLS.NextProtos = []string{"postgresql"} // which those that begin with TLS insist on
-	}
-	return &protocol{framer: func() framer { return newPgFramer(gate) }, probe: probePostgres}
+	gate := &postgres{cancels: pgCancels{of: make(map[string]string)}}
+	gate.renew(options)
+	return &protocol{framer: func() framer { return newPgFramer(gate) }, probe: probePostgres, renew: gate.renew}
 }
 
 // postgres is what the sessions of one gate share.
 type postgres struct {
-	PostgresOptions
+	options atomic.Pointer[PostgresOptions] // of those that come from now on
 	cancels pgCancels
+}
+
+func (g *postgres) renew(o PostgresOptions) {
+	if o.TLS != nil && len(o.TLS.NextProtos) == 0 {
+		o.TLS = o.TLS.Clone()
+		o.TLS.NextProtos = []string{"postgresql"} // which those that begin with TLS insist on
+	}
+	g.options.Store(&o)
 }
 
 // pgCancels has, for each key that a client was told once, the one that its server knows
@@ -112,7 +118,7 @@ func (f *pgFramer) greet(ctx context.Context, s *session) (first []byte, err err
 		return nil, err
 	}
 	s.speakThrough(f.client)
-	if f.gate.User != "" {
+	if f.options.User != "" {
 		f.startup, first, f.in.untyped = first, nil, false
 		err = f.verify(ctx, s)
 	}
@@ -126,7 +132,7 @@ func (f *pgFramer) greet(ctx context.Context, s *session) (first []byte, err err
 // followed pins the session; but if the gate is to verify passwords, nobody gets past it.
 func (f *pgFramer) hello(ctx context.Context, s *session) ([]byte, error) {
 	blindly := func(why string, first []byte) ([]byte, error) {
-		if f.gate.User != "" {
+		if f.options.User != "" {
 			return nil, fmt.Errorf("the gate verifies passwords, and cannot with %s", why)
 		}
 		s.mu.Lock()
@@ -144,7 +150,7 @@ func (f *pgFramer) hello(ctx context.Context, s *session) ([]byte, error) {
 		secure := f.client != s.conn
 		switch {
 		case head[0] == pgHandshake && !secure:
-			if f.gate.TLS == nil {
+			if f.options.TLS == nil {
 				return blindly(direct, head[:])
 			}
 			if err := f.secure(ctx, head[:]); err != nil {
@@ -160,9 +166,9 @@ func (f *pgFramer) hello(ctx context.Context, s *session) ([]byte, error) {
 		}
 		var err error
 		switch {
-		case code == pgTLS && f.gate.PassTLS && !secure:
+		case code == pgTLS && f.options.PassTLS && !secure:
 			return blindly(direct, message)
-		case code == pgTLS && f.gate.TLS != nil && !secure:
+		case code == pgTLS && f.options.TLS != nil && !secure:
 			if _, err = f.client.Write([]byte{'S'}); err == nil {
 				err = f.secure(ctx, nil)
 			}
@@ -172,7 +178,7 @@ func (f *pgFramer) hello(ctx context.Context, s *session) ([]byte, error) {
 			err = cmp.Or(f.cancel(ctx, s, string(message[8:])), errBye)
 		case code>>16 != pgVersion3>>16:
 			return blindly(fmt.Sprintf("version %d of the protocol", code>>16), message)
-		case pgStartupValue(message, "replication") != "" && f.gate.User == "":
+		case pgStartupValue(message, "replication") != "" && f.options.User == "":
 			return blindly("replication", message)
 		default:
 			return message, nil
@@ -185,7 +191,7 @@ func (f *pgFramer) hello(ctx context.Context, s *session) ([]byte, error) {
 
 // secure speaks TLS with the client from now on, of which these bytes have been read.
 func (f *pgFramer) secure(ctx context.Context, begun []byte) error {
-	conn := tls.Server(&begunConn{f.client, begun}, f.gate.TLS)
+	conn := tls.Server(&begunConn{f.client, begun}, f.options.TLS)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("beginning TLS with a client: %w", err)
 	}
@@ -246,12 +252,12 @@ func (f *pgFramer) verify(ctx context.Context, s *session) error {
 	known := false
 	err := s.await(ctx, func(conn net.Conn) error {
 		defer func() { _ = conn.Close() }()
-		text, err := f.gate.verifierOf(conn, user)
+		text, err := f.options.verifierOf(conn, user)
 		verifier, known = parseScramVerifier(text)
 		return err
 	})
 	if err != nil {
-		err = fmt.Errorf("asking the server as %s how to verify a password: %w", f.gate.User, err)
+		err = fmt.Errorf("asking the server as %s how to verify a password: %w", f.options.User, err)
 		if !errors.Is(err, errTold) {
 			s.gate.log.Warn("a client could not be logged in", "client", s.conn.RemoteAddr(), "user", user, "err", err)
 			err = errors.Join(err, f.tell(pgFatal("57P03", "flocker: the gate cannot verify passwords at present; its log says why")))
@@ -274,10 +280,10 @@ func (f *pgFramer) verify(ctx context.Context, s *session) error {
 }
 
 // verifierOf asks the server for what it keeps of a role's password.
-func (g *postgres) verifierOf(conn io.ReadWriter, user string) (string, error) {
-	hello := pgMessages(nil).add(0, int32(pgVersion3), "user", g.User, "database", cmp.Or(g.Database, "postgres"), "application_name", "flocker", byte(0))
+func (o *PostgresOptions) verifierOf(conn io.ReadWriter, user string) (string, error) {
+	hello := pgMessages(nil).add(0, int32(pgVersion3), "user", o.User, "database", cmp.Or(o.Database, "postgres"), "application_name", "flocker", byte(0))
 	if _, err := pgLoginBy(conn, hello, func(salt []byte, iterations int) (scramKeys, error) {
-		return scramKeysOf(g.Password, salt, iterations)
+		return scramKeysOf(o.Password, salt, iterations)
 	}); err != nil {
 		return "", err
 	}

@@ -133,6 +133,22 @@ func (s *postgresServer) move() {
 	s.start()
 }
 
+// rules has the server ask its clients for passwords by these, from its next start on, which
+// is at once.
+func (s *postgresServer) rules(text string) {
+	s.t.Helper()
+	file := filepath.Join(s.dir, "pg_hba.conf")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(file, int(s.as.Credential.Uid), int(s.as.Credential.Gid)); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	s.move()
+}
+
 // moveUnder has the gate's clients wait while its server moves.
 func (s *postgresServer) moveUnder(g *Gate) (quiet, paused time.Duration) {
 	s.t.Helper()
@@ -511,19 +527,7 @@ func TestPostgresPasswords(t *testing.T) {
 	direct := dialPostgres(t, s.port)
 	direct.asks("ALTER ROLE postgres PASSWORD 'geheim'; CREATE ROLE app LOGIN PASSWORD 'secret'; SET password_encryption = md5; CREATE ROLE old LOGIN PASSWORD 'secret'; CREATE ROLE nobody LOGIN", "")
 	direct.say(pgMessages(nil).add('X'))
-	rules := func(text string) {
-		t.Helper()
-		if err := os.WriteFile(filepath.Join(s.dir, "pg_hba.conf"), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if os.Geteuid() == 0 {
-			if err := os.Chown(filepath.Join(s.dir, "pg_hba.conf"), int(s.as.Credential.Uid), int(s.as.Credential.Gid)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		s.move()
-	}
-	rules("host all all 127.0.0.1/32 md5\n") // SCRAM for those who have it
+	s.rules("host all all 127.0.0.1/32 md5\n") // SCRAM for those who have it
 
 	// Without a user of its own, the gate passes the login on, and pins.
 	pinning, port := postgresGate(t, s, PostgresOptions{}, patient)
@@ -559,7 +563,7 @@ func TestPostgresPasswords(t *testing.T) {
 	g.Cut()
 
 	// Where the server trusts the gate's address, the gate still does not let everybody in.
-	rules("host all all 127.0.0.1/32 trust\n")
+	s.rules("host all all 127.0.0.1/32 trust\n")
 	trusted := startPsql(t, port, "PGUSER=app", "PGPASSWORD=secret", "PGSSLMODE=disable")
 	trusted.asks("SELECT current_user;", "app")
 	psqlRefused(t, port, `password authentication failed for user "app"`, "PGUSER=app", "PGPASSWORD=wrong")
@@ -578,9 +582,14 @@ func count(g *Gate) (pinned, all int) {
 // psqlRefused wants psql not to be let in, for this reason.
 func psqlRefused(t testing.TB, port int, why string, env ...string) {
 	t.Helper()
+	psqlFails(t, port, "FATAL:  "+why, env...)
+}
+
+func psqlFails(t testing.TB, port int, why string, env ...string) {
+	t.Helper()
 	cmd := exec.Command("psql", "-X", "-h", "127.0.0.1", "-p", fmt.Sprint(port), "-d", "postgres", "-c", "SELECT 1")
 	cmd.Env = append(append(os.Environ(), "PGSSLMODE=disable"), env...)
-	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "FATAL:  "+why) {
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), why) {
 		t.Errorf("psql %v: %v: %s; want %s", env, err, out, why)
 	}
 }

@@ -78,7 +78,7 @@ func pgBytesOf(t testing.TB, words string) (out []byte) {
 }
 
 func newTestPgFramer() *pgFramer {
-	return newPgFramer(&postgres{cancels: pgCancels{of: make(map[string]string)}})
+	return postgresProtocol(PostgresOptions{}).framer().(*pgFramer)
 }
 
 // pgHear has a framer follow what the client says, cut into pieces.

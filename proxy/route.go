@@ -2,13 +2,10 @@ package proxy
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -35,45 +32,20 @@ type Route struct {
 	Server string `json:",omitempty"`
 }
 
-// RoutePostgres are PostgresOptions with names of files for what is secret.
+// RoutePostgres says which PostgresOptions a route has. What is secret of them is in files
+// of each node: see Options.Secrets.
 type RoutePostgres struct {
-	CertFile, KeyFile            string // both or none: what is shown to clients that ask for TLS
-	PassTLS                      bool
-	User, PasswordFile, Database string
-}
-
-func (r *RoutePostgres) options() (o PostgresOptions, err error) {
-	if r == nil {
-		return o, nil
-	}
-	o = PostgresOptions{PassTLS: r.PassTLS, User: r.User, Database: r.Database}
-	if r.CertFile != "" || r.KeyFile != "" {
-		cert, err := tls.LoadX509KeyPair(r.CertFile, r.KeyFile)
-		if err != nil {
-			return o, fmt.Errorf("reading the certificate for clients: %w", err)
-		}
-		o.TLS = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
-	}
-	if r.PasswordFile != "" {
-		text, err := os.ReadFile(r.PasswordFile)
-		if err != nil {
-			return o, fmt.Errorf("reading the password of %s: %w", r.User, err)
-		}
-		o.Password = strings.TrimRight(string(text), "\r\n")
-	}
-	return o, nil
+	TLS     bool `json:",omitempty"` // tls.crt and tls.key are shown to clients that ask for TLS
+	PassTLS bool `json:",omitempty"`
+	Auth    bool `json:",omitempty"` // passwords are verified as auth-user, by auth-password
 }
 
 // gate makes the gate that a node's clients of the route get to.
-func (r Route) gate(dial Dialer, log *slog.Logger) (*Gate, error) {
+func (r Route) gate(options PostgresOptions, dial Dialer, log *slog.Logger) (*Gate, error) {
 	if r.Mode != Postgres {
 		return NewGate(r.Mode, dial, r.Limits, log)
 	}
-	o, err := r.Postgres.options()
-	if err != nil {
-		return nil, err
-	}
-	return NewPostgresGate(o, dial, r.Limits, log)
+	return NewPostgresGate(options, dial, r.Limits, log)
 }
 
 // Announce is a version of the PROXY protocol, or none.
@@ -97,6 +69,8 @@ func (r Route) Validate() error {
 		return fmt.Errorf("route %s: mode %q is not known; there are: http, postgres, redis, tcp, tls", r.ID, r.Mode)
 	case r.Postgres != nil && r.Mode != Postgres:
 		return fmt.Errorf("route %s: it has options of PostgreSQL in mode %s", r.ID, r.Mode)
+	case r.Postgres != nil && r.Postgres.PassTLS && (r.Postgres.TLS || r.Postgres.Auth):
+		return fmt.Errorf("route %s: TLS is passed to the server, so that there is nothing for the gate to read", r.ID)
 	case !slices.Contains([]Announce{AnnounceNone, AnnounceV1, AnnounceV2}, r.Announce):
 		return fmt.Errorf("route %s: the PROXY protocol has the versions v1 and v2, not %q", r.ID, r.Announce)
 	case r.Announce != AnnounceNone && (r.Mode == Redis || r.Mode == Postgres):

@@ -18,9 +18,18 @@ runs. It is written ` + volume.RouteForm + `: without PORT the container's port 
 tcp, tls         new connections wait while the volume moves; busy ones are in the way of a migration
 http, redis, postgres  clients stay connected and wait; nothing that they ask is lost or done twice
 
-With /cut connections that are in the way are cut when their time is over; otherwise the migration is
-given up and names them. With /proxy1 or /proxy2 the server is told by the PROXY protocol, of that
-version, which client each connection is for: it has to expect that. Routes can also be given as the option ports of a volume, or as labels of a
+Words may follow the mode, as in 5432/postgres/tls/auth:
+
+cut              connections that are in the way of a migration are cut when their time is over; otherwise
+                 it is given up and names them
+proxy1, proxy2   of http, tcp and tls: the server is told by the PROXY protocol, of that version, which client
+                 each connection is for; it has to expect that
+tls              of postgres: clients that ask for TLS have it with the route, by a certificate of each node
+auth             of postgres: their passwords are verified by the route, as a user of each node's choice
+passtls          of postgres: clients that ask for TLS have it with the server, and are in the way
+
+What tls and auth need is in files of each node: tls.crt, tls.key, auth-user and auth-password in the folder
+/etc/flocker/routes/LISTEN. Routes can also be given as the option ports of a volume, or as labels of a
 container that follows its volumes: flocker.proxy.NAME.listen, .port and .mode.`
 
 func (a *app) routeCommand() *cli.Command {

@@ -3,7 +3,10 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -231,6 +234,116 @@ func TestProxyProcessIsReplaced(t *testing.T) {
 	if end(syscall.SIGTERM); !ended.Exited() || ended.ExitStatus() != 0 {
 		t.Errorf("the second process ends with %#x", uint32(ended))
 	}
+}
+
+// What is secret of a route is read by the process, from the folder that it is told: with
+// each configuration, and by a newer process, which nobody has told anything yet.
+func TestProxyProcessReadsSecrets(t *testing.T) {
+	dir, secrets := t.TempDir(), t.TempDir()
+	ca, err := transport.NewAuthority("c1", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := identity(t, ca, dir)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	cmd := exec.Command(self, "--state-dir", dir, "--run-dir", dir, "--proxy-listen", nodes, "--route-dir", secrets, "proxy", "--drain", "1s")
+	cmd.Env = append(os.Environ(), beFlockd+"=yes")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pids := []int{cmd.Process.Pid}
+	t.Cleanup(func() {
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+			_, _ = syscall.Wait4(pid, nil, 0, nil)
+		}
+	})
+
+	r := proxy.Route{ID: "r", Listen: freePort(t), Mode: proxy.Postgres, Postgres: &proxy.RoutePostgres{TLS: true}, Owner: string(id.Node()), OwnerAddr: nodes, Epoch: 1}
+	folder := filepath.Join(secrets, fmt.Sprint(r.Listen))
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	// renew replaces the certificate by another one, which it returns.
+	renew := func() *x509.Certificate {
+		t.Helper()
+		own := t.TempDir()
+		identity(t, ca, own)
+		text, err := os.ReadFile(filepath.Join(own, "node.crt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, _ := pem.Decode(text)
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for from, to := range map[string]string{"node.crt": "tls.crt", "node.key": "tls.key"} {
+			if err := os.Rename(filepath.Join(own, from), filepath.Join(folder, to)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return cert
+	}
+	flockd := proxy.Dial(filepath.Join(dir, "proxy.sock"))
+	defer flockd.Close()
+	tell := func() {
+		t.Helper()
+		eventually(t, "the proxy takes a configuration", func() bool {
+			return flockd.Apply(t.Context(), proxy.Config{Node: string(id.Node()), Routes: []proxy.Route{r}}) == nil
+		})
+	}
+	shown := func() *x509.Certificate {
+		t.Helper()
+		c := connect(t, "127.0.0.1:"+strconv.Itoa(int(r.Listen)))
+		defer func() { _ = c.conn.Close() }()
+		_ = c.conn.SetDeadline(time.Now().Add(30 * time.Second))
+		wants := []byte{0, 0, 0, 8, 4, 210, 22, 47} // TLS
+		if _, err := c.conn.Write(wants); err != nil {
+			t.Fatal(err)
+		}
+		if yes, err := c.in.ReadByte(); err != nil || yes != 'S' {
+			t.Fatalf("whoever wants TLS is answered %q, %v", yes, err)
+		}
+		secure := tls.Client(c.conn, &tls.Config{InsecureSkipVerify: true})
+		if err := secure.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		return secure.ConnectionState().PeerCertificates[0]
+	}
+
+	tell()
+	if s, err := flockd.Status(t.Context()); err != nil || len(s.Routes) != 1 || !strings.Contains(s.Routes[0].Problem, filepath.Join(folder, "tls.crt")) {
+		t.Errorf("without a certificate it says %+v, %v", s, err)
+	}
+	cert := renew()
+	tell()
+	if !shown().Equal(cert) {
+		t.Error("it does not show the certificate in its folder")
+	}
+	cert = renew()
+	tell()
+	if !shown().Equal(cert) {
+		t.Error("it does not show the certificate that is there since")
+	}
+	cert = renew()
+	if err := syscall.Kill(pids[0], syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "another process serves flockd", func() bool {
+		s, err := flockd.Status(t.Context())
+		if err != nil || s.Process == 0 || s.Process == pids[0] {
+			return false
+		}
+		pids = append(pids, s.Process)
+		return true
+	})
+	eventually(t, "a newer process shows the certificate in its folder", func() bool { return shown().Equal(cert) })
 }
 
 // Processes take over from one another, and pauses come, under clients of a real Redis that

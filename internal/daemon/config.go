@@ -31,6 +31,9 @@ type Config struct {
 	GossipListen string `yaml:"gossip_listen"`
 	// ProxyListen is the mutual-TLS port of `flockd proxy`, for the clients of routes.
 	ProxyListen string `yaml:"proxy_listen"`
+	// RouteDir has a folder for each listen port whose route needs a certificate or a password,
+	// which are read by `flockd proxy`.
+	RouteDir string `yaml:"route_dir"`
 	// HTTPListen serves /metrics, /healthz and /readyz in clear; "off" for none.
 	HTTPListen string `yaml:"http_listen"`
 	// PluginSocket is where Docker looks for the volume driver.
@@ -70,6 +73,7 @@ func Settings() []Setting {
 		{"listen", "host:port of the mutual-TLS port", ":4523", func(c *Config) *string { return &c.Listen }},
 		{"gossip_listen", "host:port of gossip, TCP and UDP", ":4524", func(c *Config) *string { return &c.GossipListen }},
 		{"proxy_listen", "host:port of the proxy's mutual-TLS port", ":4526", func(c *Config) *string { return &c.ProxyListen }},
+		{"route_dir", "directory of the routes' certificates and passwords, by listen port", "/etc/flocker/routes", func(c *Config) *string { return &c.RouteDir }},
 		{"http_listen", "host:port of /metrics, /healthz and /readyz, or off", "127.0.0.1:4525", func(c *Config) *string { return &c.HTTPListen }},
 		{"plugin_socket", "socket of the Docker volume driver", "/run/docker/plugins/flocker.sock", func(c *Config) *string { return &c.PluginSocket }},
 		{"docker_host", "address of the container engine, or off", "unix:///var/run/docker.sock", func(c *Config) *string { return &c.DockerHost }},
@@ -127,7 +131,7 @@ func (c Config) Validate() error {
 	if _, ok := profiles[c.Profile]; !ok {
 		return fmt.Errorf("profile %q: want default, fast or lab", c.Profile)
 	}
-	for _, dir := range []string{c.StateDir, c.RunDir, c.MountDir} {
+	for _, dir := range []string{c.StateDir, c.RunDir, c.MountDir, c.RouteDir} {
 		if !filepath.IsAbs(dir) {
 			return fmt.Errorf("directory %q: want an absolute path", dir)
 		}

@@ -97,6 +97,9 @@ func planRoutes(v routeView) routePlan {
 			ID: routeID(r.Route), Volume: r.Volume.Name, Listen: uint16(r.Listen), Port: uint16(r.Port), Mode: proxy.Mode(r.Mode),
 			Announce: announceOf(r.ProxyProtocol), Owner: string(r.Owner), OwnerAddr: addrs[r.Owner], Epoch: uint64(r.Epoch), Limits: v.Limits,
 		}
+		if r.TLS || r.PassTLS || r.Auth {
+			out.Postgres = &proxy.RoutePostgres{TLS: r.TLS, PassTLS: r.PassTLS, Auth: r.Auth}
+		}
 		if r.Owner == v.Self {
 			v.own(&p, &out, r)
 		}

@@ -56,7 +56,7 @@ func TestPlanRoutes(t *testing.T) {
 			if r.Limits != view.Limits {
 				t.Errorf("%s: route %s has the limits %+v", input[0], r.ID, r.Limits)
 			}
-			fmt.Fprintf(&got, "=> %s of %s: %d to %s at %s epoch %d, port %d, server %q%s\n", r.ID, r.Volume, r.Listen, r.Owner, r.OwnerAddr, r.Epoch, r.Port, r.Server, announced(r.Announce))
+			fmt.Fprintf(&got, "=> %s of %s: %d to %s at %s epoch %d, port %d, server %q%s%s\n", r.ID, r.Volume, r.Listen, r.Owner, r.OwnerAddr, r.Epoch, r.Port, r.Server, announced(r.Announce), withOptions(r.Postgres))
 		}
 		for _, to := range p.Probe {
 			fmt.Fprintf(&got, "=> probe %s as %s for %s%s\n", to.Server, to.Mode, to.ID, announced(to.Announce))
@@ -83,6 +83,13 @@ func TestPlanRoutes(t *testing.T) {
 	if got.String() != string(text) {
 		t.Errorf("got:\n%s\nwant:\n%s", got.String(), text)
 	}
+}
+
+func withOptions(o *proxy.RoutePostgres) string {
+	if o == nil {
+		return ""
+	}
+	return fmt.Sprintf(", with %+v", *o)
 }
 
 func announced(a proxy.Announce) string {

@@ -21,6 +21,12 @@ type Route struct {
 	// ProxyProtocol is the version, 1 or 2, of the PROXY protocol by which the server is
 	// told which client each connection is for; 0: it is not told.
 	ProxyProtocol int `json:"proxy_protocol,omitempty"`
+	// Of mode postgres. TLS: clients that ask for it have it, by a certificate that each node
+	// has in a file. PassTLS: they have it with the server, and cannot be parked. Auth: their
+	// passwords are verified on their way, by a user whose password each node has in a file.
+	TLS     bool `json:"tls,omitempty"`
+	PassTLS bool `json:"pass_tls,omitempty"`
+	Auth    bool `json:"auth,omitempty"`
 }
 
 // RouteMode says how much of what passes through a route is understood, and so what a
@@ -42,13 +48,16 @@ func RouteModes() []RouteMode {
 }
 
 // RouteForm is how a route is written.
-const RouteForm = "LISTEN[:PORT][/MODE[/cut][/proxy1|/proxy2]]"
+const RouteForm = "LISTEN[:PORT][/MODE[/WORD]...]"
 
 // The words that may follow a mode, in any order.
 const (
-	routeCut    = "cut"
-	routeProxy1 = "proxy1"
-	routeProxy2 = "proxy2"
+	routeCut     = "cut"
+	routeProxy1  = "proxy1"
+	routeProxy2  = "proxy2"
+	routeTLS     = "tls"
+	routePassTLS = "passtls"
+	routeAuth    = "auth"
 )
 
 // ParseRoute reads what RouteForm says. The container's port is LISTEN and the mode is tcp
@@ -95,16 +104,32 @@ func (r *Route) parseWords(words string) error {
 			r.ProxyProtocol = 1
 		case routeProxy2:
 			r.ProxyProtocol = 2
+		case routeTLS:
+			r.TLS = true
+		case routePassTLS:
+			r.PassTLS = true
+		case routeAuth:
+			r.Auth = true
 		default:
-			return fmt.Errorf("%s after the mode: only %s may stand there", clip(word), alternatives(routeCut, routeProxy1, routeProxy2))
+			return fmt.Errorf("%s after the mode: only %s may stand there", clip(word), alternatives(routeCut, routeProxy1, routeProxy2, routeTLS, routePassTLS, routeAuth))
 		}
 	}
-	switch {
-	case seen[routeProxy1] && seen[routeProxy2]:
+	if seen[routeProxy1] && seen[routeProxy2] {
 		return fmt.Errorf("%s and %s after the mode: a server reads one of them", routeProxy1, routeProxy2)
+	}
+	return r.fits()
+}
+
+// fits says which options make no sense with the mode, or with one another.
+func (r *Route) fits() error {
+	switch {
 	case r.ProxyProtocol != 0 && (r.Mode == RouteRedis || r.Mode == RoutePostgres):
 		return fmt.Errorf("proxy%d in mode %s: no such server reads the PROXY protocol, and would take it for what a client says; "+
 			"one with something in front of it that does can have mode %s", r.ProxyProtocol, r.Mode, RouteTCP)
+	case (r.TLS || r.PassTLS || r.Auth) && r.Mode != RoutePostgres:
+		return fmt.Errorf("mode %s with %s, %s or %s: only %s has these", r.Mode, routeTLS, routePassTLS, routeAuth, RoutePostgres)
+	case r.PassTLS && (r.TLS || r.Auth):
+		return fmt.Errorf("%s with %s or %s: what is enciphered for the server cannot be read on its way", routePassTLS, routeTLS, routeAuth)
 	}
 	return nil
 }
@@ -154,6 +179,14 @@ func (r Route) How() string {
 	}
 	if r.ProxyProtocol != 0 {
 		text += fmt.Sprintf("/proxy%d", r.ProxyProtocol)
+	}
+	for _, word := range []struct {
+		is   bool
+		word string
+	}{{r.TLS, routeTLS}, {r.PassTLS, routePassTLS}, {r.Auth, routeAuth}} {
+		if word.is {
+			text += "/" + word.word
+		}
 	}
 	return text
 }
