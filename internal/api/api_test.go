@@ -168,6 +168,7 @@ var calls = []struct {
 	{"resume route", func(ctx context.Context, b both) (any, error) { return one(b.PauseRoute(ctx, 5432, false)) }},
 	{"remove route", func(ctx context.Context, b both) (any, error) { return one(b.RemoveRoute(ctx, 5432)) }},
 	{"remove route that is not there", func(ctx context.Context, b both) (any, error) { return one(b.RemoveRoute(ctx, 81)) }},
+	{"rebalance", func(ctx context.Context, b both) (any, error) { return two(b.Rebalance(ctx)) }},
 	{"containers", func(ctx context.Context, b both) (any, error) { return two(b.Containers(ctx)) }},
 	{"forget a container", func(ctx context.Context, b both) (any, error) {
 		return one(b.ForgetContainer(ctx, "shop_db_1", "alpha"))

@@ -95,6 +95,9 @@ type Backend interface {
 	// any.
 	RemoveAside(ctx context.Context, ref, node string) error
 
+	// Rebalance says which moves would even out the nodes. It moves nothing.
+	Rebalance(ctx context.Context) (Rebalance, error)
+
 	// Routes of all volumes, with what the proxies of the nodes say of them. A node that
 	// does not answer in time is named.
 	Routes(ctx context.Context) (Routes, error)

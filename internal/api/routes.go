@@ -152,7 +152,7 @@ func routes(b Backend, p Peer) []route {
 			return eventsReply{notNil(es)}, err
 		}},
 	}
-	rs = slices.Concat(rs, copiesRoutes(b), failoverRoutes(b), migrateRoutes(b), snapshotRoutes(b), asideRoutes(b), containerRoutes(b), proxyRoutes(b), settingsRoutes(b), drainRoutes(b))
+	rs = slices.Concat(rs, copiesRoutes(b), failoverRoutes(b), migrateRoutes(b), rebalanceRoutes(b), snapshotRoutes(b), asideRoutes(b), containerRoutes(b), proxyRoutes(b), settingsRoutes(b), drainRoutes(b))
 	if p == nil {
 		return rs
 	}

@@ -110,6 +110,10 @@ func (b backend) AbortMigration(ctx context.Context, ref, id string) (api.Migrat
 	return ask(b.d, func(m *member) (api.Migration, error) { return m.AbortMigration(ctx, ref, id) })
 }
 
+func (b backend) Rebalance(ctx context.Context) (api.Rebalance, error) {
+	return ask(b.d, func(m *member) (api.Rebalance, error) { return m.Rebalance(ctx) })
+}
+
 func (b backend) SyncVolume(ctx context.Context, ref string, req api.SyncRequest) (api.SyncReply, error) {
 	return ask(b.d, func(m *member) (api.SyncReply, error) { return m.SyncVolume(ctx, ref, req) })
 }

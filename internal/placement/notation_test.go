@@ -35,6 +35,8 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	  web n1 v1 images=n2 failed=n2:3  and n2 has failed three times to start it
 //	place size=1G replicas=2     Place; node=n1 is where its user asked
 //	locality                     View.Locality
+//	rebalance                    Rebalance: its moves, what nodes have before and after, its notes
+//	balance                      the same, then every move done at once, until there are none
 //	places prefer=n1 zone=a      KnowsPlaces of a new volume
 //	  v1 n1 > n2 n3 n4 absent=n2 refused=n3 lagging=n4
 //	                             n2 is being seeded; what the primary says of the others
@@ -282,6 +284,10 @@ func (w *world) run(t *testing.T, in string) string {
 			}
 		}
 		return cmp.Or(strings.Join(out, "\n"), "nothing")
+	case "rebalance":
+		return showPlan(Rebalance(w.view()))
+	case "balance":
+		return w.balance(t)
 	case "places":
 		var spec volume.Spec
 		for _, arg := range strings.Fields(args) {
@@ -398,6 +404,96 @@ func (w *world) run(t *testing.T, in string) string {
 	}
 	t.Fatalf("unknown command %q", command)
 	return ""
+}
+
+// balance carries plans out until there is nothing left to move.
+func (w *world) balance(t *testing.T) string {
+	t.Helper()
+	var out []string
+	for range 10 {
+		plan := Rebalance(w.view())
+		out = append(out, showPlan(plan))
+		if len(plan.Moves) == 0 {
+			return strings.Join(out, "\n")
+		}
+		for _, m := range plan.Moves {
+			w.carryOut(m)
+		}
+	}
+	t.Errorf("it does not come to rest:\n%s", strings.Join(out, "\n"))
+	return ""
+}
+
+// carryOut does a move at once, with all that goes along, and gives the space back.
+func (w *world) carryOut(m Move) {
+	volumes := []*state.Volume{m.Volume}
+	if m.Role == volume.RolePrimary {
+		volumes = w.view().company(m.Volume, m.From).volumes
+	}
+	for _, vol := range volumes {
+		used := w.view().used(vol)
+		swap := func(drop bool) {
+			vol = w.volumes[slices.IndexFunc(w.volumes, func(v *state.Volume) bool { return v.ID == vol.ID })]
+			p := cloned(vol.Placement)
+			it := func(id volume.NodeID) bool { return id == m.From }
+			list := &p.Remote
+			if w.view().zoneOf(m.To) == w.view().zoneOf(p.Primary) {
+				list = &p.Local
+			}
+			if drop {
+				p.Local, p.Remote = slices.DeleteFunc(p.Local, it), slices.DeleteFunc(p.Remote, it)
+			} else if p.Role(m.To) == volume.RoleNone {
+				*list = append(*list, m.To)
+			}
+			w.place(state.SetReplicas{ID: vol.ID, Local: p.Local, Remote: p.Remote})
+		}
+		swap(false)
+		if m.Role == volume.RolePrimary {
+			w.handOver(state.BeginHandoff{ID: vol.ID, To: m.To})
+		}
+		if m.Leaves {
+			swap(true)
+			w.reports[m.From].Report.Pool.Free += used
+			w.reports[m.To].Report.Pool.Free -= used
+		}
+		for _, h := range w.reports {
+			for i := range h.Report.Volumes {
+				if st := &h.Report.Volumes[i]; st.Volume == vol.ID {
+					st.Used = used
+				}
+			}
+		}
+		for _, c := range w.follow {
+			if c.Uses(vol.ID) {
+				c.Node = m.To
+			}
+		}
+	}
+}
+
+func showPlan(p Plan) string {
+	var out []string
+	for _, m := range p.Moves {
+		line := fmt.Sprintf("%s: %s %s -> %s", m.Volume.ID, m.Role, m.From, m.To)
+		if m.Leaves {
+			line += fmt.Sprintf(", %dM", m.Bytes>>20)
+		}
+		line += ": " + m.Why
+		if len(m.Containers)+len(m.With) > 0 {
+			line += fmt.Sprintf(" (containers %v, with %v)", m.Containers, m.With)
+		}
+		out = append(out, line)
+	}
+	if out == nil {
+		out = append(out, "nothing")
+	}
+	for _, s := range p.Shares {
+		out = append(out, fmt.Sprintf("%s: %d %% full, %d primaries; then %d %%, %d", s.Node, 100*s.Bytes/s.Size, s.Primaries, 100*s.BytesAfter/s.Size, s.PrimariesAfter))
+	}
+	for _, n := range p.Notes {
+		out = append(out, "note: "+n)
+	}
+	return strings.Join(out, "\n")
 }
 
 func (w *world) addNode(t *testing.T, line string) {

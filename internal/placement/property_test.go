@@ -198,6 +198,75 @@ func TestRepairIsSoundAndSettles(t *testing.T) {
 	}
 }
 
+// A plan leads only to nodes that can take what is moved, and where nothing else happens
+// plans come to rest.
+func TestRebalanceIsSoundAndSettles(t *testing.T) {
+	moves := 0
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 5))
+		w := randomWorld(r, 2+r.IntN(8), r.IntN(30))
+		for i := range w.volumes { // most are whole, so that there is something to move
+			vol := w.volumes[i]
+			for _, id := range vol.Placement.Nodes() {
+				w.drop(vol.ID, id)
+			}
+			if h, ok := w.reports[vol.Placement.Primary]; ok {
+				h.Report.Volumes = append(h.Report.Volumes, volume.Status{Volume: vol.ID, Exists: true, Newest: volume.Position{GUID: 1}})
+			}
+			used := int64(r.IntN(1e11))
+			for _, id := range vol.Placement.Replicas() {
+				w.hold(vol, id, volume.LinkInSync)
+			}
+			for id, h := range w.reports {
+				for j := range h.Report.Volumes {
+					if st := &h.Report.Volumes[j]; st.Volume == vol.ID {
+						st.Used = used
+						h.Report.Pool.Free = max(0, h.Report.Pool.Free-used)
+						w.reports[id] = h
+					}
+				}
+			}
+		}
+		for round := 0; ; round++ {
+			v := w.view()
+			plan := Rebalance(v)
+			if again := Rebalance(v); !reflect.DeepEqual(plan, again) {
+				t.Fatalf("seed %d: two plans of one view differ:\n%s\n%s", seed, showPlan(plan), showPlan(again))
+			}
+			if len(plan.Moves) == 0 {
+				break
+			}
+			if round == 20 {
+				t.Fatalf("seed %d: still moving:\n%s", seed, showPlan(plan))
+			}
+			seen := map[volume.ID]bool{}
+			for _, m := range plan.Moves {
+				moves++
+				to := v.Node(m.To)
+				switch claim := v.claim(m.Volume); {
+				case seen[m.Volume.ID] || m.Volume.Placement.Role(m.From) != m.Role:
+					t.Fatalf("seed %d: %s cannot be moved so:\n%s", seed, m.Volume.ID, showPlan(plan))
+				case m.Leaves != (m.Volume.Placement.Role(m.To) == volume.RoleNone):
+					t.Fatalf("seed %d: %s leaves or does not:\n%s", seed, m.Volume.ID, showPlan(plan))
+				case m.Leaves && to.unfit(claim) != fit || !to.Alive || to.Availability != state.Active:
+					t.Fatalf("seed %d: %s may not go to %s:\n%s", seed, m.Volume.ID, m.To, showPlan(plan))
+				case m.Role == volume.RolePrimary && (!to.Lease || to.strays(m.Volume.Spec) && !v.Node(m.From).strays(m.Volume.Spec)):
+					t.Fatalf("seed %d: primary %s leaves its zone:\n%s", seed, m.Volume.ID, showPlan(plan))
+				case m.Role == volume.RoleReplica && (v.zoneOf(m.To) == v.zoneOf(m.Volume.Placement.Primary)) != (v.zoneOf(m.From) == v.zoneOf(m.Volume.Placement.Primary)):
+					t.Fatalf("seed %d: a replica of %s becomes one of the other kind:\n%s", seed, m.Volume.ID, showPlan(plan))
+				}
+				seen[m.Volume.ID] = true
+			}
+			for _, m := range plan.Moves {
+				w.carryOut(m)
+			}
+		}
+	}
+	if moves < 500 {
+		t.Errorf("only %d moves were planned: this says nothing", moves)
+	}
+}
+
 // upset changes a few things that are not Repair's to decide.
 func (w *world) upset(r *rand.Rand) {
 	for _, n := range w.nodes {

@@ -195,14 +195,7 @@ func seeded(c *volume.Status) bool { return c != nil && c.Exists && !c.Newest.Is
 // its snapshots have outgrown that or it has none, what its fullest copy takes now
 // and some room to grow.
 func (v *View) claim(vol *state.Volume) int64 {
-	var used int64
-	for id := range nodesOf(vol.Placement) {
-		if n := v.Node(id); n != nil {
-			if c := n.Copy(vol.ID); c != nil {
-				used = max(used, c.Used)
-			}
-		}
-	}
+	used := v.used(vol)
 	if vol.Spec.Size > 0 {
 		return max(vol.Spec.Size, used)
 	}
