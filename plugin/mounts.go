@@ -174,8 +174,10 @@ func (m *Mounts) Forget(vol string) {
 //     minutes for each.) Without a container to go by, the hint's own age counts.
 //
 // Other hints are stale, but they are kept beside a running container: which of the
-// two an ID belongs to cannot be told. When the engine does not answer, everything
-// that is mounted, remembered or was used last stays in use.
+// two an ID belongs to cannot be told. Only a mount that was found at start is taken for
+// that of the running container where the engine has no other that might be starting:
+// nobody mounts for a container that is not there yet. When the engine does not answer,
+// everything that is mounted, remembered or was used last stays in use.
 func (m *Mounts) Reconcile(view View, now time.Time) Reconciled {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -191,10 +193,12 @@ func (m *Mounts) Reconcile(view View, now time.Time) Reconciled {
 		return out
 	}
 
-	running := map[string][]volume.Holder{}
+	running, resting := map[string][]volume.Holder{}, map[string]bool{}
 	for _, c := range view.Containers {
 		if c.Running {
 			running[c.Volume] = addHolder(running[c.Volume], volume.Holder{Container: shortID(c.Container), Name: c.Name})
+		} else {
+			resting[c.Volume] = true
 		}
 	}
 	for vol, holders := range running {
@@ -208,6 +212,9 @@ func (m *Mounts) Reconcile(view View, now time.Time) Reconciled {
 	for vol, v := range m.volumes {
 		v.last = running[vol]
 		if len(running[vol]) > 0 {
+			if h := v.hints[""]; h != nil && !resting[vol] && (view.At.IsZero() || h.at.Before(view.At)) {
+				delete(v.hints, "")
+			}
 			continue
 		}
 		for _, id := range slices.Sorted(maps.Keys(v.hints)) {
