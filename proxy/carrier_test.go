@@ -193,9 +193,15 @@ func TestCarrierIsLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "both have heard", func() bool {
-		half.mu.Lock()
-		defer half.mu.Unlock()
-		return half.ended
+		for _, s := range []*stream{whole, half} {
+			s.mu.Lock()
+			ended := s.ended
+			s.mu.Unlock()
+			if !ended {
+				return false
+			}
+		}
+		return true
 	})
 	_ = raw.Close()
 	eventually(t, "it is lost", func() bool { _, ok := c.load(); return !ok })

@@ -19,7 +19,7 @@ func TestClusterRedisMovesUnderBenchmark(t *testing.T) {
 	const nodes = 3
 	moves, total := 20, 60_000
 	if testing.Short() {
-		moves, total = 4, 20_000
+		moves, total = 4, 8_000
 	}
 	c := newCluster(t, nodes)
 	server := startRedis(t, t.TempDir())

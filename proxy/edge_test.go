@@ -366,8 +366,9 @@ func TestEdgeHoldIsBounded(t *testing.T) {
 // is lost to them only when they are cut off.
 func TestEdgeBusyIsNamedAndCut(t *testing.T) {
 	c := newCluster(t, 2)
-	release := make(chan struct{})
+	release, arrived := make(chan struct{}), make(chan struct{}, 1)
 	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		arrived <- struct{}{}
 		select {
 		case <-release:
 		case <-r.Context().Done():
@@ -386,7 +387,7 @@ func TestEdgeBusyIsNamedAndCut(t *testing.T) {
 			}
 			out <- err
 		}()
-		eventually(t, "a request is with the server", func() bool { return c.status(0, "r").Open == 1 })
+		<-arrived // before that a pause would have it wait
 		return out
 	}
 	asked := ask()

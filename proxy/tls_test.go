@@ -106,7 +106,7 @@ func TestTLS(t *testing.T) {
 	defer web.Close()
 	w := &world{T: t}
 	var err error
-	if w.g, err = NewGate(TLS, dialTo(web.Listener.Addr()), Limits{Request: 50 * time.Millisecond}, slog.New(slog.DiscardHandler)); err != nil {
+	if w.g, err = NewGate(TLS, dialTo(web.Listener.Addr()), Limits{}, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	w.port = front(t, w.g)
@@ -120,16 +120,21 @@ func TestTLS(t *testing.T) {
 	}
 	_ = conn.Close()
 
-	// A client that does not come to the point is not waited for.
-	slow := w.client()
-	slow.say("\x16\x03")
-	if err := slow.ended(); err != nil {
-		t.Error(err)
-	}
 	// What is not TLS is the server's matter.
 	plain := w.client()
 	plain.say("GET / HTTP/1.0\r\n\r\n")
 	if got, _ := plain.in.ReadString('\n'); !strings.Contains(got, "400 Bad Request") {
 		t.Errorf("the server says %q", got)
+	}
+
+	// A client that does not come to the point is not waited for.
+	if w.g, err = NewGate(TLS, dialTo(web.Listener.Addr()), Limits{Request: 50 * time.Millisecond}, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	w.port = front(t, w.g)
+	slow := w.client()
+	slow.say("\x16\x03")
+	if err := slow.ended(); err != nil {
+		t.Error(err)
 	}
 }
