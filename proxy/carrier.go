@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -93,7 +95,7 @@ func (c *carrier) run(ctx context.Context) error {
 	err := c.read()
 	c.fail(err)
 	_ = c.conn.Close()
-	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil
 	}
 	return err
@@ -233,7 +235,7 @@ func (c *carrier) write() {
 	for c.failed == nil {
 		if len(c.pending) == 0 {
 			if c.finish {
-				_ = c.conn.Close() // which the reader finds
+				c.hangUp()
 				return
 			}
 			c.work.Wait()
@@ -253,6 +255,16 @@ func (c *carrier) write() {
 			c.failed = err
 			_ = c.conn.Close()
 		}
+	}
+}
+
+// hangUp ends the connection, which the reader finds, when the other side does so as well: if
+// that still said something to one that is closed, such as credit, the kernel would drop what
+// is on its way there. c.outMu is held.
+func (c *carrier) hangUp() {
+	half, ok := c.conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil || c.conn.SetReadDeadline(time.Now().Add(lineSilence)) != nil {
+		_ = c.conn.Close()
 	}
 }
 

@@ -92,9 +92,7 @@ func newDoor(node string, r Route, p *doorPause, older olderDoors, log *slog.Log
 }
 
 // place is where the owner is, as far as is known here. d.mu is held.
-func (d *door) place() place {
-	return place{Owner: d.route.Owner, Addr: d.route.OwnerAddr, Epoch: d.route.Epoch}
-}
+func (d *door) place() place { return d.route.place() }
 
 // set takes what a configuration says.
 func (d *door) set(r Route) {
@@ -267,6 +265,11 @@ func (d *door) order() (order, <-chan struct{}, error) {
 	if !d.owned {
 		moved := d.place()
 		o.Moved = &moved
+	}
+	if d.phase == phaseEarly {
+		for n := range d.await {
+			o.Listen = append(o.Listen, n)
+		}
 	}
 	if d.pause != nil {
 		if d.phase == phaseLast {
@@ -646,8 +649,11 @@ func (d *door) serveLine(ctx context.Context, conn net.Conn, p preface, from str
 // heardLately has reading fail when the other side of a line is silent for too long.
 func heardLately(conn net.Conn) error { return conn.SetReadDeadline(time.Now().Add(lineSilence)) }
 
-// settle answers the preface of a line.
+// settle answers the preface of a line. It says HOLD again and again, which fails when
+// nobody is there any more.
 func (d *door) settle(ctx context.Context, conn net.Conn, p preface) error {
+	again := time.NewTicker(linePulse)
+	defer again.Stop()
 	for {
 		d.mu.Lock()
 		changed, epoch, owned, retired, to := d.changed, d.route.Epoch, d.owned, d.retired, d.place()
@@ -662,11 +668,18 @@ func (d *door) settle(ctx context.Context, conn net.Conn, p preface) error {
 		default:
 			return writeMessage(conn, answer{Go: true})
 		}
+		if err := conn.SetWriteDeadline(time.Now().Add(lineSilence)); err != nil {
+			return err
+		}
 		if err := writeMessage(conn, answer{}); err != nil {
+			return err
+		}
+		if err := conn.SetWriteDeadline(time.Time{}); err != nil {
 			return err
 		}
 		select {
 		case <-changed:
+		case <-again.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -698,7 +711,7 @@ func (d *door) serveServer(ctx context.Context, conn *stream, p preface, from st
 	case errors.As(err, &moved):
 		err = writeMessage(conn, answer{Moved: &moved.to})
 	case ctx.Err() == nil:
-		err = writeMessage(conn, answer{No: err.Error()})
+		err = writeMessage(conn, answer{No: err.Error(), Retired: errors.Is(err, errRetired)})
 	}
 	if server == nil || err != nil {
 		_ = conn.Close()
@@ -718,11 +731,23 @@ func (d *door) serveServer(ctx context.Context, conn *stream, p preface, from st
 	})
 }
 
+// leaveWait is what a server has to take the last words of who has closed its connection.
+const leaveWait = 5 * time.Second
+
 // join passes on what an edge and the server say to each other, until both have ended or
 // one is reset, which the other then is as well. First is what the edge says first.
 func join(edge *stream, server *crossing, first func() (chunk, error)) error {
 	var up error
 	var uplink sync.WaitGroup
+	// A server that does not read what the edge said does not notice that it has gone.
+	edge.onLeave(func(reset bool) {
+		if reset {
+			_ = server.TCPConn.SetLinger(0)
+			_ = server.SetDeadline(time.Unix(1, 0))
+			return
+		}
+		_ = server.SetWriteDeadline(time.Now().Add(leaveWait))
+	})
 	fail := func() {
 		_ = server.SetLinger(0)
 		_ = server.Close()

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -25,7 +26,9 @@ type edge struct {
 	log   *slog.Logger
 
 	mu      sync.Mutex
-	to      place         // of the owner, as far as is known
+	to      place           // of the owner, as far as is known
+	reign   context.Context // of that owner; what leads to it ends with it
+	depose  context.CancelFunc
 	line    wire          // nil: none
 	listen  []string      // nodes whose clients listen, as the last door said before the move
 	wanted  bool          // there is something to say to the owner
@@ -66,7 +69,8 @@ func newEdge(n *Node, r Route, s secrets, log *slog.Logger) (*edge, error) {
 	e.keeps = s
 	e.gate.try = 0 // the door makes the attempts
 	e.gate.crowd = &n.crowd
-	e.to = place{r.Owner, r.OwnerAddr, r.Epoch}
+	e.to = r.place()
+	e.reign, e.depose = context.WithCancel(context.Background())
 	return e, nil
 }
 
@@ -85,10 +89,18 @@ func (e *edge) wake() {
 
 // learn takes note of where the owner is. A configuration that says so for the same epoch
 // knows the address better.
+//
+// Who still has a connection to the last owner when another is there has lost it, whatever
+// the last one believes: a move would have parked it. Nobody may hear of that otherwise,
+// where that node has lost its power.
 func (e *edge) learn(p place, config bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if p.newer(e.to) || config && p.Epoch == e.to.Epoch && p != e.to {
+		if p.Owner != e.to.Owner {
+			e.depose()
+			e.reign, e.depose = context.WithCancel(context.Background())
+		}
 		e.to = p
 		e.wake()
 	}
@@ -159,7 +171,7 @@ func (e *edge) setUnbound(err error) {
 func (e *edge) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		e.mu.Lock()
-		to, wanted, changed := e.to, e.wanted, e.changed
+		to, reign, wanted, changed := e.to, e.reign, e.wanted, e.changed
 		e.mu.Unlock()
 		if !wanted || to.Owner == "" {
 			select {
@@ -168,7 +180,7 @@ func (e *edge) watch(ctx context.Context) {
 			}
 			continue
 		}
-		err := e.follow(ctx, to)
+		err := e.follow(ctx, reign, to)
 		var moved *movedError
 		if errors.As(err, &moved) {
 			e.learn(moved.to, false)
@@ -193,14 +205,14 @@ func (e *edge) watch(ctx context.Context) {
 
 // follow has a line to the owner at to, and does what it is told there, until the line
 // breaks, the owner is believed to be elsewhere, or nobody needs it any more.
-func (e *edge) follow(ctx context.Context, to place) error {
+func (e *edge) follow(ctx, reign context.Context, to place) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	name := rand.Text()
 	e.mu.Lock()
 	p := preface{Kind: kindLine, Route: e.route.ID, Epoch: to.Epoch, Line: name, Listen: e.listen}
 	e.mu.Unlock()
-	l, err := e.node.line(ctx, to, p)
+	l, err := e.node.line(ctx, reign, to, p)
 	if err != nil {
 		return err
 	}
@@ -240,6 +252,9 @@ func (e *edge) follow(ctx context.Context, to place) error {
 			e.mu.Lock()
 			e.listen = o.Listen
 			e.mu.Unlock()
+		}
+		if first && o.Phase == phaseEarly && len(o.Listen) > 0 {
+			e.gate.pauseIdle() // others are to be back before any of ours go on
 		}
 		e.obey(ctx, &does, l, o)
 		if first {
@@ -336,7 +351,7 @@ func (e *edge) park(ctx context.Context, l wire, o order) {
 		cancel()
 		var busy *Busy
 		if errors.As(err, &busy) {
-			err = l.tell(ack{Serial: o.Serial, Busy: busy.Sessions[:min(len(busy.Sessions), mostBusy)]})
+			err = l.tell(ack{Serial: o.Serial, Busy: toTell(busy.Sessions)})
 		} else if err == nil {
 			_ = l.tell(ack{Serial: o.Serial, Done: true, Listen: e.gate.lingering()})
 			return
@@ -345,6 +360,20 @@ func (e *edge) park(ctx context.Context, l wire, o order) {
 			return
 		}
 	}
+}
+
+// toTell is what a line tells of sessions that are busy: of not too many, and not all of
+// what clients say that they are or want, which may be anything.
+func toTell(busy []Session) []Session {
+	busy = slices.Clone(busy[:min(len(busy), mostBusy)])
+	short := func(s string) string {
+		const most = 200
+		return strings.ToValidUTF8(s[:min(len(s), most)], "")
+	}
+	for i := range busy {
+		busy[i].Name, busy[i].Busy = short(busy[i].Name), short(busy[i].Busy)
+	}
+	return busy
 }
 
 // dial connects to the server, through the owner's door. It is the gate's Dialer, and goes
@@ -387,8 +416,8 @@ func (l *namedLine) server(ctx context.Context, p preface) (net.Conn, error) {
 	return l.wire.server(ctx, p)
 }
 
-// status is what the edge knows of its clients.
-func (e *edge) status(s *RouteStatus) {
+// count adds the edge's clients.
+func (e *edge) count(s *RouteStatus) {
 	for _, c := range e.gate.Sessions() {
 		s.Sessions++
 		switch {
@@ -401,6 +430,10 @@ func (e *edge) status(s *RouteStatus) {
 			s.Pinned = append(s.Pinned, c)
 		}
 	}
+}
+
+// status is what the edge knows of its route.
+func (e *edge) status(s *RouteStatus) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s.Owner, s.Epoch = e.to.Owner, e.to.Epoch
@@ -499,6 +532,10 @@ func (l *remoteLine) server(ctx context.Context, p preface) (net.Conn, error) {
 		return nil, err
 	}
 	if err := within(ctx, s, granted); err != nil {
+		if errors.Is(err, errRetired) {
+			// The line is with the process that has taken over, this carrier with the last one.
+			s.carrier.retire()
+		}
 		return nil, err
 	}
 	return s, nil

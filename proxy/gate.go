@@ -204,6 +204,13 @@ func (g *Gate) pauseFor(event time.Duration) {
 	}
 }
 
+// pauseIdle is Pause where no session has a connection to the server.
+func (g *Gate) pauseIdle() {
+	if !slices.ContainsFunc(g.Sessions(), func(s Session) bool { return s.State == Active }) {
+		g.Pause()
+	}
+}
+
 // Resume lets everything go on, towards dial, or where it went before if dial is nil.
 func (g *Gate) Resume(dial Dialer) { g.resume(dial, nil) }
 

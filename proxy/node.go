@@ -64,6 +64,7 @@ type Node struct {
 	work      sync.WaitGroup  // all that Run started
 	config    Config
 	edges     map[string]*serving
+	former    map[*serving]struct{} // that others have taken the place of, with whom they had served
 	doors     map[string]*door
 	broken    map[string]error // routes that cannot be served at all
 	listeners map[string]net.Listener
@@ -91,7 +92,7 @@ func NewNode(o Options) *Node {
 	}
 	return &Node{
 		Options: o, crowd: crowd{most: int64(cmp.Or(o.Waiting, 10_000))},
-		edges: make(map[string]*serving), doors: make(map[string]*door), broken: make(map[string]error),
+		edges: make(map[string]*serving), former: make(map[*serving]struct{}), doors: make(map[string]*door), broken: make(map[string]error),
 		listeners: make(map[string]net.Listener), inherited: inherited,
 		elders: make(map[*elder]struct{}),
 	}
@@ -152,7 +153,7 @@ func (n *Node) isRetired() bool {
 func (n *Node) Admit(node string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if node != n.config.Node && !slices.Contains(n.config.Members, node) {
+	if node == "" || node != n.config.Node && !slices.Contains(n.config.Members, node) {
 		return fmt.Errorf("node %s is not a member of the cluster, as far as the proxy was told", node)
 	}
 	return nil
@@ -179,6 +180,9 @@ func (n *Node) serve(ctx context.Context, conn net.Conn) error {
 		}
 		return d.serveLine(ctx, conn, p, from)
 	case kindCarrier:
+		if n.isRetired() {
+			return errRetired
+		}
 		if err := writeMessage(conn, answer{Go: true}); err != nil {
 			return err
 		}
@@ -283,14 +287,16 @@ func granted(conn net.Conn) error {
 			return nil
 		case a.Moved != nil:
 			return &movedError{*a.Moved}
+		case a.Retired:
+			return errRetired
 		case a.No != "":
 			return errors.New(a.No)
 		}
 	}
 }
 
-// line makes a line to the door at to.
-func (n *Node) line(ctx context.Context, to place, p preface) (wire, error) {
+// line makes a line to the door at to, whose carriers end with the owner's reign.
+func (n *Node) line(ctx, reign context.Context, to place, p preface) (wire, error) {
 	n.mu.Lock()
 	d, name, local := n.doors[p.Route], n.config.Node, !n.retired
 	n.mu.Unlock()
@@ -304,20 +310,22 @@ func (n *Node) line(ctx context.Context, to place, p preface) (wire, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &remoteLine{conn: conn, carriers: carriers{work: &n.work, make: func(use func(*carrier)) error { return n.carry(to, use) }}}
+	l := &remoteLine{conn: conn, carriers: carriers{work: &n.work, make: func(use func(*carrier)) error { return n.carry(reign, to, use) }}}
 	l.carriers.more() // whoever wants a line wants to go on
 	return l, nil
 }
 
 // carry connects a carrier to the door at to, has use know of it, and keeps it until it has
-// ended.
-func (n *Node) carry(to place, use func(*carrier)) error {
+// ended, or that owner's reign.
+func (n *Node) carry(reign context.Context, to place, use func(*carrier)) error {
 	n.mu.Lock()
-	ctx := n.ctx
+	ctx, cancel := context.WithCancel(n.ctx)
 	n.mu.Unlock()
-	dial, cancel := context.WithTimeout(ctx, lineSilence)
+	defer cancel()
+	defer context.AfterFunc(reign, cancel)()
+	dial, dialed := context.WithTimeout(ctx, lineSilence)
 	conn, err := n.call(dial, to, preface{Kind: kindCarrier})
-	cancel()
+	dialed()
 	if err != nil {
 		return err
 	}
@@ -390,6 +398,11 @@ func (n *Node) Apply(_ context.Context, c Config) error {
 	if err := n.apply(c, nil); err != nil {
 		return err
 	}
+	owners := make(map[string]place)
+	for _, r := range c.Routes {
+		owners[r.ID] = r.place()
+	}
+	n.tellElders(elderHears{Owners: owners})
 	return n.save()
 }
 
@@ -415,9 +428,9 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 		return fmt.Errorf("the proxy is that of node %s, and was told to be that of node %s", cmp.Or(n.Node, n.config.Node), c.Node)
 	}
 	n.config = c
-	there := make(map[string]bool)
+	there := make(map[string]place)
 	for _, r := range c.Routes {
-		there[r.ID] = true
+		there[r.ID] = r.place()
 		if d := n.doors[r.ID]; d != nil {
 			d.set(r)
 		} else {
@@ -425,7 +438,7 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 		}
 		old := n.edges[r.ID]
 		if old != nil && sameDoors(old.route, r) {
-			old.learn(place{r.Owner, r.OwnerAddr, r.Epoch}, true)
+			old.learn(r.place(), true)
 			old.renew(keeps[r.ID].secrets, keeps[r.ID].err)
 			continue
 		}
@@ -440,6 +453,7 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 				err = n.pass(r.Listen)
 			}
 			close(old.closed) // those it serves stay with it to their end
+			n.former[old] = struct{}{}
 			delete(n.edges, r.ID)
 		}
 		if err != nil {
@@ -448,25 +462,38 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 		}
 		n.edges[r.ID] = n.start(e)
 	}
+	n.inform(there)
 	for id, e := range n.edges {
-		if !there[id] {
+		if _, ok := there[id]; !ok {
 			close(e.closed)
 			e.cancel()
 			delete(n.edges, id)
 		}
 	}
 	for id, d := range n.doors {
-		if !there[id] {
+		if _, ok := there[id]; !ok {
 			d.close()
 			delete(n.doors, id)
 		}
 	}
 	for id := range n.broken {
-		if !there[id] {
+		if _, ok := there[id]; !ok {
 			delete(n.broken, id)
 		}
 	}
 	return nil
+}
+
+// inform has those who are still served by former edges go where their routes lead now, or
+// ends them with their route. n.mu is held.
+func (n *Node) inform(owners map[string]place) {
+	for e := range n.former {
+		if p, ok := owners[e.route.ID]; ok {
+			e.learn(p, true)
+		} else {
+			e.cancel()
+		}
+	}
 }
 
 // start has an edge work. n.mu is held.
@@ -479,6 +506,9 @@ func (n *Node) start(e *edge) *serving {
 		defer n.serving.Done()
 		defer s.cancel()
 		e.serve(ctx, s.closed)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		delete(n.former, s)
 	})
 	n.work.Go(func() { e.watch(ctx) })
 	return s
@@ -551,7 +581,13 @@ func (n *Node) Status(context.Context) (Status, error) {
 	out := Status{Node: n.config.Node, Process: os.Getpid()}
 	for _, r := range n.config.Routes {
 		s := RouteStatus{ID: r.ID, Listen: r.Listen, Mode: r.Mode, Owner: r.Owner, Epoch: r.Epoch}
+		for e := range n.former {
+			if e.route.ID == r.ID {
+				e.count(&s)
+			}
+		}
 		if e := n.edges[r.ID]; e != nil {
+			e.count(&s)
 			e.status(&s)
 		} else if err := n.broken[r.ID]; err != nil {
 			s.Problem = fmt.Sprintf("nobody is served on port %d of this node: %v", r.Listen, err)

@@ -32,6 +32,8 @@ type Route struct {
 	Server string `json:",omitempty"`
 }
 
+func (r Route) place() place { return place{Owner: r.Owner, Addr: r.OwnerAddr, Epoch: r.Epoch} }
+
 // RoutePostgres says which PostgresOptions a route has. What is secret of them is in files
 // of each node: see Options.Secrets.
 type RoutePostgres struct {
@@ -114,8 +116,8 @@ func (c Config) Validate() error {
 // a socket. Pause, Quiet, Cut and Resume are for the routes that this node owns; they are
 // safe to repeat.
 type Controller interface {
-	// Apply takes a whole configuration. Sessions of routes that stay are not touched,
-	// whoever owns them now. What cannot be done for one route, such as to listen on a port
+	// Apply takes a whole configuration. Sessions of routes that stay are not touched, but
+	// for those that still have a connection to an owner that is none any more. What cannot be done for one route, such as to listen on a port
 	// that is taken, is told by its status and tried again.
 	Apply(ctx context.Context, c Config) error
 	// Pause keeps everything new from the server: no connection to it is made from now on,

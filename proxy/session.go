@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -171,29 +172,46 @@ func (s *session) requests(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = s.forward(ctx, c.bytes())
+		n, err := s.send(c.bytes())
+		// What has to wait is kept as it is, and not in a buffer for more: many may wait.
+		left := bytes.Clone(c.bytes()[n:])
 		c.release()
+		if err == nil {
+			err = s.forward(ctx, left)
+		}
 		if err != nil {
 			return err
 		}
 	}
 }
 
+// forward passes p on, and waits until it may.
 func (s *session) forward(ctx context.Context, p []byte) error {
-	for len(p) > 0 {
-		n, to := s.admit(p)
-		if n == 0 {
-			if err := s.connect(ctx); err != nil {
-				return err
-			}
-			continue
+	for {
+		n, err := s.send(p)
+		if p = p[n:]; err != nil || len(p) == 0 {
+			return err
 		}
-		if _, err := to.Write(p[:n]); err != nil {
-			return fmt.Errorf("passing a request to the server: %w", err)
+		if err := s.connect(ctx); err != nil {
+			return err
 		}
-		p = p[n:]
 	}
-	return nil
+}
+
+// send passes on as much of p as may be without waiting for the end of a pause, or for a
+// connection.
+func (s *session) send(p []byte) (sent int, err error) {
+	for sent < len(p) {
+		n, to := s.admit(p[sent:])
+		if n == 0 {
+			break
+		}
+		if _, err := to.Write(p[sent : sent+n]); err != nil {
+			return sent, fmt.Errorf("passing a request to the server: %w", err)
+		}
+		sent += n
+	}
+	return sent, nil
 }
 
 // admit says how much of what the client said may be passed on now, and to whom. What

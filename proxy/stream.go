@@ -27,6 +27,7 @@ type stream struct {
 	owed  int     // bytes that the other side may still say
 	ended bool    // it has said all
 	hung  bool    // nor does it want any more
+	gone  bool    // and has said so
 
 	credit int // bytes that may be said
 	finish bool
@@ -38,6 +39,8 @@ type stream struct {
 	sent uint64 // the same in the kernel's counting, when known; guarded by mu
 
 	reads, writes deadline
+
+	leave func(reset bool) // nil, or told that the other side wants nothing more
 }
 
 type deadline struct {
@@ -56,8 +59,31 @@ func (s *stream) hear(kind frameKind, p chunk) (kept bool, err error) {
 	kept, err = s.heard(kind, p)
 	if kind == frameClose || kind == frameReset {
 		s.carrier.kick()
+		s.left(kind == frameReset)
 	}
 	return kept, err
+}
+
+// left tells who is to know that the other side wants nothing more.
+func (s *stream) left(reset bool) {
+	s.mu.Lock()
+	leave := s.leave
+	s.mu.Unlock()
+	if leave != nil {
+		leave(reset)
+	}
+}
+
+// onLeave has leave called, perhaps twice, when the other side has closed or reset the
+// stream, also where nobody reads it: it may not block. An end by itself is none.
+func (s *stream) onLeave(leave func(reset bool)) {
+	s.mu.Lock()
+	s.leave = leave
+	reset, closed := s.lost != nil, s.gone
+	s.mu.Unlock()
+	if reset || closed {
+		leave(reset)
+	}
 }
 
 func (s *stream) heard(kind frameKind, p chunk) (kept bool, err error) {
@@ -82,7 +108,7 @@ func (s *stream) heard(kind frameKind, p chunk) (kept bool, err error) {
 	case frameEnd:
 		s.ended = true
 	case frameClose:
-		s.ended, s.hung = true, true
+		s.ended, s.hung, s.gone = true, true, true
 	case frameReset:
 		s.lost = syscall.ECONNRESET
 		s.drop()
@@ -103,13 +129,17 @@ func (s *stream) heard(kind frameKind, p chunk) (kept bool, err error) {
 // lose is told that the carrier has failed.
 func (s *stream) lose() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if !s.ended || !s.finish && !s.hung {
 		s.lost = syscall.ECONNRESET
 		s.drop()
 	}
 	s.hung = true
+	lost := s.lost != nil
 	s.changed.Broadcast()
+	s.mu.Unlock()
+	if lost { // one that is whole may still be read
+		s.left(true)
+	}
 }
 
 // drop forgets what nobody will read. s.mu is held.

@@ -31,12 +31,15 @@ type elder struct {
 // elderSays is what it tells, each time that something has changed.
 type elderSays struct{ Open map[string]int }
 
-// elderHears is what it is told.
-type elderHears struct{ Cut string }
+// elderHears is what it is told, one or the other.
+type elderHears struct {
+	Cut    string           `json:",omitempty"` // a route whose connections to the server are to be reset
+	Owners map[string]place // of all routes that there are; nil: as before
+}
 
-func (e *elder) cut(route string) {
+func (e *elder) tell(h elderHears) {
 	_ = e.link.SetWriteDeadline(time.Now().Add(time.Second))
-	_ = json.NewEncoder(e.link).Encode(elderHears{Cut: route}) // one that has gone has nothing to cut
+	_ = json.NewEncoder(e.link).Encode(h) // one that has gone serves nobody
 }
 
 // count is how many connections it has to the server of a route.
@@ -59,12 +62,14 @@ func (n *Node) older(route string) (open int) {
 	return open
 }
 
-func (n *Node) cutOlder(route string) {
+func (n *Node) cutOlder(route string) { n.tellElders(elderHears{Cut: route}) }
+
+func (n *Node) tellElders(h elderHears) {
 	n.eldersMu.Lock()
 	elders := maps.Clone(n.elders)
 	n.eldersMu.Unlock()
 	for e := range elders {
-		e.cut(route)
+		e.tell(h)
 	}
 }
 
@@ -147,6 +152,7 @@ func (n *Node) HandOver(start func(listeners map[string]*os.File) error) error {
 	n.retired = true
 	for _, e := range n.edges {
 		close(e.closed)
+		n.former[e] = struct{}{}
 	}
 	n.edges = make(map[string]*serving)
 	for _, d := range n.doors {
@@ -175,11 +181,14 @@ func (n *Node) Retire(ctx context.Context, link net.Conn) error {
 			}
 			n.mu.Lock()
 			d := n.doors[h.Cut]
+			if h.Owners != nil {
+				n.inform(h.Owners)
+			}
 			n.mu.Unlock()
 			if d != nil {
 				d.reset()
 			}
-			n.cutOlder(h.Cut)
+			n.tellElders(h)
 		}
 	})
 	served := make(chan struct{})

@@ -53,7 +53,9 @@ type line struct {
 func newRelay(ctx context.Context, g *Gate, client net.Conn) *relay {
 	r := &relay{gate: g, client: client, since: time.Now()}
 	r.ctx, r.cancel = context.WithCancel(ctx)
-	r.setWaits(true) // from the beginning, so that no more are accepted than may wait
+	// From the beginning, so that no more are accepted than may wait; but who has yet to say
+	// whom it wants waits for nobody, and keeps nobody out.
+	r.setWaits(!g.speaks.hello)
 	return r
 }
 

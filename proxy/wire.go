@@ -42,6 +42,8 @@ type answer struct {
 	Go    bool   `json:",omitempty"`
 	Moved *place `json:",omitempty"` // the owner is another
 	No    string `json:",omitempty"` // why not; the edge tries again
+	// The process has retired: what leads to it leads nowhere.
+	Retired bool `json:",omitempty"`
 }
 
 // place is where a route's owner is. Of two that differ, the one of the higher epoch is
@@ -74,7 +76,7 @@ type order struct {
 	Event  time.Duration `json:",omitempty"` // how long a pause may still last for those who wait
 	Cuts   int           `json:",omitempty"` // how often those that are busy were to be cut off
 	Moved  *place        `json:",omitempty"` // the owner is another: this is the last order
-	Listen []string      `json:",omitempty"` // nodes whose clients listen to the others; in the phase last
+	Listen []string      `json:",omitempty"` // nodes whose clients listen to the others: in the phase last; of whom is not back yet: in early
 }
 
 // ack is what an edge has done of an order.
@@ -86,7 +88,7 @@ type ack struct {
 }
 
 const (
-	maxPreface = 4 << 10
+	maxPreface = 64 << 10 // of orders, too: both name nodes
 	maxAck     = 256 << 10
 	mostBusy   = 100 // sessions that an ack names
 
