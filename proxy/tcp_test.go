@@ -236,7 +236,7 @@ func askOnce(port int, word string) error {
 }
 
 // handler has handle serve each client behind a gate of its own.
-func (w *world) handler(handle func(conn *net.TCPConn)) {
+func (w *world) handler(silence time.Duration, handle func(conn *net.TCPConn)) {
 	w.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -257,7 +257,7 @@ func (w *world) handler(handle func(conn *net.TCPConn)) {
 		}
 	})
 	w.Cleanup(func() { _ = l.Close(); all.Wait() })
-	w.gate(dialTo(l.Addr()), Limits{Silence: time.Millisecond})
+	w.gate(dialTo(l.Addr()), Limits{Silence: silence})
 }
 
 func dialTo(addr net.Addr) Dialer {
@@ -271,7 +271,7 @@ func dialTo(addr net.Addr) Dialer {
 func TestTCPHalfClose(t *testing.T) {
 	w := &world{T: t}
 	got := make(chan string, 1)
-	w.handler(func(conn *net.TCPConn) {
+	w.handler(time.Millisecond, func(conn *net.TCPConn) {
 		_, _ = io.WriteString(conn, "welcome\n") // it speaks first
 		in := bufio.NewReader(conn)
 		switch line, _ := in.ReadString('\n'); line {
@@ -313,7 +313,7 @@ func TestTCPHalfClose(t *testing.T) {
 // A reset is passed on as one.
 func TestTCPReset(t *testing.T) {
 	w := &world{T: t}
-	w.handler(func(conn *net.TCPConn) {
+	w.handler(time.Millisecond, func(conn *net.TCPConn) {
 		_, _ = conn.Read(make([]byte, 1))
 		_ = conn.SetLinger(0)
 	})
@@ -327,7 +327,7 @@ func TestTCPReset(t *testing.T) {
 // Much at once, both ways at a time and through a pause, is what was sent.
 func TestTCPBulk(t *testing.T) {
 	w := &world{T: t}
-	w.handler(func(conn *net.TCPConn) { _, _ = io.Copy(conn, conn) })
+	w.handler(time.Minute, func(conn *net.TCPConn) { _, _ = io.Copy(conn, conn) }) // a busy machine may be silent for long
 	const size = 24 << 20
 	c := w.client()
 	if err := c.conn.SetDeadline(time.Now().Add(60 * time.Second)); err != nil {
