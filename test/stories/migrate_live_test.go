@@ -177,21 +177,23 @@ func (l *live) move(to *lab.Node) {
 	}
 }
 
-// moves takes it back and forth six times, and meanwhile kills flockd and has newer
-// processes of the proxy take over, under connected clients.
-func (l *live) moves() {
+// tour is six moves from n1 between all nodes and back.
+func (l *live) tour() []*lab.Node { return []*lab.Node{l.n2, l.n1, l.n3, l.n2, l.n3, l.n1} }
+
+// moves takes it to these nodes, one after the other, and meanwhile kills flockd and has
+// newer processes of the proxy take over, under connected clients.
+func (l *live) moves(nodes ...*lab.Node) {
 	l.Helper()
-	n1, n2, n3 := l.n1, l.n2, l.n3
-	for i, to := range []*lab.Node{n2, n1, n3, n2, n3, n1} {
+	for i, to := range nodes {
 		l.Step(fmt.Sprintf("move %d, to %s", i+1, to), func() { l.move(to) })
 		switch i {
-		case 1:
+		case 0:
 			l.Step("flockd is killed on all nodes: nobody is cut off", func() {
 				l.Do("exec-all", "systemctl kill -s KILL flockd")
 				l.progress(20)
 				l.Until("flockd to answer", later, func() error { _, err := l.node.Volume(l.volume); return err })
 			})
-		case 3:
+		case 1:
 			l.Step("newer processes of the proxy take over on all nodes: nobody is cut off", l.reload)
 		}
 		l.waitVolume(to, l.volume, "ok with its replicas", healthy)
@@ -261,7 +263,12 @@ func (l *live) finish() {
 
 // Redis moves from node to node under clients that came to every node, and that do not try
 // twice: nobody sees an error, and the counter is exactly what was answered.
-func TestMigrateLive(t *testing.T) {
+func TestMigrateLive(t *testing.T) { migrateRedis(t, 6) }
+
+// The same with two moves.
+func TestCoreMigrate(t *testing.T) { migrateRedis(t, 2) }
+
+func migrateRedis(t *testing.T, moves int) {
 	l := &live{cluster: start(t), volume: "counter", container: "redis", port: "6379"}
 	l.node = l.n1
 	l.Step("Redis on n1, with a route", func() {
@@ -285,7 +292,7 @@ func TestMigrateLive(t *testing.T) {
 		l.ask(l.n2, "redis-benchmark", again(fmt.Sprintf("redis-benchmark -h %s -p %s -c 2 -n 100 -q incr bench", l.n2.Addr(), l.port), 100))
 		l.progress(100)
 	})
-	l.moves()
+	l.moves(l.tour()[:moves]...)
 	l.Step("the counter is what was answered", func() {
 		answered := l.stop()
 		ofBench := answered[len(answered)-1]
@@ -335,7 +342,7 @@ http { log_format path "$uri"; access_log /data/log path; server { listen 80; lo
 		l.ask(l.n2, "curl", again(fmt.Sprintf("curl -sf --no-keepalive -d once http://%s:%s/curl/$n", l.n2.Addr(), l.port), 1))
 		l.progress(50)
 	})
-	l.moves()
+	l.moves(l.tour()...)
 	l.Step("the log is what was answered", func() {
 		var all int64
 		for _, n := range l.stop() {
@@ -384,7 +391,7 @@ done | %s -v ON_ERROR_STOP=1 2>&1 | grep --line-buffered .
 [ ${PIPESTATUS[1]} = 0 ] || echo "error: psql has ended"`, stopFile, psql(l.n3)))
 		l.progress(each)
 	})
-	l.moves()
+	l.moves(l.tour()...)
 	l.Step("the database has what was acknowledged", func() {
 		answered := l.stop()
 		rows := answered[len(answered)-1]
