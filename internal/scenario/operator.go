@@ -55,7 +55,7 @@ import (
 //	option NODE VOLUME KEY=VALUE.. until the node knows the volume with these
 func (w *World) operatorStep(words []string) error {
 	node := func() *Machine { return w.Machine(words[1]) }
-	if slices.Contains([]string{"sync", "snapshot", "promote", "migrate"}, words[0]) && !node().Up() {
+	if slices.Contains([]string{"sync", "snapshot", "promote", "migrate", "call-off"}, words[0]) && !node().Up() {
 		return errors.New("flockd does not run there")
 	}
 	switch words[0] {

@@ -86,18 +86,28 @@ func storm(seed uint64) (nodes int, script []string) {
 	for i := range 1 + s.IntN(3) {
 		v := fmt.Sprintf("v%d", i+1)
 		volumes = append(volumes, v)
-		s.add("create %s %s replicas=%d%s", s.node(), v, 1+s.IntN(2), pick(s, "", "", "", " failover=manual", " max-loss=none"))
+		kind, runs := s.IntN(3), s.node()
+		used := v
+		if s.nodes == 3 && kind < 2 && s.IntN(2) == 0 {
+			// A container with two volumes, which go together; every node has both.
+			w := fmt.Sprintf("w%d", i+1)
+			volumes, used = append(volumes, w), v+" "+w
+			s.add("create %s %s replicas=2", runs, v)
+			s.add("create %s %s replicas=2", runs, w)
+		} else {
+			s.add("create %s %s replicas=%d%s", s.node(), v, 1+s.IntN(2), pick(s, "", "", "", " failover=manual", " max-loss=none"))
+		}
 		s.add("sleep 1s")
 		port := 8001 + i
-		switch s.IntN(3) {
+		switch kind {
 		case 0:
-			s.add("run-following %s c%d %s", s.node(), i+1, v)
+			s.add("run-following %s c%d %s", runs, i+1, used)
 			continue // without a route
 		case 1:
-			s.add("run-following %s c%d %s", s.node(), i+1, v)
+			s.add("run-following %s c%d %s", runs, i+1, used)
 			s.add("add-route %s %s %d:80/%s", s.node(), v, port, pick(s, "tcp", "tcp/cut", "http", "redis", "postgres"))
 		case 2:
-			s.add("run-routed %s c%d %s a.listen=%d a.port=80 a.mode=%s", s.node(), i+1, v, port, pick(s, "tcp", "http", "redis", "postgres"))
+			s.add("run-routed %s c%d %s a.listen=%d a.port=80 a.mode=%s", runs, i+1, v, port, pick(s, "tcp", "http", "redis", "postgres"))
 		}
 		s.ports = append(s.ports, port)
 	}
@@ -114,7 +124,7 @@ func storm(seed uint64) (nodes int, script []string) {
 			s.add("sleep %s", s.moment())
 		}
 		s.add("try append %s", v)
-		switch s.IntN(5) {
+		switch s.IntN(6) {
 		case 0:
 			s.add("try snapshot %s s%d %s", s.node(), i, v)
 		case 1:
@@ -124,7 +134,11 @@ func storm(seed uint64) (nodes int, script []string) {
 		case 3:
 			s.add("try move-following %s %s %s", s.node(), v, s.node())
 		case 4:
-			s.add("try migrate %s %s %s", s.node(), v, s.node())
+			s.add("try migrate %s %s %s%s", s.node(), v, s.node(), pick(s, "", " force"))
+		case 5:
+			s.add("try migrate %s %s %s force", s.node(), v, s.node())
+			s.add("sleep %s", s.moment())
+			s.add("try call-off %s %s", s.node(), v)
 		}
 		s.add("sleep %s", s.moment())
 		s.add("try append %s", volumes[s.IntN(len(volumes))])
