@@ -27,6 +27,7 @@ const (
 type hookRun struct {
 	attempt string // of the move
 	over    chan struct{}
+	rounds  int      // see preStop; known when it is over
 	undo    []string // nil: nothing
 }
 
@@ -60,10 +61,7 @@ func (f *follower) copyAhead(ctx context.Context, v *state.Volume, going []*stat
 	}
 	rounds := 0
 	for _, c := range going {
-		rounds = max(rounds, 1)
-		if f.preStop(ctx, v, c) {
-			rounds = 2 // the first one brings what was written down, and takes its time
-		}
+		rounds = max(rounds, f.preStop(ctx, v, c))
 	}
 	var ahead copyAhead
 	limit := v.Pending.MaxPause
@@ -131,8 +129,10 @@ func (c copyAhead) refusal(limit time.Duration) error {
 }
 
 // preStop does what the container's label or image asks for, or waits until that is done
-// for another of its volumes. It says whether there was anything to do.
-func (f *follower) preStop(ctx context.Context, v *state.Volume, c *state.Container) bool {
+// for another of its volumes. It says how many copies ahead are wanted: two after something
+// was done, of which the first brings what was written down, and takes its time; none of a
+// container that does not run, as when flockd was started again since it stopped it.
+func (f *follower) preStop(ctx context.Context, v *state.Volume, c *state.Container) (rounds int) {
 	key := c.RecordKey()
 	f.mu.Lock()
 	run := f.hooks[key]
@@ -145,18 +145,25 @@ func (f *follower) preStop(ctx context.Context, v *state.Volume, c *state.Contai
 	if !mine {
 		select {
 		case <-run.over:
+			return run.rounds
 		case <-ctx.Done():
+			return 0
 		}
-		return true
 	}
-	defer close(run.over)
+	defer func() {
+		run.rounds = rounds
+		close(run.over)
+	}()
 	there, err := f.inspect(ctx, c.ID)
 	if err != nil {
-		return false // its stop will tell
+		return 1 // its stop will tell
 	}
 	hook := container.PreStopOf(there.Labels, there.Spec.Image.Ref)
-	if hook.Command == nil || there.State != container.Running {
-		return false
+	switch {
+	case there.State != container.Running:
+		return 0
+	case hook.Command == nil:
+		return 1
 	}
 	hctx, cancel := context.WithTimeout(ctx, hookPatience)
 	defer cancel()
@@ -176,7 +183,7 @@ func (f *follower) preStop(ctx context.Context, v *state.Volume, c *state.Contai
 		}
 		f.tellHook(ctx, v, c, hook, err)
 	}
-	return true
+	return 2
 }
 
 // tellHook has people know that a hook has failed. The container is stopped without it: it

@@ -306,7 +306,7 @@ func (r *router) quiesce(ctx context.Context, id volume.ID) (paused time.Time, d
 	r.mu.Unlock()
 	pctx, cancel := context.WithTimeout(ctx, proxyTimeout)
 	if len(routes) > 0 {
-		paused = time.Now()
+		paused = r.pausedSince(pctx, routes)
 	}
 	for _, rt := range routes {
 		if err = r.proxy.Pause(pctx, routeID(rt.Route), 0); err != nil && !errors.Is(err, proxy.ErrNoRoute) {
@@ -337,6 +337,23 @@ func (r *router) quiesce(ctx context.Context, id volume.ID) (paused time.Time, d
 		return paused, nil, err
 	}
 	return paused, done, nil
+}
+
+// pausedSince is since when the clients of these routes wait if they are paused now: flockd
+// may have been started again since it paused them.
+func (r *router) pausedSince(ctx context.Context, routes []state.NodeRoute) time.Time {
+	since := time.Now()
+	status, err := r.proxy.Status(ctx)
+	if err != nil {
+		return since // nor can they be paused
+	}
+	for _, rt := range routes {
+		now, _ := status.Route(routeID(rt.Route))
+		if p := now.Paused; !rt.Paused && !p.IsZero() && now.Owner == string(rt.Owner) && now.Epoch == uint64(rt.Epoch) && p.Before(since) {
+			since = p
+		}
+	}
+	return since
 }
 
 // quiet waits for all of these routes. Those that say so are cut when their time is over.

@@ -40,7 +40,7 @@ import (
 //	promote NODE VOLUME [to=NODE] [accept-loss] [fenced=NODE]  flockctl failover
 //	problem-of NODE VOLUME TEXT    until the volume's reason has that text in it
 //	event NODE KIND VOLUME TEXT    until there is such an event with that text in it; any: on one that is up
-//	waited NODE VOLUME DURATION    for its newest migration clients waited at most so long; 0s: nothing is known of it
+//	waited NODE VOLUME MOST [LEAST]  for its newest migration clients waited so long; 0s: nothing is known of it
 //	migrate NODE VOLUME [OTHER [force]]  flockctl migrate, not waited for; call-off NODE VOLUME
 //	migration NODE VOLUME STATE [TEXT]  until the newest one is so, with that text in what it says
 //	drain NODE OTHER [keep]        flockctl node drain OTHER, not waited for; undrain NODE OTHER
@@ -201,7 +201,8 @@ func (w *World) operatorStep(words []string) error {
 			return err
 		}
 		m, err := node().API().Migration(w.ctx(), words[2], "")
-		if got := time.Duration(m.PausedSeconds * float64(time.Second)); err == nil && (got > most || (got == 0) != (most == 0)) {
+		least, _ := time.ParseDuration(append(words, "0s")[4])
+		if got := time.Duration(m.PausedSeconds * float64(time.Second)); err == nil && (got > most || got < least || (got == 0) != (most == 0)) {
 			err = fmt.Errorf("clients waited for %s: %+v", got, m.Times)
 		}
 		return err
