@@ -1,37 +1,179 @@
 package main
 
 import (
+	"bufio"
+	"cmp"
 	"context"
-	"errors"
+	"crypto/rand"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/volume"
 )
 
-const rebalanceHelp = `Says which copies of volumes would be moved, from where to where, why, and how many bytes that copies:
-volumes to where they would rather be (options prefer, avoid and zone), then replicas, and where none can go
-primaries, off nodes that are fuller than others, then primaries off nodes that have more than others. What is
-nearly even stays as it is. Nothing is moved unless somebody asks for it: this version only plans, and
-'flockctl migrate VOLUME NODE' moves a primary.`
+// rebalancePause is between two looks at the moves.
+const rebalancePause = time.Second
+
+const rebalanceHelp = `Says which copies of volumes would be moved, from where to where, why, and how many bytes that copies, asks, and
+moves them: volumes to where they would rather be (options prefer, avoid and zone), then replicas, and where none
+can go primaries, off nodes that are fuller than others, then primaries off nodes that have more than others.
+What is nearly even stays as it is.
+
+A primary goes as with 'flockctl migrate', with the containers that follow it. A replica goes when its copy on the
+other node is complete. A node has a part in one move at a time. Nothing is moved for balance by itself.
+
+Ctrl-C, or the end of --timeout, lets nothing more begin. What has begun comes to its end by itself, and nothing is
+left half done: of a volume with a copy too many one is taken away within minutes.`
 
 func (a *app) rebalanceCommand() *cli.Command {
 	return &cli.Command{
-		Name: "rebalance", Usage: "say what would even out space and load over the nodes", Description: rebalanceHelp,
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "dry-run", Usage: "only say what would be moved"}},
-		Action: a.action(0, 0, func(ctx context.Context, c *cli.Context) error {
-			if !c.Bool("dry-run") {
-				return usageError{errors.New("give --dry-run: this version moves nothing by itself; flockctl migrate VOLUME NODE moves a primary"), c.Command.HelpName}
-			}
-			plan, err := a.client.Rebalance(ctx)
+		Name: "rebalance", Usage: "even out space and load over the nodes", Description: rebalanceHelp,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "dry-run", Usage: "only say what would be moved"},
+			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"},
+		},
+		Action: a.untimed(0, 0, func(ctx context.Context, c *cli.Context) error {
+			plan, err := timed(a, ctx, a.client.Rebalance)
 			if err != nil {
 				return err
 			}
-			return a.printRebalance(plan)
+			if c.Bool("dry-run") || len(plan.Moves) == 0 {
+				return a.printRebalance(plan)
+			}
+			if !c.Bool("yes") {
+				if err := a.agree(ctx, plan); err != nil {
+					return err
+				}
+			}
+			plan.Moves, err = a.carryRebalance(ctx, plan.Moves)
+			return firstError(a.printCarried(plan), err)
 		}),
 	}
+}
+
+// agree shows a plan to a person and asks whether it is to be.
+func (a *app) agree(ctx context.Context, plan api.Rebalance) error {
+	if !a.terminal {
+		return volume.Errorf(volume.CodeRefused, "nothing was moved, since nobody can be asked here").WithHint("--dry-run says what would be moved, --yes moves it without asking")
+	}
+	if !a.asJSON && !a.quiet {
+		if err := a.printRebalance(plan); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(a.stderr, "Type yes to begin with %s: ", plural(len(plan.Moves), "move"))
+	answer := make(chan string, 1)
+	go func() { // left behind when interrupted; the process ends then
+		line, _ := bufio.NewReader(a.stdin).ReadString('\n')
+		answer <- strings.TrimSpace(line)
+	}()
+	select {
+	case got := <-answer:
+		if got == "yes" {
+			return nil
+		}
+	case <-ctx.Done():
+		fmt.Fprintln(a.stderr)
+	}
+	return volume.Errorf(volume.CodeRefused, "nothing was moved")
+}
+
+// carryRebalance takes moves further, step by step, until all are over, and returns them as
+// they are then.
+func (a *app) carryRebalance(ctx context.Context, moves []api.RebalanceMove) ([]api.RebalanceMove, error) {
+	wctx, cancel := ctx, context.CancelFunc(func() {})
+	if !a.patient {
+		wctx, cancel = context.WithTimeout(ctx, a.timeout)
+	}
+	defer cancel()
+	defer a.endProgress()
+	moves, shown := slices.Clone(moves), ""
+	req := api.RebalanceRequest{Request: strings.ToLower(rand.Text()[:16])}
+	for {
+		var open []int // moves that are not over
+		req.Moves = nil
+		for i, m := range moves {
+			if !m.Over() {
+				open, req.Moves = append(open, i), append(req.Moves, m)
+			}
+		}
+		if len(open) == 0 {
+			return moves, failedMoves(moves)
+		}
+		rep, err := timed(a, wctx, func(ctx context.Context) (api.RebalanceReply, error) { return a.client.CarryRebalance(ctx, req) })
+		switch code := volume.CodeOf(err); {
+		case err == nil && len(rep.Moves) == len(open):
+			for j, i := range open {
+				moves[i] = rep.Moves[j]
+			}
+		case err == nil:
+			return moves, fmt.Errorf("asked about %d moves, flockd answered about %d", len(open), len(rep.Moves))
+		case code != volume.CodeUnavailable && code != volume.CodeTimeout && code != volume.CodeNoQuorum && wctx.Err() == nil:
+			return moves, err
+		}
+		if text := rebalanceLine(moves); text != shown && !a.asJSON && !a.quiet {
+			a.showProgress(text)
+			shown = text
+		}
+		if !slices.ContainsFunc(moves, func(m api.RebalanceMove) bool { return !m.Over() }) {
+			continue
+		}
+		select {
+		case <-wctx.Done():
+			if ctx.Err() == nil {
+				return moves, volume.Errorf(volume.CodeTimeout, "%d of %s are done after %s", doneMoves(moves), plural(len(moves), "move"), volume.FormatDuration(a.timeout)).
+					WithHint("what has begun comes to its end by itself; `flockctl rebalance` plans the rest anew")
+			}
+			return moves, fmt.Errorf("%w: %d of %s are done; what has begun comes to its end by itself, and `flockctl rebalance` plans the rest anew",
+				errDetached, doneMoves(moves), plural(len(moves), "move"))
+		case <-time.After(rebalancePause):
+		}
+	}
+}
+
+func doneMoves(moves []api.RebalanceMove) (n int) {
+	for _, m := range moves {
+		if m.State == api.MoveDone {
+			n++
+		}
+	}
+	return n
+}
+
+func failedMoves(moves []api.RebalanceMove) error {
+	if n := len(moves) - doneMoves(moves); n > 0 {
+		return volume.Errorf(volume.CodeRefused, "%d of %s came to nothing", n, plural(len(moves), "move")).
+			WithHint("what they were about is where it was; `flockctl rebalance --dry-run` says what would be moved now")
+	}
+	return nil
+}
+
+// rebalanceLine is what is under way, on one line.
+func rebalanceLine(moves []api.RebalanceMove) string {
+	text := fmt.Sprintf("%d of %s done", doneMoves(moves), plural(len(moves), "move"))
+	for _, m := range moves {
+		if m.State == api.MoveRunning {
+			text += fmt.Sprintf("; %s: %s", m.Name, m.Doing)
+		}
+	}
+	return text
+}
+
+// printCarried says what became of each move.
+func (a *app) printCarried(plan api.Rebalance) error {
+	if a.asJSON || a.quiet {
+		return a.printRebalance(plan)
+	}
+	t := newTable("VOLUME", "COPY", "FROM", "TO", "STATE", "WHY")
+	for _, m := range plan.Moves {
+		t.add(m.Name, string(m.Role), m.From.String(), m.To.String(), cmp.Or(m.State, api.MoveWaiting), m.Doing)
+	}
+	return t.print(a.stdout)
 }
 
 func (a *app) printRebalance(plan api.Rebalance) error {

@@ -169,6 +169,9 @@ var calls = []struct {
 	{"remove route", func(ctx context.Context, b both) (any, error) { return one(b.RemoveRoute(ctx, 5432)) }},
 	{"remove route that is not there", func(ctx context.Context, b both) (any, error) { return one(b.RemoveRoute(ctx, 81)) }},
 	{"rebalance", func(ctx context.Context, b both) (any, error) { return two(b.Rebalance(ctx)) }},
+	{"carry a rebalance on", func(ctx context.Context, b both) (any, error) {
+		return two(b.CarryRebalance(ctx, api.RebalanceRequest{Request: "r1", Moves: []api.RebalanceMove{{Volume: "0b5e55ed00000009", Role: volume.RoleReplica}}}))
+	}},
 	{"containers", func(ctx context.Context, b both) (any, error) { return two(b.Containers(ctx)) }},
 	{"forget a container", func(ctx context.Context, b both) (any, error) {
 		return one(b.ForgetContainer(ctx, "shop_db_1", "alpha"))

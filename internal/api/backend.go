@@ -97,6 +97,10 @@ type Backend interface {
 
 	// Rebalance says which moves would even out the nodes. It moves nothing.
 	Rebalance(ctx context.Context) (Rebalance, error)
+	// CarryRebalance takes moves one step further and says how far each is. It does not
+	// wait: who wants them done calls it again until all are over. What was begun when
+	// nobody does any more comes to its end, or is undone, by itself.
+	CarryRebalance(ctx context.Context, req RebalanceRequest) (RebalanceReply, error)
 
 	// Routes of all volumes, with what the proxies of the nodes say of them. A node that
 	// does not answer in time is named.

@@ -31,6 +31,35 @@ type RebalanceMove struct {
 	// Containers go along with a primary, and With are the other volumes that these need.
 	Containers []string `json:"containers,omitempty"`
 	With       []string `json:"with,omitempty"`
+	// State is, of a move that is carried out, waiting, running, done or failed; Doing says
+	// what is under way, what it waits for, or why it failed.
+	State string `json:"state,omitempty"`
+	Doing string `json:"doing,omitempty"`
+}
+
+// The states of a move that is carried out.
+const (
+	MoveWaiting = "waiting"
+	MoveRunning = "running"
+	MoveDone    = "done"
+	MoveFailed  = "failed"
+)
+
+// Over says that a move is at its end.
+func (m RebalanceMove) Over() bool { return m.State == MoveDone || m.State == MoveFailed }
+
+// RebalanceRequest takes moves of a plan one step further. Of each the volume, the role,
+// the nodes and Keeps count.
+type RebalanceRequest struct {
+	// Request is the same in all calls for one plan: the migrations that these begin have
+	// it for a name. The client fills it in.
+	Request string          `json:"request"`
+	Moves   []RebalanceMove `json:"moves"`
+}
+
+// RebalanceReply has the moves of the request, in their order, as they stand.
+type RebalanceReply struct {
+	Moves []RebalanceMove `json:"moves"`
 }
 
 // RebalanceNode is a node before and after: what is used and promised of its pool, in
@@ -49,8 +78,17 @@ func (c *Client) Rebalance(ctx context.Context) (r Rebalance, err error) {
 	return r, c.call(ctx, request{method: "GET", path: "/v1/rebalance", out: &r})
 }
 
+// CarryRebalance implements Backend.
+func (c *Client) CarryRebalance(ctx context.Context, req RebalanceRequest) (r RebalanceReply, err error) {
+	return r, c.call(ctx, request{method: "POST", path: "/v1/rebalance", in: req, out: &r, repeatable: true})
+}
+
 func rebalanceRoutes(b Backend) []route {
-	return []route{{"GET", "/v1/rebalance", anyone, plain(func(r *http.Request) (any, error) {
+	return []route{{"POST", "/v1/rebalance", anyone, strict(func(r *http.Request, req RebalanceRequest) (any, error) {
+		rep, err := b.CarryRebalance(r.Context(), req)
+		rep.Moves = notNil(rep.Moves)
+		return rep, err
+	})}, {"GET", "/v1/rebalance", anyone, plain(func(r *http.Request) (any, error) {
 		plan, err := b.Rebalance(r.Context())
 		plan.Moves, plan.Nodes = notNil(plan.Moves), notNil(plan.Nodes)
 		return plan, err

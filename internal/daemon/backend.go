@@ -114,6 +114,10 @@ func (b backend) Rebalance(ctx context.Context) (api.Rebalance, error) {
 	return ask(b.d, func(m *member) (api.Rebalance, error) { return m.Rebalance(ctx) })
 }
 
+func (b backend) CarryRebalance(ctx context.Context, req api.RebalanceRequest) (api.RebalanceReply, error) {
+	return ask(b.d, func(m *member) (api.RebalanceReply, error) { return m.CarryRebalance(ctx, req) })
+}
+
 func (b backend) SyncVolume(ctx context.Context, ref string, req api.SyncRequest) (api.SyncReply, error) {
 	return ask(b.d, func(m *member) (api.SyncReply, error) { return m.SyncVolume(ctx, ref, req) })
 }

@@ -299,7 +299,7 @@ func (m *member) understood(c state.Command) (state.Command, error) {
 	}
 	c, ok := forOlder(c)
 	if !ok {
-		return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that knows no routes", who).WithHint("upgrade flocker there first")
+		return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that knows no routes and no preferences (ports, prefer, avoid, zone)", who).WithHint("upgrade flocker there first")
 	}
 	return c, nil
 }
@@ -309,9 +309,9 @@ func (m *member) understood(c state.Command) (state.Command, error) {
 func forOlder(c state.Command) (out state.Command, ok bool) {
 	switch c := c.(type) {
 	case state.CreateVolume:
-		return c, len(c.Spec.Ports) == 0
+		return c, olderSpec(c.Spec)
 	case state.UpdateSpec:
-		return c, len(c.Spec.Ports) == 0
+		return c, olderSpec(c.Spec)
 	case state.PauseRoute, state.OpenRoutes:
 		return c, false
 	case state.Tell:
@@ -327,6 +327,10 @@ func forOlder(c state.Command) (out state.Command, ok bool) {
 		return c, true
 	}
 	return c, true
+}
+
+func olderSpec(s volume.Spec) bool {
+	return len(s.Ports) == 0 && len(s.Prefer) == 0 && len(s.Avoid) == 0 && s.Zone == ""
 }
 
 func (m *member) unaware() string { return unaware(m.cluster.State(), m.reports.All(m.now()), m.self) }

@@ -99,6 +99,8 @@ func TestUnaware(t *testing.T) {
 	for _, tt := range []struct{ c, want state.Command }{
 		{state.CreateVolume{}, state.CreateVolume{}}, {state.CreateVolume{Spec: routed}, nil},
 		{state.UpdateSpec{}, state.UpdateSpec{}}, {state.UpdateSpec{Spec: routed}, nil},
+		{state.CreateVolume{Spec: volume.Spec{Prefer: []string{"n1"}}}, nil}, {state.UpdateSpec{Spec: volume.Spec{Avoid: []string{"n1"}}}, nil},
+		{state.CreateVolume{Spec: volume.Spec{Zone: "a"}}, nil},
 		{state.PauseRoute{}, nil}, {state.OpenRoutes{}, nil},
 		{state.Tell{Kind: state.VolumeDiffers}, state.Tell{Kind: state.VolumeDiffers}}, {state.Tell{Kind: state.VolumeHook}, nil},
 		{state.StartMigration{To: "n2", MaxPause: 1}, state.StartMigration{To: "n2"}},

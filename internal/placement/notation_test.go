@@ -36,6 +36,8 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	place size=1G replicas=2     Place; node=n1 is where its user asked
 //	locality                     View.Locality
 //	rebalance                    Rebalance: its moves, what nodes have before and after, its notes
+//	carry replica v1 n1 n2       Carry of these moves, in their order; its migrations have attempt op
+//	  primary v2 n1 n3 leaves
 //	balance                      the same, then every move done at once, until there are none
 //	places prefer=n1 zone=a      KnowsPlaces of a new volume
 //	  v1 n1 > n2 n3 n4 absent=n2 refused=n3 lagging=n4
@@ -48,6 +50,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	elect was=n1 ...             Failover, see world.elect
 //	drain                        Drain: its commands, and what is left and why
 //	migrations                   Migrations: their commands, and how far each is
+//	  v1 n1 > n2 ended=n2        its last migration there came to nothing
 //	  v1 n1 > n2 migrate=n2      its user wants it there; refused-of=op: the handoff was refused
 //	empty 10m                    run with Decide: handoffs happen at once, too, and no look
 //	                             may leave a volume fewer complete copies than it asks for
@@ -286,6 +289,20 @@ func (w *world) run(t *testing.T, in string) string {
 		return cmp.Or(strings.Join(out, "\n"), "nothing")
 	case "rebalance":
 		return showPlan(Rebalance(w.view()))
+	case "carry":
+		var moves []Wanted
+		for _, line := range append([]string{args}, lines...) {
+			f := strings.Fields(line)
+			moves = append(moves, Wanted{Role: volume.Role(f[0]), Volume: volume.ID(f[1]), From: volume.NodeID(f[2]), To: volume.NodeID(f[3]), Leaves: len(f) > 4})
+		}
+		var out []string
+		for i, c := range Carry(w.view(), moves, "op", time.Second) {
+			out = append(out, fmt.Sprintf("%s: %s %s", moves[i].Volume, c.State, c.Text))
+			if c.Command != nil {
+				out = append(out, "  "+showAll([]state.Command{c.Command}))
+			}
+		}
+		return strings.Join(out, "\n")
 	case "balance":
 		return w.balance(t)
 	case "places":
@@ -588,6 +605,8 @@ func (w *world) addVolume(t *testing.T, line string) {
 			v.Pending.To, v.Pending.Follow = volume.NodeID(value), true
 		case "migrate": // an operator wants it there
 			v.Migration = &state.Migration{From: v.Placement.Primary, To: volume.NodeID(value), Attempt: "op"}
+		case "ended": // the last migration, in vain; to a node
+			v.LastMigration = &state.EndedMigration{Migration: state.Migration{From: v.Placement.Primary, To: volume.NodeID(value), Attempt: "op"}, Reason: "its primary said no", At: now}
 		case "refused-of": // the last handoff of that migration
 			v.LastRefusal = &state.Refusal{Attempt: state.MigrateAttempt + value, Reason: "its primary said no", At: now}
 		case "moved": // from a node, so long ago
@@ -753,6 +772,8 @@ func showAll(cmds []state.Command) string {
 			out = append(out, fmt.Sprintf("%s: purge", c.ID))
 		case state.ForgetVolume:
 			out = append(out, fmt.Sprintf("%s: forget", c.ID))
+		case state.StartMigration:
+			out = append(out, fmt.Sprintf("%s: migration %s to %s, pause %s", c.ID, c.Attempt, c.To, c.MaxPause))
 		case state.EndMigration:
 			out = append(out, fmt.Sprintf("%s: end of migration %s: %s", c.ID, c.Attempt, cmp.Or(c.Reason, "done")))
 		case state.BeginHandoff:

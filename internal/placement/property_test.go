@@ -207,6 +207,7 @@ func TestRebalanceIsSoundAndSettles(t *testing.T) {
 		w := randomWorld(r, 2+r.IntN(8), r.IntN(30))
 		for i := range w.volumes { // most are whole, so that there is something to move
 			vol := w.volumes[i]
+			vol.Spec.Replicas, vol.Spec.Remote = len(vol.Placement.Local), len(vol.Placement.Remote)
 			for _, id := range vol.Placement.Nodes() {
 				w.drop(vol.ID, id)
 			}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -75,10 +76,20 @@ func Rebalance(v *View) Plan {
 			b.note("node %s is left out: it %s", n.Name, why.explain(n, 0, v.Now))
 		}
 	}
+	left := []string{}
 	for _, vol := range v.Volumes {
-		if v.calm(vol) {
+		switch {
+		case v.calm(vol):
 			b.volumes = append(b.volumes, vol)
+		case vol.Live():
+			left = append(left, vol.Name)
 		}
+	}
+	if n := len(left) - namedReasons; n > 0 {
+		left = append(left[:namedReasons], fmt.Sprintf("%d more", n))
+	}
+	if len(left) > 0 {
+		b.note("left out, since copies of them are not complete or something is being done to them: %s", strings.Join(left, ", "))
 	}
 	b.wishes()
 	b.space()
@@ -118,7 +129,7 @@ func (v *View) calm(vol *state.Volume) bool {
 		return false
 	}
 	replicas := vol.Placement.Replicas()
-	return v.Node(vol.Placement.Primary).Copy(vol.ID).Problem == "" && len(replicas) <= vol.Spec.Replicas+vol.Spec.Remote &&
+	return v.Node(vol.Placement.Primary).Copy(vol.ID).Problem == "" && len(replicas) == vol.Spec.Replicas+vol.Spec.Remote &&
 		!slices.ContainsFunc(replicas, func(id volume.NodeID) bool { return !v.complete(vol, id) })
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -51,6 +52,9 @@ import (
 //	rejoin NODE PEER               flockctl join on it, with a new token of PEER
 //	recover NODE                   flockd recover, while it is stopped
 //	members NODE OTHER..           until the node knows exactly these members, and Raft no others
+//	plan NODE [MOVE..]             until flockctl rebalance --dry-run has exactly these, each VOLUME:ROLE:FROM:TO,
+//	  or so many
+//	rebalance NODE                 flockctl rebalance, until all its moves are done; rebalance-step NODE: one step of it
 //	locality NODE VOLUME [TEXT]    until that is in what the node says of the volume's preferences; without: it has all
 //	option NODE VOLUME KEY=VALUE.. until the node knows the volume with these
 func (w *World) operatorStep(words []string) error {
@@ -290,6 +294,24 @@ func (w *World) operatorStep(words []string) error {
 			return err == nil
 		})
 		return nil
+	case "plan": // what is planned is exactly this
+		got, said := []string{}, ""
+		defer func() {
+			if w.t.Failed() {
+				w.t.Logf("planned was %v: %s", got, said)
+			}
+		}()
+		w.Await(strings.Join(words, " "), func() bool {
+			plan, err := node().API().Rebalance(w.ctx())
+			got, said = got[:0], strings.Join(plan.Notes, "; ")
+			for _, m := range plan.Moves {
+				got = append(got, fmt.Sprintf("%s:%s:%s:%s", m.Name, m.Role, m.From, m.To))
+			}
+			return err == nil && (slices.Equal(got, words[2:]) || len(words) == 3 && words[2] == strconv.Itoa(len(got)))
+		})
+		return nil
+	case "rebalance", "rebalance-step":
+		return w.rebalance(node(), words[0] == "rebalance")
 	case "locality":
 		w.Await(strings.Join(words, " "), func() bool {
 			v, err := node().API().Volume(w.ctx(), words[2])
@@ -415,4 +437,47 @@ func pairs(words []string) map[string]string {
 		out[k] = v
 	}
 	return out
+}
+
+// rebalance does what flockctl rebalance does: it asks for steps until all moves of a plan
+// are done, or for one of them only.
+func (w *World) rebalance(m *Machine, all bool) error {
+	plan, err := m.API().Rebalance(w.ctx())
+	if err != nil {
+		return err
+	}
+	req := api.RebalanceRequest{Request: fmt.Sprintf("plan-%d", time.Now().UnixNano()), Moves: plan.Moves}
+	for len(req.Moves) > 0 {
+		rep, err := m.API().CarryRebalance(w.ctx(), req)
+		if err != nil && !all {
+			return err
+		}
+		if err == nil {
+			w.t.Logf("rebalance: %+v", rep.Moves)
+			req.Moves = nil
+			busy := map[string]string{}
+			for _, x := range rep.Moves {
+				if x.State == api.MoveFailed {
+					return fmt.Errorf("volume %s does not go from %s to %s: %s", x.Name, x.From, x.To, x.Doing)
+				}
+				if x.State == api.MoveRunning {
+					for _, n := range []string{x.From.Name, x.To.Name} {
+						if other, twice := busy[n]; twice {
+							return fmt.Errorf("node %s has a part in the moves of %s and %s at once", n, other, x.Name)
+						}
+						busy[n] = x.Name
+					}
+				}
+				if !x.Over() {
+					req.Moves = append(req.Moves, x)
+				}
+			}
+		}
+		if !all {
+			return nil
+		}
+		time.Sleep(time.Second)
+		w.Check()
+	}
+	return nil
 }

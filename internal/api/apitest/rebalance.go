@@ -43,3 +43,31 @@ func (f *Fake) Rebalance(ctx context.Context) (api.Rebalance, error) {
 	}
 	return out, nil
 }
+
+// CarryRebalance implements api.Backend. What is waited for is under way in the first
+// answer and done in the second; the next move begins when one is done.
+func (f *Fake) CarryRebalance(ctx context.Context, req api.RebalanceRequest) (api.RebalanceReply, error) {
+	defer f.mu.Unlock()
+	if err := f.enter(ctx, "CarryRebalance", req.Moves); err != nil {
+		return api.RebalanceReply{}, err
+	}
+	out := api.RebalanceReply{Moves: slices.Clone(req.Moves)}
+	under := false
+	for i := range out.Moves {
+		m := &out.Moves[i]
+		j := slices.IndexFunc(f.volumes, func(v api.Volume) bool { return v.ID == m.Volume })
+		switch {
+		case j < 0:
+			m.State, m.Doing = api.MoveFailed, "the volume is not there any more"
+		case f.volumes[j].Primary.ID == m.To.ID:
+			m.State, m.Doing = api.MoveDone, ""
+		case under:
+			m.State, m.Doing = api.MoveWaiting, "comes after another volume"
+		case m.State == api.MoveRunning:
+			f.volumes[j].Primary, under = m.To, true
+		default:
+			m.State, m.Doing, under = api.MoveRunning, "goes to "+m.To.Name, true
+		}
+	}
+	return out, nil
+}
