@@ -182,11 +182,13 @@ func appendFrame(b []byte, kind frameKind, stream uint32, p []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(b, stream), p...)
 }
 
-// say has a frame said that is not to wait: those that are not data are few.
-func (c *carrier) say(kind frameKind, stream uint32, p []byte) {
+// say has a frame said that is not to wait: those that are not data are few. It returns
+// where in all that is said it ends.
+func (c *carrier) say(kind frameKind, stream uint32, p []byte) (end uint64) {
 	c.outMu.Lock()
 	defer c.outMu.Unlock()
 	c.push(kind, stream, p)
+	return c.added
 }
 
 // push adds a frame, unless the carrier has failed. c.outMu is held.

@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -118,4 +119,16 @@ func rawConn(conn net.Conn) syscall.RawConn {
 		return nil
 	}
 	return raw
+}
+
+// writeNow writes something short to a server that has taken all that it was told, with a
+// lock held: it does not wait for long.
+func writeNow(conn net.Conn, p []byte) error {
+	if s, ok := conn.(*stream); ok {
+		return s.writeNow(p)
+	}
+	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
+	_, err := conn.Write(p)
+	_ = conn.SetWriteDeadline(time.Time{})
+	return err
 }

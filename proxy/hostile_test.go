@@ -400,3 +400,59 @@ func TestFormerEdgesLearn(t *testing.T) {
 		}
 	}
 }
+
+// What is short, and written under a lock, waits for nobody: others may have said so much
+// that a carrier cannot take more for a while.
+func TestCarrierTakesWhatIsShort(t *testing.T) {
+	c, raw := carried(t, nil) // whose other side reads nothing
+	defer func() { _ = raw.Close() }()
+	_ = c.conn.(*net.TCPConn).SetWriteBuffer(4 << 10)
+	_ = raw.(*net.TCPConn).SetReadBuffer(4 << 10)
+	asks := begin(t, c, "x")
+	var says sync.WaitGroup
+	defer says.Wait()
+	for range 20 {
+		s := begin(t, c, "x")
+		defer func() { _ = s.Close() }()
+		says.Go(func() { _, _ = s.Write(make([]byte, streamWindow)) }) // until it is closed
+	}
+	eventually(t, "the carrier is full", func() bool {
+		c.outMu.Lock()
+		defer c.outMu.Unlock()
+		return len(c.pending)+chunkSize > mostPending && c.added-c.sent > uint64(len(c.pending))
+	})
+	if err := writeNow(asks, []byte("short")); err != nil {
+		t.Error(err)
+	}
+	// But not beyond what the other side has asked for.
+	for asks.credit >= chunkSize {
+		if err := writeNow(asks, make([]byte, chunkSize)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := writeNow(asks, make([]byte, chunkSize)); err == nil {
+		t.Error("it says more than it may")
+	}
+}
+
+// A port that was handed on for a route that is gone is closed: who came there would wait
+// for nobody.
+func TestHandedOnForNothing(t *testing.T) {
+	c := newCluster(t, 1)
+	m := c.nodes[0]
+	l, err := net.Listen("tcp", m.host+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.stop()
+	port := l.Addr().(*net.TCPAddr).Port
+	m.inherit = map[string]net.Listener{fmt.Sprint(port): l}
+	m.start(t, filepath.Join(t.TempDir(), "proxy.json"), m.addr)
+	if err := m.Apply(t.Context(), Config{Node: m.name}); err != nil {
+		t.Fatal(err)
+	}
+	if conn, err := net.Dial("tcp", l.Addr().String()); err == nil {
+		_ = conn.Close()
+		t.Error("who comes to a port without a route is let in")
+	}
+}

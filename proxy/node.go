@@ -403,6 +403,7 @@ func (n *Node) Apply(_ context.Context, c Config) error {
 		owners[r.ID] = r.place()
 	}
 	n.tellElders(elderHears{Owners: owners})
+	n.closeNeedless(c)
 	return n.save()
 }
 
@@ -482,6 +483,19 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 		}
 	}
 	return nil
+}
+
+// closeNeedless closes what was handed on for ports that have no route any more: who came
+// there would wait for nobody.
+func (n *Node) closeNeedless(c Config) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for name, l := range n.inherited {
+		if !slices.ContainsFunc(c.Routes, func(r Route) bool { return fmt.Sprint(r.Listen) == name }) {
+			_ = l.Close()
+			delete(n.inherited, name)
+		}
+	}
 }
 
 // inform has those who are still served by former edges go where their routes lead now, or

@@ -476,10 +476,7 @@ func (s *session) park() {
 // the lock, s.mu, so that nothing of the client's comes between what the framer counted
 // and the server hears. A server that has answered everything has room for it.
 func (s *session) ask(question []byte) {
-	_ = s.backend.SetWriteDeadline(time.Now().Add(time.Second))
-	_, err := s.backend.Write(question)
-	_ = s.backend.SetWriteDeadline(time.Time{})
-	if err != nil {
+	if err := writeNow(s.backend, question); err != nil {
 		s.gate.log.Debug("a server could not be asked what a session holds", "client", s.conn.RemoteAddr(), "err", err)
 		s.closeLocked()
 	}

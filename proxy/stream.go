@@ -2,10 +2,12 @@ package proxy
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -288,6 +290,31 @@ func (s *stream) Write(p []byte) (written int, err error) {
 	}
 	return written, nil
 }
+
+// writeNow is Write that waits for nobody: neither for credit, without which it fails, nor
+// for others who have said much on the carrier.
+func (s *stream) writeNow(p []byte) error {
+	s.mu.Lock()
+	err := s.mayWrite()
+	if err == nil && len(p) > s.credit {
+		err = errNoCredit
+	}
+	if err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	s.credit -= len(p)
+	s.mu.Unlock()
+	for q := range slices.Chunk(p, chunkSize) {
+		end := s.carrier.say(frameData, s.id, q)
+		s.mu.Lock()
+		s.end, s.sent = end, 0
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+var errNoCredit = errors.New("the other node has not taken what was said before")
 
 // underway says that something was heard that nobody has read, or was said that has not
 // reached the other node yet; ok is false if that cannot be told.
