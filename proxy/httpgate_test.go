@@ -229,7 +229,7 @@ func TestHTTP2Moves(t *testing.T) { testHTTPMoves(t, true) }
 // A stream that lasts is named; what comes meanwhile on the same connection waits, and is
 // refused in the end without harm to the others.
 func TestHTTP2Streams(t *testing.T) {
-	w := newWebs(t, Limits{Request: 20 * time.Millisecond})
+	w := newWebs(t, Limits{Request: time.Minute, Event: 20 * time.Millisecond})
 	c := w.client(true)
 	res, err := c.Get("http://" + w.addr + "/watch")
 	if err != nil {
