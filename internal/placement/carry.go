@@ -158,7 +158,8 @@ func (v *View) carryReplica(vol *state.Volume, w Wanted) Carried {
 		case why == "" && !to.Alive:
 			return failedMove("node %s, which gets the copy, is not heard of", to.Name)
 		case l.State == volume.LinkRefused:
-			return failedMove("the copy on %s is refused: %s", to.Name, l.Error)
+			// As by a node that has yet to hear that it gets one.
+			return runningMove(nil, "the copy on %s is refused: %s", to.Name, l.Error)
 		}
 		return runningMove(nil, "%s", cmp.Or(why, "first copy to "+to.Name+progress(l)))
 	}
