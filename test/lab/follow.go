@@ -20,6 +20,7 @@ type Follower struct {
 
 // Follow starts a script in the node and passes on each line that it prints, as it
 // comes. It ends with the script, with the node's power, with Stop or with the test.
+// systemd takes ${...} in a script for a variable of its own.
 func (n *Node) Follow(script string, line func(string)) *Follower {
 	n.lab.Helper()
 	// A unit, because the end of the connection does not end a process.

@@ -385,11 +385,10 @@ func TestMigrateLivePostgres(t *testing.T) {
 			mode := []string{"simple", "extended", "prepared"}[i]
 			l.ask(n, "pgbench "+mode, again(fmt.Sprintf("pgbench -n -c 2 -R 5 -t %d -M %s -U postgres -h %s -p %s postgres", each/2, mode, n.Addr(), l.port), each))
 		}
-		l.ask(l.n3, "psql", fmt.Sprintf(`n=0
+		l.ask(l.n3, "psql", fmt.Sprintf(`set -o pipefail; n=0
 while [ ! -e %s ]; do
 	n=$((n+1)); echo "insert into rows values ($n, repeat(md5('$n'), 8)) returning id; select from pg_sleep(0.1);"
-done | %s -v ON_ERROR_STOP=1 2>&1 | grep --line-buffered .
-[ ${PIPESTATUS[1]} = 0 ] || echo "error: psql has ended"`, stopFile, psql(l.n3)))
+done | %s -v ON_ERROR_STOP=1 2>&1 | grep --line-buffered . || echo "error: psql has ended"`, stopFile, psql(l.n3)))
 		l.progress(each)
 	})
 	l.moves(l.tour()...)
