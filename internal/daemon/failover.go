@@ -570,6 +570,9 @@ func (m *member) electing(ctx context.Context, v *state.Volume, fenced string) (
 		return v, nil
 	case !v.Electable():
 		return nil, volume.Errorf(volume.CodeConflict, "volume %q is %s", v.Name, v.Phase).WithHint("try again in a moment")
+	case ok && h.Age <= m.timers.Stale && fenced != "":
+		return nil, volume.Errorf(volume.CodeRefused, "volume %q: its primary %s is alive: it was heard of %s ago", v.Name, name, round(h.Age)).
+			WithHint("if %s has been off since, try again in %s, when its last word no longer counts", name, round(m.timers.Stale-h.Age+time.Second))
 	case ok && h.Age <= m.timers.Stale:
 		return nil, volume.Errorf(volume.CodeRefused, "volume %q: its primary %s is alive: it was heard of %s ago", v.Name, name, round(h.Age)).
 			WithHint("a volume that nobody uses moves to the node that mounts it: stop its container on %s and start it where it shall run", name)
