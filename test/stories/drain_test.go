@@ -81,7 +81,7 @@ func TestDrain(t *testing.T) {
 	c.Step("undrained, it is used again: the scribe is moved back to it", func() {
 		c.n1.Flockctl("node", "undrain", "n2")
 		s.learn(s.node)
-		if _, err := lab.Ask[api.Migration](c.n1, "migrate", "log", "n2"); err != nil {
+		if _, err := lab.Ask[api.Migration](c.n1, "migrate", "--force", "log", "n2"); err != nil {
 			t.Fatal(err)
 		}
 		s.movedTo(c.waitPrimary("log", c.n2))
@@ -114,9 +114,9 @@ func TestDrain(t *testing.T) {
 		c.waitNodes(3)
 		s.learn(s.node)
 		// What its engine has from when it was another node is not the cluster's to remove.
-		c.refuse("migrate to n2", func() (string, error) { return c.n1.TryFlockctl("migrate", "log", "n2") }, "rename or remove it")
+		c.refuse("migrate to n2", func() (string, error) { return c.n1.TryFlockctl("migrate", "--force", "log", "n2") }, "rename or remove it")
 		c.n2.Docker("rm", s.name)
-		if _, err := lab.Ask[api.Migration](c.n1, "migrate", "log", "n2"); err != nil {
+		if _, err := lab.Ask[api.Migration](c.n1, "migrate", "--force", "log", "n2"); err != nil {
 			t.Fatal(err)
 		}
 		s.movedTo(c.waitPrimary("log", c.n2))
