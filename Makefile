@@ -85,7 +85,7 @@ bench: ## Go benchmarks, then flocker beside other ways to replicate, on the lab
 # ---- with the lab: real virtual machines, OpenZFS and Docker
 
 .PHONY: test
-test: check unit fuzz ## everything a change must pass: check, unit, fuzz, one lab story per capability; at most 60 minutes on two cores
+test: check unit fuzz ## everything a change must pass: check, unit, fuzz, one lab story per capability; about an hour on two cores
 	scripts/test core
 
 .PHONY: test-full
