@@ -212,7 +212,7 @@ func (m *Mounts) Reconcile(view View, now time.Time) Reconciled {
 	for vol, v := range m.volumes {
 		v.last = running[vol]
 		if len(running[vol]) > 0 {
-			if h := v.hints[""]; h != nil && !resting[vol] && (view.At.IsZero() || h.at.Before(view.At)) {
+			if h := v.hints[""]; h != nil && h.pending == 0 && !resting[vol] && (view.At.IsZero() || h.at.Before(view.At)) {
 				delete(v.hints, "")
 			}
 			continue
