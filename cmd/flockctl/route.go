@@ -118,6 +118,13 @@ func (a *app) listRoutes(ctx context.Context, _ *cli.Context) error {
 		for _, text := range r.Problems {
 			a.printf("%d: %s\n", r.Listen, text)
 		}
+		for _, l := range r.Linked {
+			if l.Problem != "" {
+				a.printf("%d: %s: %s\n", r.Listen, l.Node, l.Problem)
+			} else {
+				a.printf("%d: container %s on %s reaches it as %s\n", r.Listen, l.Container, l.Node, l.Name)
+			}
+		}
 	}
 	if len(all.Unheard) > 0 {
 		var names []string

@@ -42,6 +42,17 @@ type Route struct {
 	Busy   []RouteSession `json:"busy,omitempty"`
 	// Problems are sentences, such as that a node cannot listen.
 	Problems []string `json:"problems,omitempty"`
+	// Linked are the containers whose label flocker.links names the route.
+	Linked []RouteLink `json:"linked,omitempty"`
+}
+
+// RouteLink is a container that is to reach a route through its own node.
+type RouteLink struct {
+	Node      NodeRef `json:"node,omitzero"`
+	Container string  `json:"container"`
+	Name      string  `json:"name"` // by which it calls its node
+	// Problem is why it does not reach the route by that name, as a sentence; "" when it does.
+	Problem string `json:"problem,omitempty"`
 }
 
 // RouteSession is one client of a route.
@@ -77,6 +88,8 @@ type NodeRoute struct {
 	Server  string `json:"server,omitempty"`
 	Paused  bool   `json:"paused,omitempty"`
 	Problem string `json:"problem,omitempty"`
+	// Linked are containers of the node.
+	Linked []RouteLink `json:"linked,omitempty"`
 }
 
 type nodeRoutesReply struct {

@@ -30,7 +30,8 @@ type Docker struct {
 	Driver string // the name of our volume driver
 
 	mu     sync.Mutex
-	client *client.Client // nil until an engine answered
+	client *client.Client      // nil until an engine answered
+	hosts  map[string][]string // of the containers with links that were seen last, by ID
 }
 
 var _ Engine = (*Docker)(nil)
@@ -179,6 +180,46 @@ func (d *Docker) StartAgain(ctx context.Context, id string) error {
 		return c.ContainerStart(ctx, id, client.ContainerStartOptions{})
 	})
 	return err
+}
+
+// Linking lists the running containers with the label. What was given to one when it was
+// made never changes, so each is inspected once.
+func (d *Docker) Linking(ctx context.Context) ([]Linking, error) {
+	return ask(ctx, d, "list containers with links", callTimeout, func(ctx context.Context, c *client.Client) ([]Linking, error) {
+		list, err := c.ContainerList(ctx, client.ContainerListOptions{Filters: client.Filters{}.Add("label", LabelLinks)})
+		if err != nil {
+			return nil, err
+		}
+		d.mu.Lock()
+		known := d.hosts
+		d.mu.Unlock()
+		now := map[string][]string{}
+		var out []Linking
+		for _, s := range list.Items {
+			hosts, ok := known[s.ID]
+			if !ok {
+				info, err := c.ContainerInspect(ctx, s.ID, client.ContainerInspectOptions{})
+				switch {
+				case cerrdefs.IsNotFound(err):
+					continue // removed meanwhile
+				case err != nil:
+					return nil, err
+				case info.Container.HostConfig != nil:
+					hosts = info.Container.HostConfig.ExtraHosts
+				}
+			}
+			now[s.ID] = hosts
+			l := Linking{Label: s.Labels[LabelLinks], Hosts: hosts}
+			if len(s.Names) > 0 {
+				l.Name = strings.TrimPrefix(s.Names[0], "/")
+			}
+			out = append(out, l)
+		}
+		d.mu.Lock()
+		d.hosts = now
+		d.mu.Unlock()
+		return out, nil
+	})
 }
 
 // LocalVolumes lists the volumes of the engine's own driver.

@@ -26,9 +26,18 @@ func TestDockerAnswers(t *testing.T) {
 		switch {
 		case strings.HasSuffix(r.URL.Path, "/version"):
 			fmt.Fprint(w, `{"Version":"20.10.24+dfsg1","ApiVersion":"1.41","MinAPIVersion":"1.12"}`)
+		case strings.HasSuffix(r.URL.Path, "/containers/json") && strings.Contains(r.URL.RawQuery, "flocker.links"):
+			fmt.Fprint(w, `[
+ {"Id":"aaaa","Names":["/db-1"],"State":"running","Labels":{"flocker.links":"cache"}},
+ {"Id":"dddd","Names":["/gone"],"State":"running","Labels":{"flocker.links":"cache"}}]`)
+		case strings.HasSuffix(r.URL.Path, "/containers/aaaa/json"):
+			fmt.Fprint(w, `{"Id":"aaaa","HostConfig":{"ExtraHosts":["cache:host-gateway"]}}`)
+		case strings.HasSuffix(r.URL.Path, "/networks"):
+			fmt.Fprint(w, `[{"Name":"bridge","Driver":"bridge"}]`)
 		case strings.HasSuffix(r.URL.Path, "/containers/json"):
 			fmt.Fprint(w, `[
- {"Id":"aaaa","Names":["/db-1"],"State":"running","Labels":{"flocker.enable":"true"},"Mounts":[
+ {"Id":"aaaa","Names":["/db-1"],"State":"running","Labels":{"flocker.enable":"true"},
+   "Ports":[{"IP":"0.0.0.0","PrivatePort":5432,"PublicPort":15432,"Type":"tcp"},{"IP":"::","PrivatePort":5432,"PublicPort":15432,"Type":"tcp"},{"PrivatePort":53,"Type":"udp"}],"Mounts":[
    {"Type":"volume","Name":"db","Source":"","Destination":"/data","Driver":"flocker","Mode":"z","RW":true,"Propagation":""},
    {"Type":"volume","Name":"cache","Source":"/var/lib/docker/volumes/cache/_data","Destination":"/cache","Driver":"local","RW":true},
    {"Type":"bind","Source":"/etc","Destination":"/host","RW":false}]},
@@ -63,12 +72,31 @@ func TestDockerAnswers(t *testing.T) {
 	users, err := d.Users(ctx)
 	want := []container.Use{
 		{Container: "aaaa", Name: "db-1", State: container.Running, Labels: map[string]string{"flocker.enable": "true"},
-			Volumes: []container.Mount{{Volume: "db", Driver: "flocker", Destination: "/data"}}},
+			Ports: container.Ports{Exposed: []int{5432}}, Volumes: []container.Mount{{Volume: "db", Driver: "flocker", Destination: "/data"}}},
 		{Container: "bbbb", Name: "reader", State: container.Exited,
 			Volumes: []container.Mount{{Volume: "db", Driver: "flocker", Destination: "/data", ReadOnly: true}}},
 	}
 	if err != nil || !reflect.DeepEqual(users, want) {
 		t.Errorf("Users = %+v, %v; want %+v", users, err, want)
+	}
+	asked := len(paths)
+	for range 2 {
+		links, err := d.Linking(ctx)
+		want := []container.Linking{{Name: "db-1", Label: "cache", Hosts: []string{"cache:host-gateway"}}}
+		if err != nil || !reflect.DeepEqual(links, want) {
+			t.Errorf("Linking = %+v, %v; want %+v", links, err, want)
+		}
+	}
+	if n := len(paths) - asked; n != 5 { // twice the list and the one that is gone, and once the other
+		t.Errorf("Linking asked %q; want each container that is there inspected once", paths[asked:])
+	}
+	target, err := d.Target(ctx)
+	published := []container.PublishedBy{
+		{Binding: container.Binding{Address: "0.0.0.0", Host: 15432, Port: 5432, Protocol: "tcp"}, Container: "db-1"},
+		{Binding: container.Binding{Address: "::", Host: 15432, Port: 5432, Protocol: "tcp"}, Container: "db-1"},
+	}
+	if err != nil || !reflect.DeepEqual(target.Published, published) || target.Containers["other"] != "cccc" {
+		t.Errorf("Target = %+v, %v; want what is published to be %+v", target, err, published)
 	}
 	local, err := d.LocalVolumes(ctx)
 	if err != nil || !reflect.DeepEqual(local, []string{"db", "x"}) {

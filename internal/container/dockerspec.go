@@ -121,6 +121,7 @@ func (d *Docker) Target(ctx context.Context) (Target, error) {
 				// With a link a container is called by another name below its partner's.
 				if name = strings.TrimPrefix(name, "/"); !strings.Contains(name, "/") {
 					t.Containers[name] = s.ID
+					t.Published = append(t.Published, publishedOfSummary(name, s)...)
 				}
 			}
 		}

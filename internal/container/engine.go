@@ -12,6 +12,8 @@ type Engine interface {
 	Version(ctx context.Context) (Version, error)
 	// Users are all containers, in any state, that mount a volume of our driver.
 	Users(ctx context.Context) ([]Use, error)
+	// Linking are the running containers that are to reach services by their names.
+	Linking(ctx context.Context) ([]Linking, error)
 	// LocalVolumes are the names of the engine's own volumes.
 	LocalVolumes(ctx context.Context) ([]string, error)
 	// Activate makes the engine find our driver: until its first use a driver is not

@@ -3,8 +3,11 @@ package container
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,7 +26,7 @@ type Ports struct {
 	Published []PublishedPort
 }
 
-// PublishedPort of a container. Host is 0 when the engine chooses one.
+// PublishedPort of a container, by TCP. Host is 0 when the engine chooses one.
 type PublishedPort struct{ Host, Port int }
 
 // portsOf reads the engine's JSON about one container.
@@ -83,6 +86,21 @@ func portsOfSummary(s container.Summary) (p Ports) {
 	return p
 }
 
+// publishedOfSummary are the ports that a container of a list has on its node now.
+func publishedOfSummary(name string, s container.Summary) (out []PublishedBy) {
+	for _, port := range s.Ports {
+		if port.PublicPort == 0 {
+			continue
+		}
+		b := Binding{Host: int(port.PublicPort), Port: int(port.PrivatePort), Protocol: port.Type}
+		if port.IP.IsValid() {
+			b.Address = port.IP.String()
+		}
+		out = append(out, PublishedBy{b, name})
+	}
+	return out
+}
+
 // addressOf is the address of a container by its networks' names. One that is on several
 // is reached on each; always the same one is taken.
 func addressOf(st State, networkMode string, v4, v6 map[string]string) string {
@@ -121,39 +139,121 @@ func hostPort(text string) int {
 	return port
 }
 
-// Unpublished is the spec without the published ports that drop says; the engine then
-// keeps the others as they are. It is the same spec if there is none.
-func (s Spec) Unpublished(drop func(host, port int) bool) (Spec, error) {
-	var host map[string]any
-	if err := unmarshalExact(s.HostConfig, &host); err != nil {
-		return Spec{}, fmt.Errorf("reading the configuration of container %s: %w", s.Name, err)
+// LabelUnpublished is on a container that was made again without some of its published
+// ports: these, as the engine describes them.
+const LabelUnpublished = "flocker.unpublished"
+
+// Binding is a port of a node that an engine leads to a port of a container.
+type Binding struct {
+	Address  string // of the node; "" for any
+	Host     int    // 0 when the engine chooses one
+	Port     int    // of the container
+	Protocol string // tcp, udp or sctp
+}
+
+// String is the node's side of it.
+func (b Binding) String() string {
+	host := strconv.Itoa(b.Host)
+	if b.Address != "" {
+		host = net.JoinHostPort(b.Address, host)
+	}
+	return host + "/" + b.Protocol
+}
+
+// collides says that an engine cannot have both.
+func (b Binding) collides(o Binding) bool {
+	if b.Host == 0 || b.Host != o.Host || b.Protocol != o.Protocol {
+		return false
+	}
+	if b.Address == "" || o.Address == "" {
+		return true
+	}
+	x, errX := netip.ParseAddr(b.Address)
+	y, errY := netip.ParseAddr(o.Address)
+	if errX != nil || errY != nil {
+		return b.Address == o.Address
+	}
+	return x.Is4() == y.Is4() && (x.IsUnspecified() || y.IsUnspecified() || x == y)
+}
+
+func bindingOf(spec string, binding map[string]any) Binding {
+	number, protocol, _ := strings.Cut(spec, "/")
+	port, _ := strconv.Atoi(number) // 0 for a range, which no route leads to
+	return Binding{Address: text(binding["HostIp"]), Host: hostPort(text(binding["HostPort"])), Port: port, Protocol: cmp.Or(protocol, "tcp")}
+}
+
+// PublishedBy is a port that a container has on an engine now.
+type PublishedBy struct {
+	Binding
+	Container string
+}
+
+// Taken says who has on this engine what a container of a name would publish; "" when
+// nobody has it.
+func (t Target) Taken(name string, b Binding) string {
+	for _, p := range t.Published {
+		own := p.Container == name || p.Container == name+stagedSuffix || p.Container == name+replacedSuffix
+		if !own && p.collides(b) {
+			return fmt.Sprintf("container %s publishes port %s there already", p.Container, b)
+		}
+	}
+	return ""
+}
+
+// Unpublished is the spec without those published ports for which why gives a reason, and
+// the reasons. They stay known by a label, and are judged anew each time: so what is free
+// again is published again. It is the same spec if there is nothing to change.
+func (s Spec) Unpublished(why func(Binding) string) (out Spec, reasons []string, err error) {
+	var host, config map[string]any
+	if err := errors.Join(unmarshalExact(s.HostConfig, &host), unmarshalExact(s.Config, &config)); err != nil {
+		return Spec{}, nil, fmt.Errorf("reading the configuration of container %s: %w", s.Name, err)
 	}
 	bindings, _ := host["PortBindings"].(map[string]any)
-	changed := false
-	for spec, all := range bindings {
-		port := tcpPort(spec)
-		if port == 0 {
-			continue
-		}
-		var kept []any
-		for _, b := range list(all) {
-			binding, _ := b.(map[string]any)
-			if drop(hostPort(text(binding["HostPort"])), port) {
-				changed = true
-				continue
+	labels, _ := config["Labels"].(map[string]any)
+	was, had := labels[LabelUnpublished]
+	var before map[string]any
+	if had {
+		// A label that somebody has overwritten says nothing; then nothing comes back.
+		_ = unmarshalExact([]byte(text(was)), &before)
+	}
+	kept, left := map[string]any{}, map[string]any{}
+	seen := map[Binding]bool{}
+	for _, all := range []map[string]any{bindings, before} {
+		for _, spec := range slices.Sorted(maps.Keys(all)) {
+			for _, b := range list(all[spec]) {
+				binding, _ := b.(map[string]any)
+				at := bindingOf(spec, binding)
+				if at.Host != 0 && seen[at] {
+					continue // its user has published it once more
+				}
+				seen[at] = true
+				to := kept
+				if reason := why(at); reason != "" {
+					to, reasons = left, append(reasons, reason)
+				}
+				to[spec] = append(list(to[spec]), b)
 			}
-			kept = append(kept, b)
-		}
-		if len(kept) > 0 {
-			bindings[spec] = kept
-		} else {
-			delete(bindings, spec)
 		}
 	}
-	if !changed {
-		return s, nil
+	if len(left) == 0 && !had {
+		return s, nil, nil
 	}
-	var err error
-	s.HostConfig, err = json.Marshal(host)
-	return s, err
+	host["PortBindings"] = kept
+	if labels == nil {
+		labels = map[string]any{}
+		config["Labels"] = labels
+	}
+	delete(labels, LabelUnpublished)
+	if len(left) > 0 {
+		b, err := json.Marshal(left)
+		if err != nil {
+			return Spec{}, nil, err
+		}
+		labels[LabelUnpublished] = string(b)
+	}
+	if s.HostConfig, err = json.Marshal(host); err != nil {
+		return Spec{}, nil, err
+	}
+	s.Config, err = json.Marshal(config)
+	return s, reasons, err
 }

@@ -28,6 +28,7 @@ const (
 	Addresses    = "addresses"
 	Plugins      = "plugins"
 	Lifetime     = "lifetime"
+	Links        = "links"
 )
 
 // LabelAllow lists kinds of obstacles that the user has seen to on every node.
@@ -40,6 +41,8 @@ type Target struct {
 	Networks []string
 	// Containers are the IDs of all containers, in any state, by name.
 	Containers map[string]string
+	// Published are the ports that containers have on its node now.
+	Published []PublishedBy
 }
 
 // Preflight says what of a container cannot follow it to the target, those that block
@@ -54,6 +57,7 @@ func Preflight(s Spec, driver string, target Target) []Obstacle {
 		LogConfig                                                           struct{ Type string }
 		PortBindings                                                        map[string][]struct{ HostIp, HostPort string }
 		CgroupParent                                                        string
+		ExtraHosts                                                          []string
 	}
 	var config struct{ Labels map[string]string }
 	if err := unmarshalExact(s.HostConfig, &host); err != nil {
@@ -136,6 +140,18 @@ func Preflight(s Spec, driver string, target Target) []Obstacle {
 	case "", "runc", "io.containerd.runc.v2":
 	default:
 		add(Plugins, false, "its runtime %s must be on the other node too", host.Runtime)
+	}
+	switch links, err := s.Links(); {
+	case err != nil:
+		add(Links, false, "%v", err)
+	default:
+		for _, h := range Unlinked(links, host.ExtraHosts) {
+			if h.Address == "" {
+				add(Links, false, "%s, which it gets with it when it is made again", h)
+			} else {
+				add(Links, false, "%s", h)
+			}
+		}
 	}
 	if host.AutoRemove {
 		add(Lifetime, false, "it is removed when it stops (--rm), so it only follows when its node is lost while it runs")

@@ -56,13 +56,19 @@ type follower struct {
 	problems map[string]string          // sentences by record
 	refused  map[string]string          // records that cannot be written, and why
 	images   map[string]bool            // by record: whether the image is here
-	foreseen map[string]string          // why records of other nodes could not be made here
+	foreseen map[string]foreseen        // of records of other nodes
 	here     map[string]container.State // by record
 	hooks    map[string]*hookRun        // by record: what was done before its last stop for a move
 	unrouted map[string]string          // records whose labels ask for routes that they cannot have, and why
 	ready    map[volume.ID]string       // for which attempt all was done that is done before containers are stopped
 	readied  chan struct{}              // closed at the next change of ready
 	stops    map[string]*stopRun        // by attempt
+}
+
+// foreseen is what is known ahead of a container that may have to come here.
+type foreseen struct {
+	obstacle string   // why it could not be made here; "" when it could
+	notes    []string // what would be different about it
 }
 
 type followAttempt struct {
@@ -77,7 +83,7 @@ func newFollower(m *member, engine container.Engine) *follower {
 		m: m, engine: engine, wake: make(chan struct{}, 1),
 		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{}, stopping: map[string]int{},
 		failed: map[string]followAttempt{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
-		foreseen: map[string]string{}, here: map[string]container.State{}, unrouted: map[string]string{}, hooks: map[string]*hookRun{},
+		foreseen: map[string]foreseen{}, here: map[string]container.State{}, unrouted: map[string]string{}, hooks: map[string]*hookRun{},
 		ready: map[volume.ID]string{}, readied: make(chan struct{}), stops: map[string]*stopRun{},
 	}
 }
@@ -477,17 +483,43 @@ func (f *follower) bring(ctx context.Context, st followStep) error {
 	if obstacles := container.Preflight(spec, volumeDriver, target); container.Blocked(obstacles) {
 		return fmt.Errorf("%s", obstacles[0].Message)
 	}
+	s := f.m.cluster.State()
 	// What the engine would publish past a gate, or in the place of an edge, it does not.
-	bypass := f.m.cluster.State().Bypass(st.Known)
-	if spec, err = spec.Unpublished(func(host, port int) bool { return bypass(host, port) != "" }); err != nil {
+	bypass := s.Bypass(st.Known)
+	spec, left, err := spec.Unpublished(func(b container.Binding) string {
+		if why := bypass(b.Host, b.Port); why != "" && b.Protocol == "tcp" {
+			return why
+		}
+		return target.Taken(spec.Name, b)
+	})
+	if err != nil {
+		return err
+	}
+	if spec, err = spec.Linked(); err != nil {
 		return err
 	}
 	id, err := f.engine.Recreate(ctx, spec, f.replaces(st.Known))
 	if id != "" && err != nil {
 		f.m.log.Warn("a container was made again, but something is left of the one it replaced", "container", spec.Name, "err", err)
-		return nil
+		err = nil
+	}
+	if err == nil && len(left) > 0 {
+		f.tellUnpublished(ctx, s, st.Known, left)
 	}
 	return err
+}
+
+// tellUnpublished has people know that a container runs here without ports that it published.
+func (f *follower) tellUnpublished(ctx context.Context, s *state.State, r *state.Container, left []string) {
+	id := r.Volumes[0].ID
+	text := fmt.Sprintf("container %s is on %s without ports that it published: %s", r.Name, s.NodeName(f.m.self), strings.Join(left, "; "))
+	if v := s.Volume(id); v != nil {
+		text = fmt.Sprintf("volume %s: %s", v.Name, text)
+	}
+	f.m.log.Warn("a container runs here without ports that it published", "container", r.Name, "why", left)
+	if _, err := f.m.propose(ctx, state.Tell{Volume: id, Kind: state.VolumePorts, Message: text}); err != nil {
+		f.m.log.Debug("ports that are left out are not told of", "container", r.Name, "err", err)
+	}
 }
 
 // replaces are the containers here that the one of a record may take the place of.
@@ -502,7 +534,7 @@ func (f *follower) replaces(r *state.Container) []string {
 // to come, so that none is stopped for a move that cannot end well. What the engine does not
 // say now stays as it was known.
 func (f *follower) foresee(ctx context.Context, s *state.State) {
-	found := map[string]string{}
+	found := map[string]foreseen{}
 	var target container.Target
 	for r := range s.Containers() {
 		if !mayGetImage(s, r, f.m.self) {
@@ -510,7 +542,7 @@ func (f *follower) foresee(ctx context.Context, s *state.State) {
 		}
 		key := r.RecordKey()
 		f.mu.Lock()
-		why, busy := f.foreseen[key], f.busy[key]
+		now, busy := f.foreseen[key], f.busy[key]
 		f.mu.Unlock()
 		if !target.Known && ctx.Err() == nil {
 			var err error
@@ -519,15 +551,35 @@ func (f *follower) foresee(ctx context.Context, s *state.State) {
 			}
 		}
 		if spec, err := f.open(r); err == nil && !busy {
-			why = f.obstacle(ctx, spec, target, f.replaces(r), why)
+			now = foreseen{obstacle: f.obstacle(ctx, spec, target, f.replaces(r), now.obstacle), notes: f.differences(spec, target)}
 		}
-		if why != "" {
-			found[key] = why
-		}
+		found[key] = now
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.foreseen = found
+}
+
+// differences of a container that is made again here, besides what its record says.
+func (f *follower) differences(spec container.Spec, target container.Target) (notes []string) {
+	_, left, err := spec.Unpublished(func(b container.Binding) string { return target.Taken(spec.Name, b) })
+	if err != nil {
+		return []string{err.Error()} // it cannot be made, either
+	}
+	s := f.m.cluster.State()
+	for _, why := range left {
+		notes = append(notes, fmt.Sprintf("container %s will not publish every port on %s: %s", spec.Name, s.NodeName(f.m.self), why))
+	}
+	links, err := spec.Links()
+	if err != nil {
+		return notes // its record says so
+	}
+	for _, l := range links {
+		if len(linkedTo(s, l)) == 0 {
+			notes = append(notes, unrouted(spec.Name, l))
+		}
+	}
+	return notes
 }
 
 func (f *follower) target(ctx context.Context) (container.Target, error) {
@@ -700,7 +752,10 @@ func (f *follower) report(rep *volume.Report) {
 		}
 		c := volume.Followed{Record: key, Problem: f.problems[key], LacksImage: asked && !has}
 		if r.Node != f.m.self && c.Problem == "" {
-			c.Problem = f.foreseen[key]
+			c.Problem = f.foreseen[key].obstacle
+		}
+		if r.Node != f.m.self {
+			c.Notes = f.foreseen[key].notes
 		}
 		if known {
 			c.State = string(st)

@@ -49,6 +49,7 @@ type member struct {
 
 	verifier verifier
 	follow   *follower // nil on a node without containers
+	linker   *linker   // the same
 	router   *router   // nil on a node without a proxy
 
 	clock     func() lease.Moment
@@ -91,6 +92,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	if p.Engine != nil {
 		m.use.watch = container.NewWatcher(p.Engine, m.log)
 		m.follow = newFollower(m, p.Engine)
+		m.linker = &linker{m: m, engine: p.Engine}
 	}
 	var dirty replicate.Dirty
 	if p.Dirty != nil {
@@ -182,6 +184,7 @@ func (m *member) run(ctx context.Context, h http.Handler) error {
 		g.run("engine", m.use.watch.Run)
 		g.run("engine events", m.passEvents)
 		g.run("containers", m.whenFresh(m.follow.run))
+		g.run("links", m.linker.run)
 		g.run("images", m.whenFresh(m.follow.fetchImages))
 		g.run("image streams", m.whenFresh(m.follow.serveImages))
 	}
@@ -390,6 +393,7 @@ func (m *member) report(ctx context.Context) error {
 		rep.Problems = append(rep.Problems, m.verifier.problems(m.cluster.State(), m.self)...)
 		if m.follow != nil {
 			m.follow.report(&rep)
+			m.linker.report(&rep)
 		}
 	}
 	rep.Routes = true

@@ -70,7 +70,7 @@ func (m *member) migrateHere(ctx context.Context, ref string, req api.MigrateReq
 	if req.DryRun {
 		out := m.describeMigration(v, state.Migration{From: v.Placement.Primary, To: to}, api.MigrationPlanned)
 		out.Doing, out.Why, out.Containers, out.With = plan.Doing, plan.Why, plan.Containers, plan.With
-		out.Notes = m.migrationNotes(ctx, v, plan.Containers)
+		out.Notes = m.migrationNotes(ctx, v, to, plan.Containers)
 		out.PredictedSeconds = placement.PredictPause(view, v, to).Seconds()
 		return out, nil
 	}

@@ -31,6 +31,9 @@ func (m *member) NodeRoutes(ctx context.Context) ([]api.NodeRoute, error) {
 			Listen: int(r.Listen), Sessions: r.Sessions, Parked: r.Parked, Held: r.Held, Problem: r.Problem,
 			Server: r.Server, Paused: !r.Paused.IsZero(), Pinned: m.sessions(r.Pinned), Busy: m.sessions(r.Busy),
 		})
+		if m.linker != nil {
+			out[len(out)-1].Linked = m.linker.of(int(r.Listen))
+		}
 	}
 	return out, nil
 }
@@ -113,6 +116,10 @@ func (v view) routes(said map[volume.NodeID][]api.NodeRoute) (out api.Routes) {
 			nr := said[n.ID][i]
 			x.Sessions, x.Parked, x.Held = x.Sessions+nr.Sessions, x.Parked+nr.Parked, x.Held+nr.Held
 			x.Pinned, x.Busy = withoutRepeats(x.Pinned, nr.Pinned), withoutRepeats(x.Busy, nr.Busy)
+			for _, l := range nr.Linked {
+				l.Node = v.ref(n.ID)
+				x.Linked = append(x.Linked, l)
+			}
 			if nr.Problem != "" {
 				x.Problems = append(x.Problems, n.Name+": "+nr.Problem)
 			}
@@ -255,14 +262,23 @@ func (m *member) PauseRoute(ctx context.Context, listen int, paused bool) error 
 
 // migrationNotes are what the clients of a volume would notice if it were moved now, and
 // what is left behind.
-func (m *member) migrationNotes(ctx context.Context, v *state.Volume, containers []string) (notes []string) {
+func (m *member) migrationNotes(ctx context.Context, v *state.Volume, to volume.NodeID, containers []string) (notes []string) {
 	s := m.cluster.State()
+	there, _ := m.view().heard(to) // a node without a copy has not looked yet
 	for c := range s.Containers() {
 		if c.Node != v.Placement.Primary || !slices.Contains(containers, c.Name) {
 			continue
 		}
 		for _, text := range s.Bypasses(c) {
 			notes = append(notes, fmt.Sprintf("container %s: %s", c.Name, text))
+		}
+		for _, text := range c.Obstacles {
+			notes = append(notes, fmt.Sprintf("container %s: %s", c.Name, text))
+		}
+		for _, f := range there.Followed {
+			if f.Record == c.RecordKey() {
+				notes = append(notes, f.Notes...)
+			}
 		}
 	}
 	stops := map[int]bool{}
@@ -315,7 +331,7 @@ func forOlder(c state.Command) (out state.Command, ok bool) {
 	case state.PauseRoute, state.OpenRoutes:
 		return c, false
 	case state.Tell:
-		return c, c.Kind != state.VolumeHook
+		return c, c.Kind != state.VolumeHook && c.Kind != state.VolumePorts
 	case state.StartMigration:
 		c.MaxPause = 0
 		return c, true

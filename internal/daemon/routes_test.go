@@ -29,6 +29,9 @@ func TestRoutesShown(t *testing.T) {
 		{"all answer; one client is told of twice and counts once", nil, map[volume.NodeID][]api.NodeRoute{
 			"n1": {owner}, "n2": {{Listen: 80, Sessions: 3, Held: 1, Pinned: []api.RouteSession{client}}}, "n3": {{Listen: 80, Problem: "it is taken"}},
 		}, "open on n1 5/1/1 pinned 10.0.0.9:1@n2 problem n3: it is taken"},
+		{"containers of several nodes are linked to it", nil, map[volume.NodeID][]api.NodeRoute{
+			"n1": {{Listen: 80, Server: "x:1"}}, "n2": {{Listen: 80, Linked: []api.RouteLink{{Container: "a"}, {Container: "b"}}}}, "n3": {{Listen: 81, Linked: []api.RouteLink{{Container: "c"}}}},
+		}, "open on n1 0/0/0 linked a@n2 linked b@n2"},
 		{"no server runs", nil, map[volume.NodeID][]api.NodeRoute{"n1": {{Listen: 80}}, "n2": nil, "n3": nil}, "waiting on n1 0/0/0"},
 		{"paused by nobody", nil, map[volume.NodeID][]api.NodeRoute{"n1": {{Listen: 80, Server: "x:1", Paused: true}}, "n2": nil, "n3": nil}, "waiting on n1 0/0/0"},
 		{"paused by an operator", []state.Command{state.PauseRoute{Listen: 80, Pause: true}},
@@ -51,6 +54,9 @@ func TestRoutesShown(t *testing.T) {
 			}
 			for _, p := range r.Problems {
 				got += " problem " + p
+			}
+			for _, l := range r.Linked {
+				got += fmt.Sprintf(" linked %s@%s", l.Container, l.Node.Name)
 			}
 			if len(out.Unheard) > 0 {
 				var names []string
@@ -102,7 +108,7 @@ func TestUnaware(t *testing.T) {
 		{state.CreateVolume{Spec: volume.Spec{Prefer: []string{"n1"}}}, nil}, {state.UpdateSpec{Spec: volume.Spec{Avoid: []string{"n1"}}}, nil},
 		{state.CreateVolume{Spec: volume.Spec{Zone: "a"}}, nil},
 		{state.PauseRoute{}, nil}, {state.OpenRoutes{}, nil},
-		{state.Tell{Kind: state.VolumeDiffers}, state.Tell{Kind: state.VolumeDiffers}}, {state.Tell{Kind: state.VolumeHook}, nil},
+		{state.Tell{Kind: state.VolumeDiffers}, state.Tell{Kind: state.VolumeDiffers}}, {state.Tell{Kind: state.VolumeHook}, nil}, {state.Tell{Kind: state.VolumePorts}, nil},
 		{state.StartMigration{To: "n2", MaxPause: 1}, state.StartMigration{To: "n2"}},
 		{state.BeginHandoff{To: "n2", MaxPause: 1}, state.BeginHandoff{To: "n2"}},
 		{state.CommitHandoff{Epoch: 3, Times: times}, state.CommitHandoff{Epoch: 3}},

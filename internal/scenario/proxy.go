@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -272,6 +273,10 @@ func (e movingEngine) StopContainer(ctx context.Context, ref string) error {
 //	mute NODE, unmute NODE         servers there run and do not answer; they do again
 //	taken NODE PORT                somebody else listens there
 //	run-routed NODE CONTAINER VOLUME LABELS.. [publish=HOST:PORT]  run-following with labels flocker.proxy.KEY=VALUE
+//	run-linked NODE CONTAINER [publish=HOST:PORT] [links=LABEL] [host=NAME:ADDRESS]  a container without volumes
+//	hosts NODE CONTAINER [NAME:ADDRESS..]  it was made with exactly these
+//	noted NODE VOLUME TO TEXT      until a dry run of the migration says so
+//	linked NODE PORT [CONTAINER@NODE..]  until the route has exactly these linked to it, without a problem
 //	published NODE CONTAINER [HOST:PORT]  its engine publishes exactly this
 //	add-route NODE VOLUME ROUTE    flockctl route add; remove-route, pause-route, resume-route NODE PORT
 func (w *World) proxyStep(words []string) (ok bool, err error) {
@@ -343,15 +348,71 @@ func (w *World) proxyStep(words []string) (ok bool, err error) {
 				opts.Publish = append(opts.Publish, p)
 				continue
 			}
+			if k == "links" {
+				opts.Labels[container.LabelLinks] = v
+				continue
+			}
 			opts.Labels["flocker.proxy."+k] = v
 		}
 		return true, m.Engine.Run(words[2], opts, words[3])
+	case "run-linked":
+		opts := containerfake.RunOptions{Labels: map[string]string{}}
+		for _, word := range words[3:] {
+			switch k, v, _ := strings.Cut(word, "="); k {
+			case "publish":
+				var p container.PublishedPort
+				if _, err := fmt.Sscanf(v, "%d:%d", &p.Host, &p.Port); err != nil {
+					return true, err
+				}
+				opts.Publish = append(opts.Publish, p)
+			case "links":
+				opts.Labels[container.LabelLinks] = v
+			case "host":
+				opts.Hosts = append(opts.Hosts, v)
+			default:
+				return true, fmt.Errorf("no such option: %s", word)
+			}
+		}
+		return true, m.Engine.Run(words[2], opts)
+	case "hosts":
+		c, err := m.Engine.Inspect(w.ctx(), words[2])
+		var host struct{ ExtraHosts []string }
+		if err == nil {
+			err = json.Unmarshal(c.Spec.HostConfig, &host)
+		}
+		if err == nil && !slices.Equal(host.ExtraHosts, words[3:]) {
+			err = fmt.Errorf("it has %q", host.ExtraHosts)
+		}
+		return true, err
+	case "noted":
+		text := strings.Join(words[4:], " ")
+		w.Await(strings.Join(words, " "), func() bool {
+			got, err := m.API().MigrateVolume(w.ctx(), words[2], api.MigrateRequest{To: words[3], DryRun: true})
+			return err == nil && strings.Contains(strings.Join(got.Notes, "\n"), text)
+		})
+	case "linked":
+		w.Await(strings.Join(words, " "), func() bool {
+			all, err := m.API().Routes(w.ctx())
+			var got []string
+			for _, r := range all.Routes {
+				if fmt.Sprint(r.Listen) != words[2] {
+					continue
+				}
+				for _, l := range r.Linked {
+					if l.Problem == "" {
+						got = append(got, l.Container+"@"+l.Node.Name)
+					}
+				}
+			}
+			return err == nil && slices.Equal(got, words[3:])
+		})
 	case "published":
 		c, err := m.Engine.Inspect(w.ctx(), words[2])
 		var got []string
 		for _, p := range c.Ports.Published {
 			got = append(got, fmt.Sprintf("%d:%d", p.Host, p.Port))
 		}
+		slices.Sort(got)
 		if err == nil && !slices.Equal(got, words[3:]) {
 			err = fmt.Errorf("it publishes %q", got)
 		}

@@ -146,7 +146,12 @@ func (t *txn) setSettings(c SetSettings) Result {
 
 func (t *txn) tell(c Tell) Result {
 	v := t.s.Volume(c.Volume)
-	if v == nil || c.Kind != VolumeDiffers && c.Kind != VolumeHeld && c.Kind != VolumeAside && c.Kind != VolumeHook {
+	switch c.Kind {
+	case VolumeDiffers, VolumeHeld, VolumeAside, VolumeHook, VolumePorts:
+	default:
+		v = nil
+	}
+	if v == nil {
 		return failed(volume.CodeInvalid, "nothing to tell of kind %q about volume %s", c.Kind, c.Volume)
 	}
 	t.event(Event{Kind: c.Kind, Volume: v.ID, Name: v.Name, Node: cmp.Or(c.Node, v.Placement.Primary), Message: c.Message})

@@ -31,6 +31,7 @@ const (
 	VolumeDiffers = "volume.differs"         // its copies are not alike
 	VolumeHeld    = "volume.held"            // it has no primary, and gets none without an operator
 	VolumeHook    = "volume.pre-stop-failed" // a container is stopped for a move without what is done before
+	VolumePorts   = "volume.unpublished"     // a container that came along is without ports that it published
 	VolumeAside   = "volume.set-aside"       // a copy that went its own way is kept under another name
 )
 

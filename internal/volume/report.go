@@ -36,6 +36,8 @@ type Followed struct {
 	// LacksImage: it could not be started on this node at once.
 	LacksImage bool   `json:"lacks_image,omitempty"`
 	Problem    string `json:"problem,omitempty"`
+	// Notes are what would be different about it on this node, in sentences.
+	Notes []string `json:"notes,omitempty"`
 	// Failed is how often in a row it could not be started on this node, and Error why at
 	// the last time.
 	Failed int    `json:"failed,omitempty"`

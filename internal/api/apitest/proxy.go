@@ -14,7 +14,9 @@ func routes() []api.Route {
 		{Route: volume.Route{Listen: 80, Port: 8080, Mode: volume.RouteHTTP}, Volume: "uploads", Container: "web", Owner: Beta, State: api.RouteWaiting,
 			Held: 3, Sessions: 3, Problems: []string{"beta: nobody is served on port 80 of this node: address already in use"}},
 		{Route: volume.Route{Listen: 5432, Port: 5432, Mode: volume.RoutePostgres}, Volume: "pgdata", Owner: Alpha, State: api.RouteOpen, Server: "172.17.0.2:5432",
-			Sessions: 12, Parked: 9, Pinned: []api.RouteSession{{Node: Gamma, Client: "10.0.0.9:40312", Since: Now.Add(-3 * time.Minute), Why: "it has an advisory lock"}}},
+			Sessions: 12, Parked: 9, Pinned: []api.RouteSession{{Node: Gamma, Client: "10.0.0.9:40312", Since: Now.Add(-3 * time.Minute), Why: "it has an advisory lock"}},
+			Linked: []api.RouteLink{{Node: Beta, Container: "web", Name: "db"}, {Node: Gamma, Container: "job", Name: "db",
+				Problem: "container job does not reach db:5432 through its node: it was made without --add-host db:host-gateway"}}},
 	}
 }
 

@@ -65,6 +65,7 @@ type record struct {
 	env      []string
 	image    string
 	publish  []container.PublishedPort
+	hosts    []string
 	expose   []int
 	ip       string
 	started  bool   // it has run
@@ -111,6 +112,8 @@ type RunOptions struct {
 	Env     []string
 	// Publish are ports of the node that the engine leads to ports of the container.
 	Publish []container.PublishedPort
+	// Hosts are names with addresses, as --add-host has them.
+	Hosts []string
 	// Expose are ports that the image names.
 	Expose []int
 	// Image, which the engine has from then on; "": one that every engine has.
@@ -145,7 +148,7 @@ func (e *Engine) Create(name string, opts RunOptions, volumes ...string) error {
 	}
 	c := &record{
 		id: e.nextID(), name: name, state: container.Created, restart: opts.Restart, labels: opts.Labels,
-		env: opts.Env, image: opts.Image, publish: opts.Publish, expose: opts.Expose,
+		env: opts.Env, image: opts.Image, publish: opts.Publish, hosts: opts.Hosts, expose: opts.Expose,
 	}
 	c.ip = fmt.Sprintf("172.17.0.%d", e.serial+1)
 	if opts.Image != "" {
@@ -201,7 +204,7 @@ func (e *Engine) start(name string) error {
 		return err
 	}
 	e.mu.Lock()
-	running, spoiled := c.state == container.Running, e.spoiled[name]
+	running, spoiled := c.state == container.Running, e.spoiled[name] || e.portTaken(c)
 	c.byHand = false
 	e.mu.Unlock()
 	if running {
@@ -220,6 +223,19 @@ func (e *Engine) start(name string) error {
 	}
 	e.setState(c, container.Running, 0, "")
 	return nil
+}
+
+// portTaken says that another running container publishes a port of this one. The caller
+// has the lock.
+func (e *Engine) portTaken(c *record) bool {
+	for _, p := range c.publish {
+		for _, o := range e.containers {
+			if o != c && o.state == container.Running && p.Host > 0 && slices.ContainsFunc(o.publish, func(q container.PublishedPort) bool { return q.Host == p.Host }) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Spoil keeps containers of a name from starting, for a reason that nobody can know before
@@ -502,6 +518,22 @@ func (e *Engine) Users(context.Context) ([]container.Use, error) {
 		}
 	}
 	slices.SortFunc(out, func(a, b container.Use) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// Linking lists the running containers with the label.
+func (e *Engine) Linking(context.Context) ([]container.Linking, error) {
+	if err := e.alive(); err != nil {
+		return nil, err
+	}
+	var out []container.Linking
+	for _, c := range e.all() {
+		e.mu.Lock()
+		if label, ok := c.labels[container.LabelLinks]; ok && c.state == container.Running {
+			out = append(out, container.Linking{Name: c.name, Label: label, Hosts: c.hosts})
+		}
+		e.mu.Unlock()
+	}
 	return out, nil
 }
 

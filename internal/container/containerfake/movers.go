@@ -37,7 +37,7 @@ func (e *Engine) Inspect(_ context.Context, ref string) (container.Captured, err
 		spec := fmt.Sprintf("%d/tcp", p.Port)
 		bindings[spec] = append(bindings[spec], map[string]string{"HostPort": strconv.Itoa(p.Host)})
 	}
-	host, err := json.Marshal(map[string]any{"RestartPolicy": map[string]any{"Name": c.restart}, "PortBindings": bindings})
+	host, err := json.Marshal(map[string]any{"RestartPolicy": map[string]any{"Name": c.restart}, "PortBindings": bindings, "ExtraHosts": c.hosts})
 	if err != nil {
 		return container.Captured{}, err
 	}
@@ -67,8 +67,14 @@ func (e *Engine) Target(context.Context) (container.Target, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	t := container.Target{Known: true, Networks: []string{"bridge", "host", "none"}, Containers: map[string]string{}}
-	for name, c := range e.containers {
+	for _, name := range slices.Sorted(maps.Keys(e.containers)) {
+		c := e.containers[name]
 		t.Containers[name] = c.id
+		for _, p := range c.publish {
+			if c.state == container.Running && p.Host > 0 {
+				t.Published = append(t.Published, container.PublishedBy{Binding: container.Binding{Host: p.Host, Port: p.Port, Protocol: "tcp"}, Container: name})
+			}
+		}
 	}
 	return t, nil
 }
@@ -89,6 +95,7 @@ func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []stri
 	var host struct {
 		RestartPolicy struct{ Name string }
 		PortBindings  map[string][]struct{ HostPort string }
+		ExtraHosts    []string
 	}
 	if err := json.Unmarshal(s.Config, &config); err != nil {
 		return "", err
@@ -120,7 +127,7 @@ func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []stri
 			e.containers[s.Name] = old
 		}
 	}
-	opts := RunOptions{Restart: host.RestartPolicy.Name, Labels: config.Labels, Env: config.Env, Image: s.Image.Ref}
+	opts := RunOptions{Restart: host.RestartPolicy.Name, Labels: config.Labels, Env: config.Env, Image: s.Image.Ref, Hosts: host.ExtraHosts}
 	for _, spec := range slices.Sorted(maps.Keys(host.PortBindings)) {
 		for _, b := range host.PortBindings[spec] {
 			var p container.PublishedPort
