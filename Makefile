@@ -20,6 +20,8 @@ packages = $(shell go list -tags $(TAGS) ./... | grep -v '^$(module)/test\(/\|$$
 # Packages whose tests run in a bubble of testing/synctest.
 bubbled  = $(shell grep -rl --include='*_test.go' '"testing/synctest"' . | sed 's|^\.\(.*\)/[^/]*$$|$(module)\1|' | sort -u)
 FUZZTIME ?= 5s
+# What the native tests of the proxy run: servers, and clients that nobody here wrote.
+NATIVES  := redis-server redis-tools postgresql-15 nginx-light wrk apache2-utils hey nghttp2-client curl python3-websockets
 NODES    ?= 3
 
 .PHONY: help
@@ -66,7 +68,15 @@ race:
 
 .PHONY: unit
 unit: ## all tests without machines: unit, simulation, scenarios, stories on the fake
-	$(go_test) $(packages)
+	$(go_test) -skip '^TestNative' $(packages)
+
+.PHONY: native
+native: natives ## real servers that move under real clients behind the proxy, on this machine
+	FLOCKER_NATIVE=1 $(go_test) -count=1 -v -run '^TestNative' ./proxy
+
+.PHONY: natives
+natives: ## install the servers and clients that the native tests run
+	@tools/need $(NATIVES)
 
 .PHONY: histories
 histories: ## random histories that nobody has seen yet
@@ -85,11 +95,11 @@ bench: ## Go benchmarks, then flocker beside other ways to replicate, on the lab
 # ---- with the lab: real virtual machines, OpenZFS and Docker
 
 .PHONY: test
-test: check unit fuzz ## everything a change must pass: check, unit, fuzz, one lab story per capability; about an hour on two cores
+test: natives check unit native fuzz ## everything a change must pass: check, unit, native, fuzz, one lab story per capability; about an hour on two cores
 	scripts/test core
 
 .PHONY: test-full
-test-full: check unit fuzz ## every story; its result is recorded in docs/TESTING.md
+test-full: natives check unit native fuzz ## every story; its result is recorded in docs/TESTING.md
 	scripts/test full
 
 .PHONY: demo

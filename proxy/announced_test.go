@@ -224,11 +224,8 @@ func TestServerKnowsItsClients(t *testing.T) {
 }
 
 // A server that nobody here wrote reads what it is told.
-func TestNginxKnowsItsClients(t *testing.T) {
-	nginx, err := exec.LookPath("nginx")
-	if err != nil {
-		t.Skip("there is no nginx here")
-	}
+func TestNativeNginxKnowsItsClients(t *testing.T) {
+	needs(t, "nginx")
 	for _, announce := range []Announce{AnnounceV1, AnnounceV2} {
 		t.Run(string(announce), func(t *testing.T) {
 			dir := t.TempDir()
@@ -241,7 +238,7 @@ server { listen %[2]s proxy_protocol; location / { return 200 "$proxy_protocol_a
 			if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			server := exec.Command(nginx, "-p", dir, "-c", conf, "-e", filepath.Join(dir, "log"))
+			server := exec.Command("nginx", "-p", dir, "-c", conf, "-e", filepath.Join(dir, "log"))
 			if err := server.Start(); err != nil {
 				t.Fatal(err)
 			}

@@ -14,7 +14,7 @@ import (
 // What clients of all nodes notify of reaches who listens on another node, each once, while
 // the server moves; and a request is cancelled through another node than the server's
 // during the pause that waits for it.
-func TestClusterPostgresListensAcrossMoves(t *testing.T) {
+func TestNativePostgresListensAcrossMoves(t *testing.T) {
 	s := newPostgresServer(t)
 	c := newCluster(t, 2)
 	r := Route{ID: "r", Listen: freePort(t), Mode: Postgres, Limits: patient}

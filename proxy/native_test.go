@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -10,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -85,32 +86,18 @@ func front(t testing.TB, g *Gate) (port int) {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-func TestRedisMovesUnderBenchmark(t *testing.T) {
-	if _, err := exec.LookPath("redis-benchmark"); err != nil {
-		t.Skip("there is no redis-benchmark here")
-	}
-	moves, total := 6, 200_000
-	if testing.Short() {
-		moves, total = 3, 20_000
-	}
+func TestNativeRedis(t *testing.T) {
+	needs(t, "redis-server", "redis-benchmark")
 	server := startRedis(t, t.TempDir())
 	g, err := NewGate(Redis, server.dial, Limits{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	port := front(t, g)
-	bench := exec.Command("redis-benchmark", "-p", fmt.Sprint(port), "-n", fmt.Sprint(total), "-c", "50", "-r", "1", "-q", "INCR", "counter")
-	var out bytes.Buffer
-	bench.Stdout, bench.Stderr = &out, &out
-	if err := bench.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- bench.Wait() }()
-	var failed error
-	over := false
-	for i := 0; i < moves && !over; i++ {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	bench := benchRedis(t, fmt.Sprintf("127.0.0.1:%d", port))
+	for i := range movesHere() {
+		bench.someLoad()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		begin := time.Now()
 		g.Pause()
 		if err := g.Quiet(ctx); err != nil {
@@ -122,22 +109,58 @@ func TestRedisMovesUnderBenchmark(t *testing.T) {
 		server = server.move()
 		g.Resume(server.dial)
 		t.Logf("move %d: quiet after %s, paused for %s", i+1, quiet, time.Since(begin))
-		select {
-		case failed = <-ended:
-			over = true
-		case <-time.After(200 * time.Millisecond): // of load between two moves
-		}
 	}
-	if !over {
-		failed = <-ended
+	bench.countedAs(server)
+}
+
+// redisBench raises a counter at several addresses until it is told to end.
+type redisBench struct {
+	t       testing.TB
+	counted atomic.Int64
+	end     func()
+	clients sync.WaitGroup
+}
+
+func benchRedis(t testing.TB, addrs ...string) *redisBench {
+	t.Helper()
+	over, end := context.WithCancel(t.Context())
+	b := &redisBench{t: t, end: end}
+	t.Cleanup(func() { end(); b.clients.Wait() })
+	for _, addr := range addrs {
+		host, port, _ := strings.Cut(addr, ":")
+		b.clients.Go(func() {
+			_, err := again(over.Done(), func(int) (int, error) {
+				const each = 5000
+				out, err := output("redis-benchmark", "-h", host, "-p", port, "-n", fmt.Sprint(each), "-c", "20", "-r", "1", "-q", "INCR", "counter")
+				if err == nil && strings.Contains(out, "rror") {
+					err = fmt.Errorf("redis-benchmark tells of errors:\n%s", out)
+				}
+				b.counted.Add(each)
+				return each, err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	text := strings.ReplaceAll(out.String(), "\r", "\n")
-	if failed != nil || strings.Contains(text, "rror") {
-		t.Errorf("redis-benchmark: %v\n%s", failed, text)
+	return b
+}
+
+// someLoad waits until each of them may have counted up once more.
+func (b *redisBench) someLoad() {
+	b.t.Helper()
+	before := b.counted.Load()
+	eventually(b.t, "there is some load between two moves", func() bool { return b.counted.Load() > before || b.t.Failed() })
+}
+
+// countedAs ends the load, and compares what it has counted to with what the server has.
+func (b *redisBench) countedAs(server *redisServer) {
+	b.t.Helper()
+	b.end()
+	b.clients.Wait()
+	got, err := output("redis-cli", "-p", fmt.Sprint(server.port), "get", "counter")
+	if err != nil || strings.TrimSpace(got) != fmt.Sprint(b.counted.Load()) {
+		b.t.Errorf("the counter is %s, %v; redis-benchmark counted to %d", got, err, b.counted.Load())
 	}
-	got, err := exec.Command("redis-cli", "-p", fmt.Sprint(server.port), "get", "counter").CombinedOutput()
-	if err != nil || strings.TrimSpace(string(got)) != fmt.Sprint(total) {
-		t.Errorf("the counter is %s, %v; redis-benchmark counted to %d", got, err, total)
-	}
-	t.Logf("%s", text[max(0, len(text)-80):])
+	b.t.Logf("redis-benchmark counted to %d, and so did the server, over %d moves", b.counted.Load(), movesHere())
 }

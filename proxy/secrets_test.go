@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"math/big"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -141,10 +140,8 @@ func TestReadSecrets(t *testing.T) {
 // A server that asks for passwords moves while psql has a session over TLS: what each node
 // needs for that is in its files. A node that lacks them serves nobody and says so, and
 // what is replaced is used for those who come from then on.
-func TestClusterPostgresBySecrets(t *testing.T) {
-	if _, err := exec.LookPath("psql"); err != nil {
-		t.Skip("there is no psql here")
-	}
+func TestNativePostgresBySecrets(t *testing.T) {
+	needs(t, "psql")
 	s := newPostgresServer(t)
 	direct := dialPostgres(t, s.port)
 	direct.asks("CREATE ROLE flocker LOGIN PASSWORD 'geheim'; GRANT SELECT ON pg_catalog.pg_authid TO flocker; CREATE ROLE app LOGIN PASSWORD 'secret'", "")
