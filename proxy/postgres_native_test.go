@@ -337,7 +337,7 @@ END;
 		all.Go(func() {
 			_, err := again(over.Done(), func(int) (int, error) {
 				out, err := output(filepath.Join(s.bin, "pgbench"), "-h", "127.0.0.1", "-p", fmt.Sprint(port), "-U", "postgres",
-					"-n", "-M", mode, "-c", fmt.Sprint(clients), "-t", fmt.Sprint(each), "-f", script, "postgres")
+					"-n", "-M", mode, "-c", fmt.Sprint(clients), "-j", fmt.Sprint(clients), "-t", fmt.Sprint(each), "-f", script, "postgres")
 				if err != nil {
 					return 0, err
 				}

@@ -379,11 +379,14 @@ func TestMigrateLivePostgres(t *testing.T) {
 		}
 		l.n2.Sh(fmt.Sprintf("pgbench -i -q -s 1 -U postgres -h %s -p %s postgres", l.n2.Addr(), l.port))
 	})
+	// A thread for each client: pgbench waits for the answer to a Parse and does nothing else
+	// meanwhile, and if it has a transaction open on another connection then, that stays open
+	// for as long as the pause that it waits for.
 	const each = 20
 	l.Step("clients on every node commit", func() {
 		for i, n := range l.Nodes() {
 			mode := []string{"simple", "extended", "prepared"}[i]
-			l.ask(n, "pgbench "+mode, again(fmt.Sprintf("pgbench -n -c 2 -R 5 -t %d -M %s -U postgres -h %s -p %s postgres", each/2, mode, n.Addr(), l.port), each))
+			l.ask(n, "pgbench "+mode, again(fmt.Sprintf("pgbench -n -c 2 -j 2 -R 5 -t %d -M %s -U postgres -h %s -p %s postgres", each/2, mode, n.Addr(), l.port), each))
 		}
 		l.ask(l.n3, "psql", fmt.Sprintf(`set -o pipefail; n=0
 while [ ! -e %s ]; do
