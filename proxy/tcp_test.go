@@ -136,6 +136,9 @@ func TestTCPWaitsNoLongerThanAllowed(t *testing.T) {
 	if err := c.ended(); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("it ends with %v", err)
 	}
+	if n := w.g.held.Load(); n != 1 {
+		t.Errorf("%d were held by the pause, want 1", n)
+	}
 }
 
 func TestTCPGoneClientIsNotServed(t *testing.T) {
@@ -294,6 +297,7 @@ func TestTCPHalfClose(t *testing.T) {
 	if err := c.ended(); err != nil {
 		t.Error(err)
 	}
+	w.until("the first session to end", func() bool { return len(w.g.Sessions()) == 0 })
 	c = w.client()
 	c.hear("welcome")
 	c.say("end\n")
