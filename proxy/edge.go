@@ -68,7 +68,7 @@ func newEdge(n *Node, r Route, s secrets, log *slog.Logger) (*edge, error) {
 	}
 	e.keeps = s
 	e.gate.try = 0 // the door makes the attempts
-	e.gate.crowd = &n.crowd
+	e.gate.crowd, e.gate.held = &n.crowd, n.held(r.ID)
 	e.to = r.place()
 	e.reign, e.depose = context.WithCancel(context.Background())
 	return e, nil

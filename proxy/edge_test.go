@@ -544,6 +544,9 @@ func TestEdgeChangesKeepThePort(t *testing.T) {
 		t.Fatal(err)
 	}
 	visits.Wait()
+	if n := c.status(0, "r").HeldEver; n < 1 {
+		t.Errorf("%d were held, though all waited; other edges have taken the first one's place since", n)
+	}
 	old, oldIn, _ := visit(t, addr)
 	r.Mode = TLS
 	c.route(r, 0, 6, server)

@@ -54,6 +54,8 @@ type Gate struct {
 	try    time.Duration // of one attempt to connect to the server; 0: as long as it takes
 	crowd  *crowd        // nil: of this gate alone
 
+	held *atomic.Int64 // requests and new connections that a pause kept waiting, ever
+
 	waiting atomic.Int64 // clients, by their own word: see room
 
 	mu       sync.Mutex
@@ -141,8 +143,8 @@ func newGate(speaks *protocol, dial Dialer, limits Limits, log *slog.Logger) *Ga
 		speaks: speaks, limits: limits, log: log, dial: dial,
 		try:      100 * time.Millisecond, // rather a new attempt than a lost SYN's second
 		dials:    make(chan struct{}, limits.Dials),
-		sessions: make(map[served]struct{}),
-		changed:  make(chan struct{}),
+		sessions: make(map[served]struct{}), held: new(atomic.Int64),
+		changed: make(chan struct{}),
 	}
 }
 

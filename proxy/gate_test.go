@@ -218,6 +218,9 @@ func TestPause(t *testing.T) {
 	if got := other.heard(); got != "SET k v, GET k" {
 		t.Errorf("the new server heard %s", got)
 	}
+	if n := w.g.held.Load(); n != 1 {
+		t.Errorf("%d were held by the pause, want 1", n)
+	}
 }
 
 // A transaction that began is let through to its end during a pause.
@@ -234,6 +237,9 @@ func TestPauseWithinTransaction(t *testing.T) {
 	w.until("what came after it to wait", func() bool { return w.states() == string(Waiting) })
 	w.g.Resume(nil)
 	c.hear("+PING")
+	if n := w.g.held.Load(); n != 1 {
+		t.Errorf("%d were held by the pause, want 1", n)
+	}
 }
 
 func TestWaitsNoLongerThanAllowed(t *testing.T) {

@@ -161,7 +161,7 @@ func (m *streams) begin(r *http.Request) (*http2Server, error) {
 	defer cancel()
 	m.waits(1)
 	defer m.waits(-1)
-	for {
+	for held := false; ; {
 		// A client that has given up may have asked again elsewhere.
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -171,6 +171,10 @@ func (m *streams) begin(r *http.Request) (*http2Server, error) {
 			return server, err
 		}
 		if pause != nil {
+			if !held {
+				m.session.gate.held.Add(1)
+			}
+			held = true
 			err = pause.wait(ctx)
 		} else {
 			err = m.connect(ctx)

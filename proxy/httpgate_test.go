@@ -383,6 +383,9 @@ func TestHTTP2GivenUp(t *testing.T) {
 	if w.done["/1"] > 0 {
 		t.Error("it was done")
 	}
+	if n := w.g.held.Load(); n != 1 {
+		t.Errorf("%d were held by the pause, want 1", n)
+	}
 }
 
 // The server may end its connection when it likes: the client's goes on.

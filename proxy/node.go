@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -66,7 +67,8 @@ type Node struct {
 	edges     map[string]*serving
 	former    map[*serving]struct{} // that others have taken the place of, with whom they had served
 	doors     map[string]*door
-	broken    map[string]error // routes that cannot be served at all
+	broken    map[string]error         // routes that cannot be served at all
+	helds     map[string]*atomic.Int64 // by route, of all its edges there were
 	listeners map[string]net.Listener
 	inherited map[string]net.Listener
 	retired   bool           // a newer process has taken over
@@ -92,7 +94,7 @@ func NewNode(o Options) *Node {
 	}
 	return &Node{
 		Options: o, crowd: crowd{most: int64(cmp.Or(o.Waiting, 10_000))},
-		edges: make(map[string]*serving), former: make(map[*serving]struct{}), doors: make(map[string]*door), broken: make(map[string]error),
+		edges: make(map[string]*serving), former: make(map[*serving]struct{}), doors: make(map[string]*door), broken: make(map[string]error), helds: make(map[string]*atomic.Int64),
 		listeners: make(map[string]net.Listener), inherited: inherited,
 		elders: make(map[*elder]struct{}),
 	}
@@ -510,6 +512,15 @@ func (n *Node) inform(owners map[string]place) {
 	}
 }
 
+// held counts what the edges of a route have kept waiting, which goes on when one takes
+// another's place. n.mu is held.
+func (n *Node) held(route string) *atomic.Int64 {
+	if n.helds[route] == nil {
+		n.helds[route] = new(atomic.Int64)
+	}
+	return n.helds[route]
+}
+
 // start has an edge work. n.mu is held.
 func (n *Node) start(e *edge) *serving {
 	s := &serving{edge: e, closed: make(chan struct{})}
@@ -594,7 +605,7 @@ func (n *Node) Status(context.Context) (Status, error) {
 	defer n.mu.Unlock()
 	out := Status{Node: n.config.Node, Process: os.Getpid()}
 	for _, r := range n.config.Routes {
-		s := RouteStatus{ID: r.ID, Listen: r.Listen, Mode: r.Mode, Owner: r.Owner, Epoch: r.Epoch}
+		s := RouteStatus{ID: r.ID, Listen: r.Listen, Mode: r.Mode, Owner: r.Owner, Epoch: r.Epoch, HeldEver: n.held(r.ID).Load()}
 		for e := range n.former {
 			if e.route.ID == r.ID {
 				e.count(&s)

@@ -154,6 +154,7 @@ type RouteStatus struct {
 	Sessions int    // of clients of this node
 	Parked   int
 	Held     int       // with a request that waits
+	HeldEver int64     // requests, and new connections, that a pause kept waiting since the process began
 	Pinned   []Session `json:",omitempty"` // that cannot be moved
 	Busy     []Session `json:",omitempty"` // that are not to be moved at this moment, though a pause wants it
 	Paused   time.Time `json:",omitzero"`  // since when; zero if it is not

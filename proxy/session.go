@@ -328,6 +328,9 @@ func (s *session) tryReach(ctx context.Context, early, held bool, use func(net.C
 		return net.ErrClosed
 	}
 	if pause != nil && !open && !early {
+		if !held {
+			s.gate.held.Add(1)
+		}
 		end, cancel := context.WithDeadline(ctx, pause.until)
 		defer cancel()
 		select {

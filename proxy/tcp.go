@@ -102,6 +102,9 @@ func (r *relay) connect() (net.Conn, error) {
 		pause, pauses := r.pause, r.pauses
 		r.mu.Unlock()
 		if pause != nil {
+			if !held {
+				r.gate.held.Add(1)
+			}
 			held = true
 			if err := pause.wait(ctx); err != nil {
 				return nil, err

@@ -251,12 +251,13 @@ var (
 	failoverGauge  = newGauge("flocker_failover_automatic", "1 while volumes of a lost node are taken over by themselves.")
 
 	connectionsGauge = newGauge("flocker_route_connections", "Connections of clients to this node's listening port of a route.", "port", "mode")
-	parkedGauge      = newGauge("flocker_route_parked", "Those of them that have no connection to the server, and need none before they ask for something.", "port", "mode")
-	waitingGauge     = newGauge("flocker_route_waiting", "Those of them whose request is held now: the route is paused, or its server is not there.", "port", "mode")
-	pinnedGauge      = newGauge("flocker_route_pinned", "Those of them that cannot be moved.", "port", "mode")
+	parkedGauge      = newGauge("flocker_route_parked", "Connections of clients that have no connection to the server, and need none before they ask for something.", "port", "mode")
+	waitingGauge     = newGauge("flocker_route_waiting", "Connections of clients whose request is held now: the route is paused, or its server is not there.", "port", "mode")
+	heldTotal        = newTotal("flocker_route_held_total", "Requests, and new connections, that came to this node and were held by a pause, or since there was no server, since its proxy began.", "port", "mode")
+	pinnedGauge      = newGauge("flocker_route_pinned", "Connections of clients that cannot be moved.", "port", "mode")
 	pausedGauge      = newGauge("flocker_route_paused", "1 while a route is paused on this node.", "port", "mode")
 
-	gauges = []gauge{connectionsGauge, parkedGauge, waitingGauge, pinnedGauge, pausedGauge, leaseHeldGauge, leaseLeftGauge, safetyGauge, failoverGauge,
+	gauges = []gauge{connectionsGauge, parkedGauge, waitingGauge, heldTotal, pinnedGauge, pausedGauge, leaseHeldGauge, leaseLeftGauge, safetyGauge, failoverGauge,
 		leaderGauge, quorumGauge, appliedGauge, poolSizeGauge, poolFreeGauge, copySnapsGauge, asidesGauge, asideGauge,
 		healthGauge, usedGauge, linksGauge, lagGauge, lagBytesGauge, successGauge, rateGauge, limitGauge, streamedTotal}
 )
@@ -303,6 +304,7 @@ func measureRoutes(st proxy.Status, set func(g gauge, v float64, labels ...strin
 		set(connectionsGauge, float64(r.Sessions), labels...)
 		set(parkedGauge, float64(r.Parked), labels...)
 		set(waitingGauge, float64(r.Held), labels...)
+		set(heldTotal, float64(r.HeldEver), labels...)
 		set(pinnedGauge, float64(len(r.Pinned)), labels...)
 		set(pausedGauge, flag(!r.Paused.IsZero()), labels...)
 	}

@@ -113,7 +113,7 @@ func TestGauges(t *testing.T) {
 		got[strings.Join(append([]string{g.Name}, labels...), " ")] = value
 	}
 	v.measure(self, true, true, set)
-	measureRoutes(proxy.Status{Routes: []proxy.RouteStatus{{Listen: 80, Mode: proxy.HTTP, Sessions: 5, Parked: 4, Held: 3, Pinned: make([]proxy.Session, 2), Paused: now}}}, set)
+	measureRoutes(proxy.Status{Routes: []proxy.RouteStatus{{Listen: 80, Mode: proxy.HTTP, Sessions: 5, Parked: 4, Held: 3, HeldEver: 17, Pinned: make([]proxy.Session, 2), Paused: now}}}, set)
 	want := map[string]float64{
 		"flocker_raft_leader": 1, "flocker_raft_quorum": 1, "flocker_raft_applied_index": float64(s.Index),
 		"flocker_pool_size_bytes tank": 100, "flocker_pool_free_bytes tank": 60, "flocker_asides": 2, "flocker_aside_bytes": 11,
@@ -127,7 +127,8 @@ func TestGauges(t *testing.T) {
 		"flocker_replica_stream_bytes_per_second pg n2":        11, "flocker_replica_limit_bytes_per_second pg n2": 12,
 		"flocker_replica_streamed_bytes_total pg n2": 13,
 		"flocker_route_connections 80 http":          5, "flocker_route_parked 80 http": 4, "flocker_route_waiting 80 http": 3,
-		"flocker_route_pinned 80 http": 2, "flocker_route_paused 80 http": 1,
+		"flocker_route_held_total 80 http": 17,
+		"flocker_route_pinned 80 http":     2, "flocker_route_paused 80 http": 1,
 	}
 	for name, value := range want {
 		if x, ok := got[name]; !ok || x != value {
@@ -165,6 +166,23 @@ func TestReplicationCounters(t *testing.T) {
 	} {
 		m.replication(e, name)
 	}
+	got := gathered(t, m)
+	for name, want := range map[string]string{
+		"flocker_snapshots_taken_total scheduled": "2", "flocker_stream_throttled_seconds_total node-x": "3",
+		"flocker_snapshots_pruned_total": "4", "flocker_set_aside_total": "1",
+		"flocker_replication_step_duration_seconds tick": "1", "flocker_replication_step_duration_seconds snapshot": "1",
+		"flocker_replication_step_duration_seconds prune": "1", "flocker_streams_total sent full ok": "1",
+		"flocker_streams_total received  error": "1", "flocker_stream_bytes_total sent": "100", "flocker_stream_bytes_total received": "50",
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %q, want %s", name, got[name], want)
+		}
+	}
+}
+
+// gathered are the values of all counters, and how often all histograms were told something.
+func gathered(t *testing.T, m *Metrics) map[string]string {
+	t.Helper()
 	families, err := m.reg.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -183,15 +201,56 @@ func TestReplicationCounters(t *testing.T) {
 			got[strings.TrimSpace(f.GetName()+" "+strings.Join(labels, " "))] = fmt.Sprint(value)
 		}
 	}
-	for name, want := range map[string]string{
-		"flocker_snapshots_taken_total scheduled": "2", "flocker_stream_throttled_seconds_total node-x": "3",
-		"flocker_snapshots_pruned_total": "4", "flocker_set_aside_total": "1",
-		"flocker_replication_step_duration_seconds tick": "1", "flocker_replication_step_duration_seconds snapshot": "1",
-		"flocker_replication_step_duration_seconds prune": "1", "flocker_streams_total sent full ok": "1",
-		"flocker_streams_total received  error": "1", "flocker_stream_bytes_total sent": "100", "flocker_stream_bytes_total received": "50",
+	return got
+}
+
+// A move is counted by its result where it began, with how long its parts took; where it
+// ended, with how long clients waited. One that was refused has no parts.
+func TestMoveMetrics(t *testing.T) {
+	times := state.MoveTimes{Held: 3 * time.Second, Park: time.Second, Stop: 2 * time.Second}
+	plain := state.MoveTimes{Stop: time.Second} // of a container without routes
+	for _, tt := range []struct {
+		name string
+		do   func(m *Metrics)
+		want map[string]string
+	}{
+		{"nothing yet", func(*Metrics) {}, map[string]string{"_moves_total moved": "0", "_moves_total refused": "0", "_move_pause_seconds": "0"}},
+		{"moved", func(m *Metrics) { m.moved("moved", times) }, map[string]string{
+			"_moves_total moved": "1", "_moves_total refused": "0", "_move_phase_duration_seconds park": "1", "_move_phase_duration_seconds stop": "1",
+			"_move_phase_duration_seconds unmount": "1", "_move_phase_duration_seconds copy": "1", "_move_phase_duration_seconds start": "", "_move_pause_seconds": "0",
+		}},
+		{"moved without routes", func(m *Metrics) { m.moved("moved", plain) }, map[string]string{
+			"_moves_total moved": "1", "_move_phase_duration_seconds park": "", "_move_phase_duration_seconds stop": "1",
+		}},
+		{"refused", func(m *Metrics) { m.moved("refused", times) }, map[string]string{
+			"_moves_total moved": "0", "_moves_total refused": "1", "_move_phase_duration_seconds park": "", "_move_phase_duration_seconds stop": "",
+		}},
+		{"arrived", func(m *Metrics) { m.opened(5*time.Second, times) }, map[string]string{
+			"_moves_total moved": "0", "_move_pause_seconds": "1", "_move_phase_duration_seconds start": "1", "_move_phase_duration_seconds stop": "",
+		}},
 	} {
-		if got[name] != want {
-			t.Errorf("%s is %q, want %s", name, got[name], want)
+		m := NewMetrics("test")
+		tt.do(m)
+		got := gathered(t, m)
+		for name, want := range tt.want {
+			if name = "flocker" + name; got[name] != want {
+				t.Errorf("%s: %s is %q, want %q", tt.name, name, got[name], want)
+			}
 		}
+	}
+	m := NewMetrics("test")
+	m.opened(5*time.Second, times)
+	families, err := m.reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sums := map[string]float64{}
+	for _, f := range families {
+		if len(f.GetMetric()) == 1 && f.GetMetric()[0].GetHistogram() != nil {
+			sums[f.GetName()] = f.GetMetric()[0].GetHistogram().GetSampleSum()
+		}
+	}
+	if sums["flocker_move_pause_seconds"] != 5 || sums["flocker_move_phase_duration_seconds"] != 2 {
+		t.Errorf("clients waited for 5 s, 2 of them for the start; told was %v", sums)
 	}
 }
