@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -558,7 +559,8 @@ func TestReturningPrimaryKeepsBase(t *testing.T) {
 	})
 }
 
-// A stream costs a replica two processes: one receives, one reads the snapshot that came.
+// A stream costs a replica one process, which receives it. What came is read back by one
+// more before anything is pruned, of all copies at once.
 func TestCommandsPerStream(t *testing.T) {
 	inBubble(t, "a b", func(w *world) {
 		a, b := w.node("a"), w.node("b")
@@ -573,8 +575,42 @@ func TestCommandsPerStream(t *testing.T) {
 		}
 		w.waitFor("in sync", w.inSync("a", "b"))
 		n, got := a.streams("")-before, b.host.Commands()
-		if n < 50 || got["receive"] != n || got["snapshots-named"] != n || got["snapshots"] > 2 || got["dataset"] > n/20 || got["prune"] > n/pruneBatch+1 {
+		if n < 50 || got["receive"] != n || got["snapshots-named"] > n/pruneBatch+1 || got["snapshots"] > 2 || got["dataset"] > n/20 || got["prune"] < 3 || got["prune"] > n/pruneBatch+1 {
 			t.Errorf("%d streams cost %v", n, got)
+		}
+	})
+}
+
+// A step that somebody waits for takes three commands, as by hand: the snapshot, the send,
+// the receive. What is read and pruned besides is so for eight steps at once.
+func TestCommandsPerStep(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.pair("one")
+		a.host.ResetCommands()
+		b.host.ResetCommands()
+		const steps = 6 * pruneBatch
+		for i := range steps {
+			a.write("f", fmt.Sprint(i))
+			w.must(a.eng().Sync(context.Background(), testVol))
+		}
+		primary, replica := a.host.Commands(), b.host.Commands()
+		maps.DeleteFunc(primary, func(op string, _ int) bool { // the test's own, to write
+			return slices.Contains([]string{"write", "mount", "unmount", "set", "inherit"}, op)
+		})
+		if primary["take"] != steps || primary["send"] != steps || replica["receive"] != steps {
+			t.Errorf("%d steps cost %v and %v", steps, primary, replica)
+		}
+		rest := 0
+		for _, commands := range []map[string]int{primary, replica} {
+			for _, n := range commands {
+				rest += n
+			}
+		}
+		if rest -= 3 * steps; rest > 3*steps/pruneBatch+2 {
+			t.Errorf("%d steps cost %d commands besides: %v and %v", steps, rest, primary, replica)
+		}
+		if !w.alike("a", "b")() {
+			t.Error("what was said to be there is not")
 		}
 	})
 }

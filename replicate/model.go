@@ -20,6 +20,9 @@ type snap struct {
 	rule    time.Duration   // of a scheduled one, its period
 	slot    time.Time       // of a scheduled one, what its name says
 	pinned  bool            // a hold or a clone is on it
+	// unread is one that a stream brought and that nobody has read from the disk since:
+	// its name and guid are known, its txg is above all others and no more than a guess.
+	unread bool
 }
 
 func (s snap) engine() bool { return !s.pos.IsZero() }
@@ -393,6 +396,16 @@ func (c *localCopy) add(z zfs.Snapshot) snap {
 	c.snaps = append(c.snaps, s)
 	slices.SortStableFunc(c.snaps, func(a, b snap) int { return compare(a.txg, b.txg) })
 	return s
+}
+
+// unread are the snapshots that nobody has read from the disk since streams brought them.
+func (c *localCopy) unread() (list []snap) {
+	for _, s := range c.snaps {
+		if s.unread {
+			list = append(list, s)
+		}
+	}
+	return list
 }
 
 func (c *localCopy) setBookmarks(list []zfs.Bookmark) {

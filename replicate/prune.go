@@ -215,6 +215,13 @@ func (e *Engine) prune(ctx context.Context) error {
 		return err
 	}
 	defer release(e.pruning)
+	// Nothing of a copy goes before what came since has been seen on its disk.
+	e.mu.Lock()
+	ids := sortedIDs(e.plans(time.Now()))
+	e.mu.Unlock()
+	if err := e.readBack(ctx, ids); err != nil {
+		return err
+	}
 	list, marks := e.excess(time.Now())
 	failed, err := e.destroy(ctx, list)
 	if err != nil {
@@ -239,12 +246,31 @@ func (e *Engine) prune(ctx context.Context) error {
 func (e *Engine) excess(now time.Time) (list []doomed, marks []unmarked) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	plans := e.plans(now)
+	for _, id := range sortedIDs(plans) {
+		p := plans[id]
+		if slices.ContainsFunc(p.destroy, func(s snap) bool { return s.unread }) {
+			continue // it came a moment ago; the next pass reads it
+		}
+		list = append(list, e.condemn(id, e.copies[id], p.destroy, p.mark, false)...)
+		for _, m := range p.unmark {
+			if len(marks) < maxUnmarks {
+				marks = append(marks, unmarked{id, m})
+			}
+		}
+	}
+	return list, marks
+}
+
+// plans are what is to be pruned of each copy; nil unless one of them is ripe. The caller
+// holds mu.
+func (e *Engine) plans(now time.Time) map[volume.ID]pruning {
 	ripe := false
 	for id, c := range e.copies {
 		ripe = ripe || e.pruned(id, c, now) && c.excessive(e.table[id].Snapshots)
 	}
 	if !ripe {
-		return nil, nil
+		return nil
 	}
 	ripe = false
 	plans := map[volume.ID]pruning{}
@@ -257,18 +283,9 @@ func (e *Engine) excess(now time.Time) (list []doomed, marks []unmarked) {
 		}
 	}
 	if !ripe {
-		return nil, nil
+		return nil
 	}
-	for _, id := range sortedIDs(plans) {
-		p := plans[id]
-		list = append(list, e.condemn(id, e.copies[id], p.destroy, p.mark, false)...)
-		for _, m := range p.unmark {
-			if len(marks) < maxUnmarks {
-				marks = append(marks, unmarked{id, m})
-			}
-		}
-	}
-	return list, marks
+	return plans
 }
 
 // pruned says that retention may touch this copy now. A replica's must be in step

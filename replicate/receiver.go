@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -244,8 +246,16 @@ func (c *localCopy) setTaken(name string, at time.Time) {
 // prepare takes the steps that an offer asks for until there is an answer.
 func (e *Engine) prepare(ctx context.Context, o offer, a *Assignment) (answer, standing, error) {
 	if s, ok := e.remembered(o.Volume, time.Now()); ok {
-		if st := decide(o, s); st.answer.Verdict == saysAlready || st.answer.Verdict == saysIncremental {
-			return st.answer, s, nil
+		switch st := decide(o, s); st.answer.Verdict {
+		case saysIncremental:
+			return st.answer, s, nil // and zfs takes it only onto what it finds there
+		case saysAlready:
+			if err := e.readBack(ctx, []volume.ID{o.Volume}); err != nil {
+				return answer{}, s, err
+			}
+			if _, still := e.remembered(o.Volume, time.Now()); still {
+				return st.answer, s, nil
+			}
 		}
 	}
 	reread, setAside := false, ""
@@ -465,7 +475,7 @@ func (e *Engine) apply(ctx context.Context, in *incoming, o offer, b begin, ans 
 	if in.refused != nil {
 		recvErr = in.refused
 	}
-	if recvErr == nil && !seeding && e.arrived(ctx, o, b) {
+	if recvErr == nil && !seeding && e.arrived(o, stream) {
 		return b.To, nil, nil
 	}
 	top, lookErr = e.verify(ctx, o.Volume, target, seeding, o, b, a)
@@ -555,35 +565,81 @@ func (e *Engine) failure(id volume.ID, recvErr, lookErr error) (code, text strin
 	return code, clip(receivedError(recvErr, lookErr, false).Error())
 }
 
-// arrived reads the snapshot that was sent from the disk, by its name, and says that it
-// is there with its guid and is the newest of the copy. That is what a listing of the
-// whole copy would say, for a copy that is known and that nobody but the claimant changes
-// (the pruner only takes away, and never the newest). Where it does not say so plainly, or
-// the copy is not known, the caller lists it.
-func (e *Engine) arrived(ctx context.Context, o offer, b begin) bool {
-	id := o.Volume
-	e.mu.Lock()
-	c := e.copies[id]
-	known := c != nil && c.known
-	e.mu.Unlock()
-	if !known {
-		return false
-	}
-	list, err := e.cfg.Pool.SnapshotsNamed(ctx, []string{e.cfg.dataset(id) + "@" + b.Name})
-	if err != nil || len(list) != 1 || guid(list[0].GUID) != b.To {
-		return false
-	}
+// arrived says that the snapshot which was sent is there, the newest of the copy, without
+// asking zfs once more. What the stream makes was read from its own head before zfs got it;
+// zfs ends well only when a snapshot with that guid is in the dataset, on disk; and if the
+// copy stood on the stream's base and had neither its guid nor its name, zfs has just made
+// it there. It counts as unread until somebody looks (readBack). Where any of this is not
+// plainly so, as of a stream that was resumed, the caller lists the copy.
+func (e *Engine) arrived(o offer, stream *vetted) bool {
+	b, h := stream.announced, stream.header
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.copies[id] != c || !c.known || list[0].CreateTXG <= c.top().txg {
+	c := e.copies[o.Volume]
+	if c == nil || !c.known || !stream.done || h.Resuming || !c.takes(b) {
 		return false
 	}
 	e.touch(c)
 	c.setTaken(b.Name, b.At)
-	delete(c.condemned, b.To) // it may be one that was destroyed here before
-	c.add(list[0])
+	c.add(zfs.Snapshot{Dataset: c.dataset, Name: b.Name, GUID: uint64(b.To), CreateTXG: c.top().txg + 1, Creation: h.Created, Written: stream.bytes})
+	c.snaps[len(c.snaps)-1].unread = true
 	c.reached(o, b.To)
 	return true
+}
+
+// takes says that by what is known of the copy a stream adds a snapshot to it, and zfs
+// finds none to take for that one.
+func (c *localCopy) takes(b begin) bool {
+	return c.top().guid == b.From && !c.condemned[b.To] &&
+		!slices.ContainsFunc(c.snaps, func(s snap) bool { return s.guid == b.To || s.name == b.Name })
+}
+
+// readBack reads from the disk what streams have brought to these copies, in one command
+// for all. A copy that lacks any of it, or has another in its place, is not known any more
+// and is read anew.
+func (e *Engine) readBack(ctx context.Context, ids []volume.ID) error {
+	asked := map[string]guid{}
+	e.mu.Lock()
+	for _, id := range ids {
+		if c := e.copies[id]; c != nil && c.known {
+			for _, s := range c.unread() {
+				asked[c.dataset+"@"+s.name] = s.guid
+			}
+		}
+	}
+	e.mu.Unlock()
+	if len(asked) == 0 {
+		return nil
+	}
+	list, err := e.cfg.Pool.SnapshotsNamed(ctx, slices.Sorted(maps.Keys(asked)))
+	if err != nil {
+		return err
+	}
+	found := make(map[string]zfs.Snapshot, len(list))
+	for _, z := range list {
+		found[z.FullName()] = z
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, id := range ids {
+		c := e.copies[id]
+		if c == nil || !c.known {
+			continue
+		}
+		for _, s := range c.unread() {
+			name := c.dataset + "@" + s.name
+			if asked[name] != s.guid {
+				continue // it came meanwhile
+			}
+			z, ok := found[name]
+			if !ok || guid(z.GUID) != s.guid {
+				c.known = false
+				break
+			}
+			c.add(z)
+		}
+	}
+	return nil
 }
 
 // verify reads the newest snapshot of what was received into. A seed that got

@@ -299,21 +299,21 @@ func (in *incoming) read(p []byte) (n int, err error) {
 }
 
 // begin reads the head of the stream, before anybody else does, and checks it.
-func (in *incoming) begin(b begin) error {
+func (in *incoming) begin(b begin) (h zfs.StreamHeader, err error) {
 	head := make([]byte, zfs.StreamHeaderSize)
 	n, err := io.ReadFull(readFunc(in.read), head)
 	if err != nil {
-		return unexpected(err)
+		return h, unexpected(err)
 	}
 	in.head = head[:n]
-	h, err := zfs.ParseStreamHeader(head)
+	h, err = zfs.ParseStreamHeader(head)
 	if err == nil {
 		err = checkHeader(h, b)
 	}
 	if err != nil {
-		return &unfitError{err}
+		return h, &unfitError{err}
 	}
-	return nil
+	return h, nil
 }
 
 // vetted is a stream that must begin as announced: nobody gets any of one that does not.
@@ -321,7 +321,8 @@ type vetted struct {
 	*incoming
 	announced begin
 	done      bool
-	unfit     error // why it is refused
+	header    zfs.StreamHeader // once done
+	unfit     error            // why it is refused
 }
 
 // vet reads the head of the stream and checks it, unless it has.
@@ -329,8 +330,8 @@ func (v *vetted) vet() error {
 	if v.done || v.unfit != nil {
 		return v.unfit
 	}
-	err := v.incoming.begin(v.announced)
-	v.done = err == nil
+	h, err := v.incoming.begin(v.announced)
+	v.done, v.header = err == nil, h
 	var unfit *unfitError
 	if errors.As(err, &unfit) {
 		v.unfit = err
@@ -371,6 +372,8 @@ func checkHeader(h zfs.StreamHeader, b begin) error {
 		return errors.New("it is a redacted one")
 	case h.Dedup:
 		return errors.New("it is a deduplicated one")
+	case h.Clone:
+		return errors.New("it makes a clone of another dataset")
 	case h.Type != zfs.StreamFilesystem:
 		return fmt.Errorf("it is of a dataset of type %d, not of a filesystem", h.Type)
 	case guid(h.ToGUID) != b.To:

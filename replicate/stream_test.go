@@ -83,6 +83,7 @@ func TestCheckHeader(t *testing.T) {
 		_, h.Raw = in["raw"]
 		_, h.Redacted = in["redacted"]
 		_, h.Dedup = in["dedup"]
+		_, h.Clone = in["clone"]
 		_, h.Resuming = in["resuming"]
 		if _, zvol := in["zvol"]; zvol {
 			h.Type = 3
@@ -348,6 +349,7 @@ func TestUnfitStream(t *testing.T) {
 		}{
 			"compound":         {func(h *zfs.StreamHeader) { h.Compound = true }, "several streams"},
 			"raw":              {func(h *zfs.StreamHeader) { h.Raw = true }, "raw"},
+			"of a clone":       {func(h *zfs.StreamHeader) { h.Clone = true }, "clone"},
 			"another snapshot": {func(h *zfs.StreamHeader) { h.ToGUID++ }, "ends at snapshot"},
 			"another base":     {func(h *zfs.StreamHeader) { h.FromGUID ^= 4 }, "begins at snapshot"},
 			"another name":     {func(h *zfs.StreamHeader) { h.ToName += "x" }, "makes a snapshot"},

@@ -22,9 +22,8 @@ import (
 //	                                                                        └──> idle for aheadFor, dead, or closing: killed
 //
 // It is started when nothing of what it helps is under way: on its way it takes locks in
-// the kernel that other commands need. What takes a snapshot is followed by what sends
-// it, and what receives one by what reads it, so it is after these that those are started
-// which are due.
+// the kernel that other commands need. What takes a snapshot is followed by what sends it,
+// so it is after that, and after what receives one, that those are started which are due.
 //
 // It knows its pool or dataset by name alone, as any command does, and asks the kernel for
 // it only when it has read a program, or the first record of a stream: what was exported,

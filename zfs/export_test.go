@@ -32,9 +32,6 @@ func (h *Host) Kept() (n int) {
 	return n
 }
 
-// Next starts what is due ahead.
-func (h *Host) Next() { h.ahead.next() }
-
 // WaitFor sets how long commands wait for their input.
 func (h *Host) WaitFor(d time.Duration) { h.ahead.idle = d }
 

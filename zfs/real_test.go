@@ -1,6 +1,7 @@
 package zfs_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -103,6 +104,16 @@ func side(t *testing.T, host *zfs.Host, pool, root, dir string) zfstest.Side {
 				return fmt.Errorf("%w: %s", err, out)
 			}
 			return nil
+		},
+		Send: func(args ...string) ([]byte, error) {
+			var stderr bytes.Buffer
+			cmd := exec.Command("zfs", append([]string{"send"}, args...)...)
+			cmd.Stderr = &stderr
+			stream, err := cmd.Output()
+			if err != nil {
+				return nil, fmt.Errorf("zfs send %q: %w: %s", args, err, &stderr)
+			}
+			return stream, nil
 		},
 		Look: func(_, dir, file string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, file)) },
 		Use: func(dataset, file string) (func(), error) {

@@ -129,6 +129,7 @@ func (h *Host) Receive(ctx context.Context, req ReceiveRequest, r io.Reader) err
 		argv = append(argv, "-s")
 	}
 	argv = append(slices.Concat(argv, options(req.Properties)), req.Dataset)
+	defer h.ahead.next()
 	c := command{op: "receive", argv: argv}
 	if f, closeFile, ok := asFile(r); ok {
 		defer closeFile()

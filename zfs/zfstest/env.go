@@ -47,6 +47,9 @@ type Side struct {
 	Look func(snapshot, dir, file string) ([]byte, error)
 	// CreateVolume makes a block device of this name, which System cannot.
 	CreateVolume func(name string) error
+	// Send is zfs send with these arguments, which System has no way to ask for; nil where
+	// there is no such command.
+	Send func(args ...string) ([]byte, error)
 	// Use holds a file of the mounted filesystem open until release.
 	Use func(dataset, file string) (release func(), err error)
 }

@@ -167,6 +167,72 @@ func testStreamHeaders(w *world, _ Env) {
 	}
 }
 
+// What renames, destroys and sets properties where it is received says so in its first
+// record: a package of streams, be it of a single one.
+func testCompoundStreams(w *world, _ Env) {
+	if w.a.Send == nil {
+		return // the fake makes none
+	}
+	a := w.history("v", 10_000)
+	for _, args := range [][]string{
+		{"-p", a + "@1"}, {"-p", "-i", a + "@1", a + "@2"}, {"-R", a + "@2"}, {"-R", "-I", a + "@1", a + "@3"}, {"-I", a + "@1", a + "@3"},
+	} {
+		stream, err := w.a.Send(args...)
+		w.a.must(err)
+		if h, err := zfs.ParseStreamHeader(stream); err != nil || !h.Compound {
+			w.Errorf("zfs send %q: says %+v, %v", args, h, err)
+		}
+	}
+}
+
+// Received without an error means: the snapshot that the head of the stream says is in
+// this dataset, with that name and guid, and the newest. Replication acknowledges by that.
+func testArrives(w *world, _ Env) {
+	a, b := w.history("v", 400_000), w.b.name("v")
+	w.a.snap(a, "4") // nothing has changed
+	w.a.must(w.a.ZFS.Bookmark(w.ctx, a+"@2", a+"#m2"))
+	arrives := func(what string, stream []byte) {
+		w.Helper()
+		h, err := zfs.ParseStreamHeader(stream)
+		w.a.must(err)
+		w.b.must(w.b.receive(b, stream, true))
+		list, err := w.b.ZFS.SnapshotsNamed(w.ctx, []string{b + "@" + h.Snapshot()})
+		w.b.must(err)
+		if len(list) != 1 || list[0].GUID != h.ToGUID || !list[0].Creation.Equal(h.Created) {
+			w.Errorf("%s: the stream said %+v, and there is %+v", what, h, list)
+		}
+		if all := w.b.snapshots(b); all[len(all)-1].GUID != h.ToGUID {
+			w.Errorf("%s: it is not the newest of %s", what, w.b.names(b))
+		}
+		if d := w.b.dataset(b); d.ResumeToken != "" || d.Written != 0 {
+			w.Errorf("%s: %+v", what, d)
+		}
+	}
+	arrives("full", w.a.stream(a, "", "1"))
+	incr := w.a.stream(a, "@1", "2")
+	w.wantKind("cut", w.b.receive(b, incr[:len(incr)*3/4], true), zfs.ErrInterrupted)
+	arrives("resumed", w.a.send(zfs.SendRequest{Token: w.b.dataset(b).ResumeToken}))
+	arrives("from a bookmark", w.a.stream(a, "#m2", "3"))
+	arrives("empty", w.a.stream(a, "@3", "4"))
+	w.sameContent(w.b.content(b), w.a.content(a))
+
+	// What is here already is taken without an error, and nothing comes of it: so whoever
+	// counts on the newest must know that it was not here.
+	before := w.b.names(b)
+	w.b.must(w.b.receive(b, incr, true))
+	if got := w.b.names(b); got != before {
+		w.Errorf("snapshots %s, and before %s", got, before)
+	}
+	// A dataset of another name that could take it is left alone.
+	c := w.b.name("c")
+	w.b.must(w.b.ZFS.Rename(w.ctx, b, c))
+	w.a.snap(a, "5")
+	w.wantKind("the dataset is gone", w.b.receive(b, w.a.stream(a, "@4", "5"), true), zfs.ErrNotFound)
+	if got := w.b.names(c); got != before {
+		w.Errorf("snapshots %s of another name, and before %s", got, before)
+	}
+}
+
 func testSendErrors(w *world, _ Env) {
 	fs := w.history("v", 10_000)
 	other := w.history("o", 10_000)

@@ -33,6 +33,8 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		{"replicate", testReplicate},
 		{"odd names", testOddNames},
 		{"stream headers", testStreamHeaders},
+		{"compound streams", testCompoundStreams},
+		{"what arrives", testArrives},
 		{"send errors", testSendErrors},
 		{"receive errors", testReceiveErrors},
 		{"receive twice", testReceiveTwice},
