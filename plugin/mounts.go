@@ -56,6 +56,7 @@ type ContainerMount struct {
 	Volume    string
 	Container string // ID
 	Name      string
+	Service   string // of Swarm, whose task it is; "": of none
 	// Running says that the container has processes or will have without a new
 	// Mount being asked for: running, paused, restarting.
 	Running bool
@@ -196,7 +197,7 @@ func (m *Mounts) Reconcile(view View, now time.Time) Reconciled {
 	running, resting := map[string][]volume.Holder{}, map[string]bool{}
 	for _, c := range view.Containers {
 		if c.Running {
-			running[c.Volume] = addHolder(running[c.Volume], volume.Holder{Container: shortID(c.Container), Name: c.Name})
+			running[c.Volume] = addHolder(running[c.Volume], volume.Holder{Container: shortID(c.Container), Name: c.Name, Service: c.Service})
 		} else {
 			resting[c.Volume] = true
 		}

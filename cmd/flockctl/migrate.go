@@ -28,6 +28,7 @@ A node without a copy gets one first, and the image, while all runs on. Then the
 the last writes are copied, and they are started on NODE under the same name. If they do not start there
 they run again where they were, with all that was written. A container that does not follow is not
 stopped: it is named, and nothing is moved. So is a client that does not come to a quiet point.
+The tasks of a Swarm service go along when it has the constraint node.labels.flocker.volume.VOLUME==true.
 
 Just before the pause copies are made to see how long the last one will take. If that is more than --max-pause
 nothing is stopped, and the migration fails; --force does not ask.
@@ -171,6 +172,9 @@ func (a *app) printMigration(m api.Migration) error {
 	if len(m.Containers) > 0 {
 		along = " with " + strings.Join(m.Containers, ", ")
 	}
+	if len(m.Services) > 0 {
+		along += " with service " + strings.Join(m.Services, ", ") + " of the Swarm"
+	}
 	if len(m.With) > 0 {
 		along += " and " + plural(len(m.With), "volume") + " more (" + strings.Join(m.With, ", ") + ")"
 	}
@@ -187,7 +191,7 @@ func (a *app) printMigration(m api.Migration) error {
 		if m.Why != "" {
 			a.printf("it would wait: %s\n", m.Why)
 		}
-		if m.PredictedSeconds > 0 && len(m.Containers) > 0 {
+		if m.PredictedSeconds > 0 && len(m.Containers)+len(m.Services) > 0 {
 			a.printf("its clients would wait for about %.2f s, besides the stop and the start of its containers\n", m.PredictedSeconds)
 		}
 		for _, text := range m.Notes {

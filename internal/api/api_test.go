@@ -253,6 +253,9 @@ var peerCalls = []struct {
 	{"acquire", func(ctx context.Context, b both) (any, error) {
 		return one(b.Acquire(ctx, "0b5e55ed00000001", apitest.Beta.ID))
 	}},
+	{"unlabel", func(ctx context.Context, b both) (any, error) {
+		return one(b.Unlabel(ctx, "0b5e55ed00000001", "migrate-7"))
+	}},
 }
 
 // Through the wire, every call reaches the backend with the same arguments and
@@ -398,6 +401,7 @@ func TestStrictRequests(t *testing.T) {
 		{"local proposes", local, "POST", "/v1/peer/propose", `{}`, 403, "for other nodes"},
 		{"report for another node", peer, "POST", "/v1/peer/report", `{"report":{"node":"a1fa0000000000000000000000000001"}}`, 403, "reports as"},
 		{"acquire with a bad id", peer, "POST", "/v1/peer/acquire", `{"volume":"../x","node":"be7a0000000000000000000000000002"}`, 400, "volume id"},
+		{"unlabel with a bad id", peer, "POST", "/v1/peer/unlabel", `{"volume":"../x","attempt":"a"}`, 400, "volume id"},
 		{"acquire for a bad node", peer, "POST", "/v1/peer/acquire", `{"volume":"0b5e55ed00000001","node":"beta"}`, 400, "node id"},
 		{"sum of a bad id", peer, "POST", "/v1/peer/sum", `{"volume":"../x","guid":"1"}`, 400, "volume id"},
 		{"holds of a bad id", peer, "POST", "/v1/peer/holds", `{"volume":"../x","guids":[1]}`, 400, "volume id"},

@@ -152,6 +152,10 @@ type Peer interface {
 	// Acquire asks that a volume become mountable on a node: nil when it is. The
 	// refusal names who holds it.
 	Acquire(ctx context.Context, id volume.ID, node volume.NodeID) error
+	// Unlabel has the Swarm that the asked node's engine manages stop the tasks that are
+	// bound to a volume which moves, see volume.SwarmConstraint; it does not wait for that.
+	// Harmless to repeat.
+	Unlabel(ctx context.Context, id volume.ID, attempt string) error
 	// Sum reads one snapshot of the asked node's copy. CodeNotFound: it is not there
 	// (any more).
 	Sum(ctx context.Context, req SumRequest) (Sum, error)

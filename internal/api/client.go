@@ -223,6 +223,12 @@ func (c *Client) Acquire(ctx context.Context, id volume.ID, node volume.NodeID) 
 	return c.call(ctx, request{method: "POST", path: "/v1/peer/acquire", in: in, repeatable: true})
 }
 
+// Unlabel implements Peer.
+func (c *Client) Unlabel(ctx context.Context, id volume.ID, attempt string) error {
+	in := unlabelRequest{Volume: id, Attempt: attempt}
+	return c.call(ctx, request{method: "POST", path: "/v1/peer/unlabel", in: in, repeatable: true})
+}
+
 // fill gives a change the ID that makes its repeat harmless.
 func fill(id *string) {
 	if *id == "" {

@@ -54,6 +54,8 @@ type Migration struct {
 	// Containers go along, and With are the names of other volumes, which they need.
 	Containers []string `json:"containers"`
 	With       []string `json:"with"`
+	// Services are those of a Swarm whose tasks go along: Swarm stops and starts them.
+	Services []string `json:"services,omitempty"`
 	// Notes, of a dry run, are what its clients would notice, in sentences.
 	Notes []string `json:"notes,omitempty"`
 	// Reason is why it failed.

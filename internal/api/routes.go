@@ -70,6 +70,10 @@ type (
 		Volume volume.ID     `json:"volume"`
 		Node   volume.NodeID `json:"node"`
 	}
+	unlabelRequest struct {
+		Volume  volume.ID `json:"volume"`
+		Attempt string    `json:"attempt"`
+	}
 )
 
 // routes is the whole API; openapi.yaml describes the same in words.
@@ -181,6 +185,12 @@ func routes(b Backend, p Peer) []route {
 				return nil, volume.Errorf(volume.CodeInvalid, "%v", err)
 			}
 			return nil, p.Acquire(r.Context(), req.Volume, req.Node)
+		})},
+		route{"POST", "/v1/peer/unlabel", peers, lenient(func(r *http.Request, req unlabelRequest) (any, error) {
+			if _, err := volume.ParseID(string(req.Volume)); err != nil {
+				return nil, volume.Errorf(volume.CodeInvalid, "%v", err)
+			}
+			return nil, p.Unlabel(r.Context(), req.Volume, req.Attempt)
 		})},
 	)
 }

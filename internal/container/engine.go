@@ -32,6 +32,7 @@ type Engine interface {
 	Follow(ctx context.Context, connected, changed func()) error
 	Movers
 	Images
+	Swarm
 }
 
 // Movers are how a container comes to another node. What they are asked for may take

@@ -175,6 +175,9 @@ func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string) (o
 			return out, fmt.Errorf("container %s: %w", c.Name, err)
 		}
 	}
+	if err := f.stopTasks(ctx, id, attempt); err != nil {
+		return out, err
+	}
 	out.Stop = time.Since(began)
 	return out, nil
 }

@@ -123,6 +123,17 @@ func (m *member) mount(ctx context.Context, v *state.Volume, id string) (string,
 			return "", volume.Errorf(volume.CodeRefused, "volume %q belongs to container %s, which is to run on %s", v.Name, c.Name, s.NodeName(v.Placement.Primary)).
 				WithHint("stop the container there first; see `flockctl container list`")
 		}
+		if service := m.bound(v); service != "" {
+			// It may have come here, and this node not have heard of it: Swarm has.
+			if err := m.catchUp(ctx); err != nil {
+				return "", err
+			}
+			if now := m.cluster.State().Volume(v.ID); now == nil || now.Phase != state.PhaseActive || now.Epoch != v.Epoch {
+				return m.mount(ctx, v, id)
+			}
+			return "", volume.Errorf(volume.CodeRefused, "volume %q belongs to Swarm service %s, which runs where the volume is: on %s", v.Name, service, s.NodeName(v.Placement.Primary)).
+				WithHint("to have both on another node: flockctl migrate %s NODE", v.Name)
+		}
 		if err := m.acquire(ctx, v); err != nil {
 			return "", err
 		}

@@ -51,6 +51,7 @@ type member struct {
 	follow   *follower // nil on a node without containers
 	linker   *linker   // the same
 	router   *router   // nil on a node without a proxy
+	swarm    *swarmer  // nil on a node without containers
 
 	clock     func() lease.Moment
 	tenure    *tenure                // this node's lease
@@ -73,6 +74,9 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	m.tenure = newTenure()
 	if p.Proxy != nil {
 		m.router = newRouter(m, p)
+	}
+	if p.Engine != nil {
+		m.swarm = &swarmer{m: m, engine: p.Engine}
 	}
 	if setup.Pool == "" {
 		return m
@@ -169,6 +173,9 @@ func (m *member) run(ctx context.Context, h http.Handler) error {
 	}
 	if m.router != nil {
 		g.run("routes", m.whenFresh(m.router.run))
+	}
+	if m.swarm != nil {
+		g.run("swarm", m.swarm.run)
 	}
 	if m.agent != nil {
 		g.run("replication", m.whenFresh(m.repl.Run))
@@ -399,6 +406,9 @@ func (m *member) report(ctx context.Context) error {
 	rep.Routes = true
 	if m.router != nil {
 		m.router.report(&rep)
+	}
+	if m.swarm != nil {
+		m.swarm.report(&rep)
 	}
 	leader, ok := m.cluster.Leader()
 	if !ok {

@@ -69,7 +69,7 @@ func (m *member) migrateHere(ctx context.Context, ref string, req api.MigrateReq
 	}
 	if req.DryRun {
 		out := m.describeMigration(v, state.Migration{From: v.Placement.Primary, To: to}, api.MigrationPlanned)
-		out.Doing, out.Why, out.Containers, out.With = plan.Doing, plan.Why, plan.Containers, plan.With
+		out.Doing, out.Why, out.Containers, out.Services, out.With = plan.Doing, plan.Why, plan.Containers, plan.Services, plan.With
 		out.Notes = m.migrationNotes(ctx, v, to, plan.Containers)
 		out.PredictedSeconds = placement.PredictPause(view, v, to).Seconds()
 		return out, nil
@@ -129,7 +129,7 @@ func (m *member) migration(v *state.Volume, id string) (api.Migration, error) {
 		_, all := placement.Migrations(placement.NewView(m.cluster.State(), m.heardByPlacement(), m.now()))
 		if i := slices.IndexFunc(all, func(p placement.Migration) bool { return p.Volume.ID == v.ID }); i >= 0 {
 			p := all[i]
-			out.Doing, out.Why, out.Containers, out.With = p.Doing, p.Why, p.Containers, p.With
+			out.Doing, out.Why, out.Containers, out.Services, out.With = p.Doing, p.Why, p.Containers, p.Services, p.With
 		}
 		return out, nil
 	}

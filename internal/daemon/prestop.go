@@ -60,6 +60,9 @@ func (f *follower) copyAhead(ctx context.Context, v *state.Volume, going []*stat
 		return nil // it is too late: its last copy is tried once more
 	}
 	rounds := 0
+	if len(going) == 0 && v.Pending.Follow {
+		rounds = 1 // it is Swarm that stops what runs on it
+	}
 	for _, c := range going {
 		rounds = max(rounds, f.preStop(ctx, v, c))
 	}

@@ -163,8 +163,11 @@ func (v *View) drainPrimary(vol *state.Volume, n *NodeView) drainStep {
 	for i, c := range g.containers {
 		doing += []string{" with container ", ", "}[min(i, 1)] + c.Name
 	}
+	for i, s := range g.services {
+		doing += []string{" with service ", ", "}[min(i, 1)] + s
+	}
 	return drainStep{
-		cmd:    state.BeginHandoff{ID: vol.ID, Epoch: vol.Epoch, To: to, Attempt: g.attempt(), Follow: len(g.containers) > 0},
+		cmd:    state.BeginHandoff{ID: vol.ID, Epoch: vol.Epoch, To: to, Attempt: g.attempt(), Follow: g.stops()},
 		begins: true, turn: g.volumes[0].ID, doing: doing,
 	}
 }

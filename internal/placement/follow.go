@@ -27,11 +27,16 @@ const (
 )
 
 // company is what leaves a node together: the containers that run there and follow,
-// and all their volumes. Most often that is one volume, and one container or none.
+// and all their volumes. Most often that is one volume, and one container or none. Tasks of
+// Swarm services are stopped and started by Swarm.
 type company struct {
 	volumes    []*state.Volume // by ID
 	containers []*state.Container
+	services   []string
 }
+
+// stops says that something is stopped for the move of a company.
+func (g company) stops() bool { return len(g.containers)+len(g.services) > 0 }
 
 // company of a volume on a node.
 func (v *View) company(vol *state.Volume, node volume.NodeID) (g company) {
@@ -49,6 +54,14 @@ func (v *View) company(vol *state.Volume, node volume.NodeID) (g company) {
 			}
 		}
 	}
+	g.services = v.servicesOf(g.volumes, node)
+	for _, other := range g.volumes {
+		if other.Placement.Primary == node { // a task of it may be about to start
+			g.services = append(g.services, v.boundTo(other)...)
+		}
+	}
+	slices.Sort(g.services)
+	g.services = slices.Compact(g.services)
 	slices.SortFunc(g.volumes, func(a, b *state.Volume) int { return cmp.Compare(a.ID, b.ID) })
 	slices.SortFunc(g.containers, func(a, b *state.Container) int { return cmp.Compare(a.Name, b.Name) })
 	return g
@@ -106,6 +119,12 @@ func (v *View) stays(vol *state.Volume, n *NodeView, g company) string {
 		i := slices.IndexFunc(g.containers, func(c *state.Container) bool {
 			return h.Container != "" && strings.HasPrefix(c.ID, h.Container)
 		})
+		if i < 0 && h.Service != "" {
+			if why := v.unbound(h, vol, n); why != "" {
+				return why
+			}
+			continue
+		}
 		if i < 0 {
 			others = append(others, h)
 			continue
@@ -206,14 +225,33 @@ func (v *View) notReady(g company, n *NodeView, to volume.NodeID) string {
 			return fmt.Sprintf("container %s waits until its image is on %s", c.Name, m.Name)
 		}
 	}
+	if len(g.services) > 0 && !m.swarm.Known {
+		return fmt.Sprintf("node %s has not said yet whether it belongs to the Swarm of service %s", m.Name, g.services[0])
+	}
 	if port := g.route(); port != 0 && !m.proxy {
 		return fmt.Sprintf("the proxy of %s does not answer, and the clients of the route on port %d would not get through (systemctl status flockd-proxy there)", m.Name, port)
 	}
 	here, _ := g.here(n.ID)
-	if vol := v.behind(here, to); vol != nil && len(g.containers) > 0 {
-		return fmt.Sprintf("container %s runs until %s has caught up with volume %s", g.containers[0].Name, m.Name, vol.Name)
+	if vol := v.behind(here, to); vol != nil && g.stops() {
+		return fmt.Sprintf("%s runs until %s has caught up with volume %s", g.first(), m.Name, vol.Name)
 	}
 	return ""
+}
+
+// first is one of those that are stopped for the move of a company.
+func (g company) first() string {
+	if len(g.containers) > 0 {
+		return "container " + g.containers[0].Name
+	}
+	return "service " + g.services[0]
+}
+
+// names of the containers of a company.
+func (g company) names() (out []string) {
+	for _, c := range g.containers {
+		out = append(out, c.Name)
+	}
+	return out
 }
 
 // followed is what a node says of a container; nil when it says nothing.

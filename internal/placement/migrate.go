@@ -20,6 +20,8 @@ type Migration struct {
 	// Containers go along, and With are the other volumes that these need.
 	Containers []string
 	With       []string
+	// Services are those of a Swarm whose tasks go along.
+	Services []string
 }
 
 // migrationStep is the next step of a migration: commands, or why there are none.
@@ -63,12 +65,19 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 		return migrationStep{Migration: Migration{Why: fmt.Sprintf("it is %s", vol.Phase)}}
 	case vol.LastRefusal != nil && vol.LastRefusal.Attempt == attempt:
 		return end(vol.LastRefusal.Reason)
+	case vol.LastRefusal != nil && vol.LastRefusal.Attempt == backAttempt+m.Attempt:
+		return end(fmt.Sprintf("its service does not run on %s, and it could not be brought back: %s", v.name(m.To), vol.LastRefusal.Reason))
+	case vol.Placement.Primary != m.To && vol.Moved != nil && vol.Moved.Attempt == backAttempt+m.Attempt:
+		return end(fmt.Sprintf("Swarm did not start its service on %s within %s; it is back on %s", v.name(m.To), startLimit, v.name(vol.Placement.Primary)))
 	case vol.Placement.Primary == m.To:
 		if starting := v.starting(vol); len(starting) > 0 {
 			return doing("on %s, where container %s is starting", v.name(m.To), starting[0].Name)
 		}
 		if v.opening(vol) {
 			return doing("on %s, where the clients of its routes are about to go on", v.name(m.To))
+		}
+		if s, ok := v.serviceStep(vol); ok {
+			return s
 		}
 		return end("")
 	}
@@ -91,7 +100,7 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 		s.cmds = p.adds
 	default:
 		for _, other := range p.here {
-			s.cmds = append(s.cmds, state.BeginHandoff{ID: other.ID, Epoch: other.Epoch, To: m.To, Attempt: attempt, Follow: len(p.Containers) > 0, MaxPause: m.MaxPause})
+			s.cmds = append(s.cmds, state.BeginHandoff{ID: other.ID, Epoch: other.Epoch, To: m.To, Attempt: attempt, Follow: len(p.Containers)+len(p.Services) > 0, MaxPause: m.MaxPause})
 		}
 		s.Doing = "moving to " + v.name(m.To)
 	}
@@ -159,9 +168,7 @@ func (v *View) planMigration(vol *state.Volume, n *NodeView, to volume.NodeID) (
 	g := v.company(vol, n.ID)
 	here, away := g.here(n.ID)
 	p.here = here
-	for _, c := range g.containers {
-		p.Containers = append(p.Containers, c.Name)
-	}
+	p.Containers, p.Services = g.names(), g.services
 	for _, other := range g.volumes {
 		if other != vol {
 			p.With = append(p.With, other.Name)
@@ -251,6 +258,12 @@ func (v *View) others(vol *state.Volume, n *NodeView, g company) string {
 	}
 	var others []volume.Holder
 	for _, h := range c.Holders {
+		if h.Service != "" {
+			if why := v.unbound(h, vol, n); why != "" {
+				return why
+			}
+			continue
+		}
 		if !slices.ContainsFunc(g.containers, func(c *state.Container) bool { return h.Container != "" && strings.HasPrefix(c.ID, h.Container) }) {
 			others = append(others, h)
 		}
@@ -268,6 +281,9 @@ func (v *View) lacks(g company, m *NodeView) string {
 		if f := m.followed(c); f != nil && f.Problem != "" {
 			return fmt.Sprintf("container %s cannot run on %s: %s", c.Name, m.Name, f.Problem)
 		}
+	}
+	if len(g.services) > 0 && m.swarm.Known && !v.swarm.ready[m.swarm.Node] {
+		return fmt.Sprintf("Swarm gives no tasks to %s, and service %s could not run there (docker node ls)", m.Name, g.services[0])
 	}
 	return ""
 }

@@ -52,6 +52,13 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	migrations                   Migrations: their commands, and how far each is
 //	  v1 n1 > n2 ended=n2        its last migration there came to nothing
 //	  v1 n1 > n2 migrate=n2      its user wants it there; refused-of=op: the handoff was refused
+//	swarm n1                     all nodes are in a Swarm that n1 manages; not ready: who gets no
+//	  without n3                 tasks; unheard n3: it has not told of a Swarm yet
+//	  tally v1 v2                and its services, with the volumes that they are bound to; once
+//	                             or off, as in volume.SwarmService
+//	  v1 n1 > n2 task=tally      a task of that service uses it
+//	  v1 n2 > n1 migrate=n2 arrived=n1:10s   so long ago, for that migration; returned=n2: for
+//	                             want of its service it came back from there
 //	empty 10m                    run with Decide: handoffs happen at once, too, and no look
 //	                             may leave a volume fewer complete copies than it asks for
 //	silence n2, hear n2          from now on it is not heard of, or it is again
@@ -254,6 +261,12 @@ func (w *world) run(t *testing.T, in string) string {
 			w.addVolume(t, line)
 		}
 		return ""
+	case "swarm":
+		for id, heard := range w.reports {
+			heard.Report.Swarm = volume.Swarm{Known: true, Node: "swarm-" + string(id)}
+		}
+		w.addSwarm(&w.reports[volume.NodeID(args)].Report.Swarm, lines)
+		return ""
 	case "containers":
 		for _, line := range lines {
 			w.addContainer(t, line)
@@ -342,6 +355,9 @@ func (w *world) run(t *testing.T, in string) string {
 			line := fmt.Sprintf("%s: %s", m.Volume.ID, cmp.Or(m.Doing, "! "+m.Why))
 			if len(m.Containers)+len(m.With) > 0 {
 				line += fmt.Sprintf(" (containers %v, with %v)", m.Containers, m.With)
+			}
+			if len(m.Services) > 0 {
+				line += fmt.Sprintf(" (services %v)", m.Services)
 			}
 			out = append(out, line)
 		}
@@ -619,6 +635,16 @@ func (w *world) addVolume(t *testing.T, line string) {
 			for id := range strings.SplitSeq(value, ",") {
 				absent[volume.NodeID(id)] = true
 			}
+		case "task":
+			holders = append(holders, volume.Holder{Container: "of-" + value, Name: value + ".1", Service: value})
+		case "arrived", "returned":
+			from, ago, _ := strings.Cut(value, ":")
+			v.Moved = &state.Moved{From: volume.NodeID(from), Attempt: state.MigrateAttempt + "op", At: now.Add(-duration(t, cmp.Or(ago, "10s")))}
+			if key == "returned" {
+				v.Moved.Attempt = backAttempt + "op"
+			} else {
+				v.Migration.From = v.Moved.From
+			}
 		case "user": // a container
 			holders = append(holders, volume.Holder{Container: value, Name: value})
 		case "refusal": // of a handoff of a drain, so long ago
@@ -651,6 +677,37 @@ func (w *world) addVolume(t *testing.T, line string) {
 			if st := &h.Report.Volumes[i]; st.Volume == v.ID {
 				st.Used = used
 			}
+		}
+	}
+}
+
+func (w *world) addSwarm(s *volume.Swarm, lines []string) {
+	s.Cluster = "swarm"
+	without := map[volume.NodeID]bool{}
+	for _, line := range lines {
+		fields := strings.Fields(line)
+		svc := volume.SwarmService{Name: fields[0], Wanted: true}
+		for _, f := range fields[1:] {
+			switch {
+			case fields[0] == "without":
+				without[volume.NodeID(f)] = true
+			case fields[0] == "unheard":
+				w.reports[volume.NodeID(f)].Report.Swarm = volume.Swarm{}
+			case f == "once":
+				svc.Once = true
+			case f == "off":
+				svc.Wanted = false
+			default:
+				svc.Volumes = append(svc.Volumes, f)
+			}
+		}
+		if fields[0] != "without" && fields[0] != "unheard" {
+			s.Services = append(s.Services, svc)
+		}
+	}
+	for _, n := range w.nodes {
+		if !without[n.ID] {
+			s.Ready = append(s.Ready, "swarm-"+string(n.ID))
 		}
 	}
 }

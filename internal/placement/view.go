@@ -39,6 +39,8 @@ type View struct {
 	// containers that follow, by volume.
 	containers map[volume.ID][]*state.Container
 
+	swarm swarmView
+
 	salt  uint64 // changes with the state, so that equal nodes take turns
 	index map[volume.NodeID]int
 	zones map[volume.Zone][]int // indices into Nodes
@@ -84,6 +86,7 @@ type NodeView struct {
 	// containers as a fresh report has them, and whether the node's proxy answers.
 	containers []volume.Followed
 	proxy      bool
+	swarm      volume.Swarm
 }
 
 // NewView joins the state with the reports by node. Reports of strangers are
@@ -118,6 +121,9 @@ func newView(nodes []*state.Node, volumes []*state.Volume, settings state.Settin
 	for i, n := range nodes {
 		v.Nodes = append(v.Nodes, newNodeView(n, reports[n.ID], now))
 		v.index[n.ID] = i
+		if v.Nodes[i].Alive {
+			v.swarm.add(reports[n.ID].Report.Swarm)
+		}
 		zone := v.Nodes[i].Zone
 		v.zones[zone] = append(v.zones[zone], i)
 	}
@@ -146,7 +152,7 @@ func newNodeView(n *state.Node, heard Heard, now time.Time) NodeView {
 	nv.applied = heard.Report.Applied
 	nv.clock = heard.Report.At
 	nv.copies = heard.Report.Volumes
-	nv.containers, nv.proxy = heard.Report.Followed, heard.Report.Proxy
+	nv.containers, nv.proxy, nv.swarm = heard.Report.Followed, heard.Report.Proxy, heard.Report.Swarm
 	byVolume := func(i, j int) bool { return nv.copies[i].Volume < nv.copies[j].Volume }
 	if !sort.SliceIsSorted(nv.copies, byVolume) {
 		nv.copies = slices.Clone(nv.copies)

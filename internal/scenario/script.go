@@ -51,6 +51,7 @@ import (
 //	settings, set, ...             what people do with flockctl: see operatorStep
 //	route, busy, ...               what becomes of routes: see proxyStep
 //	hook, hooks                    what is done in containers before their stop: see hookStep
+//	swarm, service, ...            what becomes of a Swarm's services: see swarmStep
 //	run-following, ...             what becomes of containers that follow: see followStep
 //	isolate, freeze, repair, ...   what goes wrong with machines: see faultStep
 //
@@ -106,6 +107,9 @@ func (w *World) step(words []string) error {
 	}
 	node := func() *Machine { return w.Machine(arg(1)) }
 	if ok, err := w.faultStep(words); ok {
+		return err
+	}
+	if ok, err := w.swarmStep(words); ok {
 		return err
 	}
 	switch words[0] {

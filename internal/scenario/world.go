@@ -38,10 +38,11 @@ type World struct {
 	// witnesses are machines that join without a pool.
 	witnesses map[string]bool
 
-	fencers bool              // machines have fencers, so that three of them arm failover
-	called  map[string]string // what a script calls machines that it cannot know
-	assumes bool              // see the step of that name
-	books   map[string]*book  // what was written, by volume
+	fencers bool                 // machines have fencers, so that three of them arm failover
+	called  map[string]string    // what a script calls machines that it cannot know
+	assumes bool                 // see the step of that name
+	books   map[string]*book     // what was written, by volume
+	swarm   *containerfake.Swarm // nil: there is none
 
 	mu        sync.Mutex
 	primaries map[string]volume.NodeID // "volume epoch" to the primary seen first
@@ -112,6 +113,9 @@ func NewWorld(t testing.TB, n int) *World {
 
 // Close powers everything off and waits until nothing runs any more.
 func (w *World) Close() {
+	if w.swarm != nil {
+		w.swarm.Close()
+	}
 	for _, name := range w.Names() {
 		w.nodes[name].Engine.Shutdown()
 	}

@@ -23,6 +23,8 @@ type Report struct {
 	Routes bool `json:"routes,omitempty"`
 	// Proxy says that its proxy answers: without it no clients of routes get to a server here.
 	Proxy bool `json:"proxy,omitempty"`
+	// Swarm is the one that its engine belongs to.
+	Swarm Swarm `json:"swarm,omitzero"`
 	// Problems are sentences for the operator about the node itself (engine not
 	// reachable, pool degraded, shadowing local volume).
 	Problems []string `json:"problems,omitempty"`
@@ -110,6 +112,8 @@ type Aside struct {
 type Holder struct {
 	Container string `json:"container"`      // short ID, or "" when only a mount ID is known
 	Name      string `json:"name,omitempty"` // container name
+	// Service is the Swarm service that it is a task of.
+	Service string `json:"service,omitempty"`
 }
 
 // LinkState is what a link does right now.

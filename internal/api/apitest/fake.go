@@ -587,6 +587,12 @@ func (f *Fake) Acquire(ctx context.Context, id volume.ID, node volume.NodeID) er
 	return f.enter(ctx, "Acquire", id, node)
 }
 
+// Unlabel implements api.Peer.
+func (f *Fake) Unlabel(ctx context.Context, id volume.ID, attempt string) error {
+	defer f.mu.Unlock()
+	return f.enter(ctx, "Unlabel", id, attempt)
+}
+
 // nodeID and volumeID count, so that output of tests is stable.
 func (f *Fake) nodeID() volume.NodeID {
 	f.made++

@@ -50,6 +50,7 @@ type Engine struct {
 	spoiled    map[string]bool    // names of containers that do not start
 	exec       func(ctx context.Context, name string, command []string) (string, error)
 	followers  map[*follower]struct{}
+	swarm      *Swarm // nil: it belongs to none
 	activated  int
 	serial     int
 }

@@ -1,0 +1,125 @@
+package container
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/client"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// labelTries is how often a node is read again that somebody else changed between our
+// reading and our writing.
+const labelTries = 5
+
+// Swarm implements Swarm.
+func (d *Docker) Swarm(ctx context.Context) (SwarmView, error) {
+	return ask(ctx, d, "look at the Swarm", callTimeout, func(ctx context.Context, c *client.Client) (SwarmView, error) {
+		info, err := c.Info(ctx, client.InfoOptions{})
+		if err != nil {
+			return SwarmView{}, err
+		}
+		s := info.Info.Swarm
+		switch s.LocalNodeState {
+		case swarm.LocalNodeStateActive:
+		case swarm.LocalNodeStateInactive:
+			return SwarmView{}, nil
+		default: // it is about to join, is locked or has failed
+			return SwarmView{}, fmt.Errorf("this node is %q in it: %s", s.LocalNodeState, s.Error)
+		}
+		out := SwarmView{Node: s.NodeID}
+		if !s.ControlAvailable || s.Cluster == nil {
+			return out, nil
+		}
+		nodes, err := c.NodeList(ctx, client.NodeListOptions{})
+		if err != nil {
+			return out, err
+		}
+		services, err := c.ServiceList(ctx, client.ServiceListOptions{})
+		if err != nil {
+			return out, err
+		}
+		out.Cluster = s.Cluster.ID
+		for _, n := range nodes.Items {
+			ready := n.Status.State == swarm.NodeStateReady && n.Spec.Availability == swarm.NodeAvailabilityActive
+			out.Nodes = append(out.Nodes, SwarmNode{ID: n.ID, Labels: n.Spec.Labels, Ready: ready})
+		}
+		for _, s := range services.Items {
+			if bound := boundService(s.Spec); len(bound.Volumes) > 0 {
+				out.Services = append(out.Services, bound)
+			}
+		}
+		slices.SortFunc(out.Nodes, func(a, b SwarmNode) int { return strings.Compare(a.ID, b.ID) })
+		slices.SortFunc(out.Services, func(a, b volume.SwarmService) int { return strings.Compare(a.Name, b.Name) })
+		return out, nil
+	})
+}
+
+// boundService is what of a service matters here; without volumes it is not bound to any.
+func boundService(s swarm.ServiceSpec) volume.SwarmService {
+	out := volume.SwarmService{Name: s.Name, Wanted: true}
+	if p := s.TaskTemplate.Placement; p != nil {
+		out.Volumes = BoundVolumes(p.Constraints)
+	}
+	if r := s.Mode.Replicated; r != nil && r.Replicas != nil {
+		out.Wanted = *r.Replicas > 0
+	}
+	if r := s.TaskTemplate.RestartPolicy; r != nil && r.Condition == swarm.RestartPolicyConditionNone {
+		out.Once = true
+	}
+	if s.Mode.ReplicatedJob != nil || s.Mode.GlobalJob != nil {
+		out.Once = true
+	}
+	return out
+}
+
+// LabelSwarmNode implements Swarm. A node is written as it was read, with the version that
+// it had then: what somebody else has changed meanwhile is not lost, but read again.
+func (d *Docker) LabelSwarmNode(ctx context.Context, node string, add, remove []string) error {
+	_, err := ask(ctx, d, "label a node of the Swarm", callTimeout, func(ctx context.Context, c *client.Client) (struct{}, error) {
+		for tries := 1; ; tries++ {
+			n, err := c.NodeInspect(ctx, node, client.NodeInspectOptions{})
+			if err != nil {
+				return struct{}{}, err
+			}
+			spec := n.Node.Spec
+			labels := relabel(spec.Labels, add, remove)
+			if maps.Equal(labels, spec.Labels) {
+				return struct{}{}, nil
+			}
+			spec.Labels = labels
+			_, err = c.NodeUpdate(ctx, node, client.NodeUpdateOptions{Version: n.Node.Version, Spec: spec})
+			if err == nil || tries == labelTries || !outOfSequence(err) {
+				return struct{}{}, err
+			}
+		}
+	})
+	return err
+}
+
+// outOfSequence says that the version of an update was not the newest. Engines give it
+// different codes.
+func outOfSequence(err error) bool {
+	return cerrdefs.IsConflict(err) || strings.Contains(err.Error(), "update out of sequence")
+}
+
+// relabel is a copy of labels with some more and some less.
+func relabel(labels map[string]string, add, remove []string) map[string]string {
+	out := maps.Clone(labels)
+	if out == nil {
+		out = map[string]string{}
+	}
+	for _, l := range remove {
+		delete(out, l)
+	}
+	for _, l := range add {
+		out[l] = "true"
+	}
+	return out
+}

@@ -1,0 +1,335 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+const (
+	// swarmEvery is how often an engine is asked about its Swarm: what has changed there is
+	// known that late. What has changed in the cluster is acted upon at once.
+	swarmEvery = 5 * time.Second
+	// swarmGap is the shortest time between two looks.
+	swarmGap = 50 * time.Millisecond
+	// unlabelPatience is how long one manager's flockd may take to have a service stopped
+	// somewhere, and swarmStop how long Swarm may take then, with the grace period that
+	// the service's containers have to end.
+	unlabelPatience = 10 * time.Second
+	swarmStop       = 60 * time.Second
+	// swarmLook is the time between two looks whether it has, which clients wait for.
+	swarmLook = 100 * time.Millisecond
+)
+
+// swarmer looks after the Swarm that this node's engine belongs to. On a manager it has
+// Swarm run services where their volumes are, by labels of nodes: see planSwarm. Of several
+// managers one does it, but nothing breaks if two do.
+type swarmer struct {
+	m      *member
+	engine container.Swarm
+
+	// turn is held from a look at the state until the labels are as it says, so that a
+	// label is not given by an older state than the one by which it was taken.
+	turn sync.Mutex
+
+	mu       sync.Mutex
+	seen     container.SwarmView
+	asked    time.Time // when it was; zero: never
+	known    bool      // the engine has told, be that a while ago
+	problems []string
+}
+
+// run looks whenever something may have changed, until ctx ends.
+func (w *swarmer) run(ctx context.Context) error {
+	every := time.NewTicker(swarmEvery)
+	defer every.Stop()
+	for ctx.Err() == nil {
+		changed := w.m.cluster.Changed()
+		if err := w.step(ctx); err != nil && ctx.Err() == nil {
+			w.m.log.Debug("the Swarm cannot be looked after now", "err", err)
+		}
+		pause(ctx, swarmGap)
+		select {
+		case <-changed:
+		case <-every.C:
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// step looks once and changes what is to be changed.
+func (w *swarmer) step(ctx context.Context) error {
+	w.turn.Lock()
+	defer w.turn.Unlock()
+	if w.due() {
+		if err := w.look(ctx); err != nil {
+			return err
+		}
+	}
+	changes, _ := w.plan()
+	if len(changes) > 0 {
+		// What is planned is planned by what is so now.
+		if err := w.look(ctx); err != nil {
+			return err
+		}
+	}
+	changes, problems := w.plan()
+	w.mu.Lock()
+	w.problems = problems
+	w.mu.Unlock()
+	for _, c := range changes {
+		if err := w.label(ctx, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// due says that the engine has not been asked for a while.
+func (w *swarmer) due() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.asked.IsZero() || w.m.now().Sub(w.asked).Abs() >= swarmEvery-swarmGap
+}
+
+// look asks the engine. One that does not answer leaves what this node is in the Swarm as it
+// was known, but not that it can do anything there.
+func (w *swarmer) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	seen, err := w.engine.Swarm(ctx)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked = w.m.now()
+	if err != nil {
+		w.seen.Cluster, w.seen.Nodes, w.seen.Services = "", nil, nil
+		return err
+	}
+	w.seen, w.known = seen, true
+	return nil
+}
+
+// label changes one node, and what is known of it.
+func (w *swarmer) label(ctx context.Context, c swarmLabels) error {
+	lctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	if err := w.engine.LabelSwarmNode(lctx, c.Node, c.Add, c.Remove); err != nil {
+		return err
+	}
+	w.m.log.Info("Swarm is told where services may run", "node", c.Node, "there", c.Add, "not there", c.Remove)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	nodes := slices.Clone(w.seen.Nodes)
+	for i := range nodes {
+		if nodes[i].ID != c.Node {
+			continue
+		}
+		labels := map[string]string{}
+		maps.Copy(labels, nodes[i].Labels)
+		for _, l := range c.Remove {
+			delete(labels, l)
+		}
+		for _, l := range c.Add {
+			labels[l] = "true"
+		}
+		nodes[i].Labels = labels
+	}
+	w.seen.Nodes = nodes
+	return nil
+}
+
+// plan is planSwarm, where it is this node's turn.
+func (w *swarmer) plan() ([]swarmLabels, []string) {
+	w.mu.Lock()
+	seen := w.seen
+	w.mu.Unlock()
+	// Without a leader this node's state may be an old one.
+	if seen.Cluster == "" || !w.m.ready() || w.m.leaderless() {
+		return nil, nil
+	}
+	where := map[volume.NodeID]string{w.m.self: seen.Node}
+	for _, r := range w.m.reports.All(w.m.now()) {
+		id, s := r.Report.Node, r.Report.Swarm
+		if id == w.m.self {
+			continue
+		}
+		if s.Known {
+			where[id] = s.Node
+		}
+		if s.Cluster == seen.Cluster && id < w.m.self && r.Age <= w.m.timers.Stale {
+			return nil, nil // another manager's
+		}
+	}
+	return planSwarm(swarmView{State: w.m.cluster.State(), Swarm: seen, Where: where})
+}
+
+// report adds what this node knows of its Swarm to its report.
+func (w *swarmer) report(rep *volume.Report) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	rep.Swarm = volume.Swarm{Known: w.known, Node: w.seen.Node, Cluster: w.seen.Cluster, Services: w.seen.Services}
+	for _, n := range w.seen.Nodes {
+		if n.Ready {
+			rep.Swarm.Ready = append(rep.Swarm.Ready, n.ID)
+		}
+	}
+	rep.Problems = append(rep.Problems, w.problems...)
+}
+
+// member says that this node's engine belongs to a Swarm, or may.
+func (w *swarmer) member() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.seen.Node != "" || !w.known
+}
+
+// Unlabel implements api.Peer, on a node whose engine manages a Swarm: the label of a volume
+// that moves is taken off all nodes, with which Swarm stops the tasks of the services that
+// are bound to it. It comes back when the move is over, wherever the volume is then.
+func (m *member) Unlabel(ctx context.Context, id volume.ID, attempt string) error {
+	if m.swarm == nil {
+		return errNoManager
+	}
+	// A state from before the move began would have the label given again.
+	if err := m.catchUp(ctx); err != nil {
+		return err
+	}
+	m.swarm.turn.Lock()
+	defer m.swarm.turn.Unlock()
+	v := m.cluster.State().Volume(id)
+	if v == nil || v.Phase != state.PhaseMoving || v.Pending.Attempt != attempt {
+		return volume.Errorf(volume.CodeConflict, "volume %s: this move is over", id)
+	}
+	if from, ok := api.Caller(ctx); ok && from != v.Placement.Primary {
+		return volume.Errorf(volume.CodeDenied, "volume %q: only its primary has its tasks stopped", v.Name)
+	}
+	if err := m.swarm.look(ctx); err != nil {
+		return volume.Errorf(volume.CodeUnavailable, "the Swarm cannot be asked: %v", err)
+	}
+	m.swarm.mu.Lock()
+	seen := m.swarm.seen
+	m.swarm.mu.Unlock()
+	if seen.Cluster == "" {
+		return errNoManager
+	}
+	label := volume.SwarmPrefix + v.Name
+	for _, node := range (swarmView{Swarm: seen}).labelled(label) {
+		if err := m.swarm.label(ctx, swarmLabels{Node: node, Remove: []string{label}}); err != nil {
+			return volume.Errorf(volume.CodeUnavailable, "a node of the Swarm cannot be labelled: %v", err)
+		}
+	}
+	return nil
+}
+
+var errNoManager = volume.Errorf(volume.CodeUnavailable, "the engine of this node does not manage a Swarm")
+
+// swarmManagers are the nodes whose engines manage a Swarm that has a service bound to a
+// volume of this name, and that are heard of.
+func (m *member) swarmManagers(name string) (ids []volume.NodeID, service string) {
+	for _, r := range m.reports.All(m.now()) {
+		if s := r.Report.Swarm; s.Manages() && r.Age <= m.timers.Stale {
+			for _, svc := range s.Services {
+				if svc.BoundTo(name) && svc.Wanted {
+					ids, service = append(ids, r.Report.Node), svc.Name
+					break
+				}
+			}
+		}
+	}
+	slices.Sort(ids)
+	return ids, service
+}
+
+// stopTasks has Swarm stop the tasks that use a volume here, and returns when it has. With
+// none here it is told all the same, if it can be, so that none begins while the volume
+// leaves.
+func (f *follower) stopTasks(ctx context.Context, id volume.ID, attempt string) error {
+	v := f.m.cluster.State().Volume(id)
+	if v == nil {
+		return errGivenUp
+	}
+	managers, _ := f.m.swarmManagers(v.Name)
+	if len(managers) == 0 && !f.m.swarm.member() {
+		return nil // clients wait: nothing is asked for nothing
+	}
+	tasks, err := f.tasks(ctx, v.Name)
+	if err != nil {
+		return err
+	}
+	err = f.m.unlabel(ctx, managers, id, attempt)
+	switch {
+	case err != nil && len(tasks) > 0:
+		return fmt.Errorf("service %s: Swarm cannot be told to stop it: %w", strings.Join(tasks, ", "), err)
+	case err != nil && len(managers) > 0:
+		f.m.log.Warn("Swarm is not told that a volume leaves; tasks that it starts here cannot mount it", "volume", v.Name, "err", err)
+	}
+	for began := time.Now(); len(tasks) > 0; {
+		if time.Since(began) >= swarmStop {
+			return fmt.Errorf("service %s was not stopped by Swarm within %s", strings.Join(tasks, ", "), swarmStop)
+		}
+		pause(ctx, swarmLook)
+		now := f.m.cluster.State().Volume(id)
+		if ctx.Err() != nil || now == nil || now.Pending == nil || now.Pending.Attempt != attempt {
+			return errGivenUp
+		}
+		if tasks, err = f.tasks(ctx, v.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tasks are the Swarm services that use a volume on this node.
+func (f *follower) tasks(ctx context.Context, name string) (services []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	all, err := f.engine.Users(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range all {
+		s := container.SwarmService(u.Labels)
+		uses := slices.ContainsFunc(u.Volumes, func(m container.Mount) bool { return m.Volume == name })
+		if s != "" && uses && u.State.Live() && !slices.Contains(services, s) {
+			services = append(services, s)
+		}
+	}
+	slices.Sort(services)
+	return services, nil
+}
+
+// unlabel asks one manager after the other.
+func (m *member) unlabel(ctx context.Context, managers []volume.NodeID, id volume.ID, attempt string) error {
+	err := error(volume.Errorf(volume.CodeUnavailable, "no flockd on a manager of the Swarm is heard of"))
+	for _, node := range managers {
+		uctx, cancel := context.WithTimeout(ctx, unlabelPatience)
+		if node == m.self {
+			err = m.Unlabel(uctx, id, attempt)
+		} else {
+			err = m.client(node).Unlabel(uctx, id, attempt)
+		}
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		err = fmt.Errorf("by %s: %w", m.cluster.State().NodeName(node), err)
+	}
+	return err
+}
+
+// bound is the Swarm service whose tasks go where a volume goes; a mount elsewhere must not
+// fetch the volume from there. "" for none.
+func (m *member) bound(v *state.Volume) string {
+	_, service := m.swarmManagers(v.Name)
+	return service
+}
