@@ -17,20 +17,7 @@ import (
 func TestFailoverSwarm(t *testing.T) {
 	c := start(t)
 	c.Step("failover becomes automatic by itself", func() { c.waitAutomatic() })
-	c.Step("a swarm of three, whose n1 manages and runs no tasks", func() {
-		c.n1.Docker("swarm", "init", "--advertise-addr", c.n1.Addr(), "--availability", "drain")
-		token := c.n1.Docker("swarm", "join-token", "-q", "worker")
-		for _, n := range []*lab.Node{c.n2, c.n3} {
-			n.Docker("swarm", "join", "--token", token, c.n1.Addr()+":2377")
-		}
-		t.Cleanup(func() {
-			for _, n := range c.Nodes() {
-				if _, err := n.TryDocker("swarm", "leave", "--force"); err != nil {
-					t.Logf("%s: %v", n, err)
-				}
-			}
-		})
-	})
+	c.Step("a swarm of three, whose n1 manages and runs no tasks", func() { c.swarm(t) })
 
 	var v api.Volume
 	var told counter
@@ -86,6 +73,23 @@ func TestFailoverSwarm(t *testing.T) {
 		c.n1.Docker("service", "rm", "tally")
 		run.Wait()
 		c.waitMounted(c.n3, "v", false)
+	})
+}
+
+// swarm makes one of all nodes, until the test's end: n1 manages it and runs no tasks.
+func (c cluster) swarm(t *testing.T) {
+	c.Helper()
+	c.n1.Docker("swarm", "init", "--advertise-addr", c.n1.Addr(), "--availability", "drain")
+	token := c.n1.Docker("swarm", "join-token", "-q", "worker")
+	for _, n := range []*lab.Node{c.n2, c.n3} {
+		n.Docker("swarm", "join", "--token", token, c.n1.Addr()+":2377")
+	}
+	t.Cleanup(func() {
+		for _, n := range c.Nodes() {
+			if _, err := n.TryDocker("swarm", "leave", "--force"); err != nil {
+				t.Logf("%s: %v", n, err)
+			}
+		}
 	})
 }
 
