@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -63,7 +64,7 @@ func (a *app) printContainers(all []api.Container) error {
 		return err
 	}
 	for _, c := range all {
-		for _, text := range append(c.Obstacles, c.Problems...) {
+		for _, text := range slices.Concat(c.Obstacles, c.Notes, c.Problems) {
 			fmt.Fprintf(a.stdout, "%s: %s\n", c.Name, text)
 		}
 	}

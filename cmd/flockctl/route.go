@@ -30,7 +30,10 @@ passtls          of postgres: clients that ask for TLS have it with the server, 
 
 What tls and auth need is in files of each node: tls.crt, tls.key, auth-user and auth-password in the folder
 /etc/flocker/routes/LISTEN. Routes can also be given as the option ports of a volume, or as labels of a
-container that follows its volumes: flocker.proxy.NAME.listen, .port and .mode.`
+container that follows its volumes: flocker.proxy.NAME.listen, .port and .mode.
+
+A container reaches a route at its own node, wherever it runs: make it with --add-host NAME:host-gateway. With
+the label flocker.links=NAME:LISTEN it is looked after, and listed here.`
 
 func (a *app) routeCommand() *cli.Command {
 	port := func(usage, what string, do func(ctx context.Context, listen int) error) *cli.Command {

@@ -22,6 +22,8 @@ type Container struct {
 	// Obstacles are what cannot follow; when Blocked, the container is not made elsewhere.
 	Obstacles []string `json:"obstacles,omitempty"`
 	Blocked   bool     `json:"blocked,omitempty"`
+	// Notes are what would be different about it on another node.
+	Notes []string `json:"notes,omitempty"`
 	// LacksImage are nodes with a copy of its volumes that could not start it at once.
 	LacksImage []NodeRef `json:"lacks_image,omitempty"`
 	// Problems are what went wrong with it on a node.

@@ -25,7 +25,7 @@ func (v view) describe(records []*state.Container) (out []api.Container) {
 	for _, r := range records {
 		c := api.Container{
 			Name: r.Name, Volumes: []string{}, Node: v.ref(r.Node), Image: r.Image.Ref, Run: r.Run, State: "missing",
-			Obstacles: r.Obstacles, Blocked: r.Blocked,
+			Obstacles: r.Obstacles, Blocked: r.Blocked, Notes: v.state.Bypasses(r),
 		}
 		for _, cv := range r.Volumes {
 			name := string(cv.ID)
@@ -50,6 +50,11 @@ func (v view) describe(records []*state.Container) (out []api.Container) {
 			}
 			if f.LacksImage && n.ID != r.Node && mayGetImage(v.state, r, n.ID) {
 				c.LacksImage = append(c.LacksImage, v.ref(n.ID))
+			}
+			for _, text := range f.Notes {
+				if n.ID != r.Node && !slices.Contains(c.Notes, text) {
+					c.Notes = append(c.Notes, text)
+				}
 			}
 			if f.Problem != "" {
 				c.Problems = append(c.Problems, n.Name+": "+f.Problem)

@@ -21,7 +21,7 @@ func TestContainersView(t *testing.T) {
 		"rec post n1 id=bb vols=logs@1,mail@1 run",
 		"rec old n2 id=cc vols=mail@1 blocked",
 	}).State
-	for _, n := range []volume.NodeID{"n1", "n2", "n3"} {
+	for _, n := range []volume.NodeID{"n1", "n2", "n3", "n4"} {
 		index := s.Index + 1
 		var res state.Result
 		s, res = state.Apply(s, index, state.Envelope{Command: state.CreateToken{Token: state.Token{ID: string(n), Expires: time.Unix(1, 0)}}})
@@ -41,7 +41,8 @@ func TestContainersView(t *testing.T) {
 	key := s.RecordOf("web", []volume.ID{"db"}).RecordKey()
 	reports := map[volume.NodeID]heard{
 		"n1": {Report: volume.Report{Followed: []volume.Followed{{Record: key, State: "running", LacksImage: true}}}},
-		"n2": {Report: volume.Report{Followed: []volume.Followed{{Record: key, LacksImage: true, Problem: "no room"}}}},
+		"n2": {Report: volume.Report{Followed: []volume.Followed{{Record: key, LacksImage: true, Problem: "no room", Notes: []string{"a port is taken", "so"}}}}},
+		"n4": {Report: volume.Report{Followed: []volume.Followed{{Record: key, Notes: []string{"a port is taken"}}}}},
 		"n3": {Age: time.Hour, Report: volume.Report{Followed: []volume.Followed{{Record: key, LacksImage: true}}}},
 	}
 	v := view{state: s, stale: time.Minute, heard: func(id volume.NodeID) (heard, bool) { h, ok := reports[id]; return h, ok }}
@@ -52,7 +53,7 @@ func TestContainersView(t *testing.T) {
 	n := func(id volume.NodeID) api.NodeRef { return api.NodeRef{ID: id, Name: "node-" + string(id)} }
 	want := map[string]api.Container{
 		"web": {Name: "web", Volumes: []string{"db"}, Node: n("n1"), Run: true, State: "running",
-			LacksImage: []api.NodeRef{n("n2")}, Problems: []string{"node-n2: no room"}},
+			LacksImage: []api.NodeRef{n("n2")}, Notes: []string{"a port is taken", "so"}, Problems: []string{"node-n2: no room"}},
 		"post": {Name: "post", Volumes: []string{"logs", "mail"}, Node: n("n1"), Run: true, State: "missing",
 			Problems: []string{"its volumes have different primaries, so it can run nowhere: logs on node-n1, mail on node-n2"}},
 		"old": {Name: "old", Volumes: []string{"mail"}, Node: n("n2"), State: "missing", Blocked: true},

@@ -568,7 +568,7 @@ func (f *follower) differences(spec container.Spec, target container.Target) (no
 	}
 	s := f.m.cluster.State()
 	for _, why := range left {
-		notes = append(notes, fmt.Sprintf("container %s will not publish every port on %s: %s", spec.Name, s.NodeName(f.m.self), why))
+		notes = append(notes, fmt.Sprintf("it will not publish every port on %s: %s", s.NodeName(f.m.self), why))
 	}
 	links, err := spec.Links()
 	if err != nil {
@@ -576,7 +576,7 @@ func (f *follower) differences(spec container.Spec, target container.Target) (no
 	}
 	for _, l := range links {
 		if len(linkedTo(s, l)) == 0 {
-			notes = append(notes, unrouted(spec.Name, l))
+			notes = append(notes, unrouted("it", l))
 		}
 	}
 	return notes

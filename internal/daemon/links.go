@@ -89,7 +89,7 @@ func madeLinks(s *state.State, here []container.Linking) (out []madeLink) {
 			i := slices.IndexFunc(unlinked, func(h container.Host) bool { return h.Name == l.Name })
 			switch {
 			case len(x.Listen) == 0:
-				x.Problem = unrouted(c.Name, l)
+				x.Problem = unrouted("container "+c.Name, l)
 			case i >= 0:
 				x.Problem = fmt.Sprintf("container %s does not reach %s through its node: %s", c.Name, l, unlinked[i])
 			}
@@ -118,11 +118,12 @@ func linkedTo(s *state.State, l container.Link) (listen []int) {
 	return listen
 }
 
-func unrouted(name string, l container.Link) string {
+// unrouted says that a link of somebody leads nowhere.
+func unrouted(who string, l container.Link) string {
 	if l.Port != 0 {
-		return fmt.Sprintf("container %s is linked to %s, and no route listens on port %d", name, l, l.Port)
+		return fmt.Sprintf("%s is linked to %s, and no route listens on port %d", who, l, l.Port)
 	}
-	return fmt.Sprintf("container %s is linked to %s, and no volume or container of that name has a route", name, l)
+	return fmt.Sprintf("%s is linked to %s, and no volume or container of that name has a route", who, l)
 }
 
 func (l *linker) report(rep *volume.Report) {

@@ -276,8 +276,10 @@ func (m *member) migrationNotes(ctx context.Context, v *state.Volume, to volume.
 			notes = append(notes, fmt.Sprintf("container %s: %s", c.Name, text))
 		}
 		for _, f := range there.Followed {
-			if f.Record == c.RecordKey() {
-				notes = append(notes, f.Notes...)
+			for _, text := range f.Notes {
+				if f.Record == c.RecordKey() {
+					notes = append(notes, fmt.Sprintf("container %s: %s", c.Name, text))
+				}
 			}
 		}
 	}

@@ -12,7 +12,8 @@ func containers() []api.Container {
 	return []api.Container{
 		{Name: "backup", Volumes: []string{"uploads"}, Node: Beta, Image: "tools:3", State: "exited", Blocked: true,
 			Obstacles: []string{"/etc/keys is the directory or file /etc/keys of its node"}},
-		{Name: "shop_db_1", Volumes: []string{"pgdata"}, Node: Alpha, Image: "postgres:16", Run: true, State: "running", LacksImage: []api.NodeRef{Gamma}},
+		{Name: "shop_db_1", Volumes: []string{"pgdata"}, Node: Alpha, Image: "postgres:16", Run: true, State: "running", LacksImage: []api.NodeRef{Gamma},
+			Notes: []string{"it will not publish every port on gamma: container metrics publishes port 9187/tcp there already"}},
 	}
 }
 
