@@ -25,6 +25,8 @@ type pgFramer struct {
 	// What has no answer yet, in the order of the answers: see the kinds below.
 	waiting  []byte
 	parses   []pgUnnamed // those of waiting that prepare the unnamed statement
+	kept     int         // bytes of them
+	emptied  int         // of them, the first ones, which are not kept
 	status   byte        // as of the last ReadyForQuery
 	unsynced bool        // after a message of the extended protocol, up to Sync
 	skipping bool        // the server has refused one of those, and hears nothing before Sync
@@ -67,6 +69,7 @@ const (
 const (
 	pgMaxParameters = 16 << 10  // of one parameter's report
 	pgMaxUnnamed    = 256 << 10 // of an unnamed statement that is kept
+	pgMaxParses     = 1 << 20   // of all those that wait for the server's word
 	pgMaxState      = 4 << 20   // of a session's prepared statements and settings
 )
 
@@ -169,8 +172,15 @@ func (f *pgFramer) sent() error {
 		u := pgUnnamed{long: !f.in.whole}
 		if f.in.whole {
 			u.body = bytes.Clone(f.in.body)
+			f.kept += len(u.body)
 		}
 		f.parses = append(f.parses, u)
+		// The server takes many before it says a word. It is the last one that matters: of
+		// those before, each is gone for the server too when the next has been prepared.
+		for ; f.kept > pgMaxParses; f.emptied++ {
+			f.kept -= len(f.parses[f.emptied].body)
+			f.parses[f.emptied] = pgUnnamed{long: true}
+		}
 	case kind == 'C':
 		f.unsynced = true
 		if string(f.in.body) == "S\x00" {
@@ -225,11 +235,13 @@ func (f *pgFramer) head() byte {
 // drop takes what has been answered, or will never be, off the queue.
 func (f *pgFramer) drop() {
 	if f.waiting[0] == pgUnnamedP {
-		f.parses = append(f.parses[:0], f.parses[1:]...)
+		f.kept -= len(f.parses[0].body)
+		f.parses = without(f.parses)
+		f.emptied = max(0, f.emptied-1)
 	}
-	f.waiting = append(f.waiting[:0], f.waiting[1:]...)
+	f.waiting = without(f.waiting)
 	for f.head() == pgCopyEnd {
-		f.waiting = append(f.waiting[:0], f.waiting[1:]...)
+		f.waiting = without(f.waiting)
 	}
 }
 

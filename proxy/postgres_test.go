@@ -200,6 +200,45 @@ func TestPostgresFramer(t *testing.T) {
 	}
 }
 
+// A server may be told of many statements before it answers the first. What is kept of them
+// has an end; the last one is, for it is the one that counts.
+func TestPostgresKeepsSoMuch(t *testing.T) {
+	f := newTestPgFramer()
+	one := func() int { return 1 << 30 }
+	pgHear(t, f, pgMessages(nil).add(0, int32(pgVersion3), "user", "u", byte(0)), one)
+	pgPass(t, f, pgMessages(nil).add('R', int32(0)).add('Z', byte('I')), one)
+	const long, many, short = 100 << 10, 50, 20_000
+	statement := func(i int) string { return fmt.Sprintf("SELECT %d, '%s'", i, strings.Repeat("x", long)) }
+	for i := range many {
+		pgHear(t, f, pgMessages(nil).parse("", statement(i)), one)
+		size := 0
+		for _, u := range f.parses {
+			size += len(u.body)
+		}
+		if size > pgMaxParses || size != f.kept {
+			t.Fatalf("after %d statements %d bytes are kept, and counted as %d", i+1, size, f.kept)
+		}
+	}
+	for range short { // none of which takes the longer the more there are
+		pgHear(t, f, pgMessages(nil).parse("", "SELECT 1"), one)
+	}
+	pgHear(t, f, pgMessages(nil).parse("", statement(many)).add('S'), one)
+	pgPass(t, f, pgMessages(nil).add('1'), one)
+	if f.unnamed == nil || !f.unnamed.long {
+		t.Errorf("the first statement is %+v, want one that is known to be missing", f.unnamed)
+	}
+	for range many + short {
+		pgPass(t, f, pgMessages(nil).add('1'), one)
+	}
+	pgPass(t, f, pgMessages(nil).add('Z', byte('I')), one)
+	if want := string(pgMessages(nil).parse("", statement(many))[5:]); f.unnamed == nil || string(f.unnamed.body) != want {
+		t.Error("the last statement is not kept")
+	}
+	if f.busy() != "" || f.kept != 0 || f.emptied != 0 || len(f.parses) != 0 {
+		t.Errorf("with all answers it is busy with %q, and keeps %d bytes of %d statements", f.busy(), f.kept, len(f.parses))
+	}
+}
+
 func TestPostgresWords(t *testing.T) {
 	const setConfig = "a call of set_config for a name that is not in its text"
 	for _, c := range []struct{ text, names, keeps string }{

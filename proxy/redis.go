@@ -201,6 +201,12 @@ func (f *redisFramer) sent() {
 		}
 	}
 	f.waiting.push(c)
+	if f.waiting.tooMuch() {
+		// A server such as Redis reads on, and keeps all replies, for a client that does not
+		// read them. What is kept here for it has an end.
+		f.pin = "it has asked more than can be remembered without reading the replies"
+		f.waiting = respQueue{}
+	}
 }
 
 // clientCommand tells what a CLIENT command does to the session.
@@ -402,8 +408,9 @@ type respCommand struct {
 // respQueue holds commands in the order of their replies. Runs of plain ones, which is
 // what a pipeline of a million has, take the room of one.
 type respQueue struct {
-	runs []respRun
-	n    int
+	runs   []respRun
+	n      int
+	setups int // bytes of those that change the session
 }
 
 type respRun struct {
@@ -413,6 +420,7 @@ type respRun struct {
 
 func (q *respQueue) push(c respCommand) {
 	q.n++
+	q.setups += c.setup.size()
 	if last := len(q.runs) - 1; last >= 0 && q.runs[last].respCommand == c && c.setup == nil {
 		q.runs[last].n++
 		return
@@ -426,10 +434,40 @@ func (q *respQueue) pop() (respCommand, bool) {
 	}
 	q.n--
 	c := q.runs[0].respCommand
+	q.setups -= c.setup.size()
 	if q.runs[0].n--; q.runs[0].n == 0 {
-		q.runs = append(q.runs[:0], q.runs[1:]...)
+		q.runs = without(q.runs)
 	}
 	return c, true
+}
+
+// without takes the first of a queue off it. The place of the last one is used again.
+func without[T any](queue []T) []T {
+	clear(queue[:1])
+	if len(queue) == 1 {
+		return queue[:0]
+	}
+	return queue[1:]
+}
+
+const (
+	maxRuns   = 1 << 18 // some megabytes
+	maxSetups = 4 << 20 // bytes
+)
+
+// tooMuch says that a session is no longer worth what the queue costs.
+func (q *respQueue) tooMuch() bool { return len(q.runs) > maxRuns || q.setups > maxSetups }
+
+// size is about what it costs to keep.
+func (s *redisSetup) size() (n int) {
+	if s == nil {
+		return 0
+	}
+	n = 100
+	for _, a := range s.args {
+		n += 40 + len(a)
+	}
+	return n
 }
 
 func (q *respQueue) empty() bool { return q.n == 0 }

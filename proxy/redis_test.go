@@ -99,6 +99,51 @@ func valueEnds(stream []byte, pieces func() int) (at []int, failed string) {
 	return at, ""
 }
 
+// A server may read on though its client reads no replies: Redis does. What is remembered
+// for such a client has an end, and then its session is pinned; and it does not take the
+// longer the more there is, or a pipeline would stand still.
+func TestRedisRemembersSoMuch(t *testing.T) {
+	for what, c := range map[string]struct {
+		say   string
+		times int
+		want  string
+	}{
+		"plain commands, which take the room of one": {"PING\r\n", 500_000, "500000 commands have no reply yet"},
+		"a long pipeline of transactions":            {"MULTI\r\nSET a b\r\nEXEC\r\n", 40_000, "120000 commands have no reply yet"},
+		"one without an end":                         {"WATCH a\r\nUNWATCH\r\n", 150_000, "it has asked more than can be remembered without reading the replies"},
+		"settings without an end":                    {"SELECT 1\r\n", 50_000, "it has asked more than can be remembered without reading the replies"},
+		"long settings without an end":               {"AUTH " + strings.Repeat("x", 1000) + "\r\n", 20_000, "it has asked more than can be remembered without reading the replies"},
+	} {
+		f := newRedisFramer()
+		for range c.times {
+			for p := []byte(c.say); len(p) > 0 && f.pinned() == ""; {
+				n, err := f.request(p)
+				if err != nil {
+					t.Fatalf("%s: %v", what, err)
+				}
+				p = p[n:]
+			}
+		}
+		if f.busy() != c.want {
+			t.Errorf("%s: it is busy with %q, want %q", what, f.busy(), c.want)
+		}
+		if f.pinned() != "" {
+			if len(f.waiting.runs) > 0 {
+				t.Errorf("%s: nothing is followed any more, and %d commands are still remembered", what, len(f.waiting.runs))
+			}
+			continue
+		}
+		for range f.waiting.len() {
+			if err := f.reply([]byte("+OK\r\n")); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+		if f.busy() != "" || f.waiting.setups != 0 {
+			t.Errorf("%s: with all replies it is busy with %q, and remembers %d bytes", what, f.busy(), f.waiting.setups)
+		}
+	}
+}
+
 // However a stream is cut into pieces, its values end at the same places.
 func FuzzRESP(f *testing.F) {
 	for _, seed := range []string{
