@@ -334,8 +334,8 @@ func (c *carrier) delivered(end uint64, at *uint64) (done, ok bool) {
 	}
 	var failed error
 	err := raw.Control(func(fd uintptr) { queued, failed = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
-	info, ok := tcpInfo(c.conn)
-	if err != nil || failed != nil || !ok {
+	info := tcpInfo(c.conn)
+	if err != nil || failed != nil || info == nil {
 		return false, false
 	}
 	if *at == 0 { // the first look since: what is unacknowledged now includes it

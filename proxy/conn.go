@@ -1,11 +1,14 @@
 package proxy
 
 import (
+	"cmp"
+	"context"
 	"io"
 	"net"
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,14 +29,53 @@ func (c chunk) release()      { chunks.Put(c.buf) }
 
 // readChunk reads what there is, and waits for it. A connection that says nothing has
 // no buffer: it is taken when there is something to read.
-func readChunk(from net.Conn) (chunk, error) {
-	if raw := rawConn(from); raw != nil {
-		return readRaw(raw)
+func readChunk(from net.Conn) (chunk, error) { return newReader(from).next() }
+
+// reader reads chunk by chunk, as readChunk does, and makes nothing anew for each. One
+// goroutine at a time may use it.
+type reader struct {
+	from net.Conn
+	raw  syscall.RawConn // nil: it is not the kernel's
+	try  func(fd uintptr) bool
+	c    chunk // that was read
+	err  error
+}
+
+func newReader(from net.Conn) *reader {
+	r := &reader{from: from, raw: rawConn(from)}
+	r.try = r.tryOnce
+	return r
+}
+
+func (r *reader) next() (chunk, error) {
+	if r.raw != nil {
+		err := r.raw.Read(r.try)
+		c := r.c
+		r.c = chunk{}
+		if err == nil {
+			err = r.err
+		}
+		return c, err
 	}
-	if s, ok := from.(*stream); ok {
+	if s, ok := r.from.(*stream); ok {
 		return s.readChunk()
 	}
-	return readBuffered(from)
+	return readBuffered(r.from)
+}
+
+// tryOnce reads what there is; it returns false if there is nothing.
+func (r *reader) tryOnce(fd uintptr) bool {
+	c := chunk{buf: chunks.Get().(*[chunkSize]byte)}
+	c.n, r.err = receive(fd, c.buf[:])
+	if c.n > 0 {
+		r.c = c
+		return true
+	}
+	c.release()
+	if r.err == nil {
+		r.err = io.EOF
+	}
+	return r.err != unix.EAGAIN
 }
 
 func readBuffered(from io.Reader) (chunk, error) {
@@ -47,56 +89,124 @@ func readBuffered(from io.Reader) (chunk, error) {
 	return c, nil
 }
 
-func readRaw(raw syscall.RawConn) (c chunk, err error) {
-	var failed error
-	err = raw.Read(func(fd uintptr) bool {
-		c = chunk{buf: chunks.Get().(*[chunkSize]byte)}
-		for {
-			c.n, failed = syscall.Read(int(fd), c.buf[:])
-			if failed != syscall.EINTR {
-				break
-			}
-		}
-		if failed == syscall.EAGAIN {
-			c.release()
-			return false
-		}
-		return true
-	})
-	switch {
-	case err != nil: // closed, or past its deadline; nothing was read
-		return chunk{}, err
-	case failed != nil:
-		c.release()
-		return chunk{}, failed
-	case c.n == 0:
-		c.release()
-		return chunk{}, io.EOF
-	}
-	return c, nil
+// writer writes to a connection, and makes nothing anew for each time. One goroutine at a
+// time may use it.
+type writer struct {
+	to  net.Conn
+	raw syscall.RawConn // nil: it is not the kernel's
+	try func(fd uintptr) bool
+	p   []byte // that is still to be written
+	err error
 }
+
+func newWriter(to net.Conn) *writer {
+	w := &writer{to: to, raw: rawConn(to)}
+	w.try = w.tryOnce
+	return w
+}
+
+// write writes all of p, or fails.
+func (w *writer) write(p []byte) error {
+	if w.raw == nil {
+		_, err := w.to.Write(p)
+		return err
+	}
+	w.p = p
+	err := w.raw.Write(w.try)
+	w.p = nil
+	if err != nil {
+		return err
+	}
+	return w.err
+}
+
+// tryOnce writes as much as there is room for; it returns false if something is left.
+func (w *writer) tryOnce(fd uintptr) bool {
+	for w.err = nil; len(w.p) > 0; {
+		var n int
+		if n, w.err = send(fd, w.p); w.err != nil {
+			return w.err != unix.EAGAIN
+		}
+		w.p = w.p[n:]
+	}
+	return true
+}
+
+// receive and send do not wait, so Go's scheduler is not told of them: it would take a
+// processor that is in a call for longer than some 20 µs for one that waits, and have
+// another thread go on in its place, which where processors are scarce comes on top.
+func receive(fd uintptr, p []byte) (int, error) {
+	return socketCall(unix.SYS_RECVFROM, fd, p, unix.MSG_DONTWAIT)
+}
+
+func send(fd uintptr, p []byte) (int, error) {
+	return socketCall(unix.SYS_SENDTO, fd, p, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+}
+
+func socketCall(call, fd uintptr, p []byte, flags uintptr) (int, error) {
+	for {
+		n, _, err := unix.RawSyscall6(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), flags, 0, 0)
+		switch err {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, err
+		}
+	}
+}
+
+// listenTCP listens with sockets that find out when their other side is no more. Those of
+// clients have that from the listener's, and are not told each by four system calls.
+func listenTCP(addr string) (net.Listener, error) {
+	var failed error
+	set := func(fd uintptr) {
+		for _, o := range []struct{ level, name, value int }{
+			{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, keepAlive},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, keepAlive},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAlives},
+		} {
+			failed = cmp.Or(failed, unix.SetsockoptInt(int(fd), o.level, o.name, o.value))
+		}
+	}
+	c := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, raw syscall.RawConn) error {
+		return cmp.Or(raw.Control(set), failed)
+	}}
+	return c.Listen(context.Background(), "tcp", addr)
+}
+
+// A client that does not answer is asked after keepAlive seconds, and given up after
+// keepAlives times: as the net package has it.
+const (
+	keepAlive  = 15
+	keepAlives = 9
+)
 
 // gone says that the other side has closed or reset its connection, even if what it said
 // before is still there to be read.
 func gone(conn net.Conn) bool {
-	info, ok := tcpInfo(conn)
-	return ok && info.State != tcpEstablished
+	info := tcpInfo(conn)
+	return info != nil && info.State != tcpEstablished
 }
 
 const tcpEstablished = 1 // in the kernel's numbering
 
-// tcpInfo is what the kernel knows of a connection; ok is false if it cannot be asked.
-func tcpInfo(conn net.Conn) (info unix.TCPInfo, ok bool) {
+// tcpInfo is what the kernel knows of a connection; nil if it cannot be asked.
+func tcpInfo(conn net.Conn) (info *unix.TCPInfo) {
 	raw := rawConn(below(conn))
 	if raw == nil {
-		return info, false
+		return nil
 	}
 	err := raw.Control(func(fd uintptr) {
 		if got, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-			info, ok = *got, true
+			info = got
 		}
 	})
-	return info, ok && err == nil
+	if err != nil {
+		return nil
+	}
+	return info
 }
 
 // below is the connection that TLS is spoken on, or conn itself. What the kernel knows of

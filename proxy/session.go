@@ -68,6 +68,7 @@ type session struct {
 	since  time.Time
 	dials  sync.Mutex     // one connection to the server at a time is being made
 	dialed int            // how many pauses there had been when that began; guarded by dials
+	out    *writer        // to the server that was spoken to last; nil: none yet
 	pumps  sync.WaitGroup // one for each connection to the server that it ever had, or each stream
 
 	mu      sync.Mutex
@@ -167,8 +168,9 @@ func (s *session) hearOut() {
 
 // requests passes on what the client says.
 func (s *session) requests(ctx context.Context) error {
+	in := newReader(s.client)
 	for {
-		c, err := readChunk(s.client)
+		c, err := in.next()
 		if err != nil {
 			return err
 		}
@@ -206,7 +208,10 @@ func (s *session) send(p []byte) (sent int, err error) {
 		if n == 0 {
 			break
 		}
-		if _, err := to.Write(p[sent : sent+n]); err != nil {
+		if s.out == nil || s.out.to != to {
+			s.out = newWriter(to)
+		}
+		if err := s.out.write(p[sent : sent+n]); err != nil {
 			return sent, fmt.Errorf("passing a request to the server: %w", err)
 		}
 		sent += n
@@ -400,8 +405,9 @@ func (s *session) attach(conn net.Conn) error {
 // replies passes on what the server says, until that connection ends.
 func (s *session) replies(from net.Conn) {
 	defer s.gate.wake()
+	in, out := newReader(from), newWriter(s.client)
 	for {
-		c, err := readChunk(from)
+		c, err := in.next()
 		if err != nil {
 			s.serverGone(from)
 			return
@@ -419,7 +425,7 @@ func (s *session) replies(from net.Conn) {
 		}
 		s.mu.Unlock()
 		if len(pass) > 0 {
-			_, err = s.client.Write(pass)
+			err = out.write(pass)
 		}
 		c.release()
 		s.mu.Lock()

@@ -18,8 +18,7 @@ import (
 // comes during a pause waits.
 type relay struct {
 	gate   *Gate
-	ctx    context.Context // ends with the session
-	cancel context.CancelFunc
+	ctx    context.Context // of whoever serves it
 	client net.Conn
 	since  time.Time
 
@@ -30,11 +29,11 @@ type relay struct {
 	name    string   // of the server that the client wants, in TLS
 	waits   bool     // for the server
 	closed  bool
-	spoken  bool      // something was passed on
-	asked   bool      // the client has spoken after the server
-	last    time.Time // when something was passed on
-	passing [2]bool   // something is being, by direction
-	ended   [2]bool   // everything has been
+	spoken  bool          // something was passed on
+	asked   bool          // the client has spoken after the server
+	last    time.Duration // since it began, when something was passed on
+	passing [2]bool       // something is being, by direction
+	ended   [2]bool       // everything has been
 }
 
 type direction int
@@ -51,8 +50,7 @@ type line struct {
 }
 
 func newRelay(ctx context.Context, g *Gate, client net.Conn) *relay {
-	r := &relay{gate: g, client: client, since: time.Now()}
-	r.ctx, r.cancel = context.WithCancel(ctx)
+	r := &relay{gate: g, ctx: ctx, client: client, since: time.Now()}
 	// From the beginning, so that no more are accepted than may wait; but who has yet to say
 	// whom it wants waits for nobody, and keeps nobody out.
 	r.setWaits(!g.speaks.hello)
@@ -138,7 +136,7 @@ func (r *relay) attach(conn net.Conn, pauses int) bool {
 	if r.closed || r.pauses != pauses {
 		return false
 	}
-	r.server, r.last = conn, time.Now()
+	r.server, r.last = conn, time.Since(r.since)
 	return true
 }
 
@@ -158,20 +156,22 @@ func (r *relay) pass(l line, first []byte) (left []byte) {
 var errParked = errors.New("parked")
 
 func (r *relay) copy(l line, first []byte) (left []byte, err error) {
+	out := newWriter(l.to)
 	if len(first) > 0 {
-		if err := r.write(l, first); err != nil {
+		if err := r.write(l, out, first); err != nil {
 			return first, err
 		}
 	}
+	in := newReader(l.from)
 	for {
-		c, err := readChunk(l.from)
+		c, err := in.next()
 		if err != nil {
 			if r.parked(l.server) {
 				err = errParked
 			}
 			return nil, err
 		}
-		err = r.write(l, c.bytes())
+		err = r.write(l, out, c.bytes())
 		if errors.Is(err, errParked) {
 			left = bytes.Clone(c.bytes())
 		}
@@ -186,13 +186,12 @@ func (r *relay) copy(l line, first []byte) (left []byte, err error) {
 	}
 }
 
-func (r *relay) write(l line, p []byte) error {
+func (r *relay) write(l line, out *writer, p []byte) error {
 	if err := r.begin(l); err != nil {
 		return err
 	}
 	defer r.done(l)
-	_, err := l.to.Write(p)
-	return err
+	return out.write(p)
 }
 
 // bulk passes on what has piled up in the kernel without copying it, which io.CopyN does
@@ -244,7 +243,7 @@ func (r *relay) done(l line) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.passing[l.dir] = false
-	r.last = time.Now()
+	r.last = time.Since(r.since) // the cheapest clock there is
 }
 
 // end tells one side that the other has said all that it will.
@@ -256,6 +255,9 @@ func (r *relay) end(l line) error {
 	}
 	r.spoken = true
 	r.ended[l.dir] = true
+	if r.ended[toServer] && r.ended[toClient] {
+		return nil // both are closed now, which says it
+	}
 	half, ok := l.to.(interface{ CloseWrite() error })
 	if !ok {
 		return errors.New("a connection that cannot be closed by halves")
@@ -293,7 +295,7 @@ func (f relayFacts) busy(silence time.Duration) string {
 // facts are those of now. r.mu is held, and r is connected.
 func (r *relay) facts() relayFacts {
 	f := relayFacts{
-		known: true, asked: r.asked, silent: time.Since(r.last),
+		known: true, asked: r.asked, silent: time.Since(r.since) - r.last,
 		ended:   r.ended[toServer] != r.ended[toClient],
 		passing: r.passing[toServer] || r.passing[toClient],
 	}
@@ -304,9 +306,9 @@ func (r *relay) facts() relayFacts {
 			continue
 		}
 		n, ok := unread(conn)
-		info, known := tcpInfo(conn)
-		f.known = f.known && ok && known
-		f.passing = f.passing || n > 0 || info.Unacked > 0 || info.Notsent_bytes > 0
+		info := tcpInfo(conn)
+		f.known = f.known && ok && info != nil
+		f.passing = f.passing || n > 0 || info != nil && (info.Unacked > 0 || info.Notsent_bytes > 0)
 	}
 	return f
 }
@@ -384,7 +386,6 @@ func (r *relay) finish() {
 // closeBoth closes what there is. r.mu is held.
 func (r *relay) closeBoth() {
 	r.closed = true
-	r.cancel()
 	_ = r.client.Close()
 	if r.server != nil {
 		_ = r.server.Close()
