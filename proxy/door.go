@@ -405,7 +405,9 @@ func (c *crossing) closeLocked() {
 	}
 	if _, ok := c.door.open[c]; ok {
 		delete(c.door.open, c)
-		c.door.wake()
+		if c.door.pause != nil { // only who waits for quiet counts them
+			c.door.wake()
+		}
 	}
 }
 
@@ -755,9 +757,10 @@ func join(edge *stream, server *crossing, first func() (chunk, error)) error {
 		_ = edge.Close()
 	}
 	uplink.Go(func() {
+		out := newWriter(server)
 		c, err := first()
 		for err == nil {
-			_, err = server.Write(c.bytes())
+			err = out.write(c.bytes())
 			c.release()
 			if err == nil {
 				c, err = readChunk(edge)
@@ -774,9 +777,10 @@ func join(edge *stream, server *crossing, first func() (chunk, error)) error {
 		_ = server.Close()
 	})
 	var down error
+	in := newReader(server)
 	for {
 		var c chunk
-		if c, down = readChunk(server); down != nil {
+		if c, down = in.next(); down != nil {
 			break
 		}
 		_, down = edge.Write(c.bytes())

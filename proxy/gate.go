@@ -65,7 +65,7 @@ type Gate struct {
 
 	// A lock of its own: sessions wake the gate under theirs, which comes after mu.
 	wakeMu  sync.Mutex
-	changed chan struct{} // closed and made anew when a session has parked or ended
+	changed chan struct{} // closed when a session has parked or ended; nil: nobody waits for that
 }
 
 // served is a client's session: one that is followed, or a relay. The gate may be locked
@@ -144,7 +144,6 @@ func newGate(speaks *protocol, dial Dialer, limits Limits, log *slog.Logger) *Ga
 		try:      100 * time.Millisecond, // rather a new attempt than a lost SYN's second
 		dials:    make(chan struct{}, limits.Dials),
 		sessions: make(map[served]struct{}), held: new(atomic.Int64),
-		changed: make(chan struct{}),
 	}
 }
 
@@ -181,8 +180,21 @@ func (g *Gate) enter(ctx context.Context, client net.Conn) (serve func()) {
 func (g *Gate) wake() {
 	g.wakeMu.Lock()
 	defer g.wakeMu.Unlock()
-	close(g.changed)
-	g.changed = make(chan struct{})
+	if g.changed != nil {
+		close(g.changed)
+		g.changed = nil
+	}
+}
+
+// change is closed when there is something to look at again. Who takes it before looking
+// misses nothing.
+func (g *Gate) change() <-chan struct{} {
+	g.wakeMu.Lock()
+	defer g.wakeMu.Unlock()
+	if g.changed == nil {
+		g.changed = make(chan struct{})
+	}
+	return g.changed
 }
 
 // Pause keeps from now on everything new from the server. It does not wait: Quiet
@@ -295,9 +307,7 @@ func (g *Gate) quiet(ctx context.Context, last bool) error {
 		look = ticker.C
 	}
 	for {
-		g.wakeMu.Lock()
-		changed := g.changed
-		g.wakeMu.Unlock()
+		changed := g.change()
 		g.mu.Lock()
 		busy := g.busy(last)
 		g.mu.Unlock()
@@ -493,11 +503,11 @@ func (g *Gate) waits(n int64) {
 // server that cannot be reached.
 func (g *Gate) room(ctx context.Context) error {
 	for {
-		g.wakeMu.Lock()
-		changed := g.changed
-		g.wakeMu.Unlock()
-		own := g.waiting.Load() < int64(g.limits.Sessions)
-		all := g.crowd == nil || g.crowd.waiting.Load() < g.crowd.most
+		if own, all := g.hasRoom(); own && all { // usually: nothing to wait for is made
+			return nil
+		}
+		changed := g.change()
+		own, all := g.hasRoom()
 		if own && all {
 			return nil
 		}
@@ -512,6 +522,13 @@ func (g *Gate) room(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// hasRoom says whether there is room for one more in this gate, and in all that share a
+// bound with it.
+func (g *Gate) hasRoom() (own, all bool) {
+	own = g.waiting.Load() < int64(g.limits.Sessions)
+	return own, g.crowd == nil || g.crowd.waiting.Load() < g.crowd.most
 }
 
 type clientKey struct{}

@@ -354,7 +354,7 @@ func (n *Node) listen(port uint16, closed <-chan struct{}) (net.Listener, error)
 	delete(n.inherited, name)
 	if l == nil {
 		var err error
-		if l, err = net.Listen("tcp", net.JoinHostPort(n.Host, name)); err != nil {
+		if l, err = listenTCP(net.JoinHostPort(n.Host, name)); err != nil {
 			return nil, err
 		}
 	}
