@@ -510,10 +510,20 @@ func TestEdgeChangesKeepThePort(t *testing.T) {
 	r := Route{ID: "r", Listen: freePort(t), Mode: TCP, Limits: Limits{Sessions: 1, Request: 30 * time.Second}}
 	c.route(r, 0, 1, server)
 	addr := c.addrOf(0, r)
+	if err := hearName(addr); err != nil { // there is a line by now
+		t.Fatal(err)
+	}
 	c.route(r, 0, 2, "") // no server: the next one waits, and nobody is accepted any more
 	if err := c.nodes[0].Pause(t.Context(), "r", time.Minute); err != nil {
 		t.Fatal(err)
 	}
+	// Until then it is the door that keeps a client waiting, and the edge counts nobody.
+	gate := c.nodes[0].edges["r"].gate
+	eventually(t, "the edge has heard of the pause", func() bool {
+		gate.mu.Lock()
+		defer gate.mu.Unlock()
+		return gate.pause != nil
+	})
 	const clients = 20
 	var visits sync.WaitGroup
 	var heard atomic.Int64
