@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"encoding/binary"
 	"net/netip"
+	"regexp"
 	"testing"
 )
 
@@ -31,4 +33,29 @@ func TestAnnounceHeader(t *testing.T) {
 			t.Errorf("%s from %q to %s: %q, want %q", c.announce, c.client, c.to, got, c.want)
 		}
 	}
+}
+
+// Whatever another node says of a client, a server reads one header, and all of it.
+func FuzzAnnounce(f *testing.F) {
+	f.Add("192.0.2.1:1234", "198.51.100.2:80")
+	f.Add("[2001:db8::1]:1234", "198.51.100.2:80")
+	f.Add("[fe80::1%a\r\nGET / HTTP/1.1]:1", "[::ffff:192.0.2.1]:80")
+	f.Add("", "nonsense")
+	line := regexp.MustCompile(`^PROXY (UNKNOWN|TCP4 [0-9.]+ [0-9.]+ \d+ \d+|TCP6 [0-9a-f:]+ [0-9a-f:]+ \d+ \d+)\r\n$`)
+	f.Fuzz(func(t *testing.T, client, at string) {
+		for _, a := range []Announce{AnnounceV1, AnnounceV2} {
+			conn := &heardConn{}
+			if err := a.write(conn, client, at); err != nil {
+				t.Fatal(err)
+			}
+			const mostV1, headV2 = 107, 16
+			got := conn.out.Bytes()
+			if a == AnnounceV1 && (len(got) > mostV1 || !line.Match(got)) {
+				t.Errorf("%q", got)
+			}
+			if a == AnnounceV2 && len(got) != headV2+int(binary.BigEndian.Uint16(got[14:])) {
+				t.Errorf("%q is of another length than it says", got)
+			}
+		}
+	})
 }

@@ -83,7 +83,7 @@ func newNative(t *testing.T, mode Mode, begin func(dir string) *exec.Cmd) *nativ
 	n := &native{T: t, dir: filepath.Join(t.TempDir(), "a"), begin: begin}
 	t.Cleanup(n.loads.Wait) // when there is nothing left to load
 	n.c = newCluster(t, 2)
-	n.r = Route{ID: "r", Listen: freePort(t), Mode: mode, Limits: patient}
+	n.r = Route{ID: "r", Listen: freePort(t), Mode: mode, Limits: Limits{Request: time.Minute, Event: time.Minute, Sessions: 10_000}}
 	if err := os.Mkdir(n.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -389,6 +389,85 @@ func TestNativeH2load(t *testing.T) {
 			return wants(out, `status codes: (\d+) 2xx, 0 3xx, 0 4xx, 0 5xx`)
 		})
 	})
+}
+
+// Five thousand clients wait for the end of one pause. Each is answered, once.
+func TestNativeHeld(t *testing.T) {
+	needs(t, "h2load")
+	clients := 5000
+	if testing.Short() {
+		clients = 600
+	}
+	// One connection of each client, and one to the server; half of the clients, or all
+	// connections to the server, have another process.
+	const besides = 300
+	if room := moreFiles(t, uint64(2*clients+besides)); room < uint64(2*clients+besides) {
+		clients = (int(room) - besides) / 4 * 2
+		t.Logf("there may be only %d files open, so that there are %d clients", room, clients)
+	}
+	n := newNative(t, HTTP, goServer)
+	if err := n.pause(time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	each := clients / len(n.c.nodes)
+	results := make(chan error, len(n.c.nodes))
+	for node := range n.c.nodes {
+		url := n.url(node)
+		n.loads.Go(func() {
+			out, err := output("h2load", "--h1", "-n", fmt.Sprint(each), "-c", fmt.Sprint(each), url)
+			if want := fmt.Sprintf("%d succeeded, 0 failed, 0 errored, 0 timeout", each); err == nil && !strings.Contains(out, want) {
+				err = fmt.Errorf("not all of %d succeeded:\n%s", each, out)
+			}
+			results <- err
+		})
+	}
+	eventually(t, fmt.Sprintf("%d clients wait", clients), func() bool {
+		held := 0
+		for node := range n.c.nodes {
+			held += n.c.status(node, "r").Held
+		}
+		return held == clients
+	})
+	if done := len(n.done()); done > 0 {
+		t.Errorf("%d requests were done during the pause", done)
+	}
+	kept := cost()
+	n.carry()
+	begin := time.Now()
+	for range n.c.nodes {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	if done := len(n.done()); done != clients {
+		t.Errorf("%d requests were done for %d clients", done, clients)
+	}
+	t.Logf("%d clients were held, which took %d MiB of this process; all were answered %s after the server was back", clients, kept>>20, time.Since(begin).Round(time.Millisecond))
+}
+
+// moreFiles lets this process and those it starts have so many files open, or as many as
+// they may.
+func moreFiles(t testing.TB, want uint64) uint64 {
+	t.Helper()
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	before := limit
+	limit.Cur = max(limit.Cur, want)
+	limit.Max = max(limit.Max, want)
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		limit = syscall.Rlimit{Cur: before.Max, Max: before.Max} // what anybody may
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+			t.Error(err)
+		}
+	})
+	return limit.Cur
 }
 
 // Each of wrk's requests has a number, and each answer too: none was done twice.

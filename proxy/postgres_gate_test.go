@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -329,4 +330,39 @@ func TestPostgresCutSparesListeners(t *testing.T) {
 	if _, _, err := pgRead(other.conn); err == nil {
 		t.Error("the other goes on")
 	}
+}
+
+// Whatever a client says that has no password, it is not let in, though the server trusts the
+// gate; and whatever a server says, a login with it ends.
+func FuzzPostgresLogin(f *testing.F) {
+	start := func(what ...any) pgMessages { return pgMessages(nil).add(0, what...) }
+	me := start(int32(pgVersion3), "user", "me", byte(0))
+	proof := me.add('p', scramName, int32(9), []byte("n,,n=,r=no")).add('p', []byte("c=biws,r=no,p=AAAA"))
+	f.Add([]byte(me), pgBytesOf(f, "Authentication:0 Parameter:a=b Key Ready:I"))
+	f.Add([]byte(proof), []byte(pgMessages(nil).add('R', int32(10), scramName, byte(0)).add('R', int32(11), []byte("r=no,s=AAAA,i=1")).add('R', int32(12), []byte("v=AAAA"))))
+	f.Add([]byte(append(start(int32(pgTLS)), append(start(int32(pgGSS)), proof...)...)), []byte(pgMessages(nil).add('E', byte('C'), "28P01", byte(0))))
+	f.Add([]byte(start(int32(pgCancel), []byte("somekeys"))), []byte("R\x7f\xff\xff\xff"))
+	f.Add([]byte(start(int32(pgVersion3), "user", "me", "replication", "true", byte(0))), pgBytesOf(f, "Authentication:3"))
+	f.Add([]byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"), []byte("N"))
+
+	verifier := "SCRAM-SHA-256$1:AAAA$" + strings.Repeat("A", 43) + "=:" + strings.Repeat("A", 43) + "="
+	knows := append(pgBytesOf(f, "Authentication:0 Key Ready:I"), pgMessages(nil).add('D', int16(1), int32(len(verifier)), []byte(verifier)).add('Z', byte('I'))...)
+	f.Fuzz(func(t *testing.T, client, server []byte) {
+		g, err := NewPostgresGate(PostgresOptions{User: "gate", Password: "secret"}, func(context.Context) (net.Conn, error) {
+			return &heardConn{in: bytes.NewReader(knows)}, nil
+		}, patient, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn := &heardConn{in: bytes.NewReader(client)}
+		g.Handle(t.Context(), conn)
+		if bytes.Contains(conn.out.Bytes(), pgMessages(nil).add('R', int32(0))) {
+			t.Errorf("it is let in, and hears %q", conn.out.String())
+		}
+		keys, err := scramKeysOf("secret", []byte("salt"), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = pgLogin(&heardConn{in: bytes.NewReader(server)}, me, &keys)
+	})
 }
