@@ -105,10 +105,10 @@ func (c *localCopy) anchors() (list []guid) {
 }
 
 // footings are the guids that some replica may have to be sent from: where each
-// stands, and the anchor that it had when it was last heard of.
+// stands, where it stood before, and the anchor that it had when it was last heard of.
 func (c *localCopy) footings() (list []guid) {
 	for _, id := range sortedBases(c.bases) {
-		for _, g := range []guid{c.bases[id].guid, c.bases[id].anchor} {
+		for _, g := range []guid{c.bases[id].guid, c.bases[id].before, c.bases[id].anchor} {
 			if g != 0 && !slices.Contains(list, g) {
 				list = append(list, g)
 			}

@@ -97,6 +97,50 @@ func TestReceiveThatLies(t *testing.T) {
 	}
 }
 
+// The primary goes on while the replica that was lied to is cut off, and keeps what came
+// before: all that this one really stands on.
+func TestReceiveThatLiesAndGoes(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		var lie, lied atomic.Bool
+		b.withReceive(func(ctx context.Context, req zfs.ReceiveRequest, r io.Reader) error {
+			if !lie.CompareAndSwap(true, false) {
+				return b.host.Receive(ctx, req, r)
+			}
+			_, err := io.Copy(io.Discard, r)
+			lied.Store(true)
+			return err
+		})
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		for i := range 2 * (keepNewest + pruneBatch) { // what is older has gone on both sides
+			a.write("f", strings.Repeat("x", i))
+			w.waitFor("in sync", w.inSync("a", "b"))
+		}
+		lie.Store(true)
+		a.write("f", "never came")
+		w.waitFor("the acknowledgement", func() bool {
+			g, _ := a.newest()
+			return lied.Load() && a.link("b").Acked.GUID == g
+		})
+		w.partition("a", "b", true)
+		for range 3 * (keepNewest + pruneBatch) {
+			_, err := a.eng().Flush(context.Background(), testVol, "")
+			w.must(err)
+			time.Sleep(time.Second) // of the bubble: both sides prune meanwhile
+		}
+		w.partition("a", "b", false)
+		w.waitFor("in sync", w.inSync("a", "b"))
+		if full := a.streams(kindFull); full != 1 {
+			t.Errorf("%d full streams, want the seed alone", full)
+		}
+		if n := b.count(setAside); n > 0 {
+			t.Errorf("%d set aside", n)
+		}
+	})
+}
+
 // What was acknowledged is destroyed on the replica before anybody has read it there: the
 // primary hears of it as soon as it asks, though nothing is written.
 func TestArrivedAndGone(t *testing.T) {

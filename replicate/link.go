@@ -256,7 +256,11 @@ func (l *link) heard(have guid, now time.Time) {
 	var txg uint64
 	if have != 0 && c != nil {
 		pos, txg = c.place(have)
-		c.bases[l.key.replica] = base{guid: have, pos: pos, heard: now, anchor: c.anchor}
+		b := base{guid: have, pos: pos, heard: now, anchor: c.anchor, before: c.bases[l.key.replica].before}
+		if old := c.bases[l.key.replica]; old.guid != have && !old.pos.IsZero() {
+			b.before = old.guid
+		}
+		c.bases[l.key.replica] = b
 		if have == c.goal {
 			l.reached = have
 		}

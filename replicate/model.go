@@ -72,6 +72,10 @@ type base struct {
 	pos    volume.Position // zero when it is a user's snapshot or a foreign one
 	heard  time.Time       // when the replica last answered
 	anchor guid            // of the time; 0: none
+	// before is the engine's that it stood on before. It stays until something more is
+	// acknowledged, which only zfs finding the base there makes possible: the word of a
+	// replica that has not looked since costs nobody what it really stands on.
+	before guid
 }
 
 // localCopy is what is known of one dataset of this node, from its last listing

@@ -145,7 +145,7 @@ func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 			k.stay[g] = k.stay[g] || !l.gone(now) || l.saved+l.sent > longStream
 		}
 		if b, ok := c.bases[replica]; ok && !l.away(now) {
-			k.stay[b.guid] = true
+			k.stay[b.guid], k.stay[b.before] = true, true
 		}
 	}
 	e.weigh(a, c, now) // with nobody there any more there is no offer that would
