@@ -27,7 +27,7 @@ while [ ! -e /stop ]; do
 	out=$(redis-cli -h db incr total 2>&1)
 	case $out in ''|*[!0-9]*) echo "error: $out"; exit 1 ;; esac
 	n=$((n+1)); echo $n
-	sleep 0.3
+	sleep 1
 done`
 	answered := func(n *lab.Node) (int64, error) {
 		out, err := n.Try("docker logs --tail 1 client 2>&1")
@@ -51,7 +51,7 @@ done`
 				if before < 0 && err == nil {
 					before = got
 				}
-				if err != nil || got < before+5 {
+				if err != nil || got < before+3 {
 					return fmt.Errorf("%d, %v", got, err)
 				}
 				return nil
@@ -91,6 +91,7 @@ done`
 		c.n3.Docker("run", "-d", "--name", "forgot", "--label", "flocker.links=db:6379", busyboxImage, "sleep", "1000000")
 		c.n2.Docker("run", "-d", "--name", "other", "--publish", "7001:80", busyboxImage, "sleep", "1000000")
 		c.n3.Docker("run", "-d", "--name", "squatter", "--network", "host", busyboxImage, "httpd", "-f", "-p", "6400")
+		c.Until("it to listen", soon, func() error { _, err := c.n3.Try("bash -c '</dev/tcp/127.0.0.1/6400'"); return err })
 		c.n1.Flockctl("route", "add", l.volume, "6400:6379/redis")
 		c.Until("status to name them", soon, func() error {
 			s, err := c.n1.Status()
