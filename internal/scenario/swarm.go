@@ -17,8 +17,10 @@ import (
 //	  service-once: not bound, and never restarted
 //	unservice NAME                 docker service rm
 //	task NAME NODE                 until its task runs there, and on no other machine that is up
+//	tasks NAME N                   so many of its tasks were started so far
 //	tasks-fail NODE NAME           tasks of it do not start there from now on; tasks-work: they do
 //	label VOLUME NODE|nowhere      until exactly that machine has the label of a volume
+//	engine NODE down|up            the engine's process ends, and comes back; containers go on
 //	labels refused|taken           what becomes of changes of labels
 func (w *World) swarmStep(words []string) (ok bool, err error) {
 	switch words[0] {
@@ -46,6 +48,16 @@ func (w *World) swarmStep(words []string) (ok bool, err error) {
 			}
 			return true
 		})
+	case "engine":
+		if e := w.Machine(words[1]).Engine; words[2] == "down" {
+			e.Crash(true)
+		} else {
+			e.Boot()
+		}
+	case "tasks":
+		if got := fmt.Sprint(w.swarm.Started(words[1])); got != words[2] {
+			return true, fmt.Errorf("%s were started", got)
+		}
 	case "tasks-fail", "tasks-work":
 		for i := range 1000 {
 			w.Machine(words[1]).Engine.Spoil(fmt.Sprintf("%s.1.%d", words[2], i+1), words[0] == "tasks-fail")

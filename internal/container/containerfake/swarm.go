@@ -142,6 +142,16 @@ func (s *Swarm) Refuse(err error) {
 	s.refuse = err
 }
 
+// Started is how many tasks of a service were started so far, or tried to.
+func (s *Swarm) Started(service string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if svc := s.services[service]; svc != nil {
+		return svc.tasks
+	}
+	return 0
+}
+
 // Labels are those of an engine's node.
 func (s *Swarm) Labels(e *Engine) map[string]string {
 	s.mu.Lock()
