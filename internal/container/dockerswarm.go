@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
@@ -18,25 +19,35 @@ import (
 // reading and our writing.
 const labelTries = 5
 
-// Swarm implements Swarm.
-func (d *Docker) Swarm(ctx context.Context) (SwarmView, error) {
-	return ask(ctx, d, "look at the Swarm", callTimeout, func(ctx context.Context, c *client.Client) (SwarmView, error) {
+// memberTimeout is for an engine to describe itself.
+const memberTimeout = 30 * time.Second
+
+// SwarmMember implements Swarm.
+func (d *Docker) SwarmMember(ctx context.Context) (SwarmMember, error) {
+	return ask(ctx, d, "ask for its Swarm", memberTimeout, func(ctx context.Context, c *client.Client) (SwarmMember, error) {
 		info, err := c.Info(ctx, client.InfoOptions{})
 		if err != nil {
-			return SwarmView{}, err
+			return SwarmMember{}, err
 		}
 		s := info.Info.Swarm
 		switch s.LocalNodeState {
 		case swarm.LocalNodeStateActive:
 		case swarm.LocalNodeStateInactive:
-			return SwarmView{}, nil
+			return SwarmMember{}, nil
 		default: // it is about to join, is locked or has failed
-			return SwarmView{}, fmt.Errorf("this node is %q in it: %s", s.LocalNodeState, s.Error)
+			return SwarmMember{}, fmt.Errorf("this node is %q in it: %s", s.LocalNodeState, s.Error)
 		}
-		out := SwarmView{Node: s.NodeID}
-		if !s.ControlAvailable || s.Cluster == nil {
-			return out, nil
+		out := SwarmMember{Node: s.NodeID}
+		if s.ControlAvailable && s.Cluster != nil {
+			out.Cluster = s.Cluster.ID
 		}
+		return out, nil
+	})
+}
+
+// Swarm implements Swarm.
+func (d *Docker) Swarm(ctx context.Context) (SwarmView, error) {
+	return ask(ctx, d, "look at the Swarm", callTimeout, func(ctx context.Context, c *client.Client) (out SwarmView, err error) {
 		nodes, err := c.NodeList(ctx, client.NodeListOptions{})
 		if err != nil {
 			return out, err
@@ -45,7 +56,6 @@ func (d *Docker) Swarm(ctx context.Context) (SwarmView, error) {
 		if err != nil {
 			return out, err
 		}
-		out.Cluster = s.Cluster.ID
 		for _, n := range nodes.Items {
 			ready := n.Status.State == swarm.NodeStateReady && n.Spec.Availability == swarm.NodeAvailabilityActive
 			out.Nodes = append(out.Nodes, SwarmNode{ID: n.ID, Labels: n.Spec.Labels, Ready: ready})

@@ -12,7 +12,10 @@ import (
 // makes and stops the containers of its services; where it does is said to it with labels
 // of its nodes, see volume.SwarmConstraint.
 type Swarm interface {
-	// Swarm as this engine sees it.
+	// SwarmMember is what this engine is in a Swarm. It may take an engine seconds to say
+	// so on a busy machine: it runs programs to describe itself.
+	SwarmMember(ctx context.Context) (SwarmMember, error)
+	// Swarm as this engine sees it, which has to manage it.
 	Swarm(ctx context.Context) (SwarmView, error)
 	// LabelSwarmNode gives a node of the Swarm labels with the value "true", and takes
 	// others away; its other labels stay as they are. It may be repeated. Only a manager
@@ -20,11 +23,14 @@ type Swarm interface {
 	LabelSwarmNode(ctx context.Context, node string, add, remove []string) error
 }
 
-// SwarmView is a Swarm at one moment. An engine that belongs to none has the zero value,
-// and one that does not manage it knows its own Node only.
+// SwarmMember is an engine in a Swarm. One that belongs to none has the zero value.
+type SwarmMember struct {
+	Node    string // its ID
+	Cluster string // ID of the Swarm; "": this engine does not manage it
+}
+
+// SwarmView is a Swarm at one moment.
 type SwarmView struct {
-	Node     string // ID of this engine
-	Cluster  string // ID of the Swarm; "": this engine does not manage it
 	Nodes    []SwarmNode
 	Services []volume.SwarmService // those that are bound to volumes
 }

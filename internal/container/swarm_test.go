@@ -103,7 +103,7 @@ func TestDockerSwarm(t *testing.T) {
 	d := &container.Docker{Host: "unix://" + socket, Driver: "flocker"}
 	defer d.Close()
 	got, err := d.Swarm(t.Context())
-	want := container.SwarmView{Node: "one", Cluster: "swarm",
+	want := container.SwarmView{
 		Nodes: []container.SwarmNode{{ID: "one"}, {ID: "two", Labels: node.Labels, Ready: true}},
 		Services: []volume.SwarmService{
 			{Name: "job", Volumes: []string{"a", "b"}, Wanted: true, Once: true},
@@ -123,16 +123,22 @@ func TestDockerSwarm(t *testing.T) {
 		t.Errorf("the node is %+v after %d updates, want %+v after 2", node, updates, want)
 	}
 
-	manager = false
-	if got, err := d.Swarm(t.Context()); err != nil || !reflect.DeepEqual(got, container.SwarmView{Node: "one"}) {
-		t.Errorf("Swarm of a worker = %+v, %v", got, err)
+	for _, c := range []struct {
+		is      string
+		manager bool
+		want    container.SwarmMember
+	}{
+		{"active", true, container.SwarmMember{Node: "one", Cluster: "swarm"}},
+		{"active", false, container.SwarmMember{Node: "one"}},
+		{"inactive", false, container.SwarmMember{}},
+	} {
+		is, manager = c.is, c.manager
+		if got, err := d.SwarmMember(t.Context()); err != nil || got != c.want {
+			t.Errorf("%+v: it is %+v, %v", c, got, err)
+		}
 	}
 	is = "pending"
-	if got, err := d.Swarm(t.Context()); err == nil {
-		t.Errorf("Swarm of an engine that does not know yet = %+v", got)
-	}
-	is = "inactive"
-	if got, err := d.Swarm(t.Context()); err != nil || !reflect.DeepEqual(got, container.SwarmView{}) {
-		t.Errorf("Swarm of an engine in none = %+v, %v", got, err)
+	if got, err := d.SwarmMember(t.Context()); err == nil {
+		t.Errorf("an engine that does not know yet is %+v", got)
 	}
 }

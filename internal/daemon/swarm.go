@@ -16,9 +16,15 @@ import (
 )
 
 const (
-	// swarmEvery is how often an engine is asked about its Swarm: what has changed there is
+	// swarmEvery is how often a manager is asked about its Swarm: what has changed there is
 	// known that late. What has changed in the cluster is acted upon at once.
 	swarmEvery = 5 * time.Second
+	// memberEvery is how often an engine is asked what it is in a Swarm, and memberSoon when
+	// it is in none, or has not said. That costs it more than all other questions.
+	memberEvery = time.Minute
+	memberSoon  = 10 * time.Second
+	// memberPatience is how long it may take to say so.
+	memberPatience = 40 * time.Second
 	// swarmGap is the shortest time between two looks.
 	swarmGap = 50 * time.Millisecond
 	// unlabelPatience is how long one manager's flockd may take to have a service stopped
@@ -42,14 +48,19 @@ type swarmer struct {
 	turn sync.Mutex
 
 	mu       sync.Mutex
+	is       container.SwarmMember
+	known    bool // the engine has told, be that a while ago
 	seen     container.SwarmView
 	asked    time.Time // when it was; zero: never
-	known    bool      // the engine has told, be that a while ago
 	problems []string
 }
 
 // run looks whenever something may have changed, until ctx ends.
 func (w *swarmer) run(ctx context.Context) error {
+	told := make(chan struct{}, 1)
+	var asks sync.WaitGroup
+	asks.Go(func() { w.learn(ctx, told) })
+	defer asks.Wait()
 	every := time.NewTicker(swarmEvery)
 	defer every.Stop()
 	for ctx.Err() == nil {
@@ -60,11 +71,39 @@ func (w *swarmer) run(ctx context.Context) error {
 		pause(ctx, swarmGap)
 		select {
 		case <-changed:
+		case <-told:
 		case <-every.C:
 		case <-ctx.Done():
 		}
 	}
 	return nil
+}
+
+// learn what this node's engine is in a Swarm, until ctx ends, and tell when that changes.
+// An engine that does not say leaves it as it was known.
+func (w *swarmer) learn(ctx context.Context, told chan<- struct{}) {
+	for ctx.Err() == nil {
+		actx, cancel := context.WithTimeout(ctx, memberPatience)
+		is, err := w.engine.SwarmMember(actx)
+		cancel()
+		again := memberEvery
+		if err != nil || is.Node == "" {
+			again = memberSoon
+		}
+		if err == nil {
+			w.mu.Lock()
+			changed := w.is != is
+			w.is, w.known = is, true
+			if changed {
+				w.seen, w.asked = container.SwarmView{}, time.Time{}
+			}
+			w.mu.Unlock()
+			if changed {
+				ring(told)
+			}
+		}
+		pause(ctx, again)
+	}
 }
 
 // step looks once and changes what is to be changed.
@@ -102,22 +141,31 @@ func (w *swarmer) due() bool {
 	return w.asked.IsZero() || w.m.now().Sub(w.asked).Abs() >= swarmEvery-swarmGap
 }
 
-// look asks the engine. One that does not answer leaves what this node is in the Swarm as it
-// was known, but not that it can do anything there.
+// look asks the engine of a manager. While it does not answer nothing is known of the Swarm,
+// and another manager may have to do what there is to do.
 func (w *swarmer) look(ctx context.Context) error {
+	w.mu.Lock()
+	is := w.is
+	w.mu.Unlock()
+	if is.Cluster == "" {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
 	seen, err := w.engine.Swarm(ctx)
+	if err != nil {
+		seen = container.SwarmView{}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.asked = w.m.now()
-	if err != nil {
-		w.seen.Cluster, w.seen.Nodes, w.seen.Services = "", nil, nil
-		return err
+	if w.is == is {
+		w.asked, w.seen = w.m.now(), seen
 	}
-	w.seen, w.known = seen, true
-	return nil
+	return err
 }
+
+// manages says that this node's engine manages a Swarm and answers. The caller has the lock.
+func (w *swarmer) manages() bool { return w.is.Cluster != "" && len(w.seen.Nodes) > 0 }
 
 // label changes one node, and what is known of it.
 func (w *swarmer) label(ctx context.Context, c swarmLabels) error {
@@ -151,13 +199,13 @@ func (w *swarmer) label(ctx context.Context, c swarmLabels) error {
 // plan is planSwarm, where it is this node's turn.
 func (w *swarmer) plan() ([]swarmLabels, []string) {
 	w.mu.Lock()
-	seen := w.seen
+	is, seen, manages := w.is, w.seen, w.manages()
 	w.mu.Unlock()
 	// Without a leader this node's state may be an old one.
-	if seen.Cluster == "" || !w.m.ready() || w.m.leaderless() {
+	if !manages || !w.m.ready() || w.m.leaderless() {
 		return nil, nil
 	}
-	where := map[volume.NodeID]string{w.m.self: seen.Node}
+	where := map[volume.NodeID]string{w.m.self: is.Node}
 	for _, r := range w.m.reports.All(w.m.now()) {
 		id, s := r.Report.Node, r.Report.Swarm
 		if id == w.m.self {
@@ -166,7 +214,7 @@ func (w *swarmer) plan() ([]swarmLabels, []string) {
 		if s.Known {
 			where[id] = s.Node
 		}
-		if s.Cluster == seen.Cluster && id < w.m.self && r.Age <= w.m.timers.Stale {
+		if s.Cluster == is.Cluster && id < w.m.self && r.Age <= w.m.timers.Stale {
 			return nil, nil // another manager's
 		}
 	}
@@ -177,7 +225,10 @@ func (w *swarmer) plan() ([]swarmLabels, []string) {
 func (w *swarmer) report(rep *volume.Report) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	rep.Swarm = volume.Swarm{Known: w.known, Node: w.seen.Node, Cluster: w.seen.Cluster, Services: w.seen.Services}
+	rep.Swarm = volume.Swarm{Known: w.known, Node: w.is.Node, Services: w.seen.Services}
+	if w.manages() {
+		rep.Swarm.Cluster = w.is.Cluster
+	}
 	for _, n := range w.seen.Nodes {
 		if n.Ready {
 			rep.Swarm.Ready = append(rep.Swarm.Ready, n.ID)
@@ -190,7 +241,7 @@ func (w *swarmer) report(rep *volume.Report) {
 func (w *swarmer) member() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.seen.Node != "" || !w.known
+	return w.is.Node != "" || !w.known
 }
 
 // Unlabel implements api.Peer, on a node whose engine manages a Swarm: the label of a volume
@@ -217,9 +268,9 @@ func (m *member) Unlabel(ctx context.Context, id volume.ID, attempt string) erro
 		return volume.Errorf(volume.CodeUnavailable, "the Swarm cannot be asked: %v", err)
 	}
 	m.swarm.mu.Lock()
-	seen := m.swarm.seen
+	seen, manages := m.swarm.seen, m.swarm.manages()
 	m.swarm.mu.Unlock()
-	if seen.Cluster == "" {
+	if !manages {
 		return errNoManager
 	}
 	label := volume.SwarmPrefix + v.Name

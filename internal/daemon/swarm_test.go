@@ -92,7 +92,7 @@ func swarmCase(t *testing.T, lines []string) swarmView {
 		Volumes []*state.Volume `json:"volumes"`
 	}
 	snap.Format, snap.Cluster = 1, &state.Cluster{ID: "c"}
-	v := swarmView{Where: map[volume.NodeID]string{}, Swarm: container.SwarmView{Node: "s1", Cluster: "swarm"}}
+	v := swarmView{Where: map[volume.NodeID]string{}}
 	for _, line := range lines {
 		words := strings.Fields(line)
 		if len(words) == 0 || words[0] == "#" {

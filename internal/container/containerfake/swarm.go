@@ -251,24 +251,40 @@ func (e *Engine) Tasks(service string) []string { return e.tasksOf(service) }
 
 var errNoManager = errors.New("this node is not a swarm manager")
 
-// Swarm implements container.Swarm.
-func (e *Engine) Swarm(context.Context) (container.SwarmView, error) {
+// SwarmMember implements container.Swarm.
+func (e *Engine) SwarmMember(context.Context) (container.SwarmMember, error) {
 	if err := e.alive(); err != nil {
-		return container.SwarmView{}, err
+		return container.SwarmMember{}, err
 	}
 	e.mu.Lock()
 	s := e.swarm
 	e.mu.Unlock()
 	if s == nil {
-		return container.SwarmView{}, nil
+		return container.SwarmMember{}, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := container.SwarmView{Node: "swarm-" + e.name}
-	if !s.nodes[out.Node].manager {
-		return out, nil
+	out := container.SwarmMember{Node: "swarm-" + e.name}
+	if s.nodes[out.Node].manager {
+		out.Cluster = s.id
 	}
-	out.Cluster = s.id
+	return out, nil
+}
+
+// Swarm implements container.Swarm.
+func (e *Engine) Swarm(ctx context.Context) (out container.SwarmView, err error) {
+	is, err := e.SwarmMember(ctx)
+	if err == nil && is.Cluster == "" {
+		err = errNoManager
+	}
+	if err != nil {
+		return out, err
+	}
+	e.mu.Lock()
+	s := e.swarm
+	e.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(s.nodes)) {
 		n := s.nodes[id]
 		out.Nodes = append(out.Nodes, container.SwarmNode{ID: id, Labels: maps.Clone(n.labels), Ready: n.silent.IsZero()})
