@@ -3,6 +3,7 @@ package replicate
 import (
 	"context"
 	"io"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -190,6 +191,41 @@ func TestReadBackOfAnother(t *testing.T) {
 		b.eng().mu.Unlock()
 		if known {
 			t.Errorf("snapshot %d is read as %s, which is another", g, name)
+		}
+	})
+}
+
+// What came is read back while more comes: the copy stays in the order in which its
+// snapshots came, and so in step with its primary.
+func TestArrivedWhileReadBack(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.pair("one")
+		var slow atomic.Bool
+		b.host.Inject(zfsfake.Rule{Op: "snapshots-named", After: true, Times: 1, Do: func(ctx context.Context, _, _ string) error {
+			slow.Store(true)
+			sleep(ctx, 4*time.Second)
+			return nil
+		}})
+		for i := range 4 * (keepNewest + pruneBatch) {
+			a.write("f", strings.Repeat("x", i))
+			time.Sleep(time.Second) // of the bubble: more than one comes while the first are read
+			e := b.eng()
+			e.mu.Lock()
+			inOrder := slices.IsSortedFunc(e.copies[testVol].snaps, func(x, y snap) int { return compare(x.pos.Seq, y.pos.Seq) })
+			e.mu.Unlock()
+			if !inOrder {
+				t.Fatalf("after write %d the copy is out of order", i)
+			}
+		}
+		w.waitFor("in sync", w.inSync("a", "b"))
+		if !slow.Load() {
+			t.Error("nothing was read back")
+		}
+		if full := a.streams(kindFull); full != 1 {
+			t.Errorf("%d full streams, want the seed alone", full)
+		}
+		if n := b.count(setAside); n > 0 {
+			t.Errorf("%d set aside", n)
 		}
 	})
 }

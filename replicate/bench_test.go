@@ -161,7 +161,7 @@ func idle(tb testing.TB, e *Engine) {
 	if err := e.tick(context.Background()); err != nil {
 		tb.Fatal(err)
 	}
-	if list, marks := e.excess(time.Now()); len(list)+len(marks) > 0 {
+	if list, marks := e.excess(e.plans(time.Now()), time.Now()); len(list)+len(marks) > 0 {
 		tb.Fatal("there is something to prune")
 	}
 }

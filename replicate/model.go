@@ -402,6 +402,23 @@ func (c *localCopy) add(z zfs.Snapshot) snap {
 	return s
 }
 
+// confirm takes over one that was unread, as it was read from the disk. Others that came
+// after it are still unread, and have come after it: their guesses are made anew above it.
+func (c *localCopy) confirm(z zfs.Snapshot) {
+	i := slices.IndexFunc(c.snaps, func(s snap) bool { return s.guid == guid(z.GUID) })
+	s := newSnap(z)
+	if t, ok := c.takenAt[z.Name]; ok && s.engine() {
+		s.pos.Taken = t
+	}
+	c.snaps = slices.Clone(c.snaps)
+	c.snaps[i] = s
+	for j := i + 1; j < len(c.snaps); j++ {
+		if next := &c.snaps[j]; next.unread {
+			next.txg = max(next.txg, c.snaps[j-1].txg+1)
+		}
+	}
+}
+
 // unread are the snapshots that nobody has read from the disk since streams brought them.
 func (c *localCopy) unread() (list []snap) {
 	for _, s := range c.snaps {

@@ -217,12 +217,12 @@ func (e *Engine) prune(ctx context.Context) error {
 	defer release(e.pruning)
 	// Nothing of a copy goes before what came since has been seen on its disk.
 	e.mu.Lock()
-	ids := sortedIDs(e.plans(time.Now()))
+	planned := e.plans(time.Now())
 	e.mu.Unlock()
-	if err := e.readBack(ctx, ids); err != nil {
+	if err := e.readBack(ctx, sortedIDs(planned)); err != nil {
 		return err
 	}
-	list, marks := e.excess(time.Now())
+	list, marks := e.excess(planned, time.Now())
 	failed, err := e.destroy(ctx, list)
 	if err != nil {
 		return err
@@ -241,17 +241,22 @@ func (e *Engine) prune(ctx context.Context) error {
 	return err
 }
 
-// excess is what all copies have too much, once one of them is ripe. What is to be
-// destroyed is condemned.
-func (e *Engine) excess(now time.Time) (list []doomed, marks []unmarked) {
+// excess is what all copies have too much, once one of them is ripe, and had when it was
+// planned: what has come since has not been read, so nothing older goes for it. What is to
+// be destroyed is condemned.
+func (e *Engine) excess(planned map[volume.ID]pruning, now time.Time) (list []doomed, marks []unmarked) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	plans := e.plans(now)
 	for _, id := range sortedIDs(plans) {
-		p := plans[id]
-		if slices.ContainsFunc(p.destroy, func(s snap) bool { return s.unread }) {
-			continue // it came a moment ago; the next pass reads it
+		before, ok := planned[id]
+		if !ok {
+			continue
 		}
+		p := plans[id]
+		p.destroy = slices.DeleteFunc(p.destroy, func(s snap) bool {
+			return !slices.ContainsFunc(before.destroy, func(b snap) bool { return b.guid == s.guid })
+		})
 		list = append(list, e.condemn(id, e.copies[id], p.destroy, p.mark, false)...)
 		for _, m := range p.unmark {
 			if len(marks) < maxUnmarks {

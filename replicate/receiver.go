@@ -265,6 +265,10 @@ func (e *Engine) prepare(ctx context.Context, o offer, a *Assignment) (answer, s
 			return answer{}, s, err
 		}
 		st := decide(o, s)
+		if st.answer.Verdict == saysAlready && e.hasUnread(o.Volume) {
+			reread = true // nobody has seen it on the disk
+			continue
+		}
 		if st.act == actAnswer {
 			if setAside != "" && (st.answer.Verdict == saysIncremental || st.answer.Verdict == saysFull) {
 				return say(saysDiverged, "%s; it has been set aside", setAside).answer, s, nil
@@ -594,6 +598,14 @@ func (c *localCopy) takes(b begin) bool {
 		!slices.ContainsFunc(c.snaps, func(s snap) bool { return s.guid == b.To || s.name == b.Name })
 }
 
+// hasUnread says that streams have brought something to a copy that nobody has read.
+func (e *Engine) hasUnread(id volume.ID) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.copies[id]
+	return c != nil && len(c.unread()) > 0
+}
+
 // readBack reads from the disk what streams have brought to these copies, in one command
 // for all. A copy that lacks any of it, or has another in its place, is not known any more
 // and is read anew.
@@ -636,7 +648,7 @@ func (e *Engine) readBack(ctx context.Context, ids []volume.ID) error {
 				c.known = false
 				break
 			}
-			c.add(z)
+			c.confirm(z)
 		}
 	}
 	return nil
