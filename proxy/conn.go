@@ -57,7 +57,7 @@ func (r *reader) next() (chunk, error) {
 		}
 		return c, err
 	}
-	if s, ok := r.from.(*stream); ok {
+	if s, ok := r.from.(interface{ readChunk() (chunk, error) }); ok {
 		return s.readChunk()
 	}
 	return readBuffered(r.from)
@@ -207,6 +207,19 @@ func tcpInfo(conn net.Conn) (info *unix.TCPInfo) {
 		return nil
 	}
 	return info
+}
+
+// lastWords says something to a client that is to be its last. What else it sends is read,
+// for a second, because it would reset the connection otherwise, and those words with it.
+func lastWords(client net.Conn, text []byte) error {
+	_ = client.SetDeadline(time.Now().Add(time.Second))
+	_, err := client.Write(text)
+	if half, ok := client.(interface{ CloseWrite() error }); ok && err == nil {
+		if err = half.CloseWrite(); err == nil {
+			_, err = io.Copy(io.Discard, client)
+		}
+	}
+	return err
 }
 
 // below is the connection that TLS is spoken on, or conn itself. What the kernel knows of

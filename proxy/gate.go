@@ -153,13 +153,15 @@ func (g *Gate) Handle(ctx context.Context, client net.Conn) { g.enter(ctx, clien
 
 // enter begins the session of a client, which what it returns serves.
 func (g *Gate) enter(ctx context.Context, client net.Conn) (serve func()) {
-	ctx = context.WithValue(ctx, clientKey{}, visitor{client: client.RemoteAddr().String(), at: client.LocalAddr().String()})
-	var s served
+	ctx = visitedBy(ctx, client)
 	if g.speaks.relay {
-		s = newRelay(ctx, g, client)
-	} else {
-		s = newSession(ctx, g, client)
+		return g.begins(newRelay(ctx, g, client), client)
 	}
+	return g.begins(newSession(ctx, g, client), client)
+}
+
+// begins has a session count from now on; what it returns serves it.
+func (g *Gate) begins(s served, client net.Conn) (serve func()) {
 	g.mu.Lock()
 	g.sessions[s] = struct{}{}
 	s.setPause(g.pause)
@@ -454,12 +456,18 @@ func (g *Gate) server(ctx context.Context) (net.Conn, error) {
 // closed; it returns when the last of them is gone. While more than Limits.Sessions of them
 // wait, it accepts nobody: those who come then wait in the kernel's queue.
 func (g *Gate) Serve(ctx context.Context, l net.Listener) error {
+	return acceptAll(ctx, l, g.log, g.room, func(conn net.Conn) func() { return g.enter(ctx, conn) })
+}
+
+// acceptAll accepts clients, each after room, and serves them as enter says, until ctx ends
+// or l is closed. It returns when the last of them is gone.
+func acceptAll(ctx context.Context, l net.Listener, log *slog.Logger, room func(context.Context) error, enter func(net.Conn) (serve func())) error {
 	var clients sync.WaitGroup
 	defer clients.Wait()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	for {
-		if err := g.room(ctx); err != nil {
+		if err := room(ctx); err != nil {
 			return nil
 		}
 		conn, err := l.Accept()
@@ -472,13 +480,13 @@ func (g *Gate) Serve(ctx context.Context, l net.Listener) error {
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accepting clients: %w", err)
 		case err != nil: // such as too many open files: those that are served end some time
-			g.log.Warn("a client could not be accepted", "err", err)
+			log.Warn("a client could not be accepted", "err", err)
 			if err := rest(ctx, 50*time.Millisecond); err != nil {
 				return nil
 			}
 			continue
 		}
-		clients.Go(g.enter(ctx, conn))
+		clients.Go(enter(conn))
 	}
 }
 
@@ -487,6 +495,19 @@ type crowd struct {
 	waiting atomic.Int64
 	most    int64
 }
+
+// room waits until others may wait, too.
+func (c *crowd) room(ctx context.Context) error {
+	for c.waiting.Load() >= c.most {
+		if err := rest(ctx, 20*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// full says that no more clients may wait than do.
+func (g *Gate) full() bool { return g.waiting.Load() >= int64(g.limits.Sessions) }
 
 // waits counts clients that begin to wait, or no longer do.
 func (g *Gate) waits(n int64) {
@@ -527,7 +548,7 @@ func (g *Gate) room(ctx context.Context) error {
 // hasRoom says whether there is room for one more in this gate, and in all that share a
 // bound with it.
 func (g *Gate) hasRoom() (own, all bool) {
-	own = g.waiting.Load() < int64(g.limits.Sessions)
+	own = !g.full()
 	return own, g.crowd == nil || g.crowd.waiting.Load() < g.crowd.most
 }
 
@@ -536,6 +557,11 @@ type urgentKey struct{}
 
 // visitor has the addresses of a client, and of where it has connected to.
 type visitor struct{ client, at string }
+
+// visitedBy is a context that has the addresses of a client.
+func visitedBy(ctx context.Context, client net.Conn) context.Context {
+	return context.WithValue(ctx, clientKey{}, visitor{client: client.RemoteAddr().String(), at: client.LocalAddr().String()})
+}
 
 // clientOf says which client a connection to the server is made for, in the context that a
 // Dialer gets; zero if it is for none.

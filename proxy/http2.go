@@ -19,6 +19,14 @@ import (
 
 // serveHTTP serves a client whose first words say which version of HTTP it speaks.
 func (s *session) serveHTTP(ctx context.Context) error {
+	switch c := s.conn.(type) {
+	case *lane:
+		c.session = s
+		return s.requests(ctx)
+	case *http2Lane:
+		<-ctx.Done()
+		return nil
+	}
 	var first []byte
 	for len(first) == 0 || len(first) < len(http2Preface) && strings.HasPrefix(http2Preface, string(first)) {
 		c, err := readChunk(s.client)
@@ -66,16 +74,26 @@ type http2Server struct {
 
 // serveHTTP2 serves a client that has said first.
 func (s *session) serveHTTP2(ctx context.Context, first []byte) error {
+	m := newStreams(s)
+	return serveStreams(ctx, s.client, first, m, s.gate.log)
+}
+
+func newStreams(s *session) *streams {
 	m := &streams{session: s, dialing: make(chan struct{}, 1)}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.framer = m
-	s.mu.Unlock()
-	client := &preread{Conn: s.client, left: first, closed: make(chan struct{})}
+	return m
+}
+
+// serveStreams serves a client that has said first, until it is gone, as handler says.
+func serveStreams(ctx context.Context, conn net.Conn, first []byte, handler http.Handler, log *slog.Logger) error {
+	client := &preread{Conn: conn, left: first, closed: make(chan struct{})}
 	server := &http.Server{
-		Handler:     m,
+		Handler:     handler,
 		Protocols:   onlyHTTP2(),
 		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    slog.NewLogLogger(s.gate.log.Handler(), slog.LevelDebug),
+		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	if err := server.Serve(&oneClient{conn: client}); !errors.Is(err, errOneClient) {
 		return fmt.Errorf("serving HTTP/2: %w", err)

@@ -603,9 +603,9 @@ func (n *Node) Cut(_ context.Context, route string) error {
 func (n *Node) Status(context.Context) (Status, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	out := Status{Node: n.config.Node, Process: os.Getpid()}
+	out := Status{Node: n.config.Node, Process: os.Getpid(), Hosts: true}
 	for _, r := range n.config.Routes {
-		s := RouteStatus{ID: r.ID, Listen: r.Listen, Mode: r.Mode, Owner: r.Owner, Epoch: r.Epoch, HeldEver: n.held(r.ID).Load()}
+		s := RouteStatus{ID: r.ID, Listen: r.Listen, Name: r.Name(), Mode: r.Mode, Owner: r.Owner, Epoch: r.Epoch, HeldEver: n.held(r.ID).Load()}
 		for e := range n.former {
 			if e.route.ID == r.ID {
 				e.count(&s)

@@ -17,6 +17,10 @@ type Route struct {
 	Listen uint16 // on every address of every node
 	Port   uint16 // of the container, to be shown
 	Mode   Mode
+	// Hosts are the names that clients ask for whom the route is for, in mode HTTP or TLS, in
+	// lower case; *.example.org is for all with one label more that no route on the port has
+	// itself. None: it is for whomever no other is for. Routes on one port differ in them.
+	Hosts []string `json:",omitempty"`
 	// Postgres may be set with that mode.
 	Postgres *RoutePostgres `json:",omitempty"`
 	// Announce says to the server whose connection it is, by the PROXY protocol, which a
@@ -30,6 +34,14 @@ type Route struct {
 	// Server is where the server is, as ip:port. It matters only at the owner. Empty:
 	// there is none now, and connections wait for it.
 	Server string `json:",omitempty"`
+}
+
+// Name is the first of its names, by which it is told from others on its port.
+func (r Route) Name() string {
+	if len(r.Hosts) == 0 {
+		return ""
+	}
+	return r.Hosts[0]
 }
 
 func (r Route) place() place { return place{Owner: r.Owner, Addr: r.OwnerAddr, Epoch: r.Epoch} }
@@ -139,7 +151,8 @@ type Controller interface {
 // Status is what a node's proxy does.
 type Status struct {
 	Node    string
-	Process int // its PID
+	Process int  // its PID
+	Hosts   bool `json:",omitempty"` // it tells several routes on one port apart
 	Routes  []RouteStatus
 }
 
@@ -148,6 +161,7 @@ type Status struct {
 type RouteStatus struct {
 	ID       string
 	Listen   uint16
+	Name     string `json:",omitempty"` // the first of Route.Hosts
 	Mode     Mode
 	Epoch    uint64
 	Owner    string // as this node knows it: not always the newest

@@ -81,6 +81,8 @@ type session struct {
 	waits   bool          // the client has said something that may not be passed on yet
 	answers chan struct{} // has something when the server has spoken, or all is over, while the client waits
 	writing bool          // what the server said is on its way to the client
+	leaving bool          // its client wants another route: see leave
+	left    bool          // what the server may still say is for nobody
 	closed  bool
 }
 
@@ -101,9 +103,12 @@ func (s *session) run() error {
 		}
 		err = serve(s, s.ctx)
 	}
-	if errors.Is(err, io.EOF) {
+	switch {
+	case errors.Is(err, io.EOF):
 		err = nil
 		s.hearOut()
+	case errors.Is(err, errElsewhere):
+		err = s.leave(s.ctx)
 	}
 	stop()
 	s.close()
@@ -163,6 +168,40 @@ func (s *session) hearOut() {
 	s.mu.Unlock()
 	if ok && half.CloseWrite() == nil {
 		s.pumps.Wait()
+	}
+}
+
+// leave ends the session, but not its client's connection, which goes on to another route
+// when this one's server has answered all. What that server may say afterwards, unasked, would
+// be taken for what another says: it is dropped.
+func (s *session) leave(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		s.leaving = true
+		idle := s.backend == nil || !s.writing && s.framer.busy() == ""
+		switch pin := s.framer.pinned(); {
+		case s.closed:
+			s.mu.Unlock()
+			return net.ErrClosed
+		case pin != "":
+			s.mu.Unlock()
+			return fmt.Errorf("a client asks for another route, but where the last answer ends is not known: %s", pin)
+		case idle:
+			s.left = true
+			if s.backend != nil {
+				_ = s.backend.Close()
+				s.backend = nil
+			}
+			s.conn.(*lane).kept = true
+			s.mu.Unlock()
+			return nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-s.answers:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 
@@ -413,6 +452,11 @@ func (s *session) replies(from net.Conn) {
 			return
 		}
 		s.mu.Lock()
+		if s.left {
+			s.mu.Unlock()
+			c.release()
+			return
+		}
 		s.writing = true
 		pass := c.bytes()
 		if s.framer.pinned() == "" {
@@ -442,7 +486,7 @@ func (s *session) replies(from net.Conn) {
 
 // wakeWaiting has a client that waits look again. s.mu is held.
 func (s *session) wakeWaiting() {
-	if s.waits {
+	if s.waits || s.leaving {
 		select {
 		case s.answers <- struct{}{}:
 		default:
@@ -538,20 +582,12 @@ func one(waits bool) int64 {
 }
 
 // refuse tells the client that its request was not done. A reply can be followed by
-// nothing else here: what else the client sends is read, for a second, because it would
-// reset the connection otherwise and the refusal with it, and dropped.
+// nothing else here.
 func (s *session) refuse(why string) {
 	s.mu.Lock()
 	text := s.framer.refusal(why)
 	s.mu.Unlock()
-	_ = s.client.SetDeadline(time.Now().Add(time.Second))
-	_, err := s.client.Write(text)
-	if half, ok := s.client.(interface{ CloseWrite() error }); ok && err == nil {
-		if err = half.CloseWrite(); err == nil {
-			_, err = io.Copy(io.Discard, s.client)
-		}
-	}
-	if err != nil {
+	if err := lastWords(s.client, text); err != nil {
 		s.gate.log.Debug("a client could not be told in full that its request was refused", "client", s.conn.RemoteAddr(), "err", err)
 	}
 }

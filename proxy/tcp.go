@@ -21,6 +21,7 @@ type relay struct {
 	ctx    context.Context // of whoever serves it
 	client net.Conn
 	since  time.Time
+	first  []byte // what it has said before the session began
 
 	mu      sync.Mutex
 	pause   *pause   // nil: not paused
@@ -51,9 +52,14 @@ type line struct {
 
 func newRelay(ctx context.Context, g *Gate, client net.Conn) *relay {
 	r := &relay{gate: g, ctx: ctx, client: client, since: time.Now()}
+	hears := g.speaks.hello
+	if h, ok := client.(*greeted); ok {
+		r.client, r.first, r.name = h.Conn, h.first, h.name
+		hears = false
+	}
 	// From the beginning, so that no more are accepted than may wait; but who has yet to say
 	// whom it wants waits for nobody, and keeps nobody out.
-	r.setWaits(!g.speaks.hello)
+	r.setWaits(!hears)
 	return r
 }
 
@@ -63,8 +69,8 @@ func (r *relay) run() error {
 	defer stop()
 	defer r.finish()
 	defer r.setWaits(false)
-	var first []byte
-	if r.gate.speaks.hello {
+	first := r.first
+	if r.gate.speaks.hello && first == nil {
 		var err error
 		if first, err = r.hello(); err != nil {
 			return err

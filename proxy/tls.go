@@ -14,28 +14,46 @@ import (
 const maxHello = 32 << 10
 
 // hello reads what a client of TLS says first, and learns from it which server it wants.
-// What cannot be understood is the server's matter; a client that does not come to the
-// point in the time that a request may wait is not served.
+// What cannot be understood is the server's matter.
 func (r *relay) hello() (first []byte, err error) {
-	_ = r.client.SetReadDeadline(time.Now().Add(r.gate.limits.Request))
+	h, err := readHello(r.client, r.gate.limits.Request)
+	if err != nil {
+		return nil, err
+	}
+	if h.odd != nil {
+		r.gate.log.Debug("whom a client wants is not understood", "client", r.client.RemoteAddr(), "err", h.odd)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.name = h.name
+	return h.first, nil
+}
+
+// greeted is a client that has said which server it wants.
+type greeted struct {
+	net.Conn
+	first []byte // all that it has said
+	name  string
+	odd   error // why that is not understood
+}
+
+// readHello reads what a client of TLS says first. One that does not come to the point within
+// the limit is not served.
+func readHello(client net.Conn, limit time.Duration) (*greeted, error) {
+	_ = client.SetReadDeadline(time.Now().Add(limit))
+	h := &greeted{Conn: client}
 	for {
-		c, err := readChunk(r.client)
+		c, err := readChunk(client)
 		if err != nil {
 			return nil, fmt.Errorf("waiting for a client to say whom it wants: %w", err)
 		}
-		first = append(first, c.bytes()...)
+		h.first = append(h.first, c.bytes()...)
 		c.release()
-		name, err := ServerName(first)
-		if errors.Is(err, ErrIncomplete) && len(first) < maxHello {
+		h.name, h.odd = ServerName(h.first)
+		if errors.Is(h.odd, ErrIncomplete) && len(h.first) < maxHello {
 			continue
 		}
-		if err != nil {
-			r.gate.log.Debug("whom a client wants is not understood", "client", r.client.RemoteAddr(), "err", err)
-		}
-		r.mu.Lock()
-		r.name = name
-		r.mu.Unlock()
-		return first, r.client.SetReadDeadline(time.Time{})
+		return h, client.SetReadDeadline(time.Time{})
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -170,7 +169,7 @@ func (a *app) completeArgument(ctx context.Context, w words, current string, add
 	case "LISTEN":
 		all, _ := a.client.Routes(ctx)
 		for _, r := range all.Routes {
-			add(strconv.Itoa(r.Listen), fmt.Sprintf("%s of %s, %s", r.Mode, r.Volume, r.State))
+			add(ref(r.Route, all.Routes), fmt.Sprintf("%s of %s, %s", r.Mode, r.Volume, r.State))
 		}
 	case "OPTION=VALUE":
 		for _, name := range volume.ChangeableOptions() {

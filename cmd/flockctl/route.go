@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -18,6 +19,12 @@ runs. It is written ` + volume.RouteForm + `: without PORT the container's port 
 tcp, tls         new connections wait while the volume moves; busy ones are in the way of a migration
 http, redis, postgres  clients stay connected and wait; nothing that they ask is lost or done twice
 
+Several routes of mode http, or of mode tls, can have one listen port if each has names of its own, as in
+80:8080/http@a.example.org@*.b.example.org: it is for the clients that ask for one of them, by the Host
+field of each request, or as the server that they want in TLS. *.b.example.org is for all names with one label
+more that no other route has. One route on the port may have no names and is for all others; without
+such a one others are refused. Of several on a port one is meant by PORT@NAME, or PORT@ without names.
+
 Words may follow the mode, as in 5432/postgres/tls/auth:
 
 cut              connections that are in the way of a migration are cut when their time is over; otherwise
@@ -30,31 +37,31 @@ passtls          of postgres: clients that ask for TLS have it with the server, 
 
 What tls and auth need is in files of each node: tls.crt, tls.key, auth-user and auth-password in the folder
 /etc/flocker/routes/LISTEN. Routes can also be given as the option ports of a volume, or as labels of a
-container that follows its volumes: flocker.proxy.NAME.listen, .port and .mode.
+container that follows its volumes: flocker.proxy.NAME.listen, .port, .mode and .host.
 
 A container reaches a route at its own node, wherever it runs: make it with --add-host NAME:host-gateway. With
 the label flocker.links=NAME:LISTEN it is looked after, and listed here.`
 
 func (a *app) routeCommand() *cli.Command {
-	port := func(usage, what string, do func(ctx context.Context, listen int) error) *cli.Command {
+	port := func(usage, what string, do func(ctx context.Context, route string) error) *cli.Command {
 		return &cli.Command{
-			Name: what, Usage: usage, ArgsUsage: "LISTEN",
+			Name: what, Usage: usage, ArgsUsage: "LISTEN[@NAME]",
 			Action: a.action(1, 1, func(ctx context.Context, c *cli.Context) error {
-				listen, err := strconv.Atoi(c.Args().First())
+				ref, err := volume.ParseRouteRef(c.Args().First())
 				if err != nil {
-					return usageError{fmt.Errorf("%q is no port", c.Args().First()), c.Command.HelpName}
+					return usageError{err, c.Command.HelpName}
 				}
-				if err := do(ctx, listen); err != nil {
+				if err := do(ctx, ref.String()); err != nil {
 					return err
 				}
-				a.printf("%d\n", listen)
+				a.printf("%s\n", ref)
 				return nil
 			}),
 		}
 	}
-	remove := port("stop listening on a port; connections end", "remove", func(ctx context.Context, listen int) error { return a.client.RemoveRoute(ctx, listen) })
+	remove := port("stop listening on a port; connections end", "remove", func(ctx context.Context, route string) error { return a.client.RemoveRoute(ctx, route) })
 	remove.Aliases = []string{"rm"}
-	pause := port("let nothing new reach the server of a route, wherever it goes", "pause", func(ctx context.Context, listen int) error { return a.client.PauseRoute(ctx, listen, true) })
+	pause := port("let nothing new reach the server of a route, wherever it goes", "pause", func(ctx context.Context, route string) error { return a.client.PauseRoute(ctx, route, true) })
 	pause.Description = "Clients wait, and are refused in the words of their protocol when they have waited too long."
 	return &cli.Command{
 		Name: "route", Aliases: []string{"routes"}, Usage: "lead ports of all nodes to the container of a volume", Description: routeHelp,
@@ -65,8 +72,13 @@ func (a *app) routeCommand() *cli.Command {
 			},
 			{
 				Name: "add", Usage: "listen on a port for a volume", ArgsUsage: "VOLUME ROUTE", Description: routeHelp,
+				Flags: []cli.Flag{&cli.StringSliceFlag{Name: "host", Usage: "only for clients that ask for this `NAME`; several with commas between, as @NAME in ROUTE"}},
 				Action: a.action(2, 2, func(ctx context.Context, c *cli.Context) error {
-					r, err := a.client.AddRoute(ctx, c.Args().First(), api.AddRouteRequest{Route: c.Args().Get(1)})
+					text := c.Args().Get(1)
+					for _, hosts := range c.StringSlice("host") {
+						text += "@" + strings.ReplaceAll(hosts, ",", "@")
+					}
+					r, err := a.client.AddRoute(ctx, c.Args().First(), api.AddRouteRequest{Route: text})
 					switch {
 					case err != nil:
 						return err
@@ -78,7 +90,7 @@ func (a *app) routeCommand() *cli.Command {
 				}),
 			},
 			remove, pause,
-			port("let a paused route go on", "resume", func(ctx context.Context, listen int) error { return a.client.PauseRoute(ctx, listen, false) }),
+			port("let a paused route go on", "resume", func(ctx context.Context, route string) error { return a.client.PauseRoute(ctx, route, false) }),
 		},
 	}
 }
@@ -92,11 +104,11 @@ func (a *app) listRoutes(ctx context.Context, _ *cli.Context) error {
 		return a.printJSON(all)
 	case a.quiet:
 		for _, r := range all.Routes {
-			a.printf("%d\n", r.Listen)
+			a.printf("%s\n", ref(r.Route, all.Routes))
 		}
 		return nil
 	}
-	t := newTable("LISTEN", "PORT", "MODE", "VOLUME", "OWNER", "STATE", "SESSIONS", "PARKED", "WAITING", "PINNED")
+	t := newTable("LISTEN", "PORT", "MODE", "HOST", "VOLUME", "OWNER", "STATE", "SESSIONS", "PARKED", "WAITING", "PINNED")
 	for _, r := range all.Routes {
 		owner, of := r.Owner.String(), r.Volume
 		if r.Owner == (api.NodeRef{}) {
@@ -105,7 +117,7 @@ func (a *app) listRoutes(ctx context.Context, _ *cli.Context) error {
 		if r.Container != "" {
 			of += " (" + r.Container + ")"
 		}
-		t.add(strconv.Itoa(r.Listen), strconv.Itoa(r.Port), r.How(), of, owner, string(r.State),
+		t.add(strconv.Itoa(r.Listen), strconv.Itoa(r.Port), r.How(), cmp.Or(r.Host, "-"), of, owner, string(r.State),
 			strconv.Itoa(r.Sessions), strconv.Itoa(r.Parked), strconv.Itoa(r.Held), strconv.Itoa(len(r.Pinned)))
 	}
 	if err := t.print(a.stdout); err != nil {
@@ -113,13 +125,13 @@ func (a *app) listRoutes(ctx context.Context, _ *cli.Context) error {
 	}
 	for _, r := range all.Routes {
 		for _, s := range r.Pinned {
-			a.printf("%d: %s on %s cannot be moved since %s ago: %s\n", r.Listen, s.Client, s.Node, a.ago(s.Since), s.Why)
+			a.printf("%s: %s on %s cannot be moved since %s ago: %s\n", ref(r.Route, all.Routes), s.Client, s.Node, a.ago(s.Since), s.Why)
 		}
 		for _, s := range r.Busy {
-			a.printf("%d: %s on %s keeps the pause from beginning: %s\n", r.Listen, s.Client, s.Node, s.Why)
+			a.printf("%s: %s on %s keeps the pause from beginning: %s\n", ref(r.Route, all.Routes), s.Client, s.Node, s.Why)
 		}
 		for _, text := range r.Problems {
-			a.printf("%d: %s\n", r.Listen, text)
+			a.printf("%s: %s\n", ref(r.Route, all.Routes), text)
 		}
 		for _, l := range r.Linked {
 			if l.Problem != "" {
@@ -137,4 +149,16 @@ func (a *app) listRoutes(ctx context.Context, _ *cli.Context) error {
 		fmt.Fprintf(a.stderr, "flockctl: clients that came to %s are not counted: no answer\n", strings.Join(names, ", "))
 	}
 	return nil
+}
+
+// ref is what a route is meant by in commands.
+func ref(r volume.Route, all []api.Route) string {
+	on := 0
+	for _, other := range all {
+		if other.Listen == r.Listen {
+			on++
+		}
+	}
+	key := r.Key()
+	return volume.RouteRef{Listen: key.Listen, At: on > 1 || key.Name != "", Name: key.Name}.String()
 }

@@ -164,10 +164,10 @@ var calls = []struct {
 	{"add route to nothing", func(ctx context.Context, b both) (any, error) {
 		return two(b.AddRoute(ctx, "a/b", api.AddRouteRequest{Route: "5432"}))
 	}},
-	{"pause route", func(ctx context.Context, b both) (any, error) { return one(b.PauseRoute(ctx, 5432, true)) }},
-	{"resume route", func(ctx context.Context, b both) (any, error) { return one(b.PauseRoute(ctx, 5432, false)) }},
-	{"remove route", func(ctx context.Context, b both) (any, error) { return one(b.RemoveRoute(ctx, 5432)) }},
-	{"remove route that is not there", func(ctx context.Context, b both) (any, error) { return one(b.RemoveRoute(ctx, 81)) }},
+	{"pause route", func(ctx context.Context, b both) (any, error) { return one(b.PauseRoute(ctx, "5432", true)) }},
+	{"resume route", func(ctx context.Context, b both) (any, error) { return one(b.PauseRoute(ctx, "5432", false)) }},
+	{"remove route", func(ctx context.Context, b both) (any, error) { return one(b.RemoveRoute(ctx, "5432")) }},
+	{"remove route that is not there", func(ctx context.Context, b both) (any, error) { return one(b.RemoveRoute(ctx, "81")) }},
 	{"rebalance", func(ctx context.Context, b both) (any, error) { return two(b.Rebalance(ctx)) }},
 	{"carry a rebalance on", func(ctx context.Context, b both) (any, error) {
 		return two(b.CarryRebalance(ctx, api.RebalanceRequest{Request: "r1", Moves: []api.RebalanceMove{{Volume: "0b5e55ed00000009", Role: volume.RoleReplica}}}))

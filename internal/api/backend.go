@@ -105,13 +105,14 @@ type Backend interface {
 	// Routes of all volumes, with what the proxies of the nodes say of them. A node that
 	// does not answer in time is named.
 	Routes(ctx context.Context) (Routes, error)
-	// AddRoute gives a live volume another route, and RemoveRoute takes away the one with a
-	// listen port, unless a container's labels ask for it. The same route again is no error.
+	// AddRoute gives a live volume another route, and RemoveRoute takes one away, unless a
+	// container's labels ask for it. The same route again is no error. Which one is meant is
+	// said as volume.RouteRef reads it.
 	AddRoute(ctx context.Context, ref string, req AddRouteRequest) (Route, error)
-	RemoveRoute(ctx context.Context, listen int) error
+	RemoveRoute(ctx context.Context, route string) error
 	// PauseRoute keeps what is new from the server of a route, or lets it go on. It lasts
 	// wherever the volume goes; what waits too long is refused meanwhile.
-	PauseRoute(ctx context.Context, listen int, paused bool) error
+	PauseRoute(ctx context.Context, route string, paused bool) error
 
 	// Containers that follow their volumes, by name.
 	Containers(ctx context.Context) ([]Container, error)

@@ -3,7 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
-	"strconv"
+	"net/url"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -79,6 +79,7 @@ type AddRouteRequest struct {
 // NodeRoute is what the proxy of one node says of a route.
 type NodeRoute struct {
 	Listen   int            `json:"listen"`
+	Name     string         `json:"name,omitempty"` // the first of the route's, if it has any
 	Sessions int            `json:"sessions,omitempty"`
 	Parked   int            `json:"parked,omitempty"`
 	Held     int            `json:"held,omitempty"`
@@ -111,17 +112,17 @@ func (c *Client) AddRoute(ctx context.Context, ref string, req AddRouteRequest) 
 }
 
 // RemoveRoute implements Backend.
-func (c *Client) RemoveRoute(ctx context.Context, listen int) error {
-	return c.call(ctx, request{method: "DELETE", path: "/v1/routes/" + strconv.Itoa(listen), repeatable: true})
+func (c *Client) RemoveRoute(ctx context.Context, route string) error {
+	return c.call(ctx, request{method: "DELETE", path: "/v1/routes/" + url.PathEscape(route), repeatable: true})
 }
 
 // PauseRoute implements Backend.
-func (c *Client) PauseRoute(ctx context.Context, listen int, paused bool) error {
+func (c *Client) PauseRoute(ctx context.Context, route string, paused bool) error {
 	what := "/resume"
 	if paused {
 		what = "/pause"
 	}
-	return c.call(ctx, request{method: "POST", path: "/v1/routes/" + strconv.Itoa(listen) + what, repeatable: true})
+	return c.call(ctx, request{method: "POST", path: "/v1/routes/" + url.PathEscape(route) + what, repeatable: true})
 }
 
 // NodeRoutes implements Peer.
@@ -131,13 +132,13 @@ func (c *Client) NodeRoutes(ctx context.Context) ([]NodeRoute, error) {
 }
 
 func proxyRoutes(b Backend) []route {
-	of := func(serve func(ctx context.Context, listen int) error) func(*http.Request) (any, error) {
+	of := func(serve func(ctx context.Context, route string) error) func(*http.Request) (any, error) {
 		return plain(func(r *http.Request) (any, error) {
-			listen, err := strconv.Atoi(r.PathValue("listen"))
+			ref, err := volume.ParseRouteRef(r.PathValue("route"))
 			if err != nil {
-				return nil, volume.Errorf(volume.CodeInvalid, "%q is no port", r.PathValue("listen"))
+				return nil, volume.Errorf(volume.CodeInvalid, "%v", err)
 			}
-			return nil, serve(r.Context(), listen)
+			return nil, serve(r.Context(), ref.String())
 		})
 	}
 	return []route{
@@ -149,9 +150,9 @@ func proxyRoutes(b Backend) []route {
 		{"POST", "/v1/volumes/{ref}/routes", anyone, strict(func(r *http.Request, req AddRouteRequest) (any, error) {
 			return b.AddRoute(r.Context(), r.PathValue("ref"), req)
 		})},
-		{"DELETE", "/v1/routes/{listen}", anyone, of(func(ctx context.Context, listen int) error { return b.RemoveRoute(ctx, listen) })},
-		{"POST", "/v1/routes/{listen}/pause", anyone, of(func(ctx context.Context, listen int) error { return b.PauseRoute(ctx, listen, true) })},
-		{"POST", "/v1/routes/{listen}/resume", anyone, of(func(ctx context.Context, listen int) error { return b.PauseRoute(ctx, listen, false) })},
+		{"DELETE", "/v1/routes/{route}", anyone, of(func(ctx context.Context, route string) error { return b.RemoveRoute(ctx, route) })},
+		{"POST", "/v1/routes/{route}/pause", anyone, of(func(ctx context.Context, route string) error { return b.PauseRoute(ctx, route, true) })},
+		{"POST", "/v1/routes/{route}/resume", anyone, of(func(ctx context.Context, route string) error { return b.PauseRoute(ctx, route, false) })},
 	}
 }
 

@@ -152,13 +152,13 @@ func (b backend) AddRoute(ctx context.Context, ref string, req api.AddRouteReque
 	return ask(b.d, func(m *member) (api.Route, error) { return m.AddRoute(ctx, ref, req) })
 }
 
-func (b backend) RemoveRoute(ctx context.Context, listen int) error {
-	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.RemoveRoute(ctx, listen) })
+func (b backend) RemoveRoute(ctx context.Context, route string) error {
+	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.RemoveRoute(ctx, route) })
 	return err
 }
 
-func (b backend) PauseRoute(ctx context.Context, listen int, paused bool) error {
-	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.PauseRoute(ctx, listen, paused) })
+func (b backend) PauseRoute(ctx context.Context, route string, paused bool) error {
+	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.PauseRoute(ctx, route, paused) })
 	return err
 }
 

@@ -246,7 +246,7 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 				h.Hash = key.Hash(plain)
 			}
 			h.Routes = f.routes(s, &h, u.Labels)
-			if f.m.unaware() == "" {
+			if f.m.unaware(knowsRoutes) == "" {
 				for _, p := range c.Ports.Published {
 					h.Published = append(h.Published, state.Published{Host: p.Host, Port: p.Port})
 				}
@@ -277,8 +277,12 @@ func (f *follower) routes(s *state.State, h *hereContainer, labels map[string]st
 	problem := strings.Join(taken, "; ")
 	if err != nil {
 		problem = err.Error()
-	} else if who := f.m.unaware(); who != "" && len(wanted) > 0 {
+	} else if who := f.m.unaware(knowsRoutes); who != "" && len(wanted) > 0 {
 		free, problem = nil, fmt.Sprintf("node %s runs a version of flocker that knows no routes", who)
+	} else if hosts := func(r volume.Route) bool { return r.Host != "" }; slices.ContainsFunc(wanted, hosts) {
+		if who := f.m.unaware(knowsHosts); who != "" {
+			free, problem = slices.DeleteFunc(free, hosts), fmt.Sprintf("node %s runs a version of flocker that knows no routes with names", who)
+		}
 	}
 	if problem != "" {
 		problem = fmt.Sprintf("container %s has no routes as its labels ask for: %s", h.Name, problem)

@@ -250,12 +250,12 @@ var (
 	safetyGauge    = newGauge("flocker_fencer_safety", "1 for how surely this node's writers are stopped: watchdog, sysrq, software, or none when no fencer runs; 0 for the others.", "level")
 	failoverGauge  = newGauge("flocker_failover_automatic", "1 while volumes of a lost node are taken over by themselves.")
 
-	connectionsGauge = newGauge("flocker_route_connections", "Connections of clients to this node's listening port of a route.", "port", "mode")
-	parkedGauge      = newGauge("flocker_route_parked", "Connections of clients that have no connection to the server, and need none before they ask for something.", "port", "mode")
-	waitingGauge     = newGauge("flocker_route_waiting", "Connections of clients whose request is held now: the route is paused, or its server is not there.", "port", "mode")
-	heldTotal        = newTotal("flocker_route_held_total", "Requests, and new connections, that came to this node and were held by a pause, or since there was no server, since its proxy began.", "port", "mode")
-	pinnedGauge      = newGauge("flocker_route_pinned", "Connections of clients that cannot be moved.", "port", "mode")
-	pausedGauge      = newGauge("flocker_route_paused", "1 while a route is paused on this node.", "port", "mode")
+	connectionsGauge = newGauge("flocker_route_connections", "Connections of clients to this node's listening port of a route.", "port", "mode", "host")
+	parkedGauge      = newGauge("flocker_route_parked", "Connections of clients that have no connection to the server, and need none before they ask for something.", "port", "mode", "host")
+	waitingGauge     = newGauge("flocker_route_waiting", "Connections of clients whose request is held now: the route is paused, or its server is not there.", "port", "mode", "host")
+	heldTotal        = newTotal("flocker_route_held_total", "Requests, and new connections, that came to this node and were held by a pause, or since there was no server, since its proxy began.", "port", "mode", "host")
+	pinnedGauge      = newGauge("flocker_route_pinned", "Connections of clients that cannot be moved.", "port", "mode", "host")
+	pausedGauge      = newGauge("flocker_route_paused", "1 while a route is paused on this node.", "port", "mode", "host")
 
 	gauges = []gauge{connectionsGauge, parkedGauge, waitingGauge, heldTotal, pinnedGauge, pausedGauge, leaseHeldGauge, leaseLeftGauge, safetyGauge, failoverGauge,
 		leaderGauge, quorumGauge, appliedGauge, poolSizeGauge, poolFreeGauge, copySnapsGauge, asidesGauge, asideGauge,
@@ -300,7 +300,7 @@ const scrapeTimeout = time.Second
 // measureRoutes gives the value of every gauge of routes.
 func measureRoutes(st proxy.Status, set func(g gauge, v float64, labels ...string)) {
 	for _, r := range st.Routes {
-		labels := []string{strconv.Itoa(int(r.Listen)), string(r.Mode)}
+		labels := []string{strconv.Itoa(int(r.Listen)), string(r.Mode), r.Name}
 		set(connectionsGauge, float64(r.Sessions), labels...)
 		set(parkedGauge, float64(r.Parked), labels...)
 		set(waitingGauge, float64(r.Held), labels...)

@@ -113,7 +113,7 @@ func TestGauges(t *testing.T) {
 		got[strings.Join(append([]string{g.Name}, labels...), " ")] = value
 	}
 	v.measure(self, true, true, set)
-	measureRoutes(proxy.Status{Routes: []proxy.RouteStatus{{Listen: 80, Mode: proxy.HTTP, Sessions: 5, Parked: 4, Held: 3, HeldEver: 17, Pinned: make([]proxy.Session, 2), Paused: now}}}, set)
+	measureRoutes(proxy.Status{Routes: []proxy.RouteStatus{{Listen: 80, Name: "a.example.org", Mode: proxy.HTTP, Sessions: 5, Parked: 4, Held: 3, HeldEver: 17, Pinned: make([]proxy.Session, 2), Paused: now}}}, set)
 	want := map[string]float64{
 		"flocker_raft_leader": 1, "flocker_raft_quorum": 1, "flocker_raft_applied_index": float64(s.Index),
 		"flocker_pool_size_bytes tank": 100, "flocker_pool_free_bytes tank": 60, "flocker_asides": 2, "flocker_aside_bytes": 11,
@@ -125,10 +125,10 @@ func TestGauges(t *testing.T) {
 		"flocker_replica_lag_seconds pg n2": 3, "flocker_replica_pending_bytes pg n2": 8,
 		"flocker_replica_last_success_timestamp_seconds pg n2": float64(now.Unix() - 3),
 		"flocker_replica_stream_bytes_per_second pg n2":        11, "flocker_replica_limit_bytes_per_second pg n2": 12,
-		"flocker_replica_streamed_bytes_total pg n2": 13,
-		"flocker_route_connections 80 http":          5, "flocker_route_parked 80 http": 4, "flocker_route_waiting 80 http": 3,
-		"flocker_route_held_total 80 http": 17,
-		"flocker_route_pinned 80 http":     2, "flocker_route_paused 80 http": 1,
+		"flocker_replica_streamed_bytes_total pg n2":      13,
+		"flocker_route_connections 80 http a.example.org": 5, "flocker_route_parked 80 http a.example.org": 4, "flocker_route_waiting 80 http a.example.org": 3,
+		"flocker_route_held_total 80 http a.example.org": 17,
+		"flocker_route_pinned 80 http a.example.org":     2, "flocker_route_paused 80 http a.example.org": 1,
 	}
 	for name, value := range want {
 		if x, ok := got[name]; !ok || x != value {

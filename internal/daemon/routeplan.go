@@ -29,6 +29,7 @@ type routeView struct {
 	// Proxy is what the proxy says; Stopping are routes whose server is just being stopped,
 	// and Ready says that a server has answered a probe.
 	Proxy    proxy.Status
+	NoHosts  bool // it is of a version that knows no routes with names
 	Stopping map[string]bool
 	Ready    func(id, server string) bool
 }
@@ -62,8 +63,15 @@ type routeServer struct {
 }
 
 // routeID names a route in the cluster. Another mode is another route: what a gate has
-// followed in one protocol means nothing in another.
-func routeID(r state.Route) string { return fmt.Sprintf("%s-%d-%s", r.Volume.ID, r.Listen, r.Mode) }
+// followed in one protocol means nothing in another. Of several on one port it is the first
+// name that tells.
+func routeID(r state.Route) string {
+	id := fmt.Sprintf("%s-%d-%s", r.Volume.ID, r.Listen, r.Mode)
+	if name := r.Key().Name; name != "" {
+		id += "-" + name
+	}
+	return id
+}
 
 func announceOf(version int) proxy.Announce {
 	if version == 0 {
@@ -95,10 +103,14 @@ func planRoutes(v routeView) routePlan {
 	for _, r := range v.State.NodeRoutes() {
 		out := proxy.Route{
 			ID: routeID(r.Route), Volume: r.Volume.Name, Listen: uint16(r.Listen), Port: uint16(r.Port), Mode: proxy.Mode(r.Mode),
-			Announce: announceOf(r.ProxyProtocol), Owner: string(r.Owner), OwnerAddr: addrs[r.Owner], Epoch: uint64(r.Epoch), Limits: v.Limits,
+			Hosts: r.Hosts(), Announce: announceOf(r.ProxyProtocol), Owner: string(r.Owner), OwnerAddr: addrs[r.Owner], Epoch: uint64(r.Epoch), Limits: v.Limits,
 		}
 		if r.TLS || r.PassTLS || r.Auth {
 			out.Postgres = &proxy.RoutePostgres{TLS: r.TLS, PassTLS: r.PassTLS, Auth: r.Auth}
+		}
+		if len(out.Hosts) > 0 && v.NoHosts {
+			p.Problems[out.ID] = fmt.Sprintf("nobody is served on %s of this node: its proxy is of a version that knows no names; have the new one take over: systemctl reload flockd-proxy", r.Key().At())
+			continue
 		}
 		if r.Owner == v.Self {
 			v.own(&p, &out, r)
@@ -185,8 +197,8 @@ func (v routeView) server(r state.NodeRoute) (server, problem string) {
 			for _, c := range all {
 				names = append(names, c.Name)
 			}
-			return "", fmt.Sprintf("the route on port %d leads nowhere: containers %s use volume %s, and their images do not say which one has port %d; give the container the labels %sNAME.listen and .port instead",
-				r.Listen, strings.Join(names, " and "), r.Volume.Name, r.Port, volume.LabelRoute)
+			return "", fmt.Sprintf("the route on %s leads nowhere: containers %s use volume %s, and their images do not say which one has port %d; give the container the labels %sNAME.listen and .port instead",
+				r.Key().At(), strings.Join(names, " and "), r.Volume.Name, r.Port, volume.LabelRoute)
 		}
 		all = exposing
 	}
@@ -194,7 +206,7 @@ func (v routeView) server(r state.NodeRoute) (server, problem string) {
 	case len(all) == 0:
 		return "", ""
 	case all[0].Ports.Address == "":
-		return "", fmt.Sprintf("the route on port %d leads nowhere: container %s has no address of its own on this node", r.Listen, all[0].Name)
+		return "", fmt.Sprintf("the route on %s leads nowhere: container %s has no address of its own on this node", r.Key().At(), all[0].Name)
 	}
 	return net.JoinHostPort(all[0].Ports.Address, strconv.Itoa(r.Port)), ""
 }
@@ -223,5 +235,5 @@ func blockers(r state.NodeRoute, sessions []proxy.Session) string {
 	if more := len(sessions) - most; more > 0 {
 		who = append(who, fmt.Sprintf("%d more", more))
 	}
-	return fmt.Sprintf("the route on port %d has connections that cannot be moved now: %s", r.Listen, strings.Join(who, ", "))
+	return fmt.Sprintf("the route on %s has connections that cannot be moved now: %s", r.Key().At(), strings.Join(who, ", "))
 }

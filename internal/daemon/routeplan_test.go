@@ -25,6 +25,7 @@ import (
 //	rec NAME NODE vols=VOL,.. [run] [ports=..]
 //	here NAME vols=VOL,.. [at=IP] [expose=PORT,..]
 //	engine-silent
+//	no-hosts
 //	proxy ROUTE owner=NODE epoch=N [server=IP:PORT] [paused]
 //	ready ROUTE SERVER
 //	stopping ROUTE
@@ -56,7 +57,7 @@ func TestPlanRoutes(t *testing.T) {
 			if r.Limits != view.Limits {
 				t.Errorf("%s: route %s has the limits %+v", input[0], r.ID, r.Limits)
 			}
-			fmt.Fprintf(&got, "=> %s of %s: %d to %s at %s epoch %d, port %d, server %q%s%s\n", r.ID, r.Volume, r.Listen, r.Owner, r.OwnerAddr, r.Epoch, r.Port, r.Server, announced(r.Announce), withOptions(r.Postgres))
+			fmt.Fprintf(&got, "=> %s of %s: %d%s to %s at %s epoch %d, port %d, server %q%s%s\n", r.ID, r.Volume, r.Listen, forHosts(r.Hosts), r.Owner, r.OwnerAddr, r.Epoch, r.Port, r.Server, announced(r.Announce), withOptions(r.Postgres))
 		}
 		for _, to := range p.Probe {
 			fmt.Fprintf(&got, "=> probe %s as %s for %s%s\n", to.Server, to.Mode, to.ID, announced(to.Announce))
@@ -90,6 +91,13 @@ func withOptions(o *proxy.RoutePostgres) string {
 		return ""
 	}
 	return fmt.Sprintf(", with %+v", *o)
+}
+
+func forHosts(hosts []string) string {
+	if len(hosts) == 0 {
+		return ""
+	}
+	return " for " + strings.Join(hosts, " and ")
 }
 
 func announced(a proxy.Announce) string {
@@ -128,6 +136,14 @@ func routeCase(t *testing.T, lines []string) routeView {
 		}
 		return out
 	}
+	keys := func(text, line string) (out []volume.RouteKey) {
+		for _, w := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' }) {
+			ref, err := volume.ParseRouteRef(w)
+			must(err, line)
+			out = append(out, volume.RouteKey{Listen: ref.Listen, Name: ref.Name})
+		}
+		return out
+	}
 	for _, line := range lines {
 		words := strings.Fields(line)
 		if len(words) == 0 || words[0] == "#" {
@@ -153,7 +169,7 @@ func routeCase(t *testing.T, lines []string) routeView {
 			n, err := strconv.ParseUint(epoch, 10, 64)
 			must(err, line)
 			vol := &state.Volume{ID: volume.ID(name), Name: name, Epoch: volume.Epoch(n), Phase: state.PhaseActive,
-				Placement: volume.Placement{Primary: volume.NodeID(opt["on"])}, Spec: volume.Spec{Ports: routes}, Paused: numbers(opt["paused"], line)}
+				Placement: volume.Placement{Primary: volume.NodeID(opt["on"])}, Spec: volume.Spec{Ports: routes}, Paused: keys(opt["paused"], line)}
 			if flag["moving"] {
 				vol.Phase, vol.Pending = state.PhaseMoving, &state.Pending{To: "n2", Follow: true}
 			}
@@ -175,6 +191,8 @@ func routeCase(t *testing.T, lines []string) routeView {
 				Ports: container.Ports{Address: opt["at"], Exposed: numbers(opt["expose"], line)}})
 		case "engine-silent":
 			v.Known = false
+		case "no-hosts":
+			v.NoHosts = true
 		case "proxy":
 			n, err := strconv.ParseUint(opt["epoch"], 10, 64)
 			must(err, line)

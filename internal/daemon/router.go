@@ -134,14 +134,15 @@ func (r *router) step(life context.Context) (problems []string) {
 	}
 	r.hurries = awaits(s, r.m.self)
 	plan := planRoutes(routeView{
-		Self: r.m.self, State: s, Port: r.port, Limits: proxy.Limits{Request: r.m.timers.Held, Event: 2 * r.m.timers.Held}, Here: here, Known: known, Proxy: status, Stopping: r.isStopping(), Ready: r.isReady,
+		Self: r.m.self, State: s, Port: r.port, Limits: proxy.Limits{Request: r.m.timers.Held, Event: 2 * r.m.timers.Held}, Here: here, Known: known, Proxy: status, NoHosts: !status.Hosts, Stopping: r.isStopping(), Ready: r.isReady,
 	})
 	for _, id := range slices.Sorted(maps.Keys(plan.Problems)) {
 		problems = append(problems, plan.Problems[id])
 	}
 	for _, st := range status.Routes {
 		if st.Problem != "" {
-			problems = append(problems, fmt.Sprintf("the route on port %d: %s", st.Listen, st.Problem))
+			key := volume.RouteKey{Listen: int(st.Listen), Name: st.Name}
+			problems = append(problems, fmt.Sprintf("the route on %s: %s", key.At(), st.Problem))
 		}
 	}
 	for _, id := range plan.Pause {
@@ -310,7 +311,7 @@ func (r *router) quiesce(ctx context.Context, id volume.ID) (paused time.Time, d
 	}
 	for _, rt := range routes {
 		if err = r.proxy.Pause(pctx, routeID(rt.Route), 0); err != nil && !errors.Is(err, proxy.ErrNoRoute) {
-			err = fmt.Errorf("the route on port %d cannot be paused: %w", rt.Listen, err)
+			err = fmt.Errorf("the route on %s cannot be paused: %w", rt.Key().At(), err)
 			break
 		}
 		err = nil
@@ -368,7 +369,7 @@ func (r *router) quiet(ctx context.Context, routes []state.NodeRoute) error {
 			err := r.proxy.Quiet(qctx, id)
 			busy := (*proxy.Busy)(nil)
 			if errors.As(err, &busy) && rt.Cut && ctx.Err() == nil {
-				r.m.log.Warn("connections of a route are cut: they did not come to an end", "port", rt.Listen, "connections", len(busy.Sessions))
+				r.m.log.Warn("connections of a route are cut: they did not come to an end", "port", rt.Key().String(), "connections", len(busy.Sessions))
 				cctx, cancel := context.WithTimeout(ctx, proxyTimeout)
 				defer cancel()
 				if err = r.proxy.Cut(cctx, id); err == nil {
@@ -380,7 +381,7 @@ func (r *router) quiet(ctx context.Context, routes []state.NodeRoute) error {
 			case errors.As(err, &busy):
 				errs[i] = errors.New(blockers(rt, busy.Sessions))
 			case err != nil:
-				errs[i] = fmt.Errorf("nobody knows whether the route on port %d is quiet: %w", rt.Listen, err)
+				errs[i] = fmt.Errorf("nobody knows whether the route on %s is quiet: %w", rt.Key().At(), err)
 			}
 		})
 	}
@@ -405,7 +406,7 @@ func (r *router) goOn(ctx context.Context, routes []state.NodeRoute) {
 			continue
 		}
 		if err := r.proxy.Resume(ctx, routeID(rt.Route), ""); err != nil && !errors.Is(err, proxy.ErrNoRoute) {
-			r.m.log.Warn("a route cannot be resumed yet", "port", rt.Listen, "err", err)
+			r.m.log.Warn("a route cannot be resumed yet", "port", rt.Key().String(), "err", err)
 		}
 	}
 }

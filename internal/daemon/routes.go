@@ -28,7 +28,7 @@ func (m *member) NodeRoutes(ctx context.Context) ([]api.NodeRoute, error) {
 	var out []api.NodeRoute
 	for _, r := range status.Routes {
 		out = append(out, api.NodeRoute{
-			Listen: int(r.Listen), Sessions: r.Sessions, Parked: r.Parked, Held: r.Held, Problem: r.Problem,
+			Listen: int(r.Listen), Name: r.Name, Sessions: r.Sessions, Parked: r.Parked, Held: r.Held, Problem: r.Problem,
 			Server: r.Server, Paused: !r.Paused.IsZero(), Pinned: m.sessions(r.Pinned), Busy: m.sessions(r.Busy),
 		})
 		if m.linker != nil {
@@ -109,7 +109,7 @@ func (v view) routes(said map[volume.NodeID][]api.NodeRoute) (out api.Routes) {
 			x.Owner = v.ref(r.Owner)
 		}
 		for n := range v.state.Nodes() {
-			i := slices.IndexFunc(said[n.ID], func(nr api.NodeRoute) bool { return nr.Listen == r.Listen })
+			i := slices.IndexFunc(said[n.ID], func(nr api.NodeRoute) bool { return nr.Listen == r.Listen && nr.Name == r.Key().Name })
 			if i < 0 {
 				continue
 			}
@@ -160,12 +160,12 @@ func (m *member) AddRoute(ctx context.Context, ref string, req api.AddRouteReque
 		if slices.Contains(v.Spec.Ports, r) {
 			return v.Spec.Ports, nil
 		}
-		if i := slices.IndexFunc(v.Spec.Ports, func(old volume.Route) bool { return old.Listen == r.Listen }); i >= 0 {
+		if i := slices.IndexFunc(v.Spec.Ports, func(old volume.Route) bool { return old.Clash(r) != "" }); i >= 0 {
 			return nil, volume.Errorf(volume.CodeConflict, "volume %q has the route %s already", v.Name, v.Spec.Ports[i]).
-				WithHint("remove it first: flockctl route remove %d", r.Listen)
+				WithHint("remove it first: flockctl route remove %s", v.Spec.Ports[i].Key())
 		}
 		ports := append(slices.Clone(v.Spec.Ports), r)
-		slices.SortFunc(ports, func(a, b volume.Route) int { return cmp.Compare(a.Listen, b.Listen) })
+		slices.SortFunc(ports, volume.CompareRoutes)
 		return ports, nil
 	}, func(leader *api.Client, ref string) error {
 		_, err := leader.AddRoute(ctx, ref, req)
@@ -175,7 +175,7 @@ func (m *member) AddRoute(ctx context.Context, ref string, req api.AddRouteReque
 		return api.Route{}, err
 	}
 	for _, x := range m.view().routes(nil).Routes {
-		if x.Listen == r.Listen {
+		if x.Route == r {
 			return x, nil
 		}
 	}
@@ -183,27 +183,41 @@ func (m *member) AddRoute(ctx context.Context, ref string, req api.AddRouteReque
 }
 
 // RemoveRoute implements api.Backend.
-func (m *member) RemoveRoute(ctx context.Context, listen int) error {
+func (m *member) RemoveRoute(ctx context.Context, ref string) error {
 	if _, forwarded := api.Caller(ctx); !forwarded {
 		if err := m.catchUp(ctx); err != nil {
 			return err
 		}
 	}
-	r, ok := m.cluster.State().RouteAt(listen)
+	r, err := m.route(ref)
 	switch {
-	case !ok:
-		return noRoute(listen)
+	case err != nil:
+		return err
 	case r.Container != nil:
-		return volume.Errorf(volume.CodeRefused, "the labels of container %q ask for the route on port %d", r.Container.Name, listen).
-			WithHint("make the container again without %sNAME.listen=%d", volume.LabelRoute, listen)
+		return volume.Errorf(volume.CodeRefused, "the labels of container %q ask for the route on %s", r.Container.Name, r.Key().At()).
+			WithHint("make the container again without %sNAME.listen=%d", volume.LabelRoute, r.Listen)
 	}
 	return m.changeRoutes(ctx, string(r.Volume.ID), func(v *state.Volume) ([]volume.Route, error) {
-		return slices.DeleteFunc(slices.Clone(v.Spec.Ports), func(r volume.Route) bool { return r.Listen == listen }), nil
-	}, func(leader *api.Client, _ string) error { return leader.RemoveRoute(ctx, listen) })
+		return slices.DeleteFunc(slices.Clone(v.Spec.Ports), func(have volume.Route) bool { return have.Key() == r.Key() }), nil
+	}, func(leader *api.Client, _ string) error { return leader.RemoveRoute(ctx, ref) })
 }
 
-func noRoute(listen int) error {
-	return volume.Errorf(volume.CodeNotFound, "no route listens on port %d", listen).WithHint("flockctl route list shows all")
+// route is the one that ref means.
+func (m *member) route(ref string) (state.Route, error) {
+	asked, err := volume.ParseRouteRef(ref)
+	if err != nil {
+		return state.Route{}, volume.Errorf(volume.CodeInvalid, "%v", err)
+	}
+	all := m.cluster.State().Routes()
+	var plain []volume.Route
+	for _, r := range all {
+		plain = append(plain, r.Route)
+	}
+	i, err := asked.Find(plain)
+	if err != nil {
+		return state.Route{}, err
+	}
+	return all[i], nil
 }
 
 // changeRoutes gives a volume other routes, on the leader, and returns once this node knows.
@@ -250,14 +264,15 @@ func (m *member) changeRoutes(ctx context.Context, ref string, change func(*stat
 }
 
 // PauseRoute implements api.Backend.
-func (m *member) PauseRoute(ctx context.Context, listen int, paused bool) error {
+func (m *member) PauseRoute(ctx context.Context, ref string, paused bool) error {
 	if err := m.catchUp(ctx); err != nil {
 		return err
 	}
-	if _, ok := m.cluster.State().RouteAt(listen); !ok {
-		return noRoute(listen)
+	r, err := m.route(ref)
+	if err != nil {
+		return err
 	}
-	return m.asOperator(ctx, state.PauseRoute{Listen: listen, Pause: paused})
+	return m.asOperator(ctx, state.PauseRoute{Listen: r.Listen, Name: r.Key().Name, Pause: paused})
 }
 
 // migrationNotes are what the clients of a volume would notice if it were moved now, and
@@ -283,15 +298,15 @@ func (m *member) migrationNotes(ctx context.Context, v *state.Volume, to volume.
 			}
 		}
 	}
-	stops := map[int]bool{}
+	stops := map[volume.RouteKey]bool{}
 	for _, r := range stopsWith(s, v.Placement.Primary, v.ID) {
-		stops[r.Listen] = true
+		stops[r.Key()] = true
 	}
 	if len(stops) == 0 {
 		return notes
 	}
 	for _, r := range m.view().routes(m.askRoutes(ctx, s)).Routes {
-		if !stops[r.Listen] {
+		if !stops[r.Key()] {
 			continue
 		}
 		for _, p := range r.Pinned {
@@ -299,10 +314,10 @@ func (m *member) migrationNotes(ctx context.Context, v *state.Volume, to volume.
 			if r.Cut {
 				what = "it is cut"
 			}
-			notes = append(notes, fmt.Sprintf("the connection of %s to port %d cannot be moved (%s): %s", p.Client, r.Listen, p.Why, what))
+			notes = append(notes, fmt.Sprintf("the connection of %s to %s cannot be moved (%s): %s", p.Client, r.Key().At(), p.Why, what))
 		}
 		for _, p := range r.Problems {
-			notes = append(notes, fmt.Sprintf("the route on port %d: %s", r.Listen, p))
+			notes = append(notes, fmt.Sprintf("the route on %s: %s", r.Key().At(), p))
 		}
 	}
 	return notes
@@ -311,7 +326,12 @@ func (m *member) migrationNotes(ctx context.Context, v *state.Volume, to volume.
 // understood is a command as every node that is heard of can take it: one of a version
 // before routes stops at whatever it does not know, as it has to.
 func (m *member) understood(c state.Command) (state.Command, error) {
-	who := m.unaware()
+	if hasHosts(c) {
+		if who := m.unaware(knowsHosts); who != "" {
+			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that knows no routes with names", who).WithHint("upgrade flocker there first")
+		}
+	}
+	who := m.unaware(knowsRoutes)
 	if who == "" {
 		return c, nil
 	}
@@ -351,14 +371,33 @@ func olderSpec(s volume.Spec) bool {
 	return len(s.Ports) == 0 && len(s.Prefer) == 0 && len(s.Avoid) == 0 && s.Zone == ""
 }
 
-func (m *member) unaware() string { return unaware(m.cluster.State(), m.reports.All(m.now()), m.self) }
+// hasHosts says that a command tells of a route with names.
+func hasHosts(c state.Command) bool {
+	hosts := func(r volume.Route) bool { return r.Host != "" }
+	switch c := c.(type) {
+	case state.CreateVolume:
+		return slices.ContainsFunc(c.Spec.Ports, hosts)
+	case state.UpdateSpec:
+		return slices.ContainsFunc(c.Spec.Ports, hosts)
+	case state.PauseRoute:
+		return c.Name != ""
+	}
+	return false
+}
 
-// unaware is another node whose own word is that it does not know routes; "" when there is
-// none. One that was not heard of is not waited for: if it is such a one it stops when it is
+func knowsRoutes(r volume.Report) bool { return r.Routes }
+func knowsHosts(r volume.Report) bool  { return r.Hosts }
+
+func (m *member) unaware(of func(volume.Report) bool) string {
+	return unaware(m.cluster.State(), m.reports.All(m.now()), m.self, of)
+}
+
+// unaware is another node whose own word is that it does not know of something; "" when there
+// is none. One that was not heard of is not waited for: if it is such a one it stops when it is
 // back, as one that missed an upgrade does.
-func unaware(s *state.State, said []cluster.Received, self volume.NodeID) string {
+func unaware(s *state.State, said []cluster.Received, self volume.NodeID, of func(volume.Report) bool) string {
 	for _, r := range said {
-		if n := s.Node(r.Report.Node); n != nil && n.ID != self && !r.Report.At.IsZero() && !r.Report.Routes {
+		if n := s.Node(r.Report.Node); n != nil && n.ID != self && !r.Report.At.IsZero() && !of(r.Report) {
 			return n.Name
 		}
 	}

@@ -96,8 +96,26 @@ func TestUnaware(t *testing.T) {
 	}
 	s := testState(t)
 	for _, tt := range tests {
-		if got := unaware(s, tt.said, "n1"); got != tt.want {
+		if got := unaware(s, tt.said, "n1", knowsRoutes); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	older := []cluster.Received{says("n1", at, true), says("n2", at, true)}
+	older[0].Report.Hosts = true
+	if got := unaware(s, older, "n1", knowsHosts); got != "n2" {
+		t.Errorf("of names one does not know: got %q, want n2", got)
+	}
+	name := volume.Spec{Ports: []volume.Route{{Listen: 81, Port: 80, Mode: volume.RouteHTTP}, {Listen: 80, Port: 80, Mode: volume.RouteHTTP, Host: "a.example.org"}}}
+	plain := volume.Spec{Ports: name.Ports[:1]}
+	for _, tt := range []struct {
+		c    state.Command
+		want bool
+	}{
+		{state.CreateVolume{Spec: name}, true}, {state.UpdateSpec{Spec: name}, true}, {state.PauseRoute{Listen: 80, Name: "a.example.org"}, true},
+		{state.CreateVolume{Spec: plain}, false}, {state.UpdateSpec{Spec: plain}, false}, {state.PauseRoute{Listen: 80}, false}, {state.OpenRoutes{}, false},
+	} {
+		if got := hasHosts(tt.c); got != tt.want {
+			t.Errorf("%#v has names: %v, want %v", tt.c, got, tt.want)
 		}
 	}
 	routed := volume.Spec{Ports: []volume.Route{{Listen: 80, Port: 80, Mode: volume.RouteHTTP}}}

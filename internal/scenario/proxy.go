@@ -154,9 +154,9 @@ func (p *fakeProxy) Status(context.Context) (proxy.Status, error) {
 	if p.down {
 		return proxy.Status{}, errProxyDown
 	}
-	out := proxy.Status{Node: p.config.Node}
+	out := proxy.Status{Node: p.config.Node, Hosts: true}
 	for _, r := range p.config.Routes {
-		st := proxy.RouteStatus{ID: r.ID, Listen: r.Listen, Mode: r.Mode, Epoch: r.Epoch, Owner: r.Owner}
+		st := proxy.RouteStatus{ID: r.ID, Listen: r.Listen, Name: r.Name(), Mode: r.Mode, Epoch: r.Epoch, Owner: r.Owner}
 		if r.Owner == p.config.Node {
 			st.Server, st.Paused, st.Busy, st.Sessions = r.Server, p.paused[r.ID], p.busy[r.ID], len(p.busy[r.ID])
 		}
@@ -421,14 +421,10 @@ func (w *World) proxyStep(words []string) (ok bool, err error) {
 		_, err := m.API().AddRoute(w.ctx(), words[2], api.AddRouteRequest{Route: words[3]})
 		return true, err
 	case "remove-route", "pause-route", "resume-route":
-		port, err := strconv.Atoi(words[2])
-		if err != nil {
-			return true, err
-		}
 		if words[0] == "remove-route" {
-			return true, m.API().RemoveRoute(w.ctx(), port)
+			return true, m.API().RemoveRoute(w.ctx(), words[2])
 		}
-		return true, m.API().PauseRoute(w.ctx(), port, words[0] == "pause-route")
+		return true, m.API().PauseRoute(w.ctx(), words[2], words[0] == "pause-route")
 	default:
 		return false, nil
 	}

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"net"
@@ -19,8 +18,8 @@ const (
 	lastOwnPort  = 4526
 )
 
-// Route is a front door of a volume, whose listen port nobody else has. The server behind
-// it is Container, if the labels of one ask for the route; else the volume itself asks, and
+// Route is a front door of a volume, whose listen port, or whose names there, nobody else
+// has. The server behind it is Container, if the labels of one ask for the route; else the volume itself asks, and
 // the server is the container that uses it.
 type Route struct {
 	volume.Route
@@ -28,7 +27,7 @@ type Route struct {
 	Container *Container
 }
 
-// Routes in order of their listen ports. Removed volumes have none.
+// Routes in order of their listen ports, and there of their names. Removed volumes have none.
 func (s *State) Routes() (out []Route) {
 	for v := range s.Volumes() {
 		if !v.Live() {
@@ -45,7 +44,7 @@ func (s *State) Routes() (out []Route) {
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b Route) int { return cmp.Compare(a.Listen, b.Listen) })
+	slices.SortFunc(out, func(a, b Route) int { return volume.CompareRoutes(a.Route, b.Route) })
 	return out
 }
 
@@ -73,8 +72,9 @@ type NodeRoute struct {
 
 // PauseRoute is an operator's wish that nothing pass a route, or that it go on.
 type PauseRoute struct {
-	Listen int  `json:"listen"`
-	Pause  bool `json:"pause"`
+	Listen int    `json:"listen"`
+	Name   string `json:"name,omitempty"` // the first of the route's, if it has any
+	Pause  bool   `json:"pause"`
 }
 
 func (PauseRoute) kind() string { return "pause-route" }
@@ -87,7 +87,7 @@ func (s *State) NodeRoutes() (out []NodeRoute) {
 		if v.Phase == PhaseCreating {
 			continue // nothing can be behind it
 		}
-		out = append(out, NodeRoute{Route: r, Owner: v.Placement.Primary, Epoch: v.Epoch, Moving: moving[v.ID], Paused: slices.Contains(v.Paused, r.Listen)})
+		out = append(out, NodeRoute{Route: r, Owner: v.Placement.Primary, Epoch: v.Epoch, Moving: moving[v.ID], Paused: slices.Contains(v.Paused, r.Key())})
 	}
 	return out
 }
@@ -115,11 +115,11 @@ func (s *State) moving() map[volume.ID]bool {
 	return with
 }
 
-// RouteAt is the route with a listen port.
-func (s *State) RouteAt(listen int) (Route, bool) {
+// RouteOf is the route that is known by a key.
+func (s *State) RouteOf(key volume.RouteKey) (Route, bool) {
 	all := s.Routes()
-	i, found := slices.BinarySearchFunc(all, listen, func(r Route, port int) int { return cmp.Compare(r.Listen, port) })
-	if !found {
+	i := slices.IndexFunc(all, func(r Route) bool { return r.Key() == key })
+	if i < 0 {
 		return Route{}, false
 	}
 	return all[i], true
@@ -159,24 +159,25 @@ func (s *State) Bypass(c *Container) func(host, port int) string {
 }
 
 func (t *txn) pauseRoute(c PauseRoute) Result {
-	r, ok := t.s.RouteAt(c.Listen)
+	key := volume.RouteKey{Listen: c.Listen, Name: c.Name}
+	r, ok := t.s.RouteOf(key)
 	switch {
 	case !ok:
-		return failed(volume.CodeNotFound, "no route listens on port %d", c.Listen)
-	case slices.Contains(r.Volume.Paused, c.Listen) == c.Pause:
+		return failed(volume.CodeNotFound, "no route listens on %s", key.At())
+	case slices.Contains(r.Volume.Paused, key) == c.Pause:
 		return Result{Volume: r.Volume.ID}
 	}
 	next := *r.Volume
 	kind, doing := "route.resumed", "goes on"
 	if c.Pause {
 		kind, doing = "route.paused", "is paused"
-		next.Paused = append(slices.Clone(next.Paused), c.Listen)
-		slices.Sort(next.Paused)
+		next.Paused = append(slices.Clone(next.Paused), key)
+		slices.SortFunc(next.Paused, volume.RouteKey.Compare)
 	} else {
-		next.Paused = slices.DeleteFunc(slices.Clone(next.Paused), func(port int) bool { return port == c.Listen })
+		next.Paused = slices.DeleteFunc(slices.Clone(next.Paused), func(k volume.RouteKey) bool { return k == key })
 	}
 	t.putVolume(next)
-	t.event(Event{Kind: kind, Volume: next.ID, Name: next.Name, Message: fmt.Sprintf("the route of volume %s on port %d %s", next.Name, c.Listen, doing)})
+	t.event(Event{Kind: kind, Volume: next.ID, Name: next.Name, Message: fmt.Sprintf("the route of volume %s on %s %s", next.Name, key.At(), doing)})
 	return Result{Volume: next.ID}
 }
 
@@ -188,8 +189,8 @@ func (t *txn) prunePaused(id volume.ID) {
 		return
 	}
 	next := *v
-	next.Paused = slices.DeleteFunc(slices.Clone(v.Paused), func(port int) bool {
-		r, ok := t.s.RouteAt(port)
+	next.Paused = slices.DeleteFunc(slices.Clone(v.Paused), func(key volume.RouteKey) bool {
+		r, ok := t.s.RouteOf(key)
 		return !ok || r.Volume.ID != id
 	})
 	if len(next.Paused) < len(v.Paused) {
@@ -208,8 +209,8 @@ func (s *State) FreeRoutes(c *Container, wanted []volume.Route) (free []volume.R
 		return r.Container != nil && (r.Container.RecordKey() == c.RecordKey() || r.Container.Node == c.Node && r.Container.Name == c.Name)
 	})
 	for _, r := range wanted {
-		if who := taker(r.Listen); who != "" {
-			taken = append(taken, fmt.Sprintf("port %d is that of %s", r.Listen, who))
+		if what, who := taker(r); who != "" {
+			taken = append(taken, fmt.Sprintf("%s is that of %s", what, who))
 		} else {
 			free = append(free, r)
 		}
@@ -217,9 +218,9 @@ func (s *State) FreeRoutes(c *Container, wanted []volume.Route) (free []volume.R
 	return free, taken
 }
 
-// takers is a function that says in words who has a listen port; "" when nobody has it.
-// Routes that but names do not count.
-func (s *State) takers(but func(Route) bool) func(port int) string {
+// takers is a function that says in words who has what a route wants, and what that is; ""
+// when nobody has it. Routes that but names do not count.
+func (s *State) takers(but func(Route) bool) func(volume.Route) (what, who string) {
 	has := map[int]string{}
 	for port := firstOwnPort; port <= lastOwnPort; port++ {
 		has[port] = "flocker itself"
@@ -233,16 +234,28 @@ func (s *State) takers(but func(Route) bool) func(port int) string {
 			}
 		}
 	}
+	there := map[int][]Route{}
 	for _, r := range s.Routes() {
-		switch {
-		case but(r):
-		case r.Container != nil:
-			has[r.Listen] = fmt.Sprintf("container %q with volume %q", r.Container.Name, r.Volume.Name)
-		default:
-			has[r.Listen] = fmt.Sprintf("volume %q", r.Volume.Name)
+		if !but(r) {
+			there[r.Listen] = append(there[r.Listen], r)
 		}
 	}
-	return func(port int) string { return has[port] }
+	return func(wanted volume.Route) (what, who string) {
+		if who := has[wanted.Listen]; who != "" {
+			return volume.RouteKey{Listen: wanted.Listen}.At(), who
+		}
+		for _, r := range there[wanted.Listen] {
+			what := wanted.Clash(r.Route)
+			switch {
+			case what == "":
+			case r.Container != nil:
+				return what, fmt.Sprintf("container %q with volume %q", r.Container.Name, r.Volume.Name)
+			default:
+				return what, fmt.Sprintf("volume %q", r.Volume.Name)
+			}
+		}
+		return "", ""
+	}
 }
 
 // mayListen refuses routes that are wrong in themselves, or whose listen ports somebody
@@ -252,22 +265,22 @@ func (t *txn) mayListen(what string, routes []volume.Route, but func(Route) bool
 		return nil
 	}
 	taker := t.s.takers(but)
-	seen := map[int]bool{}
-	for _, r := range routes {
+	for i, r := range routes {
 		if err := r.Check(); err != nil {
 			bad := failed(volume.CodeInvalid, "%s: route %s: %v", what, r, err)
 			return &bad
 		}
-		who := taker(r.Listen)
-		if seen[r.Listen] {
-			who = "another route of it"
+		wanted, who := taker(r)
+		for _, other := range routes[:i] {
+			if clash := r.Clash(other); clash != "" {
+				wanted, who = clash, "another route of it"
+			}
 		}
 		if who != "" {
-			bad := failed(volume.CodeConflict, "%s: port %d is that of %s", what, r.Listen, who)
-			bad.Err.Hint = "every port that the nodes listen on leads to one volume: choose another one (`flockctl route list` shows all)"
+			bad := failed(volume.CodeConflict, "%s: %s is that of %s", what, wanted, who)
+			bad.Err.Hint = "every port that the nodes listen on leads to one volume, or in the modes http and tls to one for each name: choose another one (`flockctl route list` shows all)"
 			return &bad
 		}
-		seen[r.Listen] = true
 	}
 	return nil
 }
@@ -277,10 +290,10 @@ func (t *txn) mayListen(what string, routes []volume.Route, but func(Route) bool
 // words, "" if it was not so.
 func (t *txn) giveUpTaken(v *Volume) string {
 	var lost []string
-	keep := func(routes []volume.Route, taker func(int) string) (kept []volume.Route) {
+	keep := func(routes []volume.Route, taker func(volume.Route) (what, who string)) (kept []volume.Route) {
 		for _, r := range routes {
-			if who := taker(r.Listen); who != "" {
-				lost = append(lost, fmt.Sprintf("port %d, which is that of %s by now", r.Listen, who))
+			if what, who := taker(r); who != "" {
+				lost = append(lost, fmt.Sprintf("%s, which is that of %s by now", what, who))
 			} else {
 				kept = append(kept, r)
 			}

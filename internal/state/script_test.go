@@ -51,7 +51,7 @@ import (
 //	show [NAME ..]       prints volumes, and without a name tokens and events
 //	routes               prints routes and where they lead
 //	free NAME on=n1 vols=a ports=..   FreeRoutes of a container
-//	pause-route PORT     resume-route PORT
+//	pause-route PORT[@NAME]  resume-route PORT[@NAME]
 //	bypasses CONTAINER   prints what is published past its routes
 //	leases               prints failover, the nodes' leases, and who may write
 //
@@ -186,11 +186,11 @@ func (sc *script) do(words []string) string {
 		}
 		return "no such container"
 	case "pause-route", "resume-route":
-		listen, err := strconv.Atoi(arg(0))
+		ref, err := volume.ParseRouteRef(arg(0))
 		if err != nil {
 			sc.t.Fatal(err)
 		}
-		c = PauseRoute{Listen: listen, Pause: words[0] == "pause-route"}
+		c = PauseRoute{Listen: ref.Listen, Name: ref.Name, Pause: words[0] == "pause-route"}
 	case "lead":
 		c = TakeLead{Leader: nodeID(arg(0))}
 	case "arm", "disarm", "complete", "grant", "lost":
@@ -450,9 +450,11 @@ func (sc *script) ports(opt map[string]string) []volume.Route {
 		var out []volume.Route
 		for _, item := range strings.Split(raw, ",") {
 			var r volume.Route
-			if _, err := fmt.Sscanf(item, "%d:%d/%s", &r.Listen, &r.Port, &r.Mode); err != nil {
+			plain, host, _ := strings.Cut(item, "@")
+			if _, err := fmt.Sscanf(plain, "%d:%d/%s", &r.Listen, &r.Port, &r.Mode); err != nil {
 				sc.t.Fatalf("route %q: %v", item, err)
 			}
+			r.Host = strings.ReplaceAll(host, "@", ",")
 			out = append(out, r)
 		}
 		return out

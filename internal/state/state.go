@@ -161,10 +161,10 @@ type Volume struct {
 	// Adopt, until the volume is confirmed, is the set-aside copy on the primary that it
 	// is made of, by its name; "" for a volume that begins empty.
 	Adopt string `json:"adopt,omitempty"`
-	// Paused are listen ports of its routes that an operator has paused, in order.
-	Paused  []int     `json:"paused,omitempty"`
-	Created time.Time `json:"created"`
-	Deleted time.Time `json:"deleted,omitzero"`
+	// Paused are those of its routes that an operator has paused, in order.
+	Paused  []volume.RouteKey `json:"paused,omitempty"`
+	Created time.Time         `json:"created"`
+	Deleted time.Time         `json:"deleted,omitzero"`
 	// Changed is the Raft index of the last change.
 	Changed uint64 `json:"changed"`
 }

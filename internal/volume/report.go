@@ -21,6 +21,8 @@ type Report struct {
 	// Routes says that it knows what routes are: a version before them stops at the first
 	// that the state tells of.
 	Routes bool `json:"routes,omitempty"`
+	// Hosts says the same of routes with names.
+	Hosts bool `json:"hosts,omitempty"`
 	// Proxy says that its proxy answers: without it no clients of routes get to a server here.
 	Proxy bool `json:"proxy,omitempty"`
 	// Swarm is the one that its engine belongs to.

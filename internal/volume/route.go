@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -27,6 +26,9 @@ type Route struct {
 	TLS     bool `json:"tls,omitempty"`
 	PassTLS bool `json:"pass_tls,omitempty"`
 	Auth    bool `json:"auth,omitempty"`
+	// Host has the names, with commas between, whose clients the route is for, so that others
+	// may have the same listen port: see Hosts. "" is for whomever no other route is for.
+	Host string `json:"host,omitempty"`
 }
 
 // RouteMode says how much of what passes through a route is understood, and so what a
@@ -48,7 +50,7 @@ func RouteModes() []RouteMode {
 }
 
 // RouteForm is how a route is written.
-const RouteForm = "LISTEN[:PORT][/MODE[/WORD]...]"
+const RouteForm = "LISTEN[:PORT][/MODE[/WORD]...][@NAME]..."
 
 // The words that may follow a mode, in any order.
 const (
@@ -63,6 +65,7 @@ const (
 // ParseRoute reads what RouteForm says. The container's port is LISTEN and the mode is tcp
 // where nothing else is said.
 func ParseRoute(text string) (Route, error) {
+	text, names, hosts := strings.Cut(text, "@")
 	ports, mode, named := strings.Cut(text, "/")
 	mode, words, more := strings.Cut(mode, "/")
 	listen, port, two := strings.Cut(ports, ":")
@@ -83,6 +86,11 @@ func ParseRoute(text string) (Route, error) {
 	}
 	if more {
 		if err := r.parseWords(words); err != nil {
+			return Route{}, err
+		}
+	}
+	if hosts {
+		if err := r.parseHosts(strings.Split(names, "@")); err != nil {
 			return Route{}, err
 		}
 	}
@@ -162,13 +170,20 @@ func parsePort(text string) (int, error) {
 
 // Check says what is wrong with a route that did not come from ParseRoute.
 func (r Route) Check() error {
-	_, err := ParseRoute(r.String())
+	read, err := ParseRoute(r.String())
+	if err == nil && read != r {
+		return fmt.Errorf("it is written %s", read)
+	}
 	return err
 }
 
 // String is the route as ParseRoute reads it, with all its parts.
 func (r Route) String() string {
-	return fmt.Sprintf("%d:%d/%s", r.Listen, r.Port, r.How())
+	text := fmt.Sprintf("%d:%d/%s", r.Listen, r.Port, r.How())
+	for _, name := range r.Hosts() {
+		text += "@" + name
+	}
+	return text
 }
 
 // How is the mode with the words that follow it.
@@ -192,7 +207,7 @@ func (r Route) How() string {
 }
 
 // ParseRoutes reads a list of routes with commas between; "" and "none" are none. They
-// are in order of their listen ports, which are all different.
+// are in order of their listen ports, which only those share whose names differ.
 func ParseRoutes(text string) ([]Route, error) {
 	if text == "" || text == NoRoutes {
 		return nil, nil
@@ -224,18 +239,20 @@ func FormatRoutes(routes []Route) string {
 }
 
 func sortRoutes(routes []Route) error {
-	slices.SortFunc(routes, func(a, b Route) int { return cmp.Compare(a.Listen, b.Listen) })
-	for i := 1; i < len(routes); i++ {
-		if routes[i].Listen == routes[i-1].Listen {
-			return fmt.Errorf("port %d is there twice", routes[i].Listen)
+	slices.SortFunc(routes, CompareRoutes)
+	for i, r := range routes {
+		for _, other := range routes[:i] {
+			if what := r.Clash(other); what != "" {
+				return fmt.Errorf("%s is there twice", what)
+			}
 		}
 	}
 	return nil
 }
 
 // Labels of a container that is the server behind a route: flocker.proxy.NAME.listen,
-// .port and .mode, where NAME groups them and means nothing else. The words that may follow
-// a mode may do so here, too.
+// .port, .mode and .host, where NAME groups them and means nothing else. The words that may
+// follow a mode may do so here, too; names in .host have commas between.
 const LabelRoute = "flocker.proxy."
 
 // LabelledRoutes are the routes that a container's labels ask for, in order of their
@@ -248,8 +265,8 @@ func LabelledRoutes(labels map[string]string) ([]Route, error) {
 			continue
 		}
 		name, key, ok := cutLast(rest, ".")
-		if !ok || name == "" || key != "listen" && key != "port" && key != "mode" {
-			return nil, fmt.Errorf("label %s: it is %s followed by a name and .listen, .port or .mode", clip(label), LabelRoute)
+		if !ok || name == "" || !slices.Contains([]string{"listen", "port", "mode", "host"}, key) {
+			return nil, fmt.Errorf("label %s: it is %s followed by a name and .listen, .port, .mode or .host", clip(label), LabelRoute)
 		}
 		if groups[name] == nil {
 			groups[name] = map[string]string{}
@@ -268,6 +285,9 @@ func LabelledRoutes(labels map[string]string) ([]Route, error) {
 		}
 		if g["mode"] != "" {
 			text += "/" + g["mode"]
+		}
+		if g["host"] != "" {
+			text += "@" + strings.ReplaceAll(g["host"], ",", "@")
 		}
 		r, err := ParseRoute(text)
 		if err != nil {

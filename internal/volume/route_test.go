@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 )
@@ -46,6 +47,33 @@ func TestParseRoutes(t *testing.T) {
 		{"80, 81", `refused: " 81" is no port`},
 		{"80:1,80:2", `refused: port 80 is there twice`},
 		{"http", `refused: "http" is no port`},
+		{"80/http@a.example.org", "80:80/http@a.example.org"},
+		{"443/tls/proxy2/cut@B.Example.org.@*.b.example.org@x_1-y", "443:443/tls/cut/proxy2@b.example.org@*.b.example.org@x_1-y"},
+		{"80:1/http@b,80:2/http@a,80:3/http,79/http@b", "79:79/http@b,80:3/http,80:2/http@a,80:1/http@b"},
+		{"80:1/http@b@a,80:2/http@c@a", "refused: port 80 for a is there twice"},
+		{"80:1/http@a,80:2/http@b@a", "refused: port 80 for a is there twice"},
+		{"80:1/http@a,80:2/tls@b", "refused: port 80 is there twice"},
+		{"80:1/http@a,80:2/http@*.a,80:3/http", "80:3/http,80:2/http@*.a,80:1/http@a"},
+		{"80/http,80:81/http", "refused: port 80 is there twice"},
+		{"80@a.example.org", `refused: mode tcp with the name "a.example.org": only http and tls say which name is wanted`},
+		{"80/redis@a", `refused: mode redis with the name "a"`},
+		{"80/http@", `refused: "" is no name of a host: between dots are 1 to 63 bytes`},
+		{"80/http@a@", `refused: "" is no name of a host`},
+		{"80/http@a@A", `refused: the name "a" is there twice`},
+		{"80/http@a..b", `refused: "a..b" is no name of a host`},
+		{"80/http@a..", `refused: "a.." is no name of a host`},
+		{"80/http@-a", `refused: "-a" is no name of a host: a label neither begins nor ends with -`},
+		{"80/http@a-.b", `refused: "a-.b" is no name of a host: a label neither begins`},
+		{"80/http@*", `refused: "*" is no name of a host: a * stands for the first label`},
+		{"80/http@*.*.b", `refused: "*.*.b" is no name of a host: a * stands`},
+		{"80/http@a.*", `refused: "a.*" is no name of a host: a * stands`},
+		{"80/http@*a.b", `refused: "*a.b" is no name of a host: a * stands`},
+		{"80/http@*.", `refused: "*." is no name of a host: a * stands`},
+		{"80/http@10.0.0.1", `refused: "10.0.0.1" is no name of a host: it is an address`},
+		{"80/http@a:80", `refused: "a:80" is no name of a host: it has letters`},
+		{"80/http@ä.example.org", `refused: "\u00e4.example.org" is no name of a host: it has letters, digits, - and dots; others are written xn--`},
+		{"80/http@" + strings.Repeat("a", 64), `refused: "aaaa`},
+		{"80/http@" + strings.Repeat("a.", 126) + "aa", `refused: "a.a.`},
 	}
 	for _, tt := range tests {
 		routes, err := ParseRoutes(tt.text)
@@ -78,6 +106,11 @@ func TestLabelledRoutes(t *testing.T) {
 		{"flocker.proxy.db.listen=80:81 flocker.proxy.db.port=82", `refused: labels flocker.proxy.db: "81:82" is no port`},
 		{"flocker.proxy.db.lisen=80", `refused: label "flocker.proxy.db.lisen"`},
 		{"flocker.proxy.listen=80", `refused: label "flocker.proxy.listen"`},
+		{"flocker.proxy.web.listen=80 flocker.proxy.web.mode=http flocker.proxy.web.host=a.example.org,B.example.org", "80:80/http@a.example.org@b.example.org"},
+		{"flocker.proxy.web.listen=80 flocker.proxy.web.mode=http flocker.proxy.web.host=", "80:80/http"},
+		{"flocker.proxy.web.listen=80 flocker.proxy.web.host=a", `refused: labels flocker.proxy.web: mode tcp with the name "a"`},
+		{"flocker.proxy.web.listen=80 flocker.proxy.web.mode=http flocker.proxy.web.host=a,", `refused: labels flocker.proxy.web: "" is no name`},
+		{"flocker.proxy.a.listen=80 flocker.proxy.a.mode=http flocker.proxy.a.host=a flocker.proxy.b.listen=80 flocker.proxy.b.port=81 flocker.proxy.b.mode=http", "80:81/http,80:80/http@a"},
 		{"flocker.proxy.a.listen=80 flocker.proxy.b.listen=80", "refused: labels flocker.proxy.: port 80 is there twice"},
 	}
 	for _, tt := range tests {
@@ -93,6 +126,60 @@ func TestLabelledRoutes(t *testing.T) {
 		}
 		if got != tt.want && !(err != nil && strings.HasPrefix(tt.want, "refused") && strings.HasPrefix(got, tt.want)) {
 			t.Errorf("labels %s: got %s, want %s", tt.labels, got, tt.want)
+		}
+	}
+}
+
+// What commands call a route, and which one that is.
+func TestRouteRef(t *testing.T) {
+	routes, err := ParseRoutes("79/redis,80:1/http,80:2/http@a@b,80:3/http@*.a,443/tls@a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct{ text, want string }{
+		{"79", "79:79/redis"},
+		{"79@", "79:79/redis"},
+		{"79@a", "no route on port 79 is 79@a"},
+		{"80@", "80:1/http"},
+		{"80@b", "80:2/http@a@b"},
+		{"80@A.", "80:2/http@a@b"},
+		{"80@*.a", "80:3/http@*.a"},
+		{"80@x.a", "no route on port 80 is 80@x.a"},
+		{"80", "3 routes listen on port 80: 80@, 80@*.a, 80@a; name one of them"},
+		{"443", "443:443/tls@a"},
+		{"81", "no route listens on port 81"},
+		{"x", `"x" is no port`},
+		{"80:1", `"80:1" is no port`},
+	}
+	for _, tt := range tests {
+		ref, err := ParseRouteRef(tt.text)
+		i := -1
+		if err == nil {
+			i, err = ref.Find(routes)
+		}
+		got := ""
+		if err != nil {
+			got = err.Error()
+		} else {
+			got = routes[i].String()
+		}
+		if !strings.HasPrefix(got, tt.want) {
+			t.Errorf("%s: got %s, want %s", tt.text, got, tt.want)
+		}
+	}
+	for _, r := range routes {
+		text, err := json.Marshal(r.Key())
+		var back RouteKey
+		if err == nil {
+			err = json.Unmarshal(text, &back)
+		}
+		if plain := r.Host == ""; err != nil || back != r.Key() || plain != (text[0] != '"') {
+			t.Errorf("the key of %s is written %s and read as %v, %v", r, text, back, err)
+		}
+	}
+	for _, bad := range []string{`"x"`, `0`, `{}`, `"80`, `null`} {
+		if err := json.Unmarshal([]byte(bad), new(RouteKey)); err == nil {
+			t.Errorf("%s is read as a key", bad)
 		}
 	}
 }

@@ -43,8 +43,10 @@ func (f *Fake) AddRoute(ctx context.Context, ref string, req api.AddRouteRequest
 	if err != nil {
 		return api.Route{}, volume.Errorf(volume.CodeInvalid, "route %q: %v", req.Route, err)
 	}
-	if i, there := f.routeAt(parsed.Listen); there {
-		return api.Route{}, volume.Errorf(volume.CodeConflict, "port %d is that of volume %q", parsed.Listen, f.routes[i].Volume)
+	for _, r := range f.routes {
+		if what := parsed.Clash(r.Route); what != "" {
+			return api.Route{}, volume.Errorf(volume.CodeConflict, "%s is that of volume %q", what, r.Volume)
+		}
 	}
 	r := api.Route{Route: parsed, Volume: f.volumes[i].Name, Owner: f.volumes[i].Primary, State: api.RouteOpen}
 	f.routes = append(f.routes, r)
@@ -52,28 +54,28 @@ func (f *Fake) AddRoute(ctx context.Context, ref string, req api.AddRouteRequest
 }
 
 // RemoveRoute implements api.Backend.
-func (f *Fake) RemoveRoute(ctx context.Context, listen int) error {
+func (f *Fake) RemoveRoute(ctx context.Context, route string) error {
 	defer f.mu.Unlock()
-	if err := f.enter(ctx, "RemoveRoute", listen); err != nil {
+	if err := f.enter(ctx, "RemoveRoute", route); err != nil {
 		return err
 	}
-	i, there := f.routeAt(listen)
-	if !there {
-		return volume.Errorf(volume.CodeNotFound, "no route listens on port %d", listen)
+	i, err := f.routeAt(route)
+	if err != nil {
+		return err
 	}
 	f.routes = slices.Delete(f.routes, i, i+1)
 	return nil
 }
 
 // PauseRoute implements api.Backend.
-func (f *Fake) PauseRoute(ctx context.Context, listen int, paused bool) error {
+func (f *Fake) PauseRoute(ctx context.Context, route string, paused bool) error {
 	defer f.mu.Unlock()
-	if err := f.enter(ctx, "PauseRoute", listen, paused); err != nil {
+	if err := f.enter(ctx, "PauseRoute", route, paused); err != nil {
 		return err
 	}
-	i, there := f.routeAt(listen)
-	if !there {
-		return volume.Errorf(volume.CodeNotFound, "no route listens on port %d", listen)
+	i, err := f.routeAt(route)
+	if err != nil {
+		return err
 	}
 	f.routes[i].State = api.RouteOpen
 	if paused {
@@ -82,9 +84,16 @@ func (f *Fake) PauseRoute(ctx context.Context, listen int, paused bool) error {
 	return nil
 }
 
-func (f *Fake) routeAt(listen int) (int, bool) {
-	i := slices.IndexFunc(f.routes, func(r api.Route) bool { return r.Listen == listen })
-	return i, i >= 0
+func (f *Fake) routeAt(route string) (int, error) {
+	ref, err := volume.ParseRouteRef(route)
+	if err != nil {
+		return -1, volume.Errorf(volume.CodeInvalid, "%v", err)
+	}
+	var plain []volume.Route
+	for _, r := range f.routes {
+		plain = append(plain, r.Route)
+	}
+	return ref.Find(plain)
 }
 
 // NodeRoutes implements api.Peer.
