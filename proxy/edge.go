@@ -24,6 +24,8 @@ type edge struct {
 	keeps secrets // by which it serves; guarded by Node.mu
 	gate  *Gate
 	log   *slog.Logger
+	// shared is the port that it has with others, which brings its clients; nil: it listens.
+	shared *sharedPort
 
 	mu      sync.Mutex
 	to      place           // of the owner, as far as is known
@@ -127,33 +129,27 @@ func (e *edge) renew(s secrets, err error) {
 }
 
 // serve accepts clients until ctx ends, or until closed, and serves them to their end.
-func (e *edge) serve(ctx context.Context, closed <-chan struct{}) {
+func (e *serving) serve(ctx context.Context) {
+	if e.shared == nil {
+		e.node.listenOn(ctx, e.route.Listen, e.closed, e.setUnbound, e.gate.Serve)
+		return
+	}
+	select {
+	case <-e.closed:
+	case <-ctx.Done():
+	}
 	for {
-		l, err := e.node.listen(e.route.Listen, closed)
-		if !errors.Is(err, net.ErrClosed) {
-			e.setUnbound(err)
-		}
-		if err == nil {
-			over := make(chan struct{})
-			var closes sync.WaitGroup
-			closes.Go(func() {
-				select {
-				case <-closed:
-				case <-over:
-				}
-				e.node.unlisten(e.route.Listen, l)
-			})
-			err = e.gate.Serve(ctx, l)
-			close(over)
-			closes.Wait()
+		e.gate.wakeMu.Lock()
+		changed := e.gate.changed
+		e.gate.wakeMu.Unlock()
+		// In this order: who does not find it any more cannot begin a session with it.
+		if !e.shared.holds(e) && len(e.gate.Sessions()) == 0 {
+			return
 		}
 		select {
-		case <-closed:
-			return
+		case <-changed:
 		case <-ctx.Done():
 			return
-		case <-time.After(bindAgain):
-			e.log.Debug("a port is listened on again", "port", e.route.Listen, "err", err)
 		}
 	}
 }
@@ -434,12 +430,16 @@ func (e *edge) count(s *RouteStatus) {
 
 // status is what the edge knows of its route.
 func (e *edge) status(s *RouteStatus) {
+	var unbound error
+	if e.shared != nil {
+		unbound = e.shared.whyUnbound()
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s.Owner, s.Epoch = e.to.Owner, e.to.Epoch
-	switch {
-	case e.unbound != nil:
-		s.Problem = fmt.Sprintf("nobody is served on port %d of this node: %v", e.route.Listen, e.unbound)
+	switch unbound = cmp.Or(e.unbound, unbound); {
+	case unbound != nil:
+		s.Problem = fmt.Sprintf("nobody is served on port %d of this node: %v", e.route.Listen, unbound)
 	case e.wanted && e.line == nil && e.lost != nil && !errors.As(e.lost, new(*movedError)):
 		// What a move has changed is told in a moment, to whomever it is not yet.
 		s.Problem = fmt.Sprintf("node %s, which owns the route, is not reached: %v", e.to.Owner, e.lost)

@@ -175,9 +175,18 @@ func (f *httpFramer) replay(io.ReadWriter) error { return nil }
 
 // refusal implements framer. Its words stand where a body is not needed for them, which
 // an answer to HEAD may not have.
-func (f *httpFramer) refusal(why string) []byte {
-	why = strings.NewReplacer("\r", " ", "\n", " ").Replace(why)
-	return []byte("HTTP/1.1 503 " + why + "\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+func (f *httpFramer) refusal(why string) []byte { return httpRefusal("503 "+why, "Retry-After: 1") }
+
+// httpRefusal is an answer that is the last one, without a body.
+func httpRefusal(status string, fields ...string) []byte {
+	status = strings.Map(func(c rune) rune {
+		if c < ' ' || c > '~' {
+			return ' '
+		}
+		return c
+	}, status)
+	fields = append(fields, "Connection: close", "Content-Length: 0")
+	return []byte("HTTP/1.1 " + status + "\r\n" + strings.Join(fields, "\r\n") + "\r\n\r\n")
 }
 
 // probeHTTP asks a server whether it is ready. The question is one about the server as

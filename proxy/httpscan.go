@@ -13,6 +13,7 @@ import (
 // with: where the end of a message depends on who reads it, there is an error.
 type httpScanner struct {
 	answers bool // they are answers, not requests
+	names   bool // whom requests are for is wanted, too
 
 	state httpState
 	line  []byte // that is being read
@@ -53,6 +54,10 @@ type httpHead struct {
 	keep     bool   // Connection: keep-alive
 	protocol string // of Upgrade
 	events   bool   // text/event-stream
+
+	// Of a request, if names are wanted: see authority.
+	target string
+	hosts  []string // the values of all fields Host
 }
 
 const noLength = -1
@@ -142,10 +147,10 @@ func (r *httpScanner) lineEnd(line []byte) (httpPart, error) {
 		if r.answers {
 			return httpMore, r.head.answer(line)
 		}
-		return httpMore, r.head.request(line)
+		return httpMore, r.head.request(line, r.names)
 	case httpFields:
 		if len(line) > 0 {
-			return httpMore, r.head.field(line)
+			return httpMore, r.head.field(line, r.names)
 		}
 		r.state = httpStart
 		return httpHeadEnd, r.head.check()
@@ -172,8 +177,13 @@ func (r *httpScanner) lineEnd(line []byte) (httpPart, error) {
 	return httpMore, nil
 }
 
+// inHead says that a head has begun, and not ended.
+func (r *httpScanner) inHead() bool {
+	return r.state == httpFields || r.state == httpStart && len(r.line) > 0
+}
+
 // request reads a line such as "GET / HTTP/1.1".
-func (h *httpHead) request(line []byte) error {
+func (h *httpHead) request(line []byte, names bool) error {
 	method, rest, _ := bytes.Cut(line, []byte(" "))
 	target, version, ok := bytes.Cut(rest, []byte(" "))
 	if !ok || !isToken(method) || len(target) == 0 || bytes.IndexByte(line, '\t') >= 0 {
@@ -184,6 +194,9 @@ func (h *httpHead) request(line []byte) error {
 		h.method = "HEAD"
 	case "CONNECT":
 		h.method = "CONNECT"
+	}
+	if names {
+		h.target = string(target)
 	}
 	return h.version(version)
 }
@@ -221,7 +234,7 @@ func httpField(line []byte) (name, value []byte, err error) {
 }
 
 // field acts on a field of a head.
-func (h *httpHead) field(line []byte) error {
+func (h *httpHead) field(line []byte, names bool) error {
 	name, value, err := httpField(line)
 	if err != nil {
 		return err
@@ -245,6 +258,8 @@ func (h *httpHead) field(line []byte) error {
 			h.close = h.close || bytes.EqualFold(option, []byte("close"))
 			h.keep = h.keep || bytes.EqualFold(option, []byte("keep-alive"))
 		}
+	case names && is("Host"):
+		h.hosts = append(h.hosts, string(value))
 	case is("Upgrade"):
 		h.protocol = string(value[:min(len(value), 40)])
 	case is("Content-Type"):

@@ -66,6 +66,7 @@ type Node struct {
 	config    Config
 	edges     map[string]*serving
 	former    map[*serving]struct{} // that others have taken the place of, with whom they had served
+	ports     map[uint16]*sharedPort
 	doors     map[string]*door
 	broken    map[string]error         // routes that cannot be served at all
 	helds     map[string]*atomic.Int64 // by route, of all its edges there were
@@ -82,6 +83,7 @@ type Node struct {
 type serving struct {
 	*edge
 	closed chan struct{} // closed: nobody is accepted any more
+	ctx    context.Context
 	cancel context.CancelFunc
 }
 
@@ -94,7 +96,7 @@ func NewNode(o Options) *Node {
 	}
 	return &Node{
 		Options: o, crowd: crowd{most: int64(cmp.Or(o.Waiting, 10_000))},
-		edges: make(map[string]*serving), former: make(map[*serving]struct{}), doors: make(map[string]*door), broken: make(map[string]error), helds: make(map[string]*atomic.Int64),
+		edges: make(map[string]*serving), former: make(map[*serving]struct{}), ports: make(map[uint16]*sharedPort), doors: make(map[string]*door), broken: make(map[string]error), helds: make(map[string]*atomic.Int64),
 		listeners: make(map[string]net.Listener), inherited: inherited,
 		elders: make(map[*elder]struct{}),
 	}
@@ -371,6 +373,39 @@ func (n *Node) unlisten(port uint16, l net.Listener) {
 	}
 }
 
+// listenOn listens on a port and has clients served until ctx ends, or until closed; it tries
+// again when that fails. What it fails by is told to unbound, and that it does not.
+func (n *Node) listenOn(ctx context.Context, port uint16, closed <-chan struct{}, unbound func(error), serve func(context.Context, net.Listener) error) {
+	for {
+		l, err := n.listen(port, closed)
+		if !errors.Is(err, net.ErrClosed) {
+			unbound(err)
+		}
+		if err == nil {
+			over := make(chan struct{})
+			var closes sync.WaitGroup
+			closes.Go(func() {
+				select {
+				case <-closed:
+				case <-over:
+				}
+				n.unlisten(port, l)
+			})
+			err = serve(ctx, l)
+			close(over)
+			closes.Wait()
+		}
+		select {
+		case <-closed:
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(bindAgain):
+			n.Log.Debug("a port is listened on again", "port", port, "err", err)
+		}
+	}
+}
+
 // pass has the next one that listens on a port take over the queue of who does now: those
 // who wait to be accepted would be reset with it. n.mu is held.
 func (n *Node) pass(port uint16) error {
@@ -415,6 +450,7 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 		secrets
 		err error
 	}
+	shared, unfit := sharedPorts(c.Routes)
 	keeps := make(map[string]found)
 	for _, r := range c.Routes {
 		s, err := readSecrets(n.Secrets, r)
@@ -430,8 +466,12 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 	case cmp.Or(n.Node, n.config.Node, c.Node) != c.Node:
 		return fmt.Errorf("the proxy is that of node %s, and was told to be that of node %s", cmp.Or(n.Node, n.config.Node), c.Node)
 	}
+	if err := n.share(c, shared); err != nil {
+		return err
+	}
 	n.config = c
 	there := make(map[string]place)
+	on := make(map[uint16][]hosted) // by shared port
 	for _, r := range c.Routes {
 		there[r.ID] = r.place()
 		if d := n.doors[r.ID]; d != nil {
@@ -439,20 +479,23 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 		} else {
 			n.doors[r.ID] = newDoor(c.Node, r, paused[r.ID], n, n.Log.With("route", r.ID, "volume", r.Volume))
 		}
-		old := n.edges[r.ID]
-		if old != nil && sameDoors(old.route, r) {
+		old, port := n.edges[r.ID], n.ports[r.Listen]
+		if old != nil && sameDoors(old.route, r) && old.shared == port && unfit[r.ID] == nil {
 			old.learn(r.place(), true)
 			old.renew(keeps[r.ID].secrets, keeps[r.ID].err)
+			if port != nil {
+				on[r.Listen] = append(on[r.Listen], hosted{old, r.Hosts})
+			}
 			continue
 		}
 		delete(n.broken, r.ID)
 		var e *edge
-		err := keeps[r.ID].err
+		err := cmp.Or(keeps[r.ID].err, unfit[r.ID])
 		if err == nil {
 			e, err = newEdge(n, r, keeps[r.ID].secrets, n.Log)
 		}
 		if old != nil {
-			if err == nil && old.route.Listen == r.Listen {
+			if err == nil && old.route.Listen == r.Listen && old.shared == nil {
 				err = n.pass(r.Listen)
 			}
 			close(old.closed) // those it serves stay with it to their end
@@ -463,7 +506,15 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 			n.broken[r.ID] = err
 			continue
 		}
+		e.shared = port
 		n.edges[r.ID] = n.start(e)
+		if port != nil {
+			on[r.Listen] = append(on[r.Listen], hosted{n.edges[r.ID], r.Hosts})
+		}
+	}
+	for port, p := range n.ports {
+		i := slices.IndexFunc(c.Routes, func(r Route) bool { return r.Listen == port })
+		p.set(on[port], c.Routes[i].Limits)
 	}
 	n.inform(there)
 	for id, e := range n.edges {
@@ -521,16 +572,49 @@ func (n *Node) held(route string) *atomic.Int64 {
 	return n.helds[route]
 }
 
+// share has ports served that routes share from now on, and those no more that none do. n.mu
+// is held.
+func (n *Node) share(c Config, shared map[uint16]Mode) error {
+	for port, p := range n.ports {
+		if shared[port] == p.mode {
+			continue
+		}
+		if slices.ContainsFunc(c.Routes, func(r Route) bool { return r.Listen == port }) {
+			if err := n.pass(port); err != nil {
+				return err
+			}
+		} else {
+			p.cancel()
+		}
+		close(p.closed) // those it serves stay with it to their end
+		delete(n.ports, port)
+	}
+	for port, mode := range shared {
+		if n.ports[port] != nil {
+			continue
+		}
+		for _, e := range n.edges { // of a route that may be gone
+			if e.route.Listen == port && e.shared == nil {
+				if err := n.pass(port); err != nil {
+					return err
+				}
+			}
+		}
+		n.ports[port] = n.startShared(port, mode)
+	}
+	return nil
+}
+
 // start has an edge work. n.mu is held.
 func (n *Node) start(e *edge) *serving {
 	s := &serving{edge: e, closed: make(chan struct{})}
-	var ctx context.Context
-	ctx, s.cancel = context.WithCancel(n.ctx)
+	s.ctx, s.cancel = context.WithCancel(n.ctx)
+	ctx := s.ctx
 	n.serving.Add(1)
 	n.work.Go(func() {
 		defer n.serving.Done()
 		defer s.cancel()
-		e.serve(ctx, s.closed)
+		s.serve(ctx)
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		delete(n.former, s)

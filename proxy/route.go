@@ -81,6 +81,8 @@ func (r Route) Validate() error {
 		return fmt.Errorf("route %s: it has no port to listen on", r.ID)
 	case r.Mode.protocol() == nil:
 		return fmt.Errorf("route %s: mode %q is not known; there are: http, postgres, redis, tcp, tls", r.ID, r.Mode)
+	case len(r.Hosts) > 0 && r.Mode != HTTP && r.Mode != TLS:
+		return fmt.Errorf("route %s: clients of mode %s do not say which name they want", r.ID, r.Mode)
 	case r.Postgres != nil && r.Mode != Postgres:
 		return fmt.Errorf("route %s: it has options of PostgreSQL in mode %s", r.ID, r.Mode)
 	case r.Postgres != nil && r.Postgres.PassTLS && (r.Postgres.TLS || r.Postgres.Auth):
@@ -105,7 +107,7 @@ type Config struct {
 	Routes  []Route
 }
 
-// Validate says what is wrong with it. Ports that two routes want are no error here: the
+// Validate says what is wrong with it. Ports, or names there, that two routes want are no error here: the
 // second one is not listened on, and says so in its status.
 func (c Config) Validate() error {
 	if c.Node == "" {

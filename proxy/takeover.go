@@ -155,6 +155,10 @@ func (n *Node) HandOver(start func(listeners map[string]*os.File) error) error {
 		n.former[e] = struct{}{}
 	}
 	n.edges = make(map[string]*serving)
+	for _, p := range n.ports {
+		close(p.closed)
+	}
+	n.ports = make(map[uint16]*sharedPort)
 	for _, d := range n.doors {
 		d.retire()
 	}

@@ -70,6 +70,7 @@ func (r *relay) run() error {
 	defer r.finish()
 	defer r.setWaits(false)
 	first := r.first
+	r.first = nil
 	if r.gate.speaks.hello && first == nil {
 		var err error
 		if first, err = r.hello(); err != nil {
