@@ -186,6 +186,9 @@ func (s *session) leave(ctx context.Context) error {
 		case pin != "":
 			s.mu.Unlock()
 			return fmt.Errorf("a client asks for another route, but where the last answer ends is not known: %s", pin)
+		case !s.framer.between():
+			s.mu.Unlock()
+			return errors.New("the body of a request is not understood")
 		case idle:
 			s.left = true
 			if s.backend != nil {

@@ -277,6 +277,12 @@ func TestSharedHTTPRefuses(t *testing.T) {
 		}
 		k.over()
 	}
+	// Of what is half with a server already nobody can be told anything.
+	k := w.client(0)
+	k.say("POST /no HTTP/1.1 | Host: a.example.org | Transfer-Encoding: chunked |  | 2 | xx | zz | " + next)
+	if rest, err := io.ReadAll(k.in); bytes.Contains(rest, []byte("200")) {
+		t.Errorf("after a body that is not understood: %q, %v", rest, err)
+	}
 	for _, s := range []*service{w.a, w.b, w.wild} {
 		if n := s.times("/no"); n > 0 {
 			t.Errorf("%s has done %d requests of those that are refused", s.name, n)
@@ -285,7 +291,7 @@ func TestSharedHTTPRefuses(t *testing.T) {
 	// A route without names is for all others.
 	rest := newService(t, "R", false)
 	w.place(append(slices.Clone(w.routes), placed{Route{ID: "r", Listen: w.routes[0].Listen, Mode: HTTP}, 0, 1, rest.addr()})...)
-	k := w.client(0)
+	k = w.client(0)
 	k.say("GET /1 HTTP/1.1 | Host: other.org |  | GET /2 HTTP/1.1 | Host: a.example.org |  | GET /3 HTTP/1.0 |  | ")
 	k.expect("200 R other.org /1")
 	k.expect("200 A a.example.org /2")
@@ -726,7 +732,8 @@ func TestSharedTakeover(t *testing.T) {
 	k.say("GET /1 HTTP/1.1 | Host: a.example.org |  | ")
 	k.expect("200 A")
 	old, _ := w.nodes[0].handOver(t, file)
-	for _, client := range []*keeps{k, w.client(0)} {
+	came := w.client(0) // to either of the two
+	for _, client := range []*keeps{k, came} {
 		for range 2 {
 			client.say("GET /2 HTTP/1.1 | Host: b.example.org |  | GET /3 HTTP/1.1 | Host: a.example.org |  | ")
 			client.expect("200 B")
@@ -749,6 +756,7 @@ func TestSharedTakeover(t *testing.T) {
 	}
 	k.expect("200 A")
 	_ = k.conn.Close()
+	_ = came.conn.Close()
 	served := make(chan struct{})
 	go func() { old.serving.Wait(); close(served) }()
 	select {

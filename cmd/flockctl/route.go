@@ -135,9 +135,9 @@ func (a *app) listRoutes(ctx context.Context, _ *cli.Context) error {
 		}
 		for _, l := range r.Linked {
 			if l.Problem != "" {
-				a.printf("%d: %s: %s\n", r.Listen, l.Node, l.Problem)
+				a.printf("%s: %s: %s\n", ref(r.Route, all.Routes), l.Node, l.Problem)
 			} else {
-				a.printf("%d: container %s on %s reaches it as %s\n", r.Listen, l.Container, l.Node, l.Name)
+				a.printf("%s: container %s on %s reaches it as %s\n", ref(r.Route, all.Routes), l.Container, l.Node, l.Name)
 			}
 		}
 	}
