@@ -139,9 +139,7 @@ func (e *serving) serve(ctx context.Context) {
 	case <-ctx.Done():
 	}
 	for {
-		e.gate.wakeMu.Lock()
-		changed := e.gate.changed
-		e.gate.wakeMu.Unlock()
+		changed := e.gate.change()
 		// In this order: who does not find it any more cannot begin a session with it.
 		if !e.shared.holds(e) && len(e.gate.Sessions()) == 0 {
 			return

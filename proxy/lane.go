@@ -20,7 +20,7 @@ var errElsewhere = errors.New("the next request is for another route")
 // session is of one route: it ends with its last answer, and another one begins, where a
 // request is for another.
 func (p *sharedPort) serveHTTP(ctx context.Context, conn net.Conn) error {
-	r := &requests{conn: conn, in: httpScanner{names: true}, wait: p.patience()}
+	r := newRequests(conn, p.patience())
 	first, err := r.preface()
 	switch {
 	case err != nil:
@@ -59,6 +59,7 @@ func (p *sharedPort) serveHTTP(ctx context.Context, conn net.Conn) error {
 // between two of them, the port's.
 type requests struct {
 	conn net.Conn
+	from *reader // of conn
 	in   httpScanner
 	wait time.Duration // that a head may take
 
@@ -72,6 +73,10 @@ type requests struct {
 	since  time.Time // when a head began that has not ended; zero: none has
 	turns  bool      // the last request may make something else of the connection
 	tunnel bool      // and it has: nothing is a request any more
+}
+
+func newRequests(conn net.Conn, wait time.Duration) *requests {
+	return &requests{conn: conn, from: newReader(conn), in: httpScanner{names: true}, wait: wait}
 }
 
 // preface returns all that was read if the client begins as one of HTTP/2 does.
@@ -128,7 +133,7 @@ func (r *requests) receive() (chunk, error) {
 			return chunk{}, err
 		}
 	}
-	return readChunk(r.conn)
+	return r.from.next()
 }
 
 // scan finds out how much of buf the session of l may have: up to the first request that is

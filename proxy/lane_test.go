@@ -35,7 +35,7 @@ type laneRun struct{ name, said string }
 // runsOf are what sessions get of a stream, one after the other, each for one name, and how
 // it ended.
 func runsOf(stream []byte, size func() int) (runs []laneRun, end string) {
-	r := &requests{conn: &pieces{left: stream, size: size}, in: httpScanner{names: true}}
+	r := newRequests(&pieces{left: stream, size: size}, time.Minute)
 	for {
 		name, err := r.next()
 		if err != nil {
