@@ -663,7 +663,10 @@ func TestSharedTLS(t *testing.T) {
 func TestSharedChanges(t *testing.T) {
 	w := newWeb(t, 1, Limits{})
 	rest := newService(t, "R", false)
-	alone := placed{Route{ID: "r", Listen: w.routes[0].Listen, Mode: HTTP}, 0, 1, rest.addr()}
+	alone := placed{Route{ID: "r", Listen: freePort(t), Mode: HTTP}, 0, 1, rest.addr()}
+	for i := range w.routes { // to a port that was never shared
+		w.routes[i].Listen = alone.Listen
+	}
 	w.place(alone)
 	ctx, cancel := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
