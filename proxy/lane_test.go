@@ -67,14 +67,14 @@ func runsOf(stream []byte, size func() int) (runs []laneRun, end string) {
 }
 
 // sameRuns says that sessions get the same. Of a body that is not understood the last one may
-// have more or less of the line that is wrong.
+// have more or less: what came with the wrong line is kept back with it.
 func sameRuns(a, b []laneRun, end string) bool {
 	if last := len(a) - 1; end != io.EOF.Error() && last >= 0 && len(b) == len(a) {
 		short, long := a[last], b[last]
 		if len(short.said) > len(long.said) {
 			short, long = long, short
 		}
-		return slices.Equal(a[:last], b[:last]) && short.name == long.name && strings.HasPrefix(long.said, short.said) && !strings.Contains(long.said[len(short.said):], "\n")
+		return slices.Equal(a[:last], b[:last]) && short.name == long.name && strings.HasPrefix(long.said, short.said)
 	}
 	return slices.Equal(a, b)
 }
