@@ -245,6 +245,7 @@ func (c *carrier) write() {
 		}
 		out := c.pending
 		c.pending = nil
+		c.room.Broadcast() // they fill the next while this one is written
 		c.outMu.Unlock()
 		_, err := c.conn.Write(out)
 		c.outMu.Lock()
@@ -252,10 +253,10 @@ func (c *carrier) write() {
 		if out = out[:0]; cap(out) == mostPending+chunkSize {
 			outBuffers.Put(&out)
 		}
-		c.room.Broadcast()
 		if err != nil {
 			c.failed = err
 			_ = c.conn.Close()
+			c.room.Broadcast()
 		}
 	}
 }
