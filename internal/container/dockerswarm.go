@@ -19,6 +19,9 @@ import (
 // reading and our writing.
 const labelTries = 5
 
+// stopGrace is how long a task may take to end by default.
+const stopGrace = 10 * time.Second
+
 // memberTimeout is for an engine to describe itself.
 const memberTimeout = 30 * time.Second
 
@@ -73,15 +76,21 @@ func (d *Docker) Swarm(ctx context.Context) (SwarmView, error) {
 
 // boundService is what of a service matters here; without volumes it is not bound to any.
 func boundService(s swarm.ServiceSpec) volume.SwarmService {
-	out := volume.SwarmService{Name: s.Name, Wanted: true}
+	out := volume.SwarmService{Name: s.Name, Wanted: true, Grace: stopGrace}
+	if c := s.TaskTemplate.ContainerSpec; c != nil && c.StopGracePeriod != nil {
+		out.Grace = *c.StopGracePeriod
+	}
 	if p := s.TaskTemplate.Placement; p != nil {
 		out.Volumes = BoundVolumes(p.Constraints)
 	}
 	if r := s.Mode.Replicated; r != nil && r.Replicas != nil {
 		out.Wanted = *r.Replicas > 0
 	}
-	if r := s.TaskTemplate.RestartPolicy; r != nil && r.Condition == swarm.RestartPolicyConditionNone {
-		out.Once = true
+	if r := s.TaskTemplate.RestartPolicy; r != nil {
+		out.Once = r.Condition == swarm.RestartPolicyConditionNone
+		if r.MaxAttempts != nil {
+			out.MaxAttempts = *r.MaxAttempts
+		}
 	}
 	if s.Mode.ReplicatedJob != nil || s.Mode.GlobalJob != nil {
 		out.Once = true

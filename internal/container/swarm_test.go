@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -67,7 +68,7 @@ func TestDockerSwarm(t *testing.T) {
 		case "/services":
 			fmt.Fprint(w, `[
  {"ID":"1","Spec":{"Name":"web","Mode":{"Replicated":{"Replicas":2}},"TaskTemplate":{"Placement":{"Constraints":["node.role==worker"]}}}},
- {"ID":"2","Spec":{"Name":"tally","Mode":{"Replicated":{"Replicas":1}},"TaskTemplate":{"RestartPolicy":{"Condition":"any"},"Placement":{"Constraints":["node.labels.flocker.volume.pg==true"]}}}},
+ {"ID":"2","Spec":{"Name":"tally","Mode":{"Replicated":{"Replicas":1}},"TaskTemplate":{"RestartPolicy":{"Condition":"any","MaxAttempts":3},"ContainerSpec":{"StopGracePeriod":90000000000},"Placement":{"Constraints":["node.labels.flocker.volume.pg==true"]}}}},
  {"ID":"3","Spec":{"Name":"off","Mode":{"Replicated":{"Replicas":0}},"TaskTemplate":{"Placement":{"Constraints":["node.labels.flocker.volume.pg==true"]}}}},
  {"ID":"4","Spec":{"Name":"job","Mode":{"ReplicatedJob":{}},"TaskTemplate":{"RestartPolicy":{"Condition":"none"},"Placement":{"Constraints":["node.labels.flocker.volume.b==true","node.labels.flocker.volume.a==true"]}}}}]`)
 		case "/nodes/two":
@@ -106,9 +107,9 @@ func TestDockerSwarm(t *testing.T) {
 	want := container.SwarmView{
 		Nodes: []container.SwarmNode{{ID: "one"}, {ID: "two", Labels: node.Labels, Ready: true}},
 		Services: []volume.SwarmService{
-			{Name: "job", Volumes: []string{"a", "b"}, Wanted: true, Once: true},
-			{Name: "off", Volumes: []string{"pg"}},
-			{Name: "tally", Volumes: []string{"pg"}, Wanted: true}},
+			{Name: "job", Volumes: []string{"a", "b"}, Wanted: true, Once: true, Grace: 10 * time.Second},
+			{Name: "off", Volumes: []string{"pg"}, Grace: 10 * time.Second},
+			{Name: "tally", Volumes: []string{"pg"}, Wanted: true, MaxAttempts: 3, Grace: 90 * time.Second}},
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("Swarm = %+v, %v; want %+v", got, err, want)

@@ -28,10 +28,11 @@ const (
 	// swarmGap is the shortest time between two looks.
 	swarmGap = 50 * time.Millisecond
 	// unlabelPatience is how long one manager's flockd may take to have a service stopped
-	// somewhere, and swarmStop how long Swarm may take then, with the grace period that
-	// the service's containers have to end.
+	// somewhere, and swarmStop how long Swarm may take then, besides the grace period that
+	// the service's containers have to end. Of that no more than swarmGrace is waited for.
 	unlabelPatience = 10 * time.Second
 	swarmStop       = 60 * time.Second
+	swarmGrace      = 10 * time.Minute
 	// swarmLook is the time between two looks whether it has, which clients wait for.
 	swarmLook = 100 * time.Millisecond
 )
@@ -53,6 +54,7 @@ type swarmer struct {
 	seen     container.SwarmView
 	asked    time.Time // when it was; zero: never
 	problems []string
+	held     map[string]time.Time // since when labels of volumes are held back
 }
 
 // run looks whenever something may have changed, until ctx ends.
@@ -115,16 +117,24 @@ func (w *swarmer) step(ctx context.Context) error {
 			return err
 		}
 	}
-	changes, _ := w.plan()
+	changes, _, _ := w.plan()
 	if len(changes) > 0 {
 		// What is planned is planned by what is so now.
 		if err := w.look(ctx); err != nil {
 			return err
 		}
 	}
-	changes, problems := w.plan()
+	changes, problems, held := w.plan()
 	w.mu.Lock()
 	w.problems = problems
+	since := map[string]time.Time{}
+	for _, name := range held {
+		since[name] = w.m.now()
+		if at, already := w.held[name]; already {
+			since[name] = at
+		}
+	}
+	w.held = since
 	w.mu.Unlock()
 	for _, c := range changes {
 		if err := w.label(ctx, c); err != nil {
@@ -197,17 +207,22 @@ func (w *swarmer) label(ctx context.Context, c swarmLabels) error {
 }
 
 // plan is planSwarm, where it is this node's turn.
-func (w *swarmer) plan() ([]swarmLabels, []string) {
+func (w *swarmer) plan() (changes []swarmLabels, problems, held []string) {
+	v := swarmView{State: w.m.cluster.State(), Held: map[string]time.Duration{}, Copies: map[volume.NodeID][]volume.Status{}}
 	w.mu.Lock()
 	is, seen, manages := w.is, w.seen, w.manages()
+	for name, at := range w.held {
+		v.Held[name] = w.m.now().Sub(at).Abs()
+	}
 	w.mu.Unlock()
 	// Without a leader this node's state may be an old one.
 	if !manages || !w.m.ready() || w.m.leaderless() {
-		return nil, nil
+		return nil, nil, nil
 	}
 	where := map[volume.NodeID]string{w.m.self: is.Node}
 	for _, r := range w.m.reports.All(w.m.now()) {
 		id, s := r.Report.Node, r.Report.Swarm
+		v.Copies[id] = r.Report.Volumes
 		if id == w.m.self {
 			continue
 		}
@@ -215,10 +230,11 @@ func (w *swarmer) plan() ([]swarmLabels, []string) {
 			where[id] = s.Node
 		}
 		if s.Cluster == is.Cluster && id < w.m.self && r.Age <= w.m.timers.Stale {
-			return nil, nil // another manager's
+			return nil, nil, nil // another manager's
 		}
 	}
-	return planSwarm(swarmView{State: w.m.cluster.State(), Swarm: seen, Where: where})
+	v.Swarm, v.Where = seen, where
+	return planSwarm(v)
 }
 
 // report adds what this node knows of its Swarm to its report.
@@ -284,21 +300,20 @@ func (m *member) Unlabel(ctx context.Context, id volume.ID, attempt string) erro
 
 var errNoManager = volume.Errorf(volume.CodeUnavailable, "the engine of this node does not manage a Swarm")
 
-// swarmManagers are the nodes whose engines manage a Swarm that has a service bound to a
-// volume of this name, and that are heard of.
-func (m *member) swarmManagers(name string) (ids []volume.NodeID, service string) {
+// swarmManagers are the nodes whose engines manage a Swarm that has services bound to a
+// volume of this name, and that are heard of; and these services, from each manager.
+func (m *member) swarmManagers(name string) (ids []volume.NodeID, services []volume.SwarmService) {
 	for _, r := range m.reports.All(m.now()) {
 		if s := r.Report.Swarm; s.Manages() && r.Age <= m.timers.Stale {
 			for _, svc := range s.Services {
 				if svc.BoundTo(name) && svc.Wanted {
-					ids, service = append(ids, r.Report.Node), svc.Name
-					break
+					ids, services = append(ids, r.Report.Node), append(services, svc)
 				}
 			}
 		}
 	}
 	slices.Sort(ids)
-	return ids, service
+	return slices.Compact(ids), services
 }
 
 // stopTasks has Swarm stop the tasks that use a volume here, and returns when it has. With
@@ -309,7 +324,7 @@ func (f *follower) stopTasks(ctx context.Context, id volume.ID, attempt string) 
 	if v == nil {
 		return errGivenUp
 	}
-	managers, _ := f.m.swarmManagers(v.Name)
+	managers, bound := f.m.swarmManagers(v.Name)
 	if len(managers) == 0 && !f.m.swarm.member() {
 		return nil // clients wait: nothing is asked for nothing
 	}
@@ -324,9 +339,10 @@ func (f *follower) stopTasks(ctx context.Context, id volume.ID, attempt string) 
 	case err != nil && len(managers) > 0:
 		f.m.log.Warn("Swarm is not told that a volume leaves; tasks that it starts here cannot mount it", "volume", v.Name, "err", err)
 	}
+	limit := stopLimit(bound)
 	for began := time.Now(); len(tasks) > 0; {
-		if time.Since(began) >= swarmStop {
-			return fmt.Errorf("service %s was not stopped by Swarm within %s", strings.Join(tasks, ", "), swarmStop)
+		if time.Since(began) >= limit {
+			return fmt.Errorf("service %s was not stopped by Swarm within %s", strings.Join(tasks, ", "), limit)
 		}
 		pause(ctx, swarmLook)
 		now := f.m.cluster.State().Volume(id)
@@ -338,6 +354,15 @@ func (f *follower) stopTasks(ctx context.Context, id volume.ID, attempt string) 
 		}
 	}
 	return nil
+}
+
+// stopLimit is how long Swarm may take to stop tasks of these services.
+func stopLimit(services []volume.SwarmService) time.Duration {
+	var grace time.Duration
+	for _, s := range services {
+		grace = max(grace, s.Grace)
+	}
+	return swarmStop + min(grace, swarmGrace)
 }
 
 // tasks are the Swarm services that use a volume on this node.
@@ -381,6 +406,8 @@ func (m *member) unlabel(ctx context.Context, managers []volume.NodeID, id volum
 // bound is the Swarm service whose tasks go where a volume goes; a mount elsewhere must not
 // fetch the volume from there. "" for none.
 func (m *member) bound(v *state.Volume) string {
-	_, service := m.swarmManagers(v.Name)
-	return service
+	if _, services := m.swarmManagers(v.Name); len(services) > 0 {
+		return services[0].Name
+	}
+	return ""
 }

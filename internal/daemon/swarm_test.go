@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/state"
@@ -20,7 +21,8 @@ import (
 //
 //	node NAME [witness] [drained] [silent] [outside]   of the cluster; silent: it has not said
 //	                                 where it is in the Swarm; outside: in none
-//	vol NAME on=NODE [PHASE]
+//	vol NAME on=NODE [PHASE] [task=SERVICE] [held=TIME]   with a task of it there; held: its
+//	                                 label was held back for so long
 //	swarm NODE [down] [LABEL..]      a node of the Swarm, and its labels (without the prefix);
 //	                                 down: Swarm gives it no tasks
 //	service NAME VOLUME..            what it is bound to
@@ -43,7 +45,7 @@ func TestPlanSwarm(t *testing.T) {
 		}
 		got.WriteString(strings.Join(input, "\n") + "\n")
 		v := swarmCase(t, input)
-		changes, problems := planSwarm(v)
+		changes, problems, held := planSwarm(v)
 		for _, c := range changes {
 			for _, l := range c.Remove {
 				fmt.Fprintf(&got, "=> %s - %s\n", c.Node, strings.TrimPrefix(l, volume.SwarmPrefix))
@@ -55,7 +57,10 @@ func TestPlanSwarm(t *testing.T) {
 		for _, p := range problems {
 			fmt.Fprintf(&got, "=> ! %s\n", p)
 		}
-		if len(changes)+len(problems) == 0 {
+		for _, name := range held {
+			fmt.Fprintf(&got, "=> hold %s\n", name)
+		}
+		if len(changes)+len(problems)+len(held) == 0 {
 			got.WriteString("=> nothing\n")
 		}
 		// What has been done is not done again.
@@ -68,7 +73,7 @@ func TestPlanSwarm(t *testing.T) {
 				v.Swarm.Nodes[i].Labels[l] = "true"
 			}
 		}
-		if again, _ := planSwarm(v); len(again) > 0 {
+		if again, _, _ := planSwarm(v); len(again) > 0 {
 			t.Errorf("%s\nafter all that still %v", strings.Join(input, "\n"), again)
 		}
 	}
@@ -92,7 +97,7 @@ func swarmCase(t *testing.T, lines []string) swarmView {
 		Volumes []*state.Volume `json:"volumes"`
 	}
 	snap.Format, snap.Cluster = 1, &state.Cluster{ID: "c"}
-	v := swarmView{Where: map[volume.NodeID]string{}}
+	v := swarmView{Where: map[volume.NodeID]string{}, Copies: map[volume.NodeID][]volume.Status{}, Held: map[string]time.Duration{}}
 	for _, line := range lines {
 		words := strings.Fields(line)
 		if len(words) == 0 || words[0] == "#" {
@@ -123,9 +128,19 @@ func swarmCase(t *testing.T, lines []string) swarmView {
 		case "vol":
 			vol := &state.Volume{ID: volume.ID("v-" + words[1]), Name: words[1], Phase: state.PhaseActive, Epoch: 1}
 			for _, w := range rest {
-				if on, ok := strings.CutPrefix(w, "on="); ok {
-					vol.Placement.Primary = volume.NodeID(on)
-				} else {
+				switch key, value, _ := strings.Cut(w, "="); key {
+				case "on":
+					vol.Placement.Primary = volume.NodeID(value)
+				case "task":
+					v.Copies[vol.Placement.Primary] = append(v.Copies[vol.Placement.Primary],
+						volume.Status{Volume: vol.ID, Holders: []volume.Holder{{Container: "c", Service: value}}})
+				case "held":
+					d, err := time.ParseDuration(value)
+					if err != nil {
+						t.Fatal(err)
+					}
+					v.Held[vol.Name] = d
+				default:
 					vol.Phase = state.Phase(w)
 				}
 			}
@@ -137,7 +152,7 @@ func swarmCase(t *testing.T, lines []string) swarmView {
 			}
 			v.Swarm.Nodes = append(v.Swarm.Nodes, n)
 		case "service":
-			v.Swarm.Services = append(v.Swarm.Services, volume.SwarmService{Name: words[1], Volumes: rest, Wanted: true})
+			v.Swarm.Services = append(v.Swarm.Services, volume.SwarmService{Name: words[1], Volumes: rest, Wanted: true, Grace: 10 * time.Second})
 		default:
 			t.Fatalf("what is %q?", line)
 		}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/state"
@@ -19,6 +20,10 @@ type swarmView struct {
 	// Where are the nodes of the cluster in the Swarm: their IDs there, "" for one that has
 	// said that it belongs to none. Of a node that is not in it nothing is known.
 	Where map[volume.NodeID]string
+	// Copies are what the nodes last said of their copies, and Held for how long labels, by
+	// volume, have been held back for tasks that are ending.
+	Copies map[volume.NodeID][]volume.Status
+	Held   map[string]time.Duration
 }
 
 // swarmLabels are the changes to one node of the Swarm.
@@ -29,16 +34,19 @@ type swarmLabels struct {
 
 // planSwarm says which labels are to change, so that each volume that a service is bound to
 // has its label where its primary is and nowhere else: what takes labels away first. It
-// also says, in sentences, why services cannot run.
+// also says, in sentences, why services cannot run, and of which volumes a label is held back.
 //
 // While a volume moves, or has no primary, its label goes nowhere: for a move it is taken off
 // when the service's tasks are to stop (member.Unlabel), and comes back with the phase, be that
 // on the node that the volume went to or on the one where it stayed. So a service is never
 // told to start where its volume is about to leave.
 //
+// Nor is it given to a node where tasks have the volume that are bound to it: without the
+// label Swarm is stopping them, and would not wait for their end before it starts others.
+//
 // A label for a volume that nobody has made yet is on some node that could have it: the first
 // task makes the volume there, as any container does.
-func planSwarm(v swarmView) (changes []swarmLabels, problems []string) {
+func planSwarm(v swarmView) (changes []swarmLabels, problems, held []string) {
 	add, remove := map[string][]string{}, map[string][]string{}
 	bound := map[string]string{} // names of volumes, and the first service of each
 	for _, s := range v.Swarm.Services {
@@ -60,7 +68,11 @@ func planSwarm(v swarmView) (changes []swarmLabels, problems []string) {
 				remove[id] = append(remove[id], label)
 			}
 		}
-		if node != "" && !slices.Contains(has, node) {
+		switch {
+		case node == "" || slices.Contains(has, node):
+		case v.ending(name):
+			held = append(held, name)
+		default:
 			add[node] = append(add[node], label)
 		}
 	}
@@ -78,7 +90,26 @@ func planSwarm(v swarmView) (changes []swarmLabels, problems []string) {
 	for _, id := range slices.Sorted(maps.Keys(add)) {
 		changes = append(changes, swarmLabels{Node: id, Add: add[id]})
 	}
-	return changes, problems
+	return changes, problems, held
+}
+
+// ending says that bound tasks have a volume on its primary, which has no label of it. That
+// ends with their grace periods; tasks that last longer are not being stopped, as when the
+// service was bound a moment ago and starts its next task first.
+func (v swarmView) ending(name string) bool {
+	vol := v.State.VolumeByName(name)
+	if vol == nil {
+		return false
+	}
+	copies := v.Copies[vol.Placement.Primary]
+	i := slices.IndexFunc(copies, func(s volume.Status) bool { return s.Volume == vol.ID })
+	if i < 0 {
+		return false
+	}
+	return slices.ContainsFunc(v.Swarm.Services, func(s volume.SwarmService) bool {
+		runs := slices.ContainsFunc(copies[i].Holders, func(h volume.Holder) bool { return h.Service == s.Name })
+		return runs && s.BoundTo(name) && v.Held[name] < s.Grace+swarmStop
+	})
 }
 
 // labelled are the nodes of the Swarm with a label.

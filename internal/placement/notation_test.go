@@ -54,8 +54,8 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	  v1 n1 > n2 migrate=n2      its user wants it there; refused-of=op: the handoff was refused
 //	swarm n1                     all nodes are in a Swarm that n1 manages; not ready: who gets no
 //	  without n3                 tasks; unheard n3: it has not told of a Swarm yet
-//	  tally v1 v2                and its services, with the volumes that they are bound to; once
-//	                             or off, as in volume.SwarmService
+//	  tally v1 v2                and its services, with the volumes that they are bound to; once,
+//	                             off or tries=3 (MaxAttempts), as in volume.SwarmService
 //	  v1 n1 > n2 task=tally      a task of that service uses it
 //	  v1 n2 > n1 migrate=n2 arrived=n1:10s   so long ago, for that migration; returned=n2: for
 //	                             want of its service it came back from there
@@ -695,6 +695,8 @@ func (w *world) addSwarm(s *volume.Swarm, lines []string) {
 				w.reports[volume.NodeID(f)].Report.Swarm = volume.Swarm{}
 			case f == "once":
 				svc.Once = true
+			case f == "tries=3":
+				svc.MaxAttempts = 3
 			case f == "off":
 				svc.Wanted = false
 			default:

@@ -70,6 +70,10 @@ func (v *View) unbound(h volume.Holder, vol *state.Volume, n *NodeView) string {
 	case s.Once:
 		return fmt.Sprintf("volume %s is in use by service %s of the Swarm on %s, which Swarm does not start again once it was stopped (its restart condition is none, or it is a job)", vol.Name, h.Service, n.Name)
 	}
+	if s.MaxAttempts > 0 {
+		return fmt.Sprintf("volume %s is in use by service %s of the Swarm on %s, which Swarm starts only so often: a task that is stopped for a move counts as an attempt, and after max_attempts (%d) it is left stopped; take restart_policy.max_attempts away (docker service update --restart-max-attempts 0 %s)",
+			vol.Name, h.Service, n.Name, s.MaxAttempts, h.Service)
+	}
 	var more []string // without these it could run nowhere
 	for _, c := range n.copies {
 		other := v.volume(c.Volume)
@@ -87,7 +91,7 @@ func (v *View) unbound(h volume.Holder, vol *state.Volume, n *NodeView) string {
 // boundTo are the services that are to run where a volume is, and that Swarm starts again.
 func (v *View) boundTo(vol *state.Volume) (out []string) {
 	for name, s := range v.swarm.services {
-		if s.BoundTo(vol.Name) && s.Wanted && !s.Once {
+		if s.BoundTo(vol.Name) && s.Wanted && s.Returns() {
 			out = append(out, name)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/container/containerfake"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -15,9 +16,11 @@ import (
 //	swarm NODE[,NODE..] NODE..     a Swarm, and the first of these manage it
 //	service NAME VOLUME..          docker service create, bound to its volumes; service-unbound and
 //	  service-once: not bound, and never restarted
+//	service-slow NAME TIME VOLUME..   its tasks take so long to end
 //	unservice NAME                 docker service rm
 //	task NAME NODE                 until its task runs there, and on no other machine that is up
 //	tasks NAME N                   so many of its tasks were started so far
+//	together NAME N                so many of its tasks ran at a time, at most
 //	tasks-fail NODE NAME           tasks of it do not start there from now on; tasks-work: they do
 //	label VOLUME NODE|nowhere      until exactly that machine has the label of a volume
 //	engine NODE down|up            the engine's process ends, and comes back; containers go on
@@ -36,6 +39,16 @@ func (w *World) swarmStep(words []string) (ok bool, err error) {
 			s.Bound = nil
 		}
 		w.swarm.Run(s)
+	case "service-slow":
+		grace, err := time.ParseDuration(words[2])
+		if err != nil {
+			return true, err
+		}
+		w.swarm.Run(containerfake.Service{Name: words[1], Volumes: words[3:], Bound: words[3:], Grace: grace})
+	case "together":
+		if got := fmt.Sprint(w.swarm.Most(words[1])); got != words[2] {
+			return true, fmt.Errorf("%s ran at a time", got)
+		}
 	case "unservice":
 		w.swarm.Remove(words[1])
 	case "task":

@@ -1,6 +1,9 @@
 package volume
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // SwarmPrefix begins the labels of a Swarm's nodes that are flocker's own. The name of a
 // volume follows; the label is "true" on the node that is the volume's primary, and on
@@ -37,7 +40,15 @@ type SwarmService struct {
 	// wherever the label is.
 	Wanted bool `json:"wanted,omitempty"`
 	Once   bool `json:"once,omitempty"`
+	// MaxAttempts is after how many tasks Swarm makes no more; 0: never. One that it stops
+	// for a move is one of them.
+	MaxAttempts uint64 `json:"max_attempts,omitempty"`
+	// Grace is how long a task may take to end when it is told to.
+	Grace time.Duration `json:"grace,omitempty"`
 }
+
+// Returns says that a task that was stopped is made again, however often.
+func (s SwarmService) Returns() bool { return !s.Once && s.MaxAttempts == 0 }
 
 // BoundTo says that the service is bound to a volume.
 func (s SwarmService) BoundTo(name string) bool { return slices.Contains(s.Volumes, name) }

@@ -1,6 +1,7 @@
 package containerfake
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,8 @@ const (
 )
 
 // Swarm is a Swarm of fake engines. A service has one task, on a node that has the labels
-// of all volumes that it is bound to; a task on a node that loses one is stopped.
+// of all volumes that it is bound to; a task on a node that loses one is stopped for good,
+// be the label back before it has ended, and its successor does not wait for its end.
 //
 // Where it differs from the real one: there is one cluster of managers that is always in
 // agreement; a task that did not start is tried again on the same node; tasks that are over
@@ -50,12 +52,15 @@ type swarmNode struct {
 // Service of a fake Swarm.
 type Service struct {
 	Name    string
-	Volumes []string // that its task mounts
-	Bound   []string // volumes to whose label it is bound
-	Once    bool     // its task is not made again
+	Volumes []string      // that its task mounts
+	Bound   []string      // volumes to whose label it is bound
+	Once    bool          // its task is not made again
+	Grace   time.Duration // that its task takes to end; 0: taskGrace
 
-	tasks int
-	ended time.Time // when its last task ended, or the service was made
+	tasks    int
+	ended    time.Time       // when its last task ended or was told to, or the service was made
+	stopping map[string]bool // its tasks that were told to end
+	most     int             // that ran at a time
 }
 
 // NewSwarm is one without nodes, which runs until Close.
@@ -119,6 +124,7 @@ func (s *Swarm) Run(svc Service) {
 		old.Bound, old.Once = svc.Bound, svc.Once
 		return
 	}
+	svc.stopping = map[string]bool{}
 	s.services[svc.Name] = &svc
 }
 
@@ -150,6 +156,23 @@ func (s *Swarm) Started(service string) int {
 		return svc.tasks
 	}
 	return 0
+}
+
+// Most is how many tasks of a service ran at a time, on all engines that are up.
+func (s *Swarm) Most(service string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if svc := s.services[service]; svc != nil {
+		return svc.most
+	}
+	return 0
+}
+
+// told says that a task was told to end.
+func (s *Swarm) told(svc *Service, task string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return svc.stopping[task]
 }
 
 // Labels are those of an engine's node.
@@ -186,25 +209,34 @@ func (s *Swarm) converge(svc *Service) {
 		all = append(all, place{id: id, fits: fits, lost: !up && time.Since(n.silent) >= downAfter, engine: n.engine})
 	}
 	s.mu.Unlock()
-	runs := 0
+	runs, live := 0, 0
 	for _, p := range all {
 		for _, task := range p.engine.tasksOf(svc.Name) {
-			if p.fits && runs == 0 || !p.fits && p.engine.alive() != nil && !p.lost {
+			if p.engine.alive() == nil {
+				live++
+			}
+			if p.fits && runs == 0 && !s.told(svc, task) || !p.fits && p.engine.alive() != nil && !p.lost {
 				runs++ // or may run: its node is silent
 				continue
 			}
-			if p.lost {
+			s.mu.Lock()
+			told := svc.stopping[task]
+			if !told && !p.lost {
+				svc.stopping[task], svc.ended = true, time.Now()
+			}
+			s.mu.Unlock()
+			if told || p.lost {
 				continue
 			}
-			time.Sleep(taskGrace) // it ends in its own time
-			p.engine.end(task)
-			s.mu.Lock()
-			svc.ended = time.Now()
-			s.mu.Unlock()
+			s.done.Go(func() {
+				time.Sleep(cmp.Or(svc.Grace, taskGrace)) // it ends in its own time
+				p.engine.end(task)
+			})
 		}
 	}
 	i := slices.IndexFunc(all, func(p place) bool { return p.fits })
 	s.mu.Lock()
+	svc.most = max(svc.most, live)
 	wait := runs > 0 || i < 0 || time.Since(svc.ended) < restartDelay || svc.Once && svc.tasks > 0
 	if !wait {
 		svc.tasks++
@@ -292,7 +324,7 @@ func (e *Engine) Swarm(ctx context.Context) (out container.SwarmView, err error)
 	for _, name := range slices.Sorted(maps.Keys(s.services)) {
 		svc := s.services[name]
 		if len(svc.Bound) > 0 {
-			out.Services = append(out.Services, volume.SwarmService{Name: name, Volumes: slices.Clone(svc.Bound), Wanted: true, Once: svc.Once})
+			out.Services = append(out.Services, volume.SwarmService{Name: name, Volumes: slices.Clone(svc.Bound), Wanted: true, Once: svc.Once, Grace: cmp.Or(svc.Grace, taskGrace)})
 		}
 	}
 	return out, nil
