@@ -100,7 +100,8 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 		s.cmds = p.adds
 	default:
 		for _, other := range p.here {
-			s.cmds = append(s.cmds, state.BeginHandoff{ID: other.ID, Epoch: other.Epoch, To: m.To, Attempt: attempt, Follow: len(p.Containers)+len(p.Services) > 0, MaxPause: m.MaxPause})
+			s.cmds = append(s.cmds, state.BeginHandoff{ID: other.ID, Epoch: other.Epoch, To: m.To, Attempt: attempt, Follow: len(p.Containers)+len(p.Services) > 0, MaxPause: m.MaxPause,
+				Services: v.servicesOf([]*state.Volume{other}, n.ID)})
 		}
 		s.Doing = "moving to " + v.name(m.To)
 	}

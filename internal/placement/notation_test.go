@@ -645,6 +645,8 @@ func (w *world) addVolume(t *testing.T, line string) {
 			} else {
 				v.Migration.From = v.Moved.From
 			}
+		case "served": // services that had it before it arrived
+			v.Moved.Services = strings.Split(value, ",")
 		case "user": // a container
 			holders = append(holders, volume.Holder{Container: value, Name: value})
 		case "refusal": // of a handoff of a drain, so long ago
@@ -839,6 +841,9 @@ func showAll(cmds []state.Command) string {
 			text := fmt.Sprintf("%s: hand to %s, attempt %s", c.ID, c.To, c.Attempt)
 			if c.Follow {
 				text += ", with containers"
+			}
+			if len(c.Services) > 0 {
+				text += " and " + strings.Join(c.Services, ",")
 			}
 			if c.Back != "" {
 				text += ", back: " + c.Back

@@ -99,12 +99,13 @@ func (v *View) boundTo(vol *state.Volume) (out []string) {
 	return out
 }
 
-// unserved is a service that is to run where a volume is and that is not seen to; "" when
-// there is none.
+// unserved is a service that had the volume before its move, is to run where it is now, and
+// is not seen to; "" when there is none. Others that are bound to it may be there for another
+// reason, or have not run before: they say nothing of the node.
 func (v *View) unserved(vol *state.Volume) string {
 	runs := v.servicesOf([]*state.Volume{vol}, vol.Placement.Primary)
 	for _, name := range v.boundTo(vol) {
-		if !slices.Contains(runs, name) {
+		if slices.Contains(vol.Moved.Services, name) && !slices.Contains(runs, name) {
 			return name
 		}
 	}

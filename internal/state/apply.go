@@ -453,7 +453,7 @@ func (t *txn) beginHandoff(c BeginHandoff) Result {
 		return failed(volume.CodeConflict, "volume %q has no containers that are to go back to %s", v.Name, t.s.NodeName(c.To))
 	}
 	v.Phase = PhaseMoving
-	v.Pending = &Pending{Attempt: c.Attempt, To: c.To, Follow: c.Follow || c.Back != "", Back: c.Back, Began: t.at, MaxPause: c.MaxPause}
+	v.Pending = &Pending{Attempt: c.Attempt, To: c.To, Follow: c.Follow || c.Back != "", Back: c.Back, Began: t.at, MaxPause: c.MaxPause, Services: c.Services}
 	t.putVolume(v)
 	return Result{Volume: v.ID}
 }
@@ -480,7 +480,7 @@ func (t *txn) commitHandoff(c CommitHandoff) Result {
 			v.LastRefusal.Attempt = was.Attempt
 		}
 	case p.Follow:
-		v.Moved = &Moved{From: from, Attempt: p.Attempt, Began: p.Began, At: t.at, Times: c.Times}
+		v.Moved = &Moved{From: from, Attempt: p.Attempt, Began: p.Began, At: t.at, Times: c.Times, Services: p.Services}
 	}
 	t.putVolume(v)
 	if !p.Follow {

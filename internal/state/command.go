@@ -128,6 +128,8 @@ type (
 		// MaxPause is what clients may wait for besides the stop and start of containers, by
 		// what is predicted: above it nothing is stopped. 0: as long as it takes.
 		MaxPause time.Duration `json:"max_pause,omitempty"`
+		// Services of a Swarm had tasks on the volume, and are to have some on To.
+		Services []string `json:"services,omitempty"`
 	}
 	// CommitHandoff changes the primary. Only the old primary proposes it, after it
 	// has unmounted the volume and To has acknowledged the final snapshot.

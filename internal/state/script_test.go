@@ -251,7 +251,11 @@ func (sc *script) do(words []string) string {
 	case "replicas":
 		c = SetReplicas{ID: id, Epoch: epoch, Local: nodeIDs(opt["local"]), Remote: nodeIDs(opt["remote"]), Changed: changed}
 	case "move":
-		c = BeginHandoff{ID: id, Epoch: epoch, To: nodeID(opt["to"]), Attempt: opt["try"], Follow: opt["follow"] != "", Back: opt["back"]}
+		begin := BeginHandoff{ID: id, Epoch: epoch, To: nodeID(opt["to"]), Attempt: opt["try"], Follow: opt["follow"] != "", Back: opt["back"]}
+		if opt["services"] != "" {
+			begin.Services = strings.Split(opt["services"], ",")
+		}
+		c = begin
 	case "commit-move":
 		c = CommitHandoff{ID: id, Epoch: epoch, Attempt: opt["try"], Final: volume.Position{Epoch: epoch, Seq: 1, GUID: 7},
 			Times: MoveTimes{Held: span(opt["held"])}}
@@ -599,6 +603,9 @@ func (sc *script) show(only []string) string {
 		}
 		if v.Migration != nil {
 			fmt.Fprintf(&b, " migrating=%s by=%s", sc.s.NodeName(v.Migration.To), v.Migration.Attempt)
+		}
+		if v.Moved != nil && len(v.Moved.Services) > 0 {
+			fmt.Fprintf(&b, " served=%s", strings.Join(v.Moved.Services, ","))
 		}
 		if v.LastRefusal != nil {
 			fmt.Fprintf(&b, " refused=%q", v.LastRefusal.Reason)

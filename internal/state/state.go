@@ -185,8 +185,9 @@ type Pending struct {
 	// Back, of a move, is why the last one is undone; "" for one that is no return.
 	Back  string    `json:"back,omitempty"`
 	Began time.Time `json:"began"`
-	// MaxPause, of a move, see BeginHandoff.
+	// MaxPause and Services, of a move, see BeginHandoff.
 	MaxPause time.Duration `json:"max_pause,omitempty"`
+	Services []string      `json:"services,omitempty"`
 }
 
 // MoveTimes are how long the parts of a move with containers took at the old primary, by
@@ -234,6 +235,8 @@ type Moved struct {
 	Times   MoveTimes     `json:"times,omitzero"`
 	// Opened is when the clients of its routes went on; zero: not yet.
 	Opened time.Time `json:"opened,omitzero"`
+	// Services of a Swarm had tasks on it before.
+	Services []string `json:"services,omitempty"`
 }
 
 // Paused is how long the clients of the routes have waited for a move; 0 while they wait,
