@@ -76,7 +76,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		m.router = newRouter(m, p)
 	}
 	if p.Engine != nil {
-		m.swarm = &swarmer{m: m, engine: p.Engine}
+		m.swarm = newSwarmer(m, p.Engine)
 	}
 	if setup.Pool == "" {
 		return m

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/cluster"
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -25,6 +27,13 @@ const (
 	memberSoon  = 10 * time.Second
 	// memberPatience is how long it may take to say so.
 	memberPatience = 40 * time.Second
+	// swarmRetry is when a node is labelled again that could not be, and twice as long after
+	// each further failure, up to swarmRetryMost.
+	swarmRetry     = 5 * time.Second
+	swarmRetryMost = time.Minute
+	// swarmAgain is how often Swarm is told to stop tasks that are still there: a label may
+	// have been given by a manager that knew less.
+	swarmAgain = 5 * time.Second
 	// swarmGap is the shortest time between two looks.
 	swarmGap = 50 * time.Millisecond
 	// unlabelPatience is how long one manager's flockd may take to have a service stopped
@@ -43,6 +52,9 @@ const (
 type swarmer struct {
 	m      *member
 	engine container.Swarm
+	// decide is plan and current is member.catchUp, but in tests.
+	decide  func() (changes []swarmLabels, problems, held []string)
+	current func(context.Context) error
 
 	// turn is held from a look at the state until the labels are as it says, so that a
 	// label is not given by an older state than the one by which it was taken.
@@ -55,6 +67,20 @@ type swarmer struct {
 	asked    time.Time // when it was; zero: never
 	problems []string
 	held     map[string]time.Time // since when labels of volumes are held back
+	failed   map[string]failedLabels
+}
+
+// failedLabels are changes to a node of the Swarm that failed, and when they are tried again.
+type failedLabels struct {
+	again time.Time
+	wait  time.Duration
+	why   string
+}
+
+func newSwarmer(m *member, engine container.Swarm) *swarmer {
+	w := &swarmer{m: m, engine: engine, current: m.catchUp}
+	w.decide = w.plan
+	return w
 }
 
 // run looks whenever something may have changed, until ctx ends.
@@ -108,25 +134,100 @@ func (w *swarmer) learn(ctx context.Context, told chan<- struct{}) {
 	}
 }
 
-// step looks once and changes what is to be changed.
+// step looks once and changes what is to be changed. What cannot be is tried again later,
+// and keeps nothing else from being changed.
 func (w *swarmer) step(ctx context.Context) error {
-	w.turn.Lock()
-	defer w.turn.Unlock()
 	if w.due() {
 		if err := w.look(ctx); err != nil {
 			return err
 		}
 	}
-	changes, _, _ := w.plan()
-	if len(changes) > 0 {
-		// What is planned is planned by what is so now.
-		if err := w.look(ctx); err != nil {
-			return err
+	changes, problems, held := w.decide()
+	w.note(changes, problems, held)
+	if !w.anyDue(changes) {
+		return nil
+	}
+	// A node that was cut off, or stood still, decides by an old state until it hears of its
+	// leader. The turn is not held for that: who has it is not to wait for a leader.
+	cctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	err := w.current(cctx)
+	cancel()
+	if err != nil {
+		return fmt.Errorf("labels are left as they are, since nobody says what is so now: %w", err)
+	}
+	w.turn.Lock()
+	defer w.turn.Unlock()
+	if err := w.look(ctx); err != nil {
+		return err
+	}
+	changes, problems, held = w.decide()
+	err = w.change(ctx, changes)
+	w.note(changes, problems, held)
+	return err
+}
+
+// change labels, as far as that is due. One that could not be taken away is not given
+// elsewhere. The error has all that failed.
+func (w *swarmer) change(ctx context.Context, changes []swarmLabels) error {
+	var errs []error
+	left := map[string]bool{} // labels that are where they are not to be
+	for _, c := range changes {
+		c.Add = slices.DeleteFunc(slices.Clone(c.Add), func(l string) bool { return left[l] })
+		if len(c.Add)+len(c.Remove) == 0 {
+			continue
+		}
+		var err error
+		due := w.anyDue([]swarmLabels{c})
+		if due {
+			if err = w.label(ctx, c); ctx.Err() != nil {
+				return ctx.Err()
+			}
+			w.outcome(c.Node, err)
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+		for _, l := range c.Remove {
+			left[l] = left[l] || !due || err != nil
 		}
 	}
-	changes, problems, held := w.plan()
+	return errors.Join(errs...)
+}
+
+// outcome of changing a node.
+func (w *swarmer) outcome(node string, err error) {
 	w.mu.Lock()
-	w.problems = problems
+	defer w.mu.Unlock()
+	if err == nil {
+		delete(w.failed, node)
+		return
+	}
+	wait := min(max(swarmRetry, 2*w.failed[node].wait), swarmRetryMost)
+	if w.failed == nil {
+		w.failed = map[string]failedLabels{}
+	}
+	w.failed[node] = failedLabels{again: w.m.now().Add(wait), wait: wait,
+		why: fmt.Sprintf("node %s of the Swarm cannot be labelled, and services may not run where their volumes are: %v", node, err)}
+}
+
+// anyDue says that one of these changes is not to wait after a failure.
+func (w *swarmer) anyDue(changes []swarmLabels) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(changes, func(c swarmLabels) bool { return !w.m.now().Before(w.failed[c.Node].again) })
+}
+
+// note what was decided, and what of it could not be done.
+func (w *swarmer) note(changes []swarmLabels, problems, held []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.failed, func(node string, _ failedLabels) bool {
+		return !slices.ContainsFunc(changes, func(c swarmLabels) bool { return c.Node == node })
+	})
+	w.problems = slices.Clone(problems)
+	for _, node := range slices.Sorted(maps.Keys(w.failed)) {
+		w.problems = append(w.problems, w.failed[node].why)
+	}
 	since := map[string]time.Time{}
 	for _, name := range held {
 		since[name] = w.m.now()
@@ -135,13 +236,6 @@ func (w *swarmer) step(ctx context.Context) error {
 		}
 	}
 	w.held = since
-	w.mu.Unlock()
-	for _, c := range changes {
-		if err := w.label(ctx, c); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // due says that the engine has not been asked for a while.
@@ -219,22 +313,31 @@ func (w *swarmer) plan() (changes []swarmLabels, problems, held []string) {
 	if !manages || !w.m.ready() || w.m.leaderless() {
 		return nil, nil, nil
 	}
-	where := map[volume.NodeID]string{w.m.self: is.Node}
-	for _, r := range w.m.reports.All(w.m.now()) {
-		id, s := r.Report.Node, r.Report.Swarm
+	where, reports := w.where()
+	for _, r := range reports {
+		id := r.Report.Node
 		v.Copies[id] = r.Report.Volumes
-		if id == w.m.self {
-			continue
-		}
-		if s.Known {
-			where[id] = s.Node
-		}
-		if s.Cluster == is.Cluster && id < w.m.self && r.Age <= w.m.timers.Stale {
+		if r.Report.Swarm.Cluster == is.Cluster && id < w.m.self && r.Age <= w.m.timers.Stale {
 			return nil, nil, nil // another manager's
 		}
 	}
 	v.Swarm, v.Where = seen, where
 	return planSwarm(v)
+}
+
+// where the nodes are in the Swarm, as far as they have said, and all that they have said.
+func (w *swarmer) where() (map[volume.NodeID]string, []cluster.Received) {
+	reports := w.m.reports.All(w.m.now())
+	where := map[volume.NodeID]string{}
+	for _, r := range reports {
+		if s := r.Report.Swarm; s.Known {
+			where[r.Report.Node] = s.Node
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	where[w.m.self] = w.is.Node
+	return where, reports
 }
 
 // report adds what this node knows of its Swarm to its report.
@@ -290,7 +393,13 @@ func (m *member) Unlabel(ctx context.Context, id volume.ID, attempt string) erro
 		return errNoManager
 	}
 	label := volume.SwarmPrefix + v.Name
-	for _, node := range (swarmView{Swarm: seen}).labelled(label) {
+	where, _ := m.swarm.where()
+	view := swarmView{Swarm: seen, Where: where}
+	_, said := where[v.Placement.Primary]
+	for _, node := range view.labelled(label) {
+		if said && !view.ours(node) {
+			continue // as planSwarm does
+		}
 		if err := m.swarm.label(ctx, swarmLabels{Node: node, Remove: []string{label}}); err != nil {
 			return volume.Errorf(volume.CodeUnavailable, "a node of the Swarm cannot be labelled: %v", err)
 		}
@@ -340,7 +449,8 @@ func (f *follower) stopTasks(ctx context.Context, id volume.ID, attempt string) 
 		f.m.log.Warn("Swarm is not told that a volume leaves; tasks that it starts here cannot mount it", "volume", v.Name, "err", err)
 	}
 	limit := stopLimit(bound)
-	for began := time.Now(); len(tasks) > 0; {
+	began := time.Now()
+	for told := began; len(tasks) > 0; {
 		if time.Since(began) >= limit {
 			return fmt.Errorf("service %s was not stopped by Swarm within %s", strings.Join(tasks, ", "), limit)
 		}
@@ -348,6 +458,13 @@ func (f *follower) stopTasks(ctx context.Context, id volume.ID, attempt string) 
 		now := f.m.cluster.State().Volume(id)
 		if ctx.Err() != nil || now == nil || now.Pending == nil || now.Pending.Attempt != attempt {
 			return errGivenUp
+		}
+		if time.Since(told) >= swarmAgain {
+			managers, _ := f.m.swarmManagers(v.Name)
+			if err := f.m.unlabel(ctx, managers, id, attempt); err != nil {
+				f.m.log.Warn("Swarm is not told again to stop a service", "service", tasks, "err", err)
+			}
+			told = time.Now()
 		}
 		if tasks, err = f.tasks(ctx, v.Name); err != nil {
 			return err

@@ -2,9 +2,13 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -165,4 +169,122 @@ func swarmCase(t *testing.T, lines []string) swarmView {
 		t.Fatal(err)
 	}
 	return v
+}
+
+// labelled is a Swarm that notes what it was asked for, in order.
+type labelled struct {
+	view  container.SwarmView
+	fails map[string]bool // nodes that cannot be labelled
+	calls []string
+}
+
+func (l *labelled) Swarm(context.Context) (container.SwarmView, error) {
+	l.calls = append(l.calls, "look")
+	return l.view, nil
+}
+
+func (l *labelled) SwarmMember(context.Context) (container.SwarmMember, error) {
+	return container.SwarmMember{Node: "s1", Cluster: "swarm"}, nil
+}
+
+func (l *labelled) LabelSwarmNode(_ context.Context, node string, add, remove []string) error {
+	l.calls = append(l.calls, fmt.Sprint(node, " +", add, " -", remove))
+	if l.fails[node] {
+		return errors.New("the swarm does not have a leader")
+	}
+	return nil
+}
+
+func stepper(l *labelled, now *time.Time, changes *[]swarmLabels) *swarmer {
+	w := newSwarmer(&member{log: slog.New(slog.DiscardHandler), now: func() time.Time { return *now }}, l)
+	w.is, _ = l.SwarmMember(context.Background())
+	w.decide = func() ([]swarmLabels, []string, []string) { return *changes, []string{"not well"}, nil }
+	w.current = func(context.Context) error { l.calls = append(l.calls, "catch up"); return nil }
+	return w
+}
+
+// Labels are changed by a state that is known to be the present one, and by what the Swarm
+// looks like then. Else nothing is changed.
+func TestSwarmChangesByWhatIsSoNow(t *testing.T) {
+	now, changes := time.Unix(1000, 0), []swarmLabels{{Node: "s1", Remove: []string{"a"}}}
+	l := &labelled{}
+	w := stepper(l, &now, &changes)
+	if err := w.step(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"look", "catch up", "look", "s1 +[] -[a]"}; !slices.Equal(l.calls, want) {
+		t.Errorf("it did %q, want %q", l.calls, want)
+	}
+	l.calls = nil
+	w.current = func(context.Context) error {
+		changes = []swarmLabels{{Node: "s2", Remove: []string{"a"}}} // as it turns out
+		return nil
+	}
+	if err := w.step(t.Context()); err != nil || !slices.Equal(l.calls, []string{"look", "s2 +[] -[a]"}) {
+		t.Errorf("it did %q, %v; want what is right by the newer state", l.calls, err)
+	}
+	l.calls = nil
+	w.current = func(context.Context) error { return errors.New("no leader") }
+	if err := w.step(t.Context()); err == nil || len(l.calls) > 0 {
+		t.Errorf("without a leader it did %q, %v", l.calls, err)
+	}
+	l.calls, changes = nil, nil
+	if err := w.step(t.Context()); err != nil || len(l.calls) > 0 {
+		t.Errorf("with nothing to change it did %q, %v", l.calls, err)
+	}
+}
+
+// A node that cannot be labelled keeps no other from it, is told of, and is left alone for a
+// while, longer each time. What it should have lost is not given elsewhere.
+func TestSwarmLabelFails(t *testing.T) {
+	start := time.Unix(1000, 0)
+	now, changes := start, []swarmLabels{
+		{Node: "s1", Remove: []string{"a"}}, {Node: "s2", Remove: []string{"a", "b"}}, {Node: "s3", Add: []string{"a", "b"}}}
+	l := &labelled{fails: map[string]bool{"s1": true}}
+	w := stepper(l, &now, &changes)
+	if err := w.step(t.Context()); err == nil {
+		t.Error("nothing failed")
+	}
+	labels := func() (out []string) {
+		for _, c := range l.calls {
+			if strings.HasPrefix(c, "s") {
+				out = append(out, c)
+			}
+		}
+		l.calls = nil
+		return out
+	}
+	if got, want := labels(), []string{"s1 +[] -[a]", "s2 +[] -[a b]", "s3 +[b] -[]"}; !slices.Equal(got, want) {
+		t.Errorf("it did %q, want %q", got, want)
+	}
+	var rep volume.Report
+	w.report(&rep)
+	if want := []string{"not well", "node s1 of the Swarm cannot be labelled, and services may not run where their volumes are: the swarm does not have a leader"}; !slices.Equal(rep.Problems, want) {
+		t.Errorf("the problems are %q, want %q", rep.Problems, want)
+	}
+
+	changes = []swarmLabels{{Node: "s1", Remove: []string{"a"}}, {Node: "s3", Add: []string{"a"}}}
+	var tried []time.Duration
+	for ; now.Sub(start) < 4*time.Minute; now = now.Add(time.Second) {
+		err := w.step(t.Context())
+		switch got := labels(); {
+		case slices.Equal(got, []string{"s1 +[] -[a]"}) && err != nil:
+			tried = append(tried, now.Sub(start)/time.Second)
+		case len(got) > 0 || err != nil:
+			t.Fatalf("after %s it did %q, %v", now.Sub(start), got, err)
+		}
+	}
+	if want := []time.Duration{5, 15, 35, 75, 135, 195}; !reflect.DeepEqual(tried, want) {
+		t.Errorf("it tried after %d s, want %d", tried, want)
+	}
+
+	l.fails = nil
+	now = now.Add(time.Minute)
+	if err := w.step(t.Context()); err != nil || !slices.Equal(labels(), []string{"s1 +[] -[a]", "s3 +[a] -[]"}) {
+		t.Errorf("it did not do what can be done again: %v", err)
+	}
+	rep = volume.Report{}
+	if w.report(&rep); !slices.Equal(rep.Problems, []string{"not well"}) {
+		t.Errorf("the problems are %q", rep.Problems)
+	}
 }

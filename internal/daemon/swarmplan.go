@@ -61,10 +61,13 @@ func planSwarm(v swarmView) (changes []swarmLabels, problems, held []string) {
 		has := v.labelled(label)
 		node, all, problem := v.place(name, has)
 		if problem != "" {
-			problems = append(problems, fmt.Sprintf("Swarm cannot run service %s: %s", bound[name], problem))
+			problems = append(problems, fmt.Sprintf("Swarm cannot be told where to run service %s: %s", bound[name], problem))
 		}
 		for _, id := range has {
-			if id != node && all {
+			switch {
+			case !v.ours(id):
+				problems = append(problems, fmt.Sprintf("label %s is on node %s of the Swarm, which no node of this cluster has said to be; it is left there, and service %s may run there (docker node inspect %s)", label, id, bound[name], id))
+			case id != node && all:
 				remove[id] = append(remove[id], label)
 			}
 		}
@@ -79,7 +82,7 @@ func planSwarm(v swarmView) (changes []swarmLabels, problems, held []string) {
 	for _, n := range v.Swarm.Nodes {
 		for _, label := range slices.Sorted(maps.Keys(n.Labels)) {
 			name, ours := strings.CutPrefix(label, volume.SwarmPrefix)
-			if ours && n.Labels[label] == "true" && bound[name] == "" {
+			if ours && n.Labels[label] == "true" && bound[name] == "" && v.ours(n.ID) {
 				remove[n.ID] = append(remove[n.ID], label) // no service asks for it any more
 			}
 		}
@@ -112,6 +115,12 @@ func (v swarmView) ending(name string) bool {
 	})
 }
 
+// ours says that a node of the Swarm is known to be one of the cluster. Labels of others are
+// left alone: they may be those of another cluster in the same Swarm.
+func (v swarmView) ours(id string) bool {
+	return slices.Contains(slices.Collect(maps.Values(v.Where)), id)
+}
+
 // labelled are the nodes of the Swarm with a label.
 func (v swarmView) labelled(label string) (ids []string) {
 	for _, n := range v.Swarm.Nodes {
@@ -127,6 +136,9 @@ func (v swarmView) labelled(label string) (ids []string) {
 func (v swarmView) place(name string, has []string) (node string, all bool, problem string) {
 	vol := v.State.VolumeByName(name)
 	if vol == nil || !vol.Live() {
+		if slices.ContainsFunc(has, func(id string) bool { return !v.ours(id) }) {
+			return "", false, "" // it may be another cluster's volume
+		}
 		node = v.anywhere(has)
 		if node == "" {
 			return "", false, fmt.Sprintf("volume %q is not there yet, and no node could make it", name)
@@ -140,7 +152,7 @@ func (v swarmView) place(name string, has []string) (node string, all bool, prob
 	node, said := v.Where[vol.Placement.Primary]
 	switch {
 	case !said:
-		return "", false, ""
+		return "", false, fmt.Sprintf("node %s, the primary of volume %s, has not said yet which node of the Swarm it is", primary, name)
 	case !slices.ContainsFunc(v.Swarm.Nodes, func(n container.SwarmNode) bool { return n.ID == node }):
 		return "", true, fmt.Sprintf("the primary of volume %s is %s, whose engine does not belong to this Swarm", name, primary)
 	}

@@ -23,6 +23,8 @@ import (
 //	together NAME N                so many of its tasks ran at a time, at most
 //	tasks-fail NODE NAME           tasks of it do not start there from now on; tasks-work: they do
 //	label VOLUME NODE|nowhere      until exactly that machine has the label of a volume
+//	relabel NODE VOLUME            somebody gives that manager's node the label of a volume
+//	unlabelled VOLUME              no machine has it now
 //	engine NODE down|up            the engine's process ends, and comes back; containers go on
 //	labels refused|taken           what becomes of changes of labels
 func (w *World) swarmStep(words []string) (ok bool, err error) {
@@ -85,6 +87,16 @@ func (w *World) swarmStep(words []string) (ok bool, err error) {
 			}
 			return strings.Join(on, ",") == strings.TrimPrefix(words[2], "nowhere")
 		})
+	case "relabel":
+		if err := w.Machine(words[1]).Engine.LabelSwarmNode(w.ctx(), "swarm-"+words[1], []string{volume.SwarmPrefix + words[2]}, nil); err != nil {
+			return true, err
+		}
+	case "unlabelled":
+		for _, n := range w.Names() {
+			if labels := w.swarm.Labels(w.nodes[n].Engine); labels[volume.SwarmPrefix+words[1]] != "" {
+				return true, fmt.Errorf("%s has its label", n)
+			}
+		}
 	case "labels":
 		w.swarm.Refuse(map[string]error{"refused": errors.New("the swarm does not have a leader")}[words[1]])
 	default:
