@@ -6,9 +6,15 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
+
+// The main goroutine keeps the main thread to itself. Other goroutines enter namespaces of
+// containers on threads that end with them; this one never ends, and where it stayed in such a
+// namespace, it would be the process's own as /proc/self says it, and hold what is mounted there.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)

@@ -16,6 +16,7 @@ import (
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/container/containerfake"
 	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/proxy"
 )
 
@@ -432,7 +433,8 @@ func (w *World) proxyStep(words []string) (ok bool, err error) {
 }
 
 // flowing: nothing waits for ever. Every route in the state leads to a server at its owner,
-// unless an operator has paused it or no container is known to use its volume.
+// unless an operator has paused it, or no container is known to use its volume that could
+// run: volumes with different primaries are told as the container's problem.
 func (w *World) flowing() {
 	stuck := ""
 	defer func() {
@@ -450,7 +452,7 @@ func (w *World) flowing() {
 					stuck = fmt.Sprintf("the route on port %d has no owner", r.Listen)
 					continue
 				}
-				used := m.uses(r.Volume.Name) || slices.ContainsFunc(s.ContainersOf(r.Volume.ID), func(c *state.Container) bool { return c.Run })
+				used := m.uses(r.Volume.Name) || slices.ContainsFunc(s.ContainersOf(r.Volume.ID), func(c *state.Container) bool { return c.Run && together(s, c) })
 				got := m.gate(m.routeAt(fmt.Sprint(r.Listen)))
 				if open := got != "paused" && got != "nowhere"; r.Paused && got != "paused" || !r.Paused && used && !open {
 					stuck = fmt.Sprintf("the route on port %d is %s on %s; moving: %v; paused by an operator: %v; there: %s", r.Listen, got, on, r.Moving, r.Paused, m.describe())
@@ -459,6 +461,17 @@ func (w *World) flowing() {
 		}
 		return stuck == ""
 	})
+}
+
+// together says that the volumes of a container have one primary.
+func together(s *state.State, c *state.Container) bool {
+	primaries := map[volume.NodeID]bool{}
+	for _, cv := range c.Volumes {
+		if v := s.Volume(cv.ID); v != nil {
+			primaries[v.Placement.Primary] = true
+		}
+	}
+	return len(primaries) < 2
 }
 
 // uses says that a container with the volume runs on this machine.
