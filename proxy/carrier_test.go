@@ -292,3 +292,35 @@ func FuzzCarrier(f *testing.F) {
 		}
 	})
 }
+
+// A client that has said all, to a server that ended first, has not left: through another
+// node, too, the door hears an end and no close, and gives the server the time it takes.
+func TestRelayEndsStreamsByHalves(t *testing.T) {
+	begun, left := make(chan *stream, 2), make(chan bool, 4)
+	c, _ := carried(t, func(s *stream) {
+		s.onLeave(func(bool) { left <- true })
+		begun <- s
+	})
+	ours := begin(t, c, "x")
+	theirs := <-begun
+	defer func() { _ = theirs.Close() }()
+	if err := theirs.CloseWrite(); err != nil { // the server ends
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, ours); err != nil {
+		t.Fatal(err)
+	}
+	r := &relay{server: ours, ended: [2]bool{toClient: true}}
+	if err := r.end(line{dir: toServer, to: ours, server: ours}); err != nil { // so does the client
+		t.Fatal(err)
+	}
+	_ = ours.Close()
+	if _, err := io.Copy(io.Discard, theirs); err != nil {
+		t.Errorf("the door hears %v, want the end", err)
+	}
+	begin(t, c, "x")
+	defer func(s *stream) { _ = s.Close() }(<-begun) // it has heard all that was said before
+	if len(left) > 0 {
+		t.Error("the door takes a client that has ended for one that has left")
+	}
+}

@@ -159,8 +159,7 @@ func socketCall(call, fd uintptr, p []byte, flags uintptr) (int, error) {
 // listenTCP listens with sockets that find out when their other side is no more. Those of
 // clients have that from the listener's, and are not told each by four system calls.
 func listenTCP(addr string) (net.Listener, error) {
-	var failed error
-	set := func(fd uintptr) {
+	set := func(fd uintptr) (failed error) {
 		for _, o := range []struct{ level, name, value int }{
 			{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 			{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, keepAlive},
@@ -169,10 +168,14 @@ func listenTCP(addr string) (net.Listener, error) {
 		} {
 			failed = cmp.Or(failed, unix.SetsockoptInt(int(fd), o.level, o.name, o.value))
 		}
+		return failed
 	}
 	c := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, raw syscall.RawConn) error {
-		return cmp.Or(raw.Control(set), failed)
+		var failed error
+		return cmp.Or(raw.Control(func(fd uintptr) { failed = set(fd) }), failed)
 	}}
+	// Kernels before 6.10 refuse these options to a socket of MPTCP, or forget them.
+	c.SetMultipathTCP(false)
 	return c.Listen(context.Background(), "tcp", addr)
 }
 

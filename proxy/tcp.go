@@ -262,8 +262,8 @@ func (r *relay) end(l line) error {
 	}
 	r.spoken = true
 	r.ended[l.dir] = true
-	if r.ended[toServer] && r.ended[toClient] {
-		return nil // both are closed now, which says it
+	if r.ended[toServer] && r.ended[toClient] && rawConn(l.to) != nil {
+		return nil // both are closed now, which says it of a socket; of a stream it would say that nobody listens any more
 	}
 	half, ok := l.to.(interface{ CloseWrite() error })
 	if !ok {
