@@ -128,20 +128,21 @@ func (e *edge) renew(s secrets, err error) {
 	e.stale = err
 }
 
-// serve accepts clients until ctx ends, or until closed, and serves them to their end.
+// serve accepts clients until ctx ends, or until closed, and serves them to their end: also
+// those of a port that is not shared any more, or was not yet.
 func (e *serving) serve(ctx context.Context) {
 	if e.shared == nil {
 		e.node.listenOn(ctx, e.route.Listen, e.closed, e.setUnbound, e.gate.Serve)
-		return
-	}
-	select {
-	case <-e.closed:
-	case <-ctx.Done():
+	} else {
+		select {
+		case <-e.closed:
+		case <-ctx.Done():
+		}
 	}
 	for {
 		changed := e.gate.change()
 		// In this order: who does not find it any more cannot begin a session with it.
-		if !e.shared.holds(e) && len(e.gate.Sessions()) == 0 {
+		if !e.node.leadsTo(e) && len(e.gate.Sessions()) == 0 {
 			return
 		}
 		select {

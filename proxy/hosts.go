@@ -8,14 +8,17 @@ import (
 	"strings"
 )
 
-// hostTable says which of the routes on a port is for whom.
+// hostTable says which of the routes on a port is for whom. One that is not served by those
+// who have the table is nil.
 type hostTable struct {
 	names map[string]*serving
 	wild  map[string]*serving // by what follows "*."
-	rest  *serving            // for whomever no other is for; nil: nobody
+	rest  *serving            // for whomever no other is for
+	all   bool                // there is one
 }
 
-// hosted is a route with the names that it is for; none: for all others.
+// hosted is a route with the names that it is for; none: for all others. One that has no
+// edge here is nil.
 type hosted struct {
 	*serving
 	names []string
@@ -32,22 +35,24 @@ func newHostTable(routes []hosted) hostTable {
 			}
 		}
 		if len(r.names) == 0 {
-			t.rest = r.serving
+			t.rest, t.all = r.serving, true
 		}
 	}
 	return t
 }
 
-// pick is the route for those who ask for a name, which is in lower case; nil: there is
-// none.
-func (t hostTable) pick(name string) *serving {
-	if e := t.names[name]; e != nil {
-		return e
+// pick is the route for those who ask for a name, which is in lower case, and whether there
+// is one.
+func (t hostTable) pick(name string) (e *serving, ok bool) {
+	if e, ok := t.names[name]; ok {
+		return e, true
 	}
-	if _, under, ok := strings.Cut(name, "."); ok && t.wild[under] != nil {
-		return t.wild[under]
+	if _, under, ok := strings.Cut(name, "."); ok {
+		if e, ok := t.wild[under]; ok {
+			return e, true
+		}
 	}
-	return t.rest
+	return t.rest, t.all
 }
 
 // sharedPorts are those that routes have by names, with the mode of them all. Routes that do

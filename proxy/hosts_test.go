@@ -142,14 +142,14 @@ func TestHostTable(t *testing.T) {
 		"a.example.org": "a", "example.org": "a", "b.example.org": "b", "c.example.org": "wild", "c.wild.org": "wild",
 		"x.a.example.org": "nobody", "wild.org": "nobody", "org": "nobody", "": "nobody", "*.example.org": "wild", "[::1]": "nobody",
 	} {
-		if got := names[newHostTable(some).pick(name)]; got != want {
-			t.Errorf("%q is for %s, want %s", name, got, want)
+		if e, ok := newHostTable(some).pick(name); names[e] != want || ok != (e != nil) {
+			t.Errorf("%q is for %s (%v), want %s", name, names[e], ok, want)
 		}
 		if want == "nobody" {
 			want = "rest"
 		}
-		if got := names[newHostTable(append(some, hosted{rest, nil})).pick(name)]; got != want {
-			t.Errorf("with one for all others, %q is for %s, want %s", name, got, want)
+		if e, ok := newHostTable(append(some, hosted{rest, nil})).pick(name); names[e] != want || !ok {
+			t.Errorf("with one for all others, %q is for %s (%v), want %s", name, names[e], ok, want)
 		}
 	}
 }

@@ -44,6 +44,8 @@ func (p *sharedPort) serveHTTP(ctx context.Context, conn net.Conn) error {
 		switch {
 		case errors.Is(err, errNobody):
 			return errors.Join(err, lastWords(conn, httpRefusal("421 flocker: "+err.Error())))
+		case errors.Is(err, errNewer):
+			return err // clients ask again on another connection if one ends before it has begun to answer
 		case err != nil:
 			return errors.Join(err, lastWords(conn, httpRefusal("503 flocker: "+err.Error()+"; try again", "Retry-After: 1")))
 		}

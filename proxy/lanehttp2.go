@@ -54,6 +54,9 @@ func (c *sharedHTTP2) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case errors.Is(err, errNobody):
 		http.Error(w, "flocker: "+err.Error(), http.StatusMisdirectedRequest)
+	case errors.Is(err, errNewer):
+		w.Header().Set("Connection", "close") // net/http says GOAWAY: those that are answered go on
+		refuseHTTP2(w, r, "flocker: "+err.Error()+"; try again")
 	case err != nil:
 		refuseHTTP2(w, r, "flocker: "+err.Error()+"; try again")
 	default:

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"log/slog"
 	"net"
 	"os"
@@ -60,20 +61,23 @@ type Node struct {
 
 	applying sync.Mutex // one configuration at a time
 
-	mu        sync.Mutex
-	ctx       context.Context // that of Run; nil: not running
-	work      sync.WaitGroup  // all that Run started
-	config    Config
-	edges     map[string]*serving
-	former    map[*serving]struct{} // that others have taken the place of, with whom they had served
-	ports     map[uint16]*sharedPort
-	doors     map[string]*door
-	broken    map[string]error         // routes that cannot be served at all
-	helds     map[string]*atomic.Int64 // by route, of all its edges there were
-	listeners map[string]net.Listener
-	inherited map[string]net.Listener
-	retired   bool           // a newer process has taken over
-	serving   sync.WaitGroup // of clients
+	mu     sync.Mutex
+	ctx    context.Context // that of Run; nil: not running
+	work   sync.WaitGroup  // all that Run started
+	config Config
+	edges  map[string]*serving
+	former map[*serving]struct{} // that others have taken the place of, with whom they had served
+	ports  map[uint16]*sharedPort
+	// formerPorts are those that accept nobody any more, with whom they had accepted: they
+	// lead them where the ports of the same number do.
+	formerPorts map[*sharedPort]struct{}
+	doors       map[string]*door
+	broken      map[string]error         // routes that cannot be served at all
+	helds       map[string]*atomic.Int64 // by route, of all its edges there were
+	listeners   map[string]net.Listener
+	inherited   map[string]net.Listener
+	retired     bool           // a newer process has taken over
+	serving     sync.WaitGroup // of clients
 
 	eldersMu sync.Mutex // after all other locks
 	elders   map[*elder]struct{}
@@ -96,7 +100,7 @@ func NewNode(o Options) *Node {
 	}
 	return &Node{
 		Options: o, crowd: crowd{most: int64(cmp.Or(o.Waiting, 10_000))},
-		edges: make(map[string]*serving), former: make(map[*serving]struct{}), ports: make(map[uint16]*sharedPort), doors: make(map[string]*door), broken: make(map[string]error), helds: make(map[string]*atomic.Int64),
+		edges: make(map[string]*serving), former: make(map[*serving]struct{}), ports: make(map[uint16]*sharedPort), formerPorts: make(map[*sharedPort]struct{}), doors: make(map[string]*door), broken: make(map[string]error), helds: make(map[string]*atomic.Int64),
 		listeners: make(map[string]net.Listener), inherited: inherited,
 		elders: make(map[*elder]struct{}),
 	}
@@ -435,11 +439,7 @@ func (n *Node) Apply(_ context.Context, c Config) error {
 	if err := n.apply(c, nil); err != nil {
 		return err
 	}
-	owners := make(map[string]place)
-	for _, r := range c.Routes {
-		owners[r.ID] = r.place()
-	}
-	n.tellElders(elderHears{Owners: owners})
+	n.tellElders(eldersHear(c))
 	n.closeNeedless(c)
 	return n.save()
 }
@@ -471,7 +471,7 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 	}
 	n.config = c
 	there := make(map[string]place)
-	on := make(map[uint16][]hosted) // by shared port
+	on := make(map[uint16][]hosted) // by port
 	for _, r := range c.Routes {
 		there[r.ID] = r.place()
 		if d := n.doors[r.ID]; d != nil {
@@ -483,9 +483,7 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 		if old != nil && sameDoors(old.route, r) && old.shared == port && unfit[r.ID] == nil {
 			old.learn(r.place(), true)
 			old.renew(keeps[r.ID].secrets, keeps[r.ID].err)
-			if port != nil {
-				on[r.Listen] = append(on[r.Listen], hosted{old, r.Hosts})
-			}
+			on[r.Listen] = append(on[r.Listen], hosted{old, r.Hosts})
 			continue
 		}
 		delete(n.broken, r.ID)
@@ -508,13 +506,15 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 		}
 		e.shared = port
 		n.edges[r.ID] = n.start(e)
-		if port != nil {
-			on[r.Listen] = append(on[r.Listen], hosted{n.edges[r.ID], r.Hosts})
-		}
+		on[r.Listen] = append(on[r.Listen], hosted{n.edges[r.ID], r.Hosts})
 	}
-	for port, p := range n.ports {
-		i := slices.IndexFunc(c.Routes, func(r Route) bool { return r.Listen == port })
-		p.set(on[port], c.Routes[i].Limits)
+	for p := range n.allPorts() {
+		i := slices.IndexFunc(c.Routes, func(r Route) bool { return r.Listen == p.port })
+		if i < 0 {
+			p.cancel() // what was shared is no route's any more
+			continue
+		}
+		p.setHere(on[p.port], c.Routes[i].Limits)
 	}
 	n.inform(there)
 	for id, e := range n.edges {
@@ -583,11 +583,8 @@ func (n *Node) share(c Config, shared map[uint16]Mode) error {
 			if err := n.pass(port); err != nil {
 				return err
 			}
-		} else {
-			p.cancel()
 		}
-		close(p.closed) // those it serves stay with it to their end
-		delete(n.ports, port)
+		n.leavePort(p)
 	}
 	for port, mode := range shared {
 		if n.ports[port] != nil {
@@ -603,6 +600,42 @@ func (n *Node) share(c Config, shared map[uint16]Mode) error {
 		n.ports[port] = n.startShared(port, mode)
 	}
 	return nil
+}
+
+// leavePort has a shared port accept nobody any more. Those it has accepted stay with it to
+// their end. n.mu is held.
+func (n *Node) leavePort(p *sharedPort) {
+	close(p.closed)
+	delete(n.ports, p.port)
+	n.formerPorts[p] = struct{}{}
+}
+
+// allPorts are the shared ports that have clients, or may. n.mu is held.
+func (n *Node) allPorts() iter.Seq[*sharedPort] {
+	return func(yield func(*sharedPort) bool) {
+		for _, p := range n.ports {
+			if !yield(p) {
+				return
+			}
+		}
+		for p := range n.formerPorts {
+			if !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// leadsTo says that a shared port may bring clients to an edge.
+func (n *Node) leadsTo(e *serving) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for p := range n.allPorts() {
+		if p.holds(e) {
+			return true
+		}
+	}
+	return false
 }
 
 // start has an edge work. n.mu is held.

@@ -38,20 +38,59 @@ func (n *Node) startShared(port uint16, mode Mode) *sharedPort {
 		defer n.serving.Done()
 		defer p.cancel()
 		n.listenOn(p.ctx, port, p.closed, p.setUnbound, p.serve)
-		p.set(nil, Limits{}) // nobody is left who could come to their routes
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		delete(n.formerPorts, p)
+		p.set(nil, 0) // nobody is left who could come to their routes
 	})
 	return p
 }
 
-// set takes the routes that there are now.
-func (p *sharedPort) set(routes []hosted, limits Limits) {
+// set takes the routes that there are now, and how long a client may take to say whom it
+// wants.
+func (p *sharedPort) set(routes []hosted, wait time.Duration) {
 	p.mu.Lock()
 	before := p.routes
-	p.routes, p.table, p.wait = routes, newHostTable(routes), limits.withDefaults().Request
+	p.routes, p.table, p.wait = routes, newHostTable(routes), wait
 	p.mu.Unlock()
 	for _, r := range before {
-		r.gate.wake()
+		if r.serving != nil {
+			r.gate.wake()
+		}
 	}
+}
+
+// setHere takes the routes of this process that have the port's number. Where they have
+// another mode by now, its clients cannot be brought to them.
+func (p *sharedPort) setHere(routes []hosted, limits Limits) {
+	routes = slices.Clone(routes)
+	for i := range routes {
+		if routes[i].route.Mode != p.mode {
+			routes[i].serving = nil
+		}
+	}
+	p.set(routes, limits.withDefaults().Request)
+}
+
+// setNames takes the names that routes have in a newer process, for those of them that this
+// one has served all along.
+func (p *sharedPort) setNames(all map[string]named) {
+	p.mu.Lock()
+	here := make(map[string]*serving)
+	for _, r := range p.routes {
+		if r.serving != nil {
+			here[r.route.ID] = r.serving
+		}
+	}
+	wait := p.wait
+	p.mu.Unlock()
+	var routes []hosted
+	for id, r := range all {
+		if r.Listen == p.port {
+			routes = append(routes, hosted{here[id], r.Hosts})
+		}
+	}
+	p.set(routes, wait)
 }
 
 func (p *sharedPort) holds(e *serving) bool {
@@ -102,6 +141,7 @@ func (p *sharedPort) serve(ctx context.Context, l net.Listener) error {
 
 var (
 	errNobody = errors.New("no route on this port is for the name that is wanted")
+	errNewer  = errors.New("the route for the name that is wanted is served to those who connect anew")
 	errFull   = errors.New("too many clients of this server wait already")
 )
 
@@ -110,10 +150,12 @@ var (
 func (p *sharedPort) pick(name string, begin func(e *serving) (serve func())) (serve func(), err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e := p.table.pick(name)
+	e, ok := p.table.pick(name)
 	switch {
-	case e == nil:
+	case !ok:
 		return nil, errNobody
+	case e == nil:
+		return nil, errNewer
 	case e.gate.full():
 		return nil, errFull
 	}
@@ -124,7 +166,8 @@ func (p *sharedPort) pick(name string, begin func(e *serving) (serve func())) (s
 func (p *sharedPort) leads(name string, e *serving) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.table.pick(name) == e
+	to, _ := p.table.pick(name)
+	return to == e
 }
 
 // unrecognized is TLS's word, an alert, for a name that nobody has.

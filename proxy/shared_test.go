@@ -187,6 +187,19 @@ func newWeb(t testing.TB, nodes int, limits Limits) *web {
 	return w
 }
 
+// pause pauses a route of the first node, until all edges know of it.
+func (w *web) pause(route string) {
+	w.t.Helper()
+	limit, done := context.WithTimeout(w.t.Context(), 10*time.Second)
+	defer done()
+	if err := w.nodes[0].Pause(limit, route, 0); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := w.nodes[0].Quiet(limit, route); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func (w *web) client(node int) *keeps { return connectTo(w.t, w.addrOf(node, w.routes[0].Route)) }
 
 // One connection asks for names of several routes, in every form, and each request is done by
@@ -378,9 +391,7 @@ func TestSharedHTTPUnasked(t *testing.T) {
 // else is kept out.
 func TestSharedHTTPFull(t *testing.T) {
 	w := newWeb(t, 1, Limits{Sessions: 2})
-	if err := w.nodes[0].Pause(t.Context(), "a", 0); err != nil {
-		t.Fatal(err)
-	}
+	w.pause("a")
 	var held []*keeps
 	for i := range 2 {
 		k := w.client(0)
@@ -499,31 +510,39 @@ func TestSharedHTTPMoves(t *testing.T) {
 	t.Logf("%d requests, %d moves", total, moves)
 }
 
+// client2 is a client of HTTP/2, and how many connections it has made.
+func (w *web) client2(node int) (tr *http.Transport, ask func(host, body string) string, dials *atomic.Int64) {
+	tr, dials = &http.Transport{Protocols: onlyHTTP2(), MaxConnsPerHost: 1}, new(atomic.Int64)
+	w.t.Cleanup(tr.CloseIdleConnections)
+	tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		dials.Add(1)
+		return new(net.Dialer).DialContext(ctx, "tcp", w.addrOf(node, w.routes[0].Route))
+	}
+	ask = func(host, body string) string {
+		req, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, "http://shared/", strings.NewReader(body))
+		if err != nil {
+			return err.Error()
+		}
+		req.Host = host
+		res, err := tr.RoundTrip(req)
+		if err != nil {
+			return err.Error()
+		}
+		defer func() { _ = res.Body.Close() }()
+		text, err := io.ReadAll(res.Body)
+		if err != nil {
+			return err.Error()
+		}
+		return strings.TrimSpace(fmt.Sprintf("%d %s", res.StatusCode, text))
+	}
+	return tr, ask, dials
+}
+
 // The same with HTTP/2: streams of one connection are for different routes.
 func TestSharedHTTP2(t *testing.T) {
 	w := newWeb(t, 2, Limits{})
 	for node := range w.nodes {
-		tr := &http.Transport{Protocols: onlyHTTP2(), MaxConnsPerHost: 1}
-		tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", w.addrOf(node, w.routes[0].Route))
-		}
-		ask := func(host, body string) string {
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://shared/", strings.NewReader(body))
-			if err != nil {
-				return err.Error()
-			}
-			req.Host = host
-			res, err := tr.RoundTrip(req)
-			if err != nil {
-				return err.Error()
-			}
-			defer func() { _ = res.Body.Close() }()
-			text, err := io.ReadAll(res.Body)
-			if err != nil {
-				return err.Error()
-			}
-			return strings.TrimSpace(fmt.Sprintf("%d %s", res.StatusCode, text))
-		}
+		tr, ask, _ := w.client2(node)
 		for _, q := range []struct{ host, want string }{
 			{"a.example.org", "200 A a.example.org /x"}, {"B.example.org:80", "200 B B.example.org:80 /x"}, {"c.example.org", "200 W c.example.org /x"},
 			{"other.org", "421 flocker"}, {"a2.example.org.", "200 A a2.example.org. /x"},
@@ -533,9 +552,7 @@ func TestSharedHTTP2(t *testing.T) {
 			}
 		}
 		// A request for what is paused waits; others on the connection do not.
-		if err := w.nodes[0].Pause(t.Context(), "a", 0); err != nil {
-			t.Fatal(err)
-		}
+		w.pause("a")
 		held := make(chan string, 1)
 		id := fmt.Sprintf("held-%d", node)
 		go func() { held <- ask("a.example.org", id) }()
@@ -546,11 +563,6 @@ func TestSharedHTTP2(t *testing.T) {
 		if n := w.a.times("/" + id); n != 0 {
 			t.Errorf("it was done %d times in the pause", n)
 		}
-		limit, done := context.WithTimeout(t.Context(), 10*time.Second)
-		if err := w.nodes[0].Quiet(limit, "a"); err != nil {
-			t.Error(err)
-		}
-		done()
 		if err := w.nodes[0].Resume(t.Context(), "a", ""); err != nil {
 			t.Fatal(err)
 		}
@@ -723,6 +735,108 @@ func TestSharedChanges(t *testing.T) {
 	if len(w.nodes[0].ports) > 0 {
 		t.Errorf("%d shared ports are left", len(w.nodes[0].ports))
 	}
+}
+
+// Who came to a port while it was shared finds the names that there are now, on the same
+// connection, also when it has ceased to be shared since, and is again.
+func TestSharedFormer(t *testing.T) {
+	w := newWeb(t, 1, Limits{})
+	rest, d := newService(t, "R", false), newService(t, "D", false)
+	port := w.routes[0].Listen
+	r := placed{Route{ID: "r", Listen: port, Mode: HTTP}, 0, 1, rest.addr()}
+	fresh := placed{Route{ID: "d", Listen: port, Mode: HTTP, Hosts: []string{"d.example.org"}}, 0, 1, d.addr()}
+	a, b := w.routes[0], w.routes[1]
+	w.place(a, b, r)
+	k := w.client(0)
+	_, ask, dials := w.client2(0)
+	expect := func(when, host, want string) {
+		t.Helper()
+		k.say("GET /1 HTTP/1.1 | Host: " + host + " |  | ")
+		if got := k.hear(); !strings.HasPrefix(got, want) {
+			t.Errorf("%s, %s: got %q, want %q", when, host, got, want)
+		}
+		if got := ask(host, "1"); !strings.HasPrefix(got, want) {
+			t.Errorf("%s, %s, with HTTP/2: got %q, want %q", when, host, got, want)
+		}
+	}
+	expect("at first", "a.example.org", "200 A")
+	expect("at first", "other.org", "200 R")
+	w.place(r)
+	expect("shared no more", "a.example.org", "200 R")
+	swapped, other := a, b
+	swapped.Hosts, other.Hosts = b.Hosts, a.Hosts
+	w.place(swapped, other, r)
+	expect("shared again", "a.example.org", "200 B")
+	expect("shared again", "b.example.org", "200 A")
+	expect("shared again", "other.org", "200 R")
+	w.place(a, fresh, r)
+	expect("with a route that is new", "d.example.org", "200 D")
+	expect("with a route that is new", "b.example.org", "200 R")
+	r.Listen = freePort(t)
+	w.place(a, fresh, r)
+	expect("with what is new alone", "d.example.org", "200 D")
+	k.say("GET /1 HTTP/1.1 | Host: b.example.org |  | ")
+	k.expect("421")
+	k.over()
+	if got := ask("b.example.org", "1"); !strings.HasPrefix(got, "421") {
+		t.Errorf("a name that was taken away, with HTTP/2: %q", got)
+	}
+	if n := dials.Load(); n != 1 {
+		t.Errorf("%d connections of HTTP/2 were made", n)
+	}
+	eventually(t, "a port that has no clients any more is let go of", func() bool {
+		w.nodes[0].mu.Lock()
+		defer w.nodes[0].mu.Unlock()
+		return len(w.nodes[0].formerPorts) == 1 // HTTP/2's
+	})
+}
+
+// Who is still served by an older process finds the names that the newer one was told. Where
+// it would be brought to a route that the older one does not have, it comes to the newer one.
+func TestSharedTakeoverNames(t *testing.T) {
+	w := newWeb(t, 1, Limits{})
+	d := newService(t, "D", false)
+	fresh := placed{Route{ID: "d", Listen: w.routes[0].Listen, Mode: HTTP, Hosts: []string{"d.example.org"}}, 0, 1, d.addr()}
+	file := w.nodes[0].again(t)
+	w.place(w.routes...)
+	k, went := w.client(0), w.client(0)
+	_, ask, dials := w.client2(0)
+	for _, client := range []*keeps{k, went} {
+		client.say("GET /1 HTTP/1.1 | Host: a2.example.org |  | ")
+		client.expect("200 A")
+	}
+	if got := ask("a2.example.org", "1"); !strings.HasPrefix(got, "200 A") {
+		t.Errorf("with HTTP/2: %q", got)
+	}
+	w.nodes[0].handOver(t, file)
+	a, b := w.routes[0], w.routes[1]
+	a.Hosts, b.Hosts = []string{"b.example.org"}, []string{"a.example.org"}
+	w.place(a, b, fresh)
+	eventually(t, "the older process has heard of it", func() bool {
+		k.say("GET /2 HTTP/1.1 | Host: a.example.org |  | ")
+		return strings.HasPrefix(k.hear(), "200 B")
+	})
+	k.say("GET /3 HTTP/1.1 | Host: b.example.org |  | ")
+	k.expect("200 A")
+	k.say("GET /4 HTTP/1.1 | Host: a2.example.org |  | ")
+	k.expect("421")
+	k.over()
+	went.say("GET /5 HTTP/1.1 | Host: a.example.org |  | GET /6 HTTP/1.1 | Host: d.example.org |  | ")
+	went.expect("200 B")
+	went.over()
+	if got := ask("a.example.org", "7"); !strings.HasPrefix(got, "200 B") {
+		t.Errorf("with HTTP/2: %q", got)
+	}
+	if got := ask("a2.example.org", "7"); !strings.HasPrefix(got, "421") {
+		t.Errorf("a name that was taken away, with HTTP/2: %q", got)
+	}
+	if n := dials.Load(); n != 1 {
+		t.Errorf("%d connections of HTTP/2 were made", n)
+	}
+	if got := ask("d.example.org", "7"); !strings.HasPrefix(got, "503") {
+		t.Errorf("a route that the older process does not have, with HTTP/2: %q", got)
+	}
+	eventually(t, "it comes to the newer process", func() bool { return strings.HasPrefix(ask("d.example.org", "8"), "200 D") })
 }
 
 // A newer process takes over a shared port: who is connected goes on from route to route with

@@ -35,6 +35,25 @@ type elderSays struct{ Open map[string]int }
 type elderHears struct {
 	Cut    string           `json:",omitempty"` // a route whose connections to the server are to be reset
 	Owners map[string]place // of all routes that there are; nil: as before
+	Named  map[string]named // whom those are for that are served; nil: as before
+}
+
+// named is for whom a route is on its port.
+type named struct {
+	Listen uint16
+	Hosts  []string `json:",omitempty"`
+}
+
+func eldersHear(c Config) elderHears {
+	h := elderHears{Owners: make(map[string]place), Named: make(map[string]named)}
+	_, unfit := sharedPorts(c.Routes)
+	for _, r := range c.Routes {
+		h.Owners[r.ID] = r.place()
+		if unfit[r.ID] == nil {
+			h.Named[r.ID] = named{r.Listen, r.Hosts}
+		}
+	}
+	return h
 }
 
 func (e *elder) tell(h elderHears) {
@@ -156,9 +175,8 @@ func (n *Node) HandOver(start func(listeners map[string]*os.File) error) error {
 	}
 	n.edges = make(map[string]*serving)
 	for _, p := range n.ports {
-		close(p.closed)
+		n.leavePort(p)
 	}
-	n.ports = make(map[uint16]*sharedPort)
 	for _, d := range n.doors {
 		d.retire()
 	}
@@ -185,6 +203,11 @@ func (n *Node) Retire(ctx context.Context, link net.Conn) error {
 			}
 			n.mu.Lock()
 			d := n.doors[h.Cut]
+			if h.Named != nil {
+				for p := range n.formerPorts {
+					p.setNames(h.Named)
+				}
+			}
 			if h.Owners != nil {
 				n.inform(h.Owners)
 			}
