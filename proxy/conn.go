@@ -193,7 +193,17 @@ func gone(conn net.Conn) bool {
 	return info != nil && info.State != tcpEstablished
 }
 
-const tcpEstablished = 1 // in the kernel's numbering
+// reset says that a connection is no more. The other side has then reset it, or closed it
+// and been told something since: one that has only said all that it will may yet listen.
+func reset(conn net.Conn) bool {
+	info := tcpInfo(conn)
+	return info != nil && info.State == tcpClose
+}
+
+const ( // in the kernel's numbering
+	tcpEstablished = 1
+	tcpClose       = 7
+)
 
 // tcpInfo is what the kernel knows of a connection; nil if it cannot be asked.
 func tcpInfo(conn net.Conn) (info *unix.TCPInfo) {

@@ -126,3 +126,20 @@ func TestAcceptedKeepAlive(t *testing.T) {
 		}
 	}
 }
+
+// Who has said all that it will may yet listen; who has reset the connection does not.
+func TestReset(t *testing.T) {
+	conn, client := connected(t)
+	if err := client.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it has said all", func() bool { return gone(conn) })
+	if reset(conn) {
+		t.Error("half a connection is taken for none")
+	}
+	if err := client.SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
+	_ = client.Close()
+	eventually(t, "it was reset", func() bool { return reset(conn) })
+}

@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"time"
 )
 
 // maxHead is more than heads of requests have; browsers send a few kilobytes.
 const maxHead = 32 << 10
+
+var errSlowHead = errors.New("the head of a request did not come to its end in time")
 
 // errElsewhere says that what a client says next is for another route, or for none.
 var errElsewhere = errors.New("the next request is for another route")
@@ -31,7 +34,11 @@ func (p *sharedPort) serveHTTP(ctx context.Context, conn net.Conn) error {
 	for {
 		name, err := r.next()
 		if r.bad != nil {
-			return errors.Join(err, lastWords(conn, httpRefusal("400 flocker: "+err.Error())))
+			status := "400"
+			if errors.Is(err, errSlowHead) {
+				status = "408"
+			}
+			return errors.Join(err, lastWords(conn, httpRefusal(status+" flocker: "+err.Error())))
 		}
 		if err != nil {
 			return err
@@ -72,9 +79,10 @@ type requests struct {
 	name string
 	bad  error // why what begins at may is no request
 
-	since  time.Time // when a head began that has not ended; zero: none has
-	turns  bool      // the last request may make something else of the connection
-	tunnel bool      // and it has: nothing is a request any more
+	timed  bool // the connection has a time by which a head has to end
+	ended  bool // which it has, since
+	turns  bool // the last request may make something else of the connection
+	tunnel bool // and it has: nothing is a request any more
 }
 
 func newRequests(conn net.Conn, wait time.Duration) *requests {
@@ -123,19 +131,22 @@ func (r *requests) read() error {
 
 func (r *requests) receive() (chunk, error) {
 	began := len(r.buf) > r.may
-	switch {
-	case !began && !r.since.IsZero():
-		r.since = time.Time{}
-		if err := r.conn.SetReadDeadline(time.Time{}); err != nil {
+	if began != r.timed || r.ended {
+		var until time.Time
+		if began {
+			until = time.Now().Add(r.wait)
+		}
+		if err := r.conn.SetReadDeadline(until); err != nil {
 			return chunk{}, err
 		}
-	case began && r.since.IsZero():
-		r.since = time.Now()
-		if err := r.conn.SetReadDeadline(r.since.Add(r.wait)); err != nil {
-			return chunk{}, err
-		}
+		r.timed, r.ended = began, false
 	}
-	return r.from.next()
+	c, err := r.from.next()
+	if errors.Is(err, os.ErrDeadlineExceeded) && r.timed {
+		r.bad = errSlowHead
+		err = r.bad
+	}
+	return c, err
 }
 
 // scan finds out how much of buf the session of l may have: up to the first request that is
@@ -149,7 +160,7 @@ func (r *requests) scan(l *lane) {
 		case r.head && (l == nil || !l.ours(r.name)):
 			return
 		case r.head:
-			r.head, r.may = false, r.seen
+			r.head, r.may, r.ended = false, r.seen, true
 			continue
 		case r.seen == len(r.buf):
 			return
@@ -165,7 +176,7 @@ func (r *requests) scan(l *lane) {
 		case err != nil:
 			r.bad = err
 		case part == httpHeadEnd:
-			r.ended()
+			r.headEnd()
 		case !r.in.inHead():
 			r.may = r.seen
 		}
@@ -175,8 +186,8 @@ func (r *requests) scan(l *lane) {
 	}
 }
 
-// ended acts on the end of a head.
-func (r *requests) ended() {
+// headEnd acts on the end of a head.
+func (r *requests) headEnd() {
 	h := &r.in.head
 	if r.name, r.bad = h.authority(); r.bad != nil {
 		return
@@ -225,7 +236,10 @@ func (l *lane) readChunk() (chunk, error) {
 			return chunk{}, errElsewhere
 		}
 		c, err := r.receive()
-		if err != nil {
+		switch {
+		case r.bad != nil:
+			continue // to the answers that are due before it is said
+		case err != nil:
 			return chunk{}, err
 		}
 		if len(r.buf) > 0 {

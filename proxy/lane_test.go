@@ -66,6 +66,51 @@ func runsOf(stream []byte, size func() int) (runs []laneRun, end string) {
 	}
 }
 
+// timed is a connection whose other side says what it is told to, and which counts how often
+// the time of a read was set, and not taken away.
+type timed struct {
+	pieces
+	set int
+	now time.Time
+}
+
+func (c *timed) SetReadDeadline(until time.Time) error {
+	if c.now = until; !until.IsZero() {
+		c.set++
+	}
+	return nil
+}
+
+// Each head has its own time, also where what is read never ends between two of them.
+func TestHeadsHaveTheirOwnTime(t *testing.T) {
+	const request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+	const times = 5
+	conn := &timed{pieces: pieces{left: []byte(strings.Repeat(request, times))}}
+	first := true
+	conn.size = func() int { // all ends are within heads
+		if first {
+			first = false
+			return 10
+		}
+		return len(request)
+	}
+	r := newRequests(conn, time.Minute)
+	l := &lane{Conn: conn, requests: r, session: &session{framer: newHTTPFramer()}, ours: func(string) bool { return true }}
+	for {
+		c, err := l.readChunk()
+		if err != nil {
+			break
+		}
+		c.release()
+	}
+	if conn.set != times {
+		t.Errorf("%d heads had %d times to come to their ends", times, conn.set)
+	}
+	if !conn.now.IsZero() {
+		t.Error("none is being read, and there is a time for it")
+	}
+}
+
 // sameRuns says that sessions get the same. Of a body that is not understood the last one may
 // have more or less: what came with the wrong line is kept back with it.
 func sameRuns(a, b []laneRun, end string) bool {

@@ -173,8 +173,11 @@ func (s *session) hearOut() {
 
 // leave ends the session, but not its client's connection, which goes on to another route
 // when this one's server has answered all. What that server may say afterwards, unasked, would
-// be taken for what another says: it is dropped.
+// be taken for what another says: it is dropped. Nobody reads what the client says meanwhile,
+// so that it is looked at whether it is there.
 func (s *session) leave(ctx context.Context) error {
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
 	for {
 		s.mu.Lock()
 		s.leaving = true
@@ -202,6 +205,10 @@ func (s *session) leave(ctx context.Context) error {
 		s.mu.Unlock()
 		select {
 		case <-s.answers:
+		case <-look.C:
+			if reset(s.conn) {
+				return errors.New("the client has gone without its answers")
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -414,7 +414,7 @@ func TestSharedHTTPFull(t *testing.T) {
 
 // A head that does not come to its end is not waited for; nor is one that is silent thrown out.
 func TestSharedHTTPSlowHead(t *testing.T) {
-	w := newWeb(t, 1, Limits{Request: 100 * time.Millisecond})
+	w := newWeb(t, 1, Limits{Request: time.Second}) // which is also the time to connect
 	silent, kept := w.client(0), w.client(0)
 	kept.say("GET /1 HTTP/1.1 | Host: a.example.org |  | ")
 	kept.expect("200 A")
@@ -422,11 +422,95 @@ func TestSharedHTTPSlowHead(t *testing.T) {
 	slow.say("GET / HTTP/1.1 | Host:")
 	half.say("GET /1 HTTP/1.1 | Host: b.example.org |  | PO")
 	half.expect("200 B")
-	slow.over()
-	half.over()
+	for _, k := range []*keeps{slow, half} {
+		k.expect("408")
+		k.over()
+	}
 	for _, k := range []*keeps{silent, kept} {
 		k.say("GET /1 HTTP/1.1 | Host: b.example.org |  | ")
 		k.expect("200 B")
+	}
+}
+
+// holding is a server that answers when it is told to.
+func holding(t testing.TB) (addr string, accept func() *keeps) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l.Addr().String(), func() *keeps {
+		t.Helper()
+		conn, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return &keeps{t, conn, bufio.NewReader(conn)}
+	}
+}
+
+// A head that does not come to its end takes no answers away that are due before it is told.
+func TestSharedHTTPSlowHeadWaitsForAnswers(t *testing.T) {
+	w := newWeb(t, 1, Limits{Request: 2 * time.Second}) // which is also the time to connect
+	addr, accept := holding(t)
+	w.routes[0].server = addr
+	w.place(w.routes...)
+	k := w.client(0)
+	k.say("GET /1 HTTP/1.1 | Host: a.example.org |  | GET /2")
+	server := accept()
+	if _, err := http.ReadRequest(server.in); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the head's time is over", func() bool {
+		g := w.nodes[0].edgeOf("a").gate
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		for s := range g.sessions {
+			s := s.(*session)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.leaving
+		}
+		t.Fatal("its session has ended")
+		return false
+	})
+	server.say("HTTP/1.1 200 OK | Content-Length: 2 |  | ok")
+	k.expect("200 ok")
+	k.expect("408")
+	k.over()
+}
+
+func (n *Node) edgeOf(route string) *serving {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.edges[route]
+}
+
+// Who waits for an answer before a request for another route, and is reset, holds nothing of
+// the server.
+func TestSharedHTTPResetClient(t *testing.T) {
+	w := newWeb(t, 1, Limits{})
+	addr, accept := holding(t)
+	w.routes[0].server = addr
+	w.place(w.routes...)
+	k := w.client(0)
+	k.say("GET /1 HTTP/1.1 | Host: a.example.org |  | GET /2 HTTP/1.1 | Host: b.example.org |  | ")
+	server := accept()
+	if _, err := http.ReadRequest(server.in); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.conn.(*net.TCPConn).SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
+	_ = k.conn.Close()
+	eventually(t, "no session is left", func() bool {
+		s := w.status(0, "a")
+		return s.Sessions == 0 && s.Open == 0
+	})
+	if n := w.b.times("/2"); n > 0 {
+		t.Errorf("what came behind was done %d times", n)
 	}
 }
 
