@@ -109,7 +109,7 @@ func planRoutes(v routeView) routePlan {
 			out.Postgres = &proxy.RoutePostgres{TLS: r.TLS, PassTLS: r.PassTLS, Auth: r.Auth}
 		}
 		if len(out.Hosts) > 0 && v.NoHosts {
-			p.Problems[out.ID] = fmt.Sprintf("nobody is served on %s of this node: its proxy is of a version that knows no names; have the new one take over: systemctl reload flockd-proxy", r.Key().At())
+			p.Problems[out.ID] = v.nameless(r)
 			continue
 		}
 		if r.Owner == v.Self {
@@ -119,6 +119,18 @@ func planRoutes(v routeView) routePlan {
 	}
 	v.opened(&p)
 	return p
+}
+
+// nameless says what becomes of a route with names where the proxy knows none: a route of the
+// port that has none serves everybody.
+func (v routeView) nameless(r state.NodeRoute) string {
+	who := "nobody is served on " + r.Key().At() + " of this node"
+	for _, other := range v.State.NodeRoutes() {
+		if other.Listen == r.Listen && other.Host == "" {
+			who = fmt.Sprintf("on this node the clients of %s are served by volume %q, whose route on the port has no names", r.Key().At(), other.Volume.Name)
+		}
+	}
+	return who + ": its proxy is of a version that knows no names; have the new one take over: systemctl reload flockd-proxy"
 }
 
 // opened finds the volumes whose clients go on once the plan is carried out: those of their

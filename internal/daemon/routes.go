@@ -161,8 +161,12 @@ func (m *member) AddRoute(ctx context.Context, ref string, req api.AddRouteReque
 			return v.Spec.Ports, nil
 		}
 		if i := slices.IndexFunc(v.Spec.Ports, func(old volume.Route) bool { return old.Clash(r) != "" }); i >= 0 {
+			var all []volume.Route
+			for _, other := range m.cluster.State().Routes() {
+				all = append(all, other.Route)
+			}
 			return nil, volume.Errorf(volume.CodeConflict, "volume %q has the route %s already", v.Name, v.Spec.Ports[i]).
-				WithHint("remove it first: flockctl route remove %s", v.Spec.Ports[i].Key())
+				WithHint("remove it first: flockctl route remove %s", v.Spec.Ports[i].Ref(all))
 		}
 		ports := append(slices.Clone(v.Spec.Ports), r)
 		slices.SortFunc(ports, volume.CompareRoutes)

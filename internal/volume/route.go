@@ -286,8 +286,8 @@ func LabelledRoutes(labels map[string]string) ([]Route, error) {
 		if g["mode"] != "" {
 			text += "/" + g["mode"]
 		}
-		if g["host"] != "" {
-			text += "@" + strings.ReplaceAll(g["host"], ",", "@")
+		if host, ok := g["host"]; ok { // an empty one is a mistake: the route would be for everybody
+			text += "@" + strings.ReplaceAll(host, ",", "@")
 		}
 		r, err := ParseRoute(text)
 		if err != nil {

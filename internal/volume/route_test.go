@@ -107,7 +107,7 @@ func TestLabelledRoutes(t *testing.T) {
 		{"flocker.proxy.db.lisen=80", `refused: label "flocker.proxy.db.lisen"`},
 		{"flocker.proxy.listen=80", `refused: label "flocker.proxy.listen"`},
 		{"flocker.proxy.web.listen=80 flocker.proxy.web.mode=http flocker.proxy.web.host=a.example.org,B.example.org", "80:80/http@a.example.org@b.example.org"},
-		{"flocker.proxy.web.listen=80 flocker.proxy.web.mode=http flocker.proxy.web.host=", "80:80/http"},
+		{"flocker.proxy.web.listen=80 flocker.proxy.web.mode=http flocker.proxy.web.host=", `refused: labels flocker.proxy.web: "" is no name`},
 		{"flocker.proxy.web.listen=80 flocker.proxy.web.host=a", `refused: labels flocker.proxy.web: mode tcp with the name "a"`},
 		{"flocker.proxy.web.listen=80 flocker.proxy.web.mode=http flocker.proxy.web.host=a,", `refused: labels flocker.proxy.web: "" is no name`},
 		{"flocker.proxy.a.listen=80 flocker.proxy.a.mode=http flocker.proxy.a.host=a flocker.proxy.b.listen=80 flocker.proxy.b.port=81 flocker.proxy.b.mode=http", "80:81/http,80:80/http@a"},
@@ -180,6 +180,25 @@ func TestRouteRef(t *testing.T) {
 	for _, bad := range []string{`"x"`, `0`, `{}`, `"80`, `null`} {
 		if err := json.Unmarshal([]byte(bad), new(RouteKey)); err == nil {
 			t.Errorf("%s is read as a key", bad)
+		}
+	}
+}
+
+// A route is found by what it is named among others.
+func TestRouteRefOf(t *testing.T) {
+	var all []Route
+	want := []string{"80@", "80@a", "80@*.a", "81", "82@c"}
+	for _, text := range []string{"80:1/http", "80:2/http@a@b", "80:3/http@*.a", "81:1/http", "82:1/http@c"} {
+		r, err := ParseRoute(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, r)
+	}
+	for i, r := range all {
+		ref := r.Ref(all)
+		if found, err := ref.Find(all); err != nil || found != i || ref.String() != want[i] {
+			t.Errorf("%s is named %s, want %s, which finds route %d, %v", r, ref, want[i], found, err)
 		}
 	}
 }

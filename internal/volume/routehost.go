@@ -154,6 +154,12 @@ type RouteRef struct {
 	Name   string
 }
 
+// Ref is how somebody names a route among all: by its port alone where that is enough.
+func (r Route) Ref(all []Route) RouteRef {
+	others := slices.ContainsFunc(all, func(other Route) bool { return other.Listen == r.Listen && other != r })
+	return RouteRef{r.Listen, others || r.Host != "", r.Key().Name}
+}
+
 // ParseRouteRef reads one.
 func ParseRouteRef(text string) (RouteRef, error) {
 	listen, name, at := strings.Cut(text, "@")
