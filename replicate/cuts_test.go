@@ -138,14 +138,26 @@ func (n *node) guids() (list []uint64) {
 	return list
 }
 
-// atRest says that a node receives nothing.
+// atRest says that a node receives nothing, and that nobody means to send any more.
 func (w *world) atRest(name string) func() bool {
 	return func() bool {
+		for _, n := range w.nodes { // who sent hears of the end, too
+			if n.eng().turnsTaken() > 0 {
+				return false
+			}
+		}
 		e := w.node(name).eng()
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		return e.surveyed && len(e.receives) == 0 && w.node(name).serving.Load() == 0
 	}
+}
+
+// turnsTaken are the links that may send, or wait for it.
+func (e *Engine) turnsTaken() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.turns) + len(e.queue)
 }
 
 // cuts runs cases of all kinds of stream with these numbers of bytes, the last of

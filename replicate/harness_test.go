@@ -521,8 +521,8 @@ func (w *world) check() {
 		if len(n.eng().slots) > 0 || len(n.eng().seeds) > 0 || len(n.eng().snapping) > 0 {
 			w.Errorf("%s has slots taken", name)
 		}
-		if e := n.eng(); len(e.queue) > 0 || len(e.turns) > 0 {
-			w.Errorf("%s has turns taken: %v, and %d waiting", name, e.turns, len(e.queue))
+		if taken := n.eng().turnsTaken(); taken > 0 {
+			w.Errorf("%s has %d turns taken or waited for", name, taken)
 		}
 	}
 }
