@@ -20,7 +20,7 @@ import (
 //	unservice NAME                 docker service rm
 //	task NAME NODE                 until its task runs there, and on no other machine that is up
 //	tasks NAME N                   so many of its tasks were started so far
-//	together NAME N                so many of its tasks ran at a time, at most
+//	tasks-together NAME N          so many of its tasks ran at a time, at most
 //	tasks-fail NODE NAME           tasks of it do not start there from now on; tasks-work: they do
 //	label VOLUME NODE|nowhere      until exactly that machine has the label of a volume
 //	relabel NODE VOLUME            somebody gives that manager's node the label of a volume
@@ -47,7 +47,7 @@ func (w *World) swarmStep(words []string) (ok bool, err error) {
 			return true, err
 		}
 		w.swarm.Run(containerfake.Service{Name: words[1], Volumes: words[3:], Bound: words[3:], Grace: grace})
-	case "together":
+	case "tasks-together":
 		if got := fmt.Sprint(w.swarm.Most(words[1])); got != words[2] {
 			return true, fmt.Errorf("%s ran at a time", got)
 		}
