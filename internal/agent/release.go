@@ -148,6 +148,12 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	}
 	if err == nil {
 		ended("moved", times)
+		return nil
+	}
+	// Nobody knows whether it was committed. Another try would take one more final snapshot,
+	// which the new primary may not have: so it is found out first.
+	for wait := backPause; ctx.Err() == nil && a.cluster.CatchUp(ctx) != nil; wait = min(2*wait, time.Second) {
+		a.rest(ctx, wait)
 	}
 	return err
 }
