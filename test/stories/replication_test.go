@@ -120,10 +120,8 @@ func TestCoreReplication(t *testing.T) {
 		_, took := c.waitVolume(primary, "steady", "ok again", healthy)
 		c.waitQuiet(v, primary)
 		after, fullAfter := c.received(away, primary)
-		// Two where it was cut off while all replicas were to meet at one snapshot: it goes
-		// there first (replicate/DESIGN.md, the anchor).
-		if n := after - count; n < 1 || n > 2 || fullAfter != full {
-			t.Errorf("n3 received %v streams to catch up, %v of them whole; want one increment, or two", n, fullAfter-full)
+		if after != count+1 || fullAfter != full {
+			t.Errorf("n3 received %v streams to catch up, %v of them whole; want one increment", after-count, fullAfter-full)
 		}
 		if identity(away, dataset) != before {
 			t.Errorf("n3's copy was made anew")
