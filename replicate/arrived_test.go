@@ -84,8 +84,9 @@ func TestReceiveThatLies(t *testing.T) {
 			a.write("f", "never came")
 			w.waitFor("the lie", func() bool { return !lie.Load() })
 			for range writes - 1 {
+				was, _ := a.newest()
 				a.write("f", "goes on")
-				time.Sleep(time.Second)
+				w.waitFor("a snapshot of it", func() bool { g, _ := a.newest(); return g != was })
 			}
 			w.waitFor("in sync", w.inSync("a", "b"))
 			if full := a.streams(kindFull); full != 1 {
@@ -207,8 +208,10 @@ func TestArrivedWhileReadBack(t *testing.T) {
 			return nil
 		}})
 		for i := range 4 * (keepNewest + pruneBatch) {
+			was, _ := a.newest()
 			a.write("f", strings.Repeat("x", i))
-			time.Sleep(time.Second) // of the bubble: more than one comes while the first are read
+			// More than one comes while the first are read.
+			w.waitFor("a snapshot of it", func() bool { g, _ := a.newest(); return g != was })
 			e := b.eng()
 			e.mu.Lock()
 			inOrder := slices.IsSortedFunc(e.copies[testVol].snaps, func(x, y snap) int { return compare(x.pos.Seq, y.pos.Seq) })

@@ -16,7 +16,6 @@ import (
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/container/containerfake"
 	"github.com/flocker-io/flocker/internal/state"
-	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/proxy"
 )
 
@@ -434,7 +433,7 @@ func (w *World) proxyStep(words []string) (ok bool, err error) {
 
 // flowing: nothing waits for ever. Every route in the state leads to a server at its owner,
 // unless an operator has paused it, or no container is known to use its volume that could
-// run: volumes with different primaries are told as the container's problem.
+// run: that its volumes have different primaries must be told as its problem.
 func (w *World) flowing() {
 	stuck := ""
 	defer func() {
@@ -452,7 +451,7 @@ func (w *World) flowing() {
 					stuck = fmt.Sprintf("the route on port %d has no owner", r.Listen)
 					continue
 				}
-				used := m.uses(r.Volume.Name) || slices.ContainsFunc(s.ContainersOf(r.Volume.ID), func(c *state.Container) bool { return c.Run && together(s, c) })
+				used := m.uses(r.Volume.Name) || slices.ContainsFunc(s.ContainersOf(r.Volume.ID), func(c *state.Container) bool { return c.Run && !m.apart(w.ctx(), c.Name) })
 				got := m.gate(m.routeAt(fmt.Sprint(r.Listen)))
 				if open := got != "paused" && got != "nowhere"; r.Paused && got != "paused" || !r.Paused && used && !open {
 					stuck = fmt.Sprintf("the route on port %d is %s on %s; moving: %v; paused by an operator: %v; there: %s", r.Listen, got, on, r.Moving, r.Paused, m.describe())
@@ -463,15 +462,13 @@ func (w *World) flowing() {
 	})
 }
 
-// together says that the volumes of a container have one primary.
-func together(s *state.State, c *state.Container) bool {
-	primaries := map[volume.NodeID]bool{}
-	for _, cv := range c.Volumes {
-		if v := s.Volume(cv.ID); v != nil {
-			primaries[v.Placement.Primary] = true
-		}
-	}
-	return len(primaries) < 2
+// apart says that flockd itself names a container as one that can run nowhere, because its
+// volumes have different primaries.
+func (m *Machine) apart(ctx context.Context, name string) bool {
+	all, err := m.API().Containers(ctx)
+	return err == nil && slices.ContainsFunc(all, func(c api.Container) bool {
+		return c.Name == name && slices.ContainsFunc(c.Problems, func(p string) bool { return strings.Contains(p, "different primaries") })
+	})
 }
 
 // uses says that a container with the volume runs on this machine.
