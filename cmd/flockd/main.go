@@ -9,6 +9,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/flocker-io/flocker/internal/warm"
 )
 
 // The main goroutine keeps the main thread to itself. Other goroutines enter namespaces of
@@ -17,6 +19,11 @@ import (
 func init() { runtime.LockOSThread() }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == warm.Command {
+		// In a container, whose first process this is: nothing of a node is wanted there.
+		fmt.Fprintln(os.Stderr, "flockd:", warm.Gate(os.Args[2:], warm.DoorAt))
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Args, os.Stdout, os.Stderr); err != nil {

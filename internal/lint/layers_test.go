@@ -21,6 +21,7 @@ var layers = map[string][]string{
 	"proxy":              {},
 	"internal/state":     {"internal/volume", "internal/lease"},
 	"internal/transport": {"internal/volume"},
+	"internal/warm":      {"internal/mounts"},                    // its test looks there
 	"internal/mounts":    {},                                     // its own, because the fencer is to be light: it needs nothing of internal/container
 	"internal/container": {"internal/volume", "internal/mounts"}, // mounts: its test with a real engine looks there
 
@@ -43,7 +44,7 @@ var layers = map[string][]string{
 	// names the packages of those parts; both print their version.
 	"cmd/flockd": {
 		"internal/daemon", "internal/fence", "proxy", "internal/cluster", "internal/version", "internal/volume",
-		"internal/container", "internal/transport", "plugin", "zfs",
+		"internal/container", "internal/transport", "internal/warm", "plugin", "zfs",
 		"internal/state", // what `flockd recover` prints of it
 		"zfs/zfsfake",    // the trial mode: a node without a pool to try things on
 	},
