@@ -3,6 +3,7 @@ package bench
 import (
 	"encoding/json"
 	"fmt"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,18 +48,26 @@ type outage struct {
 	mounted float64 // the promotion, until the volume is mounted there
 	started float64 // until the container is started
 	answers float64 // the database itself, until it answers
+
+	slowness float64 // how many times longer than their host the machines took for the same work, just before
 }
 
-func (o outage) ours() float64  { return o.elected + o.mounted + o.started }
-func (o outage) whole() float64 { return o.lost + o.ours() + o.answers }
+// ours are the steps of flocker, the start of the container left out.
+func (o outage) ours() float64  { return o.elected + o.mounted }
+func (o outage) whole() float64 { return o.lost + o.ours() + o.started + o.answers }
 
 // describe has the outage in the middle stand for all.
 func describe(all []outage) string {
 	slices.SortFunc(all, func(a, b outage) int { return int(1000 * (a.whole() - b.whole())) })
 	o := all[len(all)/2]
+	var native []float64
+	for _, o := range all {
+		native = append(native, o.ours()/o.slowness)
+	}
 	return fmt.Sprintf("%.1f s (%.1f to %.1f in %d rounds): the node counts as lost after %.1f (the profile waits %.0f from its last beat), promises and choice %.1f, "+
-		"promotion and mount %.1f, start of the container %.1f, PostgreSQL itself %.1f; our own steps %.1f",
-		o.whole(), all[0].whole(), all[len(all)-1].whole(), len(all), o.lost, lease.Lab.Promote.Seconds(), o.elected, o.mounted, o.started, o.answers, o.ours())
+		"promotion and mount %.1f, start of the container %.1f, PostgreSQL itself %.1f; our own steps %.1f, at the speed of the host %.1f (%.1f to %.1f; the machines took %.1f times as long as it)",
+		o.whole(), all[0].whole(), all[len(all)-1].whole(), len(all), o.lost, lease.Lab.Promote.Seconds(), o.elected, o.mounted, o.started, o.answers, o.ours(),
+		median(native), slices.Min(native), slices.Max(native), o.slowness)
 }
 
 const database = "flocker-test/postgres:15"
@@ -106,6 +115,7 @@ func (b rig) outage(name string, leads bool) outage {
 			}
 		}))
 	}
+	slowness := (b.slowness(others[0]) + b.slowness(others[1])) / 2
 	cut := b.clock(others[0])
 	b.Cut(node)
 	seen := map[string]float64{}
@@ -125,6 +135,7 @@ func (b rig) outage(name string, leads bool) outage {
 	o := outage{
 		lost: lost - cut, elected: elected - lost, mounted: seen["mounted"] - elected,
 		started: seen["started"] - seen["mounted"], answers: seen["answers"] - seen["started"],
+		slowness: slowness,
 	}
 	b.Logf("%s: %+v, in all %.1f s", name, o, o.whole())
 
@@ -141,6 +152,23 @@ func (b rig) outage(name string, leads bool) outage {
 		return err
 	})
 	return o
+}
+
+// slowness is how many times longer than its host a machine takes to start a program a
+// hundred times, which is what the steps of a failover are made of: commands of zfs and
+// Docker, none of which computes or writes much.
+func (b rig) slowness(n *lab.Node) float64 {
+	b.Helper()
+	const work = "begin=$(date +%s%N); for i in $(seq 100); do /bin/true; done; echo $(( $(date +%s%N) - begin ))"
+	out, err := exec.Command("bash", "-c", work).Output()
+	if err != nil {
+		b.Fatal(err)
+	}
+	host, err := strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return b.numbers(n, work)[0] / host
 }
 
 // clock of a node, now or a little earlier.
