@@ -66,8 +66,11 @@ race:
 	$(go_test) -race -short $(filter-out $(bubbled),$(packages))
 	$(go_test) -race -short -cpu 1 $(bubbled)
 
+# The first seed of random histories, said also when all pass: a test's log is not printed then.
 .PHONY: unit
+unit: export FLOCKER_SEEDS ?= 1
 unit: ## all tests without machines: unit, simulation, scenarios, stories on the fake
+	@echo "random histories begin with FLOCKER_SEEDS=$(FLOCKER_SEEDS)"
 	$(go_test) -skip '^TestNative' $(packages)
 
 .PHONY: native
@@ -79,8 +82,10 @@ natives: ## install the servers and clients that the native tests run
 	@tools/need $(NATIVES)
 
 .PHONY: histories
-histories: ## random histories that nobody has seen yet
-	FLOCKER_SEEDS=new $(go_test) ./internal/sim ./internal/scenario ./replicate -run 'TestOneWriter|TestStorms|TestLinearizable|TestHistories'
+histories: export FLOCKER_SEEDS := $(or $(FLOCKER_SEEDS),$(shell date +%s%N))
+histories: ## random histories that nobody has seen yet; with FLOCKER_SEEDS=N those of a run before
+	@echo "random histories begin with FLOCKER_SEEDS=$(FLOCKER_SEEDS)"
+	$(go_test) ./internal/sim ./internal/scenario ./replicate -run 'TestOneWriter|TestStorms|TestLinearizable|TestHistories'
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (5s)
