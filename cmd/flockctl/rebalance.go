@@ -25,7 +25,8 @@ can go primaries, off nodes that are fuller than others, then primaries off node
 What is nearly even stays as it is.
 
 A primary goes as with 'flockctl migrate', with the containers that follow it. A replica goes when its copy on the
-other node is complete. A node has a part in one move at a time. Nothing is moved for balance by itself.
+other node is complete. A node has a part in one move at a time. Nothing is moved for balance by itself, unless the
+setting rebalance is on (flockctl settings); --dry-run says what that would do, too.
 
 Ctrl-C, or the end of --timeout, lets nothing more begin. What has begun comes to its end by itself, and nothing is
 left half done: of a volume with a copy too many one is taken away within minutes.`
@@ -43,7 +44,7 @@ func (a *app) rebalanceCommand() *cli.Command {
 				return err
 			}
 			if c.Bool("dry-run") || len(plan.Moves) == 0 {
-				return a.printRebalance(plan)
+				return firstError(a.printRebalance(plan), a.printPolicy(plan.Policy))
 			}
 			if !c.Bool("yes") {
 				if err := a.agree(ctx, plan); err != nil {
@@ -174,6 +175,31 @@ func (a *app) printCarried(plan api.Rebalance) error {
 		t.add(m.Name, string(m.Role), m.From.String(), m.To.String(), cmp.Or(m.State, api.MoveWaiting), m.Doing)
 	}
 	return t.print(a.stdout)
+}
+
+// printPolicy says what would be moved without being asked for.
+func (a *app) printPolicy(p api.RebalancePolicy) error {
+	if a.asJSON || a.quiet || !p.On && len(p.Moves) == 0 {
+		return nil
+	}
+	text, would := "by itself (setting rebalance=on)", "moves"
+	if !p.On {
+		text, would = "with the setting rebalance=on the cluster", "would begin with"
+	}
+	switch {
+	case len(p.Moves) == 0 && p.Waits != "":
+		a.printf("%s: waits, since %s\n", text, p.Waits)
+	case len(p.Moves) == 0:
+		a.printf("%s: nothing is far enough apart, or it was moved not long ago\n", text)
+	default:
+		for _, m := range p.Moves {
+			a.printf("%s %s: %s %s from %s to %s, since %s\n", text, would, m.Role, m.Name, m.From, m.To, m.Why)
+		}
+		if p.Waits != "" {
+			a.printf("before that: %s\n", p.Waits)
+		}
+	}
+	return nil
 }
 
 func (a *app) printRebalance(plan api.Rebalance) error {

@@ -19,6 +19,8 @@ const settingsHelp = `Settings hold for the whole cluster. Keys:
    lease                  how soon a silent node is taken for lost: default (20 s), fast (12 s) or lab (65 s)
    fencing                hard: only nodes that can reset themselves are taken for lost by time alone;
                           software-only: others too, after half as long again
+   rebalance              off, or on: copies of volumes move by themselves, in a calm cluster, to even out the nodes
+                          (flockctl rebalance --dry-run says what would be moved)
    bandwidth:ZONE:ZONE    most bytes a second between two zones, either way; none for no limit
 
 Times are periods like 30m, 12h or 30d. A bandwidth is a number of bytes with k, M or G (powers of

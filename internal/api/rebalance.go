@@ -15,6 +15,17 @@ type Rebalance struct {
 	Nodes []RebalanceNode `json:"nodes"`
 	// Notes say which nodes are left out, and what cannot be moved.
 	Notes []string `json:"notes,omitempty"`
+	// Policy is what the setting rebalance makes of the cluster by itself.
+	Policy RebalancePolicy `json:"policy,omitzero"`
+}
+
+// RebalancePolicy is what would be moved without being asked for.
+type RebalancePolicy struct {
+	// On says that it is. What it would do is told of one that is off, too.
+	On bool `json:"on"`
+	// Moves are those that it would begin with, and Waits says what for.
+	Moves []RebalanceMove `json:"moves,omitempty"`
+	Waits string          `json:"waits,omitempty"`
 }
 
 // RebalanceMove takes a copy of a volume from one node to another.

@@ -403,7 +403,7 @@ func (m *member) report(ctx context.Context) error {
 			m.linker.report(&rep)
 		}
 	}
-	rep.Routes, rep.Hosts = true, true
+	rep.Routes, rep.Hosts, rep.Rebalance = true, true, true
 	if m.router != nil {
 		m.router.report(&rep)
 	}

@@ -13,14 +13,21 @@ import (
 // Rebalance implements api.Backend. Every node has the state and the reports.
 func (m *member) Rebalance(context.Context) (api.Rebalance, error) {
 	v := m.view()
-	plan := placement.Rebalance(placement.NewView(v.state, m.heardByPlacement(), m.now()))
-	out := api.Rebalance{Notes: plan.Notes}
-	for _, x := range plan.Moves {
-		out.Moves = append(out.Moves, api.RebalanceMove{
+	now := placement.NewView(v.state, m.heardByPlacement(), m.now())
+	plan, policy := placement.Rebalance(now), placement.LookAtPolicy(now)
+	out := api.Rebalance{Notes: plan.Notes, Policy: api.RebalancePolicy{On: policy.On, Waits: policy.Waits}}
+	move := func(x placement.Move) api.RebalanceMove {
+		return api.RebalanceMove{
 			Volume: x.Volume.ID, Name: x.Volume.Name, Role: x.Role, From: v.ref(x.From), To: v.ref(x.To), Keeps: !x.Leaves,
 			Bytes: x.Bytes, Why: x.Why, Containers: x.Containers, With: x.With,
-		})
+		}
+	}
+	for _, x := range plan.Moves {
+		out.Moves = append(out.Moves, move(x))
 		out.Bytes += x.Bytes
+	}
+	for _, x := range policy.Moves {
+		out.Policy.Moves = append(out.Policy.Moves, move(x))
 	}
 	for _, s := range plan.Shares {
 		out.Nodes = append(out.Nodes, api.RebalanceNode{

@@ -335,6 +335,11 @@ func (m *member) understood(c state.Command) (state.Command, error) {
 			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that knows no routes with names", who).WithHint("upgrade flocker there first")
 		}
 	}
+	if hasRebalance(c) {
+		if who := m.unaware(knowsRebalance); who != "" {
+			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that does not know the setting rebalance", who).WithHint("upgrade flocker there first")
+		}
+	}
 	who := m.unaware(knowsRoutes)
 	if who == "" {
 		return c, nil
@@ -389,8 +394,20 @@ func hasHosts(c state.Command) bool {
 	return false
 }
 
-func knowsRoutes(r volume.Report) bool { return r.Routes }
-func knowsHosts(r volume.Report) bool  { return r.Hosts }
+// hasRebalance says that a command is one of the setting rebalance, or of what comes of it.
+func hasRebalance(c state.Command) bool {
+	switch c := c.(type) {
+	case state.SetSettings:
+		return c.Settings.Rebalance != "" || c.Was != nil && c.Was.Rebalance != ""
+	case state.Tell:
+		return c.Kind == state.VolumeEvened
+	}
+	return false
+}
+
+func knowsRoutes(r volume.Report) bool    { return r.Routes }
+func knowsHosts(r volume.Report) bool     { return r.Hosts }
+func knowsRebalance(r volume.Report) bool { return r.Rebalance }
 
 func (m *member) unaware(of func(volume.Report) bool) string {
 	return unaware(m.cluster.State(), m.reports.All(m.now()), m.self, of)

@@ -75,6 +75,22 @@ func TestRoutesShown(t *testing.T) {
 	}
 }
 
+// What only the setting rebalance brings about is known by its commands.
+func TestHasRebalance(t *testing.T) {
+	on := state.Settings{Rebalance: state.RebalanceOn}
+	for _, tt := range []struct {
+		c    state.Command
+		want bool
+	}{
+		{state.SetSettings{Settings: on}, true}, {state.SetSettings{Was: &on}, true}, {state.SetSettings{Was: &state.Settings{}}, false},
+		{state.Tell{Kind: state.VolumeEvened}, true}, {state.Tell{Kind: state.VolumeHeld}, false}, {state.StartMigration{}, false},
+	} {
+		if got := hasRebalance(tt.c); got != tt.want {
+			t.Errorf("%#v: %t", tt.c, got)
+		}
+	}
+}
+
 // In an upgrade, node after node, nothing tells of routes before the last one knows what
 // they are: it would have to stop.
 func TestUnaware(t *testing.T) {

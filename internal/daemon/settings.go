@@ -76,6 +76,11 @@ var choices = []choice{
 			return ""
 		},
 		func(s *state.Settings, v string) { s.SoftwareFencing = v == fencingSoftware },
+	}, {
+		"rebalance", "whether copies move by themselves, in a calm cluster, to even out the nodes",
+		[]string{state.RebalanceOff, state.RebalanceOn},
+		func(s state.Settings) string { return s.Rebalance },
+		func(s *state.Settings, v string) { s.Rebalance = v },
 	},
 }
 

@@ -37,6 +37,9 @@ type Carried struct {
 	Command state.Command
 
 	begins bool
+	// stuck says that it waits for something that may never come, rather than for a copy or a
+	// handoff that is under way.
+	stuck bool
 }
 
 // Carry is the next step of each move of a plan. It keeps nothing: how far a move is shows
@@ -97,6 +100,12 @@ func failedMove(format string, args ...any) Carried {
 	return Carried{State: MoveFailed, Text: fmt.Sprintf(format, args...)}
 }
 
+func stuckMove(format string, args ...any) Carried {
+	c := runningMove(nil, format, args...)
+	c.stuck = true
+	return c
+}
+
 func runningMove(cmd state.Command, format string, args ...any) Carried {
 	return Carried{State: MoveRuns, Command: cmd, Text: fmt.Sprintf(format, args...)}
 }
@@ -109,7 +118,9 @@ func (v *View) carryPrimary(vol *state.Volume, w Wanted, attempt string, migrati
 			return failedMove("it is being migrated to %s already", v.name(m.To))
 		}
 		i := slices.IndexFunc(migrations, func(x Migration) bool { return x.Volume == vol })
-		return runningMove(nil, "%s", cmp.Or(migrations[i].Doing, migrations[i].Why))
+		c := runningMove(nil, "%s", cmp.Or(migrations[i].Doing, migrations[i].Why))
+		c.stuck = migrations[i].Doing == ""
+		return c
 	}
 	switch last := vol.LastMigration; {
 	case last != nil && last.Attempt == attempt && last.Reason != "":
@@ -159,9 +170,11 @@ func (v *View) carryReplica(vol *state.Volume, w Wanted) Carried {
 			return failedMove("node %s, which gets the copy, is not heard of", to.Name)
 		case l.State == volume.LinkRefused:
 			// As by a node that has yet to hear that it gets one.
-			return runningMove(nil, "the copy on %s is refused: %s", to.Name, l.Error)
+			return stuckMove("the copy on %s is refused: %s", to.Name, l.Error)
+		case why == "" && (l.State == volume.LinkSeeding || l.State == volume.LinkSending):
+			return runningMove(nil, "first copy to %s", to.Name+progress(l))
 		}
-		return runningMove(nil, "%s", cmp.Or(why, "first copy to "+to.Name+progress(l)))
+		return stuckMove("%s", cmp.Or(why, "first copy to "+to.Name+progress(l)))
 	}
 	if why != "" {
 		return Carried{State: MoveWaits, Text: why}
@@ -201,14 +214,14 @@ func (v *View) unheard(primary, to volume.NodeID) string {
 // leave takes a replica away when as many others are complete as the volume asks for.
 func (v *View) leave(vol *state.Volume, id volume.NodeID) Carried {
 	if vol.Phase != state.PhaseActive {
-		return runningMove(nil, "it is %s", vol.Phase)
+		return stuckMove("it is %s", vol.Phase)
 	}
 	if why := v.noSource(vol); why != "" {
-		return runningMove(nil, "%s", why)
+		return stuckMove("%s", why)
 	}
 	primary := v.Node(vol.Placement.Primary)
 	if c := primary.Copy(vol.ID); c.Problem != "" || primary.applied < vol.Changed {
-		return runningMove(nil, "%s", cmp.Or(c.Problem, fmt.Sprintf("its primary %s has not looked at it yet", primary.Name)))
+		return stuckMove("%s", cmp.Or(c.Problem, fmt.Sprintf("its primary %s has not looked at it yet", primary.Name)))
 	}
 	rest := cloned(vol.Placement)
 	it := func(other volume.NodeID) bool { return other == id }
@@ -218,7 +231,7 @@ func (v *View) leave(vol *state.Volume, id volume.NodeID) Carried {
 		whole += yes(v.complete(vol, other))
 	}
 	if whole < vol.Spec.Replicas+vol.Spec.Remote || len(v.starting(vol)) > 0 {
-		return runningMove(nil, "the copy on %s goes when %d others are complete", v.name(id), vol.Spec.Replicas+vol.Spec.Remote)
+		return stuckMove("the copy on %s goes when %d others are complete", v.name(id), vol.Spec.Replicas+vol.Spec.Remote)
 	}
 	return runningMove(setReplicas(vol, rest), "the copy on %s is being taken away", v.name(id))
 }

@@ -18,7 +18,8 @@ const PendingLimit = 2 * time.Minute
 // Decide is everything the leader wants to change at this moment, most urgent first:
 // operations given up or undone, volumes that containers need brought together, records
 // of purged volumes dropped, migrations taken a step further, replicas added and taken
-// away, drained nodes emptied, expired trash purged. Each command carries its own
+// away, drained nodes emptied, expired trash purged, nodes evened out where the settings say
+// so. Each command carries its own
 // preconditions, so a plan from an old View does no harm; it is refused. The Memory is
 // what the leader's last look gave, and what its next one wants.
 func Decide(v *View, m Memory) ([]state.Command, Memory) {
@@ -56,6 +57,15 @@ func Decide(v *View, m Memory) ([]state.Command, Memory) {
 	for _, vol := range v.Volumes {
 		if vol.Phase == state.PhaseTrash && vol.Deleted.Add(v.Settings.TrashKeep()).Before(clock) {
 			cmds = append(cmds, state.PurgeVolume{ID: vol.ID, Changed: vol.Changed})
+		}
+	}
+	others := len(cmds)
+	evens, even := even(v, m.even)
+	next.even = even
+	for _, cmd := range evens {
+		id := subject(cmd)
+		if id == "" || !slices.ContainsFunc(cmds[:others], func(c state.Command) bool { return subject(c) == id }) {
+			cmds = append(cmds, cmd)
 		}
 	}
 	return cmds, next
@@ -152,6 +162,8 @@ func subject(cmd state.Command) volume.ID {
 	case state.SetReplicas:
 		return c.ID
 	case state.BeginHandoff:
+		return c.ID
+	case state.StartMigration:
 		return c.ID
 	case state.EndMigration:
 		return c.ID

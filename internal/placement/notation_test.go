@@ -42,7 +42,11 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	places prefer=n1 zone=a      KnowsPlaces of a new volume
 //	  v1 n1 > n2 n3 n4 absent=n2 refused=n3 lagging=n4
 //	                             n2 is being seeded; what the primary says of the others
-//	settings replace=1m          the cluster's settings
+//	settings replace=1m          the cluster's settings; rebalance=on
+//	policy                       LookAtPolicy
+//	even 3h                      run with Decide: what is decided happens at once, and is shown;
+//	                             refusing v1: its primary refuses handoffs; refusing n2: the node
+//	                             refuses new copies; forget: another node leads from now on
 //	repair, decide, lacks        Repair, Decide, View.Shortfall and View.Silent
 //	run 10m                      looks every 5 s; what is decided happens at once, and a
 //	                             new replica is complete at the next look
@@ -61,6 +65,8 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	                             want of its service it came back from there
 //	empty 10m                    run with Decide: handoffs happen at once, too, and no look
 //	                             may leave a volume fewer complete copies than it asks for
+//	wish v1 n2                   from now on it prefers n2; blind 5m: nobody looks meanwhile
+//	undrain n2                   it takes volumes again
 //	silence n2, hear n2          from now on it is not heard of, or it is again
 func TestData(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -112,6 +118,7 @@ type world struct {
 	memory   Memory
 	passed   time.Duration // since now
 	silent   map[volume.NodeID]bool
+	refusing map[string]bool // nodes and volumes
 	follow   []*state.Container
 }
 
@@ -159,7 +166,11 @@ func (w *world) place(c state.SetReplicas) {
 	}
 	for _, id := range vol.Placement.Replicas() {
 		if was.Role(id) == volume.RoleNone {
-			w.hold(&vol, id, volume.LinkInSync)
+			link := volume.LinkInSync
+			if w.refusing[string(id)] {
+				link = volume.LinkRefused
+			}
+			w.hold(&vol, id, link)
 		}
 	}
 }
@@ -216,6 +227,66 @@ func (w *world) handOver(c state.BeginHandoff) {
 	}
 }
 
+// carryOutOne does what a command says, at once and with its containers.
+func (w *world) carryOutOne(t *testing.T, cmd state.Command) {
+	t.Helper()
+	at := now.Add(w.passed)
+	change := func(id volume.ID, f func(vol *state.Volume)) {
+		i := slices.IndexFunc(w.volumes, func(v *state.Volume) bool { return v.ID == id })
+		vol := *w.volumes[i]
+		f(&vol)
+		w.volumes[i] = &vol
+	}
+	// Space goes with the copies.
+	space := func(id volume.ID, f func()) {
+		find := func() *state.Volume {
+			return w.volumes[slices.IndexFunc(w.volumes, func(v *state.Volume) bool { return v.ID == id })]
+		}
+		was, used := find().Placement, w.view().used(find())
+		f()
+		for node, h := range w.reports {
+			has, had := find().Placement.Role(node) != volume.RoleNone, was.Role(node) != volume.RoleNone
+			if has != had {
+				h.Report.Pool.Free += used * int64(yes(had)-yes(has))
+			}
+			for i := range h.Report.Volumes {
+				if st := &h.Report.Volumes[i]; st.Volume == id {
+					st.Used = used
+				}
+			}
+		}
+	}
+	switch c := cmd.(type) {
+	case state.SetReplicas:
+		space(c.ID, func() { w.place(c) })
+	case state.StartMigration:
+		change(c.ID, func(vol *state.Volume) {
+			vol.Migration = &state.Migration{From: vol.Placement.Primary, To: c.To, Attempt: c.Attempt, Began: at}
+		})
+	case state.EndMigration:
+		change(c.ID, func(vol *state.Volume) {
+			vol.LastMigration = &state.EndedMigration{Migration: *vol.Migration, Reason: c.Reason, At: at}
+			vol.Migration = nil
+		})
+	case state.BeginHandoff:
+		if w.refusing[string(c.ID)] {
+			change(c.ID, func(vol *state.Volume) {
+				vol.LastRefusal = &state.Refusal{Attempt: c.Attempt, Reason: "its primary said no", At: at, To: c.To, Follow: c.Follow}
+			})
+			return
+		}
+		space(c.ID, func() { w.handOver(c) })
+		for _, k := range w.follow {
+			if k.Uses(c.ID) {
+				k.Node = c.To
+			}
+		}
+	case state.Tell:
+	default:
+		t.Fatalf("%T is not carried out here", cmd)
+	}
+}
+
 // complete counts the complete copies of each volume.
 func (w *world) complete() map[volume.ID]int {
 	v, out := w.view(), map[volume.ID]int{}
@@ -247,7 +318,7 @@ func (w *world) run(t *testing.T, in string) string {
 	}
 	switch command {
 	case "nodes":
-		*w = world{reports: map[volume.NodeID]Heard{}, silent: map[volume.NodeID]bool{}, settings: w.settings}
+		*w = world{reports: map[volume.NodeID]Heard{}, silent: map[volume.NodeID]bool{}, refusing: map[string]bool{}, settings: w.settings}
 		for _, line := range lines {
 			w.addNode(t, line)
 		}
@@ -388,6 +459,47 @@ func (w *world) run(t *testing.T, in string) string {
 			return "nothing"
 		}
 		return strings.Join(out, "\n")
+	case "policy":
+		p := LookAtPolicy(w.view())
+		out := fmt.Sprintf("on: %t; waits: %s", p.On, cmp.Or(p.Waits, "for nothing"))
+		for _, m := range p.Moves {
+			out += fmt.Sprintf("\n%s: %s %s -> %s: %s", m.Volume.ID, m.Role, m.From, m.To, m.Why)
+		}
+		return out
+	case "even":
+		var out []string
+		for began, end := w.passed, w.passed+duration(t, args); w.passed <= end; w.pass(5 * time.Second) {
+			cmds, next := Decide(w.view(), w.memory)
+			w.memory = next
+			for _, cmd := range cmds {
+				out = append(out, fmt.Sprintf("%s %s", w.passed-began, showAll([]state.Command{cmd})))
+				w.carryOutOne(t, cmd)
+			}
+		}
+		return cmp.Or(strings.Join(out, "\n"), "nothing")
+	case "refusing":
+		w.refusing[args] = !w.refusing[args]
+		return ""
+	case "undrain":
+		for _, n := range w.nodes {
+			if n.ID == volume.NodeID(args) {
+				n.Availability = state.Active
+			}
+		}
+		return ""
+	case "blind":
+		w.pass(duration(t, args))
+		return ""
+	case "wish":
+		id, node, _ := strings.Cut(args, " ")
+		i := slices.IndexFunc(w.volumes, func(v *state.Volume) bool { return v.ID == volume.ID(id) })
+		vol := *w.volumes[i]
+		vol.Spec.Prefer = []string{node}
+		w.volumes[i] = &vol
+		return ""
+	case "forget":
+		w.memory = Memory{}
+		return ""
 	case "silence":
 		w.silence(volume.NodeID(args))
 		return ""
@@ -401,6 +513,10 @@ func (w *world) run(t *testing.T, in string) string {
 		w.hear(volume.NodeID(args))
 		return ""
 	case "settings":
+		if value, ok := strings.CutPrefix(args, "rebalance="); ok {
+			w.settings.Rebalance = value
+			return ""
+		}
 		value, ok := strings.CutPrefix(args, "replace=")
 		if !ok {
 			t.Fatalf("settings: unknown argument %q", args)
@@ -561,6 +677,8 @@ func (w *world) addNode(t *testing.T, line string) {
 			report = false
 		case "applied":
 			r.Applied = uint64(parseBytes(t, value))
+		case "asided":
+			r.Asides = []volume.Aside{{At: now.Add(-duration(t, value))}}
 		case "clock":
 			r.At = now.Add(duration(t, value))
 		default:
@@ -833,6 +951,8 @@ func showAll(cmds []state.Command) string {
 			out = append(out, fmt.Sprintf("%s: purge", c.ID))
 		case state.ForgetVolume:
 			out = append(out, fmt.Sprintf("%s: forget", c.ID))
+		case state.Tell:
+			out = append(out, fmt.Sprintf("%s: %s at %s: %s", c.Volume, c.Kind, c.Node, c.Message))
 		case state.StartMigration:
 			out = append(out, fmt.Sprintf("%s: migration %s to %s, pause %s", c.ID, c.Attempt, c.To, c.MaxPause))
 		case state.EndMigration:

@@ -33,7 +33,18 @@ type Move struct {
 	// Containers go along with a primary, and With are the other volumes that these need.
 	Containers []string
 	With       []string
+
+	aim aim
 }
+
+// aim is what a move is for.
+type aim uint8
+
+const (
+	aimWish aim = iota
+	aimSpace
+	aimLoad
+)
 
 // Share is what a node has before and after a plan.
 type Share struct {
@@ -63,6 +74,12 @@ type Plan struct {
 // makes a zone that its volume spreads over more crowded, nor leads to a node that the
 // volume would rather not be on than the one where it is.
 func Rebalance(v *View) Plan {
+	return newBalance(v, func(*state.Volume) bool { return false }).make(true, true)
+}
+
+// newBalance has all nodes and volumes that may take part, and no moves yet. Those that rest
+// do not.
+func newBalance(v *View, rests func(*state.Volume) bool) *balance {
 	b := &balance{v: v, by: map[volume.NodeID]int{}, taken: map[volume.ID]bool{}, added: map[volume.NodeID]int64{}}
 	for i := range v.Nodes {
 		n := &v.Nodes[i]
@@ -79,6 +96,7 @@ func Rebalance(v *View) Plan {
 	left := []string{}
 	for _, vol := range v.Volumes {
 		switch {
+		case rests(vol):
 		case v.calm(vol):
 			b.volumes = append(b.volumes, vol)
 		case vol.Live():
@@ -91,9 +109,18 @@ func Rebalance(v *View) Plan {
 	if len(left) > 0 {
 		b.note("left out, since copies of them are not complete or something is being done to them: %s", strings.Join(left, ", "))
 	}
+	return b
+}
+
+// make is the plan: moves for wishes, and those for space and for load where they are wanted.
+func (b *balance) make(space, load bool) Plan {
 	b.wishes()
-	b.space()
-	b.primaries()
+	if space {
+		b.space()
+	}
+	if load {
+		b.primaries()
+	}
 	if len(b.plan.Moves) == mostMoves {
 		b.note("a plan has at most %d moves; what is left is for the next one", mostMoves)
 	}
@@ -195,7 +222,7 @@ func (b *balance) wishPrimary(vol *state.Volume) bool {
 		case asked < 0:
 			why = fmt.Sprintf("%s is to be avoided", from.Name)
 		}
-		obstacle := b.hand(vol, from, m, why)
+		obstacle := b.hand(vol, from, m, why, aimWish)
 		if obstacle == "" {
 			return true
 		}
@@ -301,7 +328,7 @@ func (v *View) used(vol *state.Volume) (used int64) {
 }
 
 // hand plans that a primary goes to a node with all that goes along, or says why it cannot.
-func (b *balance) hand(vol *state.Volume, from, to *NodeView, why string) (obstacle string) {
+func (b *balance) hand(vol *state.Volume, from, to *NodeView, why string, aim aim) (obstacle string) {
 	g := b.v.company(vol, from.ID)
 	for _, other := range g.volumes {
 		switch {
@@ -316,7 +343,7 @@ func (b *balance) hand(vol *state.Volume, from, to *NodeView, why string) (obsta
 		return cmp.Or(p.impossible, p.Why)
 	}
 	b.add(Move{Volume: vol, Role: volume.RolePrimary, From: from.ID, To: to.ID, Leaves: vol.Placement.Role(to.ID) == volume.RoleNone,
-		Why: why, Containers: p.Containers, With: p.With})
+		Why: why, Containers: p.Containers, With: p.With, aim: aim})
 	return ""
 }
 
@@ -416,10 +443,10 @@ func (b *balance) relieve(from *Share) bool {
 	}
 	if len(replicas) > 0 {
 		c := replicas[0]
-		b.add(Move{Volume: c.vol, Role: volume.RoleReplica, From: n.ID, To: c.to.ID, Leaves: true, Why: why(c.to)})
+		b.add(Move{Volume: c.vol, Role: volume.RoleReplica, From: n.ID, To: c.to.ID, Leaves: true, Why: why(c.to), aim: aimSpace})
 		return true
 	}
-	return slices.ContainsFunc(primaries, func(c choice) bool { return b.hand(c.vol, n, c.to, why(c.to)) == "" })
+	return slices.ContainsFunc(primaries, func(c choice) bool { return b.hand(c.vol, n, c.to, why(c.to), aimSpace) == "" })
 }
 
 // primaries evens out how many volumes are written on each node: by handing them to nodes
@@ -452,7 +479,7 @@ func (b *balance) handOne() bool {
 				return cmp.Compare(len(b.v.containers[x.ID]), len(b.v.containers[y.ID]))
 			})
 			why := fmt.Sprintf("%s has %d primaries, %s %d", n.Name, from.PrimariesAfter, m.Name, to.PrimariesAfter)
-			if slices.ContainsFunc(all, func(vol *state.Volume) bool { return b.hand(vol, n, m, why) == "" }) {
+			if slices.ContainsFunc(all, func(vol *state.Volume) bool { return b.hand(vol, n, m, why, aimLoad) == "" }) {
 				return true
 			}
 		}

@@ -31,6 +31,7 @@ type Memory struct {
 	// extra is the replica that was seeded last although its volume had enough: somebody
 	// has waited for it there and will come for it, maybe much later.
 	extra map[volume.ID]volume.NodeID
+	even  evening
 }
 
 // idea is a change that has been good for a volume since then. Another one, or another

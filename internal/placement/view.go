@@ -87,6 +87,7 @@ type NodeView struct {
 	containers []volume.Followed
 	proxy      bool
 	swarm      volume.Swarm
+	asided     time.Time // when a copy was last set aside there
 }
 
 // NewView joins the state with the reports by node. Reports of strangers are
@@ -153,6 +154,11 @@ func newNodeView(n *state.Node, heard Heard, now time.Time) NodeView {
 	nv.clock = heard.Report.At
 	nv.copies = heard.Report.Volumes
 	nv.containers, nv.proxy, nv.swarm = heard.Report.Followed, heard.Report.Proxy, heard.Report.Swarm
+	for _, a := range heard.Report.Asides {
+		if a.At.After(nv.asided) {
+			nv.asided = a.At
+		}
+	}
 	byVolume := func(i, j int) bool { return nv.copies[i].Volume < nv.copies[j].Volume }
 	if !sort.SliceIsSorted(nv.copies, byVolume) {
 		nv.copies = slices.Clone(nv.copies)

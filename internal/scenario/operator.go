@@ -55,6 +55,7 @@ import (
 //	plan NODE [MOVE..]             until flockctl rebalance --dry-run has exactly these, each VOLUME:ROLE:FROM:TO,
 //	  or so many
 //	rebalance NODE                 flockctl rebalance, until all its moves are done; rebalance-step NODE: one step of it
+//	evened NODE N                  until the node knows of so many moves of the policy; N+: or more
 //	locality NODE VOLUME [TEXT]    until that is in what the node says of the volume's preferences; without: it has all
 //	option NODE VOLUME KEY=VALUE.. until the node knows the volume with these
 func (w *World) operatorStep(words []string) error {
@@ -308,6 +309,23 @@ func (w *World) operatorStep(words []string) error {
 				got = append(got, fmt.Sprintf("%s:%s:%s:%s", m.Name, m.Role, m.From, m.To))
 			}
 			return err == nil && (slices.Equal(got, words[2:]) || len(words) == 3 && words[2] == strconv.Itoa(len(got)))
+		})
+		return nil
+	case "evened":
+		least, more := strings.CutSuffix(words[2], "+")
+		n, err := strconv.Atoi(least)
+		if err != nil {
+			return err
+		}
+		w.Await(fmt.Sprintf("%s knows of %s moves of the policy", words[1], words[2]), func() bool {
+			moves := 0
+			events, err := node().API().Events(w.ctx(), api.EventsQuery{})
+			for _, e := range events {
+				if e.Kind == "volume.rebalanced" && strings.Contains(e.Message, "by itself, as") {
+					moves++
+				}
+			}
+			return err == nil && (moves == n || more && moves > n)
 		})
 		return nil
 	case "rebalance", "rebalance-step":

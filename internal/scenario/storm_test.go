@@ -26,11 +26,17 @@ var (
 // prints it: it can be shortened, and kept in testdata. Daemons draw random numbers of
 // their own, so that the same script may have to run several times (-count) to fail
 // again.
-func TestStorms(t *testing.T) {
-	for _, seed := range seeds(t, *storms, 6) {
+func TestStorms(t *testing.T) { runStorms(t, *storms, 6, storm) }
+
+// TestStormsRebalance are storms with the setting rebalance: there is so much to even out, and
+// so long a calm before, that the faults meet moves that nobody has asked for.
+func TestStormsRebalance(t *testing.T) { runStorms(t, *storms/4, 2, unevenStorm) }
+
+func runStorms(t *testing.T, most, short int, of func(seed uint64) (nodes int, script []string)) {
+	for _, seed := range seeds(t, most, short) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			nodes, script := storm(seed)
+			nodes, script := of(seed)
 			text := strings.Join(script, "\n")
 			if *seedFlag != 0 {
 				t.Log(text)
@@ -69,6 +75,30 @@ func seeds(t *testing.T, n, short int) []uint64 {
 // storm is the script of one history, and for how many machines it is.
 func storm(seed uint64) (nodes int, script []string) {
 	s := &stormer{Rand: rand.New(rand.NewPCG(seed, 0))}
+	return s.storm(func() {})
+}
+
+// unevenStorm is one of TestStormsRebalance: the policy's first look at a calm cluster comes
+// ten minutes after the last fault.
+func unevenStorm(seed uint64) (nodes int, script []string) {
+	s := &stormer{Rand: rand.New(rand.NewPCG(seed, 1))}
+	return s.storm(func() {
+		s.add("settings n1 rebalance=on")
+		for i := range 9 { // so that n1 has six more than somebody, wherever the others are
+			s.add("create n1 e%d replicas=%d", i+1, 1+s.IntN(2))
+		}
+		s.add("sleep 9m")
+		if s.IntN(2) == 0 {
+			s.add("evened n1 1+")
+		} else {
+			s.add("sleep 1m")
+		}
+		s.add("sleep %s", s.moment())
+	})
+}
+
+// storm has a prelude when all that is to go through it is there.
+func (s *stormer) storm(prelude func()) (nodes int, script []string) {
 	s.nodes = 3 + s.IntN(3)
 	s.add("assume")
 	automatic := s.IntN(8) > 0
@@ -114,6 +144,7 @@ func storm(seed uint64) (nodes int, script []string) {
 	for _, v := range volumes {
 		s.add("append %s", v)
 	}
+	prelude()
 	for i := range 4 + s.IntN(9) {
 		v := volumes[s.IntN(len(volumes))]
 		if len(s.ports) > 0 && s.IntN(3) > 0 {

@@ -33,6 +33,7 @@ const (
 	VolumeHook    = "volume.pre-stop-failed" // a container is stopped for a move without what is done before
 	VolumePorts   = "volume.unpublished"     // a container that came along is without ports that it published
 	VolumeAside   = "volume.set-aside"       // a copy that went its own way is kept under another name
+	VolumeEvened  = "volume.rebalanced"      // why the leader moves a copy of it by itself, or what came of that
 )
 
 // Commands. A field named Epoch is a precondition: the command fails with

@@ -510,6 +510,10 @@ func settingsLine(t *testing.T, words []string) Command {
 				s.Failover = FailoverMode(value)
 				continue
 			}
+			if key == "rebalance" {
+				s.Rebalance = value
+				continue
+			}
 			field := map[string]*time.Duration{
 				"trash": &s.TrashRetention, "aside": &s.AsideRetention, "replace": &s.ReplicaReplaceAfter,
 			}[key]

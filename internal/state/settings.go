@@ -27,6 +27,8 @@ type Settings struct {
 	// SoftwareFencing lets nodes that cannot reset themselves be taken for dead by time
 	// alone.
 	SoftwareFencing bool `json:"software_fencing,omitempty"`
+	// Rebalance is whether the leader evens out the nodes by itself: "" not, or RebalanceOn.
+	Rebalance string `json:"rebalance,omitempty"`
 	// Bandwidth limits streams between zones: one entry a pair, in order of A and B.
 	Bandwidth []Bandwidth `json:"bandwidth,omitempty"`
 }
@@ -38,6 +40,12 @@ type Bandwidth struct {
 	B     volume.Zone `json:"b"`
 	Bytes int64       `json:"bytes"`
 }
+
+// The words of the setting rebalance.
+const (
+	RebalanceOff = "off"
+	RebalanceOn  = "on"
+)
 
 // Defaults of the settings.
 const (
@@ -81,6 +89,9 @@ func (s Settings) Check() error {
 	if _, ok := lease.Profile(s.Lease); !ok {
 		return volume.Errorf(volume.CodeInvalid, "setting lease: %q is none of %s", s.Lease, strings.Join(lease.Profiles(), ", "))
 	}
+	if s.Rebalance != "" && s.Rebalance != RebalanceOn && s.Rebalance != RebalanceOff {
+		return volume.Errorf(volume.CodeInvalid, "setting rebalance: %q is neither off nor on", s.Rebalance)
+	}
 	for i, l := range s.Bandwidth {
 		bad := ""
 		switch {
@@ -114,7 +125,7 @@ func (s Settings) ReplaceAfter() time.Duration {
 func (s Settings) Equal(t Settings) bool {
 	return s.TrashRetention == t.TrashRetention && s.AsideRetention == t.AsideRetention &&
 		s.ReplicaReplaceAfter == t.ReplicaReplaceAfter && s.Failover == t.Failover && s.Lease == t.Lease &&
-		s.SoftwareFencing == t.SoftwareFencing && slices.Equal(s.Bandwidth, t.Bandwidth)
+		s.SoftwareFencing == t.SoftwareFencing && s.Rebalance == t.Rebalance && slices.Equal(s.Bandwidth, t.Bandwidth)
 }
 
 // WithLimit is s with another limit between two zones; 0 removes it.

@@ -23,6 +23,8 @@ type Report struct {
 	Routes bool `json:"routes,omitempty"`
 	// Hosts says the same of routes with names.
 	Hosts bool `json:"hosts,omitempty"`
+	// Rebalance says the same of the setting of that name.
+	Rebalance bool `json:"rebalance,omitempty"`
 	// Proxy says that its proxy answers: without it no clients of routes get to a server here.
 	Proxy bool `json:"proxy,omitempty"`
 	// Swarm is the one that its engine belongs to.

@@ -29,8 +29,12 @@ func (f *Fake) Rebalance(ctx context.Context) (api.Rebalance, error) {
 		out.Moves = append(out.Moves, api.RebalanceMove{
 			Volume: v.ID, Name: v.Name, Role: volume.RolePrimary, From: v.Primary, To: to, Keeps: true, Why: v.Primary.Name + " has more primaries",
 		})
+		out.Policy.Moves, out.Policy.Waits = out.Moves[:1], "the cluster must have been calm for 10m"
 		primaries[v.Primary.ID]--
 		primaries[to.ID]++
+	}
+	if out.Policy.On = len(out.Moves) == 0; out.Policy.On {
+		out.Policy.Waits = "node gamma is not heard of"
 	}
 	for _, n := range f.nodes {
 		i := slices.IndexFunc(out.Moves, func(m api.RebalanceMove) bool { return m.From.ID == n.ID || m.To.ID == n.ID })
