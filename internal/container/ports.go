@@ -200,6 +200,28 @@ func (t Target) Taken(name string, b Binding) string {
 	return ""
 }
 
+// bindings are what a container of this spec publishes, in order.
+func (s Spec) bindings() (out []Binding, err error) {
+	if len(s.HostConfig) == 0 {
+		return nil, nil
+	}
+	var host map[string]any
+	if err := unmarshalExact(s.HostConfig, &host); err != nil {
+		return nil, fmt.Errorf("reading the configuration of container %s: %w", s.Name, err)
+	}
+	all, _ := host["PortBindings"].(map[string]any)
+	for spec := range all {
+		for _, b := range list(all[spec]) {
+			binding, _ := b.(map[string]any)
+			out = append(out, bindingOf(spec, binding))
+		}
+	}
+	slices.SortFunc(out, func(a, b Binding) int {
+		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Host, b.Host), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Address, b.Address))
+	})
+	return out, nil
+}
+
 // Unpublished is the spec without those published ports for which why gives a reason, and
 // the reasons. They stay known by a label, and are judged anew each time: so what is free
 // again is published again. It is the same spec if there is nothing to change.

@@ -61,9 +61,16 @@ func replace(ctx context.Context, m maker, s Spec, replaces []string) (id string
 		return "", NameTaken(there, s, replaces)
 	case there.State.Live():
 		return there.ID, nil // it was started meanwhile, or the last call was cut off late
-	case !there.Started && alike(there.Spec, s):
+	case !there.Started && alike(there.Spec, s) && samePorts(there.Spec, s):
 		// The last call was cut off between the name and the start.
 		return there.ID, m.start(ctx, there.ID)
+	case !there.Started && alike(there.Spec, s):
+		// So it was, but which ports are free here has changed since. What has never run has
+		// nothing to lose.
+		if err := m.remove(ctx, there.ID); err != nil {
+			return "", fmt.Errorf("removing what was made of container %s with other published ports: %w", s.Name, err)
+		}
+		there = Captured{}
 	}
 
 	// What a call that was cut off has left has never run.
@@ -154,4 +161,11 @@ func alike(a, b Spec) bool {
 	}
 	image := a.Image.ID == b.Image.ID || a.Image.Layers != "" && a.Image.Layers == b.Image.Layers
 	return image && slices.Equal(mounts(a), mounts(b))
+}
+
+// samePorts says that an engine would publish the same for both.
+func samePorts(a, b Spec) bool {
+	x, errX := a.bindings()
+	y, errY := b.bindings()
+	return errX == nil && errY == nil && slices.Equal(x, y)
 }

@@ -224,3 +224,42 @@ func TestRecreateStartFails(t *testing.T) {
 		t.Errorf("%v: %s; want the engine's reason and %s", err, e, before)
 	}
 }
+
+// Which ports are published is decided anew for each call: what the last one has made before
+// it was cut off at the start is only started if that is still what it would be.
+func TestRecreatePortsAnew(t *testing.T) {
+	with := func(bindings string) Spec {
+		s := dbSpec()
+		s.HostConfig = []byte(`{"PortBindings":` + bindings + `}`)
+		return s
+	}
+	both := with(`{"80/tcp":[{"HostIp":"","HostPort":"8080"}],"90/tcp":[{"HostPort":"9090"}]}`)
+	for _, tc := range []struct {
+		name        string
+		first, then Spec
+		anew        bool
+	}{
+		{"the same", both, both, false},
+		{"the same, as another engine writes it", both, with(`{"90/tcp":[{"HostIp":"","HostPort":"9090"}],"80/tcp":[{"HostPort":"8080"}]}`), false},
+		{"one is taken by now", both, with(`{"80/tcp":[{"HostPort":"8080"}]}`), true},
+		{"one is free by now", with(`{"80/tcp":[{"HostPort":"8080"}]}`), both, true},
+		{"all are taken by now", both, with(`{}`), true},
+		{"another address", with(`{"80/tcp":[{"HostIp":"10.0.0.1","HostPort":"8080"}]}`), with(`{"80/tcp":[{"HostPort":"8080"}]}`), true},
+		{"another protocol", with(`{"80/udp":[{"HostPort":"8080"}]}`), with(`{"80/tcp":[{"HostPort":"8080"}]}`), true},
+	} {
+		e := &madeEngine{containers: map[string]*Captured{}, cutAt: 4, crash: true}
+		replaces := []string{e.add("db", dbSpec(), Exited).ID}
+		if _, err := recreate(t.Context(), e, tc.first, replaces); err == nil || e.String() != "db.flocker-old=id1/exited db=id2/created" {
+			t.Fatalf("%s: not cut off at the start: %v: %s", tc.name, err, e)
+		}
+		e.dead, e.cutAt = false, 0
+		id, err := recreate(t.Context(), e, tc.then, replaces)
+		if err != nil || e.String() != "db="+id+"/running" || (id != "id2") != tc.anew {
+			t.Errorf("%s: %s, %v: %s", tc.name, id, err, e)
+			continue
+		}
+		if got, want := string(e.containers[id].Spec.HostConfig), string(tc.then.HostConfig); tc.anew && got != want {
+			t.Errorf("%s: it runs with %s, want %s", tc.name, got, want)
+		}
+	}
+}
