@@ -200,6 +200,22 @@ func (t Target) Taken(name string, b Binding) string {
 	return ""
 }
 
+// LeftOut are the ports that a container with these labels was made without, in order. A
+// label that somebody has overwritten says nothing.
+func LeftOut(labels map[string]string) (out []string) {
+	var all map[string]any
+	if labels[LabelUnpublished] == "" || unmarshalExact([]byte(labels[LabelUnpublished]), &all) != nil {
+		return nil
+	}
+	for _, spec := range slices.Sorted(maps.Keys(all)) {
+		for _, b := range list(all[spec]) {
+			binding, _ := b.(map[string]any)
+			out = append(out, bindingOf(spec, binding).String())
+		}
+	}
+	return out
+}
+
 // bindings are what a container of this spec publishes, in order.
 func (s Spec) bindings() (out []Binding, err error) {
 	if len(s.HostConfig) == 0 {

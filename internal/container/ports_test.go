@@ -1,6 +1,7 @@
 package container
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -130,6 +131,20 @@ func TestTaken(t *testing.T) {
 	} {
 		if got := target.Taken("db", tt.b); got != tt.want {
 			t.Errorf("%v: %q, want %q", tt.b, got, tt.want)
+		}
+	}
+}
+
+func TestLeftOut(t *testing.T) {
+	for label, want := range map[string]string{
+		"":    "[]",
+		"no":  "[]",
+		"{}":  "[]",
+		`[1]`: "[]",
+		`{"80/tcp":[{"HostPort":"8080"}],"53/udp":[{"HostIp":"10.0.0.1","HostPort":"53"},{"HostPort":"54"}]}`: "[10.0.0.1:53/udp 54/udp 8080/tcp]",
+	} {
+		if got := fmt.Sprint(LeftOut(map[string]string{LabelUnpublished: label})); got != want {
+			t.Errorf("%s: %s, want %s", label, got, want)
 		}
 	}
 }

@@ -52,7 +52,7 @@ func (v view) describe(records []*state.Container) (out []api.Container) {
 				c.LacksImage = append(c.LacksImage, v.ref(n.ID))
 			}
 			for _, text := range f.Notes {
-				if n.ID != r.Node && !slices.Contains(c.Notes, text) {
+				if !slices.Contains(c.Notes, text) {
 					c.Notes = append(c.Notes, text)
 				}
 			}

@@ -58,6 +58,7 @@ type follower struct {
 	images   map[string]bool            // by record: whether the image is here
 	foreseen map[string]foreseen        // of records of other nodes
 	here     map[string]container.State // by record
+	bare     map[string]string          // by record: ports that one here was made without
 	hooks    map[string]*hookRun        // by record: what was done before its last stop for a move
 	unrouted map[string]string          // records whose labels ask for routes that they cannot have, and why
 	ready    map[volume.ID]string       // for which attempt all was done that is done before containers are stopped
@@ -200,7 +201,7 @@ type localFound struct {
 // that cannot be inspected, is left out: it is looked at again.
 func (f *follower) look(ctx context.Context, s *state.State, users []container.Use) (out []localFound) {
 	key, keyErr := f.m.cluster.DataKey()
-	seen := map[string]container.State{}
+	seen, bare := map[string]container.State{}, map[string]string{}
 	// An engine does not answer about a container while it starts or stops it, which may
 	// take minutes: nobody else has to wait for that.
 	var asked sync.WaitGroup
@@ -222,6 +223,9 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 		}
 		h := hereContainer{ID: u.Container, Name: u.Name, Volumes: volumes, Live: u.State.Live()}
 		seen[recordKeyOf(&h)] = u.State
+		if left := container.LeftOut(u.Labels); len(left) > 0 {
+			bare[recordKeyOf(&h)] = strings.Join(left, ", ")
+		}
 		if v := (followView{Self: f.m.self, State: s, MayWrite: true}); !v.mine(volumes) && s.RecordOf(h.Name, volumes) == nil {
 			continue
 		}
@@ -259,7 +263,7 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 	asked.Wait()
 	slices.SortFunc(out, func(a, b localFound) int { return strings.Compare(a.here.ID, b.here.ID) })
 	f.mu.Lock()
-	f.here = seen
+	f.here, f.bare = seen, bare
 	maps.DeleteFunc(f.unrouted, func(key, _ string) bool { _, here := seen[key]; return !here })
 	f.mu.Unlock()
 	return out
@@ -488,14 +492,7 @@ func (f *follower) bring(ctx context.Context, st followStep) error {
 		return fmt.Errorf("%s", obstacles[0].Message)
 	}
 	s := f.m.cluster.State()
-	// What the engine would publish past a gate, or in the place of an edge, it does not.
-	bypass := s.Bypass(st.Known)
-	spec, left, err := spec.Unpublished(func(b container.Binding) string {
-		if why := bypass(b.Host, b.Port); why != "" && b.Protocol == "tcp" {
-			return why
-		}
-		return target.Taken(spec.Name, b)
-	})
+	spec, left, err := unpublished(s, st.Known, spec, target)
 	if err != nil {
 		return err
 	}
@@ -508,22 +505,33 @@ func (f *follower) bring(ctx context.Context, st followStep) error {
 		err = nil
 	}
 	if err == nil && len(left) > 0 {
-		f.tellUnpublished(ctx, s, st.Known, left)
+		f.tellUnpublished(s, st.Known, left)
 	}
 	return err
 }
 
+// unpublished is the spec of a record without those published ports that it is made without
+// on an engine, and why: what that would publish past a gate or in the place of an edge, and
+// what another container has there.
+func unpublished(s *state.State, r *state.Container, spec container.Spec, target container.Target) (container.Spec, []string, error) {
+	bypass := s.Bypass(r)
+	return spec.Unpublished(func(b container.Binding) string {
+		if why := bypass(b.Host, b.Port); why != "" && b.Protocol == "tcp" {
+			return why
+		}
+		return target.Taken(spec.Name, b)
+	})
+}
+
 // tellUnpublished has people know that a container runs here without ports that it published.
-func (f *follower) tellUnpublished(ctx context.Context, s *state.State, r *state.Container, left []string) {
+func (f *follower) tellUnpublished(s *state.State, r *state.Container, left []string) {
 	id := r.Volumes[0].ID
 	text := fmt.Sprintf("container %s is on %s without ports that it published: %s", r.Name, s.NodeName(f.m.self), strings.Join(left, "; "))
 	if v := s.Volume(id); v != nil {
 		text = fmt.Sprintf("volume %s: %s", v.Name, text)
 	}
 	f.m.log.Warn("a container runs here without ports that it published", "container", r.Name, "why", left)
-	if _, err := f.m.propose(ctx, state.Tell{Volume: id, Kind: state.VolumePorts, Message: text}); err != nil {
-		f.m.log.Debug("ports that are left out are not told of", "container", r.Name, "err", err)
-	}
+	f.m.tell(state.Tell{Volume: id, Kind: state.VolumePorts, Message: text})
 }
 
 // replaces are the containers here that the one of a record may take the place of.
@@ -555,7 +563,7 @@ func (f *follower) foresee(ctx context.Context, s *state.State) {
 			}
 		}
 		if spec, err := f.open(r); err == nil && !busy {
-			now = foreseen{obstacle: f.obstacle(ctx, spec, target, f.replaces(r), now.obstacle), notes: f.differences(spec, target)}
+			now = foreseen{obstacle: f.obstacle(ctx, spec, target, f.replaces(r), now.obstacle), notes: f.differences(s, r, spec, target)}
 		}
 		found[key] = now
 	}
@@ -565,12 +573,11 @@ func (f *follower) foresee(ctx context.Context, s *state.State) {
 }
 
 // differences of a container that is made again here, besides what its record says.
-func (f *follower) differences(spec container.Spec, target container.Target) (notes []string) {
-	_, left, err := spec.Unpublished(func(b container.Binding) string { return target.Taken(spec.Name, b) })
+func (f *follower) differences(s *state.State, r *state.Container, spec container.Spec, target container.Target) (notes []string) {
+	_, left, err := unpublished(s, r, spec, target)
 	if err != nil {
 		return []string{err.Error()} // it cannot be made, either
 	}
-	s := f.m.cluster.State()
 	for _, why := range left {
 		notes = append(notes, fmt.Sprintf("it will not publish every port on %s: %s", s.NodeName(f.m.self), why))
 	}
@@ -760,6 +767,8 @@ func (f *follower) report(rep *volume.Report) {
 		}
 		if r.Node != f.m.self {
 			c.Notes = f.foreseen[key].notes
+		} else if left := f.bare[key]; left != "" {
+			c.Notes = []string{fmt.Sprintf("it runs without ports that it published: %s", left)}
 		}
 		if known {
 			c.State = string(st)

@@ -62,6 +62,7 @@ type member struct {
 	elections *elections           // nil unless this node leads
 	waiting   map[volume.ID]string // see electionWaits
 	asides    []replicate.SetAside // not told yet
+	tells     []state.Tell         // the same
 	asided    chan struct{}        // rings when there is one
 }
 

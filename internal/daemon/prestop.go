@@ -184,19 +184,17 @@ func (f *follower) preStop(ctx context.Context, v *state.Volume, c *state.Contai
 		if errors.Is(err, context.DeadlineExceeded) {
 			err = fmt.Errorf("it did not end within %s", hookPatience)
 		}
-		f.tellHook(ctx, v, c, hook, err)
+		f.tellHook(v, c, hook, err)
 	}
 	return 2
 }
 
 // tellHook has people know that a hook has failed. The container is stopped without it: it
 // only takes longer.
-func (f *follower) tellHook(ctx context.Context, v *state.Volume, c *state.Container, hook container.PreStop, err error) {
+func (f *follower) tellHook(v *state.Volume, c *state.Container, hook container.PreStop, err error) {
 	text := fmt.Sprintf("volume %s: container %s is stopped without what is done before (%s): %s", v.Name, c.Name, hook.Name, head(err.Error(), maxHookError))
 	f.m.log.Warn("a container is stopped without what is done before", "container", c.Name, "hook", hook.Name, "err", err)
-	if _, err := f.m.propose(ctx, state.Tell{Volume: v.ID, Kind: state.VolumeHook, Message: text}); err != nil {
-		f.m.log.Debug("a hook that failed is not told of", "container", c.Name, "err", err)
-	}
+	f.m.tell(state.Tell{Volume: v.ID, Kind: state.VolumeHook, Message: text})
 }
 
 // head is the beginning of a text, at most n bytes of it.

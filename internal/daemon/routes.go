@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/flocker-io/flocker/internal/api"
@@ -288,18 +289,19 @@ func (m *member) migrationNotes(ctx context.Context, v *state.Volume, to volume.
 		if c.Node != v.Placement.Primary || !slices.Contains(containers, c.Name) {
 			continue
 		}
-		for _, text := range s.Bypasses(c) {
-			notes = append(notes, fmt.Sprintf("container %s: %s", c.Name, text))
-		}
-		for _, text := range c.Obstacles {
-			notes = append(notes, fmt.Sprintf("container %s: %s", c.Name, text))
-		}
+		var foreseen []string // by the node itself, which decides so when it comes to that
 		for _, f := range there.Followed {
-			for _, text := range f.Notes {
-				if f.Record == c.RecordKey() {
-					notes = append(notes, fmt.Sprintf("container %s: %s", c.Name, text))
-				}
+			if f.Record == c.RecordKey() {
+				foreseen = append(foreseen, f.Notes...)
 			}
+		}
+		for _, text := range slices.Concat(s.Bypasses(c), c.Obstacles) {
+			if !slices.ContainsFunc(foreseen, func(note string) bool { return strings.HasSuffix(note, text) }) {
+				notes = append(notes, fmt.Sprintf("container %s: %s", c.Name, text))
+			}
+		}
+		for _, text := range foreseen {
+			notes = append(notes, fmt.Sprintf("container %s: %s", c.Name, text))
 		}
 	}
 	stops := map[volume.RouteKey]bool{}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"path"
 	"time"
 
@@ -22,9 +23,18 @@ func (m *member) noteAside(e replicate.SetAside) {
 	ring(m.asided)
 }
 
+// tell has tellAsides put a fact into the events, as soon as there is a leader for that.
+func (m *member) tell(t state.Tell) {
+	m.mu.Lock()
+	m.tells = append(m.tells, t)
+	m.mu.Unlock()
+	ring(m.asided)
+}
+
 // tellAsides puts every copy that is set aside here into the events of the cluster, so
 // that nobody learns only by looking that something was written which is not in the
-// volume any more. What was not told before the process ends is still listed.
+// volume any more, and what else is to be told. What was not told before the process ends
+// is still listed: set-aside copies, and ports that a container was made without.
 func (m *member) tellAsides(ctx context.Context) error {
 	for {
 		select {
@@ -33,13 +43,31 @@ func (m *member) tellAsides(ctx context.Context) error {
 			return nil
 		}
 		m.mu.Lock()
-		news := m.asides
-		m.asides = nil
+		news, tells := m.asides, m.tells
+		m.asides, m.tells = nil, nil
 		m.mu.Unlock()
+		tellEach(ctx, tells, m.propose, m.log)
 		for _, e := range news {
 			for ctx.Err() == nil && !m.tellAside(ctx, e) {
 				pause(ctx, tellAgain)
 			}
+		}
+	}
+}
+
+// tellEach puts facts into the events, each tried again until it is there or refused for good.
+func tellEach(ctx context.Context, tells []state.Tell, propose func(context.Context, state.Command) (state.Result, error), log *slog.Logger) {
+	for _, t := range tells {
+		for ctx.Err() == nil {
+			cctx, cancel := context.WithTimeout(ctx, askTimeout)
+			_, err := propose(cctx, t)
+			cancel()
+			code := volume.CodeOf(err)
+			if err == nil || code == volume.CodeDenied || code == volume.CodeRefused || code == volume.CodeInvalid || code == volume.CodeNotFound {
+				break
+			}
+			log.Debug("something is not told of yet", "kind", t.Kind, "what", t.Message, "err", err)
+			pause(ctx, tellAgain)
 		}
 	}
 }

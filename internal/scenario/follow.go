@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/container/containerfake"
 	"github.com/flocker-io/flocker/internal/state"
@@ -43,6 +44,7 @@ func (w *World) moveFollowing(name, to string) error {
 //	run-following NODE CONTAINER VOLUME..  docker run with the label, a secret and the image CONTAINER:1
 //	run-once NODE CONTAINER VOLUME..       the same without a restart policy
 //	followed NODE CONTAINER ON running|stopped  until the node knows it so
+//	remarked NODE CONTAINER TEXT   until flockctl container list says so of it
 //	not-followed NODE CONTAINER    until the node does not know it
 //	spoil NODE CONTAINER, mend NODE CONTAINER  the engine cannot start it, and can again
 //	image NODE IMAGE               until the node's engine has the image
@@ -86,6 +88,14 @@ func (w *World) followStep(words []string) (ok bool, err error) {
 		w.Await(strings.Join(words, " "), func() bool {
 			c := record()
 			return c != nil && m.daemon.State().NodeName(c.Node) == words[3] && c.Run == (words[4] == "running")
+		})
+	case "remarked":
+		text := strings.Join(words[3:], " ")
+		w.Await(strings.Join(words, " "), func() bool {
+			all, err := m.API().Containers(w.ctx())
+			return err == nil && slices.ContainsFunc(all, func(c api.Container) bool {
+				return c.Name == words[2] && slices.Contains(c.Notes, text)
+			})
 		})
 	case "not-followed":
 		w.Await(strings.Join(words, " "), func() bool { return record() == nil })
