@@ -1,13 +1,16 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -111,6 +114,82 @@ func TestNativeRedis(t *testing.T) {
 		t.Logf("move %d: quiet after %s, paused for %s", i+1, quiet, time.Since(begin))
 	}
 	bench.countedAs(server)
+}
+
+// What a session selected in a transaction holds after a move if the transaction was done, and
+// not if it was dropped, given up, or refused just that.
+func TestNativeRedisTransactions(t *testing.T) {
+	needs(t, "redis-server")
+	server := startRedis(t, t.TempDir())
+	g, err := NewGate(Redis, server.dial, Limits{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{T: t, g: g, port: front(t, g)}
+	for _, c := range []struct{ what, say, db string }{
+		{"dropped", "SELECT 2|MULTI|SELECT 5|DISCARD", "2"},
+		{"given up", "SELECT 2|SET k 1|WATCH k|SET k 2|MULTI|SELECT 5|EXEC", "2"},
+		{"refused", "SELECT 2|MULTI|SELECT 5|NOSUCH|EXEC", "2"},
+		{"refused in part", "SELECT 2|MULTI|SELECT 3|SELECT 99|EXEC", "3"},
+		{"done", "MULTI|SELECT 5|EXEC", "5"},
+	} {
+		conn, in := dialRedis(t, w.port)
+		say := func(command string) string {
+			t.Helper()
+			if _, err := fmt.Fprintf(conn, "%s\r\n", command); err != nil {
+				t.Fatalf("%s: %v", c.what, err)
+			}
+			return redisSays(t, in)
+		}
+		for _, command := range strings.Split(c.say, "|") {
+			say(command)
+		}
+		g.Pause()
+		w.quiet()
+		g.Resume(nil)
+		if got := say("CLIENT INFO"); !strings.Contains(got, " db="+c.db+" ") {
+			t.Errorf("%s: after a move its session is %q, want database %s", c.what, got, c.db)
+		}
+	}
+}
+
+func dialRedis(t testing.TB, port int) (net.Conn, *bufio.Reader) {
+	t.Helper()
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	return conn, bufio.NewReader(conn)
+}
+
+// redisSays is one reply, without its type if that is a string.
+func redisSays(t testing.TB, in *bufio.Reader) string {
+	t.Helper()
+	line, err := in.ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	line = strings.TrimSpace(line)
+	n, _ := strconv.Atoi(line[1:])
+	switch {
+	case n >= 0 && line[0] == '$':
+		body := make([]byte, n+2)
+		if _, err := io.ReadFull(in, body); err != nil {
+			t.Fatal(err)
+		}
+		return string(body[:n])
+	case line[0] == '*':
+		var all []string
+		for range n {
+			all = append(all, redisSays(t, in))
+		}
+		return strings.Join(all, " ")
+	}
+	return line
 }
 
 // redisBench raises a counter at several addresses until it is told to end.

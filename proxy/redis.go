@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -22,8 +23,9 @@ type redisFramer struct {
 	inline []byte
 
 	waiting respQueue
-	inTx    bool // after MULTI, up to EXEC or DISCARD
-	watch   bool // after WATCH, up to EXEC, DISCARD or UNWATCH: its promise is the server's
+	inTx    bool     // after MULTI, up to EXEC or DISCARD
+	tx      *redisTx // that the server has begun; nil: none
+	watch   bool     // after WATCH, up to EXEC, DISCARD or UNWATCH: its promise is the server's
 	pin     string
 	setup   []redisSetup // in the order in which they have to be repeated
 }
@@ -33,6 +35,22 @@ type redisFramer struct {
 type redisSetup struct {
 	key  string
 	args [][]byte
+}
+
+// redisTx is a transaction as the server has told of it: what it has only queued changes the
+// session when EXEC is answered, each command for itself, or never.
+type redisTx struct {
+	queued int
+	setups []redisQueued
+	size   int
+	said   []byte // the beginning of a reply that is no aggregate
+	items  int    // of the array that is being read
+}
+
+type redisQueued struct {
+	redisSetup
+	at     int // its place in EXEC's answer
+	failed bool
 }
 
 const (
@@ -183,6 +201,7 @@ func (f *redisFramer) sent() {
 		c.undo = !f.inTx // a MULTI that is refused begins nothing
 		f.inTx = true
 	case ends:
+		c.undo = f.watch // one that ends no transaction leaves the keys watched
 		f.inTx, f.watch = false, false
 	case watches:
 		f.watch = true
@@ -244,8 +263,32 @@ func (f *redisFramer) reply(p []byte) error {
 		if end && f.out.kind != '>' { // what is pushed answers nothing
 			f.answered(f.out.kind == '-' || f.out.kind == '!')
 		}
+		if end {
+			f.follow()
+		}
 	}
 	return nil
+}
+
+// follow has the replies within a transaction looked at, and no others.
+func (f *redisFramer) follow() {
+	tx := f.tx
+	if tx == nil {
+		f.out.element, f.out.item = nil, nil
+		return
+	}
+	tx.said, tx.items = tx.said[:0], 0
+	f.out.element = func(at int, piece []byte, _, _ bool) {
+		if at == 0 {
+			tx.said = append(tx.said, piece[:min(len(piece), 16-len(tx.said))]...)
+		}
+	}
+	f.out.item = func(kind byte) {
+		if i, ok := slices.BinarySearchFunc(tx.setups, tx.items, func(q redisQueued, at int) int { return q.at - at }); ok {
+			tx.setups[i].failed = kind == '-' || kind == '!'
+		}
+		tx.items++
+	}
 }
 
 // answered acts on the reply to the oldest command that has none.
@@ -257,10 +300,49 @@ func (f *redisFramer) answered(refused bool) {
 		f.pin = "the server said something that nobody had asked for"
 	case c.effect == begins && refused && c.undo:
 		f.inTx = false
+	case c.effect == begins && !refused:
+		f.tx = &redisTx{}
+	case c.effect == ends && f.tx != nil:
+		f.ended(refused)
+	case c.effect == ends && c.undo && refused:
+		f.watch = true // without a MULTI it ends nothing
 	case c.effect == resets && !refused:
-		f.setup = nil
+		f.setup, f.tx = nil, nil
+	case f.tx != nil && f.out.kind == '+' && string(f.tx.said) == "QUEUED":
+		f.queue(c.setup)
 	case c.setup != nil && !refused:
 		f.repeat(*c.setup)
+	}
+}
+
+// queue takes note of a command that the server will do when its transaction is executed.
+func (f *redisFramer) queue(s *redisSetup) {
+	tx := f.tx
+	if s != nil {
+		tx.setups = append(tx.setups, redisQueued{redisSetup: *s, at: tx.queued})
+		if tx.size += s.size(); tx.size > maxSetups {
+			f.pin = "its transaction has more that would have to be repeated than can be remembered"
+		}
+	}
+	tx.queued++
+}
+
+// ended acts on the answer to EXEC or DISCARD. Only an array says that anything was done: a
+// transaction may have been dropped, or given up because of a watched key or of an error.
+func (f *redisFramer) ended(refused bool) {
+	tx := f.tx
+	f.tx = nil
+	dropped := strings.IndexByte("+_*", f.out.kind) >= 0 && tx.items == 0 || refused && strings.HasPrefix(string(tx.said), "EXECABORT")
+	switch {
+	case len(tx.setups) == 0 || dropped:
+	case refused || tx.items != tx.queued:
+		f.pin = "what became of its transaction is not understood"
+	default:
+		for _, q := range tx.setups {
+			if !q.failed {
+				f.repeat(q.redisSetup)
+			}
+		}
 	}
 }
 
@@ -287,7 +369,7 @@ func helloHas(args [][]byte, word string) bool {
 
 // open implements framer: what comes within a transaction is let through, or it would
 // never end.
-func (f *redisFramer) open() bool { return f.inTx || f.watch }
+func (f *redisFramer) open() bool { return f.inTx || f.watch || f.tx != nil && f.waiting.empty() }
 
 // pinned implements framer.
 func (f *redisFramer) pinned() string { return f.pin }
@@ -297,7 +379,7 @@ func (f *redisFramer) busy() string {
 	switch {
 	case f.pin != "":
 		return f.pin
-	case f.inTx:
+	case f.inTx || f.tx != nil && f.waiting.empty():
 		return "a transaction is open"
 	case f.watch:
 		return "keys are watched"
@@ -402,7 +484,7 @@ func (r *replies) rest() error {
 type respCommand struct {
 	effect redisEffect
 	setup  *redisSetup
-	undo   bool
+	undo   bool // if it is refused, what it seemed to change stays
 }
 
 // respQueue holds commands in the order of their replies. Runs of plain ones, which is

@@ -173,6 +173,7 @@ func FuzzRESP(f *testing.F) {
 func FuzzRedisSession(f *testing.F) {
 	f.Add([]byte("*1\r\n$4\r\nPING\r\nMULTI\r\n"), []byte("+PONG\r\n+OK\r\n"))
 	f.Add([]byte("*2\r\n$5\r\nWATCH\r\n$1\r\nk\r\n"), []byte("*2\r\n$1\r\n"))
+	f.Add([]byte("MULTI\r\nSELECT 5\r\nSELECT 99\r\nEXEC\r\n"), []byte("+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+OK\r\n-ERR\r\n"))
 	f.Fuzz(func(t *testing.T, requests, answers []byte) {
 		session := newRedisFramer()
 		for len(requests) > 0 && session.pinned() == "" {
@@ -187,6 +188,116 @@ func FuzzRedisSession(f *testing.F) {
 		}
 		if session.busy() == "" && (session.open() || session.pinned() != "" || !session.between()) {
 			t.Error("it would be parked though something is open")
+		}
+	})
+}
+
+// Whatever is put in transactions, or beside them, and however they end: another connection
+// would be set up as the server has this one, with any number of commands on their way.
+func FuzzRedisTransactions(f *testing.F) {
+	f.Add([]byte("m3d"))      // MULTI, SELECT 3, DISCARD
+	f.Add([]byte("m3.a2.e.")) // dropped by a key that was watched
+	f.Add([]byte("1.m39x5e.m.4.e.4"))
+	f.Add([]byte("mb3e.r4."))
+	f.Fuzz(func(t *testing.T, script []byte) {
+		session := newRedisFramer()
+		var server struct {
+			db            byte
+			multi, broken bool
+			queue         []byte
+			says          []byte
+		}
+		server.db = '0'
+		selects := func(db byte) string {
+			if db > '5' {
+				return "-ERR DB index is out of range\r\n"
+			}
+			server.db = db
+			return "+OK\r\n"
+		}
+		drop := func() { server.multi, server.broken, server.queue = false, false, nil }
+		for _, op := range script {
+			say, answer := "", ""
+			switch {
+			case op == '.':
+				if err := session.reply(server.says); err != nil {
+					t.Fatal(err)
+				}
+				server.says = nil
+				continue
+			case op == 'm':
+				say, answer = "MULTI", "+OK\r\n"
+				if server.multi {
+					answer = "-ERR MULTI calls can not be nested\r\n"
+				}
+				server.multi = true
+			case op == 'd':
+				say, answer = "DISCARD", "+OK\r\n"
+				if !server.multi {
+					answer = "-ERR DISCARD without MULTI\r\n"
+				}
+				drop()
+			case op == 'e' || op == 'a': // a: a watched key has changed
+				say = "EXEC"
+				switch {
+				case !server.multi:
+					answer = "-ERR EXEC without MULTI\r\n"
+				case server.broken:
+					answer = "-EXECABORT Transaction discarded because of previous errors.\r\n"
+				case op == 'a':
+					answer = "*-1\r\n"
+				default:
+					answer = fmt.Sprintf("*%d\r\n", len(server.queue))
+					for _, db := range server.queue {
+						if db == 'x' {
+							answer += "*2\r\n+OK\r\n-ERR\r\n"
+							continue
+						}
+						answer += selects(db)
+					}
+				}
+				drop()
+			case op == 'r':
+				say, answer = "RESET", "+RESET\r\n"
+				drop()
+				server.db = '0'
+			case op == 'b':
+				say, answer = "NOSUCH", "-ERR unknown command\r\n"
+				server.broken = server.multi
+			case op == 'x' || op >= '0' && op <= '9':
+				say = "SELECT " + string(op)
+				if op == 'x' {
+					say = "LRANGE l 0 -1"
+				}
+				switch {
+				case server.multi:
+					answer = "+QUEUED\r\n"
+					server.queue = append(server.queue, op)
+				case op == 'x':
+					answer = "*0\r\n"
+				default:
+					answer = selects(op)
+				}
+			default:
+				continue
+			}
+			if _, err := session.request([]byte(say + "\r\n")); err != nil {
+				t.Fatal(err)
+			}
+			server.says = append(server.says, answer...)
+		}
+		if err := session.reply(server.says); err != nil {
+			t.Fatal(err)
+		}
+		db := byte('0')
+		for _, s := range session.setup {
+			db = s.args[1][0]
+		}
+		if db != server.db {
+			t.Errorf("after %q the server has database %c, another connection would have %c", script, server.db, db)
+		}
+		if idle := session.busy() == ""; idle == server.multi || session.pinned() != "" {
+			t.Errorf("after %q it is busy with %q; within a transaction: %t", script, session.busy(), server.multi)
 		}
 	})
 }

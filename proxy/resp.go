@@ -21,9 +21,11 @@ type respScanner struct {
 	// element is called for each string of a value, in pieces as they arrive: at says
 	// which string it is, first and last whether the piece begins and ends it.
 	element func(at int, piece []byte, first, last bool)
-	at      int
-	kind    byte // of the value as a whole: its first byte
-	attr    bool // the value that ends next is an attribute, which comes before the value it belongs to
+	// item is called for each value that is directly in an array, when it begins.
+	item func(kind byte)
+	at   int
+	kind byte // of the value as a whole: its first byte
+	attr bool // the value that ends next is an attribute, which comes before the value it belongs to
 }
 
 const (
@@ -132,6 +134,9 @@ func (r *respScanner) header() (end bool, err error) {
 	}
 	if len(line) == 0 {
 		return false, fmt.Errorf("%w: an empty line", errRESP)
+	}
+	if r.item != nil && r.kind == '*' && len(r.open) == 1 && line[0] != '|' {
+		r.item(line[0])
 	}
 	switch line[0] {
 	case '+', '-', ':', '_', ',', '#', '(':
