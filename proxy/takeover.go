@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -21,12 +22,21 @@ import (
 // the older one still has to servers it tells over a link, so that a pause counts them.
 
 // elder is an older process.
+//
+// What it is told waits for it, however long it does not read: a message that was cut short
+// would leave it deaf for all later ones, and who tells it may hold a lock. Of owners and
+// names only the last word waits, of each cut one.
 type elder struct {
 	link net.Conn
+	mail chan struct{} // has something when there is something to tell
 
 	mu   sync.Mutex
 	open map[string]int // by route; nil: it has not said yet
+	cuts []string
+	news elderHears // Owners and Named that are still to be told
 }
+
+func newElder(link net.Conn) *elder { return &elder{link: link, mail: make(chan struct{}, 1)} }
 
 // elderSays is what it tells, each time that something has changed.
 type elderSays struct{ Open map[string]int }
@@ -56,9 +66,55 @@ func eldersHear(c Config) elderHears {
 	return h
 }
 
+// tell has h told to it. It does not wait for that.
 func (e *elder) tell(h elderHears) {
-	_ = e.link.SetWriteDeadline(time.Now().Add(time.Second))
-	_ = json.NewEncoder(e.link).Encode(h) // one that has gone serves nobody
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if h.Cut != "" && !slices.Contains(e.cuts, h.Cut) {
+		e.cuts = append(e.cuts, h.Cut)
+	}
+	if h.Owners != nil {
+		e.news.Owners = h.Owners
+	}
+	if h.Named != nil {
+		e.news.Named = h.Named
+	}
+	select {
+	case e.mail <- struct{}{}:
+	default:
+	}
+}
+
+// takeMail is what there is to tell.
+func (e *elder) takeMail() (out []elderHears) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.cuts {
+		out = append(out, elderHears{Cut: c})
+	}
+	if e.news.Owners != nil || e.news.Named != nil {
+		out = append(out, e.news)
+	}
+	e.cuts, e.news = nil, elderHears{}
+	return out
+}
+
+// post tells it what there is to tell, until over or until the link has ended.
+func (e *elder) post(over <-chan struct{}) {
+	out := json.NewEncoder(e.link)
+	for {
+		for _, h := range e.takeMail() {
+			if err := out.Encode(h); err != nil {
+				_ = e.link.Close() // one that has gone serves nobody, which attend finds
+				return
+			}
+		}
+		select {
+		case <-e.mail:
+		case <-over:
+			return
+		}
+	}
 }
 
 // count is how many connections it has to the server of a route.
@@ -97,13 +153,18 @@ func (n *Node) tellElders(h elderHears) {
 func (n *Node) Succeed(link net.Conn) {
 	n.eldersMu.Lock()
 	defer n.eldersMu.Unlock()
-	n.elders[&elder{link: link}] = struct{}{}
+	n.elders[newElder(link)] = struct{}{}
 }
 
 // attend listens to an older process until it has gone.
 func (n *Node) attend(ctx context.Context, e *elder) {
 	stop := context.AfterFunc(ctx, func() { _ = e.link.Close() })
 	defer stop()
+	var posts sync.WaitGroup
+	defer posts.Wait()
+	over := make(chan struct{})
+	defer close(over)
+	posts.Go(func() { e.post(over) })
 	in := json.NewDecoder(bufio.NewReader(e.link))
 	for {
 		var says elderSays
@@ -198,8 +259,9 @@ func (n *Node) Retire(ctx context.Context, link net.Conn) error {
 		in := json.NewDecoder(link)
 		for {
 			var h elderHears
-			if in.Decode(&h) != nil {
-				return // a newer process that is gone has nothing to say; we go on
+			if err := in.Decode(&h); err != nil {
+				n.deaf(err)
+				return
 			}
 			n.mu.Lock()
 			d := n.doors[h.Cut]
@@ -227,7 +289,8 @@ func (n *Node) Retire(ctx context.Context, link net.Conn) error {
 		open, total := n.openNow()
 		if told == nil || !maps.Equal(open, told) {
 			told = open
-			_ = link.SetWriteDeadline(time.Now().Add(time.Second))
+			// However long it does not read: half of this would end the link, and the newer
+			// process would take those whom we serve for gone.
 			if err := json.NewEncoder(link).Encode(elderSays{Open: open}); err != nil {
 				n.Log.Debug("the newer process of the proxy does not listen", "err", err)
 			}
@@ -244,6 +307,26 @@ func (n *Node) Retire(ctx context.Context, link net.Conn) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// deaf is what becomes of those whom a retired process serves when it hears no more of the newer
+// one. One that is gone has nothing to say, and we go on until somebody ends both. What is
+// not understood may have been a cut: nothing leads to a server any more that could not be
+// told of a pause.
+func (n *Node) deaf(err error) {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	if !errors.As(err, &syntax) && !errors.As(err, &kind) {
+		return
+	}
+	n.Log.Warn("what the newer process of the proxy says is not understood; the connections to servers that this one still has are ended", "err", err)
+	n.mu.Lock()
+	doors := maps.Clone(n.doors)
+	n.mu.Unlock()
+	for id, d := range doors {
+		d.reset()
+		n.cutOlder(id)
 	}
 }
 

@@ -1,14 +1,19 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -129,6 +134,119 @@ func TestTakeover(t *testing.T) {
 	visit(t, c.addrOf(0, r))
 }
 
+// attend has a node listen to its older processes, and tell them what there is to tell.
+func attend(t *testing.T, n *Node) {
+	ctx, cancel := context.WithCancel(context.Background())
+	n.eldersMu.Lock()
+	defer n.eldersMu.Unlock()
+	for e := range n.elders {
+		n.work.Go(func() { n.attend(ctx, e) })
+	}
+	t.Cleanup(func() { cancel(); n.work.Wait() })
+}
+
+// An older process that does not read for a long time keeps nobody waiting, and hears in the
+// end who owns what by then, and whom to cut.
+func TestElderReadsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := NewNode(Options{})
+		theirs, ours := net.Pipe()
+		n.Succeed(ours)
+		attend(t, n)
+		begin := time.Now()
+		for i := range 100 {
+			n.tellElders(elderHears{Owners: map[string]place{"r": {Owner: "n1", Epoch: uint64(i)}}})
+			n.cutOlder(fmt.Sprintf("route %d", i%3))
+		}
+		if took := time.Since(begin); took > 0 {
+			t.Errorf("it took %s to tell", took)
+		}
+		begun := make([]byte, 3)
+		if _, err := io.ReadFull(theirs, begun); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		in := json.NewDecoder(io.MultiReader(bytes.NewReader(begun), theirs))
+		cuts := make(map[string]bool)
+		messages := 0
+		for last := uint64(0); last != 99 || len(cuts) != 3; messages++ {
+			var h elderHears
+			if err := in.Decode(&h); err != nil {
+				t.Fatalf("after the owners of epoch %d and cuts of %v it hears %v", last, cuts, err)
+			}
+			if h.Cut != "" {
+				cuts[h.Cut] = true
+			}
+			last = max(last, h.Owners["r"].Epoch)
+		}
+		if messages > 10 {
+			t.Errorf("%d messages have waited for it", messages)
+		}
+	})
+}
+
+// A newer process that reads late hears whole messages, and does not take those for gone whom
+// the older one still serves.
+func TestElderIsReadLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := NewNode(Options{})
+		d := newDoor("n1", Route{ID: "r", Owner: "n1", Epoch: 1, Server: "127.0.0.1:1"}, nil, n, n.Log)
+		n.doors["r"] = d
+		c := &crossing{door: d}
+		d.open[c] = struct{}{}
+		theirs, ours := net.Pipe()
+		retired := make(chan error, 1)
+		go func() { retired <- n.Retire(t.Context(), ours) }()
+		begun := make([]byte, 3)
+		if _, err := io.ReadFull(theirs, begun); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		go c.forget()
+		in := json.NewDecoder(io.MultiReader(bytes.NewReader(begun), theirs))
+		for want := range 2 {
+			var says elderSays
+			if err := in.Decode(&says); err != nil || says.Open["r"] != 1-want {
+				t.Fatalf("it says %v, %v; it has %d", says, err, 1-want)
+			}
+		}
+		if err := <-retired; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// What an older process does not understand may have been a cut: it keeps no connection of which
+// nobody can tell it to end it. A newer process that has gone says nothing of that.
+func TestElderDoesNotUnderstand(t *testing.T) {
+	for say, want := range map[string]int{"": 1, `{"Cut":`: 1, `{"Cut":3}`: 0, "}": 0} {
+		synctest.Test(t, func(t *testing.T) {
+			n := NewNode(Options{})
+			d := newDoor("n1", Route{ID: "r", Owner: "n1", Epoch: 1, Server: "127.0.0.1:1"}, nil, n, n.Log)
+			n.doors["r"] = d
+			d.open[&crossing{door: d}] = struct{}{}
+			theirs, ours := net.Pipe()
+			ctx, cancel := context.WithCancel(t.Context())
+			retired := make(chan error, 1)
+			go func() { retired <- n.Retire(ctx, ours) }()
+			go func() { _, _ = io.Copy(io.Discard, theirs) }()
+			if _, err := theirs.Write([]byte(say)); err != nil {
+				t.Fatal(err)
+			}
+			_ = theirs.Close()
+			synctest.Wait()
+			d.mu.Lock()
+			left := len(d.open)
+			d.mu.Unlock()
+			if left != want {
+				t.Errorf("after %q it has %d connections, want %d", say, left, want)
+			}
+			cancel()
+			<-retired
+		})
+	}
+}
+
 // A newer process that does not come up changes nothing.
 func TestTakeoverFails(t *testing.T) {
 	c := newCluster(t, 1)
@@ -158,6 +276,7 @@ func TestElderIsNamed(t *testing.T) {
 	ours, theirs := socketpair(t)
 	defer func() { _ = theirs.Close() }()
 	n.Succeed(ours)
+	attend(t, n)
 	d := newDoor("n1", Route{ID: "r", Owner: "n1", Epoch: 1, Server: "127.0.0.1:1"}, &doorPause{Since: time.Now()}, n, n.Log)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
