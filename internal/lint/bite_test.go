@@ -62,6 +62,10 @@ func TestRulesBite(t *testing.T) {
 		{"links", "docs/x.md", "see [y](y.md)", "not there"},
 		{"links", "docs/x.md", "see [x](x.md#part), [out](https://example.org/y), [docs](../docs), [me](#here)", ""},
 		{"links", "docs/x.md", "call `f[i](y)`", ""},
+
+		{"named tests", "docs/x.md", "shown by `TestNobody`", "no test is called so"},
+		{"named tests", "docs/x.md", "shown by *nobody3*, and", "not in internal/scenario/testdata"},
+		{"named tests", "docs/x.md", "a *test* by `testers`", ""},
 	} {
 		r := newRepo(mod)
 		if err := r.add(tc.file, []byte(tc.text)); err != nil {

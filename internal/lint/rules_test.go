@@ -25,6 +25,7 @@ var rules = []struct {
 	{"sleeping tests", sleepingTests},
 	{"private places", privatePlaces},
 	{"links", links},
+	{"named tests", namedTests},
 }
 
 func TestRepository(t *testing.T) {
@@ -240,6 +241,40 @@ func links(r *repo) (problems []string) {
 	}
 	return problems
 }
+
+// namedTests: a page that says by which test something is shown names one that is there.
+func namedTests(r *repo) (problems []string) {
+	known := map[string]bool{}
+	for _, f := range r.goFiles {
+		for _, d := range f.ast.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil {
+				known[fn.Name.Name] = true
+			}
+		}
+	}
+	for _, name := range sorted(r.texts) {
+		if path.Ext(name) != ".md" {
+			continue
+		}
+		for _, m := range namedTest.FindAllStringSubmatch(string(r.texts[name]), -1) {
+			if !known[m[1]] {
+				problems = append(problems, fmt.Sprintf("%s names %s, and no test is called so", name, m[1]))
+			}
+		}
+		// Scripts of whole clusters are told by the number of machines at their end.
+		for _, m := range namedScript.FindAllStringSubmatch(string(r.texts[name]), -1) {
+			if _, ok := r.texts["internal/scenario/testdata/"+m[1]+".txt"]; !ok {
+				problems = append(problems, fmt.Sprintf("%s names the script %s, which is not in internal/scenario/testdata", name, m[1]))
+			}
+		}
+	}
+	return problems
+}
+
+var (
+	namedTest   = regexp.MustCompile("`((?:Test|Benchmark|Fuzz)[A-Z][A-Za-z0-9]*)")
+	namedScript = regexp.MustCompile(`[^*]\*([a-z-]+[1-9])\*[^*]`)
+)
 
 // fenced are code blocks and code in a line, where brackets are no links.
 var fenced = regexp.MustCompile("(?ms)^```.*?^```|`[^`\n]*`")
