@@ -284,6 +284,8 @@ func TestSlowWAN(t *testing.T) {
 	c.join(line, c.n2, "--zone", "here")
 	c.join(line, far, "--zone", "far")
 	c.waitNodes(3)
+	// With manual failover nothing depends on a beat.
+	c.Step("failover becomes automatic by itself", func() { c.waitAutomatic() })
 	if _, err := createOn(c.n1, "v", "size=1G", "replicas=1", "remote=1"); err != nil {
 		t.Fatal(err)
 	}
@@ -331,6 +333,15 @@ func TestSlowWAN(t *testing.T) {
 				}
 				w.report = max(w.report, now.Sub(m.LastSeen).Seconds())
 			}
+			for _, n := range c.Nodes() {
+				held, err := n.Samples("flocker_lease_held")
+				if err != nil {
+					return err
+				}
+				if !slices.Equal(held, []float64{1}) {
+					t.Fatalf("flocker_lease_held of %s: %v", n, held)
+				}
+			}
 			v, err := c.n1.Volume("v")
 			if err != nil {
 				return err
@@ -350,6 +361,24 @@ func TestSlowWAN(t *testing.T) {
 		return w
 	}
 
+	// lates are the beats that nobody answered in time, and how often writers were
+	// stopped, of each node since its flockd began.
+	lates := func() (all []string) {
+		t.Helper()
+		for _, n := range c.Nodes() {
+			lost, err := n.Metric("flocker_lease_beats_total", `result="lost"`)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fences, err := n.Metric("flocker_fences_total")
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, fmt.Sprintf("%s: %v beats lost, fenced %v times", n, lost, fences))
+		}
+		return all
+	}
+
 	var calm, busy worst
 	c.Step("on the whole LAN", func() {
 		least := w.last() + 200
@@ -367,7 +396,7 @@ func TestSlowWAN(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		begin := time.Now()
+		begin, before := time.Now(), lates()
 		busy = watch("the bulk to arrive on n3", func(api.Volume) error {
 			_, got, err := newestSeq(far, copyOf(v))
 			// The one after seq may have begun before the bulk was written; the next has not.
@@ -378,6 +407,9 @@ func TestSlowWAN(t *testing.T) {
 		})
 		if took := time.Since(begin); took < 40*time.Second {
 			t.Errorf("8 MB went over 1 Mbit/s in %s: nothing was slow", took)
+		}
+		if after := lates(); !slices.Equal(before, after) {
+			t.Errorf("leases were late during the bulk: before %v, after %v", before, after)
 		}
 	})
 	// Twice the calm figure and some seconds: a report every 2 s and a snapshot every
