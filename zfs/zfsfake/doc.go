@@ -23,7 +23,7 @@
 //     what is under way already hangs.
 //   - The stream format is its own, but for its first record. Flags and features do not exist.
 //   - encryption is a word that a dataset is created with and that those below it
-//     inherit; nothing is encrypted.
+//     inherit; nothing is encrypted, and no key is asked for.
 //   - A block device (CreateVolume) has a name and nothing in it.
 //   - Quotas other than refquota do nothing; refquota is exact, at once.
 //   - Properties other than those that flocker reads are kept and inherited, not

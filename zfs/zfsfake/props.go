@@ -23,7 +23,8 @@ var native = map[string]string{
 	"logbias": "latency throughput", "sync": "standard always disabled", "copies": "1 2 3",
 	"redundant_metadata": "any", "snapdir": "hidden visible disabled", "prefetch": "any",
 	"encryption": "off on aes-256-gcm", // at creation only
-	"direct":     "any", "volmode": "any", "aclinherit": "any", "aclmode": "any", "dedup": "any",
+	"keyformat":  "raw hex passphrase", "keylocation": "any",
+	"direct": "any", "volmode": "any", "aclinherit": "any", "aclmode": "any", "dedup": "any",
 }
 
 // inherited by the datasets below.
@@ -123,6 +124,9 @@ func (d *dataset) setProps(props map[string]string) {
 		if native[key] == "size" {
 			n, _ := parseSize(value)
 			value = strconv.FormatInt(n, 10)
+		}
+		if key == "encryption" && value == "on" {
+			value = "aes-256-gcm"
 		}
 		d.props[key] = value
 	}

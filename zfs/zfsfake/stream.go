@@ -528,6 +528,9 @@ func (in *receiver) begin(head header) (swallow bool, err error) {
 				return false, fail(zfs.ErrNoBase, "cannot receive new filesystem stream: local origin for clone '%s' does not exist", name+"@"+short)
 			}
 		}
+		if origin == nil && h.effective(p.datasets[path.Dir(name)], "encryption", "off") != "off" {
+			return false, fail(zfs.ErrBadToken, "cannot receive new filesystem stream: incompatible embedded data stream feature with encrypted receive.")
+		}
 		if err := p.begin(datasetOver); err != nil {
 			return false, err
 		}

@@ -14,6 +14,7 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		{"bad names", testBadNames},
 		{"filesystems", testFilesystems},
 		{"properties", testProperties},
+		{"encrypted", testEncrypted},
 		{"mount", testMount},
 		{"mount in use", testMountInUse},
 		{"mount a snapshot", testMountSnapshot},
