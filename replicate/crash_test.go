@@ -273,3 +273,51 @@ func TestStrikes(t *testing.T) {
 		})
 	}
 }
+
+// killAgainAndAgain kills the flockd of one node at its first command, then at the
+// second of its next life, and so on, until a seed, or an increment each time, gets
+// through; that of a primary always comes to its next command.
+func killAgainAndAgain(w *world, who string, increments bool) {
+	a, b := w.node("a"), w.node("b")
+	a.create()
+	a.write("f", "one")
+	if increments {
+		w.assign(1, "a", "b")
+		w.waitFor("seeded", w.inSync("a", "b"))
+	}
+	kills := 0
+	for happened := true; happened && kills < 20; {
+		struck := w.node(who).strikeAt(kills+1, false, killed)
+		switch {
+		case increments:
+			a.write("f", fmt.Sprint("life ", kills))
+		case kills == 0:
+			w.assign(1, "a", "b")
+		}
+		w.waitFor("killed, or through", func() bool { return struck() || w.upInSync("a", "b")() })
+		// The next is planned while it is down, so that nothing gets through in between.
+		if happened = struck(); happened {
+			kills++
+		}
+	}
+	w.node(who).unstrike()
+	w.waitFor("in sync", w.upInSync("a", "b"))
+	w.Logf("killed %d times", kills)
+	if kills < 4 {
+		w.Errorf("killed only %d times", kills)
+	}
+	if n := a.streams(kindFull); n > 1 {
+		w.Errorf("%d full streams", n)
+	}
+	if n := b.count(setAside); n > 0 {
+		w.Errorf("%d copies set aside", n)
+	}
+	w.tidy()
+}
+
+func TestKilledAgainAndAgain(t *testing.T) {
+	for _, who := range []string{"a", "b"} {
+		onFakes(t, "seed killed on "+who, func(w *world) { killAgainAndAgain(w, who, false) })
+		onFakes(t, "increments killed on "+who, func(w *world) { killAgainAndAgain(w, who, true) })
+	}
+}

@@ -66,12 +66,12 @@ func (c cutting) run(w *world, data string) (happened bool) {
 		w.assign(1, "a", "b")
 		w.waitFor("seeded", w.inSync("a", "b"))
 		w.cutAt(c.way, c.at)
-		a.write("g", data)
+		a.writeWhole("g", data)
 	case kindResume:
 		w.assign(1, "a", "b")
 		w.waitFor("seeded", w.inSync("a", "b"))
 		w.cutAt("sender", len(data)/4)
-		a.write("g", data)
+		a.writeWhole("g", data)
 		w.waitFor("cut once", w.isCut)
 		w.waitFor("at rest", w.atRest("b"))
 		if !w.partial("b") {
@@ -121,6 +121,14 @@ func (c cutting) run(w *world, data string) (happened bool) {
 	}
 	w.tidy()
 	return true
+}
+
+// writeWhole writes what then travels in one stream: a snapshot in the middle would divide it.
+func (n *node) writeWhole(file, data string) {
+	n.w.Helper()
+	n.freeze(true)
+	n.write(file, data)
+	n.freeze(false)
 }
 
 // isCut says whether there is no network between a and b.
@@ -188,6 +196,53 @@ func cuts(t *testing.T, on stage, numbers []int, blows []blow) (runs int) {
 		}
 	}
 	return runs
+}
+
+// cutRounds cuts streams of all kinds, of this size, either way, alone and with flockd killed
+// on either node, at one power of two after the other, in a random order, while there is
+// time. rounds is for how many powers that was done, of all there are.
+func cutRounds(t *testing.T, on stage, size int, time func() bool) (rounds, all int) {
+	data := blob(rand.New(rand.NewPCG(1, 1)), size)
+	var powers []int
+	for at := 1; at < size; at *= 2 {
+		powers = append(powers, at)
+	}
+	rand.Shuffle(len(powers), func(i, j int) { powers[i], powers[j] = powers[j], powers[i] })
+	for _, at := range powers {
+		if !time() || t.Failed() {
+			break
+		}
+		rounds++
+		for _, kind := range []string{kindFull, kindIncremental, kindResume} {
+			for _, who := range []string{"", "a", "b"} {
+				for _, way := range []string{"sender", "receiver"} {
+					if way == "receiver" && at > mostSaid {
+						continue
+					}
+					c := cutting{kind: kind, way: way, at: at, who: who, blow: killed}
+					on(t, c.String(), func(w *world) {
+						// Of a resumed stream, a part has gone before.
+						if happened := c.run(w, data); !happened && way == "sender" && kind != kindResume {
+							w.Error("it came to its end before that")
+						}
+					})
+				}
+			}
+		}
+	}
+	return rounds, len(powers)
+}
+
+// mostSaid is more than a receiver says while one stream comes.
+const mostSaid = 1 << 10
+
+// The rounds of the real pools, on fakes.
+func TestCutRounds(t *testing.T) {
+	left := 4
+	rounds, all := cutRounds(t, onFakes, 1<<20, func() bool { left--; return left >= 0 })
+	if rounds != 4 || all != 20 {
+		t.Errorf("%d rounds of %d", rounds, all)
+	}
 }
 
 // A stream that is cut after any power of two bytes, either way, alone or together

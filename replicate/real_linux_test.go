@@ -201,8 +201,8 @@ func TestRealLinks(t *testing.T) {
 			s.on(t, "a sender "+l.name, l.run)
 		}
 	}
-	s.on(t, "seed killed", func(w *world) { killAgainAndAgain(w, false) })
-	s.on(t, "increments killed", func(w *world) { killAgainAndAgain(w, true) })
+	s.on(t, "seed killed", func(w *world) { killAgainAndAgain(w, "b", false) })
+	s.on(t, "increments killed", func(w *world) { killAgainAndAgain(w, "b", true) })
 	s.on(t, "a user's snapshot is removed everywhere", realPrune)
 	for _, story := range crashStories {
 		if story.name == "fork" {
@@ -211,6 +211,33 @@ func TestRealLinks(t *testing.T) {
 	}
 	s.on(t, "full pool", realNoSpace)
 }
+
+// TestRealCuts is what TestRealLinks has no time for, on real pools: each kind of stream
+// cut after any power of two bytes up to its size, either way, alone and with flockd killed
+// on either machine; and flockd killed at one command after the other of either. Where it
+// takes longer than realTime it ends with what it has, and says so. The powers are
+// shuffled, so that others are reached another time.
+func TestRealCuts(t *testing.T) {
+	dir := os.Getenv(poolsVariable)
+	if dir == "" {
+		t.Skipf("run by the lab, on a node with ZFS (%s is not set)", poolsVariable)
+	}
+	s := newRealStage(t, dir)
+	began := time.Now()
+	for _, who := range []string{"a", "b"} {
+		s.on(t, "seed killed on "+who, func(w *world) { killAgainAndAgain(w, who, false) })
+		s.on(t, "increments killed on "+who, func(w *world) { killAgainAndAgain(w, who, true) })
+	}
+	const size = 2 << 20
+	rounds, all := cutRounds(t, s.on, size, func() bool { return time.Since(began) < realTime })
+	t.Logf("%d of %d powers of two were cut at, in %s", rounds, all, time.Since(began).Round(time.Second))
+	if rounds < 3 {
+		t.Errorf("there was time for %d of %d powers only", rounds, all)
+	}
+}
+
+// realTime is after which TestRealCuts begins no further power.
+const realTime = 25 * time.Minute
 
 // series cuts one stream again and again, each time after more bytes.
 func (c cutting) series(w *world, data string, at ...int) {
@@ -227,9 +254,7 @@ func (c cutting) series(w *world, data string, at ...int) {
 		a.write("g", data)
 		w.assign(1, "a", "b")
 	} else {
-		a.freeze(true) // what a snapshot in the middle divides travels in two streams
-		a.write("g", data)
-		a.freeze(false)
+		a.writeWhole("g", data)
 	}
 	partial := false
 	for _, n := range at {
@@ -257,47 +282,6 @@ func (c cutting) series(w *world, data string, at ...int) {
 	}
 	if c.way == "sender" && !partial {
 		w.Error("nothing was kept of a megabyte")
-	}
-	w.tidy()
-}
-
-// killAgainAndAgain kills the replica's flockd at its first command, then at the
-// second of its next life, and so on, until a seed, or an increment each time, gets
-// through.
-func killAgainAndAgain(w *world, increments bool) {
-	a, b := w.node("a"), w.node("b")
-	a.create()
-	a.write("f", "one")
-	if increments {
-		w.assign(1, "a", "b")
-		w.waitFor("seeded", w.inSync("a", "b"))
-	}
-	kills := 0
-	for happened := true; happened && kills < 20; {
-		struck := b.strikeAt(kills+1, false, killed)
-		switch {
-		case increments:
-			a.write("f", fmt.Sprint("life ", kills))
-		case kills == 0:
-			w.assign(1, "a", "b")
-		}
-		w.waitFor("killed, or through", func() bool { return struck() || w.upInSync("a", "b")() })
-		if happened = struck(); happened {
-			kills++
-			w.waitFor("up again", func() bool { return !w.down("b") })
-		}
-	}
-	b.unstrike()
-	w.waitFor("in sync", w.upInSync("a", "b"))
-	w.Logf("killed %d times", kills)
-	if kills < 4 {
-		w.Errorf("killed only %d times", kills)
-	}
-	if n := a.streams(kindFull); n > 1 {
-		w.Errorf("%d full streams", n)
-	}
-	if n := b.count(setAside); n > 0 {
-		w.Errorf("%d copies set aside", n)
 	}
 	w.tidy()
 }

@@ -88,8 +88,10 @@ func (f *Failure) Error() string {
 }
 
 // Try runs scripts/lab with args and returns its standard output.
-func (l *Lab) Try(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+func (l *Lab) Try(args ...string) (string, error) { return l.tryFor(commandTimeout, args...) }
+
+func (l *Lab) tryFor(limit time.Duration, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	var out, errOut bytes.Buffer
 	cmd := l.command(ctx, args...)
@@ -99,7 +101,7 @@ func (l *Lab) Try(args ...string) (string, error) {
 		return strings.TrimRight(out.String(), "\n"), nil
 	}
 	if ctx.Err() != nil {
-		err = fmt.Errorf("not done after %s", commandTimeout)
+		err = fmt.Errorf("not done after %s", limit)
 	}
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
 )
@@ -31,6 +32,11 @@ func (n *Node) Addr() string { return "10.77.0.1" + strings.TrimPrefix(n.Name, "
 
 // Try runs a shell script in the node and returns its standard output.
 func (n *Node) Try(script string) (string, error) { return n.lab.Try("ssh", n.Name, script) }
+
+// TryFor is Try for what may take this long.
+func (n *Node) TryFor(limit time.Duration, script string) (string, error) {
+	return n.lab.tryFor(limit, "ssh", n.Name, script)
+}
 
 // Sh is Try that must succeed.
 func (n *Node) Sh(script string) string {

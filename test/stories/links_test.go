@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/test/lab"
@@ -195,4 +196,11 @@ done`
 			n.Sh("docker rm -f client redis other forgot 2>/dev/null || true")
 		}
 	})
+}
+
+// What TestCoreLinks has no time for: streams of all kinds are cut, on real pools, after
+// any power of two bytes, either way, alone and with flockd killed on either side, for as
+// many powers as there is time for.
+func TestLinksCut(t *testing.T) {
+	onNode(t, "./replicate", "FLOCKER_LINK_POOLS=/var/tmp/links", "TestRealCuts", 40*time.Minute)
 }
