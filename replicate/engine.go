@@ -35,6 +35,7 @@ type Engine struct {
 	wakePruner  chan struct{}
 
 	mu       sync.Mutex
+	assigns  chan struct{}             // closed when the table changes
 	table    map[volume.ID]*Assignment // values are never changed
 	assigned bool                      // table was not empty, once
 	blind    bool                      // the last listing failed
@@ -84,6 +85,7 @@ func New(cfg Config) *Engine {
 		wakeLinks:   make(chan struct{}, 1),
 		wakeCadence: make(chan struct{}, 1),
 		wakePruner:  make(chan struct{}, 1),
+		assigns:     make(chan struct{}),
 		table:       map[volume.ID]*Assignment{},
 		copies:      map[volume.ID]*localCopy{},
 		leftover:    map[volume.ID]bool{},
@@ -214,6 +216,16 @@ func (e *Engine) reassigned() {
 	}
 	wake(e.wakeLinks)
 	wake(e.wakeCadence)
+	close(e.assigns)
+	e.assigns = make(chan struct{})
+}
+
+// Reassigned is closed when something else is assigned than now: who was refused for what
+// is assigned now may try again then.
+func (e *Engine) Reassigned() <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.assigns
 }
 
 // assignLinks makes the links that the table asks for and ends the others. The

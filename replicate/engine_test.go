@@ -531,3 +531,26 @@ func TestSettled(t *testing.T) {
 		w.waitFor("seeded again", func() bool { return a.streams(kindFull) == 2 && w.inSync("a", "b")() })
 	})
 }
+
+// Who waits for another assignment hears of the next one, and of none that changes nothing.
+func TestReassigned(t *testing.T) {
+	e := New(Config{Root: "tank/flocker", Pool: zfsfake.New(zfsfake.Options{Seed: 1, Pool: "tank"})})
+	heard := func(ch <-chan struct{}) bool {
+		select {
+		case <-ch:
+			return true
+		default:
+			return false
+		}
+	}
+	one := []Assignment{{Volume: testVol, Epoch: 1, Role: volume.RolePrimary}}
+	for i, c := range []struct {
+		all  []Assignment
+		want bool
+	}{{nil, false}, {one, true}, {one, false}, {nil, true}} {
+		ch := e.Reassigned()
+		if e.Assign(c.all); heard(ch) != c.want {
+			t.Errorf("assignment %d: heard %v, want %v", i, !c.want, c.want)
+		}
+	}
+}

@@ -43,6 +43,7 @@ func (m *member) syncHere(ctx context.Context, v *state.Volume, patience time.Du
 		defer cancel()
 	}
 	for {
+		state, reports, assigned := m.cluster.Changed(), m.reports.Changed(), m.repl.Reassigned()
 		now := m.cluster.State().Volume(v.ID)
 		if now == nil || !now.Live() || now.Placement.Primary != m.self {
 			return api.SyncReply{}, volume.Errorf(volume.CodeConflict, "volume %q has another primary by now", v.Name).WithHint("try again")
@@ -69,7 +70,12 @@ func (m *member) syncHere(ctx context.Context, v *state.Volume, patience time.Du
 			if st, _, known := m.view().status(m.self, v.ID); known && st.Problem != "" && (!st.Exists || st.Epoch > now.Epoch) {
 				return api.SyncReply{}, volume.Errorf(volume.CodeUnavailable, "volume %q: on its primary %s: %s", v.Name, m.cluster.State().NodeName(m.self), st.Problem)
 			}
-			pause(ctx, 100*time.Millisecond)
+			select {
+			case <-ctx.Done():
+			case <-state:
+			case <-reports:
+			case <-assigned:
+			}
 		default:
 			return api.SyncReply{}, err
 		}
