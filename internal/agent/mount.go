@@ -16,6 +16,22 @@ import (
 // caller has arranged that and passes the ID. It blocks while the dataset is being
 // taken over; again with the same mountID is fine.
 func (a *Agent) Mount(ctx context.Context, id volume.ID, mountID string) (dir string, err error) {
+	return a.mount(ctx, id, mountID, nil)
+}
+
+// Into puts a mounted volume's directory where it is wanted besides, and returns what takes
+// it away again.
+type Into func(dir string) (withdraw func() error, err error)
+
+// MountInto is Mount for a container that runs already, which into gives the directory to.
+// That is done under the same lock and between the same questions as a mount: with an error
+// the container has nothing, and until nil is returned it must not begin to write.
+func (a *Agent) MountInto(ctx context.Context, id volume.ID, mountID string, into Into) error {
+	_, err := a.mount(ctx, id, mountID, into)
+	return err
+}
+
+func (a *Agent) mount(ctx context.Context, id volume.ID, mountID string, into Into) (dir string, err error) {
 	unlock, err := a.locks.lock(ctx, id)
 	if err != nil {
 		return "", err
@@ -54,7 +70,18 @@ func (a *Agent) Mount(ctx context.Context, id volume.ID, mountID string) (dir st
 	if err != nil {
 		return "", fmt.Errorf("mounting volume %q: %w", v.Name, err)
 	}
-	if err := a.stillWritable(v); err != nil {
+	withdraw := func() error { return nil }
+	err = a.stillWritable(v)
+	if err == nil && into != nil {
+		if withdraw, err = into(dir); err != nil {
+			return "", fmt.Errorf("giving volume %q to its container: %w", v.Name, err)
+		}
+		err = a.stillWritable(v)
+	}
+	if err != nil {
+		if werr := withdraw(); werr != nil {
+			err = errors.Join(err, fmt.Errorf("taking volume %q from its container again: %w", v.Name, werr))
+		}
 		if uerr := a.zfs.Unmount(ctx, ds.Name); uerr != nil {
 			err = errors.Join(err, fmt.Errorf("unmounting volume %q again: %w", v.Name, uerr))
 		}

@@ -123,6 +123,9 @@ func (d *Docker) Users(ctx context.Context) ([]Use, error) {
 			if len(s.Names) > 0 {
 				u.Name = strings.TrimPrefix(s.Names[0], "/")
 			}
+			if waits(u.Name, u.Labels) {
+				continue
+			}
 			for _, m := range s.Mounts {
 				if m.Driver == d.Driver {
 					u.Volumes = append(u.Volumes, Mount{

@@ -257,6 +257,14 @@ func (m dockerMaker) remove(ctx context.Context, id string) error {
 	return err
 }
 
+func (m dockerMaker) end(ctx context.Context, id string) error {
+	_, err := ask(ctx, m.d, "remove container", startTimeout, func(ctx context.Context, c *client.Client) (client.ContainerRemoveResult, error) {
+		r, err := c.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true})
+		return r, notFound(err)
+	})
+	return err
+}
+
 func (m dockerMaker) create(ctx context.Context, name string, s Spec) (id string, err error) {
 	image, err := m.d.LocalImage(ctx, s.Image)
 	if err != nil {

@@ -29,6 +29,8 @@ type maker interface {
 	rename(ctx context.Context, id, name string) error
 	start(ctx context.Context, id string) error
 	remove(ctx context.Context, id string) error
+	// end is remove, of one that runs, too.
+	end(ctx context.Context, id string) error
 }
 
 // recreate makes the container of a spec under its name and starts it:
@@ -124,17 +126,22 @@ func undo(ctx context.Context, m maker, name, made string) error {
 	if err := m.remove(ctx, made); err != nil && !errors.Is(err, ErrNotFound) {
 		errs = append(errs, fmt.Errorf("removing what was made: %w", err))
 	}
+	return errors.Join(append(errs, nameBack(ctx, m, name))...)
+}
+
+// nameBack gives the container its name back whose place was to be taken.
+func nameBack(ctx context.Context, m maker, name string) error {
 	old, err := m.find(ctx, name+replacedSuffix)
-	switch {
-	case errors.Is(err, ErrNotFound):
-	case err != nil:
-		errs = append(errs, err)
-	default:
-		if err := m.rename(ctx, old.ID, name); err != nil {
-			errs = append(errs, fmt.Errorf("giving the old container its name back: %w", err))
-		}
+	if errors.Is(err, ErrNotFound) {
+		return nil
 	}
-	return errors.Join(errs...)
+	if err == nil {
+		err = m.rename(ctx, old.ID, name)
+	}
+	if err != nil {
+		return fmt.Errorf("giving the old container its name back: %w", err)
+	}
+	return nil
 }
 
 // cleanUp removes the container whose place was taken.

@@ -111,6 +111,16 @@ func (e *madeEngine) remove(_ context.Context, id string) error {
 	})
 }
 
+func (e *madeEngine) end(_ context.Context, id string) error {
+	return e.change(func() error {
+		if e.containers[id] == nil {
+			return ErrNotFound
+		}
+		delete(e.containers, id)
+		return nil
+	})
+}
+
 func (e *madeEngine) String() string {
 	var out []string
 	for _, c := range e.containers {

@@ -126,13 +126,16 @@ type inspection struct {
 	}
 	Config     map[string]any
 	HostConfig map[string]any
-	Mounts     []struct {
-		Type, Name, Source, Destination, Driver string
-		RW                                      bool
-	}
+	Mounts     []inspectedMount
+
 	NetworkSettings struct {
 		Networks map[string]map[string]any
 	}
+}
+
+type inspectedMount struct {
+	Type, Name, Source, Destination, Driver string
+	RW                                      bool
 }
 
 // neverStarted is the StartedAt of a container that has not run yet.
@@ -149,6 +152,9 @@ func Capture(raw []byte, driver string) (Captured, error) {
 	}
 	if in.ID == "" || in.Config == nil || in.HostConfig == nil {
 		return Captured{}, errors.New("reading what the engine says of a container: it has no ID or no configuration")
+	}
+	if err := in.unwarm(); err != nil {
+		return Captured{}, fmt.Errorf("container %s: %w", strings.TrimPrefix(in.Name, "/"), err)
 	}
 	c := Captured{
 		ID: in.ID, State: State(in.State.Status), ExitCode: in.State.ExitCode, Error: in.State.Error,

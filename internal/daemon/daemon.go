@@ -59,6 +59,8 @@ type Parts struct {
 	Files    agent.Files
 	Engine   container.Engine // nil: a node without containers
 	Trees    Trees            // reads snapshots to verify copies; nil: they cannot be verified
+	// Doors are where containers wait that are started ahead of their volumes; nil: none is.
+	Doors Doors
 	// Dirty counts what is written to a pool; nil: `written` alone tells.
 	Dirty func(pool string) replicate.Dirty
 	// Observe hears of every event of replication; nil: only the metrics do.

@@ -55,6 +55,11 @@ func (b driver) Mount(ctx context.Context, name, id string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if m.follow != nil {
+		if dir, armed, err := m.follow.ahead.mount(name, v.Placement.Primary == m.self); armed {
+			return dir, err
+		}
+	}
 	select {
 	case <-m.agent.Fresh():
 	case <-ctx.Done():

@@ -64,6 +64,8 @@ type follower struct {
 	ready    map[volume.ID]string       // for which attempt all was done that is done before containers are stopped
 	readied  chan struct{}              // closed at the next change of ready
 	stops    map[string]*stopRun        // by attempt
+
+	ahead *prestarts // nil: containers are not started ahead
 }
 
 // foreseen is what is known ahead of a container that may have to come here.
@@ -99,6 +101,7 @@ func (f *follower) ring() {
 
 // run looks at the containers whenever something may have changed, until ctx ends.
 func (f *follower) run(ctx context.Context) error {
+	defer f.ahead.close()
 	defer f.jobs.Wait()
 	every := time.NewTicker(followEvery)
 	defer every.Stop()
@@ -153,6 +156,7 @@ func (f *follower) step(ctx context.Context) {
 	if s.Cluster() == nil {
 		return
 	}
+	f.ahead.step(ctx, s)
 	if s.Cluster().DataKey != "" {
 		if err := f.shareKey(ctx); err != nil {
 			f.note("data key", fmt.Sprintf("containers cannot follow to or from this node: %v", err))
@@ -480,24 +484,16 @@ func (f *follower) bring(ctx context.Context, st followStep) error {
 	if st.Do == followStart {
 		return f.engine.StartAgain(ctx, st.Here.ID)
 	}
-	spec, err := f.open(st.Known)
+	spec, left, _, err := f.specOf(ctx, st.Known)
 	if err != nil {
 		return err
-	}
-	target, err := f.engine.Target(ctx)
-	if err != nil {
-		return err
-	}
-	if obstacles := container.Preflight(spec, volumeDriver, target); container.Blocked(obstacles) {
-		return fmt.Errorf("%s", obstacles[0].Message)
 	}
 	s := f.m.cluster.State()
-	spec, left, err := unpublished(s, st.Known, spec, target)
-	if err != nil {
-		return err
-	}
-	if spec, err = spec.Linked(); err != nil {
-		return err
+	if f.ahead.bring(ctx, st.Known, spec) {
+		if len(left) > 0 {
+			f.tellUnpublished(s, st.Known, left)
+		}
+		return nil
 	}
 	id, err := f.engine.Recreate(ctx, spec, f.replaces(st.Known))
 	if id != "" && err != nil {
@@ -508,6 +504,24 @@ func (f *follower) bring(ctx context.Context, st followStep) error {
 		f.tellUnpublished(s, st.Known, left)
 	}
 	return err
+}
+
+// specOf is the container of a record as it is made here, without the published ports that
+// are left out for reasons.
+func (f *follower) specOf(ctx context.Context, r *state.Container) (spec container.Spec, left []string, target container.Target, err error) {
+	if spec, err = f.open(r); err != nil {
+		return spec, nil, target, err
+	}
+	if target, err = f.engine.Target(ctx); err != nil {
+		return spec, nil, target, err
+	}
+	if obstacles := container.Preflight(spec, volumeDriver, target); container.Blocked(obstacles) {
+		return spec, nil, target, fmt.Errorf("%s", obstacles[0].Message)
+	}
+	if spec, left, err = unpublished(f.m.cluster.State(), r, spec, target); err == nil {
+		spec, err = spec.Linked()
+	}
+	return spec, left, target, err
 }
 
 // unpublished is the spec of a record without those published ports that it is made without
@@ -580,6 +594,9 @@ func (f *follower) differences(s *state.State, r *state.Container, spec containe
 	}
 	for _, why := range left {
 		notes = append(notes, fmt.Sprintf("it will not publish every port on %s: %s", s.NodeName(f.m.self), why))
+	}
+	if asked, why := spec.Prestarts(volumeDriver); asked && why != "" {
+		notes = append(notes, fmt.Sprintf("it will not be started ahead on %s: %s", s.NodeName(f.m.self), why))
 	}
 	links, err := spec.Links()
 	if err != nil {

@@ -122,8 +122,12 @@ func followCase(t *testing.T, lines []string) followView {
 			if flag["electing"] {
 				phase = state.PhaseElecting
 			}
-			snap.Volumes = append(snap.Volumes, &state.Volume{ID: volume.ID(name), Name: name, Epoch: volume.Epoch(n), Phase: phase,
-				Placement: volume.Placement{Primary: volume.NodeID(opt["on"])}})
+			vol := &state.Volume{ID: volume.ID(name), Name: name, Epoch: volume.Epoch(n), Phase: phase,
+				Placement: volume.Placement{Primary: volume.NodeID(opt["on"])}}
+			if opt["to"] != "" {
+				vol.Pending = &state.Pending{To: volume.NodeID(opt["to"]), Attempt: opt["attempt"], Follow: !flag["alone"]}
+			}
+			snap.Volumes = append(snap.Volumes, vol)
 		case "rec":
 			c := &state.Container{Name: words[1], Node: volume.NodeID(words[2]), ID: opt["id"], Volumes: volumes,
 				Run: flag["run"], Blocked: flag["blocked"], Hash: opt["hash"], Key: "k", Routes: routes, Published: published}

@@ -97,6 +97,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	if p.Engine != nil {
 		m.use.watch = container.NewWatcher(p.Engine, m.log)
 		m.follow = newFollower(m, p.Engine)
+		m.follow.ahead = newPrestarts(m.follow, p.Doors)
 		m.linker = &linker{m: m, engine: p.Engine}
 	}
 	var dirty replicate.Dirty
@@ -404,7 +405,7 @@ func (m *member) report(ctx context.Context) error {
 			m.linker.report(&rep)
 		}
 	}
-	rep.Routes, rep.Hosts, rep.Rebalance = true, true, true
+	rep.Routes, rep.Hosts, rep.Rebalance, rep.Prestart = true, true, true, true
 	if m.router != nil {
 		m.router.report(&rep)
 	}

@@ -60,6 +60,9 @@ func Real(cfg Config, log *slog.Logger) (Parts, error) {
 	if cfg.DockerHost != "off" {
 		p.Engine = &container.Docker{Host: cfg.DockerHost, Driver: plugin.Name}
 		p.Plugin = cfg.PluginSocket
+		if p.Doors, err = newDoors(filepath.Join(cfg.StateDir, "warm")); err != nil {
+			return Parts{}, err
+		}
 	}
 	return p, nil
 }

@@ -364,7 +364,7 @@ func forOlder(c state.Command) (out state.Command, ok bool) {
 	case state.PauseRoute, state.OpenRoutes:
 		return c, false
 	case state.Tell:
-		return c, c.Kind != state.VolumeHook && c.Kind != state.VolumePorts
+		return c, c.Kind != state.VolumeHook && c.Kind != state.VolumePorts && c.Kind != state.VolumePrestart
 	case state.StartMigration:
 		c.MaxPause = 0
 		return c, true
@@ -410,6 +410,9 @@ func hasRebalance(c state.Command) bool {
 func knowsRoutes(r volume.Report) bool    { return r.Routes }
 func knowsHosts(r volume.Report) bool     { return r.Hosts }
 func knowsRebalance(r volume.Report) bool { return r.Rebalance }
+
+// knowsPrestart is of versions that know what is told of containers started ahead.
+func knowsPrestart(r volume.Report) bool { return r.Prestart }
 
 func (m *member) unaware(of func(volume.Report) bool) string {
 	return unaware(m.cluster.State(), m.reports.All(m.now()), m.self, of)

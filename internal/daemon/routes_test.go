@@ -142,7 +142,7 @@ func TestUnaware(t *testing.T) {
 		{state.CreateVolume{Spec: volume.Spec{Prefer: []string{"n1"}}}, nil}, {state.UpdateSpec{Spec: volume.Spec{Avoid: []string{"n1"}}}, nil},
 		{state.CreateVolume{Spec: volume.Spec{Zone: "a"}}, nil},
 		{state.PauseRoute{}, nil}, {state.OpenRoutes{}, nil},
-		{state.Tell{Kind: state.VolumeDiffers}, state.Tell{Kind: state.VolumeDiffers}}, {state.Tell{Kind: state.VolumeHook}, nil}, {state.Tell{Kind: state.VolumePorts}, nil},
+		{state.Tell{Kind: state.VolumeDiffers}, state.Tell{Kind: state.VolumeDiffers}}, {state.Tell{Kind: state.VolumeHook}, nil}, {state.Tell{Kind: state.VolumePorts}, nil}, {state.Tell{Kind: state.VolumePrestart}, nil},
 		{state.StartMigration{To: "n2", MaxPause: 1}, state.StartMigration{To: "n2"}},
 		{state.BeginHandoff{To: "n2", MaxPause: 1}, state.BeginHandoff{To: "n2"}},
 		{state.CommitHandoff{Epoch: 3, Times: times}, state.CommitHandoff{Epoch: 3}},

@@ -21,9 +21,9 @@ var layers = map[string][]string{
 	"proxy":              {},
 	"internal/state":     {"internal/volume", "internal/lease"},
 	"internal/transport": {"internal/volume"},
-	"internal/warm":      {"internal/mounts"},                    // its test looks there
-	"internal/mounts":    {},                                     // its own, because the fencer is to be light: it needs nothing of internal/container
-	"internal/container": {"internal/volume", "internal/mounts"}, // mounts: its test with a real engine looks there
+	"internal/warm":      {"internal/mounts"},                                     // its test looks there
+	"internal/mounts":    {},                                                      // its own, because the fencer is to be light: it needs nothing of internal/container
+	"internal/container": {"internal/volume", "internal/mounts", "internal/warm"}, // mounts: its test with a real engine looks there
 
 	// 2: decisions and engines
 	"internal/fence":     {"internal/volume", "internal/lease", "internal/mounts"},

@@ -52,6 +52,7 @@ import (
 //	route, busy, ...               what becomes of routes: see proxyStep
 //	hook, hooks                    what is done in containers before their stop: see hookStep
 //	swarm, service, ...            what becomes of a Swarm's services: see swarmStep
+//	run-ahead, ...                 what becomes of those that are started ahead: see doorStep
 //	run-following, ...             what becomes of containers that follow: see followStep
 //	isolate, freeze, repair, ...   what goes wrong with machines: see faultStep
 //
@@ -327,6 +328,9 @@ func (w *World) step(words []string) error {
 			return fmt.Errorf("it has fenced %q", got)
 		}
 	default:
+		if ok, err := w.doorStep(words); ok {
+			return err
+		}
 		if ok, err := w.followStep(words); ok {
 			return err
 		}

@@ -69,6 +69,7 @@ type Machine struct {
 	done   chan error
 	files  *files
 	trees  *trees
+	doors  *doors
 	proxy  *fakeProxy
 	hooks  *hooks
 	stops  atomic.Int32 // of containers, for moves
@@ -100,6 +101,7 @@ func NewWorld(t testing.TB, n int) *World {
 			Engine: containerfake.New(name),
 		}
 		m.trees = &trees{zfs: m.ZFS}
+		m.doors = newDoors(m)
 		m.proxy = newFakeProxy(m)
 		m.hooks = &hooks{machine: m}
 		m.Engine.OnExec(m.hooks.run)
@@ -169,7 +171,7 @@ func (m *Machine) Start() {
 	d := daemon.New(daemon.Parts{
 		Version: "scenario", BootID: m.bootID(), Boot: m.uptime, Fencer: fencer, StopWriters: m.fencer.instead, Timers: daemon.Profile("default"),
 		Log:      slog.New(slog.NewTextHandler(writer{m.world.t, m.Name}, &slog.HandlerOptions{Level: slog.LevelWarn})),
-		StateDir: m.dir, MountDir: "/volumes", ZFS: m.ZFS, Files: m.files, Engine: movingEngine{m.Engine, m}, Trees: m.trees,
+		StateDir: m.dir, MountDir: "/volumes", ZFS: m.ZFS, Files: m.files, Engine: movingEngine{m.Engine, m}, Trees: m.trees, Doors: m.doors,
 		Proxy: m.proxy, ProxyPort: "4526", Probe: m.proxy.probe,
 		Now:     func() time.Time { return time.Now().Add(time.Duration(m.clock.Load())) },
 		Started: func() { close(started) },
@@ -213,6 +215,7 @@ func (m *Machine) end() error {
 	m.stop()
 	err := <-m.done
 	m.driver.Wait()
+	m.doors.end()
 	m.daemon = nil
 	return err
 }

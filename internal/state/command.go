@@ -34,6 +34,8 @@ const (
 	VolumePorts   = "volume.unpublished"     // a container that came along is without ports that it published
 	VolumeAside   = "volume.set-aside"       // a copy that went its own way is kept under another name
 	VolumeEvened  = "volume.rebalanced"      // why the leader moves a copy of it by itself, or what came of that
+	// a container that asks to be started ahead of its volume is started after it
+	VolumePrestart = "volume.not-prestarted"
 )
 
 // Commands. A field named Epoch is a precondition: the command fails with

@@ -25,6 +25,8 @@ type Report struct {
 	Hosts bool `json:"hosts,omitempty"`
 	// Rebalance says the same of the setting of that name.
 	Rebalance bool `json:"rebalance,omitempty"`
+	// Prestart says it of containers that are started ahead of their volumes.
+	Prestart bool `json:"prestart,omitempty"`
 	// Proxy says that its proxy answers: without it no clients of routes get to a server here.
 	Proxy bool `json:"proxy,omitempty"`
 	// Swarm is the one that its engine belongs to.

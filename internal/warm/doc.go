@@ -8,6 +8,6 @@
 // The gate believes nothing: it looks whether what it was told of is at the volume's path, and
 // ends where it is not. It also ends when whoever opened its door is gone, so that after a
 // restart of flockd nobody waits. Whether the volume may be written is not decided here: the
-// agent is to say so, and to call Inject in the middle of it. In this version flockd opens no
-// door: nothing but the gate itself (flockd gate) is part of the program.
+// agent says so, and has Inject called in the middle of it (MountInto). The node's side is
+// internal/daemon/warm.go; the gate is run as `flockd gate`.
 package warm

@@ -15,7 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const socketName = "gate"
+const (
+	socketName   = "gate"
+	releasedName = "released" // in the same directory: see Released
+)
 
 // Door is the node's side of one gate. While it is open the gate waits; closed before the
 // gate was told to go, it makes the gate end. It is used by one goroutine at a time.
@@ -149,6 +152,21 @@ func (d *Door) Close() error {
 		d.listener = nil
 	}
 	return errors.Join(append(errs, unmountPlaceholders(d.Placeholder()))...)
+}
+
+// Released notes that the gate of a door has gone, so that it needs nobody any more when the
+// container is started again. It is on the disk when it returns.
+func Released(dir string) error {
+	at := filepath.Join(dir, "door")
+	f, err := os.OpenFile(filepath.Join(at, releasedName), os.O_WRONLY|os.O_CREATE, 0o444)
+	if err != nil {
+		return err
+	}
+	d, err := os.Open(at)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	return errors.Join(f.Sync(), f.Close(), d.Sync(), d.Close())
 }
 
 // Discard removes the directory of a door that nobody needs any more, of this process or of

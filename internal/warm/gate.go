@@ -69,7 +69,11 @@ func Gate(args []string, door string) error {
 		return fmt.Errorf("gate: %w", err)
 	}
 	if !waiting {
-		// The container was started again, by its engine and with its volume.
+		// The container was started again, by its engine and with its volume. One that was
+		// never let go may be started late, and another one have taken its place.
+		if _, err := os.Stat(filepath.Join(door, releasedName)); err != nil {
+			return fmt.Errorf("gate: it has its volume and was never told to go: %w", err)
+		}
 		return fmt.Errorf("gate: %w", become(dir, command))
 	}
 	conn, err := net.Dial("unix", filepath.Join(door, socketName))

@@ -107,6 +107,9 @@ type vessel struct {
 	out    bytes.Buffer
 }
 
+// before is done with a vessel before its container is started; nil: nothing.
+var before func(v *vessel)
+
 // launch starts a container with something at its volume's path. "": a door's placeholder.
 func launch(t *testing.T, source string, uid int, dir string, command ...string) *vessel {
 	t.Helper()
@@ -143,6 +146,9 @@ func launch(t *testing.T, source string, uid int, dir string, command ...string)
 			t.Error(err)
 		}
 	})
+	if before != nil {
+		before(v)
+	}
 	switch source {
 	case "":
 		source = v.door.Placeholder()
@@ -259,9 +265,19 @@ func TestGo(t *testing.T) {
 	}
 }
 
-// A container that its engine starts again has the volume from the beginning: nobody is asked.
+// A container that its engine starts again has the volume from the beginning: nobody is
+// asked, unless it was never told to go.
 func TestStartedAgain(t *testing.T) {
 	v := launch(t, "volume", 0, "./", "sh", "-c", "echo data >file; exit 7")
+	if code, said := v.wait(); code != 1 || !strings.Contains(said, "never told to go") {
+		t.Errorf("never told to go it ended with %d: %s", code, said)
+	}
+	if _, err := os.Stat(filepath.Join(v.volume, "file")); err == nil {
+		t.Error("never told to go it has written to the volume")
+	}
+	before = func(v *vessel) { must(t, Released(filepath.Join(v.base, "d"))) }
+	defer func() { before = nil }()
+	v = launch(t, "volume", 0, "./", "sh", "-c", "echo data >file; exit 7")
 	must(t, v.door.Close())
 	if code, said := v.wait(); code != 7 {
 		t.Fatalf("it ended with %d: %s", code, said)

@@ -143,7 +143,7 @@ func (l *live) serve(answers func(n *lab.Node) error) {
 }
 
 // move takes it to another node, under its clients.
-func (l *live) move(to *lab.Node) {
+func (l *live) move(to *lab.Node) api.Migration {
 	l.Helper()
 	for _, a := range l.clients {
 		a.slowest()
@@ -175,6 +175,7 @@ func (l *live) move(to *lab.Node) {
 			l.Errorf("%s has the volume mounted: %v, %v", n, is, err)
 		}
 	}
+	return done
 }
 
 // tour is six moves from n1 between all nodes and back.

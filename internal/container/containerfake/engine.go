@@ -72,6 +72,8 @@ type record struct {
 	started  bool   // it has run
 	err      string // why the last start failed
 	exitCode int
+	token    string // of its door, if it was started to wait
+	atGate   bool
 }
 
 // mountPoint is one volume of one container. The engine makes an ID for the first
@@ -514,7 +516,7 @@ func (e *Engine) Users(context.Context) ([]container.Use, error) {
 				u.Volumes = append(u.Volumes, container.Mount{Volume: m.volume, Driver: "flocker", Destination: "/" + m.volume})
 			}
 		}
-		if len(u.Volumes) > 0 {
+		if len(u.Volumes) > 0 && !c.waiting() {
 			out = append(out, u)
 		}
 	}

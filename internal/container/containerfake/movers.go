@@ -28,7 +28,16 @@ func (e *Engine) Inspect(_ context.Context, ref string) (container.Captured, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	config, err := json.Marshal(map[string]any{"Labels": c.labels, "Env": c.env})
+	described, hosted := map[string]any{"Labels": c.labels, "Env": c.env}, map[string]any{}
+	if c.labels[container.LabelPrestart] != "" {
+		described["Cmd"] = []string{"serve"}
+		var binds []string
+		for _, m := range c.mounts {
+			binds = append(binds, m.volume+":/"+m.volume)
+		}
+		hosted["Binds"] = binds
+	}
+	config, err := json.Marshal(described)
 	if err != nil {
 		return container.Captured{}, err
 	}
@@ -37,7 +46,8 @@ func (e *Engine) Inspect(_ context.Context, ref string) (container.Captured, err
 		spec := fmt.Sprintf("%d/tcp", p.Port)
 		bindings[spec] = append(bindings[spec], map[string]string{"HostPort": strconv.Itoa(p.Host)})
 	}
-	host, err := json.Marshal(map[string]any{"RestartPolicy": map[string]any{"Name": c.restart}, "PortBindings": bindings, "ExtraHosts": c.hosts})
+	hosted["RestartPolicy"], hosted["PortBindings"], hosted["ExtraHosts"] = map[string]any{"Name": c.restart}, bindings, c.hosts
+	host, err := json.Marshal(hosted)
 	if err != nil {
 		return container.Captured{}, err
 	}

@@ -1,0 +1,218 @@
+package containerfake
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/flocker-io/flocker/internal/container"
+)
+
+// Containers that wait. The gate of one is a word in its record; what opens its door is a
+// fake beside the engine, which calls Gate and Release.
+
+const (
+	waitsSuffix = ".flocker-warm"
+	labelWarm   = "flocker.warm"
+)
+
+var _ container.Prestarter = (*Engine)(nil)
+
+// waiting says that a container is at its gate under the name of one that has no volume yet.
+// The caller has the lock.
+func (c *record) waiting() bool { return c.token != "" && strings.HasSuffix(c.name, waitsSuffix) }
+
+// Prestart implements container.Prestarter.
+func (e *Engine) Prestart(_ context.Context, s container.Spec) (string, error) {
+	if err := e.alive(); err != nil {
+		return "", err
+	}
+	var config struct {
+		Labels map[string]string
+		Env    []string
+	}
+	var host struct {
+		RestartPolicy struct{ Name string }
+		ExtraHosts    []string
+	}
+	var label struct{ Token string }
+	if err := errors.Join(json.Unmarshal(s.Config, &config), json.Unmarshal(s.HostConfig, &host), json.Unmarshal([]byte(config.Labels[labelWarm]), &label)); err != nil {
+		return "", err
+	}
+	delete(config.Labels, labelWarm) // as nobody is told of it
+	name := s.Name + waitsSuffix
+	err := e.Create(name, RunOptions{Restart: host.RestartPolicy.Name, Labels: config.Labels, Env: config.Env, Image: s.Image.Ref, Hosts: host.ExtraHosts}, s.Volumes(driverName)...)
+	if err != nil {
+		return "", err
+	}
+	c, err := e.find(name)
+	if err != nil {
+		return "", err
+	}
+	e.mu.Lock()
+	c.token, c.atGate = label.Token, true
+	e.mu.Unlock()
+	if err := e.start(name); err != nil {
+		return "", errors.Join(err, e.EndWaiter(context.Background(), c.id))
+	}
+	return c.id, nil
+}
+
+// Leave has a container that waited for a flockd that has died: its gate has ended. Its door
+// is called as it is.
+func (e *Engine) Leave(name, volume string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := &record{id: e.nextID(), name: name + waitsSuffix, state: container.Exited, started: true, token: name, mounts: []*mountPoint{{volume: volume}}}
+	e.containers[c.name] = c
+}
+
+// Gate is the container that waits at a door, and where it has its volume mounted; "" when
+// there is none.
+func (e *Engine) Gate(token string) (id, path string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.containers {
+		if c.token == token && c.atGate && c.state == container.Running {
+			return c.id, c.mounts[0].path
+		}
+	}
+	return "", ""
+}
+
+// Inject changes what a container at its gate has mounted, as nobody tells the engine of.
+func (e *Engine) Inject(token, path string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.containers {
+		if c.token == token && c.atGate {
+			c.mounts[0].path = path
+		}
+	}
+}
+
+// Release has a container go on from its gate, or, when its door was closed, end there.
+func (e *Engine) Release(token string, goes bool) {
+	for _, c := range e.all() {
+		e.mu.Lock()
+		mine := c.token == token && c.atGate && c.state == container.Running
+		if mine {
+			c.atGate = false
+		}
+		e.mu.Unlock()
+		if mine && !goes {
+			e.setState(c, container.Exited, 1, "")
+			e.unmountAll(c)
+		}
+	}
+}
+
+// TakeUp implements container.Prestarter.
+func (e *Engine) TakeUp(ctx context.Context, s container.Spec, id string, replaces []string, release func(context.Context) error) (ran bool, err error) {
+	if err := e.alive(); err != nil {
+		return false, err
+	}
+	c := e.byRef(id)
+	if c == nil {
+		return false, fmt.Errorf("container %s: %w", id, container.ErrNotFound)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.EndWaiter(ctx, id))
+		}
+	}()
+	there, err := e.Inspect(ctx, s.Name)
+	switch {
+	case errors.Is(err, container.ErrNotFound):
+	case err != nil:
+		return false, err
+	case there.State.Live():
+		return false, fmt.Errorf("container %s runs here", s.Name)
+	default:
+		if err := container.NameTaken(there, s, replaces); err != nil {
+			return false, err
+		}
+	}
+	rename := func(to string) (old *record) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.containers, c.name)
+		old = e.containers[to]
+		c.name, e.containers[to] = to, c
+		return old
+	}
+	old := rename(s.Name)
+	e.emit()
+	if err := release(ctx); err != nil {
+		err = errors.Join(err, e.EndWaiter(ctx, id))
+		if old != nil {
+			e.mu.Lock()
+			e.containers[s.Name] = old
+			e.mu.Unlock()
+		}
+		return false, err
+	}
+	return true, nil
+}
+
+// EndWaiter implements container.Prestarter.
+func (e *Engine) EndWaiter(_ context.Context, id string) error {
+	if err := e.alive(); err != nil {
+		return err
+	}
+	c := e.byRef(id)
+	if c == nil {
+		return nil
+	}
+	e.mu.Lock()
+	live := c.state.Live()
+	e.mu.Unlock()
+	if live {
+		e.setState(c, container.Exited, 137, "")
+		e.unmountAll(c)
+	}
+	e.mu.Lock()
+	if e.containers[c.name] == c {
+		delete(e.containers, c.name)
+	}
+	e.mu.Unlock()
+	e.emit()
+	return nil
+}
+
+// Waiters implements container.Prestarter.
+func (e *Engine) Waiters(context.Context) (out []container.Waiter, err error) {
+	if err := e.alive(); err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.containers {
+		if c.token != "" {
+			live := c.state.Live()
+			out = append(out, container.Waiter{ID: c.id, Name: c.name, Token: c.token, Live: live, AtGate: live && c.atGate, Waiting: c.waiting()})
+		}
+	}
+	return out, nil
+}
+
+// Settle implements container.Prestarter.
+func (e *Engine) Settle(_ context.Context, s container.Spec, id string) error {
+	if err := e.alive(); err != nil {
+		return err
+	}
+	var host struct{ RestartPolicy struct{ Name string } }
+	if err := json.Unmarshal(s.HostConfig, &host); err != nil {
+		return err
+	}
+	c := e.byRef(id)
+	if c == nil {
+		return fmt.Errorf("container %s: %w", id, container.ErrNotFound)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c.restart = host.RestartPolicy.Name
+	return nil
+}
