@@ -43,8 +43,8 @@ func TestMigrateWarm(t *testing.T) {
 		}
 		return n
 	}
-	// tour moves it to the other nodes and back, and says how long its clients waited at the
-	// least and for how long it was stopped.
+	// tour moves it to the other nodes and back, and says for how long, at the least, its
+	// clients waited and it was stopped.
 	tour := func(what string, warm bool) (paused, stopped float64) {
 		began := counted()
 		l.clients = nil
@@ -113,7 +113,7 @@ func TestMigrateWarm(t *testing.T) {
 			return lab.Want("the counter", strings.TrimSpace(out), strconv.FormatInt(was, 10))
 		})
 		// The working directory of the image is in the volume: it is the volume's.
-		if out := l.node.Docker("exec", l.container, "sh", "-c", "stat -c %d:%i /data /proc/1/cwd | sort -u | wc -l"); strings.TrimSpace(out) != "1" {
+		if out := l.node.Sh("p=/proc/$(docker inspect -f '{{.State.Pid}}' " + l.container + "); stat -Lc %d:%i $p/root/data $p/cwd | sort -u | wc -l"); strings.TrimSpace(out) != "1" {
 			t.Errorf("the server does not work in its volume: %s", out)
 		}
 	})
