@@ -52,7 +52,10 @@ type Gate struct {
 	log    *slog.Logger
 	dials  chan struct{}
 	try    time.Duration // of one attempt to connect to the server; 0: as long as it takes
-	crowd  *crowd        // nil: of this gate alone
+	// late is how long connecting takes to a server that is there. Whoever waits longer is held:
+	// an edge does not learn why the owner's door lets nobody through.
+	late  time.Duration
+	crowd *crowd // nil: of this gate alone
 
 	held *atomic.Int64 // requests and new connections that a pause kept waiting, ever
 
@@ -142,6 +145,7 @@ func newGate(speaks *protocol, dial Dialer, limits Limits, log *slog.Logger) *Ga
 	return &Gate{
 		speaks: speaks, limits: limits, log: log, dial: dial,
 		try:      100 * time.Millisecond, // rather a new attempt than a lost SYN's second
+		late:     100 * time.Millisecond,
 		dials:    make(chan struct{}, limits.Dials),
 		sessions: make(map[served]struct{}), held: new(atomic.Int64),
 	}
@@ -420,9 +424,25 @@ func (b *Busy) Error() string {
 	return "these clients are still busy: " + strings.Join(names, ", ")
 }
 
+// hold counts one request, or one new connection, among those that were held, however often
+// and for whatever it has to wait. A nil one counts nothing.
+type hold struct {
+	gate *Gate
+	once sync.Once
+}
+
+func (h *hold) count() {
+	if h != nil {
+		h.once.Do(func() { h.gate.held.Add(1) })
+	}
+}
+
 // server connects to the server, with no more than Limits.Dials trying at once: a
-// refused connection is tried again until ctx ends, since nothing was sent on it.
-func (g *Gate) server(ctx context.Context) (net.Conn, error) {
+// refused connection is tried again until ctx ends, since nothing was sent on it. h counts
+// for whom it is, if there is no server.
+func (g *Gate) server(ctx context.Context, h *hold) (net.Conn, error) {
+	late := time.AfterFunc(g.late, h.count)
+	defer late.Stop()
 	select {
 	case g.dials <- struct{}{}:
 		defer func() { <-g.dials }()
@@ -441,6 +461,9 @@ func (g *Gate) server(ctx context.Context) (net.Conn, error) {
 		cancel()
 		if err == nil {
 			return conn, nil
+		}
+		if ctx.Err() == nil {
+			h.count()
 		}
 		again := time.NewTimer(5 * time.Millisecond)
 		select {

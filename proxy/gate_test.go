@@ -3,13 +3,17 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -450,4 +454,117 @@ func TestSetupWithTheServerFromBeforeAPause(t *testing.T) {
 	expect(atNow, "GET k\r\n")
 	_, _ = io.WriteString(atNow, "+v\r\n")
 	c.hear("+v")
+}
+
+// A parked session has let go of the connection that it had, and of all that belongs to it.
+func TestParkedSessionKeepsNoConnection(t *testing.T) {
+	w := newWorld(t, Limits{})
+	c := w.client()
+	for range 2 {
+		c.say("PING\r\n")
+		c.hear("+PING")
+		w.g.Pause()
+		w.quiet()
+		w.g.mu.Lock()
+		for served := range w.g.sessions {
+			s := served.(*session)
+			s.mu.Lock()
+			if s.backend != nil || s.out != nil {
+				t.Errorf("parked, it has %v and %v", s.backend, s.out)
+			}
+			s.mu.Unlock()
+		}
+		w.g.mu.Unlock()
+		w.g.Resume(nil)
+	}
+}
+
+// Whoever has to wait is counted once, in each mode: for the end of a pause, for a server that
+// refuses, for one that lets nobody through, or for all of these. Who need not is not.
+func TestHeldIsCounted(t *testing.T) {
+	asks := map[string]func(conn net.Conn){
+		"http":  func(conn net.Conn) { _, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n") },
+		"redis": func(conn net.Conn) { _, _ = io.WriteString(conn, "PING\r\n") },
+		"postgres": func(conn net.Conn) {
+			_, _ = conn.Write(pgMessages(nil).add(0, int32(pgVersion3), "user", "u", byte(0)))
+		},
+		"tcp": func(net.Conn) {},
+		"tls": func(conn net.Conn) {
+			_ = tls.Client(conn, &tls.Config{ServerName: "x", InsecureSkipVerify: true}).Handshake()
+		},
+		"http2": func(conn net.Conn) {
+			tr := &http.Transport{Protocols: onlyHTTP2(), DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}
+			if res, err := tr.RoundTrip(httptest.NewRequest("GET", "http://x/", nil)); err == nil {
+				_ = res.Body.Close()
+			}
+		},
+	}
+	for name, ask := range asks {
+		for _, by := range []string{"nothing", "pause", "refusal", "door", "refusal, then pause", "pause, then refusal"} {
+			t.Run(name+"/"+by, func(t *testing.T) {
+				t.Parallel()
+				var refuses, blocks atomic.Bool
+				var dialed atomic.Int64
+				dial := func(ctx context.Context) (net.Conn, error) {
+					dialed.Add(1)
+					if blocks.Load() {
+						<-ctx.Done()
+						return nil, ctx.Err()
+					}
+					if refuses.Load() {
+						return nil, errors.New("refused")
+					}
+					ours, theirs := net.Pipe()
+					go func() { _, _ = io.Copy(io.Discard, theirs) }()
+					t.Cleanup(func() { _ = theirs.Close() })
+					return ours, nil
+				}
+				mode := Mode(name)
+				if name == "http2" {
+					mode = HTTP
+				}
+				g, err := NewGate(mode, dial, Limits{Request: time.Hour, Event: time.Hour}, slog.New(slog.DiscardHandler))
+				if err != nil {
+					t.Fatal(err)
+				}
+				g.try, g.late = 0, time.Hour // as that of an edge
+				if by == "door" {
+					g.late = time.Millisecond
+				}
+				refuses.Store(strings.Contains(by, "refusal"))
+				blocks.Store(by == "door")
+				if strings.HasPrefix(by, "pause") {
+					g.Pause()
+				}
+				conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", front(t, g)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				var asking sync.WaitGroup
+				t.Cleanup(func() { _ = conn.Close(); asking.Wait() })
+				asking.Go(func() { ask(conn) })
+				want := int64(1)
+				switch by {
+				case "nothing":
+					want = 0
+					eventually(t, "it is with the server", func() bool { return dialed.Load() == 1 && g.waiting.Load() == 0 })
+				default:
+					eventually(t, "it is held", func() bool { return g.held.Load() > 0 })
+				}
+				switch by {
+				case "refusal, then pause":
+					g.Pause()
+					refuses.Store(false)
+					eventually(t, "it is back", func() bool { return dialed.Load() > 1 })
+					g.Resume(nil)
+				case "pause, then refusal":
+					g.Resume(nil)
+					eventually(t, "it is refused", func() bool { return dialed.Load() > 2 })
+				}
+				if n := g.held.Load(); n != want {
+					t.Errorf("%d are held, want %d", n, want)
+				}
+			})
+		}
+	}
 }

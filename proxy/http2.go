@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // serveHTTP serves a client whose first words say which version of HTTP it speaks.
@@ -119,6 +120,21 @@ func (m *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.pumps.Add(1) // before it was closed, hence before anybody waits
 	s.mu.Unlock()
 	defer s.pumps.Done()
+	// Who does not read is not waited for when the session is cut: where it is one of several
+	// of its client's, the connection stays.
+	cut, control := make(chan struct{}), http.NewResponseController(w)
+	stop := context.AfterFunc(s.ctx, func() {
+		defer close(cut)
+		past := time.Unix(1, 0)
+		if err := errors.Join(control.SetWriteDeadline(past), control.SetReadDeadline(past)); err != nil {
+			s.gate.log.Debug("a request goes on after its session", "client", s.client.RemoteAddr(), "err", err)
+		}
+	})
+	defer func() {
+		if !stop() {
+			<-cut // it uses what is not to be used after this
+		}
+	}()
 
 	server, err := m.begin(r)
 	if err != nil {
@@ -179,7 +195,8 @@ func (m *streams) begin(r *http.Request) (*http2Server, error) {
 	defer cancel()
 	m.waits(1)
 	defer m.waits(-1)
-	for held := false; ; {
+	h := &hold{gate: m.session.gate}
+	for {
 		// A client that has given up may have asked again elsewhere.
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -189,13 +206,10 @@ func (m *streams) begin(r *http.Request) (*http2Server, error) {
 			return server, err
 		}
 		if pause != nil {
-			if !held {
-				m.session.gate.held.Add(1)
-			}
-			held = true
+			h.count()
 			err = pause.wait(ctx)
 		} else {
-			err = m.connect(ctx)
+			err = m.connect(ctx, h)
 		}
 		if err != nil {
 			return nil, err
@@ -273,9 +287,12 @@ func (m *streams) release(server *http2Server) {
 	}
 }
 
-// connect makes a connection to the server, unless another request has meanwhile.
-func (m *streams) connect(ctx context.Context) error {
+// connect makes a connection to the server, unless another request has meanwhile. That
+// others wait for the one that makes it is a hold for them, too.
+func (m *streams) connect(ctx context.Context, h *hold) error {
 	s := m.session
+	late := time.AfterFunc(s.gate.late, h.count)
+	defer late.Stop()
 	select {
 	case m.dialing <- struct{}{}:
 		defer func() { <-m.dialing }()
@@ -288,7 +305,7 @@ func (m *streams) connect(ctx context.Context) error {
 	if needless {
 		return nil
 	}
-	conn, err := s.gate.server(ctx)
+	conn, err := s.gate.server(ctx, h)
 	if err != nil {
 		return err
 	}

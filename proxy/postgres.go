@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"unsafe"
 )
 
 // pgFramer follows one client of a PostgreSQL server: which of its messages have no
@@ -24,9 +25,9 @@ type pgFramer struct {
 
 	// What has no answer yet, in the order of the answers: see the kinds below.
 	waiting  []byte
-	parses   []pgUnnamed // those of waiting that prepare the unnamed statement
-	kept     int         // bytes of them
-	emptied  int         // of them, the first ones, which are not kept
+	parses   []pgUnnamed // those of waiting that prepare the unnamed statement, but the first ones
+	kept     int         // bytes of them, with what each takes besides
+	emptied  int         // the first ones, of which nothing is kept
 	status   byte        // as of the last ReadyForQuery
 	unsynced bool        // after a message of the extended protocol, up to Sync
 	skipping bool        // the server has refused one of those, and hears nothing before Sync
@@ -56,6 +57,10 @@ type pgUnnamed struct {
 	body []byte
 	long bool // too long to be kept
 }
+
+// size is what is kept of it, with what it takes besides its text: many short ones take more
+// by that.
+func (u *pgUnnamed) size() int { return int(unsafe.Sizeof(*u)) + len(u.body) }
 
 // The kinds of what waits, other than messages of the same kind.
 const (
@@ -172,14 +177,14 @@ func (f *pgFramer) sent() error {
 		u := pgUnnamed{long: !f.in.whole}
 		if f.in.whole {
 			u.body = bytes.Clone(f.in.body)
-			f.kept += len(u.body)
 		}
+		f.kept += u.size()
 		f.parses = append(f.parses, u)
 		// The server takes many before it says a word. It is the last one that matters: of
 		// those before, each is gone for the server too when the next has been prepared.
 		for ; f.kept > pgMaxParses; f.emptied++ {
-			f.kept -= len(f.parses[f.emptied].body)
-			f.parses[f.emptied] = pgUnnamed{long: true}
+			f.kept -= f.parses[0].size()
+			f.parses = without(f.parses)
 		}
 	case kind == 'C':
 		f.unsynced = true
@@ -234,10 +239,13 @@ func (f *pgFramer) head() byte {
 
 // drop takes what has been answered, or will never be, off the queue.
 func (f *pgFramer) drop() {
-	if f.waiting[0] == pgUnnamedP {
-		f.kept -= len(f.parses[0].body)
+	switch {
+	case f.waiting[0] != pgUnnamedP:
+	case f.emptied > 0:
+		f.emptied--
+	default:
+		f.kept -= f.parses[0].size()
 		f.parses = without(f.parses)
-		f.emptied = max(0, f.emptied-1)
 	}
 	f.waiting = without(f.waiting)
 	for f.head() == pgCopyEnd {
@@ -284,7 +292,10 @@ func (f *pgFramer) said() error {
 	switch kind := f.out.kind; kind {
 	case '1':
 		if head == pgUnnamedP {
-			u := f.parses[0]
+			u := pgUnnamed{long: true}
+			if f.emptied == 0 {
+				u = f.parses[0]
+			}
 			f.unnamed = &u
 		}
 		return f.answers("Pp")

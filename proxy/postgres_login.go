@@ -250,7 +250,7 @@ func (f *pgFramer) verify(ctx context.Context, s *session) error {
 	}
 	var verifier scramVerifier
 	known := false
-	err := s.await(ctx, func(conn net.Conn) error {
+	err := s.await(ctx, &hold{gate: s.gate}, func(conn net.Conn) error {
 		defer func() { _ = conn.Close() }()
 		text, err := f.options.verifierOf(conn, user)
 		verifier, known = parseScramVerifier(text)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unsafe"
 )
 
 // pgMessageOf is the message that testdata/postgres.txt has this word for.
@@ -207,13 +208,13 @@ func TestPostgresKeepsSoMuch(t *testing.T) {
 	one := func() int { return 1 << 30 }
 	pgHear(t, f, pgMessages(nil).add(0, int32(pgVersion3), "user", "u", byte(0)), one)
 	pgPass(t, f, pgMessages(nil).add('R', int32(0)).add('Z', byte('I')), one)
-	const long, many, short = 100 << 10, 50, 20_000
+	const long, many, short = 100 << 10, 50, 40_000
 	statement := func(i int) string { return fmt.Sprintf("SELECT %d, '%s'", i, strings.Repeat("x", long)) }
 	for i := range many {
 		pgHear(t, f, pgMessages(nil).parse("", statement(i)), one)
 		size := 0
 		for _, u := range f.parses {
-			size += len(u.body)
+			size += u.size()
 		}
 		if size > pgMaxParses || size != f.kept {
 			t.Fatalf("after %d statements %d bytes are kept, and counted as %d", i+1, size, f.kept)
@@ -221,6 +222,9 @@ func TestPostgresKeepsSoMuch(t *testing.T) {
 	}
 	for range short { // none of which takes the longer the more there are
 		pgHear(t, f, pgMessages(nil).parse("", "SELECT 1"), one)
+	}
+	if n := len(f.parses) * int(unsafe.Sizeof(pgUnnamed{})); n > pgMaxParses {
+		t.Errorf("%d short statements take %d bytes besides their text", len(f.parses), n)
 	}
 	pgHear(t, f, pgMessages(nil).parse("", statement(many)).add('S'), one)
 	pgPass(t, f, pgMessages(nil).add('1'), one)

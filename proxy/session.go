@@ -68,7 +68,6 @@ type session struct {
 	since  time.Time
 	dials  sync.Mutex     // one connection to the server at a time is being made
 	dialed int            // how many pauses there had been when that began; guarded by dials
-	out    *writer        // to the server that was spoken to last; nil: none yet
 	pumps  sync.WaitGroup // one for each connection to the server that it ever had, or each stream
 
 	mu      sync.Mutex
@@ -78,6 +77,7 @@ type session struct {
 	early   bool          // this pause is ending, and it may connect before it has
 	last    bool          // nobody else has anything outstanding: it need not linger
 	backend net.Conn      // nil: parked
+	out     *writer       // to backend; nil: nothing was said to it yet. It goes with it
 	waits   bool          // the client has said something that may not be passed on yet
 	answers chan struct{} // has something when the server has spoken, or all is over, while the client waits
 	writing bool          // what the server said is on its way to the client
@@ -196,7 +196,7 @@ func (s *session) leave(ctx context.Context) error {
 			s.left = true
 			if s.backend != nil {
 				_ = s.backend.Close()
-				s.backend = nil
+				s.backend, s.out = nil, nil
 			}
 			s.conn.(*lane).kept = true
 			s.mu.Unlock()
@@ -238,12 +238,13 @@ func (s *session) requests(ctx context.Context) error {
 
 // forward passes p on, and waits until it may.
 func (s *session) forward(ctx context.Context, p []byte) error {
+	h := &hold{gate: s.gate}
 	for {
 		n, err := s.send(p)
 		if p = p[n:]; err != nil || len(p) == 0 {
 			return err
 		}
-		if err := s.connect(ctx); err != nil {
+		if err := s.await(ctx, h, s.attach); err != nil {
 			return err
 		}
 	}
@@ -253,14 +254,11 @@ func (s *session) forward(ctx context.Context, p []byte) error {
 // connection.
 func (s *session) send(p []byte) (sent int, err error) {
 	for sent < len(p) {
-		n, to := s.admit(p[sent:])
+		n, out := s.admit(p[sent:])
 		if n == 0 {
 			break
 		}
-		if s.out == nil || s.out.to != to {
-			s.out = newWriter(to)
-		}
-		if err := s.out.write(p[sent : sent+n]); err != nil {
+		if err := out.write(p[sent : sent+n]); err != nil {
 			return sent, fmt.Errorf("passing a request to the server: %w", err)
 		}
 		sent += n
@@ -271,15 +269,18 @@ func (s *session) send(p []byte) (sent int, err error) {
 // admit says how much of what the client said may be passed on now, and to whom. What
 // thereby begins is counted under the lock that a pause takes: no request slips
 // through between the two.
-func (s *session) admit(p []byte) (n int, to net.Conn) {
+func (s *session) admit(p []byte) (n int, to *writer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.backend == nil {
 		return 0, nil
 	}
+	if s.out == nil {
+		s.out = newWriter(s.backend)
+	}
 	for n < len(p) {
 		if s.framer.pinned() != "" {
-			return len(p), s.backend
+			return len(p), s.out
 		}
 		if s.pause != nil && s.framer.between() && !s.framer.open() {
 			break
@@ -290,20 +291,23 @@ func (s *session) admit(p []byte) (n int, to net.Conn) {
 			s.gate.log.Debug("a client's words are not understood any more", "client", s.conn.RemoteAddr(), "err", err)
 		}
 	}
-	return n, s.backend
+	return n, s.out
 }
 
 // connect waits until the gate is not paused, and until there is a server. When that
 // takes longer than a request may wait, the client is told so in its protocol's words.
-func (s *session) connect(ctx context.Context) error { return s.await(ctx, s.attach) }
+func (s *session) connect(ctx context.Context) error {
+	return s.await(ctx, &hold{gate: s.gate}, s.attach)
+}
 
-// await has use speak with a server, as connect does. use may be called again.
-func (s *session) await(ctx context.Context, use func(net.Conn) error) error {
+// await has use speak with a server, as connect does, for what h counts. use may be called
+// again.
+func (s *session) await(ctx context.Context, h *hold, use func(net.Conn) error) error {
 	limit, cancel := context.WithTimeout(ctx, s.gate.limits.Request)
 	defer cancel()
 	s.setWaits(true)
 	defer s.setWaits(false)
-	err := s.reach(limit, false, use)
+	err := s.reach(limit, false, h, use)
 	if err != nil && (limit.Err() != nil || errors.Is(err, context.DeadlineExceeded)) && s.answered(ctx) {
 		s.refuse("flocker: the server behind this port did not come back in time; try again")
 		err = fmt.Errorf("%w: %w", errTold, err)
@@ -345,7 +349,7 @@ func (s *session) comeBack(done func()) bool {
 		defer done()
 		ctx, cancel := context.WithTimeout(s.ctx, s.gate.limits.Request)
 		defer cancel()
-		if err := s.reach(ctx, true, s.attach); err != nil {
+		if err := s.reach(ctx, true, nil, s.attach); err != nil {
 			s.gate.log.Warn("a session that listens could not be connected again", "client", s.conn.RemoteAddr(), "err", err)
 			s.close()
 		}
@@ -354,10 +358,13 @@ func (s *session) comeBack(done func()) bool {
 }
 
 // reach has use speak with a server, once there may be one; early, before a pause has
-// ended.
-func (s *session) reach(ctx context.Context, early bool, use func(net.Conn) error) error {
+// ended, which h does not count.
+func (s *session) reach(ctx context.Context, early bool, h *hold, use func(net.Conn) error) error {
 	for held := false; ; held = true {
-		err := s.tryReach(ctx, early, held, use)
+		err := s.tryReach(ctx, early, held, h, use)
+		if errors.Is(err, errPaused) || errors.Is(err, errNotReady) {
+			h.count()
+		}
 		switch {
 		case errors.Is(err, errPaused):
 		case errors.Is(err, errNotReady) && rest(ctx, 5*time.Millisecond) == nil:
@@ -373,7 +380,7 @@ var (
 	errNotReady = errors.New("the server is not ready") // and nothing was asked of it that may not be asked again
 )
 
-func (s *session) tryReach(ctx context.Context, early, held bool, use func(net.Conn) error) error {
+func (s *session) tryReach(ctx context.Context, early, held bool, h *hold, use func(net.Conn) error) error {
 	s.mu.Lock()
 	pause, closed := s.pause, s.closed
 	open := s.backend != nil && s.framer.open()
@@ -382,9 +389,7 @@ func (s *session) tryReach(ctx context.Context, early, held bool, use func(net.C
 		return net.ErrClosed
 	}
 	if pause != nil && !open && !early {
-		if !held {
-			s.gate.held.Add(1)
-		}
+		h.count()
 		end, cancel := context.WithDeadline(ctx, pause.until)
 		defer cancel()
 		select {
@@ -405,7 +410,7 @@ func (s *session) tryReach(ctx context.Context, early, held bool, use func(net.C
 	if has || over {
 		return nil
 	}
-	conn, err := s.gate.server(ctx)
+	conn, err := s.gate.server(ctx, h)
 	if err != nil {
 		return err
 	}
@@ -446,7 +451,7 @@ func (s *session) attach(conn net.Conn) error {
 	case stale && s.pause == nil:
 		return errors.New("the server was exchanged while it was logging the client in")
 	}
-	s.backend = conn
+	s.backend, s.out = conn, nil
 	s.pumps.Go(func() { s.replies(conn) })
 	return nil
 }
@@ -531,7 +536,7 @@ func (s *session) park() {
 		}
 	}
 	_ = s.backend.Close()
-	s.backend = nil
+	s.backend, s.out = nil, nil
 	s.gate.wake()
 }
 

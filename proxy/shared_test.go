@@ -24,10 +24,11 @@ import (
 // service is what several servers, one after the other, do for one name: they answer with it
 // and what they were asked, and count that.
 type service struct {
-	name string
-	mu   sync.Mutex
-	did  map[string]int
-	now  *httptest.Server
+	flood atomic.Int64 // bytes of answers that have no end
+	name  string
+	mu    sync.Mutex
+	did   map[string]int
+	now   *httptest.Server
 }
 
 func newService(t testing.TB, name string, withTLS bool) *service {
@@ -68,6 +69,14 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 		_ = rw.Flush()
 		_, _ = io.Copy(conn, rw)
+		return
+	}
+	if r.URL.Path == "/flood" { // more than anybody reads
+		for err == nil {
+			var n int
+			n, err = w.Write(make([]byte, 64<<10))
+			s.flood.Add(int64(n))
+		}
 		return
 	}
 	s.mu.Lock()
@@ -663,6 +672,45 @@ func TestSharedHTTP2(t *testing.T) {
 		eventually(t, "no session is left", func() bool {
 			return w.status(node, "a").Sessions+w.status(node, "b").Sessions+w.status(node, "w").Sessions == 0
 		})
+	}
+}
+
+// Who is cut off and does not read holds nothing up: the session ends, and the connection goes
+// on for its other routes.
+func TestSharedHTTP2CutUnread(t *testing.T) {
+	w := newWeb(t, 2, Limits{})
+	for node := range w.nodes {
+		tr, ask, dials := w.client2(node)
+		tr.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10}
+		w.a.flood.Store(0)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://shared/flood", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = "a.example.org"
+		res, err := tr.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "more is said than the client takes", func() bool { return w.a.flood.Load() > 1<<20 })
+		if err := errors.Join(w.nodes[0].Pause(t.Context(), "a", 0), w.nodes[0].Cut(t.Context(), "a")); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the session ends", func() bool { return w.status(node, "a").Sessions == 0 })
+		if _, err := io.Copy(io.Discard, res.Body); err == nil {
+			t.Error("it is told that this was all")
+		}
+		_ = res.Body.Close()
+		if got := ask("b.example.org", "y"); got != "200 B b.example.org /y" || dials.Load() != 1 {
+			t.Errorf("after the cut: %q, with %d connections", got, dials.Load())
+		}
+		if err := w.nodes[0].Resume(t.Context(), "a", ""); err != nil {
+			t.Fatal(err)
+		}
+		if got := ask("a.example.org", "z"); got != "200 A a.example.org /z" {
+			t.Errorf("after the cut: %q", got)
+		}
+		tr.CloseIdleConnections()
 	}
 }
 

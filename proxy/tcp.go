@@ -102,21 +102,20 @@ func (r *relay) connect() (net.Conn, error) {
 	defer cancel()
 	r.setWaits(true)
 	defer r.setWaits(false)
+	h := &hold{gate: r.gate}
 	for held := false; ; {
 		r.mu.Lock()
 		pause, pauses := r.pause, r.pauses
 		r.mu.Unlock()
 		if pause != nil {
-			if !held {
-				r.gate.held.Add(1)
-			}
+			h.count()
 			held = true
 			if err := pause.wait(ctx); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		conn, err := r.gate.server(ctx)
+		conn, err := r.gate.server(ctx, h)
 		if err != nil {
 			return nil, err
 		}
