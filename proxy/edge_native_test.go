@@ -25,7 +25,7 @@ func TestNativeRedisNodes(t *testing.T) {
 	}
 	bench := benchRedis(t, addrs...)
 	for i := range movesHere() {
-		bench.someLoad()
+		bench.someLoad(i)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		begin := time.Now()
 		if err := c.nodes[owner].Pause(ctx, "r", 0); err != nil {

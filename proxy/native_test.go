@@ -99,7 +99,7 @@ func TestNativeRedis(t *testing.T) {
 	port := front(t, g)
 	bench := benchRedis(t, fmt.Sprintf("127.0.0.1:%d", port))
 	for i := range movesHere() {
-		bench.someLoad()
+		bench.someLoad(i)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		begin := time.Now()
 		g.Pause()
@@ -209,12 +209,12 @@ func benchRedis(t testing.TB, addrs ...string) *redisBench {
 		host, port, _ := strings.Cut(addr, ":")
 		b.clients.Go(func() {
 			_, err := again(over.Done(), func(int) (int, error) {
-				const each = 5000
+				each := max(5000, increments(b.t)/movesHere()/10)
 				out, err := output("redis-benchmark", "-h", host, "-p", port, "-n", fmt.Sprint(each), "-c", "20", "-r", "1", "-q", "INCR", "counter")
 				if err == nil && strings.Contains(out, "rror") {
 					err = fmt.Errorf("redis-benchmark tells of errors:\n%s", out)
 				}
-				b.counted.Add(each)
+				b.counted.Add(int64(each))
 				return each, err
 			})
 			if err != nil {
@@ -225,16 +225,34 @@ func benchRedis(t testing.TB, addrs ...string) *redisBench {
 	return b
 }
 
-// someLoad waits until each of them may have counted up once more.
-func (b *redisBench) someLoad() {
+// increments is how often they count up together at least; FLOCKER_INCRS says it.
+func increments(t testing.TB) int {
+	text := os.Getenv("FLOCKER_INCRS")
+	if text == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		t.Fatalf("FLOCKER_INCRS is %q, which is no number of INCRs", text)
+	}
+	return n
+}
+
+// someLoad waits until each of them may have counted up once more, and all have done their
+// part of what they are to do before so many moves.
+func (b *redisBench) someLoad(moves int) {
 	b.t.Helper()
-	before := b.counted.Load()
-	eventually(b.t, "there is some load between two moves", func() bool { return b.counted.Load() > before || b.t.Failed() })
+	part := int64(increments(b.t)) * int64(moves+1) / int64(movesHere()+1)
+	for more := true; more; more = b.counted.Load() < part && !b.t.Failed() {
+		before := b.counted.Load()
+		eventually(b.t, "there is some load between two moves", func() bool { return b.counted.Load() > before || b.t.Failed() })
+	}
 }
 
 // countedAs ends the load, and compares what it has counted to with what the server has.
 func (b *redisBench) countedAs(server *redisServer) {
 	b.t.Helper()
+	b.someLoad(movesHere())
 	b.end()
 	b.clients.Wait()
 	got, err := output("redis-cli", "-p", fmt.Sprint(server.port), "get", "counter")
