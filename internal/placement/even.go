@@ -150,7 +150,7 @@ func (v *View) round(moves []Move) (out []Move) {
 }
 
 // carryRound takes the moves of the round a step further, and drops those that are over. What
-// did not begin at once is not tried again: the next plan has it, if it is still right then.
+// could not begin at the first look is not tried again.
 func (v *View) carryRound(e *evening, begins bool) (cmds []state.Command) {
 	var wanted []Wanted
 	for _, x := range e.round {
@@ -187,10 +187,10 @@ func (v *View) carryRound(e *evening, begins bool) (cmds []state.Command) {
 			cmds = append(cmds, c.Command)
 			rest = append(rest, x)
 			continue
-		case c.begins && x.told:
-			inVain("it was undone meanwhile")
+		case begins:
 			continue
-		case begins || c.begins:
+		case c.begins:
+			inVain(map[bool]string{true: "it was undone by something else", false: "it could not begin"}[x.told])
 			continue
 		case c.State == MoveFailed:
 			inVain(c.Text)

@@ -45,8 +45,8 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	settings replace=1m          the cluster's settings; rebalance=on
 //	policy                       LookAtPolicy
 //	even 3h                      run with Decide: what is decided happens at once, and is shown;
-//	                             refusing v1: its primary refuses handoffs; refusing n2: the node
-//	                             refuses new copies; forget: another node leads from now on
+//	                             refusing v1: its primary refuses handoffs; refusing all of v1: its
+//	                             migration is refused; refusing n2: the node refuses new copies; forget: another node leads from now on
 //	repair, decide, lacks        Repair, Decide, View.Shortfall and View.Silent
 //	run 10m                      looks every 5 s; what is decided happens at once, and a
 //	                             new replica is complete at the next look
@@ -260,6 +260,9 @@ func (w *world) carryOutOne(t *testing.T, cmd state.Command) {
 	case state.SetReplicas:
 		space(c.ID, func() { w.place(c) })
 	case state.StartMigration:
+		if w.refusing["all of "+string(c.ID)] {
+			return
+		}
 		change(c.ID, func(vol *state.Volume) {
 			vol.Migration = &state.Migration{From: vol.Placement.Primary, To: c.To, Attempt: c.Attempt, Began: at}
 		})
