@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"time"
@@ -153,7 +154,8 @@ func (a *app) volumeVerify() *cli.Command {
 		Name: "verify", Usage: "read a volume on all its nodes and compare checksums", ArgsUsage: "VOLUME...",
 		Description: "All nodes with a copy read the same snapshot: names, types, modes, owners, times, extended attributes\n" +
 			"and contents. It takes as long as reading the volume does, unless --timeout is given, and repairs\n" +
-			"nothing. When a copy differs the exit code is 4; when one could not be read, 6.",
+			"nothing. How far each node is shows meanwhile; Ctrl-C ends it on all of them. When a copy differs\n" +
+			"the exit code is 4; when one could not be read, 6.",
 		Action: a.untimed(1, -1, func(ctx context.Context, c *cli.Context) error {
 			reps, err := each(a, c.Args().Slice(), func(ref string) (api.VerifyReply, error) { return a.verifyOne(ctx, ref) })
 			if a.asJSON {
@@ -180,7 +182,113 @@ func (a *app) verifyOne(ctx context.Context, ref string) (api.VerifyReply, error
 		defer cancel()
 		req.Patience = a.timeout
 	}
+	stop := a.showReading(ctx, ref)
+	defer stop()
 	return a.client.VerifyVolume(ctx, ref, req)
+}
+
+// readingEvery is the time between two looks at how far a verify is, and where there is no
+// terminal as many of them pass from one line to the next.
+const (
+	readingEvery = time.Second
+	readingLines = 10
+)
+
+// showReading says until stop how far each node is with reading its copy: on a terminal a
+// line for each, again and again, elsewhere one line now and then. What cannot be asked is
+// only not shown.
+func (a *app) showReading(ctx context.Context, ref string) (stop func()) {
+	if a.quiet || a.asJSON {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	v, err := a.client.Volume(ctx, ref)
+	if err != nil {
+		return cancel // the verify will say so
+	}
+	old := map[volume.NodeID]uint64{} // what was read before
+	for _, r := range v.Readings {
+		old[r.Node.ID] = r.GUID
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		p := picture{w: a.stderr}
+		defer p.erase()
+		tick := time.NewTicker(readingEvery)
+		defer tick.Stop()
+		shown := ""
+		for n := 1; ; n++ {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if !a.progress && n%readingLines != 0 {
+				continue
+			}
+			now, err := a.client.Volume(ctx, string(v.ID))
+			if err != nil {
+				continue
+			}
+			lines := readings(now.Readings, old)
+			switch text := v.Name + ": " + strings.Join(lines, "; "); {
+			case len(lines) == 0 || text == shown:
+			case a.progress:
+				p.draw(lines)
+			default:
+				fmt.Fprintln(a.stderr, text)
+				shown = text
+			}
+		}
+	})
+	return func() { cancel(); all.Wait() }
+}
+
+// readings says of each node how far it is with what it did not read before; nothing when
+// none has begun.
+func readings(all []api.Reading, old map[volume.NodeID]uint64) []string {
+	var lines []string
+	begun := false
+	for _, r := range all {
+		fresh := r.GUID != 0 && r.GUID != old[r.Node.ID]
+		begun = begun || fresh
+		text := "waits"
+		switch {
+		case !r.Told:
+			text = "does not say how far it is, its flockd is older"
+		case fresh && r.Total > 0:
+			text = bar(r.Bytes, r.Total)
+		case fresh:
+			text = size(r.Bytes) + " read"
+		}
+		if fresh && r.Done && r.Bytes != r.Total {
+			text += ", stopped"
+		}
+		lines = append(lines, r.Node.String()+" "+text)
+	}
+	if !begun {
+		return nil
+	}
+	return lines
+}
+
+// picture is a few lines on a terminal, each time in the place of the last ones.
+type picture struct {
+	w     io.Writer
+	lines int
+}
+
+func (p *picture) draw(lines []string) {
+	p.erase()
+	fmt.Fprint(p.w, strings.Join(lines, "\n"))
+	p.lines = len(lines)
+}
+
+func (p *picture) erase() {
+	if p.lines > 0 {
+		fmt.Fprint(p.w, "\r"+strings.Repeat("\x1b[A", p.lines-1)+"\x1b[J")
+	}
+	p.lines = 0
 }
 
 // complain is an error of all replies that are bad.

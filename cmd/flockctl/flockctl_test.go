@@ -396,6 +396,127 @@ func TestProgress(t *testing.T) {
 	}
 }
 
+func TestReadings(t *testing.T) {
+	alpha, beta, gamma := apitest.Alpha, apitest.Beta, apitest.Gamma
+	old := map[volume.NodeID]uint64{alpha.ID: 1, beta.ID: 1}
+	tests := []struct {
+		name string
+		all  []api.Reading
+		want string
+	}{
+		{"none has begun", []api.Reading{{Node: alpha, Told: true, GUID: 1, Bytes: 9, Total: 9, Done: true}, {Node: gamma}}, ""},
+		{"each in its own way", []api.Reading{
+			{Node: alpha, Told: true, GUID: 2, Bytes: 1 << 30, Total: 4 << 30},
+			{Node: beta, Told: true, GUID: 1, Bytes: 9, Total: 9, Done: true},
+			{Node: gamma},
+		}, "alpha [##........] 25% 1GiB of 4GiB|beta waits|gamma does not say how far it is, its flockd is older"},
+		{"not counted yet, and read", []api.Reading{
+			{Node: alpha, Told: true, GUID: 2, Bytes: 1 << 20},
+			{Node: beta, Told: true, GUID: 2, Bytes: 1 << 30, Total: 1 << 30, Done: true},
+			{Node: gamma, Told: true, GUID: 2, Bytes: 0, Total: 1 << 30, Done: true},
+		}, "alpha 1MiB read|beta [##########] 100% 1GiB of 1GiB|gamma [..........]  0% 0B of 1GiB, stopped"},
+	}
+	for _, tt := range tests {
+		if got := strings.Join(readings(tt.all, old), "|"); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+// reader is a cluster where a verify of pgdata reads for ever.
+type reader struct {
+	*apitest.Fake
+	reads, stopped chan struct{} // closed when a verify has begun, and when its caller has gone
+}
+
+func (r reader) Volume(ctx context.Context, ref string) (api.Volume, error) {
+	v, err := r.Fake.Volume(ctx, ref)
+	guid, bytes := uint64(1), int64(4)
+	select {
+	case <-r.reads:
+		guid, bytes = 2, 3
+	default:
+	}
+	v.Readings = []api.Reading{{Node: apitest.Alpha, Told: true, GUID: guid, Bytes: bytes, Total: 4}, {Node: apitest.Beta}}
+	return v, err
+}
+
+func (r reader) VerifyVolume(ctx context.Context, _ string, _ api.VerifyRequest) (api.VerifyReply, error) {
+	close(r.reads)
+	<-ctx.Done()
+	close(r.stopped)
+	return api.VerifyReply{}, ctx.Err()
+}
+
+// spotter closes found once all of a text has been written.
+type spotter struct {
+	strings.Builder
+	text  string
+	found chan struct{}
+}
+
+func (w *spotter) Write(p []byte) (int, error) {
+	n, err := w.Builder.Write(p)
+	if w.text != "" && strings.Contains(w.String(), w.text) {
+		w.text = ""
+		close(w.found)
+	}
+	return n, err
+}
+
+// A verify shows how far it is, and who interrupts it ends it in flockd too.
+func TestVerifyShowsAndEnds(t *testing.T) {
+	r := reader{apitest.Cluster(), make(chan struct{}), make(chan struct{})}
+	l := apitest.NewListener()
+	serving, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	log := slog.New(slog.DiscardHandler)
+	wg.Go(func() { api.ServeLocal(serving, l, api.NewHandler(r, nil, log), log) })
+	defer wg.Wait()
+	defer stop()
+	shown := &spotter{text: "alpha [#######...] 75% 3B of 4B\nbeta does not say", found: make(chan struct{})}
+	a := &app{world: world{stderr: shown, progress: true, now: time.Now}, client: api.NewClient(l.Dial), patient: true}
+	defer a.client.Close()
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	done := make(chan error, 1)
+	go func() {
+		_, err := a.verifyOne(ctx, "pgdata")
+		done <- err
+	}()
+	within := func(what string, c <-chan struct{}) {
+		t.Helper()
+		select {
+		case <-c:
+		case <-time.After(time.Minute):
+			t.Fatalf("waited a minute until %s", what)
+		}
+	}
+	within("it is shown", shown.found)
+	interrupt()
+	if err := <-done; err == nil {
+		t.Error("it ended well")
+	}
+	within("flockd hears of it", r.stopped)
+	if !strings.HasSuffix(shown.String(), "\x1b[J") {
+		t.Errorf("something stays on the terminal: %q", shown)
+	}
+}
+
+// A picture takes the place of the one before, and nothing stays of the last.
+func TestPicture(t *testing.T) {
+	var b strings.Builder
+	p := picture{w: &b}
+	p.erase()
+	p.draw([]string{"one", "two"})
+	p.draw([]string{"three"})
+	p.erase()
+	p.erase()
+	if got, want := b.String(), "one\ntwo\r\x1b[A\x1b[Jthree\r\x1b[J"; got != want {
+		t.Errorf("drawn: %q, want %q", got, want)
+	}
+}
+
 func TestAwaited(t *testing.T) {
 	lag := func(s float64) *float64 { return &s }
 	node := func(name string) api.NodeRef { return api.NodeRef{Name: name} }

@@ -153,17 +153,21 @@ func progress(r api.Replica, now time.Time) string {
 	if r.TotalBytes <= 0 {
 		return ""
 	}
-	done := min(1, float64(r.SentBytes)/float64(r.TotalBytes))
-	text := fmt.Sprintf("%s of %s", size(r.SentBytes), size(r.TotalBytes))
 	if r.State != volume.LinkSeeding && r.Stream != "full" && r.Stream != "resume" {
-		return text
+		return fmt.Sprintf("%s of %s", size(r.SentBytes), size(r.TotalBytes))
 	}
-	cells := int(done * barWidth)
-	text = fmt.Sprintf("[%s%s] %2.0f%% %s", strings.Repeat("#", cells), strings.Repeat(".", barWidth-cells), math.Floor(100*done), text)
+	text := bar(r.SentBytes, r.TotalBytes)
 	if left, ok := eta(r, now); ok {
 		text += ", " + left + " left"
 	}
 	return text
+}
+
+// bar shows how much is done of what there is to do, which is not nothing.
+func bar(bytes, total int64) string {
+	done := min(1, float64(bytes)/float64(total))
+	cells := int(done * barWidth)
+	return fmt.Sprintf("[%s%s] %2.0f%% %s of %s", strings.Repeat("#", cells), strings.Repeat(".", barWidth-cells), math.Floor(100*done), size(bytes), size(total))
 }
 
 // eta estimates from the rate of late, or else from the whole stream's.

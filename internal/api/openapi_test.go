@@ -66,7 +66,7 @@ func TestEveryFieldIsDescribed(t *testing.T) {
 		NodeRef{}, VersionInfo{}, ClusterStatus{}, NodeSetup{}, InitRequest{}, InitReply{}, JoinRequest{}, JoinReply{},
 		Node{}, LabelRequest{}, Volume{}, Replica{}, CreateVolumeRequest{}, UndeleteRequest{}, TokenRequest{}, Token{}, Event{},
 		UpdateVolumeRequest{}, UpdateVolumeReply{}, Settings{}, Setting{}, SettingsRequest{},
-		SyncRequest{}, SyncReply{}, VerifyRequest{}, VerifyReply{}, Sum{}, CopySum{}, Snapshot{}, SnapshotRequest{}, PruneRequest{},
+		SyncRequest{}, SyncReply{}, VerifyRequest{}, VerifyReply{}, Sum{}, CopySum{}, Reading{}, Snapshot{}, SnapshotRequest{}, PruneRequest{},
 		Failover{}, Lease{}, Asides{}, Aside{}, RestoreAsideRequest{}, Container{}, FailoverRequest{}, DrainRequest{}, Drain{}, LeftCopy{}, RemoveNodeRequest{}, RemoveNodeReply{},
 		Routes{}, Route{}, RouteSession{}, AddRouteRequest{}, NodeRoute{},
 	}

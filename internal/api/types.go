@@ -297,6 +297,22 @@ type Volume struct {
 	// Containers are those that are recorded to follow it; only of a volume that was asked
 	// for by name or ID.
 	Containers []Container `json:"containers,omitempty"`
+	// Readings are how far the nodes with a copy have got with reading it for a verify, or
+	// got at the last one; only of a volume that was asked for by name or ID.
+	Readings []Reading `json:"readings,omitempty"`
+}
+
+// Reading is how far one node has got with reading its copy of a snapshot.
+type Reading struct {
+	Node NodeRef `json:"node"`
+	// Told is false of a node whose version does not say how far it is.
+	Told bool `json:"told"`
+	// GUID of the snapshot; 0: it has not begun with any of this volume.
+	GUID  uint64 `json:"guid,string,omitempty"`
+	Bytes int64  `json:"bytes"`
+	// Total is how much there is to be read; 0 as long as that is being counted.
+	Total int64 `json:"total,omitempty"`
+	Done  bool  `json:"done,omitempty"` // it reads no more, whether it got to the end or not
 }
 
 // Holder is one user of a mounted volume.

@@ -400,6 +400,7 @@ func (m *member) report(ctx context.Context) error {
 		}
 		m.mu.Unlock()
 		rep.Problems = append(rep.Problems, m.verifier.problems(m.cluster.State(), m.self)...)
+		rep.Reading = m.verifier.told()
 		if m.follow != nil {
 			m.follow.report(&rep)
 			m.linker.report(&rep)

@@ -25,7 +25,8 @@ type Trees interface {
 // Tree is the files of one snapshot.
 type Tree interface {
 	// Walk calls f for each thing in the tree, its root included, in an order that
-	// follows from the names alone. It ends with f's error or with ctx.
+	// follows from the names alone. It ends with f's error or with ctx. There may be several
+	// at the same time.
 	Walk(ctx context.Context, f func(Entry) error) error
 	// Close may take as long as the disk does, also after the caller has gone away.
 	Close() error
@@ -49,19 +50,32 @@ type Entry struct {
 // Xattr is one extended attribute; an Entry has them in order of their names.
 type Xattr struct{ Name, Value string }
 
-// sumTree reads a whole tree. It holds one buffer, whatever the sizes of files.
-func sumTree(ctx context.Context, t Tree) (api.Sum, error) {
+// sumTree reads a whole tree, and tells read of the bytes of content as they come. It holds
+// one buffer, whatever the sizes of files.
+func sumTree(ctx context.Context, t Tree, read func(n int)) (api.Sum, error) {
 	began := time.Now()
-	s := summer{h: sha256.New(), buf: make([]byte, 256<<10)}
+	s := summer{h: sha256.New(), buf: make([]byte, 256<<10), read: read}
 	if err := t.Walk(ctx, func(e Entry) error { return s.add(ctx, e) }); err != nil {
 		return api.Sum{}, err
 	}
 	return api.Sum{SHA256: hex.EncodeToString(s.h.Sum(nil)), Files: s.files, Bytes: s.bytes, Took: time.Since(began)}, nil
 }
 
+// countTree is how many bytes of content a tree has.
+func countTree(ctx context.Context, t Tree) (n int64, err error) {
+	err = t.Walk(ctx, func(e Entry) error {
+		if e.Open != nil {
+			n += e.Size
+		}
+		return nil
+	})
+	return n, err
+}
+
 type summer struct {
 	h     hash.Hash
 	buf   []byte
+	read  func(n int)
 	files int64
 	bytes int64
 }
@@ -92,6 +106,7 @@ func (s *summer) add(ctx context.Context, e Entry) error {
 		k, err := f.Read(s.buf)
 		s.h.Write(s.buf[:k])
 		n += int64(k)
+		s.read(k)
 		if err == io.EOF {
 			break
 		}

@@ -100,7 +100,7 @@ func TestSumSeesEveryChange(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := sumTree(t.Context(), tree)
+		s, err := sumTree(t.Context(), tree, func(int) {})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -161,7 +161,7 @@ func TestSumOfDeepTree(t *testing.T) {
 			t.Fatal(err)
 		}
 		open, _ := os.ReadDir("/proc/self/fd")
-		s, err := sumTree(t.Context(), tree)
+		s, err := sumTree(t.Context(), tree, func(int) {})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -233,7 +233,7 @@ func TestSumIsCancelled(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	if _, err := sumTree(ctx, tree); !errors.Is(err, context.Canceled) {
+	if _, err := sumTree(ctx, tree, func(int) {}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want that it was cancelled", err)
 	}
 	if err := tree.Close(); err != nil {

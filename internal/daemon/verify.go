@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
@@ -28,6 +29,7 @@ const (
 type verifier struct {
 	mu      sync.Mutex
 	reading string                        // name of the volume that is being read here; "": none
+	last    *reading                      // what is being read, or was last; nil: nothing yet
 	differ  map[volume.ID]differingCopies // of volumes whose primary this node is
 }
 
@@ -51,7 +53,36 @@ func (f *verifier) begin(name string) (end func(), err error) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.reading = ""
+		if f.last != nil {
+			f.last.done = true
+		}
 	}, nil
+}
+
+// reading is one copy of a snapshot as it is being read.
+type reading struct {
+	volume       volume.ID
+	guid         uint64
+	bytes, total atomic.Int64
+	done         bool // guarded by verifier.mu
+}
+
+// track begins to tell how far the reading is for which the slot was taken.
+func (f *verifier) track(req api.SumRequest) *reading {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.last = &reading{volume: req.Volume, guid: req.GUID}
+	return f.last
+}
+
+// told is the reading as this node reports it.
+func (f *verifier) told() *volume.Reading {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.last == nil {
+		return &volume.Reading{}
+	}
+	return &volume.Reading{Volume: f.last.volume, GUID: f.last.guid, Bytes: f.last.bytes.Load(), Total: f.last.total.Load(), Done: f.last.done}
 }
 
 // note remembers what a verify has found: copies that differ, or that none does.
@@ -304,10 +335,30 @@ func (m *member) sumHere(ctx context.Context, req api.SumRequest) (api.Sum, erro
 		if err != nil {
 			return api.Sum{}, fmt.Errorf("opening snapshot %s: %w", s.Name, err)
 		}
-		sum, err := sumTree(ctx, tree)
+		sum, err := sumTracked(ctx, tree, m.verifier.track(req))
 		return sum, errors.Join(err, tree.Close())
 	}
 	return api.Sum{}, gone
+}
+
+// sumTracked is sumTree that tells how far it is. How much there is to be read is counted
+// beside it: names cost little, and what was counted is in memory when the reader comes.
+func sumTracked(ctx context.Context, t Tree, r *reading) (api.Sum, error) {
+	counting, stop := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	beside.Go(func() {
+		// What hinders the counting meets the reader too, who says so.
+		if n, err := countTree(counting, t); err == nil {
+			r.total.Store(n)
+		}
+	})
+	sum, err := sumTree(ctx, t, func(n int) { r.bytes.Add(int64(n)) })
+	stop()
+	beside.Wait()
+	if err == nil {
+		r.total.Store(sum.Bytes)
+	}
+	return sum, err
 }
 
 // Holds implements api.Peer. To have no copy is an error: who asks may believe that what

@@ -115,6 +115,29 @@ func (v view) replica(vol *state.Volume, node volume.NodeID, kind api.ReplicaKin
 	return r
 }
 
+// readings are how far the nodes with a copy have got with reading it, once one of them has
+// said that it does; of those that were not heard of lately nothing is said.
+func (v view) readings(vol *state.Volume) []api.Reading {
+	var out []api.Reading
+	any := false
+	for _, n := range append([]volume.NodeID{vol.Placement.Primary}, vol.Placement.Replicas()...) {
+		h, ok := v.heard(n)
+		if !ok || h.Age > v.stale {
+			continue
+		}
+		r := api.Reading{Node: v.ref(n), Told: h.Reading != nil}
+		if r.Told && h.Reading.Volume == vol.ID {
+			any = true
+			r.GUID, r.Bytes, r.Total, r.Done = h.Reading.GUID, h.Reading.Bytes, h.Reading.Total, h.Reading.Done
+		}
+		out = append(out, r)
+	}
+	if !any {
+		return nil
+	}
+	return out
+}
+
 // health is the worst of a volume's parts, with the reason in words.
 func (v view) health(vol *state.Volume, out api.Volume, st volume.Status, known bool) (api.Health, string) {
 	type finding struct {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -153,5 +154,38 @@ func TestVolumeHealth(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Where a verify reads, each node's own word says how far it is; one whose version has no
+// word for it is told from one that has not begun.
+func TestReadings(t *testing.T) {
+	s := testState(t, confirmed)
+	mine := volume.Reading{Volume: "v", GUID: 7, Bytes: 1, Total: 2}
+	tests := []struct {
+		name    string
+		reports map[volume.NodeID]*volume.Reading
+		silent  volume.NodeID
+		want    string
+	}{
+		{"nobody has read", map[volume.NodeID]*volume.Reading{"n1": {}, "n2": {}, "n3": {}}, "", "[]"},
+		{"another volume is read", map[volume.NodeID]*volume.Reading{"n1": {Volume: "w", GUID: 9}, "n2": {}, "n3": {}}, "", "[]"},
+		{"only old nodes", map[volume.NodeID]*volume.Reading{"n1": nil, "n2": nil, "n3": nil}, "", "[]"},
+		{"one reads, one waits, one is old", map[volume.NodeID]*volume.Reading{"n1": &mine, "n2": {Volume: "w", GUID: 9, Bytes: 5}, "n3": nil}, "",
+			"[{n1 true 7 1 2 false} {n2 true 0 0 0 false} {n3 false 0 0 0 false}]"},
+		{"one is not heard of", map[volume.NodeID]*volume.Reading{"n1": &mine, "n2": &mine, "n3": {}}, "n2",
+			"[{n1 true 7 1 2 false} {n3 true 0 0 0 false}]"},
+	}
+	for _, tt := range tests {
+		v := view{state: s, stale: time.Minute, heard: func(id volume.NodeID) (heard, bool) {
+			h := heard{Report: volume.Report{Node: id, Reading: tt.reports[id]}}
+			if id == tt.silent {
+				h.Age = time.Hour
+			}
+			return h, true
+		}}
+		if got := fmt.Sprint(v.readings(s.Volume("v"))); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
 	}
 }

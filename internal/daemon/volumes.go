@@ -40,6 +40,7 @@ func (m *member) Volume(_ context.Context, ref string) (api.Volume, error) {
 	}
 	out := v.volume(vol)
 	out.Containers = v.containersOf(vol.ID)
+	out.Readings = v.readings(vol)
 	out.Locality = placement.NewView(v.state, m.heardByPlacement(), m.now()).Locality(vol)
 	return out, nil
 }

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -90,6 +91,66 @@ func TestVerifyEndsWithItsCaller(t *testing.T) {
 		w.Await("nothing is mounted", func() bool {
 			return len(w.Machine("n1").ZFS.SnapshotMounts())+len(w.Machine("n2").ZFS.SnapshotMounts()) == 0
 		})
+	})
+}
+
+// While copies are read any node tells how far each is. When the caller hangs up, on a node
+// that only passed the verify on, all nodes stop reading at once.
+func TestVerifyTellsHowFarItIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t, 3)
+		defer w.Close()
+		const size = 5000
+		w.Script(`
+			cluster
+			create n1 pg replicas=2
+			run n1 web pg
+			write n1 pg a ` + strings.Repeat("x", size) + `
+			await pg ok`)
+		readings := func() []api.Reading {
+			v, err := w.Machine("n3").API().Volume(w.ctx(), "pg")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v.Readings
+		}
+		if got := readings(); len(got) > 0 {
+			t.Errorf("before anything is read: %+v", got)
+		}
+		for _, name := range w.Names() {
+			w.Machine(name).trees.slow(time.Second)
+		}
+		ctx, cancel := context.WithCancel(w.ctx())
+		defer cancel()
+		got := make(chan error, 1)
+		go func() {
+			_, err := w.Machine("n2").API().VerifyVolume(ctx, "pg", api.VerifyRequest{})
+			got <- err
+		}()
+		all := func(is func(r api.Reading) bool) func() bool {
+			return func() bool {
+				list := readings()
+				return len(list) == 3 && !slices.ContainsFunc(list, func(r api.Reading) bool { return !r.Told || r.Total < size || !is(r) })
+			}
+		}
+		w.Await("all three read", all(func(r api.Reading) bool { return !r.Done && r.Bytes > 10 && r.Bytes < r.Total }))
+		cancel()
+		if err := <-got; err == nil {
+			t.Error("it ended well")
+		}
+		stopped := time.Now()
+		w.Await("none reads any more", all(func(r api.Reading) bool { return r.Done && r.Bytes < r.Total }))
+		if took := time.Since(stopped); took > 20*time.Second {
+			t.Errorf("they stopped after %s", took)
+		}
+		for _, name := range w.Names() {
+			w.Machine(name).trees.slow(0)
+			if left := w.Machine(name).ZFS.SnapshotMounts(); len(left) > 0 {
+				t.Errorf("%s still has %q mounted", name, left)
+			}
+		}
+		w.Script("verify n2 pg n1=alike n2=alike n3=alike")
+		w.Await("all have read all", all(func(r api.Reading) bool { return r.Done && r.Bytes == r.Total }))
 	})
 }
 

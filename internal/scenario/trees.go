@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/daemon"
 	"github.com/flocker-io/flocker/zfs/zfsfake"
@@ -21,7 +22,28 @@ type trees struct {
 	mu     sync.Mutex
 	opened int
 	rotten map[string]bool // "dataset file"
+	pace   time.Duration   // what each byte takes to be read
 }
+
+// slow makes every byte take so long to be read.
+func (t *trees) slow(pace time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pace = pace
+}
+
+// paced gives one byte in the time that it takes.
+type paced struct {
+	*bytes.Reader
+	pace time.Duration
+}
+
+func (p paced) Read(b []byte) (int, error) {
+	time.Sleep(p.pace)
+	return p.Reader.Read(b[:min(1, len(b))])
+}
+
+func (p paced) Close() error { return nil }
 
 func (t *trees) rot(dataset, file string) {
 	t.mu.Lock()
@@ -74,8 +96,12 @@ func (t *tree) Walk(ctx context.Context, f func(daemon.Entry) error) error {
 		if t.trees.rotten[dataset+" "+file] && len(data) > 0 {
 			data[0] ^= 1
 		}
+		pace := t.trees.pace
 		t.trees.mu.Unlock()
 		err = f(daemon.Entry{Path: file, Mode: 0o100644, Size: int64(len(data)), Open: func() (io.ReadCloser, error) {
+			if pace > 0 {
+				return paced{bytes.NewReader(data), pace}, nil
+			}
 			return io.NopCloser(bytes.NewReader(data)), nil
 		}})
 		if err != nil {

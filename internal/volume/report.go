@@ -31,9 +31,23 @@ type Report struct {
 	Proxy bool `json:"proxy,omitempty"`
 	// Swarm is the one that its engine belongs to.
 	Swarm Swarm `json:"swarm,omitzero"`
+	// Reading is how far it has got with what it reads for a verify, or read last; nil from
+	// a version that does not tell.
+	Reading *Reading `json:"reading,omitempty"`
 	// Problems are sentences for the operator about the node itself (engine not
 	// reachable, pool degraded, shadowing local volume).
 	Problems []string `json:"problems,omitempty"`
+}
+
+// Reading is how far a node has got with reading its copy of one snapshot, by its guid. The
+// zero value: it has read none since it started.
+type Reading struct {
+	Volume ID     `json:"volume,omitempty"`
+	GUID   uint64 `json:"guid,string,omitempty"`
+	Bytes  int64  `json:"bytes,omitempty"`
+	// Total is how much its files hold; 0 as long as that has not been counted.
+	Total int64 `json:"total,omitempty"`
+	Done  bool  `json:"done,omitempty"` // it reads no more, whether it got to the end or not
 }
 
 // Followed is what a node says of one container that follows its volumes.
