@@ -197,6 +197,7 @@ func (v *vessel) inject() Place {
 // holders are the processes with the volume mounted but for this one.
 func (v *vessel) holders() []mounts.Holder {
 	v.Helper()
+	home(v.T)
 	// Of this process and the container: others may not be looked into.
 	proc := v.TempDir()
 	for _, name := range []string{"self", strconv.Itoa(os.Getpid()), strconv.Itoa(v.cmd.Process.Pid)} {
@@ -487,6 +488,13 @@ func TestInjectLeavesNothing(t *testing.T) {
 	if after := look(); after != before {
 		t.Errorf("this process is at %s, and was at %s", after, before)
 	}
+	home(t)
+}
+
+// home waits until no thread of this process is in another namespace: one ends a little
+// later than what it was asked to do.
+func home(t *testing.T) {
+	t.Helper()
 	ours, err := os.Readlink("/proc/self/ns/mnt")
 	must(t, err)
 	elsewhere := func() (out []string) {
@@ -500,7 +508,6 @@ func TestInjectLeavesNothing(t *testing.T) {
 		}
 		return out
 	}
-	// A thread ends a little later than what it was asked to do.
 	for began := time.Now(); len(elsewhere()) > 0; runtime.Gosched() {
 		if time.Since(began) > 30*time.Second {
 			t.Fatalf("threads stay in other namespaces: %v", elsewhere())
