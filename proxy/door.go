@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -36,6 +37,9 @@ type door struct {
 	early   *time.Timer     // ends that phase for edges that do not answer
 	changed chan struct{}   // closed and made anew when any of this has changed
 	dials   chan struct{}   // has those that are being made, as many as there may be
+	asks    map[*keyAsk]struct{}
+	asked   uint64        // how many of them there were
+	asking  chan struct{} // has one for each
 
 	older olderDoors
 }
@@ -83,6 +87,8 @@ func newDoor(node string, r Route, p *doorPause, older olderDoors, log *slog.Log
 		lines:   make(map[string]*doorLine),
 		open:    make(map[*crossing]struct{}),
 		await:   make(map[string]bool),
+		asks:    make(map[*keyAsk]struct{}),
+		asking:  make(chan struct{}, mostAsks),
 		older:   older,
 		changed: make(chan struct{}),
 		pause:   p,
@@ -238,6 +244,13 @@ func (d *door) done(name string, a ack) {
 		return
 	}
 	l.heard = time.Now()
+	for _, k := range a.Keys {
+		for ask := range d.asks {
+			if bytes.Equal(ask.key, k.Client) {
+				ask.answered(k.Server)
+			}
+		}
+	}
 	if a.Serial != d.serial {
 		return
 	}
@@ -261,7 +274,10 @@ func (d *door) order() (order, <-chan struct{}, error) {
 	if d.retired {
 		return order{}, nil, errRetired
 	}
-	o := order{Serial: d.serial, Phase: d.phase, Cuts: d.cuts}
+	o := order{Serial: d.serial, Phase: d.phase, Cuts: d.cuts, asked: d.asked}
+	for a := range d.asks {
+		o.Keys = append(o.Keys, a.key)
+	}
 	if !d.owned {
 		moved := d.place()
 		o.Moved = &moved
@@ -282,6 +298,57 @@ func (d *door) order() (order, <-chan struct{}, error) {
 		o.Event = max(time.Until(d.pause.Since.Add(d.pause.Event)), time.Nanosecond)
 	}
 	return o, d.changed, nil
+}
+
+// keyAsk asks the edges of all nodes for what the server knows the key of a client by: only the
+// edge that has the session knows, which a newer one may have taken the place of. It stands
+// in the orders like a phase, so that an edge hears of it that makes its line anew. The
+// door's lock guards it.
+type keyAsk struct {
+	key    []byte
+	server []byte
+	over   chan struct{} // closed when somebody knows
+}
+
+const (
+	keyWait  = time.Second // for an edge that knows
+	mostAsks = 16
+)
+
+func (a *keyAsk) answered(server []byte) {
+	if len(server) > 0 && a.server == nil {
+		a.server = server
+		close(a.over)
+	}
+}
+
+// keyOf is the server's key for that of a client; nil if no edge knows it.
+func (d *door) keyOf(ctx context.Context, client []byte) []byte {
+	if len(client) > pgMaxKey { // nobody was told it, and orders have to remain short
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, keyWait)
+	defer cancel()
+	select {
+	case d.asking <- struct{}{}:
+		defer func() { <-d.asking }()
+	case <-ctx.Done():
+		return nil
+	}
+	a := &keyAsk{key: client, over: make(chan struct{})}
+	d.mu.Lock()
+	d.asks[a] = struct{}{}
+	d.asked++
+	d.wake()
+	d.mu.Unlock()
+	select {
+	case <-a.over:
+	case <-ctx.Done():
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.asks, a)
+	return a.server
 }
 
 // movedError says that a route has another owner.
@@ -632,7 +699,7 @@ func (d *door) serveLine(ctx context.Context, conn net.Conn, p preface, from str
 		if err != nil {
 			return err
 		}
-		if o.Serial != last.Serial || o.Moved != nil || last.Serial == 0 {
+		if o.Serial != last.Serial || o.asked != last.asked || o.Moved != nil || last.Serial == 0 {
 			last = o
 			if err := writeMessage(conn, o); err != nil || o.Moved != nil {
 				return err

@@ -47,6 +47,8 @@ type wire interface {
 	tell(a ack) error
 	// server makes a connection to the server, when there may be one.
 	server(ctx context.Context, p preface) (net.Conn, error)
+	// key asks all edges what the server knows the key of a client by; nil if none does.
+	key(ctx context.Context, p preface) ([]byte, error)
 	close()
 }
 
@@ -70,6 +72,7 @@ func newEdge(n *Node, r Route, s secrets, log *slog.Logger) (*edge, error) {
 	}
 	e.keeps = s
 	e.gate.try = 0 // the door makes the attempts
+	e.gate.keyOf = e.keyOf
 	e.gate.crowd, e.gate.held = &n.crowd, n.held(r.ID)
 	e.to = r.place()
 	e.reign, e.depose = context.WithCancel(context.Background())
@@ -233,6 +236,11 @@ func (e *edge) follow(ctx, reign context.Context, to place) error {
 		}
 		if last.Serial != 0 && o.Cuts > last.Cuts {
 			e.gate.Cut()
+		}
+		if len(o.Keys) > 0 {
+			if err := l.tell(ack{Keys: e.keys(o.Keys)}); err != nil {
+				return err
+			}
 		}
 		if o.Serial == last.Serial {
 			if err := l.tell(ack{}); err != nil { // we are still there
@@ -405,6 +413,52 @@ func (e *edge) dial(ctx context.Context) (net.Conn, error) {
 	}
 }
 
+// keys answers what the door asks for.
+func (e *edge) keys(asked [][]byte) (out []keyPair) {
+	for _, k := range asked {
+		pair := keyPair{Client: k}
+		if known := e.gate.speaks.key; known != nil {
+			pair.Server = []byte(known(string(k)))
+		}
+		out = append(out, pair)
+	}
+	return out
+}
+
+// keyOf asks the edges of all nodes for the server's key for that of a client, which none of
+// this edge's has; "" if none of theirs has it.
+func (e *edge) keyOf(ctx context.Context, client string) string {
+	ctx, cancel := context.WithTimeout(ctx, 2*keyWait)
+	defer cancel()
+	for {
+		e.mu.Lock()
+		if !e.wanted {
+			e.wanted = true
+			e.wake()
+		}
+		l, changed := e.line, e.changed
+		e.mu.Unlock()
+		if l == nil {
+			select {
+			case <-changed:
+				continue
+			case <-ctx.Done():
+				return ""
+			}
+		}
+		key, err := l.key(ctx, preface{Key: []byte(client)})
+		if err == nil || rest(ctx, lineAgain) != nil {
+			return string(key)
+		}
+	}
+}
+
+// key implements wire.
+func (l *namedLine) key(ctx context.Context, p preface) ([]byte, error) {
+	p.Kind, p.Route, p.Epoch, p.Line = kindKey, l.Route, l.Epoch, l.Line
+	return l.wire.key(ctx, p)
+}
+
 // server implements wire.
 func (l *namedLine) server(ctx context.Context, p preface) (net.Conn, error) {
 	p.Kind, p.Route, p.Epoch, p.Line = kindServer, l.Route, l.Epoch, l.Line
@@ -452,7 +506,8 @@ type localLine struct {
 	door *door
 	node string
 	name string
-	last uint64
+	last uint64 // order
+	asks uint64 // that it had
 }
 
 func (l *localLine) next(ctx context.Context) (order, error) {
@@ -461,8 +516,8 @@ func (l *localLine) next(ctx context.Context) (order, error) {
 		if err != nil {
 			return order{}, err
 		}
-		if o.Serial != l.last || o.Moved != nil {
-			l.last = o.Serial
+		if o.Serial != l.last || o.asked != l.asks || o.Moved != nil {
+			l.last, l.asks = o.Serial, o.asked
 			return o, nil
 		}
 		pulse := time.NewTimer(linePulse)
@@ -489,6 +544,10 @@ func (l *localLine) server(ctx context.Context, p preface) (net.Conn, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+func (l *localLine) key(ctx context.Context, p preface) ([]byte, error) {
+	return l.door.keyOf(ctx, p.Key), nil
 }
 
 func (l *localLine) close() { l.door.leave(l.name) }
@@ -538,6 +597,21 @@ func (l *remoteLine) server(ctx context.Context, p preface) (net.Conn, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+func (l *remoteLine) key(ctx context.Context, p preface) ([]byte, error) {
+	first, err := message(p)
+	if err != nil {
+		return nil, err
+	}
+	s, err := l.carriers.begin(ctx, first)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = s.Close() }()
+	var a answer
+	err = within(ctx, s, func(conn net.Conn) error { return readMessage(conn, maxPreface, &a) })
+	return a.Key, err
 }
 
 func (l *remoteLine) close() {

@@ -57,6 +57,10 @@ type Gate struct {
 	late  time.Duration
 	crowd *crowd // nil: of this gate alone
 
+	// keyOf asks gates of the same route elsewhere for the server's key for that of a client;
+	// "" if none knows it. nil: there are none.
+	keyOf func(ctx context.Context, client string) string
+
 	held *atomic.Int64 // requests and new connections that a pause kept waiting, ever
 
 	waiting atomic.Int64 // clients, by their own word: see room
@@ -114,6 +118,7 @@ type protocol struct {
 	relay  bool                                        // it is not followed, and has no framer
 	hello  bool                                        // but it begins as TLS does
 	renew  func(PostgresOptions)                       // for those that come from now on; nil: it has no options
+	key    func(client string) string                  // by which the server knows a session; "": none of this gate; nil: it has no keys
 }
 
 // protocol returns nil for a mode that is not known.

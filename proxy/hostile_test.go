@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -182,7 +183,7 @@ func TestDoorForgetsWhoGaveUp(t *testing.T) {
 		served <- d.serveLine(t.Context(), ours, preface{Kind: kindLine, Route: "r", Epoch: 2, Line: "l"}, "n2")
 	}()
 	var a answer
-	if err := readMessage(theirs, maxPreface, &a); err != nil || a != (answer{}) {
+	if err := readMessage(theirs, maxPreface, &a); err != nil || !reflect.DeepEqual(a, answer{}) {
 		t.Fatalf("it is told %+v, %v", a, err)
 	}
 	_ = theirs.Close()

@@ -219,6 +219,8 @@ func (n *Node) serveStream(ctx context.Context, s *stream, from string) error {
 	}
 	d := n.routeDoor(p.Route)
 	switch {
+	case p.Kind == kindKey && d != nil:
+		return writeMessage(s, answer{Go: true, Key: d.keyOf(ctx, p.Key)})
 	case p.Kind != kindServer:
 		return fmt.Errorf("%w: a stream for %q", errMessage, p.Kind)
 	case d == nil:

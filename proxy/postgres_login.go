@@ -46,7 +46,7 @@ func NewPostgresGate(options PostgresOptions, dial Dialer, limits Limits, log *s
 func postgresProtocol(options PostgresOptions) *protocol {
 	gate := &postgres{cancels: pgCancels{of: make(map[string]string)}}
 	gate.renew(options)
-	return &protocol{framer: func() framer { return newPgFramer(gate) }, probe: probePostgres, renew: gate.renew}
+	return &protocol{framer: func() framer { return newPgFramer(gate) }, probe: probePostgres, renew: gate.renew, key: gate.cancels.server}
 }
 
 // postgres is what the sessions of one gate share.
@@ -86,11 +86,11 @@ func (c *pgCancels) remove(client string) {
 	delete(c.of, client)
 }
 
-// server is what to tell the server; a key that is not known is the server's own.
+// server is what to tell the server; "" for a key that no session of this gate has.
 func (c *pgCancels) server(client string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return cmp.Or(c.of[client], client)
+	return c.of[client]
 }
 
 // What a client may begin with.
@@ -220,6 +220,12 @@ func (c *begunConn) Read(p []byte) (int, error) {
 func (f *pgFramer) cancel(ctx context.Context, s *session, key string) error {
 	ctx, cancel := context.WithTimeout(ctx, pgCancelTime)
 	defer cancel()
+	// The session may be with a gate on another node, or one that this has taken the place of.
+	known := f.gate.cancels.server(key)
+	if known == "" && s.gate.keyOf != nil {
+		known = s.gate.keyOf(ctx, key)
+	}
+	key = cmp.Or(known, key) // it may be the server's own
 	s.gate.mu.Lock()
 	dial := s.gate.dial
 	s.gate.mu.Unlock()
@@ -230,7 +236,7 @@ func (f *pgFramer) cancel(ctx context.Context, s *session, key string) error {
 	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if _, err := conn.Write(pgMessages(nil).add(0, int32(pgCancel), []byte(f.gate.cancels.server(key)))); err != nil {
+	if _, err := conn.Write(pgMessages(nil).add(0, int32(pgCancel), []byte(key))); err != nil {
 		return fmt.Errorf("cancelling a request: %w", err)
 	}
 	// That the server hangs up says that it is done: what the client asks next is not hit.

@@ -35,6 +35,44 @@ func socketpair(t *testing.T) (a, b net.Conn) {
 	return conns[0], conns[1]
 }
 
+// takeOver has a newer process take the place of the node's, which tells when it is not needed
+// any more.
+func (m *member) takeOver(t *testing.T, file string, retired chan<- error) {
+	t.Helper()
+	old, oldStop, oldRaw := m.Node, m.stop, m.raw
+	ours, theirs := socketpair(t)
+	err := old.HandOver(func(files map[string]*os.File) error {
+		listeners := make(map[string]net.Listener)
+		for name, f := range files {
+			l, err := net.FileListener(f)
+			if err != nil {
+				return err
+			}
+			listeners[name] = l
+		}
+		f, err := oldRaw.(*net.TCPListener).File()
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }()
+		if m.inheritNodes, err = net.FileListener(f); err != nil {
+			return err
+		}
+		m.inherit, m.link = listeners, theirs
+		m.start(t, file, "")
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = oldRaw.Close()
+	go func() {
+		err := old.Retire(t.Context(), ours)
+		oldStop()
+		retired <- err
+	}()
+}
+
 // A newer process takes over, twice, and nobody notices: who is connected goes on, who comes
 // is served, and a pause counts those whom the older ones still serve.
 func TestTakeover(t *testing.T) {
@@ -61,38 +99,8 @@ func TestTakeover(t *testing.T) {
 
 	retired := make(chan error, 2)
 	for range 2 {
-		old, oldStop, oldRaw := m.Node, m.stop, m.raw
-		ours, theirs := socketpair(t)
-		err := old.HandOver(func(files map[string]*os.File) error {
-			listeners := make(map[string]net.Listener)
-			for name, f := range files {
-				l, err := net.FileListener(f)
-				if err != nil {
-					return err
-				}
-				listeners[name] = l
-			}
-			f, err := oldRaw.(*net.TCPListener).File()
-			if err != nil {
-				return err
-			}
-			defer func() { _ = f.Close() }()
-			if m.inheritNodes, err = net.FileListener(f); err != nil {
-				return err
-			}
-			m.inherit, m.link = listeners, theirs
-			m.start(t, file, "")
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = oldRaw.Close()
-		go func() {
-			err := old.Retire(t.Context(), ours)
-			oldStop()
-			retired <- err
-		}()
+		old := m.Node
+		m.takeOver(t, file, retired)
 		if err := old.Pause(t.Context(), "r", 0); err == nil {
 			t.Error("an older process still takes orders")
 		}

@@ -28,12 +28,15 @@ type preface struct {
 	Client string `json:",omitempty"` // its address
 	At     string `json:",omitempty"` // where it has connected to
 	Urgent bool   `json:",omitempty"` // it is let through during a pause
+	// Of a question for a key: the client's.
+	Key []byte `json:",omitempty"`
 }
 
 const (
 	kindLine    = "line"
 	kindCarrier = "carrier"
 	kindServer  = "server" // on a stream of a carrier
+	kindKey     = "key"    // so is this: what the server knows a key by that a client was told
 )
 
 // answer is what a door says to a preface. The zero one is HOLD: it will come, wait for
@@ -44,6 +47,8 @@ type answer struct {
 	No    string `json:",omitempty"` // why not; the edge tries again
 	// The process has retired: what leads to it leads nowhere.
 	Retired bool `json:",omitempty"`
+	// To a question for a key: the server's; nil if no edge knows it.
+	Key []byte `json:",omitempty"`
 }
 
 // place is where a route's owner is. Of two that differ, the one of the higher epoch is
@@ -77,6 +82,8 @@ type order struct {
 	Cuts   int           `json:",omitempty"` // how often those that are busy were to be cut off
 	Moved  *place        `json:",omitempty"` // the owner is another: this is the last order
 	Listen []string      `json:",omitempty"` // nodes whose clients listen to the others: in the phase last; of whom is not back yet: in early
+	Keys   [][]byte      `json:",omitempty"` // of clients, for which is asked what the server knows them by
+	asked  uint64        // how often that was, ever
 }
 
 // ack is what an edge has done of an order.
@@ -85,6 +92,13 @@ type ack struct {
 	Done   bool
 	Busy   []Session `json:",omitempty"` // who keeps it from being done, not all of them
 	Listen bool      `json:",omitempty"` // some of its clients listen to the others
+	Keys   []keyPair `json:",omitempty"` // those that were asked for; of a client that it has not, without the server's
+}
+
+// keyPair is the key that a client was told, and the one that the server has for it by now.
+type keyPair struct {
+	Client []byte
+	Server []byte `json:",omitempty"`
 }
 
 const (
