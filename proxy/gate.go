@@ -15,10 +15,13 @@ import (
 	"time"
 )
 
+// RequestLimit is how long a request waits where Limits do not say.
+const RequestLimit = 10 * time.Second
+
 // Limits bound what a gate keeps waiting while it is paused. Zero fields mean the
 // defaults.
 type Limits struct {
-	Request  time.Duration // that one request waits (10 s)
+	Request  time.Duration // that one request waits (RequestLimit)
 	Event    time.Duration // that a pause may last (20 s)
 	Sessions int           // with a request that waits, or not yet served; past it nobody new is accepted (1,000)
 	Dials    int           // at a time, after a pause: more overflow the server's queue (16)
@@ -26,7 +29,7 @@ type Limits struct {
 }
 
 func (l Limits) withDefaults() Limits {
-	l.Request = cmp.Or(l.Request, 10*time.Second)
+	l.Request = cmp.Or(l.Request, RequestLimit)
 	l.Event = cmp.Or(l.Event, 20*time.Second)
 	l.Sessions = cmp.Or(l.Sessions, 1000)
 	l.Dials = cmp.Or(l.Dials, 16)

@@ -147,6 +147,9 @@ type Stopped struct {
 	Paused time.Time     // since when their clients wait; zero: no route leads to them
 	Park   time.Duration // until the clients were at a quiet point
 	Stop   time.Duration // of the containers
+	// CopyBy is when the last copy has to be on the target: later the containers could not
+	// run again before their clients are refused. Zero: as long as the move is pending.
+	CopyBy time.Time
 }
 
 // Agent is one node's loop. Make it with New, run it with Run.

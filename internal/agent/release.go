@@ -117,7 +117,7 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	kept := (*errKept)(nil)
 	// An engine says that a container has stopped before it gives its volumes back.
 	wait := backSoon
-	for v.Pending.Follow && errors.As(err, &kept) && time.Since(began) < backPatience && ctx.Err() == nil && pending(a.cluster.State()) {
+	for v.Pending.Follow && errors.As(err, &kept) && time.Since(began) < backPatience && !stopped.late() && ctx.Err() == nil && pending(a.cluster.State()) {
 		a.rest(ctx, wait)
 		wait = min(2*wait, backPause)
 		err = a.letGo(ctx, id)
@@ -133,7 +133,13 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	ctx, cancel := a.whileState(ctx, pending)
 	defer cancel()
 	times.Unmount, began = time.Since(began), time.Now()
-	final, err := a.repl.Flush(ctx, id, v.Pending.To)
+	final, err := a.finalCopy(ctx, v, stopped)
+	if late := (*errLate)(nil); errors.As(err, &late) {
+		// Up to here this attempt was not committed: what an earlier try may have proposed was
+		// found out about below before this one began, and of a commit and an abort that cross
+		// the log takes one. From here on it is not given up, however late it is.
+		return refuse(late.Error())
+	}
 	if err != nil {
 		return fmt.Errorf("final copy of volume %q: %w", v.Name, err)
 	}
@@ -156,6 +162,49 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 		a.rest(ctx, wait)
 	}
 	return err
+}
+
+// late says that the last copy of a move is not worth waiting for any more.
+func (s Stopped) late() bool { return !s.CopyBy.IsZero() && !time.Now().Before(s.CopyBy) }
+
+// errLate says why a move is given up whose clients have waited for too long.
+type errLate struct {
+	node    string
+	waited  time.Duration
+	stopped Stopped
+	err     error // of the last try to copy; nil: there was none
+}
+
+func (e *errLate) Error() string {
+	short := func(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond) }
+	text := fmt.Sprintf("its clients had waited for %s (%s until they were quiet, %s for the stop) and its last copy was not on %s yet, so they go on where they were (--force does not ask)",
+		short(e.waited), short(e.stopped.Park), short(e.stopped.Stop), e.node)
+	if e.err != nil && !errors.Is(e.err, context.DeadlineExceeded) {
+		text += ": " + e.err.Error()
+	}
+	return text
+}
+
+// finalCopy brings the target what the containers have written until they were stopped.
+// Where their clients are refused when it takes too long, it ends with *errLate in time for
+// the containers to run again here, and until then it is tried again and again.
+func (a *Agent) finalCopy(ctx context.Context, v *state.Volume, stopped Stopped) (volume.Position, error) {
+	if stopped.CopyBy.IsZero() {
+		return a.repl.Flush(ctx, v.ID, v.Pending.To)
+	}
+	cctx, cancel := context.WithDeadline(ctx, stopped.CopyBy)
+	defer cancel()
+	late := &errLate{node: a.cluster.State().NodeName(v.Pending.To), stopped: stopped}
+	for wait := backSoon; !stopped.late(); wait = min(2*wait, time.Second) {
+		final, err := a.repl.Flush(cctx, v.ID, v.Pending.To)
+		if err == nil || ctx.Err() != nil {
+			return final, err
+		}
+		late.err = err
+		a.rest(cctx, wait)
+	}
+	late.waited = time.Since(stopped.Paused)
+	return volume.Position{}, late
 }
 
 // agree carries a pending removal out, or refuses it.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"github.com/flocker-io/flocker/internal/agent"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/proxy"
 )
 
 // joinPatience is how long a move of a volume waits until those of the volumes that go along
@@ -166,9 +168,11 @@ func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string) (o
 		defer done()
 		out.Paused, out.Park = paused, time.Since(began)
 	}
-	if v := f.m.cluster.State().Volume(id); v == nil || v.Pending == nil || v.Pending.Attempt != attempt {
+	v := f.m.cluster.State().Volume(id)
+	if v == nil || v.Pending == nil || v.Pending.Attempt != attempt {
 		return out, errGivenUp
 	}
+	limit, tasks := v.Pending.MaxPause, len(v.Pending.Services) > 0
 	began := time.Now()
 	for _, c := range going {
 		if err := f.stop(ctx, c); err != nil {
@@ -179,7 +183,25 @@ func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string) (o
 		return out, err
 	}
 	out.Stop = time.Since(began)
+	if limit := pauseLimit(limit, cmp.Or(f.m.timers.Held, proxy.RequestLimit)); limit > 0 && !out.Paused.IsZero() {
+		from := out.Paused
+		if tasks {
+			from = time.Now() // Swarm takes its time to end tasks, and to start them again
+		}
+		out.CopyBy = from.Add(limit)
+	}
 	return out, nil
+}
+
+// pauseLimit is how long after their pause the clients of a move have its last copy waited
+// for, where at most maxPause is wanted and requests wait for hold; 0: as long as it takes.
+// Three tenths are left to the containers to run again, and to answer. Who wants more than
+// that to be waited for gets it, and a quarter of the hold for the stop.
+func pauseLimit(maxPause, hold time.Duration) time.Duration {
+	if maxPause == 0 {
+		return 0
+	}
+	return max(hold*7/10, maxPause+hold/4)
 }
 
 // stopBegan says that clients may wait already for this attempt.

@@ -25,20 +25,21 @@ import (
 type fakeProxy struct {
 	machine *Machine
 
-	mu     sync.Mutex
-	down   bool
-	config proxy.Config
-	paused map[string]time.Time
-	busy   map[string][]proxy.Session // by route, at this node's gate
-	taken  map[uint16]bool            // ports that somebody else listens on
-	mute   bool                       // servers here answer no probe
-	cuts   int                        // connections that were cut
+	mu      sync.Mutex
+	down    bool
+	config  proxy.Config
+	paused  map[string]time.Time
+	busy    map[string][]proxy.Session // by route, at this node's gate
+	taken   map[uint16]bool            // ports that somebody else listens on
+	mute    bool                       // servers here answer no probe
+	cuts    int                        // connections that were cut
+	longest map[uint16]time.Duration   // of the pauses of each port that are over
 }
 
 var _ proxy.Controller = (*fakeProxy)(nil)
 
 func newFakeProxy(m *Machine) *fakeProxy {
-	p := &fakeProxy{machine: m}
+	p := &fakeProxy{machine: m, longest: map[uint16]time.Duration{}}
 	p.reset()
 	return p
 }
@@ -140,6 +141,9 @@ func (p *fakeProxy) Resume(_ context.Context, id, server string) error {
 	defer p.mu.Unlock()
 	r, err := p.owned(id)
 	if err == nil {
+		if since := p.paused[id]; !since.IsZero() {
+			p.longest[r.Listen] = max(p.longest[r.Listen], time.Since(since))
+		}
 		delete(p.paused, id)
 		if server != "" {
 			r.Server = server
@@ -267,6 +271,7 @@ func (e movingEngine) StopContainer(ctx context.Context, ref string) error {
 //	  is paused, or is nowhere: not on this node, or without a server
 //	busy NODE PORT CLIENT          a client has a transaction open at the gate there, which is open; done NODE PORT: they end
 //	flowing                        until every route leads to the server that its owner has, unless an operator has paused it
+//	paused NODE PORT MOST [LEAST]  the longest pause of the gate there that is over lasted so long
 //	cuts NODE N                    so many connections were cut there
 //	stops NODE N                   a container was stopped for a move so many times there
 //	proxy NODE down|up             it does not answer, and does again with what it was told; lost: without
@@ -311,6 +316,21 @@ func (w *World) proxyStep(words []string) (ok bool, err error) {
 		m.proxy.mu.Lock()
 		defer m.proxy.mu.Unlock()
 		delete(m.proxy.busy, id)
+	case "paused":
+		port, err := strconv.ParseUint(words[2], 10, 16)
+		if err != nil {
+			return true, err
+		}
+		most, err := time.ParseDuration(words[3])
+		if err != nil {
+			return true, err
+		}
+		least, _ := time.ParseDuration(append(words, "1ns")[4])
+		m.proxy.mu.Lock()
+		defer m.proxy.mu.Unlock()
+		if got := m.proxy.longest[uint16(port)]; got < least || got > most {
+			return true, fmt.Errorf("it was paused for %s", got)
+		}
 	case "cuts":
 		m.proxy.mu.Lock()
 		defer m.proxy.mu.Unlock()
