@@ -1,21 +1,19 @@
-// Package migrate will be one planned move of a volume together with its container
-// from node to node, while clients stay connected: seed if needed, pre-copy rounds
-// while writing goes on, pause the routes, stop the container, take the final copy,
-// commit the handoff, start on the other side, resume the routes. Before the commit
-// every failure goes back to the source with nothing lost; after the first byte to
-// a client the move only goes forward.
+// Package migrate holds no code: it says where the planned move of a volume is, with the
+// containers that run on it, from node to node while clients stay connected.
 //
-// Next will be a pure function from what is known of the move to its next step, and
-// Runner will do one step at a time, each safe to repeat. The package will declare
-// what it needs of replication, of the proxy and of the engine as small interfaces,
-// and import none of them. It will never choose the target (internal/placement) and
-// never write the state (the commands go through the log).
+// A migration is a wish in the replicated state (internal/state: StartMigration,
+// EndMigration), and whoever leads takes it a step further at each look, so that it
+// outlives every process that was asked:
 //
-// internal/agent will run it on a volume's primary; internal/daemon will wire it.
+//   - internal/placement/migrate.go decides the next step, a pure function: a first copy,
+//     the image, the handoff of all volumes of a company at once, or why it ends.
+//   - internal/daemon/prestop.go does on the old primary what can be done ahead of the
+//     pause, and company.go and router.go pause the routes and stop the containers.
+//   - internal/agent/release.go unmounts, makes the final copy and commits the handoff, or
+//     gives it up in time for the containers to run again where they were.
+//   - internal/daemon/follow.go starts the containers on the new primary; if they do not
+//     start, internal/placement/follow.go takes everything back.
 //
-// Nothing of it is built yet. What exists is the handoff (state.BeginHandoff,
-// CommitHandoff; internal/agent): when a container on a replica's node mounts an idle
-// volume, its primary gives it up; and a drain, or `flockctl migrate`, hands volumes over
-// with the containers that follow them, which are stopped meanwhile
-// (internal/placement). A volume in other use is refused, with the name of who uses it.
+// A drain hands volumes over in the same way (internal/placement/drain.go). docs/CONTAINERS.md
+// is the user's side, docs/ARCHITECTURE.md has the walk.
 package migrate
