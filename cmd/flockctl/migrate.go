@@ -31,7 +31,9 @@ stopped: it is named, and nothing is moved. So is a client that does not come to
 The tasks of a Swarm service go along when it has the constraint node.labels.flocker.volume.VOLUME==true.
 
 Just before the pause copies are made to see how long the last one will take. If that is more than --max-pause
-nothing is stopped, and the migration fails; --force does not ask.
+nothing is stopped, and the migration fails; so it does if the containers took too long to stop the last time, and
+if, once they are stopped, the last copy is not there before their clients are refused: then they go on where they
+were. A client that cannot be moved as long as it is connected is named at once. --force does not ask for any of that.
 
 Ctrl-C calls the migration off until the volume has arrived; after that it only ends the watching.`
 
@@ -41,7 +43,7 @@ func (a *app) migrateCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", Usage: "only say what would be done"},
 			&cli.DurationFlag{Name: "max-pause", Value: api.DefaultMaxPause, Usage: "how long clients may wait, besides the stop and the start of the containers, by what is predicted just before"},
-			&cli.BoolFlag{Name: "force", Usage: "go on however long they will wait"},
+			&cli.BoolFlag{Name: "force", Usage: "go on however long they will wait, and whoever is in the way now"},
 			&cli.BoolFlag{Name: "detach", Usage: "do not wait"},
 			&cli.BoolFlag{Name: "abort", Usage: "call off the one that is under way"},
 		},

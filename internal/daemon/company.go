@@ -183,7 +183,12 @@ func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string) (o
 		return out, err
 	}
 	out.Stop = time.Since(began)
-	if limit := pauseLimit(limit, cmp.Or(f.m.timers.Held, proxy.RequestLimit)); limit > 0 && !out.Paused.IsZero() {
+	if len(going) > 0 {
+		f.mu.Lock()
+		f.stopTook[id] = lastStop{v.Epoch, out.Stop}
+		f.mu.Unlock()
+	}
+	if limit := pauseLimit(limit, f.m.hold()); limit > 0 && !out.Paused.IsZero() {
 		from := out.Paused
 		if tasks {
 			from = time.Now() // Swarm takes its time to end tasks, and to start them again
@@ -192,6 +197,9 @@ func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string) (o
 	}
 	return out, nil
 }
+
+// hold is how long the proxy lets a request wait.
+func (m *member) hold() time.Duration { return cmp.Or(m.timers.Held, proxy.RequestLimit) }
 
 // pauseLimit is how long after their pause the clients of a move have its last copy waited
 // for, where at most maxPause is wanted and requests wait for hold; 0: as long as it takes.
@@ -202,6 +210,38 @@ func pauseLimit(maxPause, hold time.Duration) time.Duration {
 		return 0
 	}
 	return max(hold*7/10, maxPause+hold/4)
+}
+
+// lastStop is how long the stop of what goes with a volume took on this node, in that epoch
+// of it.
+type lastStop struct {
+	epoch volume.Epoch
+	took  time.Duration
+}
+
+// stopPredicted is how long the stop of what goes with a volume is going to take: as long as
+// the last time. 0: not known.
+func stopPredicted(v *state.Volume, here lastStop) time.Duration {
+	switch {
+	case here.took > 0 && here.epoch == v.Epoch: // for a move that was given up: none is newer
+		return here.took
+	case v.Moved != nil:
+		return v.Moved.Times.Stop
+	case v.LastMigration != nil:
+		return v.LastMigration.Times.Stop
+	}
+	return 0
+}
+
+// slowStop is why containers that take so long to stop are not stopped for a move, after
+// which the last copy takes about so long; nil where that is within the limit of its pause.
+func slowStop(stop, last, maxPause, hold time.Duration) error {
+	limit := pauseLimit(maxPause, hold)
+	if stop == 0 || limit == 0 || stop+last <= limit {
+		return nil
+	}
+	return fmt.Errorf("its containers took %s to stop the last time, so with the last copy its clients would wait for about %s before they could be told to go on, and what they ask for is refused after %s (let the containers end at SIGTERM, or give them a shorter stop timeout; --max-pause %s, or --force, moves it all the same)",
+		stop.Round(10*time.Millisecond), (stop + last).Round(10*time.Millisecond), hold, (stop+last).Round(time.Second)+time.Second)
 }
 
 // stopBegan says that clients may wait already for this attempt.

@@ -64,6 +64,7 @@ type follower struct {
 	ready    map[volume.ID]string       // for which attempt all was done that is done before containers are stopped
 	readied  chan struct{}              // closed at the next change of ready
 	stops    map[string]*stopRun        // by attempt
+	stopTook map[volume.ID]lastStop     // of what goes with a volume, here
 
 	ahead *prestarts // nil: containers are not started ahead
 }
@@ -87,7 +88,7 @@ func newFollower(m *member, engine container.Engine) *follower {
 		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{}, stopping: map[string]int{},
 		failed: map[string]followAttempt{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
 		foreseen: map[string]foreseen{}, here: map[string]container.State{}, unrouted: map[string]string{}, hooks: map[string]*hookRun{},
-		ready: map[volume.ID]string{}, readied: make(chan struct{}), stops: map[string]*stopRun{},
+		ready: map[volume.ID]string{}, readied: make(chan struct{}), stops: map[string]*stopRun{}, stopTook: map[volume.ID]lastStop{},
 	}
 }
 

@@ -70,9 +70,15 @@ func (m *member) migrateHere(ctx context.Context, ref string, req api.MigrateReq
 	if req.DryRun {
 		out := m.describeMigration(v, state.Migration{From: v.Placement.Primary, To: to}, api.MigrationPlanned)
 		out.Doing, out.Why, out.Containers, out.Services, out.With = plan.Doing, plan.Why, plan.Containers, plan.Services, plan.With
-		out.Notes = m.migrationNotes(ctx, v, to, plan.Containers)
+		out.Notes = m.migrationNotes(ctx, v, to, plan.Containers, maxPause(req))
 		out.PredictedSeconds = placement.PredictPause(view, v, to).Seconds()
 		return out, nil
+	}
+	if !req.Force && len(plan.Containers) > 0 {
+		if who := m.pinned(ctx, v); who != "" {
+			return api.Migration{}, volume.Errorf(volume.CodeRefused, "volume %q is not migrated: %s, for as long as they are connected", v.Name, who).
+				WithHint("have them disconnect, or try it all the same, in case they do meanwhile: flockctl migrate --force %s %s", v.Name, m.cluster.State().NodeName(to))
+		}
 	}
 	if _, err := m.commit(ctx, "", state.StartMigration{ID: v.ID, To: to, Attempt: newRequest(), MaxPause: maxPause(req)}); err != nil {
 		return api.Migration{}, err

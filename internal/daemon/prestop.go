@@ -84,7 +84,16 @@ func (f *follower) copyAhead(ctx context.Context, v *state.Volume, going []*stat
 			return nil
 		}
 	}
-	return ahead.refusal(limit)
+	if err := ahead.refusal(limit); err != nil {
+		return err
+	}
+	if len(going) == 0 || f.m.router == nil || len(stopsWith(f.m.cluster.State(), f.m.self, v.ID)) == 0 {
+		return nil
+	}
+	f.mu.Lock()
+	here := f.stopTook[v.ID]
+	f.mu.Unlock()
+	return slowStop(stopPredicted(v, here), ahead.predicted(), limit, f.m.hold())
 }
 
 // copyAhead is what copies ahead of a pause have shown.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/cluster"
@@ -281,8 +282,8 @@ func (m *member) PauseRoute(ctx context.Context, ref string, paused bool) error 
 }
 
 // migrationNotes are what the clients of a volume would notice if it were moved now, and
-// what is left behind.
-func (m *member) migrationNotes(ctx context.Context, v *state.Volume, to volume.NodeID, containers []string) (notes []string) {
+// what is left behind, where they may wait for as long as limit; 0: as long as it takes.
+func (m *member) migrationNotes(ctx context.Context, v *state.Volume, to volume.NodeID, containers []string, limit time.Duration) (notes []string) {
 	s := m.cluster.State()
 	there, _ := m.view().heard(to) // a node without a copy has not looked yet
 	for c := range s.Containers() {
@@ -311,6 +312,9 @@ func (m *member) migrationNotes(ctx context.Context, v *state.Volume, to volume.
 	if len(stops) == 0 {
 		return notes
 	}
+	if err := slowStop(stopPredicted(v, lastStop{}), 0, limit, m.hold()); err != nil && len(containers) > 0 {
+		notes = append(notes, err.Error())
+	}
 	for _, r := range m.view().routes(m.askRoutes(ctx, s)).Routes {
 		if !stops[r.Key()] {
 			continue
@@ -327,6 +331,35 @@ func (m *member) migrationNotes(ctx context.Context, v *state.Volume, to volume.
 		}
 	}
 	return notes
+}
+
+// pinned names the clients that would keep a volume from being migrated: those of its routes
+// that cannot be parked for as long as they are connected, and are not cut; "" for none. One
+// that is in the middle of something is none of them, nor is one whose protocol is not
+// followed: that it is busy now does not say that it stays so.
+func (m *member) pinned(ctx context.Context, v *state.Volume) string {
+	s := m.cluster.State()
+	stops := map[volume.RouteKey]state.NodeRoute{}
+	for _, r := range stopsWith(s, v.Placement.Primary, v.ID) {
+		if mode := proxy.Mode(r.Mode); !r.Cut && mode != proxy.TCP && mode != proxy.TLS {
+			stops[r.Key()] = r
+		}
+	}
+	if len(stops) == 0 {
+		return ""
+	}
+	for _, x := range m.view().routes(m.askRoutes(ctx, s)).Routes {
+		r, ok := stops[x.Key()]
+		if !ok || len(x.Pinned) == 0 {
+			continue
+		}
+		var sessions []proxy.Session
+		for _, p := range x.Pinned {
+			sessions = append(sessions, proxy.Session{Client: p.Client, Since: p.Since, Busy: p.Why})
+		}
+		return blockers(r, sessions)
+	}
+	return ""
 }
 
 // understood is a command as every node that is heard of can take it: one of a version

@@ -25,21 +25,22 @@ import (
 type fakeProxy struct {
 	machine *Machine
 
-	mu      sync.Mutex
-	down    bool
-	config  proxy.Config
-	paused  map[string]time.Time
-	busy    map[string][]proxy.Session // by route, at this node's gate
-	taken   map[uint16]bool            // ports that somebody else listens on
-	mute    bool                       // servers here answer no probe
-	cuts    int                        // connections that were cut
-	longest map[uint16]time.Duration   // of the pauses of each port that are over
+	mu        sync.Mutex
+	down      bool
+	config    proxy.Config
+	paused    map[string]time.Time
+	busy      map[string][]proxy.Session // by route, at this node's gate
+	taken     map[uint16]bool            // ports that somebody else listens on
+	mute      bool                       // servers here answer no probe
+	cuts      int                        // connections that were cut
+	longest   map[uint16]time.Duration   // of the pauses of each port that are over
+	stopTakes map[string]time.Duration   // by container: it takes so long to end
 }
 
 var _ proxy.Controller = (*fakeProxy)(nil)
 
 func newFakeProxy(m *Machine) *fakeProxy {
-	p := &fakeProxy{machine: m, longest: map[uint16]time.Duration{}}
+	p := &fakeProxy{machine: m, longest: map[uint16]time.Duration{}, stopTakes: map[string]time.Duration{}}
 	p.reset()
 	return p
 }
@@ -162,6 +163,7 @@ func (p *fakeProxy) Status(context.Context) (proxy.Status, error) {
 	for _, r := range p.config.Routes {
 		st := proxy.RouteStatus{ID: r.ID, Listen: r.Listen, Name: r.Name(), Mode: r.Mode, Epoch: r.Epoch, Owner: r.Owner}
 		if r.Owner == p.config.Node {
+			st.Pinned = slices.DeleteFunc(slices.Clone(p.busy[r.ID]), func(s proxy.Session) bool { return !s.Pinned })
 			st.Server, st.Paused, st.Busy, st.Sessions = r.Server, p.paused[r.ID], p.busy[r.ID], len(p.busy[r.ID])
 		}
 		if p.taken[r.Listen] {
@@ -261,6 +263,10 @@ func (e movingEngine) StopContainer(ctx context.Context, ref string) error {
 		}
 		m.proxy.mu.Unlock()
 		m.hooks.stopping(st.Spec.Name)
+		m.proxy.mu.Lock()
+		takes := m.proxy.stopTakes[st.Spec.Name]
+		m.proxy.mu.Unlock()
+		time.Sleep(takes)
 	}
 	return e.Engine.StopContainer(ctx, ref)
 }
@@ -270,8 +276,10 @@ func (e movingEngine) StopContainer(ctx context.Context, ref string) error {
 //	route NODE PORT WORD           until the gate on that node, by its own proxy: leads to container WORD,
 //	  is paused, or is nowhere: not on this node, or without a server
 //	busy NODE PORT CLIENT          a client has a transaction open at the gate there, which is open; done NODE PORT: they end
+//	pinned NODE PORT CLIENT        a client has a session there that cannot be moved; done ends it, too
 //	flowing                        until every route leads to the server that its owner has, unless an operator has paused it
 //	paused NODE PORT MOST [LEAST]  the longest pause of the gate there that is over lasted so long
+//	stop-takes NODE CONTAINER TIME  it takes so long to end when it is stopped for a move
 //	cuts NODE N                    so many connections were cut there
 //	stops NODE N                   a container was stopped for a move so many times there
 //	proxy NODE down|up             it does not answer, and does again with what it was told; lost: without
@@ -303,14 +311,14 @@ func (w *World) proxyStep(words []string) (ok bool, err error) {
 	switch words[0] {
 	case "route":
 		w.Await(strings.Join(words, " "), func() bool { return m.gate(at()) == words[3] })
-	case "busy":
+	case "busy", "pinned":
 		id := at()
 		if m.gates()[id] == "" {
 			return true, errors.New("the gate is not open")
 		}
 		m.proxy.mu.Lock()
 		defer m.proxy.mu.Unlock()
-		m.proxy.busy[id] = append(m.proxy.busy[id], proxy.Session{Client: words[3], Since: time.Now(), State: proxy.Active, Busy: "a transaction is open"})
+		m.proxy.busy[id] = append(m.proxy.busy[id], proxy.Session{Client: words[3], Since: time.Now(), State: proxy.Active, Busy: "a transaction is open", Pinned: words[0] == "pinned"})
 	case "done":
 		id := at()
 		m.proxy.mu.Lock()
@@ -331,6 +339,12 @@ func (w *World) proxyStep(words []string) (ok bool, err error) {
 		if got := m.proxy.longest[uint16(port)]; got < least || got > most {
 			return true, fmt.Errorf("it was paused for %s", got)
 		}
+	case "stop-takes":
+		takes, err := time.ParseDuration(words[3])
+		m.proxy.mu.Lock()
+		defer m.proxy.mu.Unlock()
+		m.proxy.stopTakes[words[2]] = takes
+		return true, err
 	case "cuts":
 		m.proxy.mu.Lock()
 		defer m.proxy.mu.Unlock()
