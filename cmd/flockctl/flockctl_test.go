@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 //	fail METHOD [CODE TEXT]   make a method of the API fail from now on, or no more
 //	emit KIND NAME TEXT       let an event happen
 //	waiting N                 wait until N calls wait for events
+//	called METHOD             wait until a method of the API was called
 //	calls METHOD              print the arguments of the calls of a method
 //	verify differs|unread NODE     what a verify finds from now on; alone: nothing
 //	code N flockctl ...       run a command that exits with N
@@ -66,6 +67,7 @@ func TestStories(t *testing.T) {
 			"fail":    storyFail,
 			"emit":    storyEmit,
 			"waiting": storyWaiting,
+			"called":  storyCalled,
 			"calls":   storyCalls,
 			"verify":  storyVerify,
 			"lose":    storyLose,
@@ -152,6 +154,16 @@ func storyWaiting(ts *testscript.TestScript, _ bool, args []string) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	ts.Fatalf("%d calls wait for events, want %d", story(ts).fake.Waiting(), want)
+}
+
+func storyCalled(ts *testscript.TestScript, _ bool, args []string) {
+	for range 2000 {
+		if slices.ContainsFunc(story(ts).fake.Calls(), func(c apitest.Call) bool { return c.Method == args[0] }) {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	ts.Fatalf("%s was not called", args[0])
 }
 
 func storyCalls(ts *testscript.TestScript, _ bool, args []string) {
