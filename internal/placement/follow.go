@@ -233,7 +233,29 @@ func (v *View) notReady(g company, n *NodeView, to volume.NodeID) string {
 	}
 	here, _ := g.here(n.ID)
 	if vol := v.behind(here, to); vol != nil && g.stops() {
+		if why := v.choked(here, m); why != "" {
+			return why
+		}
 		return fmt.Sprintf("%s runs until %s has caught up with volume %s", g.first(), m.Name, vol.Name)
+	}
+	return ""
+}
+
+// leastFree is the share of a pool below which what does not catch up there is held to have
+// no room: ZFS keeps about a thirtieth to itself.
+const leastFree = 0.05
+
+// choked names a volume whose copy on a node does not catch up because the pool there is
+// full; "" when none is known to.
+func (v *View) choked(volumes []*state.Volume, m *NodeView) string {
+	if !m.poolKnown() || m.Pool.Size <= 0 || float64(m.Pool.Free) >= leastFree*float64(m.Pool.Size) {
+		return ""
+	}
+	for _, vol := range volumes {
+		if l := v.link(vol, m.ID).State; l == volume.LinkLagging || l == volume.LinkRefused {
+			return fmt.Sprintf("the pool of %s is full (%.0f %%), and the copy of volume %s there does not catch up: make room on it, or take another node", m.Name,
+				100*float64(m.Pool.Size-m.Pool.Free)/float64(m.Pool.Size), vol.Name)
+		}
 	}
 	return ""
 }

@@ -94,6 +94,9 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 			return end(fmt.Sprintf("volume %s stays: %s", other.Name, r.Reason))
 		}
 	}
+	if why := v.choked(p.here, v.Node(m.To)); why != "" && v.Now.Sub(m.Began).Abs() >= roomLimit {
+		return end(fmt.Sprintf("%s (after %s)", why, roomLimit))
+	}
 	s := migrationStep{Migration: p.Migration}
 	switch {
 	case p.Doing != "" || p.Why != "":
@@ -107,6 +110,11 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 	}
 	return s
 }
+
+// roomLimit is how long a migration waits for somebody to make room where its volume is to
+// go. It is counted from its beginning, so what fills up later ends it at once: it is the
+// space that people look at while they wait.
+const roomLimit = 10 * time.Minute
 
 // openLimit is how long the end of a migration waits for the routes: they open without it,
 // but how long the clients waited belongs to what is told of it.

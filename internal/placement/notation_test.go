@@ -55,7 +55,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	drain                        Drain: its commands, and what is left and why
 //	migrations                   Migrations: their commands, and how far each is
 //	  v1 n1 > n2 ended=n2        its last migration there came to nothing
-//	  v1 n1 > n2 migrate=n2      its user wants it there; refused-of=op: the handoff was refused
+//	  v1 n1 > n2 migrate=n2      its user wants it there (n2:1m: since then); refused-of=op: the handoff was refused
 //	swarm n1                     all nodes are in a Swarm that n1 manages; not ready: who gets no
 //	  without n3                 tasks; unheard n3: it has not told of a Swarm yet
 //	  tally v1 v2                and its services, with the volumes that they are bound to; once,
@@ -741,7 +741,8 @@ func (w *world) addVolume(t *testing.T, line string) {
 		case "to": // of what is pending, with its containers
 			v.Pending.To, v.Pending.Follow = volume.NodeID(value), true
 		case "migrate": // an operator wants it there
-			v.Migration = &state.Migration{From: v.Placement.Primary, To: volume.NodeID(value), Attempt: "op"}
+			to, ago, _ := strings.Cut(value, ":")
+			v.Migration = &state.Migration{From: v.Placement.Primary, To: volume.NodeID(to), Attempt: "op", Began: now.Add(-duration(t, cmp.Or(ago, "0s")))}
 		case "ended": // the last migration, in vain; to a node
 			v.LastMigration = &state.EndedMigration{Migration: state.Migration{From: v.Placement.Primary, To: volume.NodeID(value), Attempt: "op"}, Reason: "its primary said no", At: now}
 		case "refused-of": // the last handoff of that migration
