@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -135,6 +136,8 @@ func (a *app) watchMigration(ctx context.Context, m api.Migration) (api.Migratio
 			return m, err
 		}
 		if err == nil {
+			// The last prediction was made just before the pause, and is told with what came of it.
+			now.PredictedSeconds = cmp.Or(now.PredictedSeconds, m.PredictedSeconds)
 			m = now
 		}
 	}
@@ -193,9 +196,7 @@ func (a *app) printMigration(m api.Migration) error {
 		if m.Why != "" {
 			a.printf("it would wait: %s\n", m.Why)
 		}
-		if m.PredictedSeconds > 0 && len(m.Containers)+len(m.Services) > 0 {
-			a.printf("its clients would wait for about %.2f s, besides the stop and the start of its containers\n", m.PredictedSeconds)
-		}
+		a.printPredicted(m)
 		for _, text := range m.Notes {
 			a.printf("note: %s\n", text)
 		}
@@ -205,11 +206,21 @@ func (a *app) printMigration(m api.Migration) error {
 		case m.PausedSeconds > 0 && t != nil:
 			a.printf("its clients waited for %.2f s: %.2f s until they were quiet, %.2f s for the stop, %.2f s to unmount, %.2f s for the last copy, %.2f s for the start\n",
 				m.PausedSeconds, t.Park, t.Stop, t.Unmount, t.Copy, t.Start)
+			if m.PredictedSeconds > 0 {
+				a.printf("predicted were %.2f s, besides the stop and the start\n", m.PredictedSeconds)
+			}
 		case m.StoppedSeconds > 0:
 			a.printf("its containers were stopped for at most %.1f s\n", m.StoppedSeconds)
 		}
 	case m.State == api.MigrationRunning:
 		a.printf("%s goes to %s%s\n", m.Name, m.To, along)
+		a.printPredicted(m)
 	}
 	return nil
+}
+
+func (a *app) printPredicted(m api.Migration) {
+	if m.PredictedSeconds > 0 && len(m.Containers)+len(m.Services) > 0 {
+		a.printf("its clients would wait for about %.2f s, besides the stop and the start of its containers\n", m.PredictedSeconds)
+	}
 }

@@ -65,8 +65,8 @@ type Migration struct {
 	// StoppedSeconds is for how long the containers did not run, at most: from the order to
 	// stop them until the leader knew that they run again. 0: none went along.
 	StoppedSeconds float64 `json:"stopped_seconds,omitempty"`
-	// PredictedSeconds, of a dry run, is how long clients would wait besides the stop and
-	// the start of the containers, as the last copies have shown it. 0: not known.
+	// PredictedSeconds, until the volume has arrived, is how long clients would wait besides
+	// the stop and the start of the containers, as the last copies have shown it. 0: not known.
 	PredictedSeconds float64 `json:"predicted_seconds,omitempty"`
 	// PausedSeconds is how long the clients of its routes waited, from the pause at the old
 	// node until the server at the new one was open to them. 0: it has no routes, or it is

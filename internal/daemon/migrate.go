@@ -132,10 +132,14 @@ func (m *member) migration(v *state.Volume, id string) (api.Migration, error) {
 	if now := v.Migration; now != nil && (id == "" || now.Attempt == id) {
 		out := m.describeMigration(v, *now, api.MigrationRunning)
 		out.Arrived = v.Placement.Primary == now.To
-		_, all := placement.Migrations(placement.NewView(m.cluster.State(), m.heardByPlacement(), m.now()))
+		view := placement.NewView(m.cluster.State(), m.heardByPlacement(), m.now())
+		_, all := placement.Migrations(view)
 		if i := slices.IndexFunc(all, func(p placement.Migration) bool { return p.Volume.ID == v.ID }); i >= 0 {
 			p := all[i]
 			out.Doing, out.Why, out.Containers, out.Services, out.With = p.Doing, p.Why, p.Containers, p.Services, p.With
+		}
+		if !out.Arrived {
+			out.PredictedSeconds = placement.PredictPause(view, v, now.To).Seconds()
 		}
 		return out, nil
 	}

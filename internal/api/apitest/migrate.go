@@ -34,6 +34,9 @@ func (f *Fake) MigrateVolume(ctx context.Context, ref string, req api.MigrateReq
 	for _, h := range v.Holders {
 		m.Containers = append(m.Containers, h.Name)
 	}
+	if m.To == Gamma { // which is where it has clients that come through a route
+		m.PredictedSeconds = 0.05
+	}
 	if req.DryRun {
 		m.ID, m.State, m.Doing = "", api.MigrationPlanned, ""
 		if len(m.Containers) > 0 {
@@ -69,11 +72,15 @@ func (f *Fake) migrated(ref, id string) (api.Migration, error) {
 	switch {
 	case m.State != api.MigrationRunning:
 	case f.looks == 1:
+		m.PredictedSeconds = 0
 		m.Arrived, m.Doing = true, "on "+m.To.Name+", where its containers are starting"
 	default:
 		m.State, m.Doing, m.Ended = api.MigrationDone, "", Now
 		if len(m.Containers) > 0 {
 			m.StoppedSeconds = 1.5
+		}
+		if m.To == Gamma {
+			m.PausedSeconds, m.Times = 0.43, &api.MoveTimes{Park: 0.01, Stop: 0.1, Unmount: 0.02, Copy: 0.06, Start: 0.24}
 		}
 		f.volumes[i].Primary = m.To
 	}
