@@ -67,6 +67,7 @@ func (a *app) printStatus(s api.ClusterStatus) {
 	}
 	f.print(a.stdout)
 	a.list("Problems", s.Problems)
+	a.list("Lately", s.Notes)
 	a.list("Not promised as this cluster is set up", s.Safety)
 }
 

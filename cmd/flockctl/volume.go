@@ -264,6 +264,10 @@ func (a *app) printVolume(v api.Volume) {
 	if !v.Deleted.IsZero() {
 		f.add("Removed", "%s; gone in %s", a.moment(v.Deleted), a.in(v.PurgeAfter))
 	}
+	if o := v.LastFailover; o != nil {
+		f.add("Failed over", "from %s to %s, %s; %s", o.From, o.To, a.moment(o.At), o.Lost())
+		f.add("Replicated", "%s", lastPoint(*o))
+	}
 	if v.LastRefusal != "" {
 		f.add("Last refusal", "%s", v.LastRefusal)
 	}
@@ -280,6 +284,21 @@ func (a *app) printVolume(v api.Volume) {
 		a.printf("\n")
 		a.printContainers(v.Containers)
 	}
+}
+
+// lastPoint is up to where the new primary of a failover surely had all.
+func lastPoint(o api.LastFailover) string {
+	words := "no snapshot had been taken"
+	if !o.Start.IsZero() {
+		words = "up to " + o.Start.SnapshotName()
+		if !o.Start.Taken.IsZero() {
+			words += " of " + o.Start.Taken.UTC().Format(time.RFC3339)
+		}
+	}
+	if o.CompleteAsOf.IsZero() {
+		return words + "; how far that was complete is not known"
+	}
+	return words + ", complete as of " + o.CompleteAsOf.UTC().Format(time.RFC3339)
 }
 
 func (a *app) printReplicas(replicas []api.Replica) {

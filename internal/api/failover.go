@@ -2,7 +2,9 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -78,4 +80,36 @@ func failoverPeerRoutes(p Peer) []route {
 			return rep, err
 		})},
 	}
+}
+
+// LastFailover is how a volume came to another primary without the one before, and what
+// may be missing since.
+type LastFailover struct {
+	From NodeRef   `json:"from"`
+	To   NodeRef   `json:"to"`
+	At   time.Time `json:"at"`
+	// Start is the newest snapshot that the new primary had. CompleteAsOf is the time up to
+	// which it provably had all, by the clock of the old one; zero: not known.
+	Start        volume.Position `json:"start"`
+	CompleteAsOf time.Time       `json:"complete_as_of,omitzero"`
+	// LossSeconds is the most that may be missing, counted back from when the old primary
+	// was last heard of; nil: nobody can bound it. LossBytes is about how much that is; nil:
+	// not known.
+	LossSeconds *float64 `json:"loss_seconds"`
+	LossBytes   *int64   `json:"loss_bytes"`
+}
+
+// Lost says in words what may be missing.
+func (f LastFailover) Lost() string {
+	switch {
+	case f.LossSeconds == nil:
+		return "nobody can say how much may be missing"
+	case *f.LossSeconds == 0:
+		return "nothing that was heard of is missing"
+	}
+	amount := "how many bytes is not known"
+	if f.LossBytes != nil {
+		amount = "about " + volume.RoughSize(*f.LossBytes)
+	}
+	return fmt.Sprintf("the last %s may be missing, %s", volume.RoughDuration(time.Duration(*f.LossSeconds*float64(time.Second))), amount)
 }

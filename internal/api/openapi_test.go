@@ -67,7 +67,7 @@ func TestEveryFieldIsDescribed(t *testing.T) {
 		Node{}, LabelRequest{}, Volume{}, Replica{}, CreateVolumeRequest{}, UndeleteRequest{}, TokenRequest{}, Token{}, Event{},
 		UpdateVolumeRequest{}, UpdateVolumeReply{}, Settings{}, Setting{}, SettingsRequest{},
 		SyncRequest{}, SyncReply{}, VerifyRequest{}, VerifyReply{}, Sum{}, CopySum{}, Reading{}, Snapshot{}, SnapshotRequest{}, PruneRequest{},
-		Failover{}, Lease{}, Asides{}, Aside{}, RestoreAsideRequest{}, Container{}, FailoverRequest{}, DrainRequest{}, Drain{}, LeftCopy{}, RemoveNodeRequest{}, RemoveNodeReply{},
+		Failover{}, LastFailover{}, Lease{}, Asides{}, Aside{}, RestoreAsideRequest{}, Container{}, FailoverRequest{}, DrainRequest{}, Drain{}, LeftCopy{}, RemoveNodeRequest{}, RemoveNodeReply{},
 		Routes{}, Route{}, RouteSession{}, AddRouteRequest{}, NodeRoute{},
 	}
 	for _, v := range types {

@@ -71,6 +71,8 @@ type ClusterStatus struct {
 
 	// Problems are sentences about what is wrong now.
 	Problems []string `json:"problems"`
+	// Notes are sentences about what has happened lately, and is over.
+	Notes []string `json:"notes,omitempty"`
 	// Safety are sentences about what this cluster cannot promise as it is set up,
 	// such as failover by hand only with fewer than three voters.
 	Safety []string `json:"safety"`
@@ -289,6 +291,9 @@ type Volume struct {
 	// Deleted and PurgeAfter are set in the trash only.
 	Deleted    time.Time `json:"deleted,omitzero"`
 	PurgeAfter time.Time `json:"purge_after,omitzero"`
+	// LastFailover is how it last came to a primary without the one before; nil: never, or
+	// while a node of the cluster was of a version that does not keep it.
+	LastFailover *LastFailover `json:"last_failover,omitempty"`
 	// LastRefusal is why the last move or removal was given up.
 	LastRefusal string `json:"last_refusal,omitempty"`
 	// Locality says which of its preferences (prefer, avoid, zone) it has not got, and why;

@@ -58,6 +58,8 @@ type elections struct {
 	now    func() time.Time
 	log    *slog.Logger
 
+	count func(result string) // of elections, for metrics; see electionResults
+
 	bell chan struct{} // an answer or a wish has come in
 
 	mu     sync.Mutex
@@ -87,9 +89,9 @@ type answered struct {
 	at time.Time
 }
 
-func newElections(leader electorate, now func() time.Time, log *slog.Logger) *elections {
+func newElections(leader electorate, now func() time.Time, count func(result string), log *slog.Logger) *elections {
 	return &elections{
-		leader: leader, now: now, log: log, bell: make(chan struct{}, 1),
+		leader: leader, now: now, count: count, log: log, bell: make(chan struct{}, 1),
 		open: map[volume.ID]*election{}, barred: map[volume.NodeID]time.Time{}, wishes: map[volume.ID]*placement.Wish{}, asking: map[volume.NodeID]bool{}, passed: make(chan struct{}),
 	}
 }
@@ -309,7 +311,7 @@ func ring(bell chan<- struct{}) {
 func (e *elections) decide(ctx context.Context, st *state.State, electing []*state.Volume, view *placement.View) time.Duration {
 	now, next := e.now(), askAgain
 	timers := timersOf(st)
-	var chosen, held []state.Command
+	var do []ending
 	e.mu.Lock()
 	for _, v := range electing {
 		el := e.open[v.ID]
@@ -325,13 +327,17 @@ func (e *elections) decide(ctx context.Context, st *state.State, electing []*sta
 		el.verdict, el.weighed = placement.Failover(view, c), c.Wish
 		switch {
 		case el.verdict.Promote != nil:
-			chosen = append(chosen, *el.verdict.Promote)
+			result := "promoted"
+			if el.verdict.Promote.To == v.Election.Was {
+				result = "kept"
+			}
+			do = append(do, ending{result, *el.verdict.Promote})
 			continue
 		case el.verdict.Again > 0:
 			next = min(next, el.verdict.Again)
 		case !el.told && c.Asked >= c.Grace:
 			el.told = true
-			held = append(held, state.Tell{Volume: v.ID, Kind: state.VolumeHeld, Message: fmt.Sprintf("volume %s has no primary: %s", v.Name, el.verdict.Why)})
+			do = append(do, ending{"held", state.Tell{Volume: v.ID, Kind: state.VolumeHeld, Message: fmt.Sprintf("volume %s has no primary: %s", v.Name, el.verdict.Why)}})
 		}
 		if el.verdict.Why != was.Why {
 			e.log.Info("a volume is without a primary", "volume", v.Name, "why", el.verdict.Why)
@@ -339,12 +345,18 @@ func (e *elections) decide(ctx context.Context, st *state.State, electing []*sta
 	}
 	e.mu.Unlock()
 
-	e.commit(ctx, append(chosen, held...))
+	e.commit(ctx, do)
 	e.mu.Lock()
 	close(e.passed)
 	e.passed = make(chan struct{})
 	e.mu.Unlock()
 	return next
+}
+
+// ending is what an election comes to, and the command that commits it.
+type ending struct {
+	result string
+	cmd    state.Command
 }
 
 // waited is placement.Contest.Asked.
@@ -357,16 +369,20 @@ func (el *election) waited(now time.Time) time.Duration {
 
 // commit proposes commands side by side: a node may have been the primary of a
 // thousand volumes. What is refused is decided anew at the next look.
-func (e *elections) commit(ctx context.Context, cmds []state.Command) {
+func (e *elections) commit(ctx context.Context, do []ending) {
 	slots := make(chan struct{}, 16)
 	var all sync.WaitGroup
 	defer all.Wait()
-	for _, cmd := range cmds {
+	for _, x := range do {
 		slots <- struct{}{}
 		all.Go(func() {
 			defer func() { <-slots }()
-			if err := e.leader.Propose(ctx, cmd); err != nil && ctx.Err() == nil {
-				e.log.Warn("a volume could not be given another primary", "command", fmt.Sprintf("%T", cmd), "err", err)
+			err := e.leader.Propose(ctx, x.cmd)
+			switch {
+			case err == nil:
+				e.count(x.result)
+			case ctx.Err() == nil:
+				e.log.Warn("a volume could not be given another primary", "command", fmt.Sprintf("%T", x.cmd), "err", err)
 			}
 		})
 	}

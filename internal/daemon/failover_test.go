@@ -30,6 +30,13 @@ type voters struct {
 	calls   map[volume.NodeID]int
 	changed chan struct{}
 	life    time.Time // of n1, by its beats
+	counts  map[string]int
+}
+
+func (f *voters) count(result string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.counts[result]++
 }
 
 func (f *voters) Life(node volume.NodeID) time.Time {
@@ -116,7 +123,7 @@ func elect(t *testing.T, spec func(*volume.Spec), test func(*voters, *elections)
 			spec(&v.Spec)
 		}
 		f := &voters{t: t, st: s, say: map[volume.NodeID]func(api.PromiseFor) api.PromiseAnswer{},
-			calls: map[volume.NodeID]int{}, changed: make(chan struct{}, 1)}
+			calls: map[volume.NodeID]int{}, counts: map[string]int{}, changed: make(chan struct{}, 1)}
 		if err := f.Propose(context.Background(), state.UpdateSpec{ID: "v", Spec: v.Spec}); err != nil {
 			t.Fatal(err)
 		}
@@ -134,7 +141,7 @@ func elect(t *testing.T, spec func(*volume.Spec), test func(*voters, *elections)
 			}
 			f.reports[id] = placement.Heard{Report: r, At: at}
 		}
-		e := newElections(f, time.Now, slog.New(slog.DiscardHandler))
+		e := newElections(f, time.Now, f.count, slog.New(slog.DiscardHandler))
 		ctx, cancel := context.WithCancel(context.Background())
 		var running sync.WaitGroup
 		running.Go(func() { e.Run(ctx, f.changed) })
@@ -170,6 +177,14 @@ func TestElection(t *testing.T) {
 		time.Sleep(time.Minute)
 		if n := f.events("volume.failed-over"); n != 1 {
 			t.Errorf("%d failovers, want one", n)
+		}
+		if !maps.Equal(f.counts, map[string]int{"promoted": 1}) {
+			t.Errorf("counted %v", f.counts)
+		}
+		// Complete as of 20 s before all this began, which is when n1 was last heard of, too.
+		o := f.State().Volume("v").LastFailover
+		if o == nil || o.From != "n1" || o.To != "n3" || o.Start.GUID != 8 || !o.Nothing() || o.Bytes == nil || !o.AsOf.Equal(o.Life) {
+			t.Errorf("it keeps %+v", o)
 		}
 		if len(e.waits()) != 0 {
 			t.Errorf("it still waits: %v", e.waits())
@@ -223,8 +238,8 @@ func TestElectionBelievesNoOtherEpoch(t *testing.T) {
 		if why := e.waits()["v"]; !strings.Contains(why, "its pool hangs") {
 			t.Errorf("it says %q", why)
 		}
-		if n := f.events(state.VolumeHeld); n != 1 {
-			t.Errorf("%d events that nobody can be promoted, want one", n)
+		if n := f.events(state.VolumeHeld); n != 1 || !maps.Equal(f.counts, map[string]int{"held": 1}) {
+			t.Errorf("%d events that nobody can be promoted, counted as %v, want one", n, f.counts)
 		}
 	})
 }

@@ -37,6 +37,7 @@ type member struct {
 	now     func() time.Time
 	timers  Timers
 	layout  agent.Layout
+	counted func(result string) // elections, for metrics
 
 	cluster *cluster.Cluster
 	reports *cluster.Reports
@@ -70,6 +71,7 @@ type member struct {
 func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	m := &member{
 		self: c.ID(), version: p.Version, log: p.Log.With("node", c.ID().Short()), now: p.now, timers: p.Timers,
+		counted: p.Metrics.failover,
 		cluster: c, reports: c.Reports(), clients: map[volume.NodeID]*api.Client{}, asided: make(chan struct{}, 1), clock: p.boot(),
 	}
 	m.tenure = newTenure()
@@ -289,7 +291,7 @@ func (m *member) lead(ctx context.Context) error {
 	defer m.log.Info("this node leads the cluster no more")
 	running, stop := context.WithCancel(ctx)
 	wake, elect := make(chan struct{}, 1), make(chan struct{}, 1)
-	e := newElections(leaderView{m}, m.now, m.log)
+	e := newElections(leaderView{m}, m.now, m.counted, m.log)
 	m.setElections(e)
 	defer m.setElections(nil)
 	var beside sync.WaitGroup
@@ -406,7 +408,7 @@ func (m *member) report(ctx context.Context) error {
 			m.linker.report(&rep)
 		}
 	}
-	rep.Routes, rep.Hosts, rep.Rebalance, rep.Prestart = true, true, true, true
+	rep.Routes, rep.Hosts, rep.Rebalance, rep.Prestart, rep.Loss = true, true, true, true, true
 	if m.router != nil {
 		m.router.report(&rep)
 	}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -42,6 +43,7 @@ type Metrics struct {
 	cmdTime   *prometheus.HistogramVec
 	beats     *prometheus.CounterVec
 	fences    *prometheus.CounterVec
+	failovers *prometheus.CounterVec
 	moves     *prometheus.CounterVec
 	phases    *prometheus.HistogramVec
 	pauses    *prometheus.HistogramVec
@@ -75,6 +77,10 @@ func NewMetrics(version string) *Metrics {
 	for _, result := range fenceResults {
 		m.fences.WithLabelValues(result)
 	}
+	m.failovers = m.counter("flocker_failovers_total", "How elections of a primary ended that this node led, by result: promoted (another node), kept (the one before is back), held (nobody, without an operator; it may end otherwise later).", "result")
+	for _, result := range electionResults {
+		m.failovers.WithLabelValues(result)
+	}
 	m.moves = m.counter("flocker_moves_total", "Moves of volumes with containers away from this node, by result: moved, refused (nothing was moved).", "result")
 	for _, result := range moveResults {
 		m.moves.WithLabelValues(result)
@@ -100,6 +106,12 @@ func (m *Metrics) metric(kind, name, help string, labels ...string) prometheus.G
 
 // fenceResults are there from the start, so that their first increase is seen.
 var fenceResults = []string{"stopped", "instead", "failed"}
+
+// electionResults are there from the start, as fenceResults are.
+var electionResults = []string{"promoted", "kept", "held"}
+
+// failover counts an election by its result.
+func (m *Metrics) failover(result string) { m.failovers.WithLabelValues(result).Inc() }
 
 // moveResults are there from the start, as fenceResults are.
 var moveResults = []string{"moved", "refused"}
@@ -237,6 +249,9 @@ var (
 	asideGauge     = newGauge("flocker_aside_bytes", "Bytes that removing the set-aside copies of this node would free.")
 	healthGauge    = newGauge("flocker_volume_state", "1 for the state a volume is in, 0 for the others; on its primary.", "volume", "state")
 	usedGauge      = newGauge("flocker_volume_used_bytes", "Bytes on the primary's disk, snapshots included.", "volume")
+	failedOver     = newGauge("flocker_volume_last_failover_timestamp_seconds", "When a volume last came to a primary without the one before; absent if never. On its primary, as the two below.", "volume")
+	lossGauge      = newGauge("flocker_volume_last_failover_loss_seconds", "The most that was missing after that, in time; +Inf if nobody could bound it.", "volume")
+	lossBytesGauge = newGauge("flocker_volume_last_failover_loss_bytes", "About how much that was; absent when not known.", "volume")
 	linksGauge     = newGauge("flocker_links", "Links of volumes whose primary is this node, by state.", "state")
 	lagGauge       = newGauge("flocker_replica_lag_seconds", "What would be lost if the primary vanished now; absent when not known.", "volume", "replica")
 	lagBytesGauge  = newGauge("flocker_replica_pending_bytes", "Bytes a replica lacks, as estimated.", "volume", "replica")
@@ -259,7 +274,7 @@ var (
 
 	gauges = []gauge{connectionsGauge, parkedGauge, waitingGauge, heldTotal, pinnedGauge, pausedGauge, leaseHeldGauge, leaseLeftGauge, safetyGauge, failoverGauge,
 		leaderGauge, quorumGauge, appliedGauge, poolSizeGauge, poolFreeGauge, copySnapsGauge, asidesGauge, asideGauge,
-		healthGauge, usedGauge, linksGauge, lagGauge, lagBytesGauge, successGauge, rateGauge, limitGauge, streamedTotal}
+		healthGauge, usedGauge, failedOver, lossGauge, lossBytesGauge, linksGauge, lagGauge, lagBytesGauge, successGauge, rateGauge, limitGauge, streamedTotal}
 )
 
 // nodeGauges reads the node's present state.
@@ -350,6 +365,17 @@ func (v view) measure(self volume.NodeID, leads, quorum bool, set func(g gauge, 
 			set(healthGauge, flag(av.Health == h), av.Name, string(h))
 		}
 		set(usedGauge, float64(av.Used), av.Name)
+		if f := av.LastFailover; f != nil {
+			set(failedOver, float64(f.At.UnixMilli())/1000, av.Name)
+			if f.LossSeconds == nil {
+				set(lossGauge, math.Inf(1), av.Name)
+			} else {
+				set(lossGauge, *f.LossSeconds, av.Name)
+			}
+			if f.LossBytes != nil {
+				set(lossBytesGauge, float64(*f.LossBytes), av.Name)
+			}
+		}
 		for _, r := range av.Replicas {
 			links[r.State]++
 			v.measureLink(st, av.Name, r, set)

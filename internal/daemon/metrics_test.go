@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"fmt"
+	"maps"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -93,6 +95,7 @@ func TestGauges(t *testing.T) {
 			t.Fatal(res.Err)
 		}
 	}
+	s = failOver(t, s, "000000000000000a", self, now, &state.Missing{Loss: ptr(1500 * time.Millisecond), Bytes: ptr(int64(4096))})
 	rep := volume.Report{
 		Node: self, Applied: s.Index, At: now, Pool: volume.PoolInfo{Name: "tank", Size: 100, Free: 60},
 		Asides: []volume.Aside{{Name: "a", Used: 5}, {Name: "b", Used: 6}},
@@ -118,6 +121,7 @@ func TestGauges(t *testing.T) {
 		"flocker_raft_leader": 1, "flocker_raft_quorum": 1, "flocker_raft_applied_index": float64(s.Index),
 		"flocker_pool_size_bytes tank": 100, "flocker_pool_free_bytes tank": 60, "flocker_asides": 2, "flocker_aside_bytes": 11,
 		"flocker_copy_snapshots pg primary": 9, "flocker_copy_snapshots log replica": 4, "flocker_volume_used_bytes pg": 7,
+		"flocker_volume_last_failover_timestamp_seconds pg": float64(now.Unix()), "flocker_volume_last_failover_loss_seconds pg": 1.5, "flocker_volume_last_failover_loss_bytes pg": 4096,
 		"flocker_volume_state pg ok": 1, "flocker_volume_state pg lagging": 0,
 		"flocker_lease_held": 1, "flocker_lease_left_seconds": 7, "flocker_failover_automatic": 0,
 		"flocker_fencer_safety sysrq": 1, "flocker_fencer_safety watchdog": 0, "flocker_fencer_safety none": 0,
@@ -138,6 +142,69 @@ func TestGauges(t *testing.T) {
 	for _, g := range gauges {
 		if !slices.ContainsFunc(slices.Collect(keys(got)), func(k string) bool { return k == g.Name || strings.HasPrefix(k, g.Name+" ") }) {
 			t.Errorf("%s has no value", g.Name)
+		}
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// failOver takes a volume from its primary and gives it to another node, or back to it.
+func failOver(t *testing.T, s *state.State, id volume.ID, to volume.NodeID, at time.Time, m *state.Missing) *state.State {
+	t.Helper()
+	for _, c := range []state.Command{
+		state.BeginElection{ID: id, Epoch: s.Volume(id).Epoch, Fenced: true},
+		state.Promote{ID: id, Epoch: s.Volume(id).Epoch + 1, To: to, Start: volume.Position{Epoch: s.Volume(id).Epoch, Seq: 5, GUID: 9}, Missing: m},
+	} {
+		var res state.Result
+		if s, res = state.Apply(s, s.Index+1, state.Envelope{At: at, Command: c}); res.Err != nil {
+			t.Fatal(res.Err)
+		}
+	}
+	return s
+}
+
+// There is no loss where there was no failover, none in bytes where that is not known, and
+// an infinite one where nobody can bound it; of a removed volume there is nothing.
+func TestLossGauges(t *testing.T) {
+	s := testState(t, confirmed)
+	at := time.Unix(60, 0)
+	losses := func(s *state.State, self volume.NodeID) map[string]float64 {
+		got := map[string]float64{}
+		v := view{state: s, heard: func(volume.NodeID) (heard, bool) { return heard{}, false }}
+		v.measure(self, false, false, func(g gauge, value float64, _ ...string) {
+			if strings.Contains(g.Name, "last_failover") {
+				got[strings.TrimPrefix(g.Name, "flocker_volume_last_failover_")] = value
+			}
+		})
+		return got
+	}
+	before := s
+	open := failOver(t, s, "v", "n2", at, &state.Missing{})
+	gone := open
+	for _, c := range []state.Command{
+		state.BeginDelete{ID: "v", Epoch: gone.Volume("v").Epoch, Attempt: "a"}, state.CommitDelete{ID: "v", Epoch: gone.Volume("v").Epoch, Attempt: "a"},
+	} {
+		var res state.Result
+		if gone, res = state.Apply(gone, gone.Index+1, state.Envelope{At: at, Command: c}); res.Err != nil {
+			t.Fatal(res.Err)
+		}
+	}
+	for _, tt := range []struct {
+		name string
+		s    *state.State
+		self volume.NodeID
+		want map[string]float64
+	}{
+		{"none", before, "n1", map[string]float64{}},
+		{"not bounded", open, "n2", map[string]float64{"timestamp_seconds": 60, "loss_seconds": math.Inf(1)}},
+		{"on another node", open, "n1", map[string]float64{}},
+		{"removed", gone, "n2", map[string]float64{}},
+		{"nothing", failOver(t, s, "v", "n2", at, &state.Missing{Loss: ptr(time.Duration(0)), Bytes: ptr(int64(0))}), "n2",
+			map[string]float64{"timestamp_seconds": 60, "loss_seconds": 0, "loss_bytes": 0}},
+		{"by a leader of an older version", failOver(t, open, "v", "n1", at, nil), "n1", map[string]float64{}},
+	} {
+		if got := losses(tt.s, tt.self); !maps.Equal(got, tt.want) {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}
 	}
 }

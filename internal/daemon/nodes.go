@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/state"
@@ -228,6 +230,7 @@ func (m *member) Status(ctx context.Context) (api.ClusterStatus, error) {
 			out.Problems = append(out.Problems, fmt.Sprintf("volume %s is %s: %s", av.Name, av.Health, av.Reason))
 		}
 	}
+	out.Notes = failoverNotes(v, m.now())
 	out.Failover = m.failover(v)
 	if out.Failover.Mode != string(state.FailoverAutomatic) {
 		out.Safety = append(out.Safety, fmt.Sprintf("failover is %s: %s; volumes of a lost node wait for it, or for `flockctl failover`", out.Failover.Mode, out.Failover.Reason))
@@ -243,6 +246,39 @@ func (m *member) Status(ctx context.Context) (api.ClusterStatus, error) {
 		out.Safety = append(out.Safety, risk)
 	}
 	return out, nil
+}
+
+// Failovers are shown in the status for noteFor, and no more than mostNotes at a time.
+const (
+	noteFor   = 24 * time.Hour
+	mostNotes = 10
+)
+
+// failoverNotes are the failovers of late, those that may have lost most first.
+func failoverNotes(v view, now time.Time) (notes []string) {
+	var late []api.Volume
+	for vol := range v.state.Volumes() {
+		if f := vol.LastFailover; f != nil && vol.Live() && now.Sub(f.At) < noteFor {
+			late = append(late, v.volume(vol))
+		}
+	}
+	loss := func(f *api.LastFailover) float64 {
+		if f.LossSeconds == nil {
+			return math.Inf(1)
+		}
+		return *f.LossSeconds
+	}
+	slices.SortFunc(late, func(a, b api.Volume) int {
+		return cmp.Or(cmp.Compare(loss(b.LastFailover), loss(a.LastFailover)), b.LastFailover.At.Compare(a.LastFailover.At), cmp.Compare(a.Name, b.Name))
+	})
+	for _, vol := range late[:min(len(late), mostNotes)] {
+		f := vol.LastFailover
+		notes = append(notes, fmt.Sprintf("volume %s failed over from %s to %s at %s: %s", vol.Name, f.From, f.To, f.At.UTC().Format(time.RFC3339), f.Lost()))
+	}
+	if more := len(late) - mostNotes; more > 0 {
+		notes = append(notes, fmt.Sprintf("%d more volumes failed over in the last %s; `flockctl events` lists them", more, volume.FormatDuration(noteFor)))
+	}
+	return notes
 }
 
 // softwareOnly says what it means that a node cannot reset itself.

@@ -364,18 +364,24 @@ func (m *member) pinned(ctx context.Context, v *state.Volume) string {
 
 // understood is a command as every node that is heard of can take it: one of a version
 // before routes stops at whatever it does not know, as it has to.
-func (m *member) understood(c state.Command) (state.Command, error) {
+func (m *member) understood(c state.Command) (state.Command, error) { return understood(c, m.unaware) }
+
+func understood(c state.Command, unaware func(of func(volume.Report) bool) string) (state.Command, error) {
 	if hasHosts(c) {
-		if who := m.unaware(knowsHosts); who != "" {
+		if who := unaware(knowsHosts); who != "" {
 			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that knows no routes with names", who).WithHint("upgrade flocker there first")
 		}
 	}
 	if hasRebalance(c) {
-		if who := m.unaware(knowsRebalance); who != "" {
+		if who := unaware(knowsRebalance); who != "" {
 			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that does not know the setting rebalance", who).WithHint("upgrade flocker there first")
 		}
 	}
-	who := m.unaware(knowsRoutes)
+	if p, ok := c.(state.Promote); ok && p.Missing != nil && unaware(knowsLoss) != "" {
+		p.Missing = nil // the failover must not wait for an upgrade, and its event says it in words
+		c = p
+	}
+	who := unaware(knowsRoutes)
 	if who == "" {
 		return c, nil
 	}
@@ -443,6 +449,7 @@ func hasRebalance(c state.Command) bool {
 func knowsRoutes(r volume.Report) bool    { return r.Routes }
 func knowsHosts(r volume.Report) bool     { return r.Hosts }
 func knowsRebalance(r volume.Report) bool { return r.Rebalance }
+func knowsLoss(r volume.Report) bool      { return r.Loss }
 
 // knowsPrestart is of versions that know what is told of containers started ahead.
 func knowsPrestart(r volume.Report) bool { return r.Prestart }

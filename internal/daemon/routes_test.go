@@ -121,6 +121,20 @@ func TestUnaware(t *testing.T) {
 	if got := unaware(s, older, "n1", knowsHosts); got != "n2" {
 		t.Errorf("of names one does not know: got %q, want n2", got)
 	}
+	older[0].Report.Routes, older[0].Report.Loss, older[1].Report.Routes = true, true, true
+	lacks := func(said []cluster.Received) func(func(volume.Report) bool) string {
+		return func(of func(volume.Report) bool) string { return unaware(s, said, "n1", of) }
+	}
+	promote := state.Promote{ID: "v", To: "n2", Loss: time.Second, Note: "it may lack 1 s", Missing: &state.Missing{}}
+	bare := promote
+	bare.Missing = nil
+	if got, err := understood(promote, lacks(older)); err != nil || !reflect.DeepEqual(got, bare) {
+		t.Errorf("a promotion for a node that does not know what may be missing: got %+v, %v", got, err)
+	}
+	older[1].Report.Loss = true
+	if got, err := understood(promote, lacks(older)); err != nil || !reflect.DeepEqual(got, promote) {
+		t.Errorf("a promotion for nodes that know it: got %+v, %v", got, err)
+	}
 	name := volume.Spec{Ports: []volume.Route{{Listen: 81, Port: 80, Mode: volume.RouteHTTP}, {Listen: 80, Port: 80, Mode: volume.RouteHTTP, Host: "a.example.org"}}}
 	plain := volume.Spec{Ports: name.Ports[:1]}
 	for _, tt := range []struct {

@@ -65,6 +65,13 @@ func (v view) volume(vol *state.Volume) api.Volume {
 	if vol.LastRefusal != nil {
 		out.LastRefusal = vol.LastRefusal.Reason
 	}
+	if f := vol.LastFailover; f != nil {
+		out.LastFailover = &api.LastFailover{From: v.ref(f.From), To: v.ref(f.To), At: f.At, Start: f.Start, CompleteAsOf: f.AsOf, LossBytes: f.Bytes}
+		if f.Loss != nil {
+			seconds := f.Loss.Seconds()
+			out.LastFailover.LossSeconds = &seconds
+		}
+	}
 	if !vol.Live() {
 		out.PurgeAfter = vol.Deleted.Add(v.state.Cluster().Settings.TrashKeep())
 	}

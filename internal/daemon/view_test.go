@@ -46,6 +46,43 @@ func testState(t *testing.T, change ...state.Command) *state.State {
 
 var confirmed = state.ConfirmCreate{ID: "v", Epoch: 1}
 
+// The status tells of failovers for a day, the worst first, and never of more than a few.
+func TestFailoverNotes(t *testing.T) {
+	at := time.Unix(1000, 0)
+	s := failOver(t, testState(t, confirmed), "v", "n2", at, &state.Missing{Loss: ptr(2 * time.Second)})
+	notes := func(s *state.State, after time.Duration) []string {
+		return failoverNotes(view{state: s, heard: func(volume.NodeID) (heard, bool) { return heard{}, false }}, at.Add(after))
+	}
+	one := "volume pg failed over from n1 to n2 at 1970-01-01T00:16:40Z: the last 2s may be missing, how many bytes is not known"
+	if got := notes(s, noteFor-time.Second); len(got) != 1 || got[0] != one {
+		t.Errorf("got %q, want %q", got, one)
+	}
+	if got := notes(s, noteFor); len(got) != 0 {
+		t.Errorf("a day later: %q", got)
+	}
+	for i := range mostNotes {
+		id := volume.ID(fmt.Sprint("w", i))
+		for _, c := range []state.Command{
+			state.CreateVolume{ID: id, Name: string(id), Placement: volume.Placement{Primary: "n1", Local: []volume.NodeID{"n2"}}}, state.ConfirmCreate{ID: id, Epoch: 1},
+		} {
+			var res state.Result
+			if s, res = state.Apply(s, s.Index+1, state.Envelope{At: at, Command: c}); res.Err != nil {
+				t.Fatal(res.Err)
+			}
+		}
+		m := &state.Missing{Loss: ptr(time.Second), Bytes: ptr(int64(5 << 20))}
+		if i == 7 {
+			m = &state.Missing{}
+		}
+		s = failOver(t, s, id, "n2", at, m)
+	}
+	got := notes(s, time.Minute)
+	if len(got) != mostNotes+1 || !strings.Contains(got[0], "volume w7 ") || !strings.HasSuffix(got[0], "nobody can say how much may be missing") ||
+		got[1] != one || !strings.HasSuffix(got[2], "the last 1s may be missing, about 5MiB") || !strings.HasPrefix(got[mostNotes], "1 more volumes") {
+		t.Errorf("of many:\n%s", strings.Join(got, "\n"))
+	}
+}
+
 // A replica whose node is not heard of is never all well, whatever the primary said of
 // it last, and counts as missing when the cluster's patience with it has ended.
 func TestSilentReplica(t *testing.T) {

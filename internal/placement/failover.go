@@ -80,7 +80,7 @@ func Failover(v *View, c Contest) Verdict {
 		if v, wait := e.patient(func(c candidate) bool { return c.soon && !c.known }); wait {
 			return v
 		}
-		return e.promote(was, 0, "it lacks nothing")
+		return e.promote(was, state.Missing{AsOf: c.Life, Life: c.Life, Loss: new(time.Duration), Bytes: new(int64)}, "it lacks nothing")
 	case c.Volume.Election.Recovered && (c.Wish == nil || !c.Wish.AcceptLoss):
 		return e.recovered()
 	case c.Wish != nil && c.Wish.To != "":
@@ -334,7 +334,7 @@ func (e *election) byHand() Verdict {
 		why += ", which " + was.lack
 	}
 	if c := e.choice(); c != nil {
-		why += fmt.Sprintf("; the copy on %s %s", c.name, e.lacks(c))
+		why += fmt.Sprintf("; the copy on %s %s", c.name, e.lacks(e.missing(c)))
 	}
 	flag := ""
 	if e.Volume.Spec.Failover == volume.FailoverNever {
@@ -358,17 +358,20 @@ func (e *election) recovered() Verdict {
 
 // bounded promotes c unless that may lose more than the volume allows.
 func (e *election) bounded(c *candidate) Verdict {
-	loss, limit := e.loss(c), e.Volume.Spec.MaxLoss
+	m, limit := e.missing(c), e.Volume.Spec.MaxLoss
 	accepted := e.Wish != nil && e.Wish.AcceptLoss
 	more := ""
 	if u := e.unknown(c); u != "" {
 		more = "; " + u
 	}
-	if limit > 0 && loss > limit && !accepted {
+	if limit > 0 && (m.Loss == nil || *m.Loss > limit) && !accepted {
 		return e.nobody("the best copy that can be had, on %s, %s, and max-loss=%s%s; bring %s back, or go on without it: flockctl failover %s --accept-loss",
-			c.name, e.lacks(c), volume.FormatDuration(limit), more, e.name, e.Volume.Name)
+			c.name, e.lacks(m), volume.FormatDuration(limit), more, e.name, e.Volume.Name)
 	}
-	note := "the copy " + e.lacks(c) + more
+	note := "the copy " + e.lacks(m) + more
+	if at := c.promise.Newest.Taken; !at.IsZero() {
+		note += "; its last snapshot was taken at " + at.UTC().Format(time.RFC3339)
+	}
 	if x := e.better(c); x != nil {
 		note += fmt.Sprintf("; %s holds more, but %s", x.name, cmp.Or(x.lack, "another was asked for"))
 	}
@@ -376,12 +379,16 @@ func (e *election) bounded(c *candidate) Verdict {
 	if accepted {
 		note += "; an operator has accepted the loss"
 	}
-	return e.promote(c, loss, note)
+	return e.promote(c, m, note)
 }
 
-func (e *election) promote(c *candidate, loss time.Duration, note string) Verdict {
+func (e *election) promote(c *candidate, m state.Missing, note string) Verdict {
+	loss := e.loss(c)
+	if m.Loss != nil {
+		loss = *m.Loss
+	}
 	return Verdict{Promote: &state.Promote{
-		ID: e.Volume.ID, Epoch: e.Volume.Epoch, To: c.id, Start: c.promise.Newest, Loss: loss, Note: note,
+		ID: e.Volume.ID, Epoch: e.Volume.Epoch, To: c.id, Start: c.promise.Newest, Loss: loss, Note: note, Missing: &m,
 	}}
 }
 
@@ -406,10 +413,37 @@ func (e *election) nobody(format string, args ...any) Verdict {
 	return Verdict{Why: fmt.Sprintf(format, args...)}
 }
 
-// loss is the most that c's copy may lack of what the old primary wrote until it was
-// last heard of.
+// missing is what c's copy may lack of what the old primary wrote until it was last heard
+// of. Words and numbers are all made from it.
+func (e *election) missing(c *candidate) state.Missing {
+	m := state.Missing{AsOf: e.complete(c), Life: e.Life}
+	if e.Volume.Election.Recovered {
+		return m // the old primary may have written until a moment ago, and nobody has heard of it
+	}
+	loss := e.loss(c)
+	m.Loss = &loss
+	if loss == 0 {
+		m.Bytes = new(int64)
+		return m
+	}
+	// 0 is what a primary says that has not measured since. Copies on the same snapshot
+	// lack the same.
+	for _, l := range e.Links {
+		if l.Acked.GUID == c.promise.Newest.GUID && l.LagBytes > 0 && (m.Bytes == nil || l.LagBytes > *m.Bytes) {
+			m.Bytes = &l.LagBytes
+		}
+	}
+	return m
+}
+
+// loss is the most that c's copy may lack, if what was heard of the old primary is all.
 func (e *election) loss(c *candidate) time.Duration {
-	life, asOf := cmp.Or(e.Life, e.Volume.Election.Began, e.v.Now), time.Time{}
+	life := cmp.Or(e.Life, e.Volume.Election.Began, e.v.Now)
+	return max(0, life.Sub(later(e.complete(c), e.Volume.Created)))
+}
+
+// complete is the time up to which c's copy is proven complete; zero: not known.
+func (e *election) complete(c *candidate) (asOf time.Time) {
 	// Copies that stand on the same snapshot hold the same; what proves one complete
 	// proves all of them. What the primary itself said last counts, where it named that
 	// snapshot: a replica repeats what it was told before, and if the primary's clock was
@@ -427,7 +461,7 @@ func (e *election) loss(c *candidate) time.Duration {
 			}
 		}
 	}
-	return max(0, life.Sub(later(asOf, e.Volume.Created)))
+	return asOf
 }
 
 func later(a, b time.Time) time.Time {
@@ -437,33 +471,21 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// lacks says in words what c's copy may lack.
-func (e *election) lacks(c *candidate) string {
-	var amount string
-	for _, l := range e.Links {
-		if l.Replica == c.id && l.Acked.GUID == c.promise.Newest.GUID && l.LagBytes > 0 {
-			amount = fmt.Sprintf(" (about %s)", volume.RoughSize(l.LagBytes))
-		}
+// lacks says in words what a copy may lack.
+func (e *election) lacks(m state.Missing) string {
+	amount := ""
+	if m.Bytes != nil {
+		amount = fmt.Sprintf(" (about %s)", volume.RoughSize(*m.Bytes))
 	}
-	loss := e.loss(c)
 	switch {
-	case loss == 0:
+	case m.Loss == nil:
+		return fmt.Sprintf("may lack whatever %s wrote before the cluster was recovered, and nobody can say how much", e.name)
+	case m.Nothing():
 		return fmt.Sprintf("has all that was written until %s was last heard of", e.name)
-	case e.Life.IsZero():
-		return fmt.Sprintf("may lack the last %s%s", spell(loss), amount)
+	case m.Life.IsZero():
+		return fmt.Sprintf("may lack the last %s%s", volume.RoughDuration(*m.Loss), amount)
 	}
-	return fmt.Sprintf("may lack the last %s%s before %s was last heard of", spell(loss), amount, e.name)
-}
-
-// spell is a time in words, no more exact than it is worth.
-func spell(d time.Duration) string {
-	switch {
-	case d < time.Second:
-		return d.Round(time.Millisecond).String()
-	case d < 10*time.Second:
-		return d.Round(100 * time.Millisecond).String()
-	}
-	return volume.FormatDuration(d.Round(time.Second))
+	return fmt.Sprintf("may lack the last %s%s before %s was last heard of", volume.RoughDuration(*m.Loss), amount, e.name)
 }
 
 // unknown says which copies that are not known had acknowledged more than c's holds;

@@ -15,7 +15,7 @@ import (
 //
 //	elect was=n1 asked=4s life=20s start=1-90 failover=manual max-loss=1m created=1h home=z1 recovered
 //	                         and prefer=, avoid= and zone= of its spec
-//	  n2 2-100 asof=21s      it promised: its position, and how long ago it was complete
+//	  n2 2-100 asof=21s      it promised: its position, and how long ago it was complete; taken=22s: the snapshot
 //	  n3 none                no copy; err=TEXT: no answer but that; silent: none at all
 //	  link n2 2-100 asof=21s lag=3M   what the old primary said last
 //	  wish to=n2 accept      what an operator asks for
@@ -76,11 +76,14 @@ func (w *world) elect(t *testing.T, args string, lines []string) string {
 		id := volume.NodeID(words[0])
 		var asOf time.Time
 		var lag int64
+		var taken time.Time
 		for _, f := range words[2:] {
 			if v, ok := strings.CutPrefix(f, "asof="); ok {
 				asOf = ago(v)
 			} else if v, ok := strings.CutPrefix(f, "lag="); ok {
 				lag = parseBytes(t, v)
+			} else if v, ok := strings.CutPrefix(f, "taken="); ok {
+				taken = ago(v)
 			}
 		}
 		if link {
@@ -95,7 +98,9 @@ func (w *world) elect(t *testing.T, args string, lines []string) string {
 		case words[1] == "none":
 			c.Answers[id] = Answer{Promise: volume.Promise{Epoch: 3}}
 		case words[1] != "silent":
-			c.Answers[id] = Answer{Promise: volume.Promise{Epoch: 3, Exists: true, Newest: position(t, words[1]), AsOf: asOf}}
+			at := position(t, words[1])
+			at.Taken = taken
+			c.Answers[id] = Answer{Promise: volume.Promise{Epoch: 3, Exists: true, Newest: at, AsOf: asOf}}
 		}
 	}
 	got := Failover(w.view(), c)
@@ -103,11 +108,30 @@ func (w *world) elect(t *testing.T, args string, lines []string) string {
 	case p != nil && got.Why+got.Again.String() != "0s":
 		t.Fatalf("it promotes and waits: %+v", got)
 	case p != nil:
-		return fmt.Sprintf("promote %s at %d-%d, loss %s: %s", p.To, p.Start.Epoch, p.Start.Seq, p.Loss, p.Note)
+		return fmt.Sprintf("promote %s at %d-%d, loss %s: %s", p.To, p.Start.Epoch, p.Start.Seq, missing(t, p), p.Note)
 	case got.Again > 0:
 		return fmt.Sprintf("for %s %s", got.Again, got.Why)
 	}
 	return "nobody: " + got.Why
+}
+
+// missing is the loss as a promotion tells it: in time, and in bytes where it says any.
+func missing(t *testing.T, p *state.Promote) string {
+	t.Helper()
+	if p.Missing.Loss == nil {
+		return "not bounded"
+	}
+	if *p.Missing.Loss != p.Loss {
+		t.Errorf("it tells older versions of %s, others of %s", p.Loss, *p.Missing.Loss)
+	}
+	words := p.Loss.String()
+	if b := p.Missing.Bytes; b != nil && *b > 0 {
+		words += fmt.Sprintf(" and %d bytes", *b)
+	}
+	if (p.Missing.Bytes != nil && *p.Missing.Bytes == 0) != (p.Loss == 0) {
+		t.Errorf("it lacks %s and %v bytes", p.Loss, p.Missing.Bytes)
+	}
+	return words
 }
 
 func position(t *testing.T, s string) volume.Position {

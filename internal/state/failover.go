@@ -72,6 +72,31 @@ type Election struct {
 	Recovered bool `json:"recovered,omitempty"`
 }
 
+// Missing is what a copy may lack of what its old primary had, by the old primary's clock.
+type Missing struct {
+	// AsOf is the time up to which the copy was proven complete; zero: not known. Life is
+	// when the old primary was last heard of; zero: not known.
+	AsOf time.Time `json:"as_of,omitzero"`
+	Life time.Time `json:"life,omitzero"`
+	// Loss is the most that may be missing, in time; nil: nobody can bound it.
+	Loss *time.Duration `json:"loss,omitempty"`
+	// Bytes is about how much that was when the old primary last said so; nil: not known.
+	Bytes *int64 `json:"bytes,omitempty"`
+}
+
+// Nothing says that it surely lacks nothing that was heard of.
+func (m Missing) Nothing() bool { return m.Loss != nil && *m.Loss == 0 }
+
+// EndedFailover is how a volume came to another primary, or back to its own with less
+// than that once had.
+type EndedFailover struct {
+	From  volume.NodeID   `json:"from"`
+	To    volume.NodeID   `json:"to"`
+	At    time.Time       `json:"at"`
+	Start volume.Position `json:"start,omitzero"` // the newest snapshot that To had
+	Missing
+}
+
 // Commands of leases and failover.
 type (
 	// ArmFailover has every node fence itself by these timers. Round is one more than
@@ -133,14 +158,20 @@ type (
 		Fenced bool         `json:"fenced,omitempty"`
 	}
 	// Promote ends an election: To, which holds Start and has promised this epoch, is the
-	// primary. Loss is the most that may be missing, in time; Note says it in words.
+	// primary. Note says in words what may be missing.
 	Promote struct {
 		ID    volume.ID       `json:"id"`
 		Epoch volume.Epoch    `json:"epoch"`
 		To    volume.NodeID   `json:"to"`
 		Start volume.Position `json:"start"`
-		Loss  time.Duration   `json:"loss"`
-		Note  string          `json:"note"`
+		// Loss is the most that may be missing, in time; of a failover for which nobody can
+		// bound it, what is known at least. It is what a version knows that has no Missing.
+		Loss time.Duration `json:"loss"`
+		Note string        `json:"note"`
+		// Missing is kept in the volume's LastFailover; absent when the leader, or a node that
+		// it hears of, is of a version that does not know it. Then none is kept, on any node:
+		// what a state holds must not depend on the version that has applied the command.
+		Missing *Missing `json:"missing,omitempty"`
 	}
 )
 
@@ -420,6 +451,13 @@ func (t *txn) promote(c Promote) Result {
 	v.Placement = t.rezone(p)
 	// Whoever waits for an attempt of the epoch before still reads why it came to nothing.
 	v.Start, v.Phase, v.Election = c.Start, PhaseActive, nil
+	switch m := c.Missing; {
+	case c.To == was && (m == nil && c.Loss == 0 || m != nil && m.Nothing()): // it was none
+	case m == nil:
+		v.LastFailover = nil
+	default:
+		v.LastFailover = &EndedFailover{From: was, To: c.To, At: t.at, Start: c.Start, Missing: *m}
+	}
 	t.putVolume(v)
 	kind := "volume.failed-over"
 	if c.To == was {

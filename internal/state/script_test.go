@@ -46,7 +46,7 @@ import (
 //	complete n1=N n2=N ..                   CompleteArming, heard under these numbers
 //	lost NODE [no=N] [reign=N] [proven=1] REASON   RevokeLease
 //	elect NAME [fenced=1] REASON            BeginElection
-//	promote NAME to=n2 [start=EPOCH] NOTE
+//	promote NAME to=n2 [start=EPOCH] [loss=D|?] [bytes=N] NOTE    without loss= as an older version says it
 //	later D              the proposers' clock moves on
 //	show [NAME ..]       prints volumes, and without a name tokens and events
 //	routes               prints routes and where they lead
@@ -202,7 +202,17 @@ func (sc *script) do(words []string) string {
 		if n, err := strconv.Atoi(opt["start"]); err == nil {
 			start.Epoch = volume.Epoch(n)
 		}
-		c = Promote{ID: id, Epoch: epoch, To: nodeID(opt["to"]), Start: start, Note: reason}
+		p := Promote{ID: id, Epoch: epoch, To: nodeID(opt["to"]), Start: start, Note: reason}
+		if opt["loss"] != "" {
+			p.Missing = &Missing{}
+			if d, err := time.ParseDuration(opt["loss"]); err == nil {
+				p.Missing.Loss = &d
+			}
+			if n, err := strconv.ParseInt(opt["bytes"], 10, 64); err == nil {
+				p.Missing.Bytes = &n
+			}
+		}
+		c = p
 	case "init":
 		c = InitCluster{Cluster: Cluster{ID: "c1"}, Node: Node{ID: nodeID(arg(0)), Name: arg(0), Zone: "default"}}
 	case "token":
@@ -598,6 +608,15 @@ func (sc *script) show(only []string) string {
 		}
 		if !v.Start.IsZero() {
 			fmt.Fprintf(&b, " start=%d", uint64(v.Start.Epoch))
+		}
+		if f := v.LastFailover; f != nil {
+			fmt.Fprintf(&b, " failed-over=%s>%s at=%s point=%d", sc.s.NodeName(f.From), sc.s.NodeName(f.To), f.At.Format(time.TimeOnly), uint64(f.Start.Epoch))
+			if f.Loss != nil {
+				fmt.Fprintf(&b, " loss=%s", f.Loss)
+			}
+			if f.Bytes != nil {
+				fmt.Fprintf(&b, " bytes=%d", *f.Bytes)
+			}
 		}
 		if v.Adopt != "" {
 			fmt.Fprintf(&b, " adopt=%s", v.Adopt)

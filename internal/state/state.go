@@ -158,6 +158,8 @@ type Volume struct {
 	Migration *Migration `json:"migration,omitempty"`
 	// LastMigration is how the last one ended.
 	LastMigration *EndedMigration `json:"last_migration,omitempty"`
+	// LastFailover is how it last came to a primary without the one before; nil: never.
+	LastFailover *EndedFailover `json:"last_failover,omitempty"`
 	// Adopt, until the volume is confirmed, is the set-aside copy on the primary that it
 	// is made of, by its name; "" for a volume that begins empty.
 	Adopt string `json:"adopt,omitempty"`

@@ -531,3 +531,14 @@ func FormatDuration(d time.Duration) string {
 	}
 	return s
 }
+
+// RoughDuration is d in words, no more exact than a bound is worth.
+func RoughDuration(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < 10*time.Second:
+		return d.Round(100 * time.Millisecond).String()
+	}
+	return FormatDuration(d.Round(time.Second))
+}

@@ -27,6 +27,8 @@ type Report struct {
 	Rebalance bool `json:"rebalance,omitempty"`
 	// Prestart says it of containers that are started ahead of their volumes.
 	Prestart bool `json:"prestart,omitempty"`
+	// Loss says that it knows state.Promote.Missing.
+	Loss bool `json:"loss,omitempty"`
 	// Proxy says that its proxy answers: without it no clients of routes get to a server here.
 	Proxy bool `json:"proxy,omitempty"`
 	// Swarm is the one that its engine belongs to.

@@ -26,6 +26,7 @@ func Cluster() *Fake {
 		Failover:  api.Failover{Mode: "automatic", Round: 1, Profile: "default"},
 		TrashKeep: 7 * 24 * time.Hour,
 		Problems:  []string{"node gamma has not been heard of for 7 s"},
+		Notes:     []string{"volume uploads failed over from beta to alpha at 2026-03-04T11:40:00Z: the last 2.3s may be missing, how many bytes is not known"},
 		Safety:    []string{"node beta has no watchdog: its volumes fail over only on proof that it is fenced"},
 	}
 	f.nodes = []api.Node{
@@ -81,6 +82,8 @@ func Cluster() *Fake {
 			Spec:   spec(map[string]string{"replicas": "1"}),
 			AsOf:   Now.Add(-time.Second), Used: 700 << 20, Data: 650 << 20,
 			Primary: Alpha, Epoch: epoch, Index: 14, Created: Now.Add(-30 * time.Minute),
+			LastFailover: &api.LastFailover{From: Beta, To: Alpha, At: Now.Add(-20 * time.Minute), Start: at(98, 0xab, 21*time.Minute),
+				CompleteAsOf: Now.Add(-20*time.Minute - 40*time.Second), LossSeconds: seconds(2.25)},
 			Replicas: []api.Replica{
 				{Node: Beta, Kind: api.ReplicaLocal, State: volume.LinkLagging, Acked: at(100, 0xabcd, 5*time.Minute), LagSeconds: seconds(301), LagBytes: 200 << 20, Streamed: 650 << 20, Error: "connection refused"},
 			},
