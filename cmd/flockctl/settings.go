@@ -16,7 +16,7 @@ const settingsHelp = `Settings hold for the whole cluster. Keys:
    aside-retention        how long a copy stays that was set aside (flockctl aside list)
    replica-replace-after  how long a replica's node may be lost before another node gets a copy
    failover               automatic: volumes of a lost node are taken over by themselves; manual: they wait
-   lease                  how soon a silent node is taken for lost: default (20 s), fast (12 s) or lab (65 s)
+   lease                  how soon a silent node is taken for lost: default, fast or lab ('flockctl settings' has the times)
    fencing                hard: only nodes that can reset themselves are taken for lost by time alone;
                           software-only: others too, after half as long again
    rebalance              off, or on: copies of volumes move by themselves, in a calm cluster, to even out the nodes

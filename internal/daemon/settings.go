@@ -62,7 +62,7 @@ var choices = []choice{
 		func(s state.Settings) string { return string(s.Failover) },
 		func(s *state.Settings, v string) { s.Failover = state.FailoverMode(v) },
 	}, {
-		"lease", "how soon a silent node is taken for lost: default after 20s, fast after 12s, lab after 65s",
+		"lease", "how soon a silent node is taken for lost: " + lease.Waits(),
 		lease.Profiles(),
 		func(s state.Settings) string { return s.Lease },
 		func(s *state.Settings, v string) { s.Lease = v },

@@ -24,6 +24,18 @@ func TestProfiles(t *testing.T) {
 	}
 }
 
+// What people read of the profiles is made from them.
+func TestWaits(t *testing.T) {
+	got, lab := Waits(), Lab.Promote
+	if want := "default after 20s, fast after 12s, lab after 1m40s"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	t.Cleanup(func() { Lab.Promote = lab })
+	if Lab.Promote = 90 * time.Second; !strings.HasSuffix(Waits(), "lab after 1m30s") {
+		t.Errorf("with a lab of 90 s: %q", Waits())
+	}
+}
+
 func TestCheck(t *testing.T) {
 	for _, c := range []struct {
 		change   func(*Timers)

@@ -2,6 +2,7 @@ package lease
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -61,6 +62,16 @@ func Profile(name string) (t Timers, ok bool) {
 		return Lab, true
 	}
 	return Timers{}, false
+}
+
+// Waits says of each profile how long a silent node is waited for: "default after 20s, ...".
+func Waits() string {
+	var out []string
+	for _, name := range Profiles() {
+		t, _ := Profile(name)
+		out = append(out, name+" after "+t.Promote.String())
+	}
+	return strings.Join(out, ", ")
 }
 
 // The bound on clock rates: one may run at 11/12 of true time, another at 13/12.
