@@ -65,6 +65,7 @@ type follower struct {
 	readied  chan struct{}              // closed at the next change of ready
 	stops    map[string]*stopRun        // by attempt
 	stopTook map[volume.ID]lastStop     // of what goes with a volume, here
+	mute     deaf                       // to what foresee asks
 
 	ahead *prestarts // nil: containers are not started ahead
 }
@@ -439,8 +440,16 @@ const volumeDriver = "flocker"
 
 func (f *follower) drop(ctx context.Context, st followStep) {
 	res, err := f.m.propose(ctx, state.DropContainer{Record: st.Record, Node: f.m.self, Changed: st.Known.Changed})
-	if err == nil && res.Err == nil {
+	if err == nil && res.Err != nil {
+		err = res.Err
+	}
+	switch {
+	case err == nil:
+		f.note(st.Record, "")
 		f.m.log.Info("a container was removed and does not follow its volumes any more", "container", st.Known.Name)
+	case volume.CodeOf(err) == volume.CodeConflict || ctx.Err() != nil: // the state has moved on; the next look decides anew
+	default:
+		f.note(st.Record, fmt.Sprintf("container %s was removed, and its record stays: %v", st.Known.Name, err))
 	}
 }
 
@@ -574,8 +583,10 @@ func (f *follower) foresee(ctx context.Context, s *state.State) {
 		if !target.Known && ctx.Err() == nil {
 			var err error
 			if target, err = f.target(ctx); err != nil {
+				f.mute.note(ctx, f.m.log, err)
 				return
 			}
+			f.mute.note(ctx, f.m.log, nil)
 		}
 		if spec, err := f.open(r); err == nil && !busy {
 			now = foreseen{obstacle: f.obstacle(ctx, spec, target, f.replaces(r), now.obstacle), notes: f.differences(s, r, spec, target)}

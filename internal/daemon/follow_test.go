@@ -2,8 +2,11 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"strconv"
@@ -162,4 +165,25 @@ func followCase(t *testing.T, lines []string) followView {
 		return slices.Contains(settled, name)
 	}
 	return v
+}
+
+// An engine that does not answer is told of once, and again after it has answered.
+func TestDeaf(t *testing.T) {
+	var d deaf
+	var out strings.Builder
+	log := slog.New(slog.NewTextHandler(&out, nil))
+	broken := errors.New("no engine")
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, tt := range []struct {
+		ctx  context.Context
+		err  error
+		want int // lines so far
+	}{
+		{over, broken, 0}, {t.Context(), nil, 0}, {t.Context(), broken, 1}, {t.Context(), broken, 1}, {t.Context(), nil, 1}, {t.Context(), broken, 2},
+	} {
+		if d.note(tt.ctx, log, tt.err); strings.Count(out.String(), "no engine") != tt.want {
+			t.Errorf("want %d lines: %s", tt.want, out.String())
+		}
+	}
 }

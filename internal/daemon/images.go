@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,16 +42,19 @@ func (f *follower) fetchImages(ctx context.Context) error {
 	every := time.NewTicker(imagesEvery)
 	defer every.Stop()
 	waits := map[string]followAttempt{} // by image ID
+	var images deaf
 	for ctx.Err() == nil {
 		changed := f.m.cluster.Changed()
 		s := f.m.cluster.State()
 		f.foresee(ctx, s) // before what follows says that all is ready
 		asked := map[string]bool{}
+		var failed error
 		for r := range s.Containers() {
 			if ctx.Err() != nil || !mayGetImage(s, r, f.m.self) {
 				continue
 			}
 			has, err := f.hasImage(ctx, r)
+			failed = cmp.Or(failed, err)
 			if err != nil || has || asked[r.Image.ID] || f.m.now().Before(waits[r.Image.ID].next) {
 				continue
 			}
@@ -70,6 +74,7 @@ func (f *follower) fetchImages(ctx context.Context) error {
 			f.images[r.RecordKey()] = true
 			f.mu.Unlock()
 		}
+		images.note(ctx, f.m.log, failed)
 		pause(ctx, followGap)
 		select {
 		case <-changed:

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -26,11 +27,26 @@ const (
 type restarts struct {
 	m    *member
 	next map[string]attempt // by container ID
+	deaf deaf
 }
 
 type attempt struct {
 	at    time.Time
 	pause time.Duration
+}
+
+// deaf is an engine that does not answer somebody who asks again and again: that is logged
+// once, until it has answered.
+type deaf bool
+
+func (d *deaf) note(ctx context.Context, log *slog.Logger, err error) {
+	switch {
+	case err == nil:
+		*d = false
+	case !bool(*d) && ctx.Err() == nil:
+		*d = true
+		log.Warn("the engine does not answer; what was known counts, and it is asked again", "err", err)
+	}
 }
 
 // try makes one attempt for each container whose time has come.
@@ -44,10 +60,12 @@ func (r *restarts) try(ctx context.Context) {
 		return
 	}
 	refused, err := r.m.use.engine.Refused(ctx)
-	if err != nil {
-		return // the agent's report says that the engine does not answer
+	var killed []container.Use
+	var done []string
+	if err == nil {
+		killed, done, err = r.victims(ctx)
 	}
-	killed, done, err := r.victims(ctx)
+	r.deaf.note(ctx, r.m.log, err)
 	if err != nil {
 		return
 	}
