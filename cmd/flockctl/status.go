@@ -60,6 +60,9 @@ func (a *app) printStatus(s api.ClusterStatus) {
 	f.add("Leader", "%s", cmp.Or(s.Leader.String(), "none known"))
 	f.add("Quorum", "%s", quorum(s))
 	f.add("Failover", "%s", failoverWords(s.Failover))
+	if len(s.Fencing) > 0 {
+		f.add("Fencing", "%s", fencing(s.Fencing))
+	}
 	f.add("Nodes", "%s", tally(s.Nodes, api.NodeAlive, api.NodeSuspect, api.NodeDead, api.NodeUnknown))
 	f.add("Volumes", "%s", tally(s.Volumes))
 	if s.Trash > 0 {
@@ -69,6 +72,19 @@ func (a *app) printStatus(s api.ClusterStatus) {
 	a.list("Problems", s.Problems)
 	a.list("Lately", s.Notes)
 	a.list("Not promised as this cluster is set up", s.Safety)
+}
+
+// fencing is how surely the writers of each node are stopped, the surest first.
+func fencing(by map[string][]string) string {
+	var words []string
+	for _, level := range []struct{ key, words string }{
+		{"watchdog", "watchdog"}, {"sysrq", "sysrq"}, {"software", "software only"}, {"none", "no fencer runs"},
+	} {
+		if names := by[level.key]; len(names) > 0 {
+			words = append(words, fmt.Sprintf("%s on %s", level.words, strings.Join(names, ", ")))
+		}
+	}
+	return strings.Join(words, "; ")
 }
 
 // failoverWords is what happens when a node is lost.

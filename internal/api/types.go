@@ -63,6 +63,10 @@ type ClusterStatus struct {
 	// Failover is what the cluster does by itself when a node is lost.
 	Failover Failover `json:"failover"`
 
+	// Fencing has the nodes by how surely their writers are stopped when they may write no
+	// more: watchdog, sysrq, software, or none where no fencer runs. Witnesses are not there.
+	Fencing map[string][]string `json:"fencing,omitempty"`
+
 	Nodes   map[NodeHealth]int `json:"nodes"`   // number of nodes by health
 	Volumes map[Health]int     `json:"volumes"` // number of live volumes by health
 	Trash   int                `json:"trash"`   // number of removed, restorable volumes

@@ -429,7 +429,7 @@ func (t *tenure) report() volume.LeaseReport {
 	now := t.clock()
 	out := volume.LeaseReport{No: t.holder.No(), Held: held, Why: why, Problem: t.problem(now)}
 	if t.known && !t.mute {
-		out.Safety = t.fencing.Safety
+		out.Safety, out.Fencer = t.fencing.Safety, t.fencing.Problem
 	}
 	if until, begun := t.holder.Deadline(); held && begun && s.NeedsLease(t.self) {
 		out.Left = max(0, until.Sub(now))

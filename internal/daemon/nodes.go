@@ -37,7 +37,10 @@ func (m *member) Nodes(context.Context) ([]api.Node, error) {
 		node.Health, node.Reason = m.health(v, n.ID)
 		if h, ok := v.heard(n.ID); ok {
 			node.LastSeen, node.Version = m.now().Add(-h.Age), h.Version
-			node.Pool, node.Problems = h.Pool, h.Problems
+			node.Pool, node.Problems = h.Pool, slices.Clone(h.Problems)
+			if says := h.Report.Lease.Fencer; says != "" && h.Age <= v.stale {
+				node.Problems = append(node.Problems, "its fencer says: "+says)
+			}
 		}
 		if !n.Witness {
 			node.Lease = m.leaseOf(v, n)
@@ -230,6 +233,7 @@ func (m *member) Status(ctx context.Context) (api.ClusterStatus, error) {
 			out.Problems = append(out.Problems, fmt.Sprintf("volume %s is %s: %s", av.Name, av.Health, av.Reason))
 		}
 	}
+	out.Fencing = fencing(nodes)
 	out.Notes = failoverNotes(v, m.now())
 	out.Failover = m.failover(v)
 	if out.Failover.Mode != string(state.FailoverAutomatic) {
@@ -246,6 +250,18 @@ func (m *member) Status(ctx context.Context) (api.ClusterStatus, error) {
 		out.Safety = append(out.Safety, risk)
 	}
 	return out, nil
+}
+
+// fencing says of every node that may write how surely its writers are stopped.
+func fencing(nodes []api.Node) map[string][]string {
+	out := map[string][]string{}
+	for _, n := range nodes {
+		if n.Lease != nil {
+			level := cmp.Or(string(n.Lease.Safety), "none")
+			out[level] = append(out[level], n.Name)
+		}
+	}
+	return out
 }
 
 // Failovers are shown in the status for noteFor, and no more than mostNotes at a time.

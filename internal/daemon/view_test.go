@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -224,5 +225,16 @@ func TestReadings(t *testing.T) {
 		if got := fmt.Sprint(v.readings(s.Volume("v"))); got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
 		}
+	}
+}
+
+// Every node that may write has its level in the status; a witness has none.
+func TestFencing(t *testing.T) {
+	node := func(name string, l *api.Lease) api.Node { return api.Node{NodeRef: api.NodeRef{Name: name}, Lease: l} }
+	got := fencing([]api.Node{node("a", &api.Lease{Safety: volume.SafetyWatchdog}), node("b", &api.Lease{Safety: volume.SafetySoftware}),
+		node("c", &api.Lease{}), node("d", nil), node("e", &api.Lease{Safety: volume.SafetyWatchdog})})
+	want := map[string][]string{"watchdog": {"a", "e"}, "software": {"b"}, "none": {"c"}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

@@ -61,6 +61,7 @@ type Fencer struct {
 
 	mu      sync.Mutex
 	r       record
+	weak    string // of what the process lacks to do its work whatever the machine is busy with
 	no      int    // of the time that writers are stopped for
 	problem string // with the writers
 	dog     string // with the watchdog
@@ -135,7 +136,7 @@ func (f *Fencer) status() Status {
 	var missing string
 	s.Safety, missing = f.resets.safety()
 	var all []string
-	for _, p := range []string{f.problem, f.reset, f.dog, missing} {
+	for _, p := range []string{f.problem, f.reset, f.dog, missing, f.weak} {
 		if p != "" {
 			all = append(all, p)
 		}

@@ -176,6 +176,11 @@ func TestNoReset(t *testing.T) {
 		m.s.users = nil
 		m.mu.Unlock()
 		time.Sleep(time.Second)
+		f.weak = "its memory is not locked"
+		if s := f.Status(); s.Problem != f.weak {
+			t.Errorf("a fencer that is not privileged says %q", s.Problem)
+		}
+		f.weak = ""
 		if s := f.Status(); s.State != PhaseFenced || s.Problem != "" {
 			t.Errorf("at last: %+v", s)
 		}

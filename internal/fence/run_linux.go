@@ -55,10 +55,14 @@ func Run(ctx context.Context, o Options) error {
 	if _, err := bootClock(); err != nil {
 		return err
 	}
-	if err := privilege(); err != nil {
-		o.Log.Warn("a busy machine may keep the fencer from its work", "err", err)
+	weak := privilege()
+	if weak != nil {
+		o.Log.Warn("a busy machine may keep the fencer from its work", "err", weak)
 	}
 	f := newFencer(o.Log, file, boot, readClocks, kernel, resets)
+	if weak != nil {
+		f.weak = fmt.Sprintf("a busy machine may keep the fencer from its work: %s", strings.ReplaceAll(weak.Error(), "\n", "; "))
+	}
 	l, err := Listen(Socket(o.RunDir))
 	if err != nil {
 		return err

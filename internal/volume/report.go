@@ -78,6 +78,8 @@ type LeaseReport struct {
 	Left time.Duration `json:"left,omitempty"`
 	// Safety is how surely its writers are stopped; "" when no fencer runs.
 	Safety Safety `json:"safety,omitempty"`
+	// Fencer is what its fencer says is wrong with itself, or with what it does now.
+	Fencer string `json:"fencer,omitempty"`
 	// Why it may not write, and Problem: why it can hold no lease; sentences.
 	Why     string `json:"why,omitempty"`
 	Problem string `json:"problem,omitempty"`

@@ -24,6 +24,7 @@ func Cluster() *Fake {
 	f.status = api.ClusterStatus{
 		Initialized: true, ClusterID: ClusterID, Ready: true, Node: Alpha, Leader: Alpha, Quorum: true,
 		Failover:  api.Failover{Mode: "automatic", Round: 1, Profile: "default"},
+		Fencing:   map[string][]string{"sysrq": {Alpha.Name}, "software": {Beta.Name}, "none": {Gamma.Name}},
 		TrashKeep: 7 * 24 * time.Hour,
 		Problems:  []string{"node gamma has not been heard of for 7 s"},
 		Notes:     []string{"volume uploads failed over from beta to alpha at 2026-03-04T11:40:00Z: the last 2.3s may be missing, how many bytes is not known"},
