@@ -29,6 +29,7 @@ type leases struct {
 	since  lease.Moment  // the round was first seen
 	beats  map[volume.NodeID]beat
 	wake   chan struct{}
+	unfit  string // what was last logged of the timers; step's own
 }
 
 // beat is a node's last.
@@ -77,6 +78,11 @@ func (m *member) keepLeases(ctx context.Context) error {
 // step does what is to be done now.
 func (l *leases) step(ctx context.Context) error {
 	v := l.look()
+	if unfit := unfitTimers(v.state.Failover(), v.election); unfit != l.unfit {
+		if l.unfit = unfit; unfit != "" {
+			l.m.log.Error("failover does not do as it is agreed", "why", unfit)
+		}
+	}
 	for _, c := range decideLeases(v) {
 		if r, ok := c.(state.RevokeLease); ok {
 			l.mu.Lock()
@@ -135,7 +141,7 @@ func (l *leases) safety(n *state.Node) volume.Safety {
 func patience(s *state.State, granted, now volume.Safety) time.Duration {
 	f, set := s.Failover(), s.Cluster().Settings
 	switch {
-	case f.Mode != state.FailoverAutomatic:
+	case f.Mode != state.FailoverAutomatic || f.Timers.Safe() != nil:
 		return lease.Never
 	case granted.Hard() && now.Hard():
 		return 0
@@ -312,7 +318,7 @@ func decideLeases(v leaseView) (do []state.Command) {
 	}
 	f := v.state.Failover()
 	for n := range v.state.Nodes() {
-		if x := v.nodes[n.ID]; f.Enforced() && n.Lease.Valid(f) && x.lost != "" && (x.proven || f.Mode == state.FailoverAutomatic) {
+		if x := v.nodes[n.ID]; f.Enforced() && n.Lease.Valid(f) && x.lost != "" && (x.proven || f.Mode == state.FailoverAutomatic && f.Timers.Safe() == nil) {
 			do = append(do, state.RevokeLease{Node: n.ID, No: n.Lease.No, Reason: x.lost, Proven: x.proven, Reign: v.reign})
 		}
 	}
@@ -358,8 +364,32 @@ func (v leaseView) forced() string {
 	switch {
 	case v.state.Cluster().Settings.Failover == state.FailoverManual:
 		return "an operator has set failover=manual"
+	case v.state.Failover().Enforced() && v.state.Failover().Timers.Safe() != nil:
+		return unfitTimers(v.state.Failover(), v.election)
 	case v.voters > 0 && v.voters < 3:
 		return fmt.Sprintf("with %s nobody could tell a dead node from a cut network", count(v.voters, "voter"))
+	}
+	return ""
+}
+
+// unfitTimers is what is wrong with the timers that the nodes have agreed on; "" when they
+// are sound. They were when they were agreed on; but a later version may know better, and
+// the control plane's own timers are each flockd's, read when it starts. So it is asked again
+// and again, not only at an arming.
+//
+// Unsafe ones end that by time alone anybody is taken for lost, and then failover itself
+// (forced), which stops nobody: it is armed again by sound ones. With those that only make
+// healthy nodes lose their leases failover goes on: to end it would leave the volumes of a
+// lost node waiting now, for a fault that comes with the next change of leader, if it does.
+func unfitTimers(f state.Failover, election time.Duration) string {
+	if !f.Enforced() {
+		return ""
+	}
+	if err := f.Timers.Safe(); err != nil {
+		return fmt.Sprintf("the timers of failover's round %d are not safe: %v", f.Round, err)
+	}
+	if err := f.Timers.Check(election); err != nil {
+		return fmt.Sprintf("the lease profile %s does not fit the control plane's timers, so that healthy nodes may stop their writers: %v", cmp.Or(f.Profile, lease.Profiles()[0]), err)
 	}
 	return ""
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +24,7 @@ import (
 // state begins with three nodes, of which n1 is the primary of a volume.
 func TestDecideLeases(t *testing.T) {
 	const fit = "n1:heard n2:heard n3:heard"
+	const unsafe = "promoting after 15s could make a second writer: a lease of 10s and 5s to fence, with clocks that are a twelfth off, need 18.727272727s"
 	const asking = "n1:heard,want n2:heard,want n3:heard,want"
 	tests := []struct {
 		name   string
@@ -61,6 +63,14 @@ func TestDecideLeases(t *testing.T) {
 		{"an operator wants manual now", "arm grant n1 complete n1 failover=manual", "voters=3 " + fit, "disarm an operator has set failover=manual"},
 		{"another profile", "arm grant n1 complete n1 lease=lab", "voters=3 n1:heard,beat=1 n2:heard n3:heard", "arm 2 lab"},
 		{"another profile, and a writer is away", "arm grant n1 complete n1 lease=lab", "voters=3 n1:beat=1 n2:heard n3:heard", ""},
+		{"unsafe timers", "arm grant n1 complete n1 promote=15s", "voters=3 " + fit, "disarm the timers of failover's round 1 are not safe: " + unsafe},
+		{"and nobody is lost by them", "arm grant n1 complete n1 promote=15s", "voters=3 n1:lost n2:heard n3:heard", "disarm the timers of failover's round 1 are not safe: " + unsafe},
+		{"but who says so itself is", "arm grant n1 complete n1 promote=15s", "voters=3 n1:heard,lost,proven n2:heard n3:heard",
+			"revoke n1 1 proven; disarm the timers of failover's round 1 are not safe: " + unsafe},
+		{"unsafe timers while arming", "arm grant n1 promote=15s", "voters=3 n1:heard,beat=1 n2:heard", "disarm the timers of failover's round 1 are not safe: " + unsafe},
+		{"it is armed again by sound ones", "arm grant n1 complete n1 promote=15s disarm", "voters=3 " + fit, "arm 2 default"},
+		{"a change of leader takes too long now", "arm grant n1 complete n1", "voters=3 election=9s n1:heard,beat=1 n2:heard n3:heard", ""},
+		{"it takes too long, and a node is lost", "arm grant n1 complete n1", "voters=3 election=9s n1:lost n2:heard n3:heard", "revoke n1 1 by time"},
 		{"silence alone disarms nothing", "arm grant n1 complete n1", "voters=3 leading=1h", ""},
 	}
 	for _, tt := range tests {
@@ -240,6 +250,57 @@ func TestRecallLate(t *testing.T) {
 
 func nodeID(name string) volume.NodeID { return volume.NodeID(fmt.Sprintf("%032s", name[1:])) }
 
+// withPromote is a state as a version may have left it that thought these timers sound.
+func withPromote(t *testing.T, s *state.State, promote string) *state.State {
+	t.Helper()
+	d, err := time.ParseDuration(promote)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := s.Marshal(&b); err != nil {
+		t.Fatal(err)
+	}
+	was := fmt.Sprintf(`"promote":%d`, lease.Default.Promote)
+	if strings.Count(b.String(), was) != 1 {
+		t.Fatalf("no %s in %s", was, b.String())
+	}
+	if s, err = state.Unmarshal(strings.NewReader(strings.Replace(b.String(), was, fmt.Sprintf(`"promote":%d`, d), 1))); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// Timers that are not safe end nobody's lease by time, whatever the nodes can do.
+func TestPatienceWithUnsafeTimers(t *testing.T) {
+	for words, want := range map[string]time.Duration{
+		"arm grant n1 complete n1": 0, "arm grant n1": lease.Never, "arm grant n1 complete n1 promote=15s": lease.Never,
+	} {
+		if got := patience(leaseState(t, strings.Fields(words)), volume.SafetySysrq, volume.SafetySysrq); got != want {
+			t.Errorf("%s: got %s, want %s", words, got, want)
+		}
+	}
+}
+
+// What is wrong with the timers in force is said while they are, and never of others.
+func TestUnfitTimers(t *testing.T) {
+	for _, tt := range []struct {
+		words    string
+		election time.Duration
+		want     string
+	}{
+		{"arm grant n1 complete n1", 2 * time.Second, ""},
+		{"arm grant n1 complete n1", 9 * time.Second, "the lease profile default does not fit the control plane's timers"},
+		{"arm grant n1 complete n1 promote=15s", 2 * time.Second, "the timers of failover's round 1 are not safe"},
+		{"arm grant n1 complete n1 promote=15s disarm", 9 * time.Second, ""},
+	} {
+		got := unfitTimers(leaseState(t, strings.Fields(tt.words)).Failover(), tt.election)
+		if tt.want == "" && got != "" || !strings.HasPrefix(got, tt.want) {
+			t.Errorf("%s: got %q, want %q", tt.words, got, tt.want)
+		}
+	}
+}
+
 // leaseState applies words to a cluster of three.
 func leaseState(t *testing.T, words []string) *state.State {
 	t.Helper()
@@ -252,7 +313,7 @@ func leaseState(t *testing.T, words []string) *state.State {
 		}
 	}
 	apply(state.InitCluster{Cluster: state.Cluster{ID: "c"}, Node: state.Node{ID: nodeID("n1"), Name: "n1"}})
-	apply(state.CreateToken{Token: state.Token{ID: "t", Expires: time.Unix(1<<40, 0)}})
+	apply(state.CreateToken{Token: state.Token{ID: "t", Expires: time.Unix(1<<32, 0)}})
 	for _, n := range []string{"n2", "n3"} {
 		apply(state.AddNode{Node: state.Node{ID: nodeID(n), Name: n, KeyHash: []byte(n)}, Token: "t"})
 	}
@@ -281,6 +342,10 @@ func leaseState(t *testing.T, words []string) *state.State {
 			apply(state.CompleteArming{Round: f.Round, Heard: map[volume.NodeID]uint64{n.ID: n.Lease.No}})
 		default:
 			key, value, _ := strings.Cut(word, "=")
+			if key == "promote" {
+				s = withPromote(t, s, value)
+				continue
+			}
 			if err := findChoice(key).put(&set, value); err != nil {
 				t.Fatal(err)
 			}

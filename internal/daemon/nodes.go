@@ -233,6 +233,9 @@ func (m *member) Status(ctx context.Context) (api.ClusterStatus, error) {
 			out.Problems = append(out.Problems, fmt.Sprintf("volume %s is %s: %s", av.Name, av.Health, av.Reason))
 		}
 	}
+	if unfit := unfitTimers(v.state.Failover(), m.cluster.ElectionTime()); unfit != "" {
+		out.Problems = append(out.Problems, unfit+"; set another with `flockctl settings set lease=...`")
+	}
 	out.Fencing = fencing(nodes)
 	out.Notes = failoverNotes(v, m.now())
 	out.Failover = m.failover(v)

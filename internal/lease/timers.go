@@ -91,16 +91,26 @@ func (t Timers) LeastPromote() time.Duration {
 	return (t.TTL+t.Fence)*fastest/slowest + slack
 }
 
-// Check says what is wrong with timers that must not be used: unsafe ones, and ones
-// with which healthy nodes would lose their leases. Election is how long a change of
-// Raft's leader may take; 0: not known.
-func (t Timers) Check(election time.Duration) error {
+// Safe says why two nodes could write at the same time with these timers; nil: they cannot.
+func (t Timers) Safe() error {
 	switch {
 	case t.Heartbeat <= 0 || t.Call <= 0 || t.TTL <= 0 || t.Fence <= 0 || t.Promote <= 0:
 		return fmt.Errorf("timers %+v: all of them must be set", t)
 	case t.Promote < t.LeastPromote():
 		return fmt.Errorf("promoting after %v could make a second writer: a lease of %v and %v to fence, with clocks that are a twelfth off, need %v",
 			t.Promote, t.TTL, t.Fence, t.LeastPromote())
+	}
+	return nil
+}
+
+// Check says what is wrong with timers that must not be used: unsafe ones, and ones
+// with which healthy nodes would lose their leases. Election is how long a change of
+// Raft's leader may take; 0: not known.
+func (t Timers) Check(election time.Duration) error {
+	if err := t.Safe(); err != nil {
+		return err
+	}
+	switch {
 	case t.Call >= t.Heartbeat:
 		return fmt.Errorf("a beat waits %v for its answer; the next one follows after %v", t.Call, t.Heartbeat)
 	case t.TTL < 2*t.Heartbeat+t.Call:
