@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	cerrdefs "github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
@@ -20,17 +19,7 @@ var _ Prestarter = (*Docker)(nil)
 
 // Prestart implements Prestarter.
 func (d *Docker) Prestart(ctx context.Context, waiting Spec) (string, error) {
-	m := dockerMaker{d}
-	id, err := m.create(ctx, waiting.Name+warmSuffix, waiting)
-	if err != nil {
-		return "", err
-	}
-	if err := m.start(ctx, id); err != nil {
-		uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-		defer cancel()
-		return "", errors.Join(err, m.end(uctx, id))
-	}
-	return id, nil
+	return prestart(ctx, dockerMaker{d}, waiting)
 }
 
 // TakeUp implements Prestarter.
@@ -68,21 +57,31 @@ func (d *Docker) Waiters(ctx context.Context) ([]Waiter, error) {
 				w.Name = strings.TrimPrefix(s.Names[0], "/")
 			}
 			w.Waiting = waits(w.Name, s.Labels)
-			if w.Live {
-				info, err := c.ContainerInspect(ctx, s.ID, client.ContainerInspectOptions{})
-				if cerrdefs.IsNotFound(err) {
-					continue // removed meanwhile
-				}
-				if err != nil {
-					return nil, err
-				}
-				if info.Container.State != nil {
-					w.AtGate = atGate(info.Container.State.Pid)
-				}
-			}
 			out = append(out, w)
 		}
 		return out, nil
+	})
+}
+
+// Waiter implements Prestarter.
+func (d *Docker) Waiter(ctx context.Context, id string) (Waiter, error) {
+	return ask(ctx, d, "inspect container", callTimeout, func(ctx context.Context, c *client.Client) (w Waiter, err error) {
+		info, err := c.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+		if err != nil {
+			return w, notFound(err)
+		}
+		at := info.Container
+		if at.Config == nil || at.State == nil {
+			return w, errors.New("the engine does not say how it is")
+		}
+		var label warmLabel
+		if err := json.Unmarshal([]byte(at.Config.Labels[labelWarm]), &label); err != nil {
+			return w, fmt.Errorf("reading the label %s: %w", labelWarm, err)
+		}
+		w = Waiter{ID: at.ID, Name: strings.TrimPrefix(at.Name, "/"), Token: label.Token, Live: State(at.State.Status).Live()}
+		w.Waiting = waits(w.Name, at.Config.Labels)
+		w.AtGate = w.Live && atGate(at.State.Pid)
+		return w, nil
 	})
 }
 

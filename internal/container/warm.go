@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/warm"
 )
@@ -279,14 +280,15 @@ type Waiter struct {
 	Name    string
 	Token   string
 	Live    bool
-	AtGate  bool // its first process is the gate still
+	AtGate  bool // its first process is the gate still; of Waiter alone
 	Waiting bool // it has yet to get its volume, by its name
 }
 
 // Prestarter is an Engine that can have containers wait.
 type Prestarter interface {
 	// Prestart makes the container of a spec that Waiting has made, and starts it, beside
-	// whatever has its name. With an error there is none.
+	// whatever has its name. With an error there is none, unless it returns its ID, too:
+	// then it could not be removed.
 	Prestart(ctx context.Context, waiting Spec) (id string, err error)
 	// TakeUp is Recreate, but that the container is made already and waits: release gives it
 	// its volume and has it go. Unless it ran it is gone then, and what it was to replace is
@@ -294,11 +296,33 @@ type Prestarter interface {
 	TakeUp(ctx context.Context, s Spec, id string, replaces []string, release func(context.Context) error) (ran bool, err error)
 	// EndWaiter removes one, running or not. Nothing is lost with one that has no volume.
 	EndWaiter(ctx context.Context, id string) error
-	// Waiters are all of them.
+	// Waiters are all of them, as a list has them. Waiter is one, as it is now.
 	Waiters(ctx context.Context) ([]Waiter, error)
+	Waiter(ctx context.Context, id string) (Waiter, error)
 	// Settle gives one the policy to start it again that it was recorded with.
 	Settle(ctx context.Context, s Spec, id string) error
 }
+
+// prestart is Prestart.
+func prestart(ctx context.Context, m maker, waiting Spec) (string, error) {
+	id, err := m.create(ctx, waiting.Name+warmSuffix, waiting)
+	if err != nil {
+		return "", err
+	}
+	if err := m.start(ctx, id); err != nil {
+		uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		eerr := m.end(uctx, id)
+		if eerr == nil || errors.Is(eerr, ErrNotFound) {
+			return "", err
+		}
+		return id, errors.Join(err, fmt.Errorf("removing it: %w", eerr))
+	}
+	return id, nil
+}
+
+// namesTimeout is how long it may take to give containers their names.
+const namesTimeout = 15 * time.Second
 
 // takeUp is TakeUp.
 func takeUp(ctx context.Context, m maker, s Spec, id string, replaces []string, release func(context.Context) error) (err error) {
@@ -314,6 +338,16 @@ func takeUp(ctx context.Context, m maker, s Spec, id string, replaces []string, 
 		}
 		err = errors.Join(err, nameBack(uctx, m, s.Name))
 	}()
+	if err := takeName(ctx, m, s, id, replaces); err != nil {
+		return err
+	}
+	return release(ctx)
+}
+
+// takeName gives what waits its name, and what has it another one.
+func takeName(ctx context.Context, m maker, s Spec, id string, replaces []string) error {
+	ctx, cancel := context.WithTimeout(ctx, namesTimeout)
+	defer cancel()
 	there, err := m.find(ctx, s.Name)
 	switch {
 	case errors.Is(err, ErrNotFound):
@@ -329,8 +363,5 @@ func takeUp(ctx context.Context, m maker, s Spec, id string, replaces []string, 
 			return err
 		}
 	}
-	if err := m.rename(ctx, id, s.Name); err != nil {
-		return err
-	}
-	return release(ctx)
+	return m.rename(ctx, id, s.Name)
 }

@@ -198,7 +198,10 @@ func TestTakeUp(t *testing.T) {
 						replaces = append(replaces, e.add("db", dbSpec(), Exited).ID)
 					}
 					id := e.add("db"+warmSuffix, dbSpec(), Running).ID
-					err := takeUp(t.Context(), e, dbSpec(), id, replaces, func(context.Context) error {
+					err := takeUp(t.Context(), e, dbSpec(), id, replaces, func(ctx context.Context) error {
+						if _, bounded := ctx.Deadline(); bounded {
+							t.Errorf("%s: its volume has to come as fast as a name", name)
+						}
 						if e.containers[id].Spec.Name != "db" {
 							t.Errorf("%s: it gets its volume before its name: %s", name, e)
 						}
@@ -238,6 +241,23 @@ func TestTakeUp(t *testing.T) {
 		})
 		if err == nil || !strings.Contains(err.Error(), c.want) || e.String() != before {
 			t.Errorf("%v: %s; want %q and %s", err, e, c.want, before)
+		}
+	}
+}
+
+// One that is not started is not there, or is known by its ID.
+func TestPrestart(t *testing.T) {
+	for _, c := range []struct {
+		cutAt int
+		crash bool
+		id    string
+		err   bool
+		want  int // containers
+	}{{0, false, "id1", false, 1}, {1, false, "", true, 0}, {2, false, "", true, 0}, {2, true, "id1", true, 1}} {
+		e := &madeEngine{containers: map[string]*Captured{}, cutAt: c.cutAt, crash: c.crash}
+		id, err := prestart(t.Context(), e, dbSpec())
+		if id != c.id || (err != nil) != c.err || len(e.containers) != c.want {
+			t.Errorf("%+v: %q, %v: %s", c, id, err, e)
 		}
 	}
 }

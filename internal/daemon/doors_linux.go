@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/mounts"
 	"github.com/flocker-io/flocker/internal/warm"
@@ -46,6 +47,39 @@ func (o osDoors) Settled(token string) bool {
 }
 
 func (o osDoors) Settle(token string) error { return os.WriteFile(o.settled(token), nil, 0o600) }
+
+func (o osDoors) container(token string) string { return filepath.Join(o.dir, token, "container") }
+
+func (o osDoors) Container(token string) string {
+	b, err := os.ReadFile(o.container(token))
+	if err != nil {
+		return "" // it is then nobody's, and nothing is done about it
+	}
+	return string(b)
+}
+
+func (o osDoors) Name(token, id string) error {
+	return os.WriteFile(o.container(token), []byte(id), 0o600)
+}
+
+// usedEvery is how often it is written down that a door is used.
+const usedEvery = time.Hour
+
+func (o osDoors) Unused(token string) (time.Duration, error) {
+	at, err := os.Stat(filepath.Join(o.dir, token))
+	if err != nil {
+		return 0, err
+	}
+	return time.Since(at.ModTime()), nil
+}
+
+func (o osDoors) Use(token string) error {
+	if unused, err := o.Unused(token); err != nil || unused < usedEvery {
+		return err
+	}
+	now := time.Now()
+	return os.Chtimes(filepath.Join(o.dir, token), now, now)
+}
 
 func (o osDoors) Release(token string) error { return warm.Released(filepath.Join(o.dir, token)) }
 

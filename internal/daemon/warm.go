@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -18,7 +19,8 @@ import (
 
 const (
 	// warmPatience is how long a container may take to come to its gate, and warmGo how long
-	// its volume and its command may take then. A start takes longer than that at its worst.
+	// its command may take then. A start takes longer than that at its worst. What a volume
+	// takes to be mounted is not bounded: a start would wait for the same.
 	warmPatience = 30 * time.Second
 	warmGo       = 15 * time.Second
 	// warmWait is how long one that is still being started is waited for, once its volume is
@@ -26,6 +28,10 @@ const (
 	warmWait = 3 * time.Second
 	// warmTidy is how often what earlier processes have left is looked for.
 	warmTidy = 10 * time.Second
+	// warmKeep is how long a door stays that no container of this engine has. A container
+	// that is made anew with the mounts of the old one, or an engine that is told of its
+	// containers later, needs it still.
+	warmKeep = 24 * time.Hour
 )
 
 // Doors are where containers wait on this machine: see internal/warm.
@@ -41,6 +47,12 @@ type Doors interface {
 	// Settled says that nothing is left to do about the container of a door; Settle notes it.
 	Settled(token string) bool
 	Settle(token string) error
+	// Container is the ID of the container of a door, "" if that is not known; Name notes it.
+	Container(token string) string
+	Name(token, id string) error
+	// Unused is for how long nobody has used a door; Use notes that somebody does.
+	Unused(token string) (time.Duration, error)
+	Use(token string) error
 	// All are the doors of this process and of earlier ones; Discard removes one.
 	All() ([]string, error)
 	Discard(token string) error
@@ -65,9 +77,9 @@ type prestarts struct {
 	engine container.Prestarter
 	doors  Doors
 
-	next time.Time // when what is left over is looked for; of the loop alone
-
 	mu    sync.Mutex
+	next  time.Time            // when what is left over is looked for
+	tidys bool                 // it is just being looked for
 	by    map[string]*prestart // by record
 	tried map[string]string
 	armed map[string]*armed // by volume's name
@@ -107,8 +119,8 @@ func (p *prestarts) step(ctx context.Context, s *state.State) {
 	if p == nil {
 		return
 	}
-	p.tidy(ctx, s)
-	v := warmView{Self: p.f.m.self, State: s, Waiting: map[string]string{}, Tried: map[string]string{}}
+	p.tidy(ctx)
+	v := warmView{Self: p.f.m.self, State: s, Waiting: map[string]string{}, Tried: map[string]string{}, Asks: p.asks}
 	p.mu.Lock()
 	for key, w := range p.by {
 		v.Waiting[key] = w.hash
@@ -140,6 +152,17 @@ func (p *prestarts) step(ctx context.Context, s *state.State) {
 	}
 }
 
+// asks says whether the container of a record asks to be started ahead. Of one that does
+// not, the engine is asked nothing. What cannot be read is told of by its start.
+func (p *prestarts) asks(r *state.Container) bool {
+	spec, err := p.f.open(r)
+	if err != nil {
+		return false
+	}
+	asked, _ := spec.Prestarts(volumeDriver)
+	return asked
+}
+
 // begin has the container of a record wait.
 func (p *prestarts) begin(ctx context.Context, s *state.State, r *state.Container) {
 	key, vol := r.RecordKey(), s.Volume(r.Volumes[0].ID)
@@ -155,14 +178,14 @@ func (p *prestarts) begin(ctx context.Context, s *state.State, r *state.Containe
 	p.mu.Unlock()
 	p.f.jobs.Go(func() {
 		defer stop()
-		asked, err := p.start(wctx, r, vol, w)
+		err := p.start(wctx, r, vol, w)
 		w.err = err
 		close(w.over)
 		switch {
-		case err == nil && asked:
+		case err == nil:
 			p.f.m.log.Info("a container waits here for its volume", "container", r.Name)
 			return
-		case asked && ctx.Err() == nil && wctx.Err() == nil:
+		case ctx.Err() == nil && wctx.Err() == nil:
 			p.tell(r, err)
 		}
 		// Nobody may have taken it: then it is forgotten.
@@ -174,33 +197,27 @@ func (p *prestarts) begin(ctx context.Context, s *state.State, r *state.Containe
 	})
 }
 
-// errNotAsked means that a container has no label that asks for it.
-var errNotAsked = errors.New("nobody has asked for it")
-
-// start does it. With an error nothing is left.
-func (p *prestarts) start(ctx context.Context, r *state.Container, vol *state.Volume, w *prestart) (asked bool, err error) {
+// start does it. With an error nothing is left that tidy does not find.
+func (p *prestarts) start(ctx context.Context, r *state.Container, vol *state.Volume, w *prestart) (err error) {
 	spec, _, target, err := p.f.specOf(ctx, r)
 	if err != nil {
-		return false, err // its start tells of it, if there is one
+		return err
 	}
-	asked, why := spec.Prestarts(volumeDriver)
-	switch {
-	case !asked:
-		return false, errNotAsked
+	switch _, why := spec.Prestarts(volumeDriver); {
 	case why != "":
-		return true, errors.New(why)
+		return errors.New(why)
 	case !slices.Equal(spec.Volumes(volumeDriver), []string{vol.Name}):
-		return true, fmt.Errorf("it names its volume otherwise than %s", vol.Name)
+		return fmt.Errorf("it names its volume otherwise than %s", vol.Name)
 	}
 	if obstacle := p.f.obstacle(ctx, spec, target, p.f.replaces(r), ""); obstacle != "" {
-		return true, errors.New(obstacle)
+		return errors.New(obstacle)
 	}
 	if users, err := p.users(ctx, vol.Name); err != nil || len(users) > 0 {
-		return true, errors.Join(err, fmt.Errorf("containers here have its volume: %d", len(users)))
+		return errors.Join(err, fmt.Errorf("containers here have its volume: %d", len(users)))
 	}
 	w.spec = spec
 	if w.door, err = p.doors.Open(w.token); err != nil {
-		return true, err
+		return err
 	}
 	defer func() {
 		if err != nil {
@@ -209,26 +226,33 @@ func (p *prestarts) start(ctx context.Context, r *state.Container, vol *state.Vo
 	}()
 	waiting, err := spec.Waiting(volumeDriver, container.Gate{Token: w.token, Program: p.doors.Program(), Door: w.door.Socket()})
 	if err != nil {
-		return true, err
+		return err
 	}
-	p.arm(vol.Name, w.door.Placeholder())
+	a := p.arm(vol.Name, w.door.Placeholder())
+	if a == nil {
+		return errors.New("another container of its volume is just being made ready")
+	}
 	w.id, err = p.engine.Prestart(ctx, waiting)
-	taken := p.disarm(vol.Name)
+	taken := p.disarm(vol.Name, a)
 	if err != nil {
 		if taken {
 			p.stopStrangers(ctx, vol)
 		}
-		return true, err
+		return err
+	}
+	// Before it can get another name: by that alone it would be anybody's.
+	if err := p.doors.Name(w.token, w.id); err != nil {
+		return err
 	}
 	actx, cancel := context.WithTimeout(ctx, warmPatience)
 	defer cancel()
 	if err := w.door.Await(actx); err != nil {
-		return true, err
+		return err
 	}
 	if of := p.doors.Of(w.door.PID()); of != w.id {
-		return true, fmt.Errorf("what has come to its gate is no process of it, but of %q", of)
+		return fmt.Errorf("what has come to its gate is no process of it, but of %q", of)
 	}
-	return true, nil
+	return nil
 }
 
 // users are the containers here that mount a volume and run.
@@ -244,18 +268,26 @@ func (p *prestarts) users(ctx context.Context, name string) (out []container.Use
 	return out, err
 }
 
-func (p *prestarts) arm(name, placeholder string) {
+// arm is nil when another record's container of the volume is just being made to wait: they
+// could not be told apart.
+func (p *prestarts) arm(name, placeholder string) *armed {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.armed[name] = &armed{placeholder: placeholder}
+	if p.armed[name] != nil {
+		return nil
+	}
+	a := &armed{placeholder: placeholder}
+	p.armed[name] = a
+	return a
 }
 
-func (p *prestarts) disarm(name string) (taken bool) {
+func (p *prestarts) disarm(name string, a *armed) (taken bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	taken = p.armed[name].taken
-	delete(p.armed, name)
-	return taken
+	if p.armed[name] == a {
+		delete(p.armed, name)
+	}
+	return a.taken
 }
 
 // mount answers an engine that mounts a volume while a container of it is being made to
@@ -373,7 +405,12 @@ func (p *prestarts) bring(ctx context.Context, r *state.Container, spec containe
 	if err := w.door.Close(); err != nil {
 		p.f.m.log.Warn("the placeholder of a container that goes is still mounted on this node", "container", r.Name, "err", err)
 	}
-	p.settle(ctx, spec, w.id, w.token)
+	if !p.settle(ctx, spec, w.id, w.token) {
+		// Its engine would not start it again, and its name would be taken for ever.
+		p.end(ctx, w)
+		p.tell(r, errors.New("it ended before its engine was told to start it again"))
+		return false
+	}
 	p.forget(w)
 	return true
 }
@@ -390,8 +427,6 @@ func (p *prestarts) release(ctx context.Context, r *state.Container, w *prestart
 	if string(asked) != string(now) || w.hash != r.Hash {
 		return errors.New("it would be made otherwise by now")
 	}
-	ctx, cancel := context.WithTimeout(ctx, warmGo)
-	defer cancel()
 	id, at, mountID := r.Volumes[0].ID, spec.VolumeAt(volumeDriver), "warm-"+w.token
 	ran, err := p.engine.TakeUp(ctx, spec, w.id, p.f.replaces(r), func(ctx context.Context) error {
 		var place warm.Place
@@ -405,7 +440,9 @@ func (p *prestarts) release(ctx context.Context, r *state.Container, w *prestart
 		}
 		// Its engine has it by its name, so the volume has a user from here on.
 		defer p.f.m.agent.Unmount(id, mountID)
-		return w.door.Go(ctx, place)
+		gctx, cancel := context.WithTimeout(ctx, warmGo)
+		defer cancel()
+		return w.door.Go(gctx, place)
 	})
 	if ran && err != nil {
 		p.f.m.log.Warn("a container goes on, but something is left of the one it replaced", "container", spec.Name, "err", err)
@@ -414,12 +451,20 @@ func (p *prestarts) release(ctx context.Context, r *state.Container, w *prestart
 	return err
 }
 
-// settle gives a container that goes the policy to start it again that it is to have.
-func (p *prestarts) settle(ctx context.Context, spec container.Spec, id, token string) {
+// settle gives a container that goes the policy to start it again that it is to have. One
+// that has ended before it had that stays as it is, and lives is false.
+func (p *prestarts) settle(ctx context.Context, spec container.Spec, id, token string) (lives bool) {
 	// In this order: started again before the first it would not go.
 	err := p.doors.Release(token)
 	if err == nil {
 		err = p.engine.Settle(ctx, spec, id)
+	}
+	// Whoever does not answer has not said that it has ended.
+	switch now, ierr := p.f.inspect(ctx, id); {
+	case errors.Is(ierr, container.ErrNotFound), ierr == nil && !now.State.Live():
+		return false
+	case err == nil:
+		err = ierr
 	}
 	if err == nil {
 		err = p.doors.Settle(token)
@@ -427,63 +472,116 @@ func (p *prestarts) settle(ctx context.Context, spec container.Spec, id, token s
 	if err != nil {
 		p.f.m.log.Warn("a container's engine does not start it again by itself yet", "container", spec.Name, "err", err)
 	}
+	return true
 }
 
-// tidy removes what earlier processes have left, and does what they could not do.
-func (p *prestarts) tidy(ctx context.Context, s *state.State) {
-	if p.f.m.now().Before(p.next) {
-		return
-	}
-	p.next = p.f.m.now().Add(warmTidy)
-	lctx, cancel := context.WithTimeout(ctx, engineTimeout)
-	defer cancel()
-	doors, err := p.doors.All()
-	if err == nil && len(doors) == 0 {
-		return
-	}
-	all, werr := p.engine.Waiters(lctx)
-	if err := errors.Join(err, werr); err != nil {
-		p.f.m.log.Debug("containers that were started to wait are not known", "err", err)
-		p.next = p.f.m.now().Add(time.Second)
-		return // whose the doors are is not known either
-	}
+// tidy has what earlier processes have left removed, and what they could not do done, in the
+// background: an engine may take its time over each of them.
+func (p *prestarts) tidy(ctx context.Context) {
 	p.mu.Lock()
-	ours := map[string]bool{}
-	for _, w := range p.by {
-		ours[w.token] = true
+	defer p.mu.Unlock()
+	if p.tidys || p.f.m.now().Before(p.next) {
+		return
 	}
-	p.mu.Unlock()
-	recorded := map[string]bool{}
-	for r := range s.Containers() {
-		if r.Node == p.f.m.self {
-			recorded[r.ID] = true
+	p.tidys = true
+	p.f.jobs.Go(func() {
+		again := warmTidy
+		if err := p.sweep(ctx); err != nil {
+			p.f.m.log.Debug("containers that were started to wait are not known", "err", err)
+			again = time.Second
 		}
-		recorded[r.Left[p.f.m.self]] = true
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.tidys, p.next = false, p.f.m.now().Add(again)
+	})
+}
+
+// sweep looks once. With an error it is not known whose the doors are, and all stay.
+func (p *prestarts) sweep(ctx context.Context) error {
+	// What was this process's at any time since the list is none that an earlier one has
+	// left: it may have gone since.
+	ours := map[string]bool{}
+	p.tokens(ours)
+	doors, err := p.doors.All()
+	if err != nil || len(doors) == 0 {
+		return err
 	}
-	used := map[string]bool{}
+	lctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	all, err := p.engine.Waiters(lctx)
+	cancel()
+	if err != nil {
+		return err
+	}
+	p.tokens(ours)
+	used := map[string]int{}
 	for _, w := range all {
-		used[w.Token] = true
-		if ours[w.Token] {
+		used[w.Token]++
+	}
+	for _, w := range all {
+		if ours[w.Token] || p.doors.Settled(w.Token) {
 			continue
 		}
-		switch leftOver(w, p.doors.Settled(w.Token), recorded[w.ID]) {
-		case warmEnd:
-			err = p.engine.EndWaiter(lctx, w.ID)
-			p.f.m.log.Info("a container that waited for an earlier flockd was removed", "container", w.Name, "err", err)
-		case warmSettle:
-			if c, err := p.f.inspect(lctx, w.ID); err == nil {
-				p.settle(lctx, c.Spec, w.ID, w.Token)
+		if p.leftover(ctx, w) && used[w.Token] == 1 {
+			if err := p.doors.Discard(w.Token); err != nil {
+				p.f.m.log.Warn("what a container that waited had cannot be removed", "err", err)
 			}
-		case warmLeave:
 		}
 	}
 	for _, token := range doors {
-		if used[token] || ours[token] {
-			continue
+		err := error(nil)
+		if used[token] > 0 {
+			err = p.doors.Use(token)
+		} else if !ours[token] {
+			var unused time.Duration
+			if unused, err = p.doors.Unused(token); err == nil && unused >= warmKeep {
+				err = p.doors.Discard(token)
+			}
 		}
-		if err := p.doors.Discard(token); err != nil {
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			p.f.m.log.Warn("what a container that waited had cannot be removed", "err", err)
 		}
+	}
+	return nil
+}
+
+// leftover does what is left to be done about one container; gone says that it was removed.
+func (p *prestarts) leftover(ctx context.Context, listed container.Waiter) (gone bool) {
+	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	// As it is now, and not as it was listed: it is removed with force.
+	w, err := p.engine.Waiter(ctx, listed.ID)
+	if err != nil {
+		p.f.m.log.Debug("a container that was started to wait cannot be looked at", "container", listed.Name, "err", err)
+		return false
+	}
+	ours, recorded := map[string]bool{}, false
+	p.tokens(ours)
+	for r := range p.f.m.cluster.State().Containers() {
+		recorded = recorded || r.Node == p.f.m.self && r.ID == w.ID || r.Left[p.f.m.self] == w.ID
+	}
+	if ours[w.Token] {
+		return false
+	}
+	switch leftOver(w, p.doors.Settled(w.Token), p.doors.Container(w.Token) == w.ID, recorded) {
+	case warmEnd:
+		err := p.engine.EndWaiter(ctx, w.ID)
+		p.f.m.log.Info("a container that waited for an earlier flockd was removed", "container", w.Name, "err", err)
+		return err == nil
+	case warmSettle:
+		if c, err := p.f.inspect(ctx, w.ID); err == nil {
+			p.settle(ctx, c.Spec, w.ID, w.Token) // the next look ends what has ended
+		}
+	case warmLeave:
+	}
+	return false
+}
+
+// tokens adds those of this process.
+func (p *prestarts) tokens(to map[string]bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, w := range p.by {
+		to[w.token] = true
 	}
 }
 

@@ -1,12 +1,18 @@
 package daemon
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/state"
 )
 
 // TestPlanWarm: each case of testdata/warm.txt is a view of node n1, in the words of
@@ -15,6 +21,7 @@ import (
 //	vol NAME@EPOCH on=NODE moving to=NODE attempt=A [alone]    alone: what uses it does not follow
 //	waits RECORD HASH
 //	tried RECORD ATTEMPT
+//	unasked RECORD                 its container does not ask for it
 //
 // and, below "=>", what is to be done.
 func TestPlanWarm(t *testing.T) {
@@ -26,7 +33,8 @@ func TestPlanWarm(t *testing.T) {
 	var out []string
 	for c := range strings.SplitSeq(strings.TrimRight(string(text), "\n"), "\n\n") {
 		var input, follow []string
-		v := warmView{Waiting: map[string]string{}, Tried: map[string]string{}}
+		unasked := map[string]bool{}
+		v := warmView{Waiting: map[string]string{}, Tried: map[string]string{}, Asks: func(r *state.Container) bool { return !unasked[r.Name] }}
 		var noted []func(key func(string) string)
 		for line := range strings.Lines(c) {
 			line = strings.TrimRight(line, "\n")
@@ -38,6 +46,8 @@ func TestPlanWarm(t *testing.T) {
 			switch words[0] {
 			case "waits":
 				noted = append(noted, func(key func(string) string) { v.Waiting[key(words[1])] = words[2] })
+			case "unasked":
+				unasked[words[1]] = true
 			case "tried":
 				noted = append(noted, func(key func(string) string) { v.Tried[key(words[1])] = words[2] })
 			default:
@@ -85,24 +95,28 @@ func TestPlanWarm(t *testing.T) {
 // What has data of its own, or may have, is never removed; and what has none does not stay.
 func TestLeftOver(t *testing.T) {
 	for _, c := range []struct {
-		w                 container.Waiter
-		settled, recorded bool
-		want              warmLeft
+		w                        container.Waiter
+		settled, named, recorded bool
+		want                     warmLeft
 	}{
-		{container.Waiter{Waiting: true, Live: true, AtGate: true}, false, false, warmEnd},
-		{container.Waiter{Waiting: true}, false, false, warmEnd},
-		{container.Waiter{Waiting: true}, true, true, warmEnd},
-		{container.Waiter{Live: true, AtGate: true}, false, false, warmEnd}, // flockd died before it let it go
-		{container.Waiter{}, false, false, warmEnd},                         // and the gate has ended
-		{container.Waiter{Live: true}, false, false, warmSettle},            // flockd died after it
-		{container.Waiter{Live: true}, false, true, warmSettle},             //
-		{container.Waiter{}, false, true, warmLeave},                        // it ran, was recorded, and was stopped
-		{container.Waiter{}, true, false, warmLeave},                        //
-		{container.Waiter{Live: true}, true, false, warmLeave},              //
-		{container.Waiter{Live: true, AtGate: true}, true, true, warmLeave}, // it is just started again
+		{container.Waiter{Waiting: true, Live: true, AtGate: true}, false, true, false, warmEnd},
+		{container.Waiter{Waiting: true}, false, true, false, warmEnd},
+		{container.Waiter{Waiting: true}, false, false, false, warmEnd},             // flockd died before it was named
+		{container.Waiter{Waiting: true}, true, true, true, warmLeave},              // it has gone since it was listed
+		{container.Waiter{Live: true, AtGate: true}, false, true, false, warmEnd},   // flockd died before it let it go
+		{container.Waiter{}, false, true, false, warmEnd},                           // and the gate has ended
+		{container.Waiter{Live: true}, false, true, false, warmSettle},              // flockd died after it
+		{container.Waiter{Live: true}, false, true, true, warmSettle},               //
+		{container.Waiter{}, false, true, true, warmLeave},                          // it ran, was recorded, and was stopped
+		{container.Waiter{}, true, true, false, warmLeave},                          //
+		{container.Waiter{Live: true}, true, true, false, warmLeave},                //
+		{container.Waiter{Live: true, AtGate: true}, true, true, true, warmLeave},   // it is just started again
+		{container.Waiter{}, false, false, false, warmLeave},                        // made of its image: another one
+		{container.Waiter{Live: true}, false, false, false, warmLeave},              //
+		{container.Waiter{Live: true, AtGate: true}, false, false, true, warmLeave}, //
 	} {
-		if got := leftOver(c.w, c.settled, c.recorded); got != c.want {
-			t.Errorf("%+v, settled %v, recorded %v: %q, want %q", c.w, c.settled, c.recorded, got, c.want)
+		if got := leftOver(c.w, c.settled, c.named, c.recorded); got != c.want {
+			t.Errorf("%+v, settled %v, named %v, recorded %v: %q, want %q", c.w, c.settled, c.named, c.recorded, got, c.want)
 		}
 	}
 }
@@ -122,20 +136,91 @@ func TestArmed(t *testing.T) {
 		}
 	}
 	want("not armed", ask("db", false), "false false")
-	p.arm("db", "/p")
+	a := p.arm("db", "/p")
 	want("another volume", ask("web", false), "false false")
 	want("the volume is here", ask("db", true), "true true")
 	want("the first", ask("db", false), "/ptrue false")
 	want("the second", ask("db", false), "true true")
-	if !p.disarm("db") {
+	if p.arm("db", "/q") != nil {
+		t.Error("two are armed for one volume")
+	}
+	if !p.disarm("db", a) {
 		t.Error("nobody has taken it")
 	}
 	want("disarmed", ask("db", false), "false false")
-	p.arm("db", "/p")
-	if p.disarm("db") {
+	b := p.arm("db", "/p")
+	if p.disarm("db", b) {
 		t.Error("somebody has taken it")
 	}
+	p.arm("db", "/q")
+	p.disarm("db", b)
+	want("disarmed by an earlier one", ask("db", false), "/qtrue false")
 	if dir, armed, err := (*prestarts)(nil).mount("db", false); dir != "" || armed || err != nil {
 		t.Error("a node that has none wait answers mounts")
+	}
+}
+
+// sweptEngine lists containers, and notes of which it is asked more.
+type sweptEngine struct {
+	container.Prestarter
+	list  []container.Waiter
+	while func() // it lists them
+	asked []string
+}
+
+func (e *sweptEngine) Waiters(context.Context) ([]container.Waiter, error) {
+	e.while()
+	return e.list, nil
+}
+
+func (e *sweptEngine) Waiter(_ context.Context, id string) (container.Waiter, error) {
+	e.asked = append(e.asked, id)
+	return container.Waiter{}, errors.New("it does not answer")
+}
+
+// sweptDoors are doors by how long they were not used.
+type sweptDoors struct {
+	Doors
+	unused    map[string]time.Duration
+	settled   string
+	used      []string
+	discarded []string
+}
+
+func (d *sweptDoors) All() (out []string, err error) {
+	for token := range d.unused {
+		out = append(out, token)
+	}
+	return out, nil
+}
+func (d *sweptDoors) Settled(token string) bool { return token == d.settled }
+func (d *sweptDoors) Unused(token string) (time.Duration, error) {
+	return d.unused[token], nil
+}
+func (d *sweptDoors) Use(token string) error { d.used = append(d.used, token); return nil }
+func (d *sweptDoors) Discard(token string) error {
+	d.discarded = append(d.discarded, token)
+	return nil
+}
+
+// What is looked at again, to be removed perhaps, is what is left over by all that is known
+// before and after the engine has listed it; and a door stays for a day after its last use.
+func TestSweep(t *testing.T) {
+	doors := &sweptDoors{settled: "settled", unused: map[string]time.Duration{"went": 0, "came": 0, "settled": 0, "left": 48 * time.Hour, "day": warmKeep, "hour": time.Hour, "new": warmKeep}}
+	engine := &sweptEngine{list: []container.Waiter{{ID: "1", Token: "went", Waiting: true}, {ID: "2", Token: "came", Waiting: true}, {ID: "3", Token: "settled"}, {ID: "4", Token: "left"}}}
+	p := &prestarts{f: &follower{m: &member{}}, engine: engine, doors: doors, by: map[string]*prestart{"a": {token: "went"}, "n": {token: "new"}}}
+	p.f.m.log = slog.New(slog.DiscardHandler)
+	engine.while = func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.by, "a")
+		p.by["b"] = &prestart{token: "came"}
+	}
+	if err := p.sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(doors.used)
+	if got, want := fmt.Sprint(engine.asked, doors.used, doors.discarded), "[4] [came left settled went] [day]"; got != want {
+		t.Errorf("looked at, used, discarded: %s; want %s", got, want)
 	}
 }

@@ -21,6 +21,8 @@ type warmView struct {
 	Waiting map[string]string
 	// Tried are the attempts for which it was tried last, by record.
 	Tried map[string]string
+	// Asks says whether a record's container asks for it.
+	Asks func(r *state.Container) bool
 }
 
 // warmStep has the container of a record wait, or, with a reason, wait no longer.
@@ -61,7 +63,7 @@ func planWarm(v warmView) (steps []warmStep) {
 		if _, waits := v.Waiting[key]; waits || !r.Run || r.Blocked || r.Node == v.Self || !v.comes(r) || left >= warmMost {
 			continue
 		}
-		if v.Tried[key] != v.State.Volume(r.Volumes[0].ID).Pending.Attempt {
+		if v.Tried[key] != v.State.Volume(r.Volumes[0].ID).Pending.Attempt && v.Asks(r) {
 			steps, left = append(steps, warmStep{Record: key, Known: r}), left+1
 		}
 	}
@@ -98,12 +100,16 @@ const (
 	warmSettle warmLeft = "settle" // it runs, but for the policy to start it again
 )
 
-// leftOver decides it; recorded is the ID of the container of its name, as recorded.
-func leftOver(w container.Waiter, settled, recorded bool) warmLeft {
+// leftOver decides it. named: its door is here, and says that it is its container; labels
+// are inherited by images that are made of containers, and by what is made of those.
+// recorded: it is the container of a record.
+func leftOver(w container.Waiter, settled, named, recorded bool) warmLeft {
 	switch {
+	case settled:
+		return warmLeave
 	case w.Waiting:
 		return warmEnd // a gate that flockd has let go ends by itself
-	case settled:
+	case !named:
 		return warmLeave
 	case w.AtGate:
 		return warmEnd

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/container/containerfake"
@@ -22,13 +23,16 @@ type doors struct {
 	mu      sync.Mutex
 	all     map[string]*door
 	settled map[string]bool
+	named   map[string]string    // IDs of containers
+	used    map[string]time.Time // when they were last
 	opened  int
 	gone    int  // containers that went on from their gates
 	broken  bool // volumes do not come into containers
+	short   bool // the commands of containers end as soon as they have begun
 }
 
 func newDoors(m *Machine) *doors {
-	return &doors{machine: m, all: map[string]*door{}, settled: map[string]bool{}}
+	return &doors{machine: m, all: map[string]*door{}, settled: map[string]bool{}, named: map[string]string{}, used: map[string]time.Time{}}
 }
 
 // Program implements daemon.Doors.
@@ -40,7 +44,7 @@ func (d *doors) Open(token string) (daemon.Door, error) {
 	defer d.mu.Unlock()
 	d.opened++
 	at := &door{doors: d, token: token, pid: d.opened}
-	d.all[token] = at
+	d.all[token], d.used[token] = at, time.Now()
 	return at, nil
 }
 
@@ -75,6 +79,36 @@ func (d *doors) Settle(token string) error {
 	return nil
 }
 
+// Container implements daemon.Doors.
+func (d *doors) Container(token string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.named[token]
+}
+
+// Name implements daemon.Doors.
+func (d *doors) Name(token, id string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.named[token] = id
+	return nil
+}
+
+// Unused implements daemon.Doors.
+func (d *doors) Unused(token string) (time.Duration, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return time.Since(d.used[token]), nil
+}
+
+// Use implements daemon.Doors.
+func (d *doors) Use(token string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.used[token] = time.Now()
+	return nil
+}
+
 // All implements daemon.Doors.
 func (d *doors) All() ([]string, error) {
 	d.mu.Lock()
@@ -88,6 +122,8 @@ func (d *doors) Discard(token string) error {
 	defer d.mu.Unlock()
 	delete(d.all, token)
 	delete(d.settled, token)
+	delete(d.named, token)
+	delete(d.used, token)
 	return nil
 }
 
@@ -143,8 +179,12 @@ func (d *door) Go(_ context.Context, p warm.Place) error {
 	}
 	d.engine().Release(d.token, true)
 	d.doors.mu.Lock()
-	defer d.doors.mu.Unlock()
 	d.doors.gone++
+	short := d.doors.short
+	d.doors.mu.Unlock()
+	if short {
+		d.engine().Finish(d.token)
+	}
 	return nil
 }
 
@@ -155,7 +195,8 @@ func (d *door) Go(_ context.Context, p warm.Place) error {
 //	not-waiting NODE               none is at a gate there, whatever flockd knows
 //	leaves NODE CONTAINER VOLUME   flockd there died while that waited
 //	went NODE NUMBER               so many containers went on from their gates there, and none waits
-//	gates NODE broken|mended       volumes do not come into containers that wait there, and do again
+//	gates NODE broken|short|mended   volumes do not come into containers that wait there, or their
+//	                               commands end at once; all is well again
 func (w *World) doorStep(words []string) (ok bool, err error) {
 	if len(words) < 2 || w.nodes[words[1]] == nil {
 		return false, nil
@@ -201,7 +242,7 @@ func (w *World) doorStep(words []string) (ok bool, err error) {
 		})
 	case "gates":
 		m.doors.mu.Lock()
-		m.doors.broken = words[2] == "broken"
+		m.doors.broken, m.doors.short = words[2] == "broken", words[2] == "short"
 		m.doors.mu.Unlock()
 	default:
 		return false, nil

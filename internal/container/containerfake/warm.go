@@ -55,7 +55,11 @@ func (e *Engine) Prestart(_ context.Context, s container.Spec) (string, error) {
 	c.token, c.atGate = label.Token, true
 	e.mu.Unlock()
 	if err := e.start(name); err != nil {
-		return "", errors.Join(err, e.EndWaiter(context.Background(), c.id))
+		eerr := e.EndWaiter(context.Background(), c.id)
+		if eerr != nil {
+			return c.id, errors.Join(err, eerr)
+		}
+		return "", err
 	}
 	return c.id, nil
 }
@@ -109,10 +113,27 @@ func (e *Engine) Release(token string, goes bool) {
 	}
 }
 
+// Finish has the command of a container that went on from its gate end, as its engine has not
+// been told yet to start it again.
+func (e *Engine) Finish(token string) {
+	for _, c := range e.all() {
+		e.mu.Lock()
+		mine := c.token == token && c.state == container.Running
+		e.mu.Unlock()
+		if mine {
+			e.setState(c, container.Exited, 1, "")
+			e.unmountAll(c)
+		}
+	}
+}
+
 // TakeUp implements container.Prestarter.
 func (e *Engine) TakeUp(ctx context.Context, s container.Spec, id string, replaces []string, release func(context.Context) error) (ran bool, err error) {
 	if err := e.alive(); err != nil {
 		return false, err
+	}
+	if _, bounded := ctx.Deadline(); bounded {
+		return false, errors.New("a volume may take longer to come than this waits")
 	}
 	c := e.byRef(id)
 	if c == nil {
@@ -196,6 +217,20 @@ func (e *Engine) Waiters(context.Context) (out []container.Waiter, err error) {
 		}
 	}
 	return out, nil
+}
+
+// Waiter implements container.Prestarter.
+func (e *Engine) Waiter(ctx context.Context, id string) (container.Waiter, error) {
+	all, err := e.Waiters(ctx)
+	if err != nil {
+		return container.Waiter{}, err
+	}
+	for _, w := range all {
+		if w.ID == id {
+			return w, nil
+		}
+	}
+	return container.Waiter{}, fmt.Errorf("container %s: %w", id, container.ErrNotFound)
 }
 
 // Settle implements container.Prestarter.
