@@ -153,7 +153,13 @@ const (
 // Exec implements Engine.
 func (d *Docker) Exec(ctx context.Context, id string, command []string) (string, error) {
 	return ask(ctx, d, "run a command in container", startTimeout, func(ctx context.Context, c *client.Client) (string, error) {
-		made, err := c.ExecCreate(ctx, id, client.ExecCreateOptions{Cmd: command, AttachStdout: true, AttachStderr: true})
+		dir := ""
+		if info, err := c.ContainerInspect(ctx, id, client.ContainerInspectOptions{}); err != nil {
+			return "", notFound(err)
+		} else if at := info.Container.Config; at != nil {
+			dir = execDir(at.Labels, at.WorkingDir)
+		}
+		made, err := c.ExecCreate(ctx, id, client.ExecCreateOptions{Cmd: command, WorkingDir: dir, AttachStdout: true, AttachStderr: true})
 		if err != nil {
 			return "", notFound(err)
 		}

@@ -183,7 +183,9 @@ func (s Spec) Waiting(driver string, g Gate) (Spec, error) {
 	at := s.VolumeAt(driver)
 	config["Entrypoint"] = []string{warm.ProgramAt}
 	config["Cmd"] = warm.Args(at, cmp.Or(text(config["WorkingDir"]), "/"), command)
-	config["WorkingDir"] = "/" // its own may be in the volume
+	if below(path.Clean(text(config["WorkingDir"])), at) {
+		config["WorkingDir"] = "/" // an engine makes one that is missing, which it cannot there
+	}
 	host["RestartPolicy"] = map[string]any{"Name": "no"}
 	if err := uncopied(host, at); err != nil {
 		return Spec{}, err
@@ -241,6 +243,19 @@ func uncopied(host map[string]any, at string) error {
 		return nil
 	}
 	return errors.New("its configuration does not say how it mounts its volume")
+}
+
+// execDir is the directory that a command is to be run in, in a container with such labels
+// and such a directory; "": where its engine does it.
+func execDir(labels map[string]string, now string) string {
+	var label warmLabel
+	if err := json.Unmarshal([]byte(labels[labelWarm]), &label); err != nil {
+		return "" // it has none of ours
+	}
+	if was := text(label.Was["Config"]["WorkingDir"]); was != now {
+		return was
+	}
+	return ""
 }
 
 // unwarm takes out of what an engine says of a container what Waiting has put in. A policy

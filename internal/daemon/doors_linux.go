@@ -1,11 +1,13 @@
 package daemon
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/mounts"
@@ -21,11 +23,73 @@ type osDoors struct {
 
 // newDoors is Doors with this program in the containers.
 func newDoors(dir string) (osDoors, error) {
-	program, err := os.Executable()
-	if err != nil {
-		return osDoors{}, fmt.Errorf("finding the own program: %w", err)
+	o := osDoors{dir: dir, program: filepath.Join(dir, "flockd")}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return o, err
 	}
-	return osDoors{dir: dir, program: strings.TrimSuffix(program, " (deleted)")}, nil
+	// A copy: containers mount it by its path for as long as they are there, and the one that
+	// was started may be moved, or be replaced by a version that knows no gates.
+	if err := copyProgram("/proc/self/exe", o.program); err != nil {
+		return o, fmt.Errorf("copying the own program for containers that wait: %w", err)
+	}
+	return o, nil
+}
+
+// copyProgram has a file be as another one, at once or not at all.
+func copyProgram(from, to string) (err error) {
+	same, err := alikeFiles(from, to)
+	if err != nil || same {
+		return err
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	tmp := to + ".new"
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(tmp))
+		}
+	}()
+	out, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	if err = errors.Join(err, out.Chmod(0o755), out.Sync(), out.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp, to)
+}
+
+// alikeFiles says that two files have the same bytes; the second may be missing.
+func alikeFiles(a, b string) (bool, error) {
+	was, err := os.Stat(b)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	is, err := os.Stat(a)
+	if err != nil || is.Size() != was.Size() || was.Mode().Perm() != 0o755 {
+		return false, err
+	}
+	var sums [2][sha256.Size]byte
+	for i, name := range []string{a, b} {
+		f, err := os.Open(name)
+		if err != nil {
+			return false, err
+		}
+		h := sha256.New()
+		_, err = io.Copy(h, f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return false, err
+		}
+		h.Sum(sums[i][:0])
+	}
+	return sums[0] == sums[1], nil
 }
 
 func (o osDoors) Program() string { return o.program }
@@ -38,6 +102,16 @@ func (o osDoors) Open(token string) (Door, error) {
 }
 
 func (o osDoors) Of(pid int) string { return mounts.ContainerOf(fmt.Sprintf("/proc/%d", pid)).ID }
+
+func (o osDoors) Holders(token string) (ids []string, err error) {
+	held, err := mounts.HeldBy("/proc", filepath.Join(o.dir, token, "placeholder"))
+	for _, h := range held {
+		if h.Container != "" && !slices.Contains(ids, h.Container) {
+			ids = append(ids, h.Container)
+		}
+	}
+	return ids, err
+}
 
 func (o osDoors) settled(token string) string { return filepath.Join(o.dir, token, "settled") }
 
@@ -89,7 +163,9 @@ func (o osDoors) All() (tokens []string, err error) {
 		return nil, nil
 	}
 	for _, e := range entries {
-		tokens = append(tokens, e.Name())
+		if e.IsDir() { // beside them is the program
+			tokens = append(tokens, e.Name())
+		}
 	}
 	return tokens, err
 }

@@ -60,8 +60,10 @@ func Real(cfg Config, log *slog.Logger) (Parts, error) {
 	if cfg.DockerHost != "off" {
 		p.Engine = &container.Docker{Host: cfg.DockerHost, Driver: plugin.Name}
 		p.Plugin = cfg.PluginSocket
-		if p.Doors, err = newDoors(filepath.Join(cfg.StateDir, "warm")); err != nil {
-			return Parts{}, err
+		if doors, err := newDoors(filepath.Join(cfg.StateDir, "warm")); err != nil {
+			log.Warn("no container is started ahead of its volume on this node", "err", err)
+		} else {
+			p.Doors = doors
 		}
 	}
 	return p, nil

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +29,8 @@ const (
 	warmWait = 3 * time.Second
 	// warmTidy is how often what earlier processes have left is looked for.
 	warmTidy = 10 * time.Second
+	// warmStrange is for how long it is looked for who has got a placeholder and was not to.
+	warmStrange = 5 * time.Second
 	// warmKeep is how long a door stays that no container of this engine has. A container
 	// that is made anew with the mounts of the old one, or an engine that is told of its
 	// containers later, needs it still.
@@ -42,6 +45,8 @@ type Doors interface {
 	Program() string
 	// Of is the container that a process belongs to.
 	Of(pid int) string
+	// Holders are the containers that have a door's placeholder mounted, as the kernel says.
+	Holders(token string) ([]string, error)
 	// Release notes that the container of a door has gone on, and needs no door any more.
 	Release(token string) error
 	// Settled says that nothing is left to do about the container of a door; Settle notes it.
@@ -64,6 +69,8 @@ type Door interface {
 	Socket() string
 	Await(ctx context.Context) error
 	PID() int
+	// Check is Inject but for its last step.
+	Check(at string) error
 	Inject(source, at string) (warm.Place, error)
 	Withdraw(p warm.Place, at string) error
 	Go(ctx context.Context, p warm.Place) error
@@ -132,6 +139,7 @@ func (p *prestarts) step(ctx context.Context, s *state.State) {
 		v.Tried[key] = attempt
 	}
 	p.mu.Unlock()
+	v.Unaware = p.f.m.unaware(knowsPrestart) != ""
 	for _, st := range planWarm(v) {
 		if st.End == "" {
 			p.begin(ctx, s, st.Known)
@@ -236,7 +244,7 @@ func (p *prestarts) start(ctx context.Context, r *state.Container, vol *state.Vo
 	taken := p.disarm(vol.Name, a)
 	if err != nil {
 		if taken {
-			p.stopStrangers(ctx, vol)
+			p.stopStrangers(ctx, r, vol, w)
 		}
 		return err
 	}
@@ -251,6 +259,10 @@ func (p *prestarts) start(ctx context.Context, r *state.Container, vol *state.Vo
 	}
 	if of := p.doors.Of(w.door.PID()); of != w.id {
 		return fmt.Errorf("what has come to its gate is no process of it, but of %q", of)
+	}
+	// Else it would be found out at every move while clients wait.
+	if err := w.door.Check(spec.VolumeAt(volumeDriver)); err != nil {
+		return fmt.Errorf("a volume could not be given to it: %w", err)
 	}
 	return nil
 }
@@ -311,21 +323,49 @@ func (p *prestarts) mount(name string, here bool) (dir string, armed bool, err e
 }
 
 // stopStrangers stops what may have got the placeholder in the place of the one that was to
-// wait: it would go on without its data.
-func (p *prestarts) stopStrangers(ctx context.Context, vol *state.Volume) {
+// wait: it would go on without its data. That runs a little after it was mounted, if at all.
+func (p *prestarts) stopStrangers(ctx context.Context, r *state.Container, vol *state.Volume, w *prestart) {
+	until := p.f.m.now().Add(warmStrange)
+	for {
+		last := ctx.Err() != nil || !p.f.m.now().Before(until)
+		found, err := p.strangers(ctx, vol.Name, w.token)
+		switch {
+		case err != nil && last:
+			p.f.m.log.Error("a container may run with an empty directory in the place of its volume", "volume", vol.Name, "err", err)
+			p.tell(r, fmt.Errorf("another container of its volume may run here with an empty directory in its place: %w", err))
+			return
+		case err == nil && len(found) > 0:
+			p.f.m.log.Error("a container was started in the very moment in which another one of its volume was made ready, and stopped again: start it anew", "containers", found)
+			p.tell(r, fmt.Errorf("container %s was started in the same moment, got an empty directory in the place of the volume, and was stopped: start it anew", strings.Join(found, ", ")))
+			return
+		case last:
+			return
+		}
+		pause(ctx, time.Second)
+	}
+}
+
+// strangers stops the users of a volume that have a door's placeholder. Who has it and is
+// none has all of this machine mounted, as monitors do; one without it has the volume.
+func (p *prestarts) strangers(ctx context.Context, name, token string) (stopped []string, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), engineTimeout)
 	defer cancel()
-	if now := p.f.m.cluster.State().Volume(vol.ID); now == nil || now.Placement.Primary == p.f.m.self {
-		return
+	users, uerr := p.users(ctx, name)
+	holders, err := p.doors.Holders(token)
+	if err := errors.Join(uerr, err); err != nil {
+		return nil, err
 	}
-	users, err := p.users(ctx, vol.Name)
 	for _, u := range users {
-		err = errors.Join(err, p.f.engine.StopContainer(ctx, u.Container))
-		p.f.m.log.Error("a container was started in the very moment in which another one of its volume was made ready, and stopped again: start it anew", "container", u.Name)
+		if !slices.Contains(holders, u.Container) {
+			continue
+		}
+		if serr := p.f.engine.StopContainer(ctx, u.Container); serr != nil && !errors.Is(serr, container.ErrNotFound) {
+			err = errors.Join(err, serr)
+			continue
+		}
+		stopped = append(stopped, u.Name)
 	}
-	if err != nil {
-		p.f.m.log.Error("a container may run with an empty directory in the place of its volume", "volume", vol.Name, "err", err)
-	}
+	return stopped, err
 }
 
 // take is the container that waits for a record, nil for none. It is the caller's from then

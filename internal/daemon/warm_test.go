@@ -21,6 +21,7 @@ import (
 //	vol NAME@EPOCH on=NODE moving to=NODE attempt=A [alone]    alone: what uses it does not follow
 //	waits RECORD HASH
 //	tried RECORD ATTEMPT
+//	unaware                        a node runs a version that knows nothing of it
 //	unasked RECORD                 its container does not ask for it
 //
 // and, below "=>", what is to be done.
@@ -46,6 +47,8 @@ func TestPlanWarm(t *testing.T) {
 			switch words[0] {
 			case "waits":
 				noted = append(noted, func(key func(string) string) { v.Waiting[key(words[1])] = words[2] })
+			case "unaware":
+				v.Unaware = true
 			case "unasked":
 				unasked[words[1]] = true
 			case "tried":
@@ -222,5 +225,51 @@ func TestSweep(t *testing.T) {
 	slices.Sort(doors.used)
 	if got, want := fmt.Sprint(engine.asked, doors.used, doors.discarded), "[4] [came left settled went] [day]"; got != want {
 		t.Errorf("looked at, used, discarded: %s; want %s", got, want)
+	}
+}
+
+// strangeEngine has containers of volumes, and says what is stopped.
+type strangeEngine struct {
+	container.Engine
+	users   []container.Use
+	stopped []string
+}
+
+func (e *strangeEngine) Users(context.Context) ([]container.Use, error) { return e.users, nil }
+func (e *strangeEngine) StopContainer(_ context.Context, id string) error {
+	e.stopped = append(e.stopped, id)
+	return nil
+}
+
+type strangeDoors struct {
+	Doors
+	holders []string
+	err     error
+}
+
+func (d strangeDoors) Holders(string) ([]string, error) { return d.holders, d.err }
+
+// Who has got the placeholder is stopped, and neither who has the volume, nor who has
+// everything of the machine mounted.
+func TestStrangers(t *testing.T) {
+	use := func(id, volume string, s container.State) container.Use {
+		return container.Use{Container: id, Name: "n" + id, State: s, Volumes: []container.Mount{{Volume: volume}}}
+	}
+	users := []container.Use{use("has", "db", container.Running), use("volume", "db", container.Running), use("other", "web", container.Running), use("over", "db", container.Exited)}
+	for _, c := range []struct {
+		holders []string
+		err     error
+		want    string
+	}{
+		{[]string{"monitor", "has", "other"}, nil, "[nhas] [has] <nil>"},
+		{[]string{"monitor"}, nil, "[] [] <nil>"},
+		{[]string{"has"}, errors.New("no answer"), "[] [] no answer"},
+	} {
+		engine := &strangeEngine{users: users}
+		p := &prestarts{f: &follower{m: &member{}, engine: engine}, doors: strangeDoors{holders: c.holders, err: c.err}}
+		stopped, err := p.strangers(t.Context(), "db", "t")
+		if got := fmt.Sprint(stopped, engine.stopped, err); got != c.want {
+			t.Errorf("%v: %s, want %s", c.holders, got, c.want)
+		}
 	}
 }

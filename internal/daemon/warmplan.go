@@ -21,6 +21,9 @@ type warmView struct {
 	Waiting map[string]string
 	// Tried are the attempts for which it was tried last, by record.
 	Tried map[string]string
+	// Unaware: a node runs a version that knows nothing of them. Wherever one that has waited
+	// is started again, there is a gate in it.
+	Unaware bool
 	// Asks says whether a record's container asks for it.
 	Asks func(r *state.Container) bool
 }
@@ -59,6 +62,9 @@ func planWarm(v warmView) (steps []warmStep) {
 		}
 	}
 	for r := range v.State.Containers() {
+		if v.Unaware {
+			break
+		}
 		key := r.RecordKey()
 		if _, waits := v.Waiting[key]; waits || !r.Run || r.Blocked || r.Node == v.Self || !v.comes(r) || left >= warmMost {
 			continue

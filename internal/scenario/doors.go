@@ -28,6 +28,7 @@ type doors struct {
 	opened  int
 	gone    int  // containers that went on from their gates
 	broken  bool // volumes do not come into containers
+	unfit   bool // which is known before
 	short   bool // the commands of containers end as soon as they have begun
 }
 
@@ -59,6 +60,11 @@ func (d *doors) Of(pid int) string {
 		}
 	}
 	return ""
+}
+
+// Holders implements daemon.Doors.
+func (d *doors) Holders(token string) ([]string, error) {
+	return d.machine.Engine.Holders("/placeholder/" + token), nil
 }
 
 // Release implements daemon.Doors.
@@ -151,6 +157,15 @@ func (d *door) Close() error                    { d.engine().Release(d.token, fa
 func (d *door) place(dir string) warm.Place     { return warm.Place{Device: 1, Inode: uint64(len(dir))} }
 func (d *door) Await(ctx context.Context) error { return ctx.Err() }
 
+func (d *door) Check(string) error {
+	d.doors.mu.Lock()
+	defer d.doors.mu.Unlock()
+	if d.doors.unfit {
+		return errors.New("open_tree: function not implemented")
+	}
+	return nil
+}
+
 func (d *door) Inject(source, at string) (warm.Place, error) {
 	d.doors.mu.Lock()
 	broken := d.doors.broken
@@ -195,8 +210,8 @@ func (d *door) Go(_ context.Context, p warm.Place) error {
 //	not-waiting NODE               none is at a gate there, whatever flockd knows
 //	leaves NODE CONTAINER VOLUME   flockd there died while that waited
 //	went NODE NUMBER               so many containers went on from their gates there, and none waits
-//	gates NODE broken|short|mended   volumes do not come into containers that wait there, or their
-//	                               commands end at once; all is well again
+//	gates NODE broken|unfit|short|mended   volumes do not come into containers that wait there, which
+//	                               is known before with unfit, or their commands end at once; all is well again
 func (w *World) doorStep(words []string) (ok bool, err error) {
 	if len(words) < 2 || w.nodes[words[1]] == nil {
 		return false, nil
@@ -242,6 +257,7 @@ func (w *World) doorStep(words []string) (ok bool, err error) {
 		})
 	case "gates":
 		m.doors.mu.Lock()
+		m.doors.unfit = words[2] == "unfit"
 		m.doors.broken, m.doors.short = words[2] == "broken", words[2] == "short"
 		m.doors.mu.Unlock()
 	default:

@@ -12,7 +12,28 @@ import (
 // Inject puts a directory of this machine over the placeholder at the path at in the
 // container whose gate waits, for that container alone, and says which directory it is. With
 // an error nothing is there. It takes a kernel of 5.12 or later.
-func (d *Door) Inject(source, at string) (volume Place, err error) {
+func (d *Door) Inject(source, at string) (Place, error) {
+	return d.atPlaceholder(source, at, func(tree, on int, volume Place) error {
+		if err := unix.MoveMount(tree, "", on, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+			return &os.PathError{Op: "move_mount", Path: at, Err: err}
+		}
+		if there, err := placeOf(at); err != nil || there != volume {
+			return errors.Join(fmt.Errorf("%s in the container does not lead to its volume", at), err, unix.Unmount(at, 0))
+		}
+		return nil
+	})
+}
+
+// Check does all that Inject does with a volume but for the last step, with the placeholder:
+// what can never be done here is known before a volume is on its way.
+func (d *Door) Check(at string) error {
+	_, err := d.atPlaceholder(d.Placeholder(), at, func(int, int, Place) error { return nil })
+	return err
+}
+
+// atPlaceholder calls f in the container, with a directory of this machine that is nowhere
+// mounted yet and with the placeholder at the path at.
+func (d *Door) atPlaceholder(source, at string, f func(tree, on int, volume Place) error) (volume Place, err error) {
 	placeholder, err := placeOf(d.Placeholder())
 	if err != nil {
 		return volume, err
@@ -44,13 +65,7 @@ func (d *Door) Inject(source, at string) (volume Place, err error) {
 		if (Place{uint64(st.Dev), st.Ino}) != placeholder {
 			return fmt.Errorf("%s in the container is not its placeholder", at)
 		}
-		if err := unix.MoveMount(tree, "", on, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
-			return &os.PathError{Op: "move_mount", Path: at, Err: err}
-		}
-		if there, err := placeOf(at); err != nil || there != volume {
-			return errors.Join(fmt.Errorf("%s in the container does not lead to its volume", at), err, unix.Unmount(at, 0))
-		}
-		return nil
+		return f(tree, on, volume)
 	})
 }
 

@@ -379,7 +379,14 @@ func TestGateEnds(t *testing.T) {
 // A volume comes once, into this container, and can be taken out until its gate goes.
 func TestInject(t *testing.T) {
 	v := launch(t, "", 0, "./", "sh", "-c", "read line; exit 7")
+	if err := v.door.Check(v.at); err == nil {
+		t.Error("where nobody is a volume could come")
+	}
 	v.come()
+	must(t, v.door.Check(v.at)) // and nothing is there by that
+	if err := v.door.Check("/"); err == nil || !strings.Contains(err.Error(), "is not its placeholder") {
+		t.Errorf("Check of another directory: %v", err)
+	}
 	volume := v.inject()
 	if _, err := v.door.Inject(v.volume, v.at); err == nil || !strings.Contains(err.Error(), "is not its placeholder") {
 		t.Errorf("a second time: %v", err)

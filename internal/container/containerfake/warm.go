@@ -86,6 +86,20 @@ func (e *Engine) Gate(token string) (id, path string) {
 	return "", ""
 }
 
+// Holders are the containers that run with something mounted.
+func (e *Engine) Holders(path string) (ids []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.containers {
+		for _, m := range c.mounts {
+			if m.path == path && c.state.Live() {
+				ids = append(ids, c.id)
+			}
+		}
+	}
+	return ids
+}
+
 // Inject changes what a container at its gate has mounted, as nobody tells the engine of.
 func (e *Engine) Inject(token, path string) {
 	e.mu.Lock()
