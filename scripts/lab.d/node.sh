@@ -46,7 +46,7 @@ start_qemu() {
 	qemu-system-x86_64 -name "flocker-n$number" -machine pc -accel "$accel" -cpu "$cpu" -smp "$smp" -m "$memory" \
 		-nodefaults -no-user-config -display none -rtc base=utc,clock=host \
 		-kernel "$image/vmlinuz" -initrd "$image/initrd" \
-		-append "$kernel_options systemd.hostname=n$number lab.node=$number" \
+		-append "$kernel_options $(clock_options "${accel%%,*}") systemd.hostname=n$number lab.node=$number" \
 		-netdev "user,id=mgmt,restrict=on,hostfwd=tcp:127.0.0.1:$port-:22" \
 		-device "virtio-net-pci,netdev=mgmt,mac=52:54:00:77:00:0$number,romfile=" \
 		-netdev "$(lan_netdev "$number")" -device "virtio-net-pci,netdev=lan,mac=52:54:00:77:01:0$number,romfile=" \
@@ -58,6 +58,16 @@ start_qemu() {
 # possible_cpus: a kernel that could get a second processor trusts no TSC, and each look at the clock goes to QEMU's emulated HPET
 # instead, under the lock that the disks want too.
 kernel_options='root=/dev/vda rw console=ttyS0 quiet apparmor=0 selinux=0 mitigations=off possible_cpus=1'
+
+# An emulated TSC is the host's, and a node that must find its speed by itself, while it boots on a busy host, finds a wrong one:
+# seen at a quarter. Its watchdog takes it for broken then, or later for nothing but a pause, and the node looks at the HPET for good.
+# So it is told the speed, which a machine whose clock does not vary names in its cpuinfo, and needs no watchdog.
+clock_options() {
+	local khz
+	[[ $1 == tcg && ! -e /sys/devices/system/cpu/cpu0/cpufreq ]] || return 0
+	khz=$(awk '/^cpu MHz/ { printf "%.0f", $4 * 1000; exit }' /proc/cpuinfo)
+	[[ -z $khz ]] || echo "tsc_early_khz=$khz tsc=nowatchdog"
+}
 
 # Each node has one processor. QEMU before 8.1 leaves the guest's memory barriers out where it emulates a machine that can have
 # only one (its commit c914d46d), although its own threads do the disks' and network's part of virtio: now and then a disk
