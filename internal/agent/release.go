@@ -117,7 +117,7 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	kept := (*errKept)(nil)
 	// An engine says that a container has stopped before it gives its volumes back.
 	wait := backSoon
-	for v.Pending.Follow && errors.As(err, &kept) && time.Since(began) < backPatience && !stopped.late() && ctx.Err() == nil && pending(a.cluster.State()) {
+	for v.Pending.Follow && errors.As(err, &kept) && time.Since(began) < backPatience && (!stopped.late() || a.partGone(v)) && ctx.Err() == nil && pending(a.cluster.State()) {
 		a.rest(ctx, wait)
 		wait = min(2*wait, backPause)
 		err = a.letGo(ctx, id)
@@ -167,6 +167,18 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 // late says that the last copy of a move is not worth waiting for any more.
 func (s Stopped) late() bool { return !s.CopyBy.IsZero() && !time.Now().Before(s.CopyBy) }
 
+// partGone says that another volume of the same attempt has gone from here already: what uses
+// both can go on there only, and sooner than it could be brought back, however late it is.
+func (a *Agent) partGone(v *state.Volume) bool {
+	for o := range a.cluster.State().Volumes() {
+		// An attempt may have companies of other nodes, too.
+		if o.ID != v.ID && o.Moved != nil && o.Moved.Attempt == v.Pending.Attempt && o.Moved.From == a.self && o.Placement.Primary == v.Pending.To {
+			return true
+		}
+	}
+	return false
+}
+
 // errLate says why a move is given up whose clients have waited for too long.
 type errLate struct {
 	node    string
@@ -187,7 +199,8 @@ func (e *errLate) Error() string {
 
 // finalCopy brings the target what the containers have written until they were stopped.
 // Where their clients are refused when it takes too long, it ends with *errLate in time for
-// the containers to run again here, and until then it is tried again and again.
+// the containers to run again here, and until then it is tried again and again. That is not so
+// where another volume of theirs has gone: then this one follows as if nobody had a limit.
 func (a *Agent) finalCopy(ctx context.Context, v *state.Volume, stopped Stopped) (volume.Position, error) {
 	if stopped.CopyBy.IsZero() {
 		return a.repl.Flush(ctx, v.ID, v.Pending.To)
@@ -202,6 +215,9 @@ func (a *Agent) finalCopy(ctx context.Context, v *state.Volume, stopped Stopped)
 		}
 		late.err = err
 		a.rest(cctx, wait)
+	}
+	if a.partGone(v) {
+		return a.repl.Flush(ctx, v.ID, v.Pending.To)
 	}
 	late.waited = time.Since(stopped.Paused)
 	return volume.Position{}, late

@@ -130,7 +130,10 @@ func (v *View) settle(was map[volume.ID]settled) map[volume.ID]settled {
 func (v *View) rests(vol *state.Volume, since time.Time) bool {
 	lately := func(at time.Time) bool { return !at.IsZero() && v.Now.Sub(at).Abs() < evenRest }
 	return lately(since) || vol.Moved != nil && lately(vol.Moved.At) || vol.LastMigration != nil && lately(vol.LastMigration.At) ||
-		vol.LastRefusal != nil && lately(vol.LastRefusal.At)
+		vol.LastRefusal != nil && lately(vol.LastRefusal.At) ||
+		// A handoff without containers, and a failover, which forgets the handoff before it, leave
+		// only where the epoch begins: when its last snapshot was taken, and what was lost.
+		lately(vol.Start.Taken) || vol.LastFailover != nil && lately(vol.LastFailover.At)
 }
 
 // round are the first moves that have no node in common.

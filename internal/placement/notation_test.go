@@ -750,6 +750,11 @@ func (w *world) addVolume(t *testing.T, line string) {
 		case "moved": // from a node, so long ago
 			from, ago, _ := strings.Cut(value, ":")
 			v.Moved = &state.Moved{From: volume.NodeID(from), Attempt: drainAttempt + "1", At: now.Add(-duration(t, cmp.Or(ago, "10s")))}
+		case "begun": // this epoch, with a snapshot taken so long ago
+			v.Start.Taken = now.Add(-duration(t, value))
+		case "failed-over": // from a node, so long ago
+			from, ago, _ := strings.Cut(value, ":")
+			v.LastFailover = &state.EndedFailover{From: volume.NodeID(from), To: v.Placement.Primary, At: now.Add(-duration(t, ago))}
 		case "undone": // a move of a drain to a node, for which containers were stopped, so long ago
 			to, ago, _ := strings.Cut(value, ":")
 			v.LastRefusal = &state.Refusal{Attempt: drainAttempt + "1", Reason: "it did not start on " + to, At: now.Add(-duration(t, ago)), To: volume.NodeID(to), Follow: true}
