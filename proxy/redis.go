@@ -208,6 +208,7 @@ func (f *redisFramer) sent() {
 	case unwatches:
 		f.watch = false
 	case resets:
+		c.undo = f.watch // a server that does not know it leaves the keys watched
 		f.inTx, f.watch = false, false
 	case repeats:
 		if key == "HELLO" && len(f.args) < 2 {
@@ -304,8 +305,8 @@ func (f *redisFramer) answered(refused bool) {
 		f.tx = &redisTx{}
 	case c.effect == ends && f.tx != nil:
 		f.ended(refused)
-	case c.effect == ends && c.undo && refused:
-		f.watch = true // without a MULTI it ends nothing
+	case (c.effect == ends || c.effect == resets) && c.undo && refused:
+		f.watch = f.watch || !f.waiting.unwatches() // without a MULTI it ends nothing
 	case c.effect == resets && !refused:
 		f.setup, f.tx = nil, nil
 	case f.tx != nil && f.out.kind == '+' && string(f.tx.said) == "QUEUED":
@@ -557,6 +558,26 @@ func (q *respQueue) len() int    { return q.n }
 
 // blocking says that the reply that comes next may be a long time off.
 func (q *respQueue) blocking() bool { return q.n > 0 && q.runs[0].effect == blocks }
+
+// unwatches says that a command waits which may end that keys are watched, by whose answer that
+// is to be told now: it was asked when they seemed not to be watched any more.
+func (q *respQueue) unwatches() bool {
+	for i := range q.runs {
+		switch r := &q.runs[i]; r.effect {
+		case unwatches:
+			return true
+		case ends, resets:
+			if !r.undo && r.n > 1 { // the first of them only
+				r.n--
+				first := r.respCommand
+				q.runs = slices.Insert(q.runs, i, respRun{first, 1})
+			}
+			q.runs[i].undo = true
+			return true
+		}
+	}
+	return false
+}
 
 // probeRedis asks a server whether it is ready. One that wants a password first is.
 func probeRedis(conn io.ReadWriter) error {
