@@ -216,8 +216,9 @@ func LeftOut(labels map[string]string) (out []string) {
 	return out
 }
 
-// bindings are what a container of this spec publishes, in order.
-func (s Spec) bindings() (out []Binding, err error) {
+// publishes is what the engine is asked to publish for a container of this spec, in order. A
+// range is as it was asked for: the engine chooses of it.
+func (s Spec) publishes() (out []string, err error) {
 	if len(s.HostConfig) == 0 {
 		return nil, nil
 	}
@@ -227,14 +228,17 @@ func (s Spec) bindings() (out []Binding, err error) {
 	}
 	all, _ := host["PortBindings"].(map[string]any)
 	for spec := range all {
+		number, protocol, _ := strings.Cut(spec, "/")
 		for _, b := range list(all[spec]) {
 			binding, _ := b.(map[string]any)
-			out = append(out, bindingOf(spec, binding))
+			at := text(binding["HostPort"])
+			if at == "0" {
+				at = ""
+			}
+			out = append(out, fmt.Sprintf("%s/%s at %q %q", number, cmp.Or(protocol, "tcp"), text(binding["HostIp"]), at))
 		}
 	}
-	slices.SortFunc(out, func(a, b Binding) int {
-		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Host, b.Host), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Address, b.Address))
-	})
+	slices.Sort(out)
 	return out, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -68,7 +69,11 @@ func replace(ctx context.Context, m maker, s Spec, replaces []string) (id string
 		return there.ID, m.start(ctx, there.ID)
 	case !there.Started && alike(there.Spec, s):
 		// So it was, but which ports are free here has changed since. What has never run has
-		// nothing to lose.
+		// nothing to lose but how a person has made it, who may have done so with the same image
+		// and volumes: then it stays.
+		if !ours(there) && !slices.Contains(replaces, there.ID) {
+			return "", errTaken(s.Name)
+		}
 		if err := m.remove(ctx, there.ID); err != nil {
 			return "", fmt.Errorf("removing what was made of container %s with other published ports: %w", s.Name, err)
 		}
@@ -115,9 +120,23 @@ func NameTaken(there Captured, s Spec, replaces []string) error {
 	case there.State.Live():
 		return fmt.Errorf("another container named %s runs on this node", s.Name)
 	case !slices.Contains(replaces, there.ID):
-		return fmt.Errorf("a container named %s is on this node already, which is not the one that runs elsewhere; rename or remove it", s.Name)
+		return errTaken(s.Name)
 	}
 	return nil
+}
+
+func errTaken(name string) error {
+	return fmt.Errorf("a container named %s is on this node already, which is not the one that runs elsewhere; rename or remove it", name)
+}
+
+// ours says that a container has a label without which none is made here, or that we give one.
+func ours(c Captured) bool {
+	for label := range c.Labels {
+		if strings.HasPrefix(label, labelPrefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // undo removes what was made and gives the old container its name back.
@@ -172,7 +191,7 @@ func alike(a, b Spec) bool {
 
 // samePorts says that an engine would publish the same for both.
 func samePorts(a, b Spec) bool {
-	x, errX := a.bindings()
-	y, errY := b.bindings()
+	x, errX := a.publishes()
+	y, errY := b.publishes()
 	return errX == nil && errY == nil && slices.Equal(x, y)
 }

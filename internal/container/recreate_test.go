@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -57,6 +58,13 @@ func (e *madeEngine) add(name string, s Spec, state State) *Captured {
 	e.serial++
 	c := &Captured{ID: fmt.Sprintf("id%d", e.serial), State: state, Started: state != Created, Spec: s}
 	c.Spec.Name = name
+	var config struct{ Labels map[string]string }
+	if len(s.Config) > 0 {
+		if err := json.Unmarshal(s.Config, &config); err != nil {
+			panic(err)
+		}
+	}
+	c.Labels = config.Labels
 	e.containers[c.ID] = c
 	return c
 }
@@ -189,6 +197,10 @@ func keys(m map[string]*Captured) (out []string) {
 func TestRecreateForeign(t *testing.T) {
 	other := dbSpec()
 	other.Mounts = nil
+	ports := dbSpec()
+	ports.HostConfig = []byte(`{"PortBindings":{"80/tcp":[{"HostPort":"8080"}]}}`)
+	labelled := ports
+	labelled.Config = []byte(`{"Labels":{"flocker.enable":"true"}}`)
 	for _, tc := range []struct {
 		name     string
 		spec     Spec
@@ -202,6 +214,9 @@ func TestRecreateForeign(t *testing.T) {
 		{"runs already", dbSpec(), Running, false, ""},
 		{"never started", dbSpec(), Created, false, ""},
 		{"never started, another one", other, Created, false, "rename or remove it"},
+		{"never started, with other ports", ports, Created, false, "rename or remove it"},
+		{"never started, with other ports, and the one that moved away", ports, Created, true, ""},
+		{"never started, with other ports, and made here", labelled, Created, false, ""},
 		{"the one that moved away", dbSpec(), Exited, true, ""},
 	} {
 		e := &madeEngine{containers: map[string]*Captured{}}
@@ -241,6 +256,7 @@ func TestRecreatePortsAnew(t *testing.T) {
 	with := func(bindings string) Spec {
 		s := dbSpec()
 		s.HostConfig = []byte(`{"PortBindings":` + bindings + `}`)
+		s.Config = []byte(`{"Labels":{"flocker.enable":"true"}}`)
 		return s
 	}
 	both := with(`{"80/tcp":[{"HostIp":"","HostPort":"8080"}],"90/tcp":[{"HostPort":"9090"}]}`)
@@ -255,6 +271,9 @@ func TestRecreatePortsAnew(t *testing.T) {
 		{"one is free by now", with(`{"80/tcp":[{"HostPort":"8080"}]}`), both, true},
 		{"all are taken by now", both, with(`{}`), true},
 		{"another address", with(`{"80/tcp":[{"HostIp":"10.0.0.1","HostPort":"8080"}]}`), with(`{"80/tcp":[{"HostPort":"8080"}]}`), true},
+		{"another range", with(`{"80/tcp":[{"HostPort":"8000-8010"}]}`), with(`{"80/tcp":[{"HostPort":"9000-9010"}]}`), true},
+		{"any port instead of a range", with(`{"80/tcp":[{"HostPort":"8000-8010"}]}`), with(`{"80/tcp":[{"HostPort":"0"}]}`), true},
+		{"any port", with(`{"80/tcp":[{"HostPort":"0"}]}`), with(`{"80":[{"HostPort":""}]}`), false},
 		{"another protocol", with(`{"80/udp":[{"HostPort":"8080"}]}`), with(`{"80/tcp":[{"HostPort":"8080"}]}`), true},
 	} {
 		e := &madeEngine{containers: map[string]*Captured{}, cutAt: 4, crash: true}

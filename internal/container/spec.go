@@ -18,6 +18,9 @@ var ErrNotFound = errors.New("not found")
 // LabelEnable on a container, with the value "true", has it follow its volumes.
 const LabelEnable = "flocker.enable"
 
+// labelPrefix is that of all labels that mean something to flocker.
+const labelPrefix = "flocker."
+
 // labelSwarm is on the containers that Swarm makes. Swarm alone makes those again.
 const labelSwarm = "com.docker.swarm.task"
 
