@@ -131,11 +131,26 @@ func (f *follower) stopFor(ctx context.Context, id volume.ID) (agent.Stopped, er
 	f.stops[v.Pending.Attempt] = run
 	f.mu.Unlock()
 	defer close(run.over)
-	run.out, run.err = f.stopAll(ctx, id, v.Pending.Attempt)
+	going := goingWith(f.m.cluster.State(), f.m.self, id).containers
+	run.out, run.err = f.stopAll(ctx, id, v.Pending.Attempt, going)
+	if took := run.took(was, len(going)); took > 0 {
+		f.mu.Lock()
+		f.stopTook[id] = lastStop{v.Epoch, took}
+		f.mu.Unlock()
+	}
 	if was != nil && run.err == nil {
 		run.out = was.out // once more, as after a last copy that failed: since then clients wait
 	}
 	return run.out, run.err
+}
+
+// took is how long the stop of so many containers took, for the next move; 0 where it tells
+// nothing: it failed half-way, or the run before it had stopped them already.
+func (r *stopRun) took(was *stopRun, containers int) time.Duration {
+	if r.err != nil || was != nil || containers == 0 {
+		return 0
+	}
+	return r.out.Stop
 }
 
 func (r *stopRun) runs() bool {
@@ -152,8 +167,7 @@ func (r *stopRun) runs() bool {
 
 var errGivenUp = errors.New("the move was given up meanwhile")
 
-func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string) (out agent.Stopped, err error) {
-	going := goingWith(f.m.cluster.State(), f.m.self, id).containers
+func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string, going []*state.Container) (out agent.Stopped, err error) {
 	defer func() {
 		if err != nil {
 			f.undoHooks(ctx, going)
@@ -183,11 +197,6 @@ func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string) (o
 		return out, err
 	}
 	out.Stop = time.Since(began)
-	if len(going) > 0 {
-		f.mu.Lock()
-		f.stopTook[id] = lastStop{v.Epoch, out.Stop}
-		f.mu.Unlock()
-	}
 	if limit := pauseLimit(limit, f.m.hold()); limit > 0 && !out.Paused.IsZero() {
 		from := out.Paused
 		if tasks {
@@ -219,11 +228,15 @@ type lastStop struct {
 	took  time.Duration
 }
 
+// counts says that it tells something of the next stop: a volume that went away since has one
+// that is newer, and one that was removed has none.
+func (l lastStop) counts(v *state.Volume) bool { return v != nil && l.took > 0 && l.epoch == v.Epoch }
+
 // stopPredicted is how long the stop of what goes with a volume is going to take: as long as
 // the last time. 0: not known.
 func stopPredicted(v *state.Volume, here lastStop) time.Duration {
 	switch {
-	case here.took > 0 && here.epoch == v.Epoch: // for a move that was given up: none is newer
+	case here.counts(v): // for a move that was given up: none is newer
 		return here.took
 	case v.Moved != nil:
 		return v.Moved.Times.Stop
@@ -251,7 +264,8 @@ func (f *follower) stopBegan(attempt string) bool {
 	return f.stops[attempt] != nil
 }
 
-// forgetMoves drops what is known of moves that are over.
+// forgetMoves drops what is known of moves that are over, and of stops that say nothing of the
+// next one any more.
 func (f *follower) forgetMoves() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -261,6 +275,7 @@ func (f *follower) forgetMoves() {
 			under[v.Pending.Attempt] = true
 		}
 	}
+	maps.DeleteFunc(f.stopTook, func(id volume.ID, last lastStop) bool { return !last.counts(f.m.cluster.State().Volume(id)) })
 	maps.DeleteFunc(f.ready, func(_ volume.ID, attempt string) bool { return !under[attempt] })
 	maps.DeleteFunc(f.stops, func(attempt string, run *stopRun) bool { return !under[attempt] && !run.runs() })
 }

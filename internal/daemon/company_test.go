@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"errors"
 	"testing"
 	"time"
 
+	"github.com/flocker-io/flocker/internal/agent"
 	"github.com/flocker-io/flocker/internal/state"
 )
 
@@ -68,6 +70,30 @@ func TestStopPredicted(t *testing.T) {
 		{"stopped here before it went away and came back", state.Volume{Epoch: 4, Moved: moved}, lastStop{2, 9 * s}, 2 * s},
 	} {
 		if got := stopPredicted(&c.v, c.here); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+	if (lastStop{2, 9 * s}).counts(nil) {
+		t.Error("the stop of a volume that is gone is remembered")
+	}
+}
+
+func TestStopTook(t *testing.T) {
+	ended := func(took time.Duration, err error) *stopRun {
+		return &stopRun{out: agent.Stopped{Stop: took}, err: err}
+	}
+	for _, c := range []struct {
+		name       string
+		run, was   *stopRun
+		containers int
+		want       time.Duration
+	}{
+		{"the first", ended(9*time.Second, nil), nil, 1, 9 * time.Second},
+		{"once more, of those that are stopped", ended(time.Millisecond, nil), ended(9*time.Second, nil), 1, 0},
+		{"one that failed", ended(time.Second, errors.New("no answer")), nil, 1, 0},
+		{"of no containers", ended(time.Second, nil), nil, 0, 0},
+	} {
+		if got := c.run.took(c.was, c.containers); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
