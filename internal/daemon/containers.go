@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/placement"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -69,7 +70,7 @@ func (v view) describe(records []*state.Container) (out []api.Container) {
 }
 
 // apart says that a container's volumes have primaries on different nodes, of which none
-// can run it; "" when they do not.
+// can run it, and what is done about it; "" when they do not.
 func (v view) apart(r *state.Container) string {
 	var where []string
 	primaries := map[volume.NodeID]bool{}
@@ -84,7 +85,18 @@ func (v view) apart(r *state.Container) string {
 	if len(primaries) < 2 {
 		return ""
 	}
-	return "its volumes have different primaries, so it can run nowhere: " + strings.Join(where, ", ")
+	text := "its volumes have different primaries, so it can run nowhere: " + strings.Join(where, ", ")
+	if v.reunions == nil {
+		return text
+	}
+	switch joins := placement.ReunionOf(v.reunions(), r); {
+	case joins == nil:
+	case joins.Doing != "":
+		text += "; " + joins.Doing
+	default:
+		text += "; to bring them together waits: " + joins.Why
+	}
+	return text
 }
 
 // Containers implements api.Backend.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/placement"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -60,6 +61,20 @@ func TestContainersView(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	// What is done about volumes that came apart, or what that waits for, is told, too.
+	for _, x := range []struct{ doing, why, want string }{
+		{"they come together on node-n1", "", "; they come together on node-n1"},
+		{"", "no room", "; to bring them together waits: no room"},
+	} {
+		v.reunions = func() []placement.Reunion {
+			return []placement.Reunion{{Containers: s.ContainersOf("db"), Doing: "of another"}, {Containers: s.ContainersOf("logs"), Doing: x.doing, Why: x.why}}
+		}
+		for _, c := range v.containers() {
+			if c.Name == "post" && c.Problems[0] != want["post"].Problems[0]+x.want {
+				t.Errorf("got %q, want it to end with %q", c.Problems[0], x.want)
+			}
+		}
 	}
 	delete(reports, "n1")
 	for _, c := range v.containers() {

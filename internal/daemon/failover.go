@@ -312,13 +312,14 @@ func (e *elections) decide(ctx context.Context, st *state.State, electing []*sta
 	now, next := e.now(), askAgain
 	timers := timersOf(st)
 	var do []ending
+	promoted := map[volume.ID]volume.NodeID{}
 	e.mu.Lock()
 	for _, v := range electing {
 		el := e.open[v.ID]
 		c := placement.Contest{
 			Volume: v, Home: homeOf(st, v.Election.Was), Answers: map[volume.NodeID]placement.Answer{},
 			Asked: el.waited(now), Grace: 2 * timers.Call, Patience: timers.Promote,
-			Life: el.life, Links: el.links, Wish: e.wishes[v.ID],
+			Life: el.life, Links: el.links, Wish: e.wishes[v.ID], Promoted: promoted,
 		}
 		for node, a := range el.answers {
 			c.Answers[node] = a.Answer
@@ -332,6 +333,7 @@ func (e *elections) decide(ctx context.Context, st *state.State, electing []*sta
 				result = "kept"
 			}
 			do = append(do, ending{result, *el.verdict.Promote})
+			promoted[v.ID] = el.verdict.Promote.To
 			continue
 		case el.verdict.Again > 0:
 			next = min(next, el.verdict.Again)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
@@ -85,18 +86,17 @@ func (f *follower) fetchImages(ctx context.Context) error {
 	return nil
 }
 
-// mayGetImage says that a node has a copy of all volumes of a container that is
-// elsewhere, and so may have to start it.
+// mayGetImage says that a node has a copy of a volume of a container that is elsewhere, and
+// so may have to start it: what is not there yet of its volumes is brought there when a
+// failover has taken them apart, and by then the node that had the image may be gone.
 func mayGetImage(s *state.State, r *state.Container, node volume.NodeID) bool {
 	if r.Node == node || r.Blocked {
 		return false
 	}
-	for _, cv := range r.Volumes {
-		if v := s.Volume(cv.ID); v == nil || v.Placement.Role(node) == volume.RoleNone {
-			return false
-		}
-	}
-	return true
+	return slices.ContainsFunc(r.Volumes, func(cv state.ContainerVolume) bool {
+		v := s.Volume(cv.ID)
+		return v != nil && v.Placement.Role(node) != volume.RoleNone
+	})
 }
 
 func imageOf(r *state.Container) container.Image {

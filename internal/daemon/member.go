@@ -460,8 +460,12 @@ func (m *member) Report(ctx context.Context, r volume.Report, have map[volume.No
 
 // view is what this node knows now.
 func (m *member) view() view {
-	now := m.now()
-	return view{state: m.cluster.State(), stale: m.timers.Stale, waits: m.electionWaits(), heard: func(id volume.NodeID) (heard, bool) {
+	now, s := m.now(), m.cluster.State()
+	reunions := sync.OnceValue(func() []placement.Reunion {
+		_, all := placement.Reunions(placement.NewView(s, m.heardByPlacement(), now))
+		return all
+	})
+	return view{state: s, stale: m.timers.Stale, waits: m.electionWaits(), reunions: reunions, heard: func(id volume.NodeID) (heard, bool) {
 		r, ok := m.reports.Get(id, now)
 		return heard{Report: r.Report, Age: r.Age}, ok
 	}}

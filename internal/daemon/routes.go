@@ -381,6 +381,11 @@ func understood(c state.Command, unaware func(of func(volume.Report) bool) strin
 		p.Missing = nil // the failover must not wait for an upgrade, and its event says it in words
 		c = p
 	}
+	if isNews(c) {
+		if who := unaware(knowsRebalance); who != "" {
+			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that does not know the event %s", who, c.(state.Tell).Kind).WithHint("upgrade flocker there first")
+		}
+	}
 	who := unaware(knowsRoutes)
 	if who == "" {
 		return c, nil
@@ -444,6 +449,13 @@ func hasRebalance(c state.Command) bool {
 		return c.Kind == state.VolumeEvened
 	}
 	return false
+}
+
+// isNews says that a command tells of a kind that versions without the setting rebalance do
+// not know.
+func isNews(c state.Command) bool {
+	t, ok := c.(state.Tell)
+	return ok && t.Kind == state.VolumeJoins
 }
 
 func knowsRoutes(r volume.Report) bool    { return r.Routes }

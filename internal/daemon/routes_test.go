@@ -89,6 +89,11 @@ func TestHasRebalance(t *testing.T) {
 			t.Errorf("%#v: %t", tt.c, got)
 		}
 	}
+	for kind, want := range map[string]bool{state.VolumeJoins: true, state.VolumeHeld: false} {
+		if got := isNews(state.Tell{Kind: kind}); got != want {
+			t.Errorf("%s: %t", kind, got)
+		}
+	}
 }
 
 // In an upgrade, node after node, nothing tells of routes before the last one knows what

@@ -27,6 +27,8 @@ type view struct {
 	heard func(volume.NodeID) (heard, bool)
 	// waits says of volumes without a primary what the leader waits for.
 	waits map[volume.ID]string
+	// reunions are those of volumes that came apart; nil: not known.
+	reunions func() []placement.Reunion
 }
 
 // ref names a node for people.

@@ -2,7 +2,6 @@ package placement
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -31,13 +30,8 @@ func Decide(v *View, m Memory) ([]state.Command, Memory) {
 			cmds = append(cmds, cmd)
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(v.containers)) {
-		for _, c := range v.containers[id] {
-			if c.Volumes[0].ID == id { // once for each
-				cmds = append(cmds, v.reunite(c)...)
-			}
-		}
-	}
+	reunions, _ := Reunions(v)
+	cmds = append(cmds, reunions...)
 	for _, vol := range v.Volumes {
 		if vol.Phase == state.PhasePurged && v.gone(vol) {
 			cmds = append(cmds, state.ForgetVolume{ID: vol.ID})

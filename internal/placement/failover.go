@@ -30,6 +30,8 @@ type Contest struct {
 	Links []volume.LinkStatus
 	// Wish is what an operator has asked for; nil: nothing.
 	Wish *Wish
+	// Promoted are volumes that the View has without a primary and that are about to get one.
+	Promoted map[volume.ID]volume.NodeID
 }
 
 // Answer is one node's.
@@ -58,8 +60,8 @@ type Verdict struct {
 // The old primary goes before all others when it is back and may write: it lacks
 // nothing. Else the highest complete position wins, so that what a replica has
 // acknowledged is never given up for one that is nearer, emptier or wanted; then a node
-// that stays before one that is drained, the zone that the volume is to be in before
-// others, then the old primary's, a node that it prefers before others, and the better
+// that stays before one that is drained, one that has other volumes of its containers, which
+// can run nowhere else, the zone that the volume is to be in before others, then the old primary's, a node that it prefers before others, and the better
 // score. A copy that cannot be asked is unknown: it is waited for only as long as
 // it may still answer, and said to be possibly better. Many volumes make nodes slow to
 // answer, so who lives is given time: the quickest is not the one that has most.
@@ -208,6 +210,8 @@ func (e *election) unfulfilled(c *candidate) string {
 			why = "holds less"
 		case x.node.Availability != state.Active:
 			why = "is being drained"
+		case e.company(&x) < e.company(c):
+			why = "another volume of its container is on " + c.name
 		}
 		out += fmt.Sprintf("; %s %s, but %s", x.name, wish, why)
 	}
@@ -256,6 +260,7 @@ func (e *election) choice() *candidate {
 		if best == nil || cmp.Or(
 			c.promise.Newest.Compare(best.promise.Newest),
 			cmp.Compare(yes(c.node.Availability == state.Active), yes(best.node.Availability == state.Active)),
+			cmp.Compare(e.company(c), e.company(best)),
 			cmp.Compare(yes(best.node.strays(e.Volume.Spec)), yes(c.node.strays(e.Volume.Spec))),
 			cmp.Compare(yes(c.node.Zone == e.Home), yes(best.node.Zone == e.Home)),
 			cmp.Compare(c.node.lean(e.Volume.Spec), best.node.lean(e.Volume.Spec)),
@@ -265,6 +270,28 @@ func (e *election) choice() *candidate {
 		}
 	}
 	return best
+}
+
+// company counts the other volumes of the containers that are to run on this one whose
+// primary c's node is, or is about to be.
+func (e *election) company(c *candidate) int {
+	there := map[volume.ID]bool{}
+	for _, con := range e.v.containers[e.Volume.ID] {
+		for _, cv := range con.Volumes {
+			vol := e.v.volume(cv.ID)
+			if !con.Run || vol == nil || vol.ID == e.Volume.ID {
+				continue
+			}
+			at := cmp.Or(e.Promoted[vol.ID], vol.Placement.Primary)
+			if vol.Phase == state.PhaseMoving && vol.Pending != nil {
+				at = vol.Pending.To
+			}
+			if at == c.id {
+				there[vol.ID] = true
+			}
+		}
+	}
+	return len(there)
 }
 
 // best promotes the best copy, unless a better one may soon be had or too much would be

@@ -19,6 +19,7 @@ import (
 //	  n3 none                no copy; err=TEXT: no answer but that; silent: none at all
 //	  link n2 2-100 asof=21s lag=3M   what the old primary said last
 //	  wish to=n2 accept      what an operator asks for
+//	  promoted v1 n2         another volume is about to be there
 //
 // A position is EPOCH-SEQ, and its guid follows from that; 2-100x is another snapshot.
 // Times are ago. An operator's answer and the old primary's life may be left out.
@@ -67,6 +68,10 @@ func (w *world) elect(t *testing.T, args string, lines []string) string {
 					c.Wish.To = volume.NodeID(to)
 				}
 			}
+			continue
+		}
+		if words[0] == "promoted" {
+			c.Promoted = map[volume.ID]volume.NodeID{volume.ID(words[1]): volume.NodeID(words[2])}
 			continue
 		}
 		link := words[0] == "link"

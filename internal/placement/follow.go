@@ -3,7 +3,6 @@ package placement
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -19,12 +18,8 @@ const (
 	startLimit = 2 * time.Minute
 )
 
-// backAttempt begins the attempts of handoffs that undo one, and joinAttempt those of
-// handoffs that bring the volumes of a container together.
-const (
-	backAttempt = "back-"
-	joinAttempt = "join-"
-)
+// backAttempt begins the attempts of handoffs that undo one.
+const backAttempt = "back-"
 
 // company is what leaves a node together: the containers that run there and follow,
 // and all their volumes. Most often that is one volume, and one container or none. Tasks of
@@ -333,8 +328,8 @@ func (v *View) gather(vol *state.Volume, g company, n *NodeView) drainStep {
 // starting are the containers that came along with the last handoff of a volume and do
 // not run yet, as far as is recorded.
 func (v *View) starting(vol *state.Volume) (out []*state.Container) {
-	if vol.Moved == nil || vol.Moved.From == vol.Placement.Primary {
-		return nil
+	if vol.Moved == nil || vol.Moved.From == vol.Placement.Primary || strings.HasPrefix(vol.Moved.Attempt, joinAttempt) {
+		return nil // or it was brought to the other volumes: they could not run where it was
 	}
 	for _, c := range v.containers[vol.ID] {
 		if c.Run && c.Node == vol.Moved.From {
@@ -346,13 +341,14 @@ func (v *View) starting(vol *state.Volume) (out []*state.Container) {
 
 // goBack undoes a handoff whose containers do not start: they run again where they ran
 // before. It needs that node with all that was written; without it they are tried again
-// where they are. Nil when there is nothing to undo.
+// where they are; and so they are where another volume of theirs was promoted elsewhere since.
+// Nil when there is nothing to undo.
 func (v *View) goBack(vol *state.Volume) state.Command {
 	starting := v.starting(vol)
 	if len(starting) == 0 || vol.Phase != state.PhaseActive {
 		return nil
 	}
-	if r := vol.LastRefusal; r != nil && strings.HasPrefix(r.Attempt, backAttempt) && v.Now.Sub(r.At).Abs() < drainRetry {
+	if v.refusedLately(vol, backAttempt) {
 		return nil
 	}
 	home, now := v.Node(vol.Moved.From), v.Node(vol.Placement.Primary)
@@ -363,6 +359,9 @@ func (v *View) goBack(vol *state.Volume) state.Command {
 	for _, c := range starting {
 		for _, cv := range c.Volumes {
 			other := v.volume(cv.ID)
+			if other != nil && other.Placement.Primary != home.ID && (other.Moved == nil || other.Moved.From != home.ID) {
+				return nil
+			}
 			if other != nil && other.Placement.Primary == home.ID && other.LastRefusal != nil && other.LastRefusal.Attempt == vol.Moved.Attempt {
 				why = fmt.Sprintf("volume %s of container %s stays on %s: %s", other.Name, c.Name, home.Name, other.LastRefusal.Reason)
 			}
@@ -378,49 +377,6 @@ func (v *View) goBack(vol *state.Volume) state.Command {
 		return nil
 	}
 	return state.BeginHandoff{ID: vol.ID, Epoch: vol.Epoch, To: home.ID, Attempt: fmt.Sprintf("%s%d", backAttempt, vol.Changed), Follow: true, Back: why}
-}
-
-// reunite hands the volumes of a container that can run nowhere, because a failover gave
-// them to different nodes, to the one of these that has complete copies of all; to the
-// one that the fewest have to go to. Nobody uses them meanwhile.
-func (v *View) reunite(c *state.Container) (cmds []state.Command) {
-	if !c.Run || len(c.Volumes) < 2 {
-		return nil
-	}
-	var all []*state.Volume
-	has := map[volume.NodeID]int{}
-	for _, cv := range c.Volumes {
-		vol := v.volume(cv.ID)
-		if vol == nil || vol.Phase != state.PhaseActive || v.noSource(vol) != "" || vol.Placement.Primary == c.Node {
-			return nil // where it is recorded a drain goes on or is undone
-		}
-		st := v.Node(vol.Placement.Primary).Copy(vol.ID)
-		r := vol.LastRefusal
-		if st.Problem != "" || len(st.Holders) > 0 || r != nil && strings.HasPrefix(r.Attempt, joinAttempt) && v.Now.Sub(r.At).Abs() < drainRetry {
-			return nil
-		}
-		all = append(all, vol)
-		has[vol.Placement.Primary]++
-	}
-	if len(has) < 2 {
-		return nil
-	}
-	to := volume.NodeID("")
-	for _, id := range slices.Sorted(maps.Keys(has)) {
-		n := v.Node(id)
-		fits := n.Availability == state.Active && n.Lease && n.poolKnown() && !slices.ContainsFunc(all, func(vol *state.Volume) bool {
-			return vol.Placement.Primary != id && !v.complete(vol, id)
-		})
-		if fits && (to == "" || has[id] > has[to]) {
-			to = id
-		}
-	}
-	for _, vol := range all {
-		if to != "" && vol.Placement.Primary != to {
-			cmds = append(cmds, state.BeginHandoff{ID: vol.ID, Epoch: vol.Epoch, To: to, Attempt: fmt.Sprintf("%s%d", joinAttempt, vol.Changed), Follow: true})
-		}
-	}
-	return cmds
 }
 
 // volume by ID; nil when there is none.

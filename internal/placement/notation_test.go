@@ -53,6 +53,10 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	seeded v1 n2                 that first copy is complete
 //	elect was=n1 ...             Failover, see world.elect
 //	drain                        Drain: its commands, and what is left and why
+//	reunions                     Reunions: their commands, and how far each is
+//	  v1 n1 > n2 moved=n3:10s:join-1 refused-join=20s  as moved, by an attempt of that name; a
+//	                             handoff of a reunion was refused so long ago; settled=n1: where
+//	                             an operator has migrated it
 //	migrations                   Migrations: their commands, and how far each is
 //	  v1 n1 > n2 ended=n2        its last migration there came to nothing
 //	  v1 n1 > n2 migrate=n2      its user wants it there (n2:1m: since then); refused-of=op: the handoff was refused
@@ -415,6 +419,20 @@ func (w *world) run(t *testing.T, in string) string {
 		cmds, next := Decide(w.view(), w.memory)
 		w.memory = next
 		return showAll(cmds)
+	case "reunions":
+		cmds, all := Reunions(w.view())
+		out := []string{showAll(cmds)}
+		for _, r := range all {
+			var who []string
+			for _, vol := range r.Volumes {
+				who = append(who, vol.Name)
+			}
+			for _, c := range r.Containers {
+				who = append(who, c.Name)
+			}
+			out = append(out, fmt.Sprintf("%s: %s", strings.Join(who, " "), cmp.Or(r.Doing, "! "+r.Why)))
+		}
+		return strings.Join(out, "\n")
 	case "drain":
 		cmds, left := Drain(w.view())
 		out := []string{showAll(cmds)}
@@ -748,8 +766,13 @@ func (w *world) addVolume(t *testing.T, line string) {
 		case "refused-of": // the last handoff of that migration
 			v.LastRefusal = &state.Refusal{Attempt: state.MigrateAttempt + value, Reason: "its primary said no", At: now}
 		case "moved": // from a node, so long ago
-			from, ago, _ := strings.Cut(value, ":")
-			v.Moved = &state.Moved{From: volume.NodeID(from), Attempt: drainAttempt + "1", At: now.Add(-duration(t, cmp.Or(ago, "10s")))}
+			from, rest, _ := strings.Cut(value, ":")
+			ago, attempt, _ := strings.Cut(rest, ":")
+			v.Moved = &state.Moved{From: volume.NodeID(from), Attempt: cmp.Or(attempt, drainAttempt+"1"), At: now.Add(-duration(t, cmp.Or(ago, "10s")))}
+		case "settled":
+			v.LastMigration = &state.EndedMigration{Migration: state.Migration{To: volume.NodeID(value), Attempt: "op"}, At: now}
+		case "refused-join":
+			v.LastRefusal = &state.Refusal{Attempt: joinAttempt + "1", Reason: "in use by a shell", At: now.Add(-duration(t, value))}
 		case "begun": // this epoch, with a snapshot taken so long ago
 			v.Start.Taken = now.Add(-duration(t, value))
 		case "failed-over": // from a node, so long ago

@@ -476,3 +476,72 @@ func BenchmarkDecideNothing(b *testing.B) {
 		}
 	}
 }
+
+// TestReunionsSettle carries out whatever is decided in random clusters: volumes that
+// containers need together are, or why not is said, and then nothing is done about them any
+// more. What somebody uses is never handed over, and nothing goes to a drained node.
+func TestReunionsSettle(t *testing.T) {
+	met := 0
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 7))
+		w := randomWorld(r, 2+r.IntN(6), 2+r.IntN(10))
+		for i := range 1 + r.IntN(4) {
+			c := &state.Container{Name: fmt.Sprintf("c%d", i), ID: fmt.Sprintf("c%d", i), Run: r.IntN(6) > 0, Blocked: r.IntN(8) == 0, Node: w.nodes[r.IntN(len(w.nodes))].ID}
+			for _, k := range r.Perm(len(w.volumes))[:min(len(w.volumes), 1+r.IntN(3))] {
+				c.Volumes = append(c.Volumes, state.ContainerVolume{ID: w.volumes[k].ID, Epoch: 1})
+			}
+			w.follow = append(w.follow, c)
+		}
+		used := map[volume.ID]bool{}
+		for _, vol := range w.volumes {
+			if h, ok := w.reports[vol.Placement.Primary]; ok && r.IntN(5) == 0 {
+				for i := range h.Report.Volumes {
+					if st := &h.Report.Volumes[i]; st.Volume == vol.ID {
+						st.Holders, used[vol.ID] = []volume.Holder{{Container: "x", Name: "x"}}, true
+					}
+				}
+			}
+		}
+		began := len(w.view().partedAll())
+		var last string
+		for range 30 {
+			cmds, _ := Reunions(w.view())
+			last = ""
+			for _, cmd := range cmds {
+				last += showAll([]state.Command{cmd}) + "\n"
+				switch c := cmd.(type) {
+				case state.SetReplicas:
+					w.place(c)
+				case state.BeginHandoff:
+					if used[c.ID] || w.view().Node(c.To).Availability != state.Active {
+						t.Fatalf("seed %d: %s", seed, last)
+					}
+					w.handOver(c)
+				}
+			}
+			w.pass(5 * time.Second)
+		}
+		if last != "" {
+			t.Errorf("seed %d: it does not come to rest:\n%s", seed, last)
+		}
+		_, all := Reunions(w.view())
+		for _, x := range all {
+			if x.Why == "" && x.Doing == "" {
+				t.Errorf("seed %d: nothing is said of %v", seed, x.Volumes)
+			}
+		}
+		met += began - len(w.view().partedAll())
+	}
+	if met < 100 {
+		t.Errorf("only %d volumes came together: these clusters show nothing", met)
+	}
+}
+
+func (v *View) partedAll() (out []*state.Volume) {
+	for _, vol := range v.Volumes {
+		if v.parted(vol) {
+			out = append(out, vol)
+		}
+	}
+	return out
+}

@@ -152,7 +152,7 @@ func (b *balance) share(id volume.NodeID) *Share {
 // calm says that a volume has all that its copies need and that nothing is being done to
 // it.
 func (v *View) calm(vol *state.Volume) bool {
-	if vol.Phase != state.PhaseActive || v.noSource(vol) != "" || v.leaves(vol) || len(v.starting(vol)) > 0 {
+	if vol.Phase != state.PhaseActive || v.noSource(vol) != "" || v.leaves(vol) || v.parted(vol) || len(v.starting(vol)) > 0 {
 		return false
 	}
 	replicas := vol.Placement.Replicas()

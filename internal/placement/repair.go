@@ -302,7 +302,8 @@ func (v *View) crowded(p volume.Placement) bool {
 // spare is the replica that the volume can do without, and for how long that has to
 // have been so; "" when there is none. The primary must be heard of. Without it there are at least as many complete
 // and live replicas as the spec asks for, and its own kind lacks none. A replica that
-// is being seeded is not spare: somebody may wait for it.
+// is being seeded is not spare: somebody may wait for it. Nor is a complete one of a volume
+// that a container needs together with another one: they may meet there.
 //
 // The lost go first, then those that make no progress, those that share a zone,
 // those that are behind, and then the one whose node the volume would rather not be on, or
@@ -352,7 +353,7 @@ func (v *View) spare(vol *state.Volume) (volume.NodeID, time.Duration) {
 			r--
 		}
 		enough := l+r >= vol.Spec.Replicas+vol.Spec.Remote
-		if !enough || isLocal && l < vol.Spec.Replicas || !isLocal && r < vol.Spec.Remote {
+		if x.class == 0 && v.parted(vol) || !enough || isLocal && l < vol.Spec.Replicas || !isLocal && r < vol.Spec.Remote {
 			continue
 		}
 		if !isLocal {

@@ -466,8 +466,7 @@ func (w *World) proxyStep(words []string) (ok bool, err error) {
 }
 
 // flowing: nothing waits for ever. Every route in the state leads to a server at its owner,
-// unless an operator has paused it, or no container is known to use its volume that could
-// run: that its volumes have different primaries must be told as its problem.
+// unless an operator has paused it, or no container is known to use its volume that is to run.
 func (w *World) flowing() {
 	stuck := ""
 	defer func() {
@@ -485,7 +484,7 @@ func (w *World) flowing() {
 					stuck = fmt.Sprintf("the route on port %d has no owner", r.Listen)
 					continue
 				}
-				used := m.uses(r.Volume.Name) || slices.ContainsFunc(s.ContainersOf(r.Volume.ID), func(c *state.Container) bool { return c.Run && !m.apart(w.ctx(), c.Name) })
+				used := m.uses(r.Volume.Name) || slices.ContainsFunc(s.ContainersOf(r.Volume.ID), func(c *state.Container) bool { return c.Run })
 				got := m.gate(m.routeAt(fmt.Sprint(r.Listen)))
 				if open := got != "paused" && got != "nowhere"; r.Paused && got != "paused" || !r.Paused && used && !open {
 					stuck = fmt.Sprintf("the route on port %d is %s on %s; moving: %v; paused by an operator: %v; there: %s", r.Listen, got, on, r.Moving, r.Paused, m.describe())
@@ -493,15 +492,6 @@ func (w *World) flowing() {
 			}
 		}
 		return stuck == ""
-	})
-}
-
-// apart says that flockd itself names a container as one that can run nowhere, because its
-// volumes have different primaries.
-func (m *Machine) apart(ctx context.Context, name string) bool {
-	all, err := m.API().Containers(ctx)
-	return err == nil && slices.ContainsFunc(all, func(c api.Container) bool {
-		return c.Name == name && slices.ContainsFunc(c.Problems, func(p string) bool { return strings.Contains(p, "different primaries") })
 	})
 }
 
