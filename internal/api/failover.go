@@ -43,6 +43,8 @@ type PromiseAnswer struct {
 	ID      volume.ID      `json:"id"`
 	Promise volume.Promise `json:"promise"`
 	Error   string         `json:"error,omitempty"`
+	// Reading, with Error: the node goes on reading, and answers when it is asked again.
+	Reading bool `json:"reading,omitempty"`
 }
 
 // FailoverVolume implements Backend.

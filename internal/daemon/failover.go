@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -31,6 +32,11 @@ const (
 	// askMost volumes are asked about in one call. It answers for all of them together, so
 	// that the last must be read long before promiseTime is over.
 	askMost = 50
+	// forbearance is how many times as long as others an old primary is waited for that lives,
+	// may write and has merely not said yet what it has. Only it has what was acknowledged last. A
+	// promise on a node that is overloaded takes several calls, which that gives it; and a minute
+	// without the volume, with the usual timers, is still less than starting it by hand would take.
+	forbearance = 3
 	// promisesAtOnce bounds how many copies a node reads at the same time.
 	promisesAtOnce = 4
 	// electionGap is the shortest time between two looks.
@@ -82,6 +88,7 @@ type election struct {
 	verdict placement.Verdict
 	weighed *placement.Wish // with which the verdict was found
 	told    bool            // an event says that it waits for an operator
+	delayed bool            // an event says that it waits for long
 }
 
 type answered struct {
@@ -273,7 +280,7 @@ func (e *elections) ask(ctx context.Context, node volume.NodeID, req api.Promise
 	rep, err := e.leader.Promise(cctx, node, req)
 	got := map[volume.ID]placement.Answer{}
 	for _, a := range rep.Answers {
-		got[a.ID] = placement.Answer{Promise: a.Promise, Err: a.Error}
+		got[a.ID] = placement.Answer{Promise: a.Promise, Err: a.Error, Silent: a.Reading}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -291,12 +298,19 @@ func (e *elections) ask(ctx context.Context, node volume.NodeID, req api.Promise
 		a, ok := got[v.ID]
 		switch {
 		case err != nil:
-			a = placement.Answer{Err: err.Error()}
+			a = placement.Answer{Err: err.Error(), Silent: unanswered(err)}
 		case !ok, a.Err == "" && a.Promise.Epoch != v.Epoch:
 			a = placement.Answer{Err: "its answer says nothing of it"}
 		}
 		el.answers[node] = answered{a, at}
 	}
+}
+
+// unanswered says that a call failed because the node is slow, and not because of what it
+// said: it did not answer in time, or has yet to catch up.
+func unanswered(err error) bool {
+	code := volume.CodeOf(err)
+	return errors.Is(err, context.DeadlineExceeded) || code == volume.CodeTimeout || code == volume.CodeUnavailable
 }
 
 // ring a bell that many may ring before somebody hears it.
@@ -318,7 +332,7 @@ func (e *elections) decide(ctx context.Context, st *state.State, electing []*sta
 		el := e.open[v.ID]
 		c := placement.Contest{
 			Volume: v, Home: homeOf(st, v.Election.Was), Answers: map[volume.NodeID]placement.Answer{},
-			Asked: el.waited(now), Grace: 2 * timers.Call, Patience: timers.Promote,
+			Asked: el.waited(now), Grace: 2 * timers.Call, Patience: timers.Promote, Forbearance: forbearance * timers.Promote,
 			Life: el.life, Links: el.links, Wish: e.wishes[v.ID], Promoted: promoted,
 		}
 		for node, a := range el.answers {
@@ -337,6 +351,10 @@ func (e *elections) decide(ctx context.Context, st *state.State, electing []*sta
 			continue
 		case el.verdict.Again > 0:
 			next = min(next, el.verdict.Again)
+			if el.verdict.Long && !el.delayed {
+				el.delayed = true
+				do = append(do, ending{"", state.Tell{Volume: v.ID, Kind: state.VolumeWaits, Message: fmt.Sprintf("volume %s has no primary: %s", v.Name, el.verdict.Why)}})
+			}
 		case !el.told && c.Asked >= c.Grace:
 			el.told = true
 			do = append(do, ending{"held", state.Tell{Volume: v.ID, Kind: state.VolumeHeld, Message: fmt.Sprintf("volume %s has no primary: %s", v.Name, el.verdict.Why)}})
@@ -357,7 +375,7 @@ func (e *elections) decide(ctx context.Context, st *state.State, electing []*sta
 
 // ending is what an election comes to, and the command that commits it.
 type ending struct {
-	result string
+	result string // "": it goes on, and that is told
 	cmd    state.Command
 }
 
@@ -381,8 +399,9 @@ func (e *elections) commit(ctx context.Context, do []ending) {
 			defer func() { <-slots }()
 			err := e.leader.Propose(ctx, x.cmd)
 			switch {
-			case err == nil:
+			case err == nil && x.result != "":
 				e.count(x.result)
+			case err == nil:
 			case ctx.Err() == nil:
 				e.log.Warn("a volume could not be given another primary", "command", fmt.Sprintf("%T", x.cmd), "err", err)
 			}
@@ -472,30 +491,22 @@ func (m *member) Promise(ctx context.Context, req api.PromiseRequest) (api.Promi
 		return api.PromiseReply{}, volume.Errorf(volume.CodeUnavailable, "node %s has not heard of the election yet: %v", m.cluster.State().NodeName(m.self), err)
 	}
 	rep := api.PromiseReply{Answers: make([]api.PromiseAnswer, len(req.Volumes))}
-	slots := make(chan struct{}, promisesAtOnce)
 	var all sync.WaitGroup
 	for i, v := range req.Volumes {
-		slots <- struct{}{}
-		all.Go(func() {
-			defer func() { <-slots }()
-			a := api.PromiseAnswer{ID: v.ID}
-			p, err := m.promiseOne(ctx, v)
-			if a.Promise = p; err != nil {
-				a.Error = err.Error()
-			}
-			rep.Answers[i] = a
-		})
+		if !m.unled(v.ID, v.Epoch) {
+			rep.Answers[i] = api.PromiseAnswer{ID: v.ID, Error: "that election is over"}
+			continue
+		}
+		all.Go(func() { rep.Answers[i] = m.promises.get(ctx, v) })
 	}
 	all.Wait()
 	return rep, nil
 }
 
-func (m *member) promiseOne(ctx context.Context, v api.PromiseFor) (volume.Promise, error) {
-	now := m.cluster.State().Volume(v.ID)
-	if now == nil || now.Phase != state.PhaseElecting || now.Epoch != v.Epoch {
-		return volume.Promise{}, volume.Errorf(volume.CodeConflict, "that election is over")
-	}
-	return m.agent.Promise(ctx, v.ID, v.Epoch)
+// unled says that a volume is without a primary in an epoch.
+func (m *member) unled(id volume.ID, epoch volume.Epoch) bool {
+	now := m.cluster.State().Volume(id)
+	return now != nil && now.Phase == state.PhaseElecting && now.Epoch == epoch
 }
 
 // Promise implements electorate.

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -77,7 +76,7 @@ func (f *voters) Promise(ctx context.Context, node volume.NodeID, req api.Promis
 	f.mu.Unlock()
 	if say == nil {
 		<-ctx.Done()
-		return api.PromiseReply{}, errors.New("no answer")
+		return api.PromiseReply{}, volume.Errorf(volume.CodeTimeout, "no answer from flockd in time")
 	}
 	var rep api.PromiseReply
 	for _, v := range req.Volumes {
@@ -218,6 +217,114 @@ func TestElectionWaitsForTheSlow(t *testing.T) {
 		time.Sleep(askTimeout + time.Second)
 		if got := f.primary(); got != "n2" {
 			t.Errorf("primary is %q, want n2, which n1 had called complete; %v", got, e.waits())
+		}
+	})
+}
+
+// heard makes n1 one that has just reported.
+func (f *voters) heard() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	h := f.reports["n1"]
+	r := *h.Report
+	r.At = time.Now()
+	f.reports["n1"] = placement.Heard{Report: &r, At: time.Now().Add(time.Hour)}
+}
+
+// An old primary that lives and may write, and has merely not answered, is waited for longer
+// than others. An event says until when, once; and who accepts the loss is not kept waiting.
+func TestElectionWaitsForItsOldPrimary(t *testing.T) {
+	promote := timersOf(testState(t, confirmed)).Promote
+	for _, slow := range []func(api.PromiseFor) api.PromiseAnswer{
+		nil, // no call is answered
+		func(v api.PromiseFor) api.PromiseAnswer {
+			return api.PromiseAnswer{ID: v.ID, Error: "it is still reading its copy", Reading: true}
+		},
+	} {
+		elect(t, nil, func(f *voters, e *elections) {
+			f.heard()
+			f.answers("n1", slow)
+			f.answers("n2", holds(7, 0))
+			f.answers("n3", holds(7, 0))
+			f.lose()
+			time.Sleep(forbearance*promote - time.Second)
+			if got := f.primary(); got != "" {
+				t.Fatalf("primary is %q before n1 was waited for", got)
+			}
+			if why := e.waits()["v"]; !strings.Contains(why, "until "+time.Now().Add(time.Second).UTC().Format("2006-01-02T15:04:0")) || !strings.Contains(why, "flockctl failover pg --accept-loss") {
+				t.Errorf("it says %q", why)
+			}
+			if n := f.events(state.VolumeWaits); n != 1 {
+				t.Errorf("%d events that it is waited for, want one", n)
+			}
+			time.Sleep(2 * time.Second)
+			if got := f.primary(); got == "" || got == "n1" {
+				t.Errorf("primary is %q when n1 was waited for; %v", got, e.waits())
+			}
+		})
+		elect(t, nil, func(f *voters, e *elections) {
+			f.heard()
+			f.answers("n1", slow)
+			f.answers("n2", holds(7, 0))
+			f.answers("n3", holds(7, 0))
+			f.lose()
+			time.Sleep(promote)
+			if err := e.grant(f, placement.Wish{AcceptLoss: true}); err != nil || f.primary() == "" {
+				t.Errorf("an operator who accepts the loss: %v, primary %q", err, f.primary())
+			}
+		})
+	}
+	elect(t, nil, func(f *voters, e *elections) {
+		f.heard()
+		f.answers("n1", func(v api.PromiseFor) api.PromiseAnswer {
+			return api.PromiseAnswer{ID: v.ID, Error: "its pool hangs"}
+		})
+		f.answers("n2", holds(7, 0))
+		f.answers("n3", holds(7, 0))
+		f.lose()
+		time.Sleep(promote + time.Second)
+		if got := f.primary(); got == "" {
+			t.Errorf("n1, which cannot, is waited for: %v", e.waits())
+		}
+	})
+}
+
+// Volumes of one container that are promoted in one look go to one node.
+func TestElectionOfCompany(t *testing.T) {
+	elect(t, nil, func(f *voters, e *elections) {
+		f.answers("n2", holds(7, 20*time.Second))
+		f.answers("n3", holds(7, 20*time.Second))
+		for i, prefer := range []string{"n2", "n3"} {
+			id := volume.ID(fmt.Sprintf("%016x", i))
+			spec := f.State().Volume("v").Spec
+			spec.Prefer = []string{f.State().NodeName(volume.NodeID(prefer))}
+			for _, c := range []state.Command{
+				state.CreateVolume{ID: id, Name: "v" + string(id), Spec: spec, Placement: f.State().Volume("v").Placement},
+				state.ConfirmCreate{ID: id, Epoch: 1},
+			} {
+				if err := f.Propose(context.Background(), c); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		both := []state.ContainerVolume{{ID: "0000000000000000", Epoch: 1}, {ID: "0000000000000001", Epoch: 1}}
+		if err := f.Propose(context.Background(), state.PutContainer{Container: state.Container{Name: "web", ID: "aa", Node: "n1", Volumes: both, Run: true}}); err != nil {
+			t.Fatal(err)
+		}
+		f.mu.Lock()
+		for _, cv := range both { // at once, so that one look has both
+			var res state.Result
+			f.st, res = state.Apply(f.st, f.st.Index+1, state.Envelope{At: time.Now(), Command: state.BeginElection{ID: cv.ID, Epoch: 1, Fenced: true, Reason: "test"}})
+			if res.Err != nil {
+				t.Error(res.Err)
+			}
+		}
+		ring(f.changed)
+		f.mu.Unlock()
+		time.Sleep(time.Second)
+		a, b := f.State().Volume(both[0].ID).Placement.Primary, f.State().Volume(both[1].ID).Placement.Primary
+		if a != "n2" || b != a {
+			t.Errorf("the primaries are %q and %q, want n2 for both", a, b)
 		}
 	})
 }

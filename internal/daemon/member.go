@@ -49,6 +49,7 @@ type member struct {
 	tidied  chan struct{} // closed when nothing of an earlier life is open in trees
 
 	verifier verifier
+	promises *promises // nil on a witness
 	follow   *follower // nil on a node without containers
 	linker   *linker   // the same
 	router   *router   // nil on a node without a proxy
@@ -135,6 +136,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		Cluster: agentCluster{m}, ZFS: p.ZFS, Files: p.Files, Use: m.use, Repl: m.repl, Log: m.log, Poll: p.Timers.Poll,
 		Listed: seen.newest, Peers: peers{m}, Clock: m.cautiousClock, Lease: m.tenure,
 	})
+	m.promises = newPromises(m.agent.Promise)
 	t := m.tenure
 	t.self, t.boot, t.clock, t.root, t.log = m.self, p.BootID, m.clock, m.layout.Root(), m.log
 	t.instead, t.wall = p.StopWriters, p.now
@@ -185,6 +187,7 @@ func (m *member) run(ctx context.Context, h http.Handler) error {
 		g.run("replication", m.whenFresh(m.repl.Run))
 		g.run("streams", m.whenFresh(m.serveStreams))
 		g.run("agent", m.agent.Run)
+		g.run("promises", func(ctx context.Context) error { return m.promises.run(ctx, m.unled, m.cluster.Changed) })
 		g.run("set-aside copies", m.tellAsides)
 		g.run("lease", m.tenure.run)
 		g.run("canary of the pool", func(ctx context.Context) error {

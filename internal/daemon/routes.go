@@ -455,7 +455,7 @@ func hasRebalance(c state.Command) bool {
 // not know.
 func isNews(c state.Command) bool {
 	t, ok := c.(state.Tell)
-	return ok && t.Kind == state.VolumeJoins
+	return ok && (t.Kind == state.VolumeJoins || t.Kind == state.VolumeWaits)
 }
 
 func knowsRoutes(r volume.Report) bool    { return r.Routes }

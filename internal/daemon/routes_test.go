@@ -89,7 +89,7 @@ func TestHasRebalance(t *testing.T) {
 			t.Errorf("%#v: %t", tt.c, got)
 		}
 	}
-	for kind, want := range map[string]bool{state.VolumeJoins: true, state.VolumeHeld: false} {
+	for kind, want := range map[string]bool{state.VolumeJoins: true, state.VolumeWaits: true, state.VolumeHeld: false} {
 		if got := isNews(state.Tell{Kind: kind}); got != want {
 			t.Errorf("%s: %t", kind, got)
 		}

@@ -23,6 +23,10 @@ type Contest struct {
 	// lives and has not said anything, or that has a better copy and may not take the
 	// volume just now.
 	Asked, Grace, Patience time.Duration
+	// Forbearance is how long to wait for the old primary when it lives and may write, and has
+	// merely not answered yet: its disk works, or it would have no lease, and only it has
+	// what was acknowledged last. Patience when that is longer.
+	Forbearance time.Duration
 	// Life is the last proof of the old primary's life, by its own wall clock; zero: not
 	// known, and then it may have lived until the election. Links is what it said of its
 	// replicas then.
@@ -38,6 +42,8 @@ type Contest struct {
 type Answer struct {
 	Promise volume.Promise
 	Err     string // why there is none; the copy may hold anything
+	// Silent, with Err: the node has not said that it cannot; it has not come to it.
+	Silent bool
 }
 
 // Wish is what an operator wants of an election.
@@ -53,6 +59,8 @@ type Verdict struct {
 	// 0: it takes news, or an operator.
 	Why   string
 	Again time.Duration
+	// Long: it takes longer than elections do, and people may want to know.
+	Long bool
 }
 
 // Failover chooses the next primary of a volume, or says why nobody can be.
@@ -113,11 +121,13 @@ type candidate struct {
 	lack    string // why it cannot be the primary now; "": it can
 	soon    bool   // that may change in a moment
 	asked   bool   // it lives and has said nothing: its call is under way, or due
+	slow    bool   // it lives and may write, and has not said that it cannot answer
 }
 
 func (e *election) candidate(id volume.NodeID) candidate {
 	c := candidate{id: id, name: e.v.name(id), node: e.v.Node(id)}
 	a, answered := e.Answers[id]
+	c.slow = c.node != nil && c.node.Lease && c.node.poolKnown() && (!answered || a.Silent)
 	switch {
 	case c.node == nil:
 		c.lack = "is no member any more"
@@ -127,6 +137,9 @@ func (e *election) candidate(id volume.NodeID) candidate {
 		return c
 	case !answered:
 		c.lack, c.soon, c.asked = "has not answered", c.node.Alive || c.node.Reported.IsZero(), c.node.Alive
+		return c
+	case a.Silent:
+		c.lack, c.soon = "has not answered yet ("+a.Err+")", c.node.Alive
 		return c
 	case a.Err != "":
 		c.lack, c.soon = "cannot be asked ("+a.Err+")", c.node.Alive
@@ -304,23 +317,34 @@ func (e *election) best() Verdict {
 	if c == nil {
 		return e.nobody("no copy can be promoted: %s", cmp.Or(e.lacking(anyway), "there is none"))
 	}
-	x := e.better(c)
+	x, until := e.better(c), e.Patience
 	switch was := e.was(); {
 	case was == nil || !was.soon || !was.node.Alive || was.known && e.outdone(was):
+	case !was.known && e.Wish != nil && e.Wish.AcceptLoss: // what it may have is what is accepted
 	default:
 		// It may have more than a snapshot shows. It lives, as after a power cut of all
 		// nodes, so a slow start must not cost what only it has.
 		x = was
+		if was.slow {
+			until = max(until, e.Forbearance)
+		}
 	}
 	if x == nil && (e.Wish == nil || !e.Wish.AcceptLoss) {
 		x = e.promising(c)
 	}
-	if x != nil && e.Asked < e.Patience {
+	if x != nil && e.Asked < until {
 		has := "has"
 		if !x.known {
 			has = "may have"
 		}
-		return e.wait(e.Patience, fmt.Sprintf("%s %s more than %s, but %s", x.name, has, c.name, x.lack))
+		why := fmt.Sprintf("%s %s more than %s, but %s", x.name, has, c.name, x.lack)
+		if e.Asked < e.Patience {
+			return e.wait(e.Patience, why)
+		}
+		v := e.wait(until, fmt.Sprintf("%s; it was the primary, lives and can write, so it is waited for until %s; to go on without it: flockctl failover %s --accept-loss",
+			why, e.v.Now.Add(until-e.Asked).UTC().Format(time.RFC3339), e.Volume.Name))
+		v.Long = true
+		return v
 	}
 	return e.bounded(c)
 }

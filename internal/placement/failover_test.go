@@ -16,7 +16,8 @@ import (
 //	elect was=n1 asked=4s life=20s start=1-90 failover=manual max-loss=1m created=1h home=z1 recovered
 //	                         and prefer=, avoid= and zone= of its spec
 //	  n2 2-100 asof=21s      it promised: its position, and how long ago it was complete; taken=22s: the snapshot
-//	  n3 none                no copy; err=TEXT: no answer but that; silent: none at all
+//	  n3 none                no copy; err=TEXT: no answer but that; silent: none at all;
+//	                         slow=TEXT: no answer yet, but that
 //	  link n2 2-100 asof=21s lag=3M   what the old primary said last
 //	  wish to=n2 accept      what an operator asks for
 //	  promoted v1 n2         another volume is about to be there
@@ -28,7 +29,7 @@ func (w *world) elect(t *testing.T, args string, lines []string) string {
 	vol := &state.Volume{ID: "000000000000000a", Name: "pg", Phase: state.PhaseElecting, Epoch: 3,
 		Spec: volume.DefaultSpec(), Created: now.Add(-time.Hour), Election: &state.Election{}}
 	c := Contest{Volume: vol, Home: volume.DefaultZone, Answers: map[volume.NodeID]Answer{},
-		Asked: 4 * time.Second, Grace: 3 * time.Second, Patience: 20 * time.Second}
+		Asked: 4 * time.Second, Grace: 3 * time.Second, Patience: 20 * time.Second, Forbearance: time.Minute}
 	ago := func(s string) time.Time { return now.Add(-duration(t, s)) }
 	for _, f := range strings.Fields(args) {
 		key, value, _ := strings.Cut(f, "=")
@@ -97,7 +98,10 @@ func (w *world) elect(t *testing.T, args string, lines []string) string {
 		}
 		vol.Placement.Local = append(vol.Placement.Local, id)
 		text, failed := strings.CutPrefix(strings.Join(words[1:], " "), "err=")
+		late, slow := strings.CutPrefix(strings.Join(words[1:], " "), "slow=")
 		switch {
+		case slow:
+			c.Answers[id] = Answer{Err: late, Silent: true}
 		case failed:
 			c.Answers[id] = Answer{Err: text}
 		case words[1] == "none":
@@ -114,6 +118,8 @@ func (w *world) elect(t *testing.T, args string, lines []string) string {
 		t.Fatalf("it promotes and waits: %+v", got)
 	case p != nil:
 		return fmt.Sprintf("promote %s at %d-%d, loss %s: %s", p.To, p.Start.Epoch, p.Start.Seq, missing(t, p), p.Note)
+	case got.Again > 0 && got.Long:
+		return fmt.Sprintf("for %s and long %s", got.Again, got.Why)
 	case got.Again > 0:
 		return fmt.Sprintf("for %s %s", got.Again, got.Why)
 	}

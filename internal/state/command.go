@@ -32,6 +32,7 @@ const (
 	VolumeHeld    = "volume.held"            // it has no primary, and gets none without an operator
 	VolumeHook    = "volume.pre-stop-failed" // a container is stopped for a move without what is done before
 	VolumePorts   = "volume.unpublished"     // a container that came along is without ports that it published
+	VolumeWaits   = "volume.waits"           // it has no primary yet, and waits for its old one for long
 	VolumeJoins   = "volume.joins"           // it is brought to the other volumes of its container
 	VolumeAside   = "volume.set-aside"       // a copy that went its own way is kept under another name
 	VolumeEvened  = "volume.rebalanced"      // why the leader moves a copy of it by itself, or what came of that

@@ -1,0 +1,161 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// reader is a disk whose copies take a time to read.
+type reader struct {
+	mu    sync.Mutex
+	takes time.Duration
+	err   error
+	reads int
+	now   int // under way
+	most  int
+	ended error // why the last read was cut short
+}
+
+func (r *reader) read(ctx context.Context, _ volume.ID, epoch volume.Epoch) (volume.Promise, error) {
+	r.mu.Lock()
+	r.reads++
+	r.now++
+	r.most = max(r.most, r.now)
+	takes, err := r.takes, r.err
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		r.now--
+		r.mu.Unlock()
+	}()
+	select {
+	case <-time.After(takes):
+		return volume.Promise{Epoch: epoch, Exists: true}, err
+	case <-ctx.Done():
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.ended = context.Cause(ctx)
+		return volume.Promise{}, r.ended
+	}
+}
+
+// promisingNode runs promises of one node in a bubble. Which epoch is being elected is that of
+// the pointer.
+func promisingNode(t *testing.T, takes time.Duration, test func(r *reader, p *promises, epoch *volume.Epoch, changed chan struct{})) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		r := &reader{takes: takes}
+		p := newPromises(r.read)
+		ctx, cancel := context.WithCancel(context.Background())
+		epoch, changed := volume.Epoch(2), make(chan struct{}, 1)
+		var running sync.WaitGroup
+		running.Go(func() {
+			p.run(ctx, func(_ volume.ID, e volume.Epoch) bool { return e == epoch }, func() <-chan struct{} { return changed })
+		})
+		synctest.Wait()
+		test(r, p, &epoch, changed)
+		cancel()
+		running.Wait()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.now != 0 {
+			t.Errorf("%d copies are still being read", r.now)
+		}
+	})
+}
+
+func call(p *promises, id volume.ID, epoch volume.Epoch) api.PromiseAnswer {
+	ctx, cancel := context.WithTimeout(context.Background(), promiseTime)
+	defer cancel()
+	return p.get(ctx, api.PromiseFor{ID: id, Epoch: epoch})
+}
+
+// What takes longer than a call is read once, however often it is asked for, and again only
+// when it is old.
+func TestPromiseOutlivesItsCall(t *testing.T) {
+	promisingNode(t, 5*promiseTime/2, func(r *reader, p *promises, _ *volume.Epoch, _ chan struct{}) {
+		for i := range 3 {
+			if a := call(p, "v", 2); a.Reading != (i < 2) || a.Reading == a.Promise.Exists || a.Reading != (a.Error != "") {
+				t.Errorf("call %d: %+v", i+1, a)
+			}
+		}
+		time.Sleep(askFresh - time.Second)
+		if a := call(p, "v", 2); !a.Promise.Exists || r.reads != 1 {
+			t.Errorf("a moment later: %+v, read %d times", a, r.reads)
+		}
+		time.Sleep(time.Second)
+		if a := call(p, "v", 2); !a.Reading || r.reads != 2 {
+			t.Errorf("when it is old: %+v, read %d times", a, r.reads)
+		}
+	})
+}
+
+// A failure is told once, and tried again; what hangs is given up.
+func TestPromiseThatFails(t *testing.T) {
+	promisingNode(t, time.Second, func(r *reader, p *promises, _ *volume.Epoch, _ chan struct{}) {
+		r.err = errors.New("its pool is ill")
+		if a := call(p, "v", 2); a.Error != "its pool is ill" || a.Reading {
+			t.Errorf("got %+v", a)
+		}
+		r.err = nil
+		if a := call(p, "v", 2); a.Error != "" || !a.Promise.Exists {
+			t.Errorf("asked again: %+v", a)
+		}
+	})
+	promisingNode(t, time.Hour, func(r *reader, p *promises, _ *volume.Epoch, _ chan struct{}) {
+		call(p, "v", 2)
+		time.Sleep(promiseLimit)
+		if a := call(p, "v", 2); a.Reading || a.Error == "" {
+			t.Errorf("what hangs: %+v", a)
+		}
+	})
+}
+
+// It is over with its election: another epoch is read anew, and what nobody needs any more is
+// in nobody's way.
+func TestPromiseEndsWithItsElection(t *testing.T) {
+	promisingNode(t, time.Hour, func(r *reader, p *promises, epoch *volume.Epoch, changed chan struct{}) {
+		call(p, "v", 2)
+		*epoch = 3
+		changed <- struct{}{}
+		synctest.Wait()
+		if r.now != 0 || r.ended != context.Canceled {
+			t.Errorf("%d are being read, the last ended with %v", r.now, r.ended)
+		}
+		call(p, "v", 3)
+		if r.now != 1 {
+			t.Errorf("%d are being read, want that of the new epoch", r.now)
+		}
+		if a := call(p, "v", 4); !a.Reading || r.now != 1 || r.reads != 3 {
+			t.Errorf("another epoch: %+v, %d of %d are being read", a, r.now, r.reads)
+		}
+	})
+}
+
+// Of many copies only a few are read at the same time, whichever calls ask for them.
+func TestPromisesOfMany(t *testing.T) {
+	promisingNode(t, 3*time.Second, func(r *reader, p *promises, _ *volume.Epoch, _ chan struct{}) {
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		got := map[bool]int{}
+		for _, id := range []volume.ID{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"} {
+			all.Go(func() {
+				a := call(p, id, 2)
+				mu.Lock()
+				defer mu.Unlock()
+				got[a.Reading]++
+			})
+		}
+		all.Wait()
+		if r.most != promisesAtOnce || got[true] != 2 {
+			t.Errorf("%d at a time, want %d; %v were late, want two", r.most, promisesAtOnce, got)
+		}
+	})
+}
