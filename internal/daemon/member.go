@@ -709,8 +709,11 @@ func (m *member) mayPropose(from volume.NodeID, c state.Command) error {
 	case state.CommitDelete:
 		id = c.ID
 	case state.Tell:
-		if c.Kind == state.VolumeAside && c.Node == from {
-			return nil // a copy of its own
+		switch c.Kind {
+		case state.VolumeAside, state.VolumeHook, state.VolumePorts, state.VolumePrestart:
+			if c.Node == from {
+				return nil // of a copy, or a container, of its own; the volume may be another node's by then
+			}
 		}
 		id = c.Volume
 	case state.UpdateNode:

@@ -23,8 +23,10 @@ func (m *member) noteAside(e replicate.SetAside) {
 	ring(m.asided)
 }
 
-// tell has tellAsides put a fact into the events, as soon as there is a leader for that.
+// tell has tellAsides put a fact of this node into the events, as soon as there is a leader
+// for that.
 func (m *member) tell(t state.Tell) {
+	t.Node = m.self
 	m.mu.Lock()
 	m.tells = append(m.tells, t)
 	m.mu.Unlock()
