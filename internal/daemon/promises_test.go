@@ -46,6 +46,25 @@ func (r *reader) read(ctx context.Context, _ volume.ID, epoch volume.Epoch) (vol
 	}
 }
 
+// disk is what there is to see of a reader.
+type disk struct {
+	reads, now, most int
+	ended            error
+}
+
+func (r *reader) seen() disk {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return disk{r.reads, r.now, r.most, r.ended}
+}
+
+// fail has all that is read from now on fail so.
+func (r *reader) fail(err error) {
+	r.mu.Lock()
+	r.err = err
+	r.mu.Unlock()
+}
+
 // promisingNode runs promises of one node in a bubble. Which epoch is being elected is that of
 // the pointer.
 func promisingNode(t *testing.T, takes time.Duration, test func(r *reader, p *promises, epoch *volume.Epoch, changed chan struct{})) {
@@ -87,12 +106,12 @@ func TestPromiseOutlivesItsCall(t *testing.T) {
 			}
 		}
 		time.Sleep(askFresh - time.Second)
-		if a := call(p, "v", 2); !a.Promise.Exists || r.reads != 1 {
-			t.Errorf("a moment later: %+v, read %d times", a, r.reads)
+		if a := call(p, "v", 2); !a.Promise.Exists || r.seen().reads != 1 {
+			t.Errorf("a moment later: %+v, read %d times", a, r.seen().reads)
 		}
 		time.Sleep(time.Second)
-		if a := call(p, "v", 2); !a.Reading || r.reads != 2 {
-			t.Errorf("when it is old: %+v, read %d times", a, r.reads)
+		if a := call(p, "v", 2); !a.Reading || r.seen().reads != 2 {
+			t.Errorf("when it is old: %+v, read %d times", a, r.seen().reads)
 		}
 	})
 }
@@ -100,11 +119,11 @@ func TestPromiseOutlivesItsCall(t *testing.T) {
 // A failure is told once, and tried again; what hangs is given up.
 func TestPromiseThatFails(t *testing.T) {
 	promisingNode(t, time.Second, func(r *reader, p *promises, _ *volume.Epoch, _ chan struct{}) {
-		r.err = errors.New("its pool is ill")
+		r.fail(errors.New("its pool is ill"))
 		if a := call(p, "v", 2); a.Error != "its pool is ill" || a.Reading {
 			t.Errorf("got %+v", a)
 		}
-		r.err = nil
+		r.fail(nil)
 		if a := call(p, "v", 2); a.Error != "" || !a.Promise.Exists {
 			t.Errorf("asked again: %+v", a)
 		}
@@ -126,15 +145,17 @@ func TestPromiseEndsWithItsElection(t *testing.T) {
 		*epoch = 3
 		changed <- struct{}{}
 		synctest.Wait()
-		if r.now != 0 || r.ended != context.Canceled {
-			t.Errorf("%d are being read, the last ended with %v", r.now, r.ended)
+		if is := r.seen(); is.now != 0 || is.ended != context.Canceled {
+			t.Errorf("%d are being read, the last ended with %v", is.now, is.ended)
 		}
 		call(p, "v", 3)
-		if r.now != 1 {
-			t.Errorf("%d are being read, want that of the new epoch", r.now)
+		if is := r.seen(); is.now != 1 {
+			t.Errorf("%d are being read, want that of the new epoch", is.now)
 		}
-		if a := call(p, "v", 4); !a.Reading || r.now != 1 || r.reads != 3 {
-			t.Errorf("another epoch: %+v, %d of %d are being read", a, r.now, r.reads)
+		a := call(p, "v", 4)
+		synctest.Wait() // the one before ends
+		if is := r.seen(); !a.Reading || is.now != 1 || is.reads != 3 {
+			t.Errorf("another epoch: %+v, %d of %d are being read", a, is.now, is.reads)
 		}
 	})
 }
@@ -154,8 +175,8 @@ func TestPromisesOfMany(t *testing.T) {
 			})
 		}
 		all.Wait()
-		if r.most != promisesAtOnce || got[true] != 2 {
-			t.Errorf("%d at a time, want %d; %v were late, want two", r.most, promisesAtOnce, got)
+		if most := r.seen().most; most != promisesAtOnce || got[true] != 2 {
+			t.Errorf("%d at a time, want %d; %v were late, want two", most, promisesAtOnce, got)
 		}
 	})
 }
