@@ -79,8 +79,9 @@ type elections struct {
 // election is one volume's.
 type election struct {
 	epoch   volume.Epoch
-	began   time.Time // this node first saw it
-	asked   time.Time // when the last of the nodes that live was; zero: not all have been
+	was     volume.NodeID // the primary before
+	began   time.Time     // this node first saw it
+	asked   time.Time     // when the last of the nodes that live was; zero: not all have been
 	called  map[volume.NodeID]bool
 	answers map[volume.NodeID]answered
 	life    time.Time // see placement.Contest
@@ -182,14 +183,20 @@ func (e *elections) follow(st *state.State, electing []*state.Volume, reports ma
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for id, el := range e.open {
-		if v := st.Volume(id); v == nil || v.Phase != state.PhaseElecting || v.Epoch != el.epoch {
-			delete(e.open, id)
+		v := st.Volume(id)
+		if v != nil && v.Phase == state.PhaseElecting && v.Epoch == el.epoch {
+			continue
+		}
+		delete(e.open, id)
+		// Counted by what is committed: the answer to the command that did it may be lost.
+		if v != nil {
+			el.counted(v, e.count)
 		}
 	}
 	for _, v := range electing {
 		el := e.open[v.ID]
 		if el == nil {
-			el = &election{epoch: v.Epoch, began: e.now(), called: map[volume.NodeID]bool{}, answers: map[volume.NodeID]answered{}}
+			el = &election{epoch: v.Epoch, was: v.Election.Was, began: e.now(), called: map[volume.NodeID]bool{}, answers: map[volume.NodeID]answered{}}
 			e.open[v.ID] = el
 		}
 		// What the old primary said last while it was one. Later reports tell of another
@@ -200,6 +207,21 @@ func (e *elections) follow(st *state.State, electing []*state.Volume, reports ma
 		// A beat is often newer than the report: the node may have written until then, so the
 		// bound of what is lost grows with it. It does not beat so after its lease.
 		el.life = later(el.life, e.leader.Life(v.Election.Was))
+	}
+}
+
+// counted has an election counted, by its volume as it is after it.
+func (el *election) counted(v *state.Volume, count func(result string)) {
+	primary := v.Placement.Primary
+	if v.Election != nil { // lost again already
+		primary = v.Election.Was
+	}
+	switch primary {
+	case "": // it was recovered without its quorum, or is removed
+	case el.was:
+		count("kept")
+	default:
+		count("promoted")
 	}
 }
 
@@ -342,22 +364,18 @@ func (e *elections) decide(ctx context.Context, st *state.State, electing []*sta
 		el.verdict, el.weighed = placement.Failover(view, c), c.Wish
 		switch {
 		case el.verdict.Promote != nil:
-			result := "promoted"
-			if el.verdict.Promote.To == v.Election.Was {
-				result = "kept"
-			}
-			do = append(do, ending{result, *el.verdict.Promote})
+			do = append(do, ending{cmd: *el.verdict.Promote})
 			promoted[v.ID] = el.verdict.Promote.To
 			continue
 		case el.verdict.Again > 0:
 			next = min(next, el.verdict.Again)
 			if el.verdict.Long && !el.delayed {
 				el.delayed = true
-				do = append(do, ending{"", state.Tell{Volume: v.ID, Kind: state.VolumeWaits, Message: fmt.Sprintf("volume %s has no primary: %s", v.Name, el.verdict.Why)}})
+				do = append(do, ending{cmd: state.Tell{Volume: v.ID, Kind: state.VolumeWaits, Message: fmt.Sprintf("volume %s has no primary: %s", v.Name, el.verdict.Why)}})
 			}
 		case !el.told && c.Asked >= c.Grace:
 			el.told = true
-			do = append(do, ending{"held", state.Tell{Volume: v.ID, Kind: state.VolumeHeld, Message: fmt.Sprintf("volume %s has no primary: %s", v.Name, el.verdict.Why)}})
+			do = append(do, ending{held: true, cmd: state.Tell{Volume: v.ID, Kind: state.VolumeHeld, Message: fmt.Sprintf("volume %s has no primary: %s", v.Name, el.verdict.Why)}})
 		}
 		if el.verdict.Why != was.Why {
 			e.log.Info("a volume is without a primary", "volume", v.Name, "why", el.verdict.Why)
@@ -373,10 +391,10 @@ func (e *elections) decide(ctx context.Context, st *state.State, electing []*sta
 	return next
 }
 
-// ending is what an election comes to, and the command that commits it.
+// ending is a command that an election comes to.
 type ending struct {
-	result string // "": it goes on, and that is told
-	cmd    state.Command
+	cmd  state.Command
+	held bool // it tells that an operator is waited for
 }
 
 // waited is placement.Contest.Asked.
@@ -399,8 +417,8 @@ func (e *elections) commit(ctx context.Context, do []ending) {
 			defer func() { <-slots }()
 			err := e.leader.Propose(ctx, x.cmd)
 			switch {
-			case err == nil && x.result != "":
-				e.count(x.result)
+			case err == nil && x.held:
+				e.count("held")
 			case err == nil:
 			case ctx.Err() == nil:
 				e.log.Warn("a volume could not be given another primary", "command", fmt.Sprintf("%T", x.cmd), "err", err)

@@ -30,6 +30,7 @@ type voters struct {
 	changed chan struct{}
 	life    time.Time // of n1, by its beats
 	counts  map[string]int
+	deaf    bool // answers to what is proposed are lost
 }
 
 func (f *voters) count(result string) {
@@ -65,6 +66,9 @@ func (f *voters) Propose(_ context.Context, c state.Command) error {
 	ring(f.changed)
 	if res.Err != nil {
 		return res.Err
+	}
+	if f.deaf {
+		return volume.Errorf(volume.CodeTimeout, "no answer from the leader in time")
 	}
 	return nil
 }
@@ -327,6 +331,30 @@ func TestElectionOfCompany(t *testing.T) {
 			t.Errorf("the primaries are %q and %q, want n2 for both", a, b)
 		}
 	})
+}
+
+// An election is counted once, by what was committed, whether its answer came or not.
+func TestElectionIsCountedByItsCommit(t *testing.T) {
+	for _, best := range []volume.NodeID{"n1", "n3"} {
+		elect(t, nil, func(f *voters, e *elections) {
+			f.answers("n1", holds(7, time.Minute))
+			f.answers("n2", holds(7, time.Minute))
+			f.answers("n3", holds(7, time.Minute))
+			f.answers(best, holds(8, 0))
+			f.lose()
+			f.mu.Lock()
+			f.deaf = true
+			f.mu.Unlock()
+			time.Sleep(time.Minute)
+			want := map[string]int{"promoted": 1}
+			if best == "n1" {
+				want = map[string]int{"kept": 1}
+			}
+			if got := f.primary(); got != best || !maps.Equal(f.counts, want) {
+				t.Errorf("primary is %q, counted %v; want %q, %v", got, f.counts, best, want)
+			}
+		})
+	}
 }
 
 // What an answer of another epoch says, or none, is no position.
