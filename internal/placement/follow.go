@@ -341,7 +341,8 @@ func (v *View) starting(vol *state.Volume) (out []*state.Container) {
 
 // goBack undoes a handoff whose containers do not start: they run again where they ran
 // before. It needs that node with all that was written; without it they are tried again
-// where they are; and so they are where another volume of theirs was promoted elsewhere since.
+// where they are; and so they are where another volume of theirs was promoted elsewhere since,
+// or was brought to this one.
 // Nil when there is nothing to undo.
 func (v *View) goBack(vol *state.Volume) state.Command {
 	starting := v.starting(vol)
@@ -361,6 +362,9 @@ func (v *View) goBack(vol *state.Volume) state.Command {
 			other := v.volume(cv.ID)
 			if other != nil && other.Placement.Primary != home.ID && (other.Moved == nil || other.Moved.From != home.ID) {
 				return nil
+			}
+			if other != nil && other.Placement.Primary == now.ID && other.Moved != nil && strings.HasPrefix(other.Moved.Attempt, joinAttempt) {
+				return nil // it was brought to this one, and would be left behind
 			}
 			if other != nil && other.Placement.Primary == home.ID && other.LastRefusal != nil && other.LastRefusal.Attempt == vol.Moved.Attempt {
 				why = fmt.Sprintf("volume %s of container %s stays on %s: %s", other.Name, c.Name, home.Name, other.LastRefusal.Reason)

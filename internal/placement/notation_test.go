@@ -30,8 +30,8 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	                             seeded and empty
 //	  v1 n2 > n1 moved=n1        that much came from n1 with its containers 10 s ago
 //	containers                   all that follow their volumes
-//	  web n1 v1 v2 images=n2     of n1; so far its image is on n2; blocked: it cannot follow;
-//	                             taken=n2: its name is taken there
+//	  web n1 v1 v2 images=n2     of n1; so far its image is on n2, and on its way to n3 with
+//	                             fetching=n3; blocked: it cannot follow; taken=n2: its name is taken there
 //	  web n1 v1 images=n2 failed=n2:3  and n2 has failed three times to start it
 //	place size=1G replicas=2     Place; node=n1 is where its user asked
 //	locality                     View.Locality
@@ -315,6 +315,40 @@ func (w *world) hear(id volume.NodeID) {
 	w.pass(0)
 }
 
+// refer checks that commands are about volumes as they are.
+func (w *world) refer(t *testing.T, v *View, cmds []state.Command) {
+	t.Helper()
+	for _, cmd := range cmds {
+		vol := v.volume(subject(cmd))
+		switch c := cmd.(type) {
+		case state.BeginHandoff:
+			if c.Epoch != vol.Epoch {
+				t.Errorf("a handoff of volume %s is of epoch %d, want %d", vol.ID, c.Epoch, vol.Epoch)
+			}
+		case state.SetReplicas:
+			if c.Epoch != vol.Epoch || c.Changed != vol.Changed {
+				t.Errorf("a placement of volume %s is of epoch %d and change %d, want %d and %d", vol.ID, c.Epoch, c.Changed, vol.Epoch, vol.Changed)
+			}
+		}
+	}
+}
+
+// reunionsOf checks that each container finds the reunion that names it, and others none.
+func (w *world) reunionsOf(t *testing.T, all []Reunion) {
+	t.Helper()
+	for _, c := range w.follow {
+		var want *Reunion
+		for i := range all {
+			if slices.Contains(all[i].Containers, c) {
+				want = &all[i]
+			}
+		}
+		if got := ReunionOf(all, c); got != want {
+			t.Errorf("container %s waits for %+v, want %+v", c.Name, got, want)
+		}
+	}
+}
+
 func (w *world) run(t *testing.T, in string) string {
 	t.Helper()
 	head, body, _ := strings.Cut(in, "\n")
@@ -420,7 +454,13 @@ func (w *world) run(t *testing.T, in string) string {
 		w.memory = next
 		return showAll(cmds)
 	case "reunions":
-		cmds, all := Reunions(w.view())
+		v := w.view()
+		cmds, all := Reunions(v)
+		w.refer(t, v, cmds)
+		if again, _ := Reunions(v); showAll(again) != showAll(cmds) {
+			t.Errorf("a look changes the view: after it\n%s\nand first\n%s", showAll(again), showAll(cmds))
+		}
+		w.reunionsOf(t, all)
 		out := []string{showAll(cmds)}
 		for _, r := range all {
 			var who []string
@@ -771,8 +811,9 @@ func (w *world) addVolume(t *testing.T, line string) {
 			v.Moved = &state.Moved{From: volume.NodeID(from), Attempt: cmp.Or(attempt, drainAttempt+"1"), At: now.Add(-duration(t, cmp.Or(ago, "10s")))}
 		case "settled":
 			v.LastMigration = &state.EndedMigration{Migration: state.Migration{To: volume.NodeID(value), Attempt: "op"}, At: now}
-		case "refused-join":
-			v.LastRefusal = &state.Refusal{Attempt: joinAttempt + "1", Reason: "in use by a shell", At: now.Add(-duration(t, value))}
+		case "refused-join", "refused-back": // of a reunion, or of undoing a move, so long ago
+			attempt := map[string]string{"refused-join": joinAttempt, "refused-back": backAttempt}[key]
+			v.LastRefusal = &state.Refusal{Attempt: attempt + "1", Reason: "in use by a shell", At: now.Add(-duration(t, value))}
 		case "begun": // this epoch, with a snapshot taken so long ago
 			v.Start.Taken = now.Add(-duration(t, value))
 		case "failed-over": // from a node, so long ago
@@ -877,6 +918,8 @@ func (w *world) addContainer(t *testing.T, line string) {
 			for id := range strings.SplitSeq(value, ",") {
 				said[volume.NodeID(id)] = volume.Followed{}
 			}
+		case "fetching":
+			said[volume.NodeID(value)] = volume.Followed{LacksImage: true}
 		case "failed":
 			node, tries, _ := strings.Cut(value, ":")
 			said[volume.NodeID(node)] = volume.Followed{Failed: int(parseBytes(t, tries)), Error: "no such network", Problem: "it cannot be started"}

@@ -314,13 +314,21 @@ func (v *View) gatherAt(g company, s *seat) (out reunionStep) {
 	}
 	for _, vol := range g.volumes {
 		from := vol.Placement.Primary
-		if from == s.n.ID || vol.Migration != nil { // that brings it here
+		if from == s.n.ID {
+			continue
+		}
+		if m := vol.Migration; m != nil { // that brings it, or is over first
+			if m.To != s.n.ID {
+				out.why = fmt.Sprintf("volume %s is being migrated to %s, and the others cannot leave %s", vol.Name, v.name(m.To), s.n.Name)
+			}
 			continue
 		}
 		// A handoff without its containers would have them stay where they are recorded.
 		recorded := slices.ContainsFunc(g.containers, func(c *state.Container) bool { return c.Node == from && c.Uses(vol.ID) })
 		add(state.BeginHandoff{ID: vol.ID, Epoch: vol.Epoch, To: s.n.ID, Attempt: fmt.Sprintf("%s%d", joinAttempt, vol.Changed), Follow: recorded}, vol, "goes to")
 	}
-	out.doing = fmt.Sprintf("they come together on %s", s.n.Name)
+	if out.why == "" || len(out.cmds) > 0 {
+		out.doing = fmt.Sprintf("they come together on %s", s.n.Name)
+	}
 	return out
 }
