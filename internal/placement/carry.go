@@ -128,7 +128,7 @@ func (v *View) carryPrimary(vol *state.Volume, w Wanted, attempt string, migrati
 	case at == w.To && (!w.Leaves || vol.Placement.Role(w.From) == volume.RoleNone):
 		return Carried{State: MoveDone}
 	case at == w.To:
-		return v.leave(vol, w.From)
+		return v.leave(vol, w)
 	case at != w.From:
 		return failedMove("its primary is on %s by now", v.name(at))
 	case vol.Phase != state.PhaseActive:
@@ -165,7 +165,7 @@ func (v *View) carryReplica(vol *state.Volume, w Wanted) Carried {
 		l := v.link(vol, w.To)
 		switch {
 		case why == "" && v.complete(vol, w.To):
-			return v.leave(vol, w.From)
+			return v.leave(vol, w)
 		case why == "" && !to.Alive:
 			return failedMove("node %s, which gets the copy, is not heard of", to.Name)
 		case l.State == volume.LinkRefused:
@@ -211,8 +211,11 @@ func (v *View) unheard(primary, to volume.NodeID) string {
 	return ""
 }
 
-// leave takes a replica away when as many others are complete as the volume asks for.
-func (v *View) leave(vol *state.Volume, id volume.NodeID) Carried {
+// leave takes the copy on the node that a move leaves away when as many others are complete, on
+// nodes that keep them, as the volume asks for; and only while the node where it went has it and
+// keeps it: a volume may ask for no other copy.
+func (v *View) leave(vol *state.Volume, w Wanted) Carried {
+	id := w.From
 	if vol.Phase != state.PhaseActive {
 		return stuckMove("it is %s", vol.Phase)
 	}
@@ -223,12 +226,21 @@ func (v *View) leave(vol *state.Volume, id volume.NodeID) Carried {
 	if c := primary.Copy(vol.ID); c.Problem != "" || primary.applied < vol.Changed {
 		return stuckMove("%s", cmp.Or(c.Problem, fmt.Sprintf("its primary %s has not looked at it yet", primary.Name)))
 	}
+	switch to := v.Node(w.To); {
+	case to.Availability != state.Active:
+		return stuckMove("the copy on %s stays while %s is being drained", v.name(id), to.Name)
+	case !to.Lease && w.Role == volume.RolePrimary:
+		return stuckMove("the copy on %s stays while %s has no lease", v.name(id), to.Name)
+	case !seeded(to.Copy(vol.ID)):
+		return stuckMove("the copy on %s stays until %s reports that it has a whole one", v.name(id), to.Name)
+	}
 	rest := cloned(vol.Placement)
 	it := func(other volume.NodeID) bool { return other == id }
 	rest.Local, rest.Remote = slices.DeleteFunc(rest.Local, it), slices.DeleteFunc(rest.Remote, it)
 	whole := 0
 	for _, other := range rest.Replicas() {
-		whole += yes(v.complete(vol, other))
+		n := v.Node(other)
+		whole += yes(v.complete(vol, other) && !n.leaving())
 	}
 	if whole < vol.Spec.Replicas+vol.Spec.Remote || len(v.starting(vol)) > 0 {
 		return stuckMove("the copy on %s goes when %d others are complete", v.name(id), vol.Spec.Replicas+vol.Spec.Remote)

@@ -54,7 +54,7 @@ func Decide(v *View, m Memory) ([]state.Command, Memory) {
 		}
 	}
 	others := len(cmds)
-	evens, even := even(v, m.even)
+	evens, even := even(v, m.even, cmds)
 	next.even = even
 	for _, cmd := range evens {
 		id := subject(cmd)

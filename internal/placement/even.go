@@ -70,8 +70,9 @@ type evenMove struct {
 }
 
 // even is the next step of the policy: of the moves of a plan those that have no node in
-// common, one round of them at a time, each carried out as an operator's would be.
-func even(v *View, m evening) (cmds []state.Command, next evening) {
+// common, one round of them at a time, each carried out as an operator's would be. Others is
+// what else is decided at this look: nothing shows it yet, and nothing begins beside it.
+func even(v *View, m evening, others []state.Command) (cmds []state.Command, next evening) {
 	if v.Settings.Rebalance != state.RebalanceOn {
 		return nil, evening{}
 	}
@@ -84,7 +85,7 @@ func even(v *View, m evening) (cmds []state.Command, next evening) {
 		next.calm = time.Time{} // what it does itself is no calm, either
 		return v.carryRound(&next, false), next
 	}
-	if v.unrest() != "" {
+	if v.unrest() != "" || slices.ContainsFunc(others, moving) {
 		next.calm = time.Time{}
 		return nil, next
 	}
@@ -217,6 +218,16 @@ func (v *View) carryRound(e *evening, begins bool) (cmds []state.Command) {
 	}
 	e.round = rest
 	return cmds
+}
+
+// moving says that a command changes where copies of a volume are, or undoes such a change. The
+// trash is emptied where nothing else is the matter.
+func moving(cmd state.Command) bool {
+	switch cmd.(type) {
+	case state.SetReplicas, state.BeginHandoff, state.AbortHandoff, state.StartMigration, state.EndMigration:
+		return true
+	}
+	return false
 }
 
 // unrest says what keeps the policy from moving anything now; "" when the cluster is calm.

@@ -29,6 +29,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	  v1 a1 > a2 | b1 size=1G    defaults: active, what is placed is wanted, all copies
 //	                             seeded and empty
 //	  v1 n2 > n1 moved=n1        that much came from n1 with its containers 10 s ago
+//	  v1 n1 > n2 blank=n1        n1 has a dataset without a snapshot
 //	containers                   all that follow their volumes
 //	  web n1 v1 v2 images=n2     of n1; so far its image is on n2, and on its way to n3 with
 //	                             fetching=n3; blocked: it cannot follow; taken=n2: its name is taken there
@@ -764,7 +765,7 @@ func (w *world) addVolume(t *testing.T, line string) {
 	}
 	v.Placement.Primary = volume.NodeID(fields[1])
 	var used int64
-	problem := ""
+	problem, newest := "", volume.Position{GUID: 1}
 	var holders []volume.Holder
 	absent := map[volume.NodeID]bool{}
 	links := map[volume.NodeID]volume.LinkState{}
@@ -842,6 +843,8 @@ func (w *world) addVolume(t *testing.T, line string) {
 			holders = append(holders, volume.Holder{Container: value, Name: value})
 		case "refusal": // of a handoff of a drain, so long ago
 			v.LastRefusal = &state.Refusal{Attempt: drainAttempt + "1", Reason: "in use by a shell", At: now.Add(-duration(t, value))}
+		case "blank": // a primary, which has a dataset without a snapshot
+			newest = volume.Position{}
 		case "problem": // with the primary's copy
 			problem = value
 		case "refused", "lagging", "connecting":
@@ -856,7 +859,7 @@ func (w *world) addVolume(t *testing.T, line string) {
 	}
 	w.volumes = append(w.volumes, v)
 	if heard, ok := w.reports[v.Placement.Primary]; ok && !absent[v.Placement.Primary] {
-		heard.Report.Volumes = append(heard.Report.Volumes, volume.Status{Volume: v.ID, Exists: true, Newest: volume.Position{GUID: 1}, Problem: problem, Holders: holders})
+		heard.Report.Volumes = append(heard.Report.Volumes, volume.Status{Volume: v.ID, Exists: true, Newest: newest, Problem: problem, Holders: holders})
 	}
 	for _, id := range v.Placement.Replicas() {
 		link := cmp.Or(links[id], volume.LinkInSync)
