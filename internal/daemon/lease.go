@@ -79,6 +79,7 @@ type tenure struct {
 	looked  bool         // a state was seen that is no older than this process
 	found   uint64       // the number of the lease in it
 	why     string       // the lease is over
+	hinder  string       // why the last beat under the lease could not renew it; "" when it could
 	stopped uint64       // the number of the last lease under which provably nothing is written any more
 	ended   uint64       // the number of the last lease that ended with failover being turned off, which stops nobody
 	unfit   string       // what the pool does wrong
@@ -143,8 +144,11 @@ func (t *tenure) held(now lease.Moment, s *state.State) (bool, string) {
 }
 
 func (t *tenure) overBecause() string {
-	if t.why != "" {
+	switch {
+	case t.why != "":
 		return t.why
+	case t.hinder != "":
+		return "it could not be renewed: " + t.hinder
 	}
 	return fmt.Sprintf("no leader has answered for %s", t.holder.Save().TTL)
 }
@@ -563,6 +567,7 @@ func (t *tenure) compose(now lease.Moment, s *state.State) api.BeatRequest {
 		Node: t.self, Round: f.Round, Beat: t.holder.Beat(now), Safety: t.safety(now), Problem: t.problem(now), At: t.wall(),
 	}
 	req.Beat.Boot = t.boot
+	t.noteHinder(req.Problem, f)
 	if n == nil || !f.Enforced() {
 		req.Beat.Want = false
 		return req
@@ -582,6 +587,18 @@ func (t *tenure) compose(now lease.Moment, s *state.State) api.BeatRequest {
 		req.Beat.Want, req.Problem = false, "its writers are being stopped"
 	}
 	return req
+}
+
+// noteHinder keeps what a lease is going to run out of, until there is another: it may have
+// passed by when somebody asks. It is logged when it begins. The caller has the lock.
+func (t *tenure) noteHinder(problem string, f state.Failover) {
+	if t.holder.Save().Over {
+		return
+	}
+	if problem != "" && t.hinder == "" && f.Mode == state.FailoverAutomatic && t.holder.No() != 0 {
+		t.log.Warn("this node cannot renew its lease; if that lasts, its writers are stopped", "lease", t.holder.No(), "why", problem)
+	}
+	t.hinder = problem
 }
 
 // adopt takes a lease that was granted, once the fencer knows of it: a beat of it is the

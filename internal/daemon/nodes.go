@@ -41,6 +41,10 @@ func (m *member) Nodes(context.Context) ([]api.Node, error) {
 			if says := h.Report.Lease.Fencer; says != "" && h.Age <= v.stale {
 				node.Problems = append(node.Problems, "its fencer says: "+says)
 			}
+			// Once the lease is over its own reason says so.
+			if l := h.Report.Lease; l.Held && l.Problem != "" && h.Age <= v.stale && v.state.Failover().Mode == state.FailoverAutomatic {
+				node.Problems = append(node.Problems, "it cannot renew its lease: "+l.Problem)
+			}
 		}
 		if !n.Witness {
 			node.Lease = m.leaseOf(v, n)

@@ -30,6 +30,7 @@ import (
 //	                its disk; it knows that there may be more
 //	caught-up       it has all of them
 //	fencer down|up  the process; what it knows is in a file
+//	pool ok|WORD..  what the pool does wrong from now on
 //	instead ok|no   whether flockd itself can stop writers; at first there is no such thing
 func TestTenure(t *testing.T) {
 	const file = "testdata/tenure.txt"
@@ -98,7 +99,7 @@ func (w *tenureWorld) start() {
 		if w.silent {
 			return api.BeatReply{}, errors.New("nobody answers")
 		}
-		return api.BeatReply{Answered: r.Beat.No != 0 && !r.Beat.Want}, nil
+		return api.BeatReply{Answered: r.Beat.No != 0 && !r.Beat.Want && r.Problem == ""}, nil
 	}
 	n.count, n.moved = func(string) {}, func() {}
 	n.fenced = func(result string) { w.fences[result]++ }
@@ -143,6 +144,11 @@ func (w *tenureWorld) step(words []string) string {
 		w.seen, w.fresh = len(w.agreed), true
 	case "fencer":
 		w.fencer.down = words[1] == "down"
+	case "pool":
+		w.node.unfit = ""
+		if what := strings.Join(words[1:], " "); what != "ok" {
+			w.node.unfit = what
+		}
 	case "instead":
 		can := words[1] == "ok"
 		w.node.instead = func(context.Context, string) error {

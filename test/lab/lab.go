@@ -73,6 +73,22 @@ func (l *Lab) Step(what string, do func()) {
 	l.Logf("    done in %.1fs", time.Since(begin).Seconds())
 }
 
+// Part is a part of a story that can be run alone, by the story's name and its own: it begins
+// and ends with all well. After one that failed nothing is as the next expects it, so that
+// is not begun. Meanwhile t is not the test to speak to, but l.
+func (l *Lab) Part(t *testing.T, name string, do func()) {
+	t.Helper()
+	if t.Failed() {
+		return
+	}
+	t.Run(name, func(part *testing.T) {
+		whole := l.TB
+		l.TB = part
+		defer func() { l.TB = whole }()
+		do()
+	})
+}
+
 // commandTimeout bounds one command in a node; an emulated machine is slow.
 const commandTimeout = 10 * time.Minute
 
@@ -170,6 +186,13 @@ func (l *Lab) Resume(nodes ...*Node) {
 
 // Unplug pulls the disk of a node's pool, until the node is cut and booted.
 func (l *Lab) Unplug(n *Node) { l.Helper(); l.Do("unplug", n.Name) }
+
+// Slow has the disk of a node's pool write no more than so many bytes a second, until
+// Fast, or until the node is cut and booted; a reset does not end it.
+func (l *Lab) Slow(n *Node, bytes int) { l.Helper(); l.Do("slow", n.Name, strconv.Itoa(bytes)) }
+
+// Fast ends Slow.
+func (l *Lab) Fast(n *Node) { l.Helper(); l.Do("fast", n.Name) }
 
 // Partition cuts the LAN between the first node and each other.
 func (l *Lab) Partition(first *Node, others ...*Node) {

@@ -347,6 +347,17 @@ func (s *scribe) idleElsewhere() {
 	}
 }
 
+// synced is the number of the last line that is on the node's own disk for certain, since
+// the script begins with the next one only then. It survives a loss of power.
+func (s *scribe) synced(n *lab.Node) int64 {
+	s.Helper()
+	got, err := s.written(n)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return got - 1
+}
+
 // down keeps a unit from starting, over reboots too, and kills what it runs; up ends that.
 func down(n *lab.Node, unit string) {
 	n.Sh(fmt.Sprintf("d=/etc/systemd/system/%[1]s.service.d; mkdir -p $d && printf '[Unit]\\nConditionPathExists=/nowhere\\n' >$d/down.conf && systemctl daemon-reload && systemctl kill -s KILL %[1]s", unit))
@@ -372,7 +383,7 @@ func TestIllNode(t *testing.T) {
 			strike(from)
 			s.takenOver(begin)
 			if err := s.idle(from); err != nil {
-				t.Errorf("while it writes on %s: %v", s.node, err)
+				c.Errorf("while it writes on %s: %v", s.node, err)
 			}
 			heal(from)
 			_, took := c.waitVolume(s.node, s.name, "ok again", healthy)
@@ -381,51 +392,198 @@ func TestIllNode(t *testing.T) {
 		})
 	}
 
-	ill("its fencer is killed and kept down",
-		func(n *lab.Node) { down(n, "flockd-fence") },
-		func(n *lab.Node) { up(n, "flockd-fence") })
-	c.Step("its Docker stands still: the container goes on, and nobody takes it away", func() {
-		s.node.Sh("systemctl kill -s STOP docker")
-		before := time.Now()
-		for time.Since(before) < lease.Lab.Promote {
-			s.more(10)
+	c.Part(t, "fencer", func() {
+		ill("its fencer is killed and kept down",
+			func(n *lab.Node) { down(n, "flockd-fence") },
+			func(n *lab.Node) { up(n, "flockd-fence") })
+	})
+	// The engine lives: it starts the container again as often as the fencer kills it, and
+	// asks a flockd for the volume that answers when it is a replica's.
+	c.Part(t, "flockd", func() {
+		var before string
+		ill("its flockd alone stands still",
+			func(n *lab.Node) {
+				before = bootOf(n)
+				n.Sh("systemctl kill -s STOP flockd")
+			},
+			func(n *lab.Node) {
+				if out := n.Sh("flockd fence status"); !strings.Contains(out, "fenced") {
+					c.Errorf("flockd fence status: %s", out)
+				}
+				if now := bootOf(n); now != before {
+					c.Errorf("%s has reset itself, though its fencer could stop the writers", n)
+				}
+				n.Sh("systemctl kill -s CONT flockd")
+				c.Until(n.Name+" to know that it has a replica", later, func() error {
+					v, err := n.Volume(s.name)
+					if err != nil {
+						return err
+					}
+					return lab.Want("primary", v.Primary.Name, s.node.Name)
+				})
+				if err := s.idle(n); err != nil {
+					c.Errorf("when its flockd goes on: %v", err)
+				}
+			})
+	})
+	c.Part(t, "docker", func() {
+		c.Step("its Docker stands still: the container goes on, and nobody takes it away", func() {
+			s.node.Sh("systemctl kill -s STOP docker")
+			before := time.Now()
+			for time.Since(before) < lease.Lab.Promote {
+				s.more(10)
+			}
+			if v, err := s.others(s.node)[0].Volume(s.name); err != nil || v.Primary.Name != s.node.Name {
+				c.Errorf("the primary is %s, it was %s; %v", v.Primary, s.node, err)
+			}
+		})
+		ill("its flockd stands still as well",
+			func(n *lab.Node) { n.Sh("systemctl kill -s STOP flockd") },
+			func(n *lab.Node) { n.Sh("systemctl kill -s CONT flockd docker") })
+	})
+	c.Part(t, "power", func() {
+		ill("its flockd is killed and kept down, and the node loses power and comes back without it",
+			func(n *lab.Node) { down(n, "flockd") },
+			func(n *lab.Node) {
+				c.Cut(n)
+				c.Boot(n)
+				// Docker has tried to start what is restart=always.
+				c.Until("Docker to have given the container up", later, func() error { return s.givenUp(n) })
+				if err := s.idle(n); err != nil {
+					c.Errorf("booted without flockd: %v", err)
+				}
+				if out := n.Sh("grep tank/flocker/ /proc/mounts || true"); out != "" {
+					c.Errorf("booted without flockd, it has mounted %s", out)
+				}
+				up(n, "flockd")
+			})
+	})
+	c.Part(t, "alone", func() { s.bootedAlone() })
+	s.node.Docker("rm", "-f", s.name)
+}
+
+// givenUp is an engine that has tried to start the container and has not got the volume.
+func (s *scribe) givenUp(n *lab.Node) error {
+	out, err := n.Try("docker inspect -f '{{.State.Status}} {{.State.Error}}' " + s.name)
+	if err == nil && !strings.HasPrefix(out, "exited") {
+		err = fmt.Errorf("it is %s", out)
+	}
+	return err
+}
+
+// mountWatch notes from before the engine and flockd start what of ours is mounted and may be
+// written: the time since boot, its ID, the line of /proc/mounts.
+const mountWatch = `read -r boot </proc/sys/kernel/random/boot_id
+while sleep 0.3; do
+	while read -r what at kind options rest; do
+		case $what,$options, in tank/flocker/*,rw,*)
+			read -r up idle </proc/uptime
+			echo "$up $boot $what $at $options" >>/root/mounted ;;
+		esac
+	done </proc/mounts
+done`
+
+// bootedAlone: a primary loses power and comes back cut off from all others. By all that it
+// can know it is the primary still, and its container is restart=always; but nobody gives
+// it a lease. So nothing is mounted that could be written, and nothing runs, until it is
+// heard. failover=never keeps the volume for it, so that it gets it back with all that was
+// written.
+func (s *scribe) bootedAlone() {
+	s.Helper()
+	n, others := s.node, s.others(s.node)
+	var synced int64
+	var boot string
+	s.Step("the primary loses power and boots alone: nothing is mounted, nothing runs", func() {
+		others[0].Flockctl("volume", "set", s.name, "failover=never")
+		s.about()
+		n.Put("/root/watch.sh", mountWatch, 0o755)
+		n.Put("/etc/systemd/system/watch.service", "[Unit]\nBefore=flockd.service docker.service\n[Service]\nExecStart=/bin/bash /root/watch.sh\n[Install]\nWantedBy=multi-user.target\n", 0o644)
+		// Only the file system of the root disk: the pool is to be as a power cut leaves it.
+		n.Sh("systemctl daemon-reload && systemctl enable -q watch && sync -f /root /etc/systemd/system")
+		synced = s.synced(n)
+		s.Cut(n)
+		// A reboot ends the node's own side of a partition, so the others drop what it sends.
+		for _, o := range others {
+			o.Sh("lab-block " + n.Addr())
 		}
-		if v, err := c.n1.Volume(s.name); err != nil || v.Primary.Name != s.node.Name {
-			t.Errorf("the primary is %s, it was %s; %v", v.Primary, s.node, err)
+		s.Boot(n)
+		boot = bootOf(n)
+		s.learn(n)
+		took := s.Until("flockd on "+n.Name+" to say that it is alone", later, func() error {
+			st, err := n.Status()
+			if err == nil && st.Quorum {
+				err = fmt.Errorf("it hears a leader: %s", st.Leader)
+			}
+			return err
+		})
+		s.Logf("    it says so %.1fs after the engine was there", took.Seconds())
+		s.Until("Docker to have given the container up", later, func() error { return s.givenUp(n) })
+		// What was synced when the power went is in the copy's intent log, which flockd has
+		// ZFS write by a read-only mount of a moment.
+		s.Until("nothing to be mounted on "+n.Name, soon, func() error { return s.idle(n) })
+		looks := 0
+		for begin := time.Now(); time.Since(begin) < lease.Lab.TTL; looks++ {
+			out, err := n.Try(`cat /proc/[0-9]*/mounts 2>/dev/null | awk '$1 ~ "^tank/flocker/" && $4 ~ /^rw/' | sort -u; docker ps -q`)
+			if err != nil || strings.TrimSpace(out) != "" {
+				s.Fatalf("%s has no lease, and has mounted or runs %q, %v", n, out, err)
+			}
+			if is, err := s.runs(n); err != nil || is {
+				s.Fatalf("%s has no lease, and the container runs: %v, %v", n, is, err)
+			}
+		}
+		s.Logf("    so it is at %d looks in %s", looks, lease.Lab.TTL)
+		if err := s.idle(n); err != nil {
+			s.Error(err)
+		}
+		if v, err := n.Volume(s.name); err != nil || v.Primary.Name != n.Name {
+			s.Errorf("%s takes %s for the primary, %v; it cannot have heard of another", n, v.Primary, err)
 		}
 	})
-	ill("its flockd stands still as well",
-		func(n *lab.Node) { n.Sh("systemctl kill -s STOP flockd") },
-		func(n *lab.Node) { n.Sh("systemctl kill -s CONT flockd docker") })
-	ill("its flockd is killed and kept down, and the node loses power and comes back without it",
-		func(n *lab.Node) { down(n, "flockd") },
-		func(n *lab.Node) {
-			c.Cut(n)
-			c.Boot(n)
-			// Docker has tried to start what is restart=always.
-			c.Until("Docker to have given the container up", later, func() error {
-				out, err := n.Try("docker inspect -f '{{.State.Status}} {{.State.Error}}' " + s.name)
-				if err == nil && !strings.HasPrefix(out, "exited") {
-					err = fmt.Errorf("it is %s", out)
-				}
-				return err
-			})
-			if err := s.idle(n); err != nil {
-				t.Errorf("booted without flockd: %v", err)
-			}
-			if out := n.Sh("grep tank/flocker/ /proc/mounts || true"); out != "" {
-				t.Errorf("booted without flockd, it has mounted %s", out)
-			}
-			up(n, "flockd")
-		})
-	s.node.Docker("rm", "-f", s.name)
+	s.Step("healed, it has its volume and its container back by itself, with every line", func() {
+		s.learn(n)
+		healed := time.Now()
+		s.Heal()
+		s.moves++ // to another boot of the same node
+		s.more(3)
+		s.Logf("    it writes again after %.1fs", time.Since(healed).Seconds())
+		s.learn(n)
+		live := s.live()
+		first := slices.IndexFunc(live, func(l scribed) bool { return l.boot == boot })
+		switch {
+		case first < 0:
+			s.Errorf("no line is of the boot %s", boot)
+		case int64(first) < synced:
+			s.Errorf("it went on after line %d; %d were on its disk when the power went", first, synced)
+		case live[first].at.Before(healed):
+			s.Errorf("line %d was written %.1fs before anybody could give it a lease", first+1, healed.Sub(live[first].at).Seconds())
+		}
+		seen := n.Sh("head -n1 /root/mounted")
+		word := strings.Fields(seen)
+		up, err := strconv.ParseFloat(word[0], 64)
+		if err != nil || word[1] != boot {
+			s.Fatalf("the watch noted %q, %v; this boot is %s", seen, err, boot)
+		}
+		if at := s.boots[boot].at(seconds(up)); at.Before(healed) {
+			s.Errorf("it was mounted for writing %.1fs before anybody could give it a lease: %s", healed.Sub(at).Seconds(), seen)
+		}
+		n.Sh("systemctl disable -q --now watch; rm /etc/systemd/system/watch.service /root/watch.sh /root/mounted; systemctl daemon-reload")
+		v, took := s.waitVolume(n, s.name, "ok again", healthy)
+		s.Logf("    ok %.1fs later", took.Seconds())
+		if v.Primary.Name != n.Name {
+			s.Errorf("the primary is %s", v.Primary)
+		}
+		s.v = v
+		n.Flockctl("volume", "set", s.name, "failover=auto")
+		s.check()
+	})
 }
 
 // The machine below a node is ill. One that stands still for longer than its lease has lost
 // its volume when it goes on, and its container, in the middle of a write, goes on as well:
 // for how long is measured; what it writes then is no part of the volume, and is not lost
 // either. A pool whose disk is gone hangs, with all that writes to it: the node gives its
-// volumes up, and is reset, since it cannot stop what hangs.
+// volumes up, and is reset, since it cannot stop what hangs. One whose disk still writes, but
+// takes minutes for what should take a second, asks for no lease any more, and ends the same.
 func TestIllMachine(t *testing.T) {
 	c := start(t)
 	c.Step("failover becomes automatic by itself", func() { c.waitAutomatic() })
@@ -454,30 +612,75 @@ func TestIllMachine(t *testing.T) {
 			s.check()
 		})
 	}
-	pause("it stands still with its clocks", c.Pause, c.Resume, true)
-	pause("it stands still, its clocks run on", c.Freeze, c.Thaw, false)
-	c.Step("the disk of its pool is pulled", func() {
-		from := s.node
+	c.Part(t, "pause", func() { pause("it stands still with its clocks", c.Pause, c.Resume, true) })
+	c.Part(t, "freeze", func() { pause("it stands still, its clocks run on", c.Freeze, c.Thaw, false) })
+	c.Part(t, "slow", func() { s.slowPool() })
+	c.Part(t, "unplug", func() {
+		c.Step("the disk of its pool is pulled", func() {
+			from := s.node
+			s.about()
+			boot := bootOf(from)
+			begin := time.Now()
+			c.Unplug(from)
+			s.takenOver(begin)
+			took := c.Until(from.Name+" to have been reset", later, func() error {
+				_, err := from.Try(readBoot + " | grep -vF " + boot)
+				return err
+			})
+			c.Logf("    %s has reset itself; seen after %.1fs more", from, took.Seconds())
+			if err := s.idle(from); err != nil {
+				c.Error(err)
+			}
+			c.Cut(from)
+			c.Boot(from)
+			_, took = c.waitVolume(s.node, s.name, "ok again", healthy)
+			c.Logf("    ok %.1fs after %s is back with its disk", took.Seconds(), from)
+			s.check()
+		})
+	})
+	s.node.Docker("rm", "-f", s.name)
+}
+
+// slowPool: the disk of the pool goes on, a kilobyte a second. What one sync of the pool writes,
+// a hundred kilobytes and more, then takes longer than the pool may be silent, so the node
+// says what is wrong and its lease is not renewed, though it hears the leader and its beats
+// are heard. That the writers cannot be stopped in time is likely: then it resets itself.
+func (s *scribe) slowPool() {
+	s.Helper()
+	s.Step("the disk of its pool is slow", func() {
+		from, others := s.node, s.others(s.node)
 		s.about()
 		boot := bootOf(from)
 		begin := time.Now()
-		c.Unplug(from)
-		s.takenOver(begin)
-		took := c.Until(from.Name+" to have been reset", later, func() error {
-			_, err := from.Try(readBoot + " | grep -vF " + boot)
-			return err
+		s.Slow(from, 1024)
+		var says string
+		took := s.Until("somebody to say that the pool keeps "+from.Name+" from its lease", later, func() error {
+			for _, n := range append(others, from) {
+				members, err := n.Members()
+				if err != nil {
+					return err
+				}
+				i := slices.IndexFunc(members, func(m api.Node) bool { return m.Name == from.Name })
+				says = strings.Join(members[i].Problems, "; ")
+				if l := members[i].Lease; l != nil {
+					says += "; " + l.Reason
+				}
+				if strings.Contains(says, "its pool") {
+					return nil
+				}
+			}
+			return fmt.Errorf("it is said: %q", says)
 		})
-		c.Logf("    %s has reset itself; seen after %.1fs more", from, took.Seconds())
-		if err := s.idle(from); err != nil {
-			t.Error(err)
-		}
-		c.Cut(from)
-		c.Boot(from)
-		_, took = c.waitVolume(s.node, s.name, "ok again", healthy)
-		c.Logf("    ok %.1fs after %s is back with its disk", took.Seconds(), from)
+		s.Logf("    said after %.1fs: %s", took.Seconds(), says)
+		s.takenOver(begin)
+		// What it may write yet, now that it could, would be seen among the lines.
+		s.Fast(from)
+		s.Until("nothing of it to be on "+from.Name, later, func() error { return s.idle(from) })
+		s.Logf("    it has reset itself: %t", bootOf(from) != boot)
+		_, took = s.waitVolume(s.node, s.name, "ok again", healthy)
+		s.Logf("    ok %.1fs after its disk is fast again", took.Seconds())
 		s.check()
 	})
-	s.node.Docker("rm", "-f", s.name)
 }
 
 // Two of five nodes die at once: what was on them is back on the others.
