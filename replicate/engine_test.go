@@ -186,7 +186,7 @@ func TestAwayForLong(t *testing.T) {
 		if len(marks) > keepBookmarks+pruneBatch+2 {
 			t.Errorf("%d bookmarks piled up", len(marks))
 		}
-		if l := a.link("c"); l.State != volume.LinkConnecting || l.Error == "" {
+		if l := a.link("c"); l.State != volume.LinkConnecting || l.Shown() != volume.LinkLagging || l.Error == "" || l.Failing.IsZero() {
 			t.Errorf("link to the lost replica: %+v", l)
 		}
 		// Once for each reason it fails for (a broken stream, silence, a dial in vain), not
@@ -202,6 +202,57 @@ func TestAwayForLong(t *testing.T) {
 		}
 		if a.streams(kindFull) != full {
 			t.Error("catching up took a full stream")
+		}
+	})
+}
+
+// Under writes a replica that is cut off is lagging from when that shows until it has caught
+// up, whatever its link does meanwhile, with the reason and since when; and its lag grows. One
+// that never had a copy is not called lagging.
+func TestLaggingThroughout(t *testing.T) {
+	inBubble(t, "a b c", func(w *world) {
+		a := w.node("a")
+		a.create()
+		w.partition("a", "c", true)
+		w.assign(1, "a", "b", "c")
+		w.waitFor("b in sync", w.inSync("a", "b"))
+		w.partition("a", "b", true)
+		cut := time.Now()
+		lagging := false
+		for i := range 3000 {
+			if i%10 == 0 {
+				a.write("f", time.Now().String())
+			}
+			time.Sleep(100 * time.Millisecond)
+			if l := a.link("c"); l.Shown() != volume.LinkConnecting || l.Lags {
+				t.Fatalf("a replica without a copy is %s: %+v", l.Shown(), l)
+			}
+			l, now := a.link("b"), time.Now()
+			if l.Shown() != volume.LinkLagging {
+				if lagging || now.Sub(cut) > 3*time.Second {
+					t.Fatalf("%s after the cut it is %s: %+v", now.Sub(cut), l.Shown(), l)
+				}
+				continue
+			}
+			lagging = true
+			if lag := now.Sub(l.CompleteAsOf); lag < now.Sub(cut)-2*time.Second || l.Error == "" || l.Failing.Sub(cut).Abs() > 3*time.Second {
+				t.Fatalf("%s after the cut its lag is %s, failing since %s: %+v", now.Sub(cut), lag, l.Failing.Sub(cut), l)
+			}
+		}
+		before := a.streams("")
+		w.partition("a", "b", false)
+		w.waitFor("b caught up", func() bool {
+			l := a.link("b")
+			if s := l.Shown(); s == volume.LinkConnecting {
+				t.Errorf("coming back it is %s", s)
+			}
+			return l.State == volume.LinkInSync
+		})
+		if n := a.streams("") - before; n > 2 {
+			t.Errorf("catching up took %d streams", n)
+		}
+		if l := a.link("b"); l.Lags || !l.Failing.IsZero() {
+			t.Errorf("caught up it is %+v", l)
 		}
 	})
 }

@@ -375,7 +375,10 @@ func (l *link) status(now time.Time) volume.LinkStatus {
 	}
 	st.CompleteAsOf = e.told(st.CompleteAsOf)
 	s.behind = l.behind(now)
-	st.State = linkState(s)
+	st.State, st.Lags = linkState(s), lags(s)
+	if l.failed {
+		st.Failing = e.told(l.failing)
+	}
 	st.Streamed = l.streamed
 	st.LastIncrement = l.increment
 	if l.streaming != "" {

@@ -311,6 +311,9 @@ func TestLinkState(t *testing.T) {
 		_, s.spoken = in["spoken"]
 		_, s.refused = in["refused"]
 		_, s.failed = in["failed"]
+		if lags(s) {
+			return string(linkState(s)) + " lags"
+		}
 		return string(linkState(s))
 	})
 }

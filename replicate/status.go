@@ -45,3 +45,10 @@ func linkState(s signs) volume.LinkState {
 	}
 	return volume.LinkSending // about to
 }
+
+// lags says that a replica which has acknowledged a whole copy is behind, also while
+// linkState says that it is not reached: one that fails has not got what was snapshotted
+// since, and nobody knows when it will.
+func lags(s signs) bool {
+	return s.acked != 0 && (s.behind > s.allowed || s.failed && s.acked != s.newest)
+}

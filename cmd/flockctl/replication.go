@@ -22,7 +22,8 @@ func (a *app) replicationCommand() *cli.Command {
 		Description: "LAG is how much of the volume's history would be lost with the primary, \"?\" if nobody knows; BEHIND\n" +
 			"estimates the data that the replica lacks. RATE, BASE and PROGRESS are of the stream under way; without\n" +
 			"one, BASE is the newest snapshot that the replica has acknowledged. SENT counts since the link began.\n" +
-			"RATE shows the limit that the settings set, if any.",
+			"RATE shows the limit that the settings set, if any. ERROR says what is wrong, and for how long nothing\n" +
+			"has got to the replica, also of one that is only behind (lagging).",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "worst", Usage: "show the links that are worst first"},
 			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again each second until interrupted; with --json one line each time"},
@@ -115,9 +116,17 @@ func (a *app) printLinks(links []link) error {
 			sent = size(l.Streamed)
 		}
 		t.add(l.Volume, l.Node.String(), string(l.Kind), string(l.State), lag(l.LagSeconds), behind,
-			rate(l.Replica), base(l.Replica), sent, progress(l.Replica, a.now()), l.Error)
+			rate(l.Replica), base(l.Replica), sent, progress(l.Replica, a.now()), trouble(l.Replica))
 	}
 	return t.print(a.stdout)
+}
+
+// trouble is what is wrong with a link, and for how long nothing has gone well.
+func trouble(r api.Replica) string {
+	if r.FailingSeconds <= 0 {
+		return r.Error
+	}
+	return because("failing for "+lag(&r.FailingSeconds), r.Error)
 }
 
 // rate of the stream under way, with the limit of the link.

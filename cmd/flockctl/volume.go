@@ -318,7 +318,7 @@ func (a *app) printReplicas(replicas []api.Replica) {
 		if r.TotalBytes > 0 {
 			progress = fmt.Sprintf("%s of %s", size(r.SentBytes), size(r.TotalBytes))
 		}
-		t.add(r.Node.String(), string(r.Kind), string(r.State), lag(r.LagSeconds), behind, progress, snapshot, taken, r.Error)
+		t.add(r.Node.String(), string(r.Kind), string(r.State), lag(r.LagSeconds), behind, progress, snapshot, taken, trouble(r))
 	}
 	t.print(a.stdout)
 }

@@ -231,8 +231,8 @@ const (
 	HealthDeleting    Health = "deleting"    // removal under way
 	HealthTrash       Health = "trash"       // removed, restorable
 	HealthSeeding     Health = "seeding"     // a replica gets its first full copy
-	HealthLagging     Health = "lagging"     // a replica is behind
-	HealthDegraded    Health = "degraded"    // fewer replicas than asked for, or one cannot be reached or refuses
+	HealthLagging     Health = "lagging"     // a replica is behind, or cannot be asked whether it is, and its node is there
+	HealthDegraded    Health = "degraded"    // fewer replicas than asked for can be counted on
 	HealthUnknown     Health = "unknown"     // the primary has not reported
 	HealthUnavailable Health = "unavailable" // the primary's node is lost
 	HealthFailed      Health = "failed"      // the primary's copy is missing or faulty
@@ -362,8 +362,11 @@ type Replica struct {
 	// Limit is the bandwidth that the settings allow, in bytes a second; 0: no limit.
 	Limit int64 `json:"limit,omitempty"`
 	// Streamed counts all bytes sent since the link began.
-	Streamed int64  `json:"streamed,omitempty"`
-	Error    string `json:"error,omitempty"`
+	Streamed int64 `json:"streamed,omitempty"`
+	// FailingSeconds is for how long no exchange with it has gone well; 0: the last one did,
+	// or nobody says. Error is why.
+	FailingSeconds float64 `json:"failing_seconds,omitempty"`
+	Error          string  `json:"error,omitempty"`
 }
 
 // CreateVolumeRequest asks for a volume. Options are those of the Docker plugin;

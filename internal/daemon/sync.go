@@ -104,7 +104,7 @@ func lacking(links []volume.LinkStatus, pos volume.Position, asked time.Time, na
 		if l.Acked.Compare(pos) >= 0 {
 			continue
 		}
-		text := fmt.Sprintf("%s (%s)", name(l.Replica), l.State)
+		text := fmt.Sprintf("%s (%s)", name(l.Replica), l.Shown())
 		if l.CompleteAsOf.IsZero() {
 			text += " has no complete copy yet"
 		} else {

@@ -200,7 +200,7 @@ func (m *member) verifyOnce(ctx context.Context, v *state.Volume, patience time.
 	var asked []volume.NodeID
 	for _, l := range m.repl.Links(v.ID) {
 		if l.Error != "" && (l.State == volume.LinkConnecting || l.State == volume.LinkRefused || l.State == volume.LinkLagging) {
-			silent[l.Replica] = fmt.Sprintf("it is %s: %s", l.State, l.Error)
+			silent[l.Replica] = fmt.Sprintf("it is %s: %s", l.Shown(), l.Error)
 			continue
 		}
 		asked = append(asked, l.Replica)
@@ -221,7 +221,7 @@ func (m *member) verifyOnce(ctx context.Context, v *state.Volume, patience time.
 	case err != nil:
 		for _, l := range m.repl.Links(v.ID) {
 			if l.Acked.Compare(pos) < 0 && silent[l.Replica] == "" {
-				silent[l.Replica] = fmt.Sprintf("it did not get the snapshot within %s (%s)", round(patience), cmp.Or(l.Error, string(l.State)))
+				silent[l.Replica] = fmt.Sprintf("it did not get the snapshot within %s (%s)", round(patience), cmp.Or(l.Error, string(l.Shown())))
 			}
 		}
 	}

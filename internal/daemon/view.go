@@ -112,7 +112,13 @@ func (v view) replica(vol *state.Volume, node volume.NodeID, kind api.ReplicaKin
 		return r
 	}
 	l := st.Links[i]
-	r.State, r.Acked, r.Error = l.State, l.Acked, l.Error
+	r.State, r.Acked, r.Error = l.Shown(), l.Acked, l.Error
+	if !l.Failing.IsZero() {
+		r.FailingSeconds = max(0, from.At.Sub(l.Failing)+from.Age).Seconds()
+		if r.State == volume.LinkConnecting && v.tellsBehind(vol, node, l, st) {
+			r.State = volume.LinkLagging
+		}
+	}
 	r.LagBytes, r.SentBytes, r.TotalBytes = l.LagBytes, l.SentBytes, l.TotalBytes
 	r.Stream, r.Base, r.Began = l.Stream, l.Base, l.Began
 	r.Rate, r.Limit, r.Streamed = l.Rate, l.Limit, l.Streamed
@@ -122,6 +128,14 @@ func (v view) replica(vol *state.Volume, node volume.NodeID, kind api.ReplicaKin
 		r.LagSeconds = &lag
 	}
 	return r
+}
+
+// tellsBehind says that a replica which has not spoken to this primary since that began says
+// itself that it has a whole copy, and an older one. That counts as a copy that is behind, not
+// as acknowledged: how far is not known.
+func (v view) tellsBehind(vol *state.Volume, node volume.NodeID, l volume.LinkStatus, primary volume.Status) bool {
+	own, _, fresh := v.status(node, vol.ID)
+	return fresh && l.Acked.IsZero() && own.Exists && !own.Newest.IsZero() && own.Newest.Compare(primary.Newest) < 0
 }
 
 // readings are how far the nodes with a copy have got with reading it, once one of them has
@@ -196,8 +210,10 @@ func (v view) health(vol *state.Volume, out api.Volume, st volume.Status, known 
 	}
 	if known && vol.Phase != state.PhaseCreating {
 		for _, r := range out.Replicas {
-			if h, ok := v.heard(r.Node.ID); ok && h.Age > v.stale {
-				patience, bad := v.state.Cluster().Settings.ReplaceAfter(), api.HealthLagging
+			patience := v.state.Cluster().Settings.ReplaceAfter()
+			h, ok := v.heard(r.Node.ID)
+			if ok && h.Age > v.stale {
+				bad := api.HealthLagging
 				if h.Age >= patience {
 					bad = api.HealthDegraded
 				}
@@ -207,13 +223,17 @@ func (v view) health(vol *state.Volume, out api.Volume, st volume.Status, known 
 			case volume.LinkSeeding:
 				add(api.HealthSeeding, "first copy to %s under way", r.Node)
 			case volume.LinkLagging:
-				add(api.HealthLagging, "%s is behind", r.Node)
+				add(outOfReach(r, ok && h.Age <= v.stale, patience), "%s", behind(r))
 			case volume.LinkConnecting:
 				if r.Error == "" {
 					add(api.HealthSeeding, "%s is being asked what it holds", r.Node)
 					continue
 				}
-				add(api.HealthDegraded, "%s cannot be reached: %s", r.Node, r.Error)
+				bad := api.HealthDegraded
+				if !r.Acked.IsZero() && r.FailingSeconds > 0 {
+					bad = outOfReach(r, ok && h.Age <= v.stale, patience)
+				}
+				add(bad, "%s cannot be reached: %s", r.Node, r.Error)
 			case volume.LinkRefused:
 				add(api.HealthDegraded, "%s refuses: %s", r.Node, r.Error)
 			}
@@ -225,6 +245,35 @@ func (v view) health(vol *state.Volume, out api.Volume, st volume.Status, known 
 		reasons = append(reasons, f.reason)
 	}
 	return worst, strings.Join(reasons, "; ")
+}
+
+// outOfReach is how a volume fares whose replica has a copy and fails, or is only slow. It
+// lags; but one whose node is not there either, or that nobody has reached for as long as a
+// lost one is waited for, is a replica too few.
+func outOfReach(r api.Replica, alive bool, patience time.Duration) api.Health {
+	if r.FailingSeconds > 0 && (!alive || r.FailingSeconds >= patience.Seconds()) {
+		return api.HealthDegraded
+	}
+	return api.HealthLagging
+}
+
+// behind says of a replica that lags by how much, and why as far as that is known.
+func behind(r api.Replica) string {
+	words := fmt.Sprintf("%s is behind", r.Node)
+	if r.LagSeconds != nil {
+		words += " by " + roughly(*r.LagSeconds)
+	}
+	if r.FailingSeconds > 0 {
+		words += " and could not be brought up to date for " + roughly(r.FailingSeconds)
+	}
+	if r.Error != "" {
+		words += ": " + r.Error
+	}
+	return words
+}
+
+func roughly(seconds float64) string {
+	return round(time.Duration(seconds * float64(time.Second))).String()
 }
 
 // dockerStatus is what `docker volume inspect` shows under Status.

@@ -117,6 +117,76 @@ func TestSilentReplica(t *testing.T) {
 	}
 }
 
+// A replica that is cut off has a copy that is behind, which is not the same as too few
+// copies: those are too few once its node is gone, too, or nobody has reached it for as long as
+// a lost node is waited for, or nobody knows that it has one.
+func TestCutReplica(t *testing.T) {
+	s := testState(t, confirmed)
+	at := time.Unix(10000, 0)
+	pos := func(seq uint64) volume.Position { return volume.Position{Epoch: 1, Seq: seq, GUID: seq} }
+	cut := func(acked uint64, lags bool, failing time.Duration) volume.LinkStatus {
+		l := volume.LinkStatus{Replica: "n3", State: volume.LinkConnecting, Lags: lags, Failing: at.Add(-failing), Error: "no route"}
+		if acked > 0 {
+			l.Acked, l.CompleteAsOf = pos(acked), at.Add(-failing-2*time.Second)
+		}
+		return l
+	}
+	old := cut(4, false, time.Minute)
+	old.Failing = time.Time{}
+	slow := volume.LinkStatus{Replica: "n3", State: volume.LinkLagging, Lags: true, Acked: pos(4), CompleteAsOf: at.Add(-time.Hour)}
+	const gone, tells = time.Minute, true
+	tests := []struct {
+		name   string
+		link   volume.LinkStatus
+		age    time.Duration // of what n3 said last
+		tells  bool          // that it has a copy
+		state  volume.LinkState
+		health api.Health
+		reason string
+	}{
+		{"behind, its node there", cut(4, true, 3*time.Minute), 0, false, volume.LinkLagging, api.HealthLagging,
+			"n3 is behind by 3m3s and could not be brought up to date for 3m1s: no route"},
+		{"behind, its node gone", cut(4, true, time.Minute), gone, false, volume.LinkLagging, api.HealthDegraded,
+			"replica n3 is lost (unheard for 1m); it is replaced after 10m; n3 is behind by 1m3s and could not be brought up to date for 1m1s: no route"},
+		{"behind, cut off for as long as a lost one is waited for", cut(4, true, 10*time.Minute), 0, false, volume.LinkLagging, api.HealthDegraded,
+			"n3 is behind by 10m3s and could not be brought up to date for 10m1s: no route"},
+		{"slow, but getting something", slow, 0, false, volume.LinkLagging, api.HealthLagging, "n3 is behind by 1h0m1s"},
+		{"not behind, its node there", cut(5, false, time.Minute), 0, false, volume.LinkConnecting, api.HealthLagging, "n3 cannot be reached: no route"},
+		{"not behind, its node gone", cut(5, false, time.Minute), gone, false, volume.LinkConnecting, api.HealthDegraded,
+			"replica n3 is lost (unheard for 1m); it is replaced after 10m; n3 cannot be reached: no route"},
+		{"never had a copy", cut(0, false, time.Minute), 0, false, volume.LinkConnecting, api.HealthDegraded, "n3 cannot be reached: no route"},
+		{"not asked yet by this primary, and says that it has one", cut(0, false, time.Minute), 0, tells, volume.LinkLagging, api.HealthLagging,
+			"n3 is behind and could not be brought up to date for 1m1s: no route"},
+		{"not asked yet by this primary, and said so long ago", cut(0, false, time.Minute), gone, tells, volume.LinkConnecting, api.HealthDegraded,
+			"replica n3 is lost (unheard for 1m); it is replaced after 10m; n3 cannot be reached: no route"},
+		{"a primary of before", old, 0, false, volume.LinkConnecting, api.HealthDegraded, "n3 cannot be reached: no route"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := view{state: s, stale: 10 * time.Second, heard: func(n volume.NodeID) (heard, bool) {
+				h := heard{Report: volume.Report{Node: n, At: at, Applied: s.Index}}
+				switch n {
+				case "n1":
+					h.Age = time.Second
+					h.Volumes = []volume.Status{{Volume: "v", Exists: true, Newest: pos(5), Links: []volume.LinkStatus{
+						{Replica: "n2", State: volume.LinkInSync, Acked: pos(5), CompleteAsOf: at}, tt.link,
+					}}}
+				case "n3":
+					h.Age = tt.age
+					if tt.tells {
+						h.Volumes = []volume.Status{{Volume: "v", Exists: true, Newest: pos(4)}}
+					}
+				}
+				return h, true
+			}}
+			got := v.volume(s.Volume("v"))
+			if r := got.Replicas[1]; r.State != tt.state || got.Health != tt.health || got.Reason != tt.reason {
+				t.Errorf("got %s, volume %s (%s), want %s, %s (%s)", r.State, got.Health, got.Reason, tt.state, tt.health, tt.reason)
+			}
+		})
+	}
+}
+
 // What a primary said of a volume before it was confirmed is not held against it.
 func TestHealthOfAnEarlierReport(t *testing.T) {
 	s := testState(t, confirmed)

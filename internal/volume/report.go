@@ -150,14 +150,22 @@ const (
 	LinkSeeding    LinkState = "seeding"    // first copy under way, with its history
 	LinkSending    LinkState = "sending"    // an increment under way
 	LinkInSync     LinkState = "in-sync"    // newest snapshot acknowledged
-	LinkLagging    LinkState = "lagging"    // behind by more than its interval and a grace
+	LinkLagging    LinkState = "lagging"    // behind by more than its interval and a grace; see LinkStatus.Shown
 	LinkRefused    LinkState = "refused"    // replica refuses: diverged, stale epoch, full; see Error
 )
 
 // LinkStatus is the progress of one link, as its primary knows it.
 type LinkStatus struct {
-	Replica NodeID    `json:"replica"`
-	State   LinkState `json:"state"`
+	Replica NodeID `json:"replica"`
+	// State is what placement goes by: a replica that is not reached counts for nothing,
+	// whatever it has. People are told Shown.
+	State LinkState `json:"state"`
+	// Lags says that the replica has had a whole copy and is behind, or may be for all that
+	// is proven, whether it is reached or not.
+	Lags bool `json:"lags,omitempty"`
+	// Failing is since when no exchange with it has gone well, by the primary's clock; zero:
+	// the last one did, or the primary's version does not tell.
+	Failing time.Time `json:"failing,omitzero"`
 	// Acked is the newest position the replica acknowledged, with its GUID verified.
 	Acked Position `json:"acked"`
 	// CompleteAsOf is the primary's time up to which the replica provably holds all
@@ -181,4 +189,13 @@ type LinkStatus struct {
 	// Streamed counts all bytes sent since the link began.
 	Streamed int64  `json:"streamed,omitempty"`
 	Error    string `json:"error,omitempty"`
+}
+
+// Shown is the state as people are told it: a replica that has a copy and is behind is
+// lagging also while it is not reached. Error and Failing stand beside it.
+func (l LinkStatus) Shown() LinkState {
+	if l.State == LinkConnecting && l.Lags {
+		return LinkLagging
+	}
+	return l.State
 }

@@ -86,7 +86,7 @@ func Cluster() *Fake {
 			LastFailover: &api.LastFailover{From: Beta, To: Alpha, At: Now.Add(-20 * time.Minute), Start: at(98, 0xab, 21*time.Minute),
 				CompleteAsOf: Now.Add(-20*time.Minute - 40*time.Second), LossSeconds: seconds(2.25)},
 			Replicas: []api.Replica{
-				{Node: Beta, Kind: api.ReplicaLocal, State: volume.LinkLagging, Acked: at(100, 0xabcd, 5*time.Minute), LagSeconds: seconds(301), LagBytes: 200 << 20, Streamed: 650 << 20, Error: "connection refused"},
+				{Node: Beta, Kind: api.ReplicaLocal, State: volume.LinkLagging, Acked: at(100, 0xabcd, 5*time.Minute), LagSeconds: seconds(301), LagBytes: 200 << 20, Streamed: 650 << 20, FailingSeconds: 290, Error: "connection refused"},
 			},
 		},
 		{
