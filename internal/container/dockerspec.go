@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -130,8 +131,39 @@ func (d *Docker) Target(ctx context.Context) (Target, error) {
 }
 
 // Recreate implements Engine.
-func (d *Docker) Recreate(ctx context.Context, s Spec, replaces []string) (string, error) {
-	return recreate(ctx, dockerMaker{d}, s, replaces)
+func (d *Docker) Recreate(ctx context.Context, s Spec, replaces []string, stays func(ctx context.Context, id string) error) (string, error) {
+	return recreate(ctx, dockerMaker{d}, s, replaces, stays)
+}
+
+// Said implements Engine.
+func (d *Docker) Said(ctx context.Context, id string, lines int) (string, error) {
+	return ask(ctx, d, "read the log of container", callTimeout, func(ctx context.Context, c *client.Client) (string, error) {
+		info, err := c.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+		if err != nil {
+			return "", notFound(err)
+		}
+		r, err := c.ContainerLogs(ctx, id, client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Tail: strconv.Itoa(lines)})
+		if err != nil {
+			return "", notFound(err)
+		}
+		defer r.Close()
+		var said tailWriter
+		if at := info.Container.Config; at != nil && at.Tty {
+			_, err = io.Copy(&said, r)
+		} else {
+			_, err = stdcopy.StdCopy(&said, &said, r)
+		}
+		return strings.TrimSpace(string(said)), err
+	})
+}
+
+// tailWriter keeps the end of what is written to it.
+type tailWriter []byte
+
+func (w *tailWriter) Write(b []byte) (int, error) {
+	*w = append(*w, b...)
+	*w = (*w)[max(0, len(*w)-execOutput):]
+	return len(b), nil
 }
 
 // StopContainer implements Engine.

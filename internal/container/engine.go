@@ -45,8 +45,13 @@ type Movers interface {
 	// Recreate makes the container of a spec and starts it, and returns its ID. A stopped
 	// container of the same name is removed after that if its ID is in replaces; any other
 	// is an error. An ID with an error: it runs, and what it replaced is still there.
-	// The engine calls our driver for it.
-	Recreate(ctx context.Context, s Spec, replaces []string) (id string, err error)
+	// The engine calls our driver for it. stays is asked about the container once it has been
+	// started; with an error of it, what was made is removed, running or not, and what it was
+	// to replace has its name again.
+	Recreate(ctx context.Context, s Spec, replaces []string, stays func(ctx context.Context, id string) error) (id string, err error)
+	// Said is the end of what a container has said, of either stream, that many lines of it
+	// and no more than a few KiB.
+	Said(ctx context.Context, id string, lines int) (string, error)
 	// Exec runs a command in a running container, with its environment and as its user, and
 	// returns what it says, the beginning of it; ctx ends the waiting, not the command. An
 	// error says how it ended.

@@ -36,17 +36,20 @@ type maker interface {
 
 // recreate makes the container of a spec under its name and starts it:
 //
-//	create NAME.flocker-new ─► NAME to NAME.flocker-old ─► .flocker-new to NAME ─► start ─► remove .flocker-old
+//	create NAME.flocker-new ─► NAME to NAME.flocker-old ─► .flocker-new to NAME ─► start ─► stays ─► remove .flocker-old
 //
 // It may be interrupted anywhere and called again. A container of that name that it may
-// not replace is an error; one that failed to start is removed and the old one has its
-// name back.
-func recreate(ctx context.Context, m maker, s Spec, replaces []string) (id string, err error) {
-	id, err = replace(ctx, m, s, replaces)
+// not replace is an error; one that failed to start, or does not stay, is removed and the old
+// one has its name back.
+func recreate(ctx context.Context, m maker, s Spec, replaces []string, stays func(ctx context.Context, id string) error) (id string, err error) {
+	id, err = replace(ctx, m, s, replaces, stays)
 	if err != nil {
 		return "", err
 	}
-	// It runs. That its predecessor could not be removed is told with its ID.
+	// It runs. That its predecessor could not be removed is told with its ID. Whoever stopped
+	// waiting while it was looked at has not changed that.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
 	if err := cleanUp(ctx, m, s.Name); err != nil {
 		return id, fmt.Errorf("container %s runs, but the one that it replaced could not be removed: %w", s.Name, err)
 	}
@@ -54,7 +57,7 @@ func recreate(ctx context.Context, m maker, s Spec, replaces []string) (id strin
 }
 
 // replace is recreate but for the last step.
-func replace(ctx context.Context, m maker, s Spec, replaces []string) (id string, err error) {
+func replace(ctx context.Context, m maker, s Spec, replaces []string, stays func(ctx context.Context, id string) error) (id string, err error) {
 	there, err := m.find(ctx, s.Name)
 	switch {
 	case errors.Is(err, ErrNotFound):
@@ -63,10 +66,19 @@ func replace(ctx context.Context, m maker, s Spec, replaces []string) (id string
 	case NameTaken(there, s, replaces) != nil:
 		return "", NameTaken(there, s, replaces)
 	case there.State.Live():
-		return there.ID, nil // it was started meanwhile, or the last call was cut off late
+		// It was started meanwhile, or the last call was cut off late: nobody knows by whom, so it
+		// is not removed.
+		return there.ID, stays(ctx, there.ID)
 	case !there.Started && alike(there.Spec, s) && samePorts(there.Spec, s):
 		// The last call was cut off between the name and the start.
-		return there.ID, m.start(ctx, there.ID)
+		if err := m.start(ctx, there.ID); err != nil {
+			return "", err
+		}
+		err := stays(ctx, there.ID)
+		if err != nil && ours(there) {
+			err = errors.Join(err, undo(ctx, m.end, m, s.Name, there.ID))
+		}
+		return there.ID, err
 	case !there.Started && alike(there.Spec, s):
 		// So it was, but which ports are free here has changed since. What has never run has
 		// nothing to lose but how a person has made it, who may have done so with the same image
@@ -92,23 +104,42 @@ func replace(ctx context.Context, m maker, s Spec, replaces []string) (id string
 	if err != nil {
 		return "", err
 	}
+	remove := m.remove // one whose start has no answer may run by now, and has written
 	defer func() {
-		if err == nil {
-			return
+		if err != nil {
+			err = errors.Join(err, undo(ctx, remove, m, s.Name, made))
 		}
-		uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-		defer cancel()
-		err = errors.Join(err, undo(uctx, m, s.Name, made))
 	}()
 	if there.ID != "" {
-		if err := m.rename(ctx, there.ID, s.Name+replacedSuffix); err != nil {
+		if err := stepAside(ctx, m, s.Name, there.ID); err != nil {
 			return "", err
 		}
 	}
 	if err := m.rename(ctx, made, s.Name); err != nil {
 		return "", err
 	}
-	return made, m.start(ctx, made)
+	if err := m.start(ctx, made); err != nil {
+		return "", err
+	}
+	remove = m.end
+	return made, stays(ctx, made)
+}
+
+// stepAside gives the container that is to be replaced its other name. Another one that has it
+// was left by a call that was cut off at its end, and replaced by this one.
+func stepAside(ctx context.Context, m maker, name, id string) error {
+	err := m.rename(ctx, id, name+replacedSuffix)
+	if err == nil {
+		return nil
+	}
+	left, ferr := m.find(ctx, name+replacedSuffix)
+	if ferr != nil || left.ID == id || left.State.Live() {
+		return err // or nobody knows whether it has it
+	}
+	if rerr := m.remove(ctx, left.ID); rerr != nil {
+		return errors.Join(err, rerr)
+	}
+	return m.rename(ctx, id, name+replacedSuffix)
 }
 
 // NameTaken says why the container of a spec cannot have its name on an engine where another
@@ -140,9 +171,11 @@ func ours(c Captured) bool {
 }
 
 // undo removes what was made and gives the old container its name back.
-func undo(ctx context.Context, m maker, name, made string) error {
+func undo(ctx context.Context, remove func(ctx context.Context, id string) error, m maker, name, made string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
 	var errs []error
-	if err := m.remove(ctx, made); err != nil && !errors.Is(err, ErrNotFound) {
+	if err := remove(ctx, made); err != nil && !errors.Is(err, ErrNotFound) {
 		errs = append(errs, fmt.Errorf("removing what was made: %w", err))
 	}
 	return errors.Join(append(errs, nameBack(ctx, m, name))...)

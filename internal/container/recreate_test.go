@@ -105,7 +105,10 @@ func (e *madeEngine) start(_ context.Context, id string) error {
 	})
 }
 
-func (e *madeEngine) remove(_ context.Context, id string) error {
+func (e *madeEngine) remove(ctx context.Context, id string) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	return e.change(func() error {
 		c := e.containers[id]
 		switch {
@@ -138,6 +141,9 @@ func (e *madeEngine) String() string {
 	return strings.Join(out, " ")
 }
 
+// stays is of containers that do.
+func stays(context.Context, string) error { return nil }
+
 func dbSpec() Spec {
 	return Spec{Name: "db", Image: Image{ID: "sha256:1"}, Mounts: []MountPoint{{Type: "volume", Driver: "flocker", Name: "v", Destination: "/data"}}}
 }
@@ -157,7 +163,7 @@ func TestRecreateCutOff(t *testing.T) {
 					if withOld {
 						replaces = append(replaces, e.add("db", dbSpec(), Exited).ID)
 					}
-					id, err := recreate(t.Context(), e, dbSpec(), replaces)
+					id, err := recreate(t.Context(), e, dbSpec(), replaces, stays)
 					if at == 0 {
 						whole = e.steps
 					}
@@ -173,7 +179,7 @@ func TestRecreateCutOff(t *testing.T) {
 					}
 
 					e.dead, e.cutAt = false, 0
-					id, err = recreate(t.Context(), e, dbSpec(), replaces)
+					id, err = recreate(t.Context(), e, dbSpec(), replaces, stays)
 					if err != nil || e.String() != "db="+id+"/running" || withOld && id == "id1" {
 						t.Errorf("%s: repeated: %s, %v: %s", name, id, err, e)
 					}
@@ -226,7 +232,7 @@ func TestRecreateForeign(t *testing.T) {
 		if tc.replaces {
 			replaces = []string{there.ID}
 		}
-		id, err := recreate(t.Context(), e, dbSpec(), replaces)
+		id, err := recreate(t.Context(), e, dbSpec(), replaces, stays)
 		if tc.want == "" {
 			if err != nil || e.String() != "db="+id+"/running" {
 				t.Errorf("%s: %s, %v: %s", tc.name, id, err, e)
@@ -244,7 +250,7 @@ func TestRecreateStartFails(t *testing.T) {
 	e := &madeEngine{containers: map[string]*Captured{}, badStart: true}
 	old := e.add("db", dbSpec(), Exited)
 	before := e.String()
-	_, err := recreate(t.Context(), e, dbSpec(), []string{old.ID})
+	_, err := recreate(t.Context(), e, dbSpec(), []string{old.ID}, stays)
 	if err == nil || !strings.Contains(err.Error(), "port is already allocated") || e.String() != before {
 		t.Errorf("%v: %s; want the engine's reason and %s", err, e, before)
 	}
@@ -278,11 +284,11 @@ func TestRecreatePortsAnew(t *testing.T) {
 	} {
 		e := &madeEngine{containers: map[string]*Captured{}, cutAt: 4, crash: true}
 		replaces := []string{e.add("db", dbSpec(), Exited).ID}
-		if _, err := recreate(t.Context(), e, tc.first, replaces); err == nil || e.String() != "db.flocker-old=id1/exited db=id2/created" {
+		if _, err := recreate(t.Context(), e, tc.first, replaces, stays); err == nil || e.String() != "db.flocker-old=id1/exited db=id2/created" {
 			t.Fatalf("%s: not cut off at the start: %v: %s", tc.name, err, e)
 		}
 		e.dead, e.cutAt = false, 0
-		id, err := recreate(t.Context(), e, tc.then, replaces)
+		id, err := recreate(t.Context(), e, tc.then, replaces, stays)
 		if err != nil || e.String() != "db="+id+"/running" || (id != "id2") != tc.anew {
 			t.Errorf("%s: %s, %v: %s", tc.name, id, err, e)
 			continue
@@ -290,5 +296,61 @@ func TestRecreatePortsAnew(t *testing.T) {
 		if got, want := string(e.containers[id].Spec.HostConfig), string(tc.then.HostConfig); tc.anew && got != want {
 			t.Errorf("%s: it runs with %s, want %s", tc.name, got, want)
 		}
+	}
+}
+
+// One that was started and does not stay is removed, running or not, and the old one has its
+// name back; but only what was made here. Nothing is removed before it is known to stay.
+func TestRecreateDoesNotStay(t *testing.T) {
+	labelled := dbSpec()
+	labelled.Config = []byte(`{"Labels":{"flocker.enable":"true"}}`)
+	old := func(e *madeEngine) []string { return []string{e.add("db", dbSpec(), Exited).ID} }
+	for _, tc := range []struct {
+		name  string
+		there func(e *madeEngine) (replaces []string)
+		asked string // what is there when it is asked
+		want  string // and afterwards
+	}{
+		{"nothing was there", func(*madeEngine) []string { return nil }, "db=id1/running", ""},
+		{"the one that moved away", old, "db.flocker-old=id1/exited db=id2/running", "db=id1/exited"},
+		{"what a call that was cut off has made", func(e *madeEngine) []string {
+			e.add("db.flocker-old", dbSpec(), Exited)
+			e.add("db", labelled, Created)
+			return []string{"id1"}
+		}, "db.flocker-old=id1/exited db=id2/running", "db=id1/exited"},
+		{"somebody's, never started", func(e *madeEngine) []string { e.add("db", dbSpec(), Created); return nil }, "db=id1/running", "db=id1/running"},
+		{"it runs already", func(e *madeEngine) []string { e.add("db", labelled, Running); return nil }, "db=id1/running", "db=id1/running"},
+	} {
+		for _, state := range []State{Running, Restarting, Exited} {
+			e := &madeEngine{containers: map[string]*Captured{}}
+			replaces, asked := tc.there(e), ""
+			id, err := recreate(t.Context(), e, dbSpec(), replaces, func(_ context.Context, id string) error {
+				asked = e.String()
+				e.containers[id].State = state
+				return errors.New("it ended with code 3")
+			})
+			want := strings.Replace(tc.want, "running", string(state), 1)
+			if id != "" || err == nil || !strings.Contains(err.Error(), "it ended with code 3") || asked != tc.asked || e.String() != want {
+				t.Errorf("%s, %s: %q, %v: %q, then %q; want %q, then %q", tc.name, state, id, err, asked, e, tc.asked, want)
+			}
+		}
+	}
+
+	// Whoever stops waiting while it is looked at leaves nothing behind.
+	ctx, stop := context.WithCancel(t.Context())
+	e := &madeEngine{containers: map[string]*Captured{}}
+	replaces := old(e)
+	if _, err := recreate(ctx, e, dbSpec(), replaces, func(context.Context, string) error { stop(); return nil }); err != nil || e.String() != "db=id2/running" {
+		t.Errorf("stopped: %v: %s", err, e)
+	}
+}
+
+// What was left by a call that died at its very end is in nobody's way later.
+func TestRecreateLeftOld(t *testing.T) {
+	e := &madeEngine{containers: map[string]*Captured{}}
+	e.add("db.flocker-old", dbSpec(), Exited)
+	replaces := []string{e.add("db", dbSpec(), Exited).ID}
+	if id, err := recreate(t.Context(), e, dbSpec(), replaces, stays); err != nil || e.String() != "db="+id+"/running" {
+		t.Errorf("%v: %s", err, e)
 	}
 }

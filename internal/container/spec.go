@@ -85,6 +85,7 @@ type Captured struct {
 	State    State
 	Started  bool   // it has run at least once
 	ExitCode int    // of the last run
+	Restarts int    // by its engine alone, since somebody has started it
 	Error    string // why the last start failed
 	Labels   map[string]string
 	Spec     Spec
@@ -101,6 +102,15 @@ func (s Spec) Volumes(driver string) []string {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// StartsAgain says that its engine starts the container again when it ends well.
+func (s Spec) StartsAgain() bool {
+	var host struct{ RestartPolicy struct{ Name string } }
+	if err := unmarshalExact(s.HostConfig, &host); err != nil {
+		return false
+	}
+	return host.RestartPolicy.Name == "always" || host.RestartPolicy.Name == "unless-stopped"
 }
 
 // Encode gives equal bytes for equal specs.
@@ -121,6 +131,9 @@ type inspection struct {
 	ID    string `json:"Id"`
 	Name  string
 	Image string
+
+	RestartCount int
+
 	State struct {
 		Status    string
 		Error     string
@@ -160,7 +173,7 @@ func Capture(raw []byte, driver string) (Captured, error) {
 		return Captured{}, fmt.Errorf("container %s: %w", strings.TrimPrefix(in.Name, "/"), err)
 	}
 	c := Captured{
-		ID: in.ID, State: State(in.State.Status), ExitCode: in.State.ExitCode, Error: in.State.Error,
+		ID: in.ID, State: State(in.State.Status), ExitCode: in.State.ExitCode, Restarts: in.RestartCount, Error: in.State.Error,
 		Started: in.State.StartedAt != "" && in.State.StartedAt != neverStarted,
 		Labels:  stringMap(in.Config["Labels"]),
 		Ports:   in.portsOf(),

@@ -51,6 +51,7 @@ type follower struct {
 
 	mu       sync.Mutex
 	busy     map[string]bool            // records that a job works on
+	watched  map[string]bool            // of these: only to see whether their containers stay
 	stopping map[string]int             // records that are stopped for a move, and by how many
 	failed   map[string]followAttempt   // records that could not be started
 	problems map[string]string          // sentences by record
@@ -86,7 +87,7 @@ type followAttempt struct {
 func newFollower(m *member, engine container.Engine) *follower {
 	return &follower{
 		m: m, engine: engine, wake: make(chan struct{}, 1),
-		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{}, stopping: map[string]int{},
+		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{}, watched: map[string]bool{}, stopping: map[string]int{},
 		failed: map[string]followAttempt{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
 		foreseen: map[string]foreseen{}, here: map[string]container.State{}, unrouted: map[string]string{}, hooks: map[string]*hookRun{},
 		ready: map[volume.ID]string{}, readied: make(chan struct{}), stops: map[string]*stopRun{}, stopTook: map[volume.ID]lastStop{},
@@ -246,7 +247,6 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 				f.m.log.Debug("a container cannot be described now", "container", u.Name, "err", err)
 				return
 			}
-			h.Live, h.Failed = c.State.Live(), c.Error != ""
 			if keyErr == nil {
 				plain, err := c.Spec.Encode()
 				if err != nil {
@@ -255,12 +255,7 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 				}
 				h.Hash = key.Hash(plain)
 			}
-			h.Routes = f.routes(s, &h, u.Labels)
-			if f.m.unaware(knowsRoutes) == "" {
-				for _, p := range c.Ports.Published {
-					h.Published = append(h.Published, state.Published{Host: p.Host, Port: p.Port})
-				}
-			}
+			f.describe(s, &h, u.Labels, c)
 			mu.Lock()
 			defer mu.Unlock()
 			out = append(out, localFound{h, c})
@@ -273,6 +268,17 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 	maps.DeleteFunc(f.unrouted, func(key, _ string) bool { _, here := seen[key]; return !here })
 	f.mu.Unlock()
 	return out
+}
+
+// describe adds what follows from what the engine says of a container.
+func (f *follower) describe(s *state.State, h *hereContainer, labels map[string]string, c container.Captured) {
+	h.Live, h.Failed = c.State.Live(), c.Error != ""
+	h.Routes = f.routes(s, h, labels)
+	if f.m.unaware(knowsRoutes) == "" {
+		for _, p := range c.Ports.Published {
+			h.Published = append(h.Published, state.Published{Host: p.Host, Port: p.Port})
+		}
+	}
 }
 
 // routes are those that a container's labels ask for and that nobody else has. What it
@@ -457,12 +463,15 @@ func (f *follower) drop(ctx context.Context, st followStep) {
 func (f *follower) begin(ctx context.Context, st followStep) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.busy[st.Record] || f.stopping[st.Record] > 0 || len(f.busy) >= followAtOnce || f.m.now().Before(f.failed[st.Record].next) {
+	if f.busy[st.Record] || f.stopping[st.Record] > 0 || len(f.busy)-len(f.watched) >= followAtOnce || f.m.now().Before(f.failed[st.Record].next) {
 		return
 	}
 	f.busy[st.Record] = true
 	f.jobs.Go(func() {
 		err := f.bring(ctx, st)
+		if err != nil && ctx.Err() == nil {
+			f.tellFailed(st.Known, err)
+		}
 		f.mu.Lock()
 		delete(f.busy, st.Record)
 		if err == nil {
@@ -483,16 +492,17 @@ func (f *follower) begin(ctx context.Context, st followStep) {
 			f.note(st.Record, fmt.Sprintf("container %s cannot be started here and will be tried again: %v", st.Known.Name, err))
 		}
 		f.ring()
-		if f.m.router != nil {
-			f.m.router.ring() // its server is probed while it is being recorded
-		}
 	})
 }
 
-// bring has the container of a record running here. It may be repeated.
+// bring has the container of a record running here, and seen to stay. It may be repeated.
 func (f *follower) bring(ctx context.Context, st followStep) error {
 	if st.Do == followStart {
-		return f.engine.StartAgain(ctx, st.Here.ID)
+		// It is its user's, and stays in any case.
+		if err := f.engine.StartAgain(ctx, st.Here.ID); err != nil {
+			return err
+		}
+		return f.stays(ctx, st.Known, st.Here.ID)
 	}
 	spec, left, _, err := f.specOf(ctx, st.Known)
 	if err != nil {
@@ -505,7 +515,9 @@ func (f *follower) bring(ctx context.Context, st followStep) error {
 		}
 		return nil
 	}
-	id, err := f.engine.Recreate(ctx, spec, f.replaces(st.Known))
+	id, err := f.engine.Recreate(ctx, spec, f.replaces(st.Known), func(ctx context.Context, id string) error {
+		return f.stays(ctx, st.Known, id)
+	})
 	if id != "" && err != nil {
 		f.m.log.Warn("a container was made again, but something is left of the one it replaced", "container", spec.Name, "err", err)
 		err = nil

@@ -411,7 +411,7 @@ func (m *member) report(ctx context.Context) error {
 			m.linker.report(&rep)
 		}
 	}
-	rep.Routes, rep.Hosts, rep.Rebalance, rep.Prestart, rep.Loss = true, true, true, true, true
+	rep.Routes, rep.Hosts, rep.Rebalance, rep.Prestart, rep.Loss, rep.Starts = true, true, true, true, true, true
 	if m.router != nil {
 		m.router.report(&rep)
 	}
@@ -710,7 +710,7 @@ func (m *member) mayPropose(from volume.NodeID, c state.Command) error {
 		id = c.ID
 	case state.Tell:
 		switch c.Kind {
-		case state.VolumeAside, state.VolumeHook, state.VolumePorts, state.VolumePrestart:
+		case state.VolumeAside, state.VolumeHook, state.VolumePorts, state.VolumePrestart, state.VolumeStarts:
 			if c.Node == from {
 				return nil // of a copy, or a container, of its own; the volume may be another node's by then
 			}

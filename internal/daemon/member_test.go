@@ -30,6 +30,7 @@ func TestMayPropose(t *testing.T) {
 		{"a copy of its own", state.Tell{Kind: state.VolumeAside, Node: "me"}, true},
 		{"a hook that failed here, of a volume that has gone since", state.Tell{Kind: state.VolumeHook, Node: "me"}, true},
 		{"ports left out here", state.Tell{Kind: state.VolumePorts, Node: "me"}, true},
+		{"a container that does not come up here", state.Tell{Kind: state.VolumeStarts, Node: "me"}, true},
 		{"a container not started ahead here, of a volume that is yet to come", state.Tell{Kind: state.VolumePrestart, Node: "me"}, true},
 	}
 	for _, tt := range tests {

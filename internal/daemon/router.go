@@ -59,7 +59,8 @@ type router struct {
 
 	mu       sync.Mutex
 	stopping map[string]int    // routes whose servers are being stopped, and by how many
-	ready    map[string]string // by route: the server that has answered
+	ready    map[string]served // by route: the server that has answered, or may as well have
+	news     chan struct{}     // closed at the next server
 	probing  map[string]string // by route: the one that is being asked
 	problems []string
 	answers  bool                       // the proxy does
@@ -69,7 +70,7 @@ type router struct {
 func newRouter(m *member, p Parts) *router {
 	return &router{
 		m: m, proxy: p.Proxy, probe: p.Probe, port: p.ProxyPort, opened: p.Metrics.opened, wake: make(chan struct{}, 1),
-		stopping: map[string]int{}, ready: map[string]string{}, probing: map[string]string{}, telling: map[volume.ID]volume.Epoch{},
+		stopping: map[string]int{}, ready: map[string]served{}, news: make(chan struct{}), probing: map[string]string{}, telling: map[volume.ID]volume.Epoch{},
 	}
 }
 
@@ -254,7 +255,9 @@ func (r *router) begin(ctx context.Context, to routeServer) {
 		r.mu.Lock()
 		if r.probing[to.ID] == to.Server {
 			delete(r.probing, to.ID)
-			r.ready[to.ID] = to.Server
+			r.ready[to.ID] = served{to.Server, err == nil}
+			close(r.news)
+			r.news = make(chan struct{})
 		}
 		r.mu.Unlock()
 		if err != nil && ctx.Err() == nil {
@@ -269,16 +272,49 @@ func (r *router) begin(ctx context.Context, to routeServer) {
 func (r *router) forgetGone(here []servingContainer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	maps.DeleteFunc(r.ready, func(_, server string) bool {
-		host, _, err := net.SplitHostPort(server)
-		return err != nil || !slices.ContainsFunc(here, func(c servingContainer) bool { return c.Ports.Address == host })
+	maps.DeleteFunc(r.ready, func(_ string, server served) bool {
+		host := server.host()
+		return host == "" || !slices.ContainsFunc(here, func(c servingContainer) bool { return c.Ports.Address == host })
 	})
 }
 
 func (r *router) isReady(id, server string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.ready[id] == server
+	return r.ready[id].server == server
+}
+
+// served is a server of a route.
+type served struct {
+	server   string // as ip:port
+	answered bool   // its probe; else it was waited for in vain
+}
+
+// host is its address, "" for none.
+func (s served) host() string {
+	host, _, err := net.SplitHostPort(s.server)
+	if err != nil {
+		return ""
+	}
+	return host
+}
+
+// serves says whether a server at an address here has answered a probe, and whether one has of
+// a route of these volumes whose clients are made to wait. changed is closed when that may be
+// otherwise.
+func (r *router) serves(address string, volumes map[volume.ID]bool) (own, others bool, changed <-chan struct{}) {
+	if r == nil {
+		return false, false, nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, server := range r.ready {
+		own = own || server.answered && address != "" && server.host() == address
+	}
+	for _, rt := range r.m.cluster.State().NodeRoutes() {
+		others = others || rt.Owner == r.m.self && rt.Moving && volumes[rt.Volume.ID] && r.ready[routeID(rt.Route)].answered
+	}
+	return own, others, r.news
 }
 
 func (r *router) isStopping() map[string]bool {

@@ -381,9 +381,16 @@ func understood(c state.Command, unaware func(of func(volume.Report) bool) strin
 		p.Missing = nil // the failover must not wait for an upgrade, and its event says it in words
 		c = p
 	}
-	if isNews(c) {
-		if who := unaware(knowsRebalance); who != "" {
-			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that does not know the event %s", who, c.(state.Tell).Kind).WithHint("upgrade flocker there first")
+	if t, ok := c.(state.Tell); ok {
+		who := ""
+		switch {
+		case isNews(c):
+			who = unaware(knowsRebalance)
+		case t.Kind == state.VolumeStarts:
+			who = unaware(knowsStarts)
+		}
+		if who != "" {
+			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that does not know the event %s", who, t.Kind).WithHint("upgrade flocker there first")
 		}
 	}
 	who := unaware(knowsRoutes)
@@ -462,6 +469,7 @@ func knowsRoutes(r volume.Report) bool    { return r.Routes }
 func knowsHosts(r volume.Report) bool     { return r.Hosts }
 func knowsRebalance(r volume.Report) bool { return r.Rebalance }
 func knowsLoss(r volume.Report) bool      { return r.Loss }
+func knowsStarts(r volume.Report) bool    { return r.Starts }
 
 // knowsPrestart is of versions that know what is told of containers started ahead.
 func knowsPrestart(r volume.Report) bool { return r.Prestart }

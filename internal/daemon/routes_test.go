@@ -136,6 +136,14 @@ func TestUnaware(t *testing.T) {
 	if got, err := understood(promote, lacks(older)); err != nil || !reflect.DeepEqual(got, bare) {
 		t.Errorf("a promotion for a node that does not know what may be missing: got %+v, %v", got, err)
 	}
+	starts := state.Tell{Volume: "v", Kind: state.VolumeStarts}
+	if got, err := understood(starts, lacks(older)); volume.CodeOf(err) != volume.CodeRefused {
+		t.Errorf("of a container that does not come up, to a node that does not know the event: got %+v, %v", got, err)
+	}
+	older[1].Report.Starts = true
+	if got, err := understood(starts, lacks(older)); err != nil || !reflect.DeepEqual(got, starts) {
+		t.Errorf("to nodes that know it: got %+v, %v", got, err)
+	}
 	older[1].Report.Loss = true
 	if got, err := understood(promote, lacks(older)); err != nil || !reflect.DeepEqual(got, promote) {
 		t.Errorf("a promotion for nodes that know it: got %+v, %v", got, err)

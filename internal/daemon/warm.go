@@ -442,15 +442,6 @@ func (p *prestarts) bring(ctx context.Context, r *state.Container, spec containe
 		p.tell(r, err)
 		return false
 	}
-	if err := w.door.Close(); err != nil {
-		p.f.m.log.Warn("the placeholder of a container that goes is still mounted on this node", "container", r.Name, "err", err)
-	}
-	if !p.settle(ctx, spec, w.id, w.token) {
-		// Its engine would not start it again, and its name would be taken for ever.
-		p.end(ctx, w)
-		p.tell(r, errors.New("it ended before its engine was told to start it again"))
-		return false
-	}
 	p.forget(w)
 	return true
 }
@@ -467,22 +458,19 @@ func (p *prestarts) release(ctx context.Context, r *state.Container, w *prestart
 	if string(asked) != string(now) || w.hash != r.Hash {
 		return errors.New("it would be made otherwise by now")
 	}
-	id, at, mountID := r.Volumes[0].ID, spec.VolumeAt(volumeDriver), "warm-"+w.token
 	ran, err := p.engine.TakeUp(ctx, spec, w.id, p.f.replaces(r), func(ctx context.Context) error {
-		var place warm.Place
-		err := p.f.m.agent.MountInto(ctx, id, mountID, func(dir string) (func() error, error) {
-			var err error
-			place, err = w.door.Inject(dir, at)
-			return func() error { return w.door.Withdraw(place, at) }, err
-		})
-		if err != nil {
+		if err := p.letGo(ctx, r.Volumes[0].ID, w, spec.VolumeAt(volumeDriver)); err != nil {
 			return err
 		}
-		// Its engine has it by its name, so the volume has a user from here on.
-		defer p.f.m.agent.Unmount(id, mountID)
-		gctx, cancel := context.WithTimeout(ctx, warmGo)
-		defer cancel()
-		return w.door.Go(gctx, place)
+		// Before its engine starts it again: its gate would wait for this door.
+		if err := w.door.Close(); err != nil {
+			p.f.m.log.Warn("the placeholder of a container that goes is still mounted on this node", "container", r.Name, "err", err)
+		}
+		if !p.settle(ctx, spec, w.id, w.token) {
+			// Its engine would not start it again, and its name would be taken for ever.
+			return errors.New("it ended before its engine was told to start it again")
+		}
+		return p.f.stays(ctx, r, w.id)
 	})
 	if ran && err != nil {
 		p.f.m.log.Warn("a container goes on, but something is left of the one it replaced", "container", spec.Name, "err", err)
@@ -491,8 +479,28 @@ func (p *prestarts) release(ctx context.Context, r *state.Container, w *prestart
 	return err
 }
 
+// letGo gives a container its volume, and has it go.
+func (p *prestarts) letGo(ctx context.Context, id volume.ID, w *prestart, at string) error {
+	var place warm.Place
+	mountID := "warm-" + w.token
+	err := p.f.m.agent.MountInto(ctx, id, mountID, func(dir string) (func() error, error) {
+		var err error
+		place, err = w.door.Inject(dir, at)
+		return func() error { return w.door.Withdraw(place, at) }, err
+	})
+	if err != nil {
+		return err
+	}
+	// Its engine has it by its name, so the volume has a user from here on.
+	defer p.f.m.agent.Unmount(id, mountID)
+	gctx, cancel := context.WithTimeout(ctx, warmGo)
+	defer cancel()
+	return w.door.Go(gctx, place)
+}
+
 // settle gives a container that goes the policy to start it again that it is to have. One
-// that has ended before it had that stays as it is, and lives is false.
+// that has ended before it had that stays as it is, and lives is false; but for one that did
+// what it had to and is not to be started again.
 func (p *prestarts) settle(ctx context.Context, spec container.Spec, id, token string) (lives bool) {
 	// In this order: started again before the first it would not go.
 	err := p.doors.Release(token)
@@ -501,7 +509,7 @@ func (p *prestarts) settle(ctx context.Context, spec container.Spec, id, token s
 	}
 	// Whoever does not answer has not said that it has ended.
 	switch now, ierr := p.f.inspect(ctx, id); {
-	case errors.Is(ierr, container.ErrNotFound), ierr == nil && !now.State.Live():
+	case errors.Is(ierr, container.ErrNotFound), ierr == nil && !now.State.Live() && (now.ExitCode != 0 || spec.StartsAgain()):
 		return false
 	case err == nil:
 		err = ierr

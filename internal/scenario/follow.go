@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -47,6 +48,8 @@ func (w *World) moveFollowing(name, to string) error {
 //	remarked NODE CONTAINER TEXT   until flockctl container list says so of it
 //	not-followed NODE CONTAINER    until the node does not know it
 //	spoil NODE CONTAINER, mend NODE CONTAINER  the engine cannot start it, and can again
+//	ends NODE CONTAINER CODE AFTER [WORDS..]  its command ends there so long after each start, having said
+//	                               WORDS; ends NODE CONTAINER never: no more
 //	image NODE IMAGE               until the node's engine has the image
 //	same NODE CONTAINER            it has its label, secret and policy, and the state does not show the secret
 //	rm NODE CONTAINER              docker rm
@@ -101,6 +104,18 @@ func (w *World) followStep(words []string) (ok bool, err error) {
 		w.Await(strings.Join(words, " "), func() bool { return record() == nil })
 	case "spoil", "mend":
 		m.Engine.Spoil(words[2], words[0] == "spoil")
+	case "ends":
+		if words[3] == "never" {
+			m.Engine.Ends(words[2], nil)
+			return true, nil
+		}
+		code, err := strconv.Atoi(words[3])
+		if err != nil {
+			return true, err
+		}
+		after, err := time.ParseDuration(words[4])
+		m.Engine.Ends(words[2], &containerfake.End{Code: code, After: after, Says: strings.Join(words[5:], " ")})
+		return true, err
 	case "image":
 		w.Await(strings.Join(words, " "), func() bool {
 			_, err := m.Engine.LocalImage(w.ctx(), container.Image{Ref: words[2]})

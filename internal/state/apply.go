@@ -147,7 +147,7 @@ func (t *txn) setSettings(c SetSettings) Result {
 func (t *txn) tell(c Tell) Result {
 	v := t.s.Volume(c.Volume)
 	switch c.Kind {
-	case VolumeDiffers, VolumeHeld, VolumeAside, VolumeHook, VolumePorts, VolumeEvened, VolumePrestart, VolumeJoins, VolumeWaits:
+	case VolumeDiffers, VolumeHeld, VolumeAside, VolumeHook, VolumePorts, VolumeEvened, VolumePrestart, VolumeStarts, VolumeJoins, VolumeWaits:
 	default:
 		v = nil
 	}

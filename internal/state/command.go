@@ -36,6 +36,8 @@ const (
 	VolumeJoins   = "volume.joins"           // it is brought to the other volumes of its container
 	VolumeAside   = "volume.set-aside"       // a copy that went its own way is kept under another name
 	VolumeEvened  = "volume.rebalanced"      // why the leader moves a copy of it by itself, or what came of that
+	// a container that a failover has brought to a node does not come up there
+	VolumeStarts = "volume.not-started"
 	// a container that asks to be started ahead of its volume is started after it
 	VolumePrestart = "volume.not-prestarted"
 )

@@ -29,6 +29,8 @@ type Report struct {
 	Prestart bool `json:"prestart,omitempty"`
 	// Loss says that it knows state.Promote.Missing.
 	Loss bool `json:"loss,omitempty"`
+	// Starts says that it knows what is told of containers that do not come up.
+	Starts bool `json:"starts,omitempty"`
 	// Proxy says that its proxy answers: without it no clients of routes get to a server here.
 	Proxy bool `json:"proxy,omitempty"`
 	// Swarm is the one that its engine belongs to.

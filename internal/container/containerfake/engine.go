@@ -48,6 +48,7 @@ type Engine struct {
 	local      map[string]bool    // local volumes
 	images     map[string]bool    // by name
 	spoiled    map[string]bool    // names of containers that do not start
+	ends       map[string]End     // by name: how the commands of containers end
 	exec       func(ctx context.Context, name string, command []string) (string, error)
 	followers  map[*follower]struct{}
 	swarm      *Swarm // nil: it belongs to none
@@ -72,7 +73,9 @@ type record struct {
 	started  bool   // it has run
 	err      string // why the last start failed
 	exitCode int
-	token    string // of its door, if it was started to wait
+	restarts int
+	since    time.Time // it runs, or waits to be started again
+	token    string    // of its door, if it was started to wait
 	atGate   bool
 }
 
@@ -224,8 +227,67 @@ func (e *Engine) start(name string) error {
 			return fmt.Errorf("error while mounting volume %s: %w", m.volume, err)
 		}
 	}
+	e.mu.Lock()
+	c.restarts = 0
+	e.mu.Unlock()
 	e.setState(c, container.Running, 0, "")
+	e.age()
 	return nil
+}
+
+// End is how the command of a container ends, and when.
+type End struct {
+	Code  int
+	After time.Duration
+	Says  string
+}
+
+// Ends has the commands of containers of a name end; nil: no more. With a restart policy the
+// engine starts such a one again, and again, each time after a longer while. Where that differs
+// from the real one: whether it runs just now is found out when somebody asks, and nobody is told
+// of it; and while it waits to be started again its volumes stay mounted.
+func (e *Engine) Ends(name string, end *End) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ends == nil {
+		e.ends = map[string]End{}
+	}
+	delete(e.ends, name)
+	if end != nil {
+		e.ends[name] = *end
+	}
+}
+
+// age has all commands end, and be started again, that have by now.
+func (e *Engine) age() {
+	var over []*record
+	e.mu.Lock()
+	for _, c := range e.containers {
+		end, ends := e.ends[c.name]
+		for ends && !c.atGate {
+			again := c.restart == "always" || c.restart == "unless-stopped" || c.restart == "on-failure" && end.Code != 0
+			left := time.Since(c.since)
+			if c.state == container.Running && left >= end.After {
+				c.since, c.exitCode = c.since.Add(end.After), end.Code
+				if !again {
+					c.state = container.Exited
+					over = append(over, c)
+					break
+				}
+				c.state = container.Restarting
+			} else if backoff := 100 * time.Millisecond << min(c.restarts, 9); c.state == container.Restarting && again && left >= backoff {
+				c.since, c.state, c.exitCode = c.since.Add(backoff), container.Running, 0
+				c.restarts++
+			} else {
+				break
+			}
+		}
+	}
+	e.mu.Unlock()
+	for _, c := range over {
+		e.unmountAll(c)
+		e.emit()
+	}
 }
 
 // portTaken says that another running container publishes a port of this one. The caller
@@ -263,7 +325,8 @@ func (e *Engine) Stop(name string) error {
 	}
 	e.mu.Lock()
 	c.byHand = true
-	running := c.state == container.Running
+	_, loops := e.ends[name]
+	running := c.state == container.Running || loops && c.state == container.Restarting
 	e.mu.Unlock()
 	if running {
 		e.setState(c, container.Exited, 137, "")
@@ -503,6 +566,7 @@ func (e *Engine) Users(context.Context) ([]container.Use, error) {
 	if err := e.alive(); err != nil {
 		return nil, err
 	}
+	e.age()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var out []container.Use
@@ -791,7 +855,7 @@ func (e *Engine) setState(c *record, s container.State, code int, failure string
 		s = container.Created // a container that never ran stays as it was made
 	}
 	c.started = c.started || s == container.Running
-	c.state, c.exitCode, c.err = s, code, failure
+	c.state, c.exitCode, c.err, c.since = s, code, failure, time.Now()
 	e.mu.Unlock()
 	e.emit()
 }

@@ -22,6 +22,7 @@ func (e *Engine) Inspect(_ context.Context, ref string) (container.Captured, err
 	if err := e.alive(); err != nil {
 		return container.Captured{}, err
 	}
+	e.age()
 	c := e.byRef(ref)
 	if c == nil {
 		return container.Captured{}, fmt.Errorf("container %s: %w", ref, container.ErrNotFound)
@@ -52,7 +53,7 @@ func (e *Engine) Inspect(_ context.Context, ref string) (container.Captured, err
 		return container.Captured{}, err
 	}
 	out := container.Captured{
-		ID: c.id, State: c.state, Started: c.started, ExitCode: c.exitCode, Error: c.err, Labels: c.labels,
+		ID: c.id, State: c.state, Started: c.started, ExitCode: c.exitCode, Restarts: c.restarts, Error: c.err, Labels: c.labels,
 		Spec:  container.Spec{Name: c.name, Image: imageOf(c.image), Config: config, HostConfig: host},
 		Ports: container.Ports{Published: c.publish, Exposed: c.expose},
 	}
@@ -91,7 +92,7 @@ func (e *Engine) Target(context.Context) (container.Target, error) {
 
 // Recreate implements container.Movers, at once instead of in steps: an engine that
 // crashes in between leaves either the old or the new container.
-func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []string) (string, error) {
+func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []string, stays func(ctx context.Context, id string) error) (string, error) {
 	if err := e.alive(); err != nil {
 		return "", err
 	}
@@ -123,7 +124,7 @@ func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []stri
 		return "", err
 	}
 	if there.State == container.Running {
-		return there.ID, nil
+		return there.ID, stays(ctx, there.ID)
 	}
 	e.mu.Lock()
 	old := e.containers[s.Name]
@@ -152,7 +153,29 @@ func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []stri
 		return "", err
 	}
 	got, err := e.Inspect(ctx, s.Name)
-	return got.ID, err
+	if err != nil {
+		return "", err
+	}
+	if err := stays(ctx, got.ID); err != nil {
+		err = errors.Join(err, e.EndWaiter(ctx, got.ID))
+		back()
+		return "", err
+	}
+	return got.ID, nil
+}
+
+// Said implements container.Movers.
+func (e *Engine) Said(_ context.Context, ref string, _ int) (string, error) {
+	if err := e.alive(); err != nil {
+		return "", err
+	}
+	c := e.byRef(ref)
+	if c == nil {
+		return "", fmt.Errorf("container %s: %w", ref, container.ErrNotFound)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.ends[c.name].Says, nil
 }
 
 // OnExec says what commands in containers do; without it they succeed and say nothing.

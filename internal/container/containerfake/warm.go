@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/container"
 )
@@ -117,7 +118,7 @@ func (e *Engine) Release(token string, goes bool) {
 		e.mu.Lock()
 		mine := c.token == token && c.atGate && c.state == container.Running
 		if mine {
-			c.atGate = false
+			c.atGate, c.since = false, time.Now()
 		}
 		e.mu.Unlock()
 		if mine && !goes {

@@ -1,0 +1,249 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+const (
+	// startStays is how long a container has to run without being started again before it
+	// counts as started, unless the server of a route in it has answered a probe.
+	startStays = time.Second
+	// startHurried is how long instead where clients of another container wait for it alone:
+	// most that cannot run say so at once.
+	startHurried = 200 * time.Millisecond
+	// startLook is the time between two looks, and startSilence how long an engine may say
+	// nothing about it. It has said that the container was started, so that counts then.
+	startLook    = 250 * time.Millisecond
+	startSilence = 30 * time.Second
+	// startWords is how many lines a container's last words have.
+	startWords = 4
+)
+
+// startView is what is known of a container that its engine has started.
+type startView struct {
+	Now  container.Captured
+	Gone bool          // there is none any more
+	Ran  time.Duration // for how long it has been seen to run
+	// Answered: the server of a route in it has answered its probe. Awaited: one of another
+	// container has, and its clients wait until this one counts as started, too.
+	Answered, Awaited bool
+}
+
+type startVerdict string
+
+// The verdicts.
+const (
+	startWaits startVerdict = "wait"  // nobody can say yet
+	startRuns  startVerdict = "runs"  //
+	startEnds  startVerdict = "ended" // with success: that was all it had to do
+	startFails startVerdict = "fails" //
+)
+
+// judgeStart says whether a container has come up, and why not. Slow is not failing: one
+// that runs and does not answer for minutes has come up. Nor does it have to be healthy.
+func judgeStart(v startView) (startVerdict, string) {
+	again := fmt.Sprintf("it ended with code %d, and its engine starts it again", v.Now.ExitCode)
+	switch n := v.Now.Restarts; {
+	case v.Gone:
+		return startFails, "its engine has removed it as soon as it ended (--rm), so nobody can say how"
+	case v.Now.State == container.Restarting:
+		return startFails, again
+	case v.Answered && v.Now.State.Live():
+		return startRuns, ""
+	case n > 0 && v.Now.State.Live(): // its code is forgotten by then
+		return startFails, fmt.Sprintf("it ended as soon as it was started, and its engine has started it again %s", times(n))
+	case v.Now.State.Live() && (v.Ran >= startStays || v.Awaited && v.Ran >= startHurried):
+		return startRuns, ""
+	case v.Now.State.Live():
+		return startWaits, ""
+	case v.Now.State == container.Exited && v.Now.ExitCode == 0 && v.Now.Error == "":
+		return startEnds, ""
+	case v.Now.State == container.Exited:
+		return startFails, strings.TrimSuffix(fmt.Sprintf("it ended with code %d: %s", v.Now.ExitCode, v.Now.Error), ": ")
+	}
+	return startFails, fmt.Sprintf("it is %s", v.Now.State)
+}
+
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
+}
+
+// stays waits until it is known whether the container of a record, which was started, stays,
+// and records it when it does: its clients wait for that, and not for what is left to do after
+// it. The error is why it does not. Whatever cannot be found out is none: then it is recorded,
+// or not, by what is seen later.
+func (f *follower) stays(ctx context.Context, r *state.Container, id string) error {
+	f.watch(r.RecordKey(), true)
+	defer f.watch(r.RecordKey(), false)
+	held := heldBy(f.m.cluster.State(), r)
+	f.mu.Lock()
+	first := f.failed[r.RecordKey()].tries == 0
+	f.mu.Unlock()
+	var v startView
+	var ran time.Time
+	for heard := time.Now(); time.Since(heard) < startSilence; {
+		known, _, _ := f.m.router.serves(v.Now.Ports.Address, held)
+		if !known { // who answers runs: that need not be asked for once more
+			now, err := f.inspect(ctx, id)
+			if known = err == nil || errors.Is(err, container.ErrNotFound); known {
+				v.Now, v.Gone, heard = now, err != nil, time.Now()
+			}
+			if known && v.Now.State.Live() && ran.IsZero() {
+				ran = heard
+			}
+			v.Ran = heard.Sub(ran)
+		}
+		own, others, changed := f.m.router.serves(v.Now.Ports.Address, held)
+		if known && ctx.Err() == nil {
+			v.Answered, v.Awaited = own, others && first
+			switch verdict, why := judgeStart(v); verdict {
+			case startFails:
+				return f.lastWords(ctx, id, why)
+			case startRuns, startEnds:
+				f.started(ctx, r, v.Now)
+				return nil
+			case startWaits:
+			}
+		}
+		wait := startLook
+		for _, limit := range []time.Duration{startHurried, startStays} {
+			if left := limit - v.Ran; left > 0 {
+				wait = min(wait, left)
+			}
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-changed:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+	f.m.log.Warn("nobody knows whether a container stays up: its engine does not say", "container", r.Name)
+	return nil
+}
+
+// watch notes that a job only watches a container now: others may be started meanwhile. Its
+// server is probed from the start on.
+func (f *follower) watch(record string, begins bool) {
+	f.mu.Lock()
+	if begins {
+		f.watched[record] = true
+	} else {
+		delete(f.watched, record)
+	}
+	f.mu.Unlock()
+	if begins {
+		f.ring()
+		if f.m.router != nil {
+			f.m.router.ring()
+		}
+	}
+}
+
+// heldBy are the volumes whose clients wait until the container of a record runs.
+func heldBy(s *state.State, r *state.Container) map[volume.ID]bool {
+	held := map[volume.ID]bool{}
+	for _, own := range r.Volumes {
+		for _, c := range s.ContainersOf(own.ID) {
+			for _, cv := range c.Volumes {
+				held[cv.ID] = true
+			}
+		}
+	}
+	return held
+}
+
+// started records a container that was seen to stay, or to have done what it had to.
+func (f *follower) started(ctx context.Context, r *state.Container, c container.Captured) {
+	s := f.m.cluster.State()
+	key, err := f.m.cluster.DataKey()
+	if err != nil {
+		return // the next look says so
+	}
+	h := hereContainer{ID: c.ID, Name: r.Name, Volumes: ids(r.Volumes)}
+	plain, err := c.Spec.Encode()
+	if err != nil {
+		return
+	}
+	h.Hash = key.Hash(plain)
+	f.describe(s, &h, c.Labels, c)
+	do := followPut
+	if !h.Live {
+		do = followStop
+	}
+	f.put(ctx, s, followStep{do, r.RecordKey(), &h, r}, c)
+}
+
+// tellFailed has people know, at the first try, of a container that does not come up. One that
+// goes back where it ran says so itself.
+func (f *follower) tellFailed(r *state.Container, why error) {
+	s := f.m.cluster.State()
+	f.mu.Lock()
+	tried := f.failed[r.RecordKey()].tries > 0
+	f.mu.Unlock()
+	v := s.Volume(r.Volumes[0].ID)
+	if tried || v == nil || f.m.unaware(knowsStarts) != "" || goesBack(s, r) {
+		return
+	}
+	text := fmt.Sprintf("volume %s: container %s does not come up on %s and is tried again: %s", v.Name, r.Name, s.NodeName(f.m.self), head(why.Error(), 2*maxHookError))
+	f.m.tell(state.Tell{Volume: v.ID, Kind: state.VolumeStarts, Message: text})
+}
+
+// goesBack says that a container came with a move that would be undone.
+func goesBack(s *state.State, r *state.Container) bool {
+	return slices.ContainsFunc(r.Volumes, func(cv state.ContainerVolume) bool {
+		v := s.Volume(cv.ID)
+		return v != nil && slices.ContainsFunc(s.Starting(v), func(c *state.Container) bool { return c.RecordKey() == r.RecordKey() })
+	})
+}
+
+// lastWords is why a container does not stay, with the last that it said.
+func (f *follower) lastWords(ctx context.Context, id, why string) error {
+	ctx, cancel := context.WithTimeout(ctx, followInspect)
+	defer cancel()
+	said, err := f.engine.Said(ctx, id, startWords)
+	if err != nil {
+		f.m.log.Debug("a container's log cannot be read", "container", id, "err", err)
+	}
+	if said = oneLine(said, maxHookError); said != "" {
+		why += "; the last it said: " + said
+	}
+	return errors.New(why)
+}
+
+// oneLine is the end of what a program said, without what terminals alone understand.
+func oneLine(said string, most int) string {
+	var lines []string
+	for line := range strings.Lines(said) {
+		line = strings.TrimSpace(strings.Map(func(r rune) rune {
+			if r < ' ' || r == 0x7f {
+				return ' '
+			}
+			return r
+		}, strings.ToValidUTF8(line, "?")))
+		if line != "" {
+			lines = append(lines, line)
+		}
+	}
+	text := strings.Join(lines, " / ")
+	if cut := len(text) - most; cut > 0 {
+		text = "..." + strings.ToValidUTF8(text[cut:], "")
+	}
+	return text
+}
