@@ -95,8 +95,9 @@ func (b *busy) commands() map[string]int {
 	return got
 }
 
-// One command prunes all copies, whatever their number and role, and scheduled
-// snapshots of all volumes take one more of each rule.
+// A pass that prunes takes no more than a few commands, whatever the number and role of the
+// copies: what it leaves is for the next one, which comes by itself. Scheduled snapshots of
+// all volumes take one more of each rule.
 func TestCommandsToPrune(t *testing.T) {
 	for _, volumes := range []int{1, 100, 1000} {
 		synctest.Test(t, func(t *testing.T) {
@@ -107,11 +108,23 @@ func TestCommandsToPrune(t *testing.T) {
 			}
 			b.assign(true, nil)
 			b.commands()
-			if err := b.engine.prune(context.Background()); err != nil {
-				t.Fatal(err)
-			}
-			if got := b.commands(); len(got) != 1 || got["prune"] != 1 {
-				t.Errorf("commands to prune %d volumes: %v", volumes, got)
+			for left := volumes * excess; left > 0; left -= maxDoomed {
+				if err := b.engine.prune(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+				pass := min(left, maxDoomed)
+				if got := b.commands(); len(got) != 1 || got["prune"] != (pass+zfs.PruneBatch-1)/zfs.PruneBatch {
+					t.Errorf("commands to prune %d of %d volumes: %v", pass, volumes, got)
+				}
+				woken := false
+				select {
+				case <-b.engine.wakePruner:
+					woken = true
+				default:
+				}
+				if rest := left > maxDoomed; woken != rest {
+					t.Errorf("with %d left the next pass comes by itself: %v", left-pass, woken)
+				}
 			}
 			for id, n := range b.engine.SnapshotCounts() {
 				if list, err := b.engine.Snapshots(context.Background(), id); err != nil || n != keepNewest || len(list) != n {

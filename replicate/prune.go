@@ -16,6 +16,10 @@ import (
 // maxUnmarks bookmarks are destroyed in one pass: zfs takes one a command.
 const maxUnmarks = 8
 
+// maxDoomed snapshots are destroyed in one pass, so that the commands of a pass are no
+// more than a few whatever the number of volumes. The next pass takes the rest.
+const maxDoomed = 4 * zfs.PruneBatch
+
 // prunePause is the least time between two looks for what can be pruned.
 const prunePause = 500 * time.Millisecond
 
@@ -208,7 +212,7 @@ type unmarked struct {
 }
 
 // prune is one pass over all copies: as soon as one of them is ripe, what all of
-// them have in excess goes in one command. A copy that is being received into is
+// them have in excess goes, up to maxDoomed. A copy that is being received into is
 // pruned too: what goes is never its newest, which alone a stream needs.
 func (e *Engine) prune(ctx context.Context) error {
 	if err := acquire(ctx, e.pruning); err != nil {
@@ -217,8 +221,9 @@ func (e *Engine) prune(ctx context.Context) error {
 	defer release(e.pruning)
 	// Nothing of a copy goes before what came since has been seen on its disk.
 	e.mu.Lock()
-	planned := e.plans(time.Now())
+	all := e.plans(time.Now())
 	e.mu.Unlock()
+	planned, rest := portionOf(all, maxDoomed)
 	if err := e.readBack(ctx, sortedIDs(planned)); err != nil {
 		return err
 	}
@@ -226,6 +231,9 @@ func (e *Engine) prune(ctx context.Context) error {
 	failed, err := e.destroy(ctx, list)
 	if err != nil {
 		return err
+	}
+	if rest {
+		wake(e.wakePruner)
 	}
 	for _, d := range list {
 		// One that is held, cloned or in use stays for a while, without a word.
@@ -241,8 +249,33 @@ func (e *Engine) prune(ctx context.Context) error {
 	return err
 }
 
-// excess is what all copies have too much, once one of them is ripe, and had when it was
-// planned: what has come since has not been read, so nothing older goes for it. What is to
+// portionOf is what of the plans one pass carries out, and whether there is a rest. The copies
+// that have most in excess come first, so none is left out for ever; of one that has more
+// than all that fits, the oldest go.
+func portionOf(plans map[volume.ID]pruning, most int) (portion map[volume.ID]pruning, rest bool) {
+	total := 0
+	for _, p := range plans {
+		total += len(p.destroy)
+	}
+	if total <= most {
+		return plans, false
+	}
+	ids := sortedIDs(plans)
+	slices.SortStableFunc(ids, func(a, b volume.ID) int { return len(plans[b].destroy) - len(plans[a].destroy) })
+	portion = map[volume.ID]pruning{}
+	for _, id := range ids {
+		p := plans[id]
+		n := min(len(p.destroy), most)
+		if n == 0 && len(p.destroy) > 0 {
+			continue
+		}
+		p.destroy, most = p.destroy[:n], most-n
+		portion[id] = p
+	}
+	return portion, true
+}
+
+// excess is what copies have too much, once one of them is ripe, and was planned: what has come since has not been read, so nothing older goes for it. What is to
 // be destroyed is condemned.
 func (e *Engine) excess(planned map[volume.ID]pruning, now time.Time) (list []doomed, marks []unmarked) {
 	e.mu.Lock()
@@ -385,7 +418,7 @@ func (c *localCopy) markName(s snap, removed bool) string {
 	return name
 }
 
-// destroy destroys what was condemned, in one command for each hundred, and takes
+// destroy destroys what was condemned, in one command for each zfs.PruneBatch, and takes
 // over what came of it. Failed are those that stay, by full name; with err nothing
 // is certain. The caller has e.pruning.
 func (e *Engine) destroy(ctx context.Context, list []doomed) (failed map[string]error, err error) {

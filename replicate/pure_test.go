@@ -318,6 +318,48 @@ func TestLinkState(t *testing.T) {
 	})
 }
 
+// A pass takes from those that have most, and never more than it may.
+func TestPortionOf(t *testing.T) {
+	excess := func(n, unmark int) pruning {
+		p := pruning{unmark: make([]mark, unmark)}
+		for i := range n {
+			p.destroy = append(p.destroy, snap{guid: guid(i + 1)})
+		}
+		return p
+	}
+	for _, c := range []struct {
+		have map[volume.ID]int
+		most int
+		want map[volume.ID]int
+		rest bool
+	}{
+		{nil, 10, nil, false},
+		{map[volume.ID]int{"a": 4, "b": 6}, 10, map[volume.ID]int{"a": 4, "b": 6}, false},
+		{map[volume.ID]int{"a": 4, "b": 6}, 9, map[volume.ID]int{"a": 3, "b": 6}, true},
+		{map[volume.ID]int{"a": 8, "b": 8, "c": 9}, 9, map[volume.ID]int{"c": 9}, true},
+		{map[volume.ID]int{"a": 100, "b": 8}, 9, map[volume.ID]int{"a": 9}, true},
+		{map[volume.ID]int{"a": 8, "b": 0, "c": 8}, 9, map[volume.ID]int{"a": 8, "b": 0, "c": 1}, true},
+	} {
+		plans := map[volume.ID]pruning{}
+		for id, n := range c.have {
+			plans[id] = excess(n, 1)
+		}
+		portion, rest := portionOf(plans, c.most)
+		got := map[volume.ID]int{}
+		for id, p := range portion {
+			got[id] = len(p.destroy)
+			for i, s := range p.destroy {
+				if s.guid != guid(i+1) {
+					t.Errorf("of %v not the oldest of %s go: %v", c.have, id, p.destroy)
+				}
+			}
+		}
+		if !maps.Equal(got, c.want) || rest != c.rest {
+			t.Errorf("of %v at most %d: %v, rest %v, want %v, %v", c.have, c.most, got, rest, c.want, c.rest)
+		}
+	}
+}
+
 func TestTickEvery(t *testing.T) {
 	for _, c := range []struct {
 		shortest, took, want time.Duration

@@ -44,9 +44,10 @@ var pruneProgram = program{op: "prune", text: `function(names)
 	return failed
 end`}
 
-// pruneBatch bounds the snapshots of one program: it holds up its transaction
-// group, and so every writer of the pool, while it runs.
-const pruneBatch = 100
+// PruneBatch bounds the snapshots of one program: it holds up its transaction group,
+// and so every writer of the pool, while it runs. DESIGN.md says why it is no more,
+// and no less.
+const PruneBatch = 1000
 
 // Prune implements System.
 func (h *Host) Prune(ctx context.Context, reqs []PruneRequest) (map[string]error, error) {
@@ -64,7 +65,7 @@ func (h *Host) Prune(ctx context.Context, reqs []PruneRequest) (map[string]error
 		byPool[poolOf(r.Snapshot)] = append(byPool[poolOf(r.Snapshot)], r)
 	}
 	for _, pool := range slices.Sorted(maps.Keys(byPool)) {
-		for batch := range slices.Chunk(byPool[pool], pruneBatch) {
+		for batch := range slices.Chunk(byPool[pool], PruneBatch) {
 			errs, err := h.prune(ctx, pool, batch)
 			if err != nil {
 				return failed, err

@@ -688,10 +688,9 @@ func (h *Host) DestroySnapshots(ctx context.Context, ds string, snaps []string) 
 	})
 }
 
-// Prune implements zfs.System. It counts as one command.
+// Prune implements zfs.System. It counts as one command for each zfs.PruneBatch.
 func (h *Host) Prune(ctx context.Context, reqs []zfs.PruneRequest) (failed map[string]error, err error) {
 	failed = map[string]error{}
-	var names []string
 	var good []zfs.PruneRequest
 	for _, r := range reqs {
 		ds, _, _ := strings.Cut(r.Snapshot, "@")
@@ -703,13 +702,23 @@ func (h *Host) Prune(ctx context.Context, reqs []zfs.PruneRequest) (failed map[s
 			failed[r.Snapshot] = err
 			continue
 		}
-		names, good = append(names, r.Snapshot), append(good, r)
+		good = append(good, r)
 	}
-	if len(good) == 0 {
-		return failed, nil
+	for batch := range slices.Chunk(good, zfs.PruneBatch) {
+		if err := h.prune(ctx, batch, failed); err != nil {
+			return failed, err
+		}
 	}
-	err = h.command(ctx, "prune", strings.Join(names, " "), func() error {
-		for _, r := range good {
+	return failed, nil
+}
+
+func (h *Host) prune(ctx context.Context, batch []zfs.PruneRequest, failed map[string]error) error {
+	names := make([]string, len(batch))
+	for i, r := range batch {
+		names[i] = r.Snapshot
+	}
+	return h.command(ctx, "prune", strings.Join(names, " "), func() error {
+		for _, r := range batch {
 			p := h.poolOf(r.Snapshot)
 			if p == nil {
 				return fail(zfs.ErrNotFound, "cannot open '%s': no such pool", r.Snapshot)
@@ -737,7 +746,6 @@ func (h *Host) Prune(ctx context.Context, reqs []zfs.PruneRequest) (failed map[s
 		}
 		return nil
 	})
-	return failed, err
 }
 
 // mayGo says why a snapshot cannot be destroyed together with the datasets along.

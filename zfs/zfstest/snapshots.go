@@ -367,3 +367,61 @@ func testPrune(w *world, _ Env) {
 	_, err = z.Prune(w.ctx, []zfs.PruneRequest{{Snapshot: "nosuchpool/a@1"}})
 	w.wantKind("missing pool", err, zfs.ErrNotFound)
 }
+
+// testPruneMany destroys more than fits into one program. Each snapshot stands for itself
+// there, too: in the middle of the first program one is held, one is cloned, one is gone
+// already and one finds its bookmark taken, and in the last program one is held.
+func testPruneMany(w *world, _ Env) {
+	const datasets, each = 8, zfs.PruneBatch/8 + 10
+	z := w.a.ZFS
+	var fs []string
+	var reqs []zfs.PruneRequest
+	for i := range datasets {
+		fs = append(fs, w.a.create(fmt.Sprintf("many%d", i)))
+	}
+	for n := range each {
+		var names []string
+		for _, f := range fs {
+			names = append(names, fmt.Sprintf("%s@%s%04d", f, strings.Repeat("n", 60), n))
+			reqs = append(reqs, zfs.PruneRequest{Snapshot: names[len(names)-1], Bookmark: fmt.Sprintf("flk-base-%s%04d", strings.Repeat("n", 60), n)})
+		}
+		taken, failed, err := z.Take(w.ctx, names)
+		if w.a.must(err); len(taken) != datasets {
+			w.Fatalf("took %d of %d: %v", len(taken), datasets, failed)
+		}
+	}
+	half := zfs.PruneBatch / 2
+	held, cloned, gone, foreign, last := reqs[half].Snapshot, reqs[half+1].Snapshot, reqs[half+2].Snapshot, reqs[half+3].Snapshot, reqs[len(reqs)-1].Snapshot
+	w.a.must(z.Hold(w.ctx, "keep", held))
+	w.a.must(z.Hold(w.ctx, "keep", last))
+	w.a.must(z.Clone(w.ctx, cloned, w.a.name("many-clone"), nil))
+	dataset, short, _ := strings.Cut(gone, "@")
+	w.a.must(z.DestroySnapshots(w.ctx, dataset, []string{short}))
+	dataset, _, _ = strings.Cut(foreign, "@")
+	w.a.must(z.Bookmark(w.ctx, dataset+reqs[datasets-1].Snapshot[strings.IndexByte(reqs[datasets-1].Snapshot, '@'):], dataset+"#"+reqs[half+3].Bookmark))
+
+	began := time.Now()
+	failed, err := z.Prune(w.ctx, reqs)
+	w.a.must(err)
+	w.Logf("%d snapshots of %d datasets, each with a bookmark, took %s", len(reqs), datasets, time.Since(began))
+	w.wantKind("held", failed[held], zfs.ErrBusy)
+	w.wantKind("held, in the last program", failed[last], zfs.ErrBusy)
+	w.wantKind("cloned", failed[cloned], zfs.ErrHasClones)
+	w.wantKind("where the bookmark is another's", failed[foreign], zfs.ErrExists)
+	if len(failed) != 4 {
+		w.Errorf("%d failed: %v", len(failed), failed)
+	}
+	left, marks := 0, 0
+	for _, f := range fs {
+		snaps, err := z.Snapshots(w.ctx, f, false)
+		w.a.must(err)
+		list, err := z.Bookmarks(w.ctx, f, false)
+		w.a.must(err)
+		left, marks = left+len(snaps), marks+len(list)
+	}
+	// All but the one that was gone have a bookmark: those that cannot go got it first, and
+	// the one whose name was taken has the other's.
+	if left != 4 || marks != len(reqs)-1 {
+		w.Errorf("%d snapshots and %d bookmarks are left, want 4 and %d", left, marks, len(reqs)-1)
+	}
+}

@@ -27,6 +27,7 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		{"holds", testHolds},
 		{"destroy snapshots", testDestroySnapshots},
 		{"prune", testPrune},
+		{"prune many", testPruneMany},
 		{"destroy", testDestroy},
 		{"volumes", testVolumes},
 		{"clone and promote", testClonePromote},
