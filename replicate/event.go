@@ -47,6 +47,21 @@ type StreamEnded struct {
 	Err     error
 }
 
+// Offered says that a replica has answered an offer, how long after it was made.
+type Offered struct {
+	Volume  volume.ID
+	Replica volume.NodeID
+	Took    time.Duration
+}
+
+// Acknowledged says that a replica has answered a whole stream, good or bad, how long after
+// the last of it was out.
+type Acknowledged struct {
+	Volume  volume.ID
+	Replica volume.NodeID
+	Took    time.Duration
+}
+
 // SnapshotPassed says that a snapshot taken by hand is not on a replica and does not come
 // there: its name is too long, or it was found Late, when the replica had a newer one
 // already. What it holds is in the next one that is there.
@@ -123,6 +138,14 @@ func (e StreamEnded) String() string {
 	return withError(s, e.Err)
 }
 
+func (e Offered) String() string {
+	return fmt.Sprintf("%s answered an offer of %s after %v", e.Replica.Short(), e.Volume, e.Took)
+}
+
+func (e Acknowledged) String() string {
+	return fmt.Sprintf("%s answered a stream of %s after %v", e.Replica.Short(), e.Volume, e.Took)
+}
+
 func (e SnapshotPassed) String() string {
 	if e.Late {
 		return fmt.Sprintf("snapshot %s of %s does not go to %s: it was taken by hand, and found when a newer one was there",
@@ -173,6 +196,12 @@ func (e Ticked) attrs() []any {
 func (e StreamEnded) attrs() []any {
 	return []any{"volume", e.Volume, "replica", e.Replica.Short(), "kind", e.Kind, "to", e.To, "bytes", e.Bytes, "took", e.Took, "err", e.Err}
 }
+func (e Offered) attrs() []any {
+	return []any{"volume", e.Volume, "replica", e.Replica.Short(), "took", e.Took}
+}
+func (e Acknowledged) attrs() []any {
+	return []any{"volume", e.Volume, "replica", e.Replica.Short(), "took", e.Took}
+}
 func (e SnapshotPassed) attrs() []any {
 	reason := fmt.Sprintf("its name is longer than %d bytes", volume.MaxSnapshotName)
 	if e.Late {
@@ -201,6 +230,8 @@ func (e PoolRecovered) attrs() []any { return []any{"op", e.Op} }
 func (SnapshotsTaken) level() slog.Level { return slog.LevelDebug }
 func (Ticked) level() slog.Level         { return slog.LevelDebug - 4 } // one a second
 func (StreamEnded) level() slog.Level    { return slog.LevelDebug }
+func (Offered) level() slog.Level        { return slog.LevelDebug - 4 } // several a second
+func (Acknowledged) level() slog.Level   { return slog.LevelDebug - 4 }
 func (SnapshotPassed) level() slog.Level { return slog.LevelWarn }
 func (e LinkChanged) level() slog.Level {
 	var busy *busyError
@@ -233,6 +264,10 @@ func kindOfEvent(ev Event) string {
 		return "ticked"
 	case StreamEnded:
 		return "stream ended"
+	case Offered:
+		return "offer answered"
+	case Acknowledged:
+		return "stream answered"
 	case SnapshotPassed:
 		return "snapshot does not go to a replica"
 	case LinkChanged:

@@ -128,6 +128,7 @@ func (l *link) converse(ctx context.Context, p *peer, w *wire, turn bool) (answe
 			}
 		}
 		var ans answer
+		offered := time.Now()
 		if err := w.writeMessage(frameOffer, l.e.telling(o)); err != nil {
 			return answered, err
 		}
@@ -135,6 +136,7 @@ func (l *link) converse(ctx context.Context, p *peer, w *wire, turn bool) (answe
 			return answered, err
 		}
 		answered = true
+		l.e.emit(Offered{Volume: l.key.volume, Replica: l.key.replica, Took: time.Since(offered)})
 		h, kind, token, err := l.plan(ctx, o, ans)
 		if err != nil {
 			inStep = kind == "" || w.decline(err.Error()) == nil
@@ -523,8 +525,14 @@ func (l *link) transfer(p *production, w *wire, b begin, long bool) (a ack, byte
 	if out.err == nil {
 		l.release()
 		l.release = func() {}
-		l.sayEnded(time.Now())
+		ended := time.Now()
+		l.sayEnded(ended)
 		defer l.sayEnded(time.Time{})
+		defer func() {
+			if ackErr == nil {
+				l.e.emit(Acknowledged{Volume: l.key.volume, Replica: l.key.replica, Took: time.Since(ended)})
+			}
+		}()
 		late := time.AfterFunc(slowFactor*w.stall, func() { cancel(errSilent); w.close() })
 		defer late.Stop()
 	}

@@ -38,6 +38,12 @@ func TestWaitsPerStep(t *testing.T) {
 			if n := b.count(func(ev Event) bool { _, ok := ev.(Pruned); return ok }); n == 0 {
 				w.Error("nothing was pruned meanwhile")
 			}
+			// Both are told of each step, with two trips in them at least.
+			acked := a.count(func(ev Event) bool { k, ok := ev.(Acknowledged); return ok && k.Took >= 2*trip })
+			offered := a.count(func(ev Event) bool { o, ok := ev.(Offered); return ok && o.Took >= 2*trip })
+			if n := a.streams(""); acked != n || offered < n {
+				w.Errorf("of %d streams %d acknowledgements and %d offers were told", n, acked, offered)
+			}
 		})
 	}
 }

@@ -69,7 +69,7 @@ func NewMetrics(version string) *Metrics {
 	m.snapshots = m.counter("flocker_snapshots_taken_total", "Snapshots taken, by whom: engine, scheduled or user.", "kind")
 	m.pruned = m.counter("flocker_snapshots_pruned_total", "Snapshots that were destroyed, by retention or by people.")
 	m.aside = m.counter("flocker_set_aside_total", "Diverged copies that were set aside.")
-	m.steps = m.histogram("flocker_replication_step_duration_seconds", "How long steps of replication took: tick (one look at the pool), snapshot (one command for all volumes that are due), prune (one pass over all copies).", "step")
+	m.steps = m.histogram("flocker_replication_step_duration_seconds", "How long steps of replication took: tick (one look at the pool), snapshot (one command for all volumes that are due), prune (one pass over all copies), offer (until a replica has answered what it holds), acknowledge (from the last byte of a stream until the replica has answered it).", "step")
 	m.commands = m.counter("flocker_zfs_commands_total", "zfs, zpool and mount commands, by operation and result (ok, error).", "op", "result")
 	m.cmdTime = m.histogram("flocker_zfs_command_duration_seconds", "How long those commands took.", "op")
 	m.beats = m.counter("flocker_lease_beats_total", "Beats of this node's lease, by result: answered, refused, lost (no answer in time), asked (for a lease), idle (failover is manual).", "result")
@@ -186,6 +186,10 @@ func (m *Metrics) replication(e replicate.Event, name func(volume.NodeID) string
 		m.steps.WithLabelValues("snapshot").Observe(e.Took.Seconds())
 	case replicate.Ticked:
 		m.steps.WithLabelValues("tick").Observe(e.Took.Seconds())
+	case replicate.Offered:
+		m.steps.WithLabelValues("offer").Observe(e.Took.Seconds())
+	case replicate.Acknowledged:
+		m.steps.WithLabelValues("acknowledge").Observe(e.Took.Seconds())
 	case replicate.StreamEnded:
 		m.stream("sent", e.Kind, e.Bytes, e.Took, e.Err)
 	case replicate.Received:

@@ -228,6 +228,7 @@ func TestReplicationCounters(t *testing.T) {
 		replicate.Throttled{Replica: "x", Waited: 3 * time.Second},
 		replicate.Pruned{Snapshots: 4, Took: time.Second},
 		replicate.SetAside{}, replicate.Ticked{Took: time.Second},
+		replicate.Offered{Took: time.Second}, replicate.Offered{Took: time.Second}, replicate.Acknowledged{Took: time.Second},
 		replicate.StreamEnded{Kind: "full", Bytes: 100},
 		replicate.Received{Bytes: 50, Err: os.ErrClosed},
 	} {
@@ -238,6 +239,7 @@ func TestReplicationCounters(t *testing.T) {
 		"flocker_snapshots_taken_total scheduled": "2", "flocker_stream_throttled_seconds_total node-x": "3",
 		"flocker_snapshots_pruned_total": "4", "flocker_set_aside_total": "1",
 		"flocker_replication_step_duration_seconds tick": "1", "flocker_replication_step_duration_seconds snapshot": "1",
+		"flocker_replication_step_duration_seconds offer": "2", "flocker_replication_step_duration_seconds acknowledge": "1",
 		"flocker_replication_step_duration_seconds prune": "1", "flocker_streams_total sent full ok": "1",
 		"flocker_streams_total received  error": "1", "flocker_stream_bytes_total sent": "100", "flocker_stream_bytes_total received": "50",
 	} {
