@@ -36,6 +36,10 @@ nothing is stopped, and the migration fails; so it does if the containers took t
 if, once they are stopped, the last copy is not there before their clients are refused: then they go on where they
 were. A client that cannot be moved as long as it is connected is named at once. --force does not ask for any of that.
 
+While it is watched it says what is under way: the first copy and how much of it, what it waits for, the hook that
+runs in a container, which copy ahead of the pause, the clients that are waited for, the stop, the last copy. With
+--detach --json that is in phase, round, rounds and left_bytes; given again, the same command says how it is then.
+
 Ctrl-C calls the migration off until the volume has arrived; after that it only ends the watching.`
 
 func (a *app) migrateCommand() *cli.Command {

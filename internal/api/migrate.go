@@ -51,6 +51,13 @@ type Migration struct {
 	// Doing says in words what is under way. When nothing is, Why says what it waits for.
 	Doing string `json:"doing,omitempty"`
 	Why   string `json:"why,omitempty"`
+	// Phase is the same for programs; "" before and after. Round of pre-copy, of at most
+	// Rounds, is under way. LeftBytes are still to be sent of what is being sent; 0: nothing
+	// is, or it is not known.
+	Phase     volume.MovePhase `json:"phase,omitempty"`
+	Round     int              `json:"round,omitempty"`
+	Rounds    int              `json:"rounds,omitempty"`
+	LeftBytes int64            `json:"left_bytes,omitempty"`
 	// Containers go along, and With are the names of other volumes, which they need.
 	Containers []string `json:"containers"`
 	With       []string `json:"with"`

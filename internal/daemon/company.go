@@ -85,6 +85,7 @@ func (f *follower) awaitReady(ctx context.Context, id volume.ID, own *state.Pend
 		if name == "" || err != nil {
 			return err
 		}
+		f.tellStep(id, own.Attempt, volume.MoveStep{Phase: volume.MoveJoin, For: name})
 		late := patience.C
 		if begun {
 			late = nil // it takes its time, and has an end
@@ -175,6 +176,7 @@ func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string, go
 	}()
 	if f.m.router != nil {
 		began := time.Now()
+		f.tellStops(going, id, attempt, volume.MoveParking)
 		paused, done, err := f.m.router.quiesce(ctx, id)
 		if err != nil {
 			return out, err
@@ -188,6 +190,7 @@ func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string, go
 	}
 	limit, tasks := v.Pending.MaxPause, len(v.Pending.Services) > 0
 	began := time.Now()
+	f.tellStops(going, id, attempt, volume.MoveStopping)
 	for _, c := range going {
 		if err := f.stop(ctx, c); err != nil {
 			return out, fmt.Errorf("container %s: %w", c.Name, err)
@@ -197,6 +200,7 @@ func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string, go
 		return out, err
 	}
 	out.Stop = time.Since(began)
+	f.tellStops(going, id, attempt, volume.MoveFinalCopy)
 	if limit := pauseLimit(limit, f.m.hold()); limit > 0 && !out.Paused.IsZero() {
 		from := out.Paused
 		if tasks {
@@ -205,6 +209,18 @@ func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string, go
 		out.CopyBy = from.Add(limit)
 	}
 	return out, nil
+}
+
+// tellStops is tellStep for all volumes whose containers are stopped together.
+func (f *follower) tellStops(going []*state.Container, id volume.ID, attempt string, phase volume.MovePhase) {
+	f.tellStep(id, attempt, volume.MoveStep{Phase: phase})
+	for _, c := range going {
+		for _, cv := range c.Volumes {
+			if cv.ID != id {
+				f.tellStep(cv.ID, attempt, volume.MoveStep{Phase: phase})
+			}
+		}
+	}
 }
 
 // hold is how long the proxy lets a request wait.

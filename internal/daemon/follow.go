@@ -66,6 +66,7 @@ type follower struct {
 	readied  chan struct{}              // closed at the next change of ready
 	stops    map[string]*stopRun        // by attempt
 	stopTook map[volume.ID]lastStop     // of what goes with a volume, here
+	steps    map[volume.ID]movingNow    // what is being done for moves
 	mute     deaf                       // to what foresee asks
 
 	ahead *prestarts // nil: containers are not started ahead
@@ -789,6 +790,7 @@ func (f *follower) report(rep *volume.Report) {
 	s := f.m.cluster.State()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.reportSteps(s, rep)
 	for _, key := range slices.Sorted(maps.Keys(f.problems)) {
 		rep.Problems = append(rep.Problems, f.problems[key])
 	}

@@ -41,6 +41,7 @@ type member struct {
 
 	cluster *cluster.Cluster
 	reports *cluster.Reports
+	hasty   chan struct{}     // a report is wanted before its time
 	agent   *agent.Agent      // nil on a witness
 	repl    *replicate.Engine // nil on a witness
 	use     *use
@@ -73,7 +74,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	m := &member{
 		self: c.ID(), version: p.Version, log: p.Log.With("node", c.ID().Short()), now: p.now, timers: p.Timers,
 		counted: p.Metrics.failover,
-		cluster: c, reports: c.Reports(), clients: map[volume.NodeID]*api.Client{}, asided: make(chan struct{}, 1), clock: p.boot(),
+		cluster: c, reports: c.Reports(), clients: map[volume.NodeID]*api.Client{}, asided: make(chan struct{}, 1), hasty: make(chan struct{}, 1), clock: p.boot(),
 	}
 	m.tenure = newTenure()
 	if p.Proxy != nil {
@@ -383,6 +384,8 @@ func (m *member) reportLoop(ctx context.Context) error {
 		case <-next.C:
 		case <-fresh:
 			fresh = nil
+		case <-m.hasty: // but not much more often than others
+			pause(ctx, m.timers.Report/4-m.now().Sub(began))
 		case <-ctx.Done():
 		}
 		next.Stop()

@@ -137,6 +137,7 @@ func (m *member) migration(v *state.Volume, id string) (api.Migration, error) {
 		if i := slices.IndexFunc(all, func(p placement.Migration) bool { return p.Volume.ID == v.ID }); i >= 0 {
 			p := all[i]
 			out.Doing, out.Why, out.Containers, out.Services, out.With = p.Doing, p.Why, p.Containers, p.Services, p.With
+			out.Phase, out.Round, out.Rounds, out.LeftBytes = p.Step.Phase, p.Step.Round, p.Step.Rounds, p.Left
 		}
 		if !out.Arrived {
 			out.PredictedSeconds = placement.PredictPause(view, v, now.To).Seconds()

@@ -42,6 +42,7 @@ func (f *follower) prepare(ctx context.Context, id volume.ID) (err error) {
 	if v == nil || v.Pending == nil {
 		return nil
 	}
+	f.tellStep(id, v.Pending.Attempt, volume.MoveStep{Phase: volume.MoveBegins})
 	with := goingWith(s, f.m.self, id)
 	defer func() {
 		if ctx.Err() != nil || err != nil {
@@ -68,9 +69,14 @@ func (f *follower) copyAhead(ctx context.Context, v *state.Volume, going []*stat
 	}
 	var ahead copyAhead
 	limit := v.Pending.MaxPause
+	most := rounds
+	if limit > 0 {
+		most = max(rounds, mostRounds)
+	}
 	for began := time.Now(); ahead.more(rounds, limit) && time.Since(began) < aheadPatience && ctx.Err() == nil; {
 		rctx, cancel := context.WithTimeout(ctx, min(max(roundPatience, limit), 2*roundPatience))
 		round := time.Now()
+		f.tellStep(v.ID, v.Pending.Attempt, volume.MoveStep{Phase: volume.MovePreCopy, Round: len(ahead.took) + 1, Rounds: most})
 		_, err := f.m.repl.Flush(rctx, v.ID, v.Pending.To)
 		ahead.late = rctx.Err() != nil
 		cancel()
@@ -155,6 +161,7 @@ func (f *follower) preStop(ctx context.Context, v *state.Volume, c *state.Contai
 	}
 	f.mu.Unlock()
 	if !mine {
+		f.tellStep(v.ID, v.Pending.Attempt, volume.MoveStep{Phase: volume.MovePreStop, Container: c.Name})
 		select {
 		case <-run.over:
 			return run.rounds
@@ -180,6 +187,7 @@ func (f *follower) preStop(ctx context.Context, v *state.Volume, c *state.Contai
 	hctx, cancel := context.WithTimeout(ctx, hookPatience)
 	defer cancel()
 	began := time.Now()
+	f.tellStep(v.ID, v.Pending.Attempt, volume.MoveStep{Phase: volume.MovePreStop, Container: c.Name, Hook: hook.Name})
 	said, err := f.engine.Exec(hctx, c.ID, hook.Command)
 	switch {
 	case err == nil:

@@ -100,6 +100,10 @@ type drainStep struct {
 
 	doing, why string
 	left       Left
+	// step is what doing says, for programs, and bytes what is still to be sent meanwhile; of
+	// a handoff only.
+	step  volume.MoveStep
+	bytes int64
 }
 
 func (v *View) drainStep(vol *state.Volume, n *NodeView, role volume.Role) drainStep {
@@ -119,14 +123,53 @@ func (v *View) drainStep(vol *state.Volume, n *NodeView, role volume.Role) drain
 // movingStep says how far a handoff is.
 func (v *View) movingStep(vol *state.Volume) drainStep {
 	s := drainStep{turn: v.company(vol, vol.Placement.Primary).volumes[0].ID, doing: "moving to " + v.name(vol.Pending.To)}
-	if n := v.Node(vol.Placement.Primary); vol.Pending.Follow && n != nil && n.Alive {
-		if c := n.Copy(vol.ID); c != nil && len(c.Holders) > 0 {
-			s.doing += ": stopping " + names(c.Holders)
-		} else {
-			s.doing += ": final copy"
-		}
+	s.step.Phase = volume.MoveBegins
+	n := v.Node(vol.Placement.Primary)
+	if !vol.Pending.Follow || n == nil || !n.Alive || n.applied < vol.Changed {
+		return s // what it last said is of before
 	}
+	var holders []volume.Holder
+	if c := n.Copy(vol.ID); c != nil {
+		s.step, holders = c.Moving, c.Holders
+	}
+	if l := v.link(vol, vol.Pending.To); l.Stream != "" {
+		s.bytes = max(l.TotalBytes-l.SentBytes, 0)
+	}
+	switch { // of a version that does not tell it shows in who uses the volume
+	case s.step.Phase == "" && len(holders) > 0:
+		s.step.Phase = volume.MoveStopping
+	case s.step.Phase == "":
+		s.step.Phase = volume.MoveFinalCopy
+	}
+	if s.step.Phase == volume.MoveBegins {
+		return s
+	}
+	s.doing += ": " + stepText(s.step, holders, s.bytes)
 	return s
+}
+
+// stepText says in words what a primary does for a handoff; left is what is still to be sent
+// of the stream that is under way.
+func stepText(s volume.MoveStep, holders []volume.Holder, left int64) string {
+	toGo := ""
+	if left > 0 {
+		toGo = ", " + volume.RoughSize(left) + " left"
+	}
+	switch s.Phase {
+	case volume.MovePreStop:
+		return strings.TrimSuffix(fmt.Sprintf("running the pre-stop hook %s", s.Hook), " ") + " in container " + s.Container
+	case volume.MovePreCopy:
+		return fmt.Sprintf("pre-copy round %d of at most %d", s.Round, s.Rounds) + toGo
+	case volume.MoveJoin:
+		return fmt.Sprintf("waiting for volume %s, which goes along, to be as far", s.For)
+	case volume.MoveParking:
+		return "waiting for the clients of its routes to be at a quiet point"
+	case volume.MoveStopping:
+		return "stopping " + cmp.Or(names(holders), "its containers")
+	case volume.MoveFinalCopy:
+		return "final copy" + toGo
+	}
+	return string(s.Phase)
 }
 
 // drainPrimary hands a volume to its best replica, together with the containers that

@@ -17,6 +17,10 @@ type Migration struct {
 	// it waits for.
 	Doing string
 	Why   string
+	// Step is the same for programs, and Left is how many bytes are still to be sent of what
+	// is being sent for it; 0: nothing is, or it is not known.
+	Step volume.MoveStep
+	Left int64
 	// Containers go along, and With are the other volumes that these need.
 	Containers []string
 	With       []string
@@ -51,18 +55,19 @@ func Migrations(v *View) ([]state.Command, []Migration) {
 
 func (v *View) migrationStep(vol *state.Volume) migrationStep {
 	m := vol.Migration
-	doing := func(format string, args ...any) migrationStep {
-		return migrationStep{Migration: Migration{Doing: fmt.Sprintf(format, args...)}}
+	doing := func(phase volume.MovePhase, format string, args ...any) migrationStep {
+		return migrationStep{Migration: Migration{Doing: fmt.Sprintf(format, args...), Step: volume.MoveStep{Phase: phase}}}
 	}
 	end := func(reason string) migrationStep {
-		return migrationStep{cmds: []state.Command{state.EndMigration{ID: vol.ID, Attempt: m.Attempt, Reason: reason}}, Migration: Migration{Doing: "ends"}}
+		return migrationStep{cmds: []state.Command{state.EndMigration{ID: vol.ID, Attempt: m.Attempt, Reason: reason}}, Migration: Migration{Doing: "ends", Step: volume.MoveStep{Phase: volume.MoveEnding}}}
 	}
 	attempt := state.MigrateAttempt + m.Attempt
 	switch {
 	case vol.Phase == state.PhaseMoving && vol.Pending != nil:
-		return doing("%s", v.movingStep(vol).doing)
+		s := v.movingStep(vol)
+		return migrationStep{Migration: Migration{Doing: s.doing, Step: s.step, Left: s.bytes}}
 	case vol.Phase != state.PhaseActive:
-		return migrationStep{Migration: Migration{Why: fmt.Sprintf("it is %s", vol.Phase)}}
+		return migrationStep{Migration: Migration{Why: fmt.Sprintf("it is %s", vol.Phase), Step: volume.MoveStep{Phase: volume.MoveWaiting}}}
 	case vol.LastRefusal != nil && vol.LastRefusal.Attempt == attempt:
 		return end(vol.LastRefusal.Reason)
 	case vol.LastRefusal != nil && vol.LastRefusal.Attempt == backAttempt+m.Attempt:
@@ -71,10 +76,10 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 		return end(fmt.Sprintf("Swarm did not start its service on %s within %s; it is back on %s", v.name(m.To), startLimit, v.name(vol.Placement.Primary)))
 	case vol.Placement.Primary == m.To:
 		if starting := v.starting(vol); len(starting) > 0 {
-			return doing("on %s, where container %s is starting", v.name(m.To), starting[0].Name)
+			return doing(volume.MoveStarting, "on %s, where container %s is starting", v.name(m.To), starting[0].Name)
 		}
 		if v.opening(vol) {
-			return doing("on %s, where the clients of its routes are about to go on", v.name(m.To))
+			return doing(volume.MoveOpening, "on %s, where the clients of its routes are about to go on", v.name(m.To))
 		}
 		if s, ok := v.serviceStep(vol); ok {
 			return s
@@ -83,7 +88,7 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 	}
 	n := v.Node(vol.Placement.Primary)
 	if n == nil {
-		return migrationStep{Migration: Migration{Why: "its primary is no node of the cluster"}}
+		return migrationStep{Migration: Migration{Why: "its primary is no node of the cluster", Step: volume.MoveStep{Phase: volume.MoveWaiting}}}
 	}
 	p := v.planMigration(vol, n, m.To)
 	if p.impossible != "" {
@@ -106,7 +111,7 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 			s.cmds = append(s.cmds, state.BeginHandoff{ID: other.ID, Epoch: other.Epoch, To: m.To, Attempt: attempt, Follow: len(p.Containers)+len(p.Services) > 0, MaxPause: m.MaxPause,
 				Services: v.servicesOf([]*state.Volume{other}, n.ID)})
 		}
-		s.Doing = "moving to " + v.name(m.To)
+		s.Doing, s.Step.Phase = "moving to "+v.name(m.To), volume.MoveBegins
 	}
 	return s
 }
@@ -225,12 +230,15 @@ func (v *View) planMigration(vol *state.Volume, n *NodeView, to volume.NodeID) (
 				want.Remote = append(want.Remote, to)
 			}
 			p.adds = append(p.adds, setReplicas(other, want))
-			p.Doing = "first copy to " + m.Name
+			p.Doing, p.Step.Phase = "first copy to "+m.Name, volume.MoveFirstCopy
 		case v.complete(other, to):
 		case l.State == volume.LinkRefused:
 			p.Why = fmt.Sprintf("the copy of volume %s on %s is refused: %s", other.Name, m.Name, l.Error)
 		default:
-			p.Doing = "first copy to " + m.Name + progress(l)
+			p.Doing, p.Step.Phase = "first copy to "+m.Name+progress(l), volume.MoveFirstCopy
+			if l.Stream != "" {
+				p.Left = max(l.TotalBytes-l.SentBytes, 0)
+			}
 		}
 	}
 	if p.Doing != "" {
@@ -250,6 +258,9 @@ func (v *View) planMigration(vol *state.Volume, n *NodeView, to volume.NodeID) (
 	}
 	if p.Why == "" {
 		p.Why = v.notReady(g, n, to)
+	}
+	if p.Why != "" {
+		p.Step.Phase = volume.MoveWaiting
 	}
 	return p
 }

@@ -486,8 +486,14 @@ func (w *world) run(t *testing.T, in string) string {
 		out := []string{showAll(cmds)}
 		for _, m := range all {
 			line := fmt.Sprintf("%s: %s", m.Volume.ID, cmp.Or(m.Doing, "! "+m.Why))
+			if phase := m.Step.Phase; phase == "" || (phase == volume.MoveWaiting) != (m.Doing == "") {
+				line += fmt.Sprintf(" [for programs: %q]", phase)
+			}
 			if len(m.Containers)+len(m.With) > 0 {
 				line += fmt.Sprintf(" (containers %v, with %v)", m.Containers, m.With)
+			}
+			if m.Volume.Phase == state.PhaseMoving || m.Left > 0 {
+				line += fmt.Sprintf(" [%s %d/%d left %s]", m.Step.Phase, m.Step.Round, m.Step.Rounds, volume.FormatSize(m.Left))
 			}
 			if len(m.Services) > 0 {
 				line += fmt.Sprintf(" (services %v)", m.Services)
@@ -769,6 +775,8 @@ func (w *world) addVolume(t *testing.T, line string) {
 	var holders []volume.Holder
 	absent := map[volume.NodeID]bool{}
 	links := map[volume.NodeID]volume.LinkState{}
+	left := map[volume.NodeID]int64{}
+	var told volume.MoveStep
 	list := (*[]volume.NodeID)(nil)
 	var rest []string
 	for _, f := range fields[2:] {
@@ -847,6 +855,20 @@ func (w *world) addVolume(t *testing.T, line string) {
 			newest = volume.Position{}
 		case "problem": // with the primary's copy
 			problem = value
+		case "told": // by the primary of what is pending, as in pre-stop:container:hook, pre-copy:1:8 or joining:volume
+			words := append(strings.Split(value, ":"), "", "")
+			told.Phase = volume.MovePhase(words[0])
+			switch told.Phase {
+			case volume.MovePreStop:
+				told.Container, told.Hook = words[1], words[2]
+			case volume.MovePreCopy:
+				told.Round, told.Rounds = int(parseBytes(t, words[1])), int(parseBytes(t, words[2]))
+			case volume.MoveJoin:
+				told.For = words[1]
+			}
+		case "left": // of the stream to a node
+			id, bytes, _ := strings.Cut(value, ":")
+			left[volume.NodeID(id)] = parseBytes(t, bytes)
 		case "refused", "lagging", "connecting":
 			for id := range strings.SplitSeq(value, ",") {
 				links[volume.NodeID(id)] = volume.LinkState(key)
@@ -859,7 +881,7 @@ func (w *world) addVolume(t *testing.T, line string) {
 	}
 	w.volumes = append(w.volumes, v)
 	if heard, ok := w.reports[v.Placement.Primary]; ok && !absent[v.Placement.Primary] {
-		heard.Report.Volumes = append(heard.Report.Volumes, volume.Status{Volume: v.ID, Exists: true, Newest: newest, Problem: problem, Holders: holders})
+		heard.Report.Volumes = append(heard.Report.Volumes, volume.Status{Volume: v.ID, Exists: true, Newest: newest, Problem: problem, Holders: holders, Moving: told})
 	}
 	for _, id := range v.Placement.Replicas() {
 		link := cmp.Or(links[id], volume.LinkInSync)
@@ -867,6 +889,15 @@ func (w *world) addVolume(t *testing.T, line string) {
 			link = volume.LinkSeeding
 		}
 		w.hold(v, id, link)
+	}
+	if heard, ok := w.reports[v.Placement.Primary]; ok {
+		for _, st := range heard.Report.Volumes {
+			for i := range st.Links {
+				if l := &st.Links[i]; st.Volume == v.ID && left[l.Replica] > 0 {
+					l.Stream, l.SentBytes, l.TotalBytes = "incremental", left[l.Replica], 2*left[l.Replica]
+				}
+			}
+		}
 	}
 	for _, h := range w.reports {
 		for i := range h.Report.Volumes {

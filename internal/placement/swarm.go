@@ -124,13 +124,14 @@ func (v *View) serviceStep(vol *state.Volume) (s migrationStep, ok bool) {
 	if service == "" {
 		return s, false
 	}
+	s.Step.Phase = volume.MoveStarting
 	s.Doing = fmt.Sprintf("on %s, where Swarm is starting service %s", v.name(m.To), service)
 	if v.Now.Sub(moved.At).Abs() < startLimit {
 		return s, true
 	}
 	home := v.Node(m.From)
 	if home == nil || !home.Lease || home.Availability != state.Active || !v.complete(vol, m.From) || !v.swarm.ready[home.swarm.Node] {
-		s.Doing = "ends"
+		s.Doing, s.Step.Phase = "ends", volume.MoveEnding
 		s.cmds = []state.Command{state.EndMigration{ID: vol.ID, Attempt: m.Attempt,
 			Reason: fmt.Sprintf("it is on %s, where Swarm has not started service %s within %s (docker service ps %s)", v.name(m.To), service, startLimit, service)}}
 		return s, true

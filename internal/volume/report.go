@@ -117,7 +117,41 @@ type Status struct {
 	Links []LinkStatus `json:"links,omitempty"`
 	// Problem is empty or a sentence saying why this copy is not as it should be.
 	Problem string `json:"problem,omitempty"`
+	// Moving, on the primary, is what it does for a handoff with containers that is under
+	// way. The zero value: nothing yet, or a version that does not tell.
+	Moving MoveStep `json:"moving,omitzero"`
 }
+
+// MoveStep is what a primary does for a handoff, and what there is to be told of it.
+type MoveStep struct {
+	Phase     MovePhase `json:"phase"`
+	Container string    `json:"container,omitempty"` // of MovePreStop
+	Hook      string    `json:"hook,omitempty"`      // by its name, of MovePreStop
+	// Round of MovePreCopy, from 1, of at most Rounds.
+	Round  int `json:"round,omitempty"`
+	Rounds int `json:"rounds,omitempty"`
+	// For is the name of what MoveJoin waits for.
+	For string `json:"for,omitempty"`
+}
+
+// MovePhase is a part of a move. A version of later may have others.
+type MovePhase string
+
+// The phases of a move, in their order.
+const (
+	MoveWaiting   MovePhase = "waiting"    // for something that is told in words
+	MoveFirstCopy MovePhase = "first-copy" // to a node that has none
+	MoveBegins    MovePhase = "moving"     // it is agreed on, and the primary has not said what it does
+	MovePreStop   MovePhase = "pre-stop"   // the hook in a container
+	MovePreCopy   MovePhase = "pre-copy"   // while clients are served
+	MoveJoin      MovePhase = "joining"    // waits for volumes that go along
+	MoveParking   MovePhase = "parking"    // waits for the clients of its routes to be at a quiet point
+	MoveStopping  MovePhase = "stopping"   // of the containers
+	MoveFinalCopy MovePhase = "final-copy"
+	MoveStarting  MovePhase = "starting" // of the containers, on the new node
+	MoveOpening   MovePhase = "opening"  // of the routes to them
+	MoveEnding    MovePhase = "ending"
+)
 
 // Aside is a copy that was replaced and is kept for a while, since it may hold the
 // only copy of something.

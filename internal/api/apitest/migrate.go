@@ -29,16 +29,18 @@ func (f *Fake) MigrateVolume(ctx context.Context, ref string, req api.MigrateReq
 	}
 	m := api.Migration{
 		ID: "k7q2m4zt5xw3a6ve", Volume: v.ID, Name: v.Name, From: v.Primary, To: v.Replicas[j].Node,
-		State: api.MigrationRunning, Doing: "moving to " + v.Replicas[j].Node.Name, Containers: []string{}, With: []string{}, Index: f.index,
+		State: api.MigrationRunning, Doing: "moving to " + v.Replicas[j].Node.Name, Phase: volume.MoveBegins, Containers: []string{}, With: []string{}, Index: f.index,
 	}
 	for _, h := range v.Holders {
 		m.Containers = append(m.Containers, h.Name)
 	}
 	if m.To == Gamma { // which is where it has clients that come through a route
 		m.PredictedSeconds = 0.05
+		m.Doing += ": pre-copy round 1 of at most 8, 12MiB left"
+		m.Phase, m.Round, m.Rounds, m.LeftBytes = volume.MovePreCopy, 1, 8, 12<<20
 	}
 	if req.DryRun {
-		m.ID, m.State, m.Doing = "", api.MigrationPlanned, ""
+		m.ID, m.State, m.Doing, m.Phase, m.Round, m.Rounds, m.LeftBytes = "", api.MigrationPlanned, "", "", 0, 0, 0
 		if len(m.Containers) > 0 {
 			m.Notes = []string{"container " + m.Containers[0] + ": its port 5432 is published by the engine, past the route on port 5432: clients that come that way are not spared a move"}
 		}
@@ -74,8 +76,9 @@ func (f *Fake) migrated(ref, id string) (api.Migration, error) {
 	case f.looks == 1:
 		m.PredictedSeconds = 0
 		m.Arrived, m.Doing = true, "on "+m.To.Name+", where its containers are starting"
+		m.Phase, m.Round, m.Rounds, m.LeftBytes = volume.MoveStarting, 0, 0, 0
 	default:
-		m.State, m.Doing, m.Ended = api.MigrationDone, "", Now
+		m.State, m.Doing, m.Phase, m.Ended = api.MigrationDone, "", "", Now
 		if len(m.Containers) > 0 {
 			m.StoppedSeconds = 1.5
 		}
@@ -108,5 +111,6 @@ func (f *Fake) AbortMigration(ctx context.Context, ref, id string) (api.Migratio
 		return api.Migration{}, volume.Errorf(volume.CodeRefused, "volume %q is on %s by now", m.Name, m.To)
 	}
 	m.State, m.Doing, m.Reason, m.Ended = api.MigrationFailed, "", "called off by its user", Now
+	m.Phase, m.Round, m.Rounds, m.LeftBytes = "", 0, 0, 0
 	return *m, nil
 }
