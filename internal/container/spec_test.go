@@ -264,3 +264,25 @@ func TestCaptureRefusesNonsense(t *testing.T) {
 		}
 	}
 }
+
+// How often an engine has started a container again is what tells a crash from a start.
+func TestCaptureRestarts(t *testing.T) {
+	raw := inspected(t, "testdata/inspect/redis.json")
+	var m map[string]any
+	if err := unmarshalExact(raw, &m); err != nil {
+		t.Fatal(err)
+	}
+	m["RestartCount"] = 4
+	raw, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := Capture(raw, "flocker"); err != nil || c.Restarts != 4 {
+		t.Errorf("%d restarts, %v; want 4", c.Restarts, err)
+	}
+	for policy, want := range map[string]bool{`{"RestartPolicy":{"Name":"always"}}`: true, `{"RestartPolicy":{"Name":"unless-stopped"}}`: true, `{"RestartPolicy":{"Name":"on-failure"}}`: false, `{"RestartPolicy":{"Name":"no"}}`: false, `{}`: false} {
+		if got := (Spec{HostConfig: []byte(policy)}).StartsAgain(); got != want {
+			t.Errorf("%s starts again when it ends well: %v", policy, got)
+		}
+	}
+}

@@ -36,6 +36,7 @@ type startView struct {
 	// Answered: the server of a route in it has answered its probe. Awaited: one of another
 	// container has, and its clients wait until this one counts as started, too.
 	Answered, Awaited bool
+	Again             bool // it has failed to come up before
 }
 
 type startVerdict string
@@ -61,7 +62,7 @@ func judgeStart(v startView) (startVerdict, string) {
 		return startRuns, ""
 	case n > 0 && v.Now.State.Live(): // its code is forgotten by then
 		return startFails, fmt.Sprintf("it ended as soon as it was started, and its engine has started it again %s", times(n))
-	case v.Now.State.Live() && (v.Ran >= startStays || v.Awaited && v.Ran >= startHurried):
+	case v.Now.State.Live() && (v.Ran >= startStays || v.Awaited && !v.Again && v.Ran >= startHurried):
 		return startRuns, ""
 	case v.Now.State.Live():
 		return startWaits, ""
@@ -88,15 +89,44 @@ func (f *follower) stays(ctx context.Context, r *state.Container, id string) err
 	f.watch(r.RecordKey(), true)
 	defer f.watch(r.RecordKey(), false)
 	held := heldBy(f.m.cluster.State(), r)
+	w := startWatch{
+		inspect: func(ctx context.Context) (container.Captured, error) { return f.inspect(ctx, id) },
+		serves: func(address string) (own, others bool, changed <-chan struct{}) {
+			return f.m.router.serves(address, held)
+		},
+	}
 	f.mu.Lock()
-	first := f.failed[r.RecordKey()].tries == 0
+	w.again = f.failed[r.RecordKey()].tries > 0
 	f.mu.Unlock()
-	var v startView
+	switch c, verdict, why := w.await(ctx); verdict {
+	case startFails:
+		return f.lastWords(ctx, id, why)
+	case startRuns, startEnds:
+		f.started(ctx, r, c)
+	case startWaits:
+		if ctx.Err() == nil {
+			f.m.log.Warn("nobody knows whether a container stays up: its engine does not say", "container", r.Name)
+		}
+	}
+	return nil
+}
+
+// startWatch is what one container that was started is judged by.
+type startWatch struct {
+	inspect func(ctx context.Context) (container.Captured, error)
+	serves  func(address string) (own, others bool, changed <-chan struct{}) // router.serves
+	again   bool
+}
+
+// await looks until there is a verdict. It is still startWaits when ctx ends, or the engine
+// says nothing for long.
+func (w startWatch) await(ctx context.Context) (container.Captured, startVerdict, string) {
+	v := startView{Again: w.again}
 	var ran time.Time
 	for heard := time.Now(); time.Since(heard) < startSilence; {
-		known, _, _ := f.m.router.serves(v.Now.Ports.Address, held)
+		known, _, _ := w.serves(v.Now.Ports.Address)
 		if !known { // who answers runs: that need not be asked for once more
-			now, err := f.inspect(ctx, id)
+			now, err := w.inspect(ctx)
 			if known = err == nil || errors.Is(err, container.ErrNotFound); known {
 				v.Now, v.Gone, heard = now, err != nil, time.Now()
 			}
@@ -105,16 +135,14 @@ func (f *follower) stays(ctx context.Context, r *state.Container, id string) err
 			}
 			v.Ran = heard.Sub(ran)
 		}
-		own, others, changed := f.m.router.serves(v.Now.Ports.Address, held)
-		if known && ctx.Err() == nil {
-			v.Answered, v.Awaited = own, others && first
-			switch verdict, why := judgeStart(v); verdict {
-			case startFails:
-				return f.lastWords(ctx, id, why)
-			case startRuns, startEnds:
-				f.started(ctx, r, v.Now)
-				return nil
-			case startWaits:
+		var changed <-chan struct{}
+		v.Answered, v.Awaited, changed = w.serves(v.Now.Ports.Address)
+		if ctx.Err() != nil {
+			break
+		}
+		if known {
+			if verdict, why := judgeStart(v); verdict != startWaits {
+				return v.Now, verdict, why
 			}
 		}
 		wait := startLook
@@ -130,12 +158,8 @@ func (f *follower) stays(ctx context.Context, r *state.Container, id string) err
 		case <-ctx.Done():
 		}
 		timer.Stop()
-		if ctx.Err() != nil {
-			return nil
-		}
 	}
-	f.m.log.Warn("nobody knows whether a container stays up: its engine does not say", "container", r.Name)
-	return nil
+	return v.Now, startWaits, ""
 }
 
 // watch notes that a job only watches a container now: others may be started meanwhile. Its

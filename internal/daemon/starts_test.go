@@ -1,8 +1,11 @@
 package daemon
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/container"
@@ -23,6 +26,7 @@ func TestJudgeStart(t *testing.T) {
 	failed := func(why string) func(*startView) { return func(v *startView) { v.Now.Error = why } }
 	answered := func(v *startView) { v.Answered = true }
 	awaited := func(v *startView) { v.Awaited = true }
+	before := func(v *startView) { v.Again = true }
 	gone := func(v *startView) { v.Gone = true }
 	for _, c := range []struct {
 		name string
@@ -37,6 +41,7 @@ func TestJudgeStart(t *testing.T) {
 		{"its server answers at once", is(container.Running, answered), startRuns, ""},
 		{"clients wait for it alone", is(container.Running, awaited), startWaits, ""},
 		{"for a while", is(container.Running, awaited, ran(200*time.Millisecond)), startRuns, ""},
+		{"but it has failed before", is(container.Running, awaited, before, ran(200*time.Millisecond)), startWaits, ""},
 
 		{"it waits to be started again", is(container.Restarting, code(3), ran(2*time.Second)), startFails, "code 3, and its engine starts it again"},
 		{"even if it ended well", is(container.Restarting), startFails, "code 0, and its engine starts it again"},
@@ -58,6 +63,78 @@ func TestJudgeStart(t *testing.T) {
 		if got != c.want || !strings.Contains(why, c.why) || (why != "") != (got == startFails) || strings.HasSuffix(why, ":") || strings.HasSuffix(why, ": ") {
 			t.Errorf("%s: %s, %q; want %s, %q", c.name, got, why, c.want, c.why)
 		}
+	}
+}
+
+// In simulated time: a verdict comes as early as it can be had, and silence is none.
+func TestAwaitStart(t *testing.T) {
+	const ms = time.Millisecond
+	up := container.Captured{State: container.Running, Ports: container.Ports{Address: "172.17.0.2"}}
+	for _, c := range []struct {
+		name             string
+		silent           [2]time.Duration // the engine says nothing from when to when
+		ends             time.Duration    // its command does, each time
+		answers, sibling time.Duration    // the server of its route, and another one's
+		again            bool
+		want             startVerdict
+		after            time.Duration // at the latest
+		looks            int           // most
+	}{
+		{"no route", [2]time.Duration{}, 0, 0, 0, false, startRuns, 1000 * ms, 9},
+		{"its server answers", [2]time.Duration{}, 0, 40 * ms, 0, false, startRuns, 40 * ms, 1},
+		{"it answers late", [2]time.Duration{}, 0, 5000 * ms, 0, false, startRuns, 1000 * ms, 9},
+		{"another one's answers", [2]time.Duration{}, 0, 0, 40 * ms, false, startRuns, 200 * ms, 5},
+		{"another one's answers, late", [2]time.Duration{}, 0, 0, 600 * ms, false, startRuns, 600 * ms, 7},
+		{"another one's answers, and it has failed before", [2]time.Duration{}, 0, 0, 40 * ms, true, startRuns, 1000 * ms, 9},
+		{"it ends at once", [2]time.Duration{}, 1, 0, 0, false, startFails, 200 * ms, 3},
+		{"it ends after a while", [2]time.Duration{}, 700 * ms, 0, 0, false, startFails, 1000 * ms, 9},
+		{"it ends before another one's answers", [2]time.Duration{}, 100 * ms, 0, 150 * ms, false, startFails, 200 * ms, 5},
+		{"its engine is silent at first", [2]time.Duration{0, 3000 * ms}, 0, 0, 0, false, startRuns, 4250 * ms, 40},
+		{"its engine is silent, and its server answers", [2]time.Duration{10 * ms, time.Hour}, 0, 40 * ms, 0, false, startRuns, 40 * ms, 1},
+		{"its engine is silent between", [2]time.Duration{100 * ms, 3000 * ms}, 0, 0, 0, false, startRuns, 3250 * ms, 40},
+		{"its engine is silent for long", [2]time.Duration{0, time.Hour}, 0, 0, 0, false, startWaits, 30250 * ms, 200},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			began, looks := time.Now(), 0
+			since := func(at time.Duration) bool { return at > 0 && time.Since(began) >= at }
+			news := make(chan struct{})
+			for _, at := range []time.Duration{c.answers, c.sibling} {
+				if at > 0 {
+					defer time.AfterFunc(at, func() { close(news); news = make(chan struct{}) }).Stop()
+				}
+			}
+			w := startWatch{
+				again: c.again,
+				inspect: func(context.Context) (container.Captured, error) {
+					looks++
+					now := up
+					if d := time.Since(began); d >= c.silent[0] && d < c.silent[1] {
+						return container.Captured{}, errors.New("it does not answer")
+					} else if c.ends > 0 {
+						now.Restarts = int(d / (c.ends + 100*ms))
+					}
+					return now, nil
+				},
+				serves: func(address string) (own, others bool, changed <-chan struct{}) {
+					return since(c.answers) && address == up.Ports.Address, since(c.sibling), news
+				},
+			}
+			_, got, why := w.await(t.Context())
+			if took := time.Since(began); got != c.want || took > c.after || looks > c.looks {
+				t.Errorf("%s: %s, %q after %s and %d looks; want %s after %s and %d", c.name, got, why, took, looks, c.want, c.after, c.looks)
+			}
+		})
+	}
+
+	// Who is stopped while it waits takes nothing back.
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	w := startWatch{
+		inspect: func(context.Context) (container.Captured, error) { return container.Captured{}, container.ErrNotFound },
+		serves:  func(string) (own, others bool, changed <-chan struct{}) { return false, false, nil },
+	}
+	if _, got, why := w.await(ctx); got != startWaits {
+		t.Errorf("stopped: %s, %q", got, why)
 	}
 }
 
