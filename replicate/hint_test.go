@@ -2,8 +2,10 @@ package replicate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,6 +16,8 @@ import (
 type hinted struct {
 	mu sync.Mutex
 	n  map[string]uint64
+
+	err error
 }
 
 func (c *hinted) wrote(dataset string) {
@@ -25,7 +29,43 @@ func (c *hinted) wrote(dataset string) {
 func (c *hinted) Counters(context.Context) (map[string]uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return maps.Clone(c.n), nil
+	return maps.Clone(c.n), c.err
+}
+
+// While the kernel's counters cannot be read every tick asks zfs instead; it is told once
+// that they cannot, and once that they can again.
+func TestHintFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBusy(t, 1)
+		dirty := &hinted{n: map[string]uint64{}}
+		b.engine.cfg.Dirty = dirty
+		var told []string
+		b.engine.cfg.Observe = func(ev Event) {
+			switch ev := ev.(type) {
+			case PoolFailed:
+				told = append(told, ev.Err.Error())
+			case PoolRecovered:
+				told = append(told, "works again")
+			}
+		}
+		for i, c := range []struct {
+			err    error
+			listed bool // at any rate
+		}{{nil, false}, {errors.New("cut off"), true}, {errors.New("cut off"), true}, {nil, false}, {nil, false}} {
+			dirty.err = c.err
+			time.Sleep(time.Second)
+			b.host.ResetCommands()
+			if err := b.engine.tick(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if n := b.host.Commands()["datasets"]; c.listed && n != 1 {
+				t.Errorf("tick %d asked zfs %d times, want once", i, n)
+			}
+		}
+		if want := []string{"cut off", "works again"}; !slices.Equal(told, want) {
+			t.Errorf("told %q, want %q", told, want)
+		}
+	})
 }
 
 // Where the kernel counts writes, an idle volume costs no command but the listing

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,7 +19,7 @@ type Kstats struct {
 	Dir  string // "": /proc/spl/kstat/zfs
 }
 
-// Counters adds up writes and unlinks of every mounted dataset. A pool without
+// Counters adds up writes and unlinks of every mounted dataset, or fails. A pool without
 // such files has none, which is no error: the hint is then just missing.
 func (k Kstats) Counters(ctx context.Context) (map[string]uint64, error) {
 	dir := k.Dir
@@ -35,7 +37,11 @@ func (k Kstats) Counters(ctx context.Context) (map[string]uint64, error) {
 		}
 		b, err := os.ReadFile(file)
 		if err != nil {
-			continue // unmounted since the listing
+			if _, gone := os.Stat(file); errors.Is(gone, fs.ErrNotExist) {
+				continue // unmounted since the listing
+			}
+			// Without its counter the dataset would pass for one that nobody writes.
+			return nil, err
 		}
 		if name, n := parseObjset(b); name != "" {
 			counters[name] = n

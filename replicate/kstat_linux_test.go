@@ -29,11 +29,21 @@ nunlinked                       4    2
 `)
 	write("objset-0x1", "garbage\n\n")
 	write("io", "not one of them\n")
+	if err := os.Symlink("unmounted", filepath.Join(dir, "tank", "objset-0x2")); err != nil {
+		t.Fatal(err)
+	}
 	got, err := Kstats{Pool: "tank", Dir: dir}.Counters(context.Background())
 	if err != nil || len(got) != 1 || got["tank/flocker/00000000000000aa"] != 14 {
 		t.Errorf("got %v, %v", got, err)
 	}
 	if got, err := (Kstats{Pool: "other", Dir: dir}).Counters(context.Background()); err != nil || len(got) != 0 {
 		t.Errorf("pool without files: %v, %v", got, err)
+	}
+	// A directory is there, and cannot be read.
+	if err := os.Mkdir(filepath.Join(dir, "tank", "objset-0x3"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := (Kstats{Pool: "tank", Dir: dir}).Counters(context.Background()); err == nil {
+		t.Errorf("with one that cannot be read: %v, want an error", got)
 	}
 }

@@ -63,8 +63,13 @@ func (e *Engine) tick(ctx context.Context) error {
 	e.mu.Unlock()
 	var counters map[string]uint64
 	if e.cfg.Dirty != nil {
-		// A hint that fails is no hint: `written` still tells.
-		counters, _ = e.cfg.Dirty.Counters(ctx)
+		var err error
+		if counters, err = e.cfg.Dirty.Counters(ctx); err != nil {
+			counters = nil // a hint that fails is no hint: `written` still tells
+		}
+		if ctx.Err() == nil {
+			e.asked("read the kernel's counters of writes", err)
+		}
 	}
 	e.noteCounters(counters)
 	datasets := 0
