@@ -80,10 +80,10 @@ func newEdge(n *Node, r Route, s secrets, log *slog.Logger) (*edge, error) {
 }
 
 // sameDoors says that sessions of one route may be served as those of another: they differ
-// in nothing but who owns them and where the server is.
+// in nothing but who owns them, where the server is, and how long and how many may wait.
 func sameDoors(a, b Route) bool {
 	same := (a.Postgres == nil) == (b.Postgres == nil) && (a.Postgres == nil || *a.Postgres == *b.Postgres)
-	return same && a.ID == b.ID && a.Listen == b.Listen && a.Mode == b.Mode && a.Limits == b.Limits
+	return same && a.ID == b.ID && a.Listen == b.Listen && a.Mode == b.Mode && a.Limits.Dials == b.Limits.Dials
 }
 
 // wake tells everybody who waits to look again. e.mu is held.
@@ -334,7 +334,7 @@ func (e *edge) obey(ctx context.Context, does *task, l wire, o order) {
 	done := func() { _ = l.tell(ack{Serial: o.Serial, Done: true}) } // a line that broke is found when the next order is waited for
 	switch o.Phase {
 	case phasePaused, phaseLast:
-		e.gate.pauseFor(cmp.Or(o.Event, e.gate.limits.Event))
+		e.gate.pauseFor(cmp.Or(o.Event, e.gate.bounds().Event))
 		does.begin(ctx, func(ctx context.Context) { e.park(ctx, l, o) })
 	case phaseEarly:
 		// Whoever does not come back in time is not waited for: the door goes on.

@@ -502,7 +502,54 @@ func TestEdgeApplyTouchesNothingElse(t *testing.T) {
 	}
 }
 
-// A route whose mode or limits change keeps its port: who waits to be accepted there is
+// Other limits count at once, and cost nobody its connection: there is room for more that wait,
+// and who comes from then on waits as long as they say.
+func TestEdgeTakesNewLimits(t *testing.T) {
+	c := newCluster(t, 1)
+	server, _ := echo(t, "s")
+	r := Route{ID: "r", Listen: freePort(t), Mode: TCP, Limits: Limits{Sessions: 1, Request: time.Hour, Event: time.Hour}}
+	c.route(r, 0, 1, server)
+	addr := c.addrOf(0, r)
+	if err := c.nodes[0].Pause(t.Context(), "r", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	wait := func() net.Conn {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	first, second := wait(), wait()
+	eventually(t, "one waits", func() bool { return c.status(0, "r").Held == 1 })
+
+	r.Limits = Limits{Sessions: 3, Request: 50 * time.Millisecond, Event: time.Hour}
+	c.route(r, 0, 2, server)
+	_ = second.SetReadDeadline(time.Now().Add(time.Minute))
+	if _, err := second.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("one that came in with the new limits hears %v, want its end", err)
+	}
+	if err := c.nodes[0].Resume(t.Context(), "r", server); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.SetReadDeadline(time.Now().Add(time.Minute))
+	if name, err := bufio.NewReader(first).ReadString('\n'); err != nil || name != "s\n" {
+		t.Errorf("one that waited by the limits before hears %q, %v", name, err)
+	}
+
+	served, in, _ := visit(t, addr)
+	r.Limits.Request = time.Second
+	c.route(r, 0, 3, server)
+	if _, err := served.Write([]byte("still\n")); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := in.ReadString('\n'); err != nil || s != "still\n" {
+		t.Errorf("one that was served all along hears %q, %v", s, err)
+	}
+}
+
+// A route whose mode or limits of dialling change keeps its port: who waits to be accepted there is
 // served, by what it is now, and who was served stays.
 func TestEdgeChangesKeepThePort(t *testing.T) {
 	c := newCluster(t, 1)

@@ -15,13 +15,10 @@ import (
 	"time"
 )
 
-// RequestLimit is how long a request waits where Limits do not say.
-const RequestLimit = 10 * time.Second
-
 // Limits bound what a gate keeps waiting while it is paused. Zero fields mean the
 // defaults.
 type Limits struct {
-	Request  time.Duration // that one request waits (RequestLimit)
+	Request  time.Duration // that one request waits (10 s)
 	Event    time.Duration // that a pause may last (20 s)
 	Sessions int           // with a request that waits, or not yet served; past it nobody new is accepted (1,000)
 	Dials    int           // at a time, after a pause: more overflow the server's queue (16)
@@ -29,7 +26,7 @@ type Limits struct {
 }
 
 func (l Limits) withDefaults() Limits {
-	l.Request = cmp.Or(l.Request, RequestLimit)
+	l.Request = cmp.Or(l.Request, 10*time.Second)
 	l.Event = cmp.Or(l.Event, 20*time.Second)
 	l.Sessions = cmp.Or(l.Sessions, 1000)
 	l.Dials = cmp.Or(l.Dials, 16)
@@ -51,7 +48,7 @@ type Dialer func(ctx context.Context) (net.Conn, error)
 //	   └──speaks during a pause──▶ waiting ──resume──▶ connecting
 type Gate struct {
 	speaks *protocol
-	limits Limits
+	limits atomic.Pointer[Limits] // with defaults; sessions live on when they change
 	log    *slog.Logger
 	dials  chan struct{}
 	try    time.Duration // of one attempt to connect to the server; 0: as long as it takes
@@ -150,12 +147,26 @@ func NewGate(mode Mode, dial Dialer, limits Limits, log *slog.Logger) (*Gate, er
 
 func newGate(speaks *protocol, dial Dialer, limits Limits, log *slog.Logger) *Gate {
 	limits = limits.withDefaults()
-	return &Gate{
-		speaks: speaks, limits: limits, log: log, dial: dial,
+	g := &Gate{
+		speaks: speaks, log: log, dial: dial,
 		try:      100 * time.Millisecond, // rather a new attempt than a lost SYN's second
 		late:     100 * time.Millisecond,
 		dials:    make(chan struct{}, limits.Dials),
 		sessions: make(map[served]struct{}), held: new(atomic.Int64),
+	}
+	g.limits.Store(&limits)
+	return g
+}
+
+// bounds are what limits the gate now.
+func (g *Gate) bounds() *Limits { return g.limits.Load() }
+
+// setBounds has other limits count, but for Dials: for what begins to wait, and for pauses that
+// begin. What waits already waits as it was told.
+func (g *Gate) setBounds(l Limits) {
+	l = l.withDefaults()
+	if old := g.limits.Swap(&l); *old != l {
+		g.wake() // it may have room now
 	}
 }
 
@@ -213,7 +224,7 @@ func (g *Gate) change() <-chan struct{} {
 
 // Pause keeps from now on everything new from the server. It does not wait: Quiet
 // does. To pause a paused gate changes nothing.
-func (g *Gate) Pause() { g.pauseFor(g.limits.Event) }
+func (g *Gate) Pause() { g.pauseFor(g.bounds().Event) }
 
 // pauseFor pauses, and what still waits after event is refused.
 func (g *Gate) pauseFor(event time.Duration) {
@@ -538,7 +549,7 @@ func (c *crowd) room(ctx context.Context) error {
 }
 
 // full says that no more clients may wait than do.
-func (g *Gate) full() bool { return g.waiting.Load() >= int64(g.limits.Sessions) }
+func (g *Gate) full() bool { return g.waiting.Load() >= int64(g.bounds().Sessions) }
 
 // waits counts clients that begin to wait, or no longer do.
 func (g *Gate) waits(n int64) {

@@ -191,7 +191,7 @@ func refuseHTTP2(w http.ResponseWriter, r *http.Request, why string) {
 
 // begin counts a request in, once the gate is not paused and there is a server.
 func (m *streams) begin(r *http.Request) (*http2Server, error) {
-	ctx, cancel := context.WithTimeout(r.Context(), m.session.gate.limits.Request)
+	ctx, cancel := context.WithTimeout(r.Context(), m.session.gate.bounds().Request)
 	defer cancel()
 	m.waits(1)
 	defer m.waits(-1)

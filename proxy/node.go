@@ -483,6 +483,7 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 		}
 		old, port := n.edges[r.ID], n.ports[r.Listen]
 		if old != nil && sameDoors(old.route, r) && old.shared == port && unfit[r.ID] == nil {
+			old.gate.setBounds(r.Limits)
 			old.learn(r.place(), true)
 			old.renew(keeps[r.ID].secrets, keeps[r.ID].err)
 			on[r.Listen] = append(on[r.Listen], hosted{old, r.Hosts})

@@ -303,7 +303,7 @@ func (s *session) connect(ctx context.Context) error {
 // await has use speak with a server, as connect does, for what h counts. use may be called
 // again.
 func (s *session) await(ctx context.Context, h *hold, use func(net.Conn) error) error {
-	limit, cancel := context.WithTimeout(ctx, s.gate.limits.Request)
+	limit, cancel := context.WithTimeout(ctx, s.gate.bounds().Request)
 	defer cancel()
 	s.setWaits(true)
 	defer s.setWaits(false)
@@ -347,7 +347,7 @@ func (s *session) comeBack(done func()) bool {
 	s.early = true
 	s.pumps.Go(func() {
 		defer done()
-		ctx, cancel := context.WithTimeout(s.ctx, s.gate.limits.Request)
+		ctx, cancel := context.WithTimeout(s.ctx, s.gate.bounds().Request)
 		defer cancel()
 		if err := s.reach(ctx, true, nil, s.attach); err != nil {
 			s.gate.log.Warn("a session that listens could not be connected again", "client", s.conn.RemoteAddr(), "err", err)

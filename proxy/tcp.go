@@ -98,7 +98,7 @@ func (r *relay) run() error {
 
 // connect waits until the gate is not paused, and until there is a server.
 func (r *relay) connect() (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(r.ctx, r.gate.limits.Request)
+	ctx, cancel := context.WithTimeout(r.ctx, r.gate.bounds().Request)
 	defer cancel()
 	r.setWaits(true)
 	defer r.setWaits(false)
@@ -324,7 +324,7 @@ func (r *relay) facts() relayFacts {
 func (r *relay) settle() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.pause != nil && r.server != nil && !r.closed && r.facts().busy(r.gate.limits.Silence) == "" {
+	if r.pause != nil && r.server != nil && !r.closed && r.facts().busy(r.gate.bounds().Silence) == "" {
 		r.closeBoth()
 	}
 }
@@ -406,7 +406,7 @@ func (r *relay) info() Session {
 	switch {
 	case r.closed:
 	case r.server != nil:
-		info.State, info.Busy, info.Pinned = Active, r.facts().busy(r.gate.limits.Silence), true
+		info.State, info.Busy, info.Pinned = Active, r.facts().busy(r.gate.bounds().Silence), true
 	case r.waits:
 		info.State = Waiting
 	}

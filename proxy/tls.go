@@ -16,7 +16,7 @@ const maxHello = 32 << 10
 // hello reads what a client of TLS says first, and learns from it which server it wants.
 // What cannot be understood is the server's matter.
 func (r *relay) hello() (first []byte, err error) {
-	h, err := readHello(r.client, r.gate.limits.Request)
+	h, err := readHello(r.client, r.gate.bounds().Request)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ const settingsHelp = `Settings hold for the whole cluster. Keys:
    trash-retention        how long a removed volume can be brought back
    aside-retention        how long a copy stays that was set aside (flockctl aside list)
    replica-replace-after  how long a replica's node may be lost before another node gets a copy
+   hold                   how long a request of a route's client waits while its volume moves
    failover               automatic: volumes of a lost node are taken over by themselves; manual: they wait
    lease                  how soon a silent node is taken for lost: default, fast or lab ('flockctl settings' has the times)
    fencing                hard: only nodes that can reset themselves are taken for lost by time alone;
@@ -23,7 +24,7 @@ const settingsHelp = `Settings hold for the whole cluster. Keys:
                           (flockctl rebalance --dry-run says what would be moved)
    bandwidth:ZONE:ZONE    most bytes a second between two zones, either way; none for no limit
 
-Times are periods like 30m, 12h or 30d. A bandwidth is a number of bytes with k, M or G (powers of
+Times are periods like 30s, 30m, 12h or 30d. A bandwidth is a number of bytes with k, M or G (powers of
 1024) and holds for each sending node: all its streams to that zone share it, and two nodes may send
 twice as much. A zone may stand on both sides. A limit for a zone that no node is in waits for one.`
 

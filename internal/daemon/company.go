@@ -224,7 +224,22 @@ func (f *follower) tellStops(going []*state.Container, id volume.ID, attempt str
 }
 
 // hold is how long the proxy lets a request wait.
-func (m *member) hold() time.Duration { return cmp.Or(m.timers.Held, proxy.RequestLimit) }
+func (m *member) hold() time.Duration {
+	s := m.cluster.State()
+	if s.Cluster() == nil { // not read yet: no volume moves
+		return state.DefaultHold
+	}
+	return s.Cluster().Settings.HoldFor()
+}
+
+// limits bound what the proxy lets wait.
+func (m *member) limits() proxy.Limits { return proxy.Limits{Request: m.hold(), Event: 2 * m.hold()} }
+
+// quietFor is how long the clients of a route have to come to a quiet point: the shorter part of
+// what their requests may wait.
+func (m *member) quietFor() time.Duration {
+	return min(cmp.Or(m.timers.Quiet, quietPatience), m.hold()/2)
+}
 
 // pauseLimit is how long after their pause the clients of a move have its last copy waited
 // for, where at most maxPause is wanted and requests wait for hold; 0: as long as it takes.

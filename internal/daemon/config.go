@@ -174,7 +174,7 @@ type Timers struct {
 	Commit time.Duration // an idle leader tells its followers what is committed
 	Hang   time.Duration // a leader whose disk has not written for so long gives up; 0: 5 s
 	Quiet  time.Duration // the clients of routes have so long to come to a quiet point before a move; 0: 4 s
-	Held   time.Duration // and what they say meanwhile waits at most so long, all of a pause twice that; 0: 10 s
+	Held   time.Duration // the setting hold that a cluster made here begins with; 0: default
 }
 
 // profiles by name. lab is for emulated machines that are ten times slower.

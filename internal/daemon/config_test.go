@@ -6,7 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/flocker-io/flocker/internal/state"
 )
 
 func TestReadConfig(t *testing.T) {
@@ -72,7 +73,7 @@ func TestSettings(t *testing.T) {
 // timers that has to be the shorter part of what it may wait.
 func TestTimersOfRoutes(t *testing.T) {
 	for name, p := range profiles {
-		quiet, held := cmp.Or(p.Quiet, quietPatience), cmp.Or(p.Held, 10*time.Second)
+		quiet, held := cmp.Or(p.Quiet, quietPatience), cmp.Or(p.Held, state.DefaultHold)
 		if quiet > held/2 {
 			t.Errorf("profile %s: %s of the %s that a request may wait are for parking", name, quiet, held)
 		}

@@ -319,7 +319,7 @@ func (d *Daemon) Init(ctx context.Context, req api.InitRequest) (api.InitReply, 
 		}
 		return cluster.Init(ctx, d.parts.Cluster, cluster.InitRequest{
 			Name: name, Zone: volume.Zone(req.Zone), Advertise: addr, GossipAdvertise: gossip,
-			Settings: state.Settings{Lease: d.parts.Timers.Lease},
+			Settings: state.Settings{Lease: d.parts.Timers.Lease, Hold: d.parts.Timers.Held},
 		})
 	})
 	if err != nil {

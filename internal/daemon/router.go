@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -135,7 +134,7 @@ func (r *router) step(life context.Context) (problems []string) {
 	}
 	r.hurries = awaits(s, r.m.self)
 	plan := planRoutes(routeView{
-		Self: r.m.self, State: s, Port: r.port, Limits: proxy.Limits{Request: r.m.timers.Held, Event: 2 * r.m.timers.Held}, Here: here, Known: known, Proxy: status, NoHosts: !status.Hosts, Stopping: r.isStopping(), Ready: r.isReady,
+		Self: r.m.self, State: s, Port: r.port, Limits: r.m.limits(), Here: here, Known: known, Proxy: status, NoHosts: !status.Hosts, Stopping: r.isStopping(), Ready: r.isReady,
 	})
 	for _, id := range slices.Sorted(maps.Keys(plan.Problems)) {
 		problems = append(problems, plan.Problems[id])
@@ -395,7 +394,7 @@ func (r *router) pausedSince(ctx context.Context, routes []state.NodeRoute) time
 
 // quiet waits for all of these routes. Those that say so are cut when their time is over.
 func (r *router) quiet(ctx context.Context, routes []state.NodeRoute) error {
-	qctx, cancel := context.WithTimeout(ctx, cmp.Or(r.m.timers.Quiet, quietPatience))
+	qctx, cancel := context.WithTimeout(ctx, r.m.quietFor())
 	defer cancel()
 	errs := make([]error, len(routes))
 	var asked sync.WaitGroup

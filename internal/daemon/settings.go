@@ -38,6 +38,10 @@ var periods = []period{
 		"replica-replace-after", "how long a replica's node may be lost before another node gets a copy",
 		state.MinReplaceAfter, state.MaxReplaceAfter,
 		func(s *state.Settings) *time.Duration { return &s.ReplicaReplaceAfter }, state.Settings.ReplaceAfter,
+	}, {
+		"hold", "how long a request of a route's client waits while its volume moves; the clients of a move altogether twice that",
+		state.MinHold, state.MaxHold,
+		func(s *state.Settings) *time.Duration { return &s.Hold }, state.Settings.HoldFor,
 	},
 }
 
@@ -191,7 +195,7 @@ func setSetting(s state.Settings, key, value string) (state.Settings, error) {
 		err = fmt.Errorf("not from %s to %s", volume.FormatPeriod(p.low), volume.FormatPeriod(p.high))
 	}
 	if err != nil {
-		return s, volume.Errorf(volume.CodeInvalid, "setting %s: %v", key, err).WithHint("it takes a period like 30m, 12h or 30d")
+		return s, volume.Errorf(volume.CodeInvalid, "setting %s: %v", key, err).WithHint("it takes a period like 30s, 30m, 12h or 30d")
 	}
 	*p.field(&s) = d
 	return s, nil

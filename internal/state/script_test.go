@@ -525,7 +525,7 @@ func settingsLine(t *testing.T, words []string) Command {
 				continue
 			}
 			field := map[string]*time.Duration{
-				"trash": &s.TrashRetention, "aside": &s.AsideRetention, "replace": &s.ReplicaReplaceAfter,
+				"trash": &s.TrashRetention, "aside": &s.AsideRetention, "replace": &s.ReplicaReplaceAfter, "hold": &s.Hold,
 			}[key]
 			d, err := time.ParseDuration(value)
 			if err != nil || field == nil {

@@ -29,6 +29,8 @@ type Settings struct {
 	SoftwareFencing bool `json:"software_fencing,omitempty"`
 	// Rebalance is whether the leader evens out the nodes by itself: "" not, or RebalanceOn.
 	Rebalance string `json:"rebalance,omitempty"`
+	// Hold is how long a request of a route's client waits while its volume moves.
+	Hold time.Duration `json:"hold,omitempty"`
 	// Bandwidth limits streams between zones: one entry a pair, in order of A and B.
 	Bandwidth []Bandwidth `json:"bandwidth,omitempty"`
 }
@@ -52,17 +54,21 @@ const (
 	DefaultTrashRetention      = 7 * 24 * time.Hour // how long removed volumes stay restorable
 	DefaultAsideRetention      = 30 * 24 * time.Hour
 	DefaultReplicaReplaceAfter = 10 * time.Minute
+	DefaultHold                = 10 * time.Second
 )
 
 // Bounds of the settings that are not left at their defaults. A retention below its
 // bound would destroy what somebody has just removed by mistake; a patience below its
-// own would make new copies of everything whenever a machine restarts; a limit of
-// bandwidth below its own would stop replication for good.
+// own would make new copies of everything whenever a machine restarts; a hold below its own
+// would refuse what any move keeps waiting, and one above would have clients give up first; a
+// limit of bandwidth below its own would stop replication for good.
 const (
 	MinRetention    = time.Hour
 	MaxRetention    = 10 * 366 * 24 * time.Hour
 	MinReplaceAfter = time.Minute
 	MaxReplaceAfter = 30 * 24 * time.Hour
+	MinHold         = 2 * time.Second
+	MaxHold         = 10 * time.Minute
 	MinBandwidth    = 64 << 10
 )
 
@@ -77,6 +83,7 @@ func (s Settings) Check() error {
 		{"trash-retention", s.TrashRetention, MinRetention, MaxRetention},
 		{"aside-retention", s.AsideRetention, MinRetention, MaxRetention},
 		{"replica-replace-after", s.ReplicaReplaceAfter, MinReplaceAfter, MaxReplaceAfter},
+		{"hold", s.Hold, MinHold, MaxHold},
 	} {
 		if p.value != 0 && (p.value < p.low || p.value > p.high) {
 			return volume.Errorf(volume.CodeInvalid, "setting %s: %s is not from %s to %s",
@@ -121,11 +128,14 @@ func (s Settings) ReplaceAfter() time.Duration {
 	return cmp.Or(s.ReplicaReplaceAfter, DefaultReplicaReplaceAfter)
 }
 
+// HoldFor is how long a request waits in effect.
+func (s Settings) HoldFor() time.Duration { return cmp.Or(s.Hold, DefaultHold) }
+
 // Equal says that both are the same settings.
 func (s Settings) Equal(t Settings) bool {
 	return s.TrashRetention == t.TrashRetention && s.AsideRetention == t.AsideRetention &&
 		s.ReplicaReplaceAfter == t.ReplicaReplaceAfter && s.Failover == t.Failover && s.Lease == t.Lease &&
-		s.SoftwareFencing == t.SoftwareFencing && s.Rebalance == t.Rebalance && slices.Equal(s.Bandwidth, t.Bandwidth)
+		s.SoftwareFencing == t.SoftwareFencing && s.Rebalance == t.Rebalance && s.Hold == t.Hold && slices.Equal(s.Bandwidth, t.Bandwidth)
 }
 
 // WithLimit is s with another limit between two zones; 0 removes it.

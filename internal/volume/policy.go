@@ -93,9 +93,9 @@ func (p SnapshotPolicy) String() string {
 var periods = []struct {
 	unit string
 	d    time.Duration
-}{{"w", 7 * 24 * time.Hour}, {"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}}
+}{{"w", 7 * 24 * time.Hour}, {"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}}
 
-// ParsePeriod reads one number with a unit of m, h, d or w.
+// ParsePeriod reads one number with a unit of s, m, h, d or w.
 func ParsePeriod(s string) (time.Duration, error) {
 	for _, p := range periods {
 		number, ok := strings.CutSuffix(s, p.unit)
