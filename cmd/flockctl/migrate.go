@@ -34,7 +34,8 @@ The tasks of a Swarm service go along when it has the constraint node.labels.flo
 Just before the pause copies are made to see how long the last one will take. If that is more than --max-pause
 nothing is stopped, and the migration fails; so it does if the containers took too long to stop the last time, and
 if, once they are stopped, the last copy is not there before their clients are refused: then they go on where they
-were. A client that cannot be moved as long as it is connected is named at once. --force does not ask for any of that.
+were. A client that cannot be moved as long as it is connected is named at once. --force does not ask for any of that:
+also what others wait is then without a limit. --force with --max-pause ignores only who is in the way now.
 
 While it is watched it says what is under way: the first copy and how much of it, what it waits for, the hook that
 runs in a container, which copy ahead of the pause, the clients that are waited for, the stop, the last copy. With
@@ -48,7 +49,7 @@ func (a *app) migrateCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", Usage: "only say what would be done"},
 			&cli.DurationFlag{Name: "max-pause", Value: api.DefaultMaxPause, Usage: "how long clients may wait, besides the stop and the start of the containers, by what is predicted just before"},
-			&cli.BoolFlag{Name: "force", Usage: "go on however long they will wait, and whoever is in the way now"},
+			&cli.BoolFlag{Name: "force", Usage: "go on whoever is in the way now, and, without --max-pause, however long clients will wait"},
 			&cli.BoolFlag{Name: "detach", Usage: "do not wait"},
 			&cli.BoolFlag{Name: "abort", Usage: "call off the one that is under way"},
 		},
@@ -59,7 +60,7 @@ func (a *app) migrateCommand() *cli.Command {
 			req := api.MigrateRequest{To: c.Args().Get(1), DryRun: c.Bool("dry-run"), Force: c.Bool("force")}
 			if wait := c.Duration("max-pause"); wait <= 0 {
 				return usageError{errors.New("--max-pause is more than 0; --force goes on however long it takes"), c.Command.HelpName}
-			} else if wait != api.DefaultMaxPause {
+			} else if c.IsSet("max-pause") {
 				req.MaxPauseSeconds = wait.Seconds()
 			}
 			m, err := timed(a, ctx, func(ctx context.Context) (api.Migration, error) {

@@ -77,7 +77,7 @@ func (m *member) migrateHere(ctx context.Context, ref string, req api.MigrateReq
 	if !req.Force && len(plan.Containers) > 0 {
 		if who := m.pinned(ctx, v); who != "" {
 			return api.Migration{}, volume.Errorf(volume.CodeRefused, "volume %q is not migrated: %s, for as long as they are connected", v.Name, who).
-				WithHint("have them disconnect, or try it all the same, in case they do meanwhile: flockctl migrate --force %s %s", v.Name, m.cluster.State().NodeName(to))
+				WithHint("have them disconnect, or try it all the same, in case they do meanwhile: flockctl migrate --force --max-pause %s %s %s", volume.FormatDuration(maxPause(req)), v.Name, m.cluster.State().NodeName(to))
 		}
 	}
 	if _, err := m.commit(ctx, "", state.StartMigration{ID: v.ID, To: to, Attempt: newRequest(), MaxPause: maxPause(req)}); err != nil {
@@ -89,13 +89,14 @@ func (m *member) migrateHere(ctx context.Context, ref string, req api.MigrateReq
 	return m.migration(v, "")
 }
 
-// maxPause is what clients may wait for; 0: as long as it takes.
+// maxPause is what clients may wait for; 0: as long as it takes. Whoever forces a migration
+// and names a limit all the same wants only those ignored who are in the way now.
 func maxPause(req api.MigrateRequest) time.Duration {
 	switch {
-	case req.Force:
-		return 0
 	case req.MaxPauseSeconds > 0:
 		return max(time.Duration(req.MaxPauseSeconds*float64(time.Second)), time.Millisecond)
+	case req.Force:
+		return 0
 	}
 	return api.DefaultMaxPause
 }

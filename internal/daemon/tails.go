@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/state"
@@ -38,60 +39,121 @@ func (m *member) tell(t state.Tell) {
 // volume any more, and what else is to be told. What was not told before the process ends
 // is still listed: set-aside copies, and ports that a container was made without.
 func (m *member) tellAsides(ctx context.Context) error {
-	for {
-		select {
-		case <-m.asided:
-		case <-ctx.Done():
-			return nil
-		}
+	tellEach(ctx, func() (news []fact) {
 		m.mu.Lock()
-		news, tells := m.asides, m.tells
+		defer m.mu.Unlock()
+		for _, e := range m.asides {
+			news = append(news, fact{grave: true, what: path.Base(e.Dataset), tell: func() *state.Tell { return m.asideNews(e) }})
+		}
+		for _, t := range m.tells {
+			news = append(news, fact{what: t.Message, tell: func() *state.Tell { return &t }})
+		}
 		m.asides, m.tells = nil, nil
-		m.mu.Unlock()
-		tellEach(ctx, tells, m.propose, m.log)
-		for _, e := range news {
-			for ctx.Err() == nil && !m.tellAside(ctx, e) {
-				pause(ctx, tellAgain)
+		return news
+	}, m.asided, m.propose, m.log)
+	return nil
+}
+
+// fact is something that is to be in the events.
+type fact struct {
+	what string
+	// grave: data may be lost, or missed. It is told before what is not.
+	grave bool
+	// tell is how it is told now; nil: there is nothing left to tell.
+	tell func() *state.Tell
+
+	tries int
+	again time.Time // not before
+}
+
+// before says which of two facts is tried first: one that was tried less, so that none which
+// cannot be told keeps another one back, and then a grave one.
+func (f fact) before(g fact) bool {
+	if f.tries != g.tries {
+		return f.tries < g.tries
+	}
+	return f.grave && !g.grave
+}
+
+// tellEach puts facts into the events until ctx ends, one at a time, each tried again until it is
+// there or refused for good. News are those that came up since it was called last; bell rings
+// when there are some.
+func tellEach(ctx context.Context, news func() []fact, bell <-chan struct{}, propose func(context.Context, state.Command) (state.Result, error), log *slog.Logger) {
+	var open []fact
+	for {
+		open = append(open, news()...)
+		now, next := time.Now(), time.Duration(-1)
+		best := -1
+		for i, f := range open {
+			switch wait := f.again.Sub(now); {
+			case wait > 0 && (next < 0 || wait < next):
+				next = wait
+			case wait <= 0 && (best < 0 || f.before(open[best])):
+				best = i
 			}
+		}
+		if best >= 0 {
+			f := &open[best]
+			if f.try(ctx, propose, log) {
+				open = slices.Delete(open, best, best+1)
+			} else {
+				f.tries, f.again = f.tries+1, time.Now().Add(tellAgain)
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			continue
+		}
+		timer := time.NewTimer(max(next, 0))
+		due := timer.C
+		if next < 0 {
+			due = nil // nothing is left
+		}
+		select {
+		case <-ctx.Done():
+		case <-bell:
+		case <-due:
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return
 		}
 	}
 }
 
-// tellEach puts facts into the events, each tried again until it is there or refused for good.
-func tellEach(ctx context.Context, tells []state.Tell, propose func(context.Context, state.Command) (state.Result, error), log *slog.Logger) {
-	for _, t := range tells {
-		for ctx.Err() == nil {
-			cctx, cancel := context.WithTimeout(ctx, askTimeout)
-			_, err := propose(cctx, t)
-			cancel()
-			code := volume.CodeOf(err)
-			if err == nil || code == volume.CodeDenied || code == volume.CodeRefused || code == volume.CodeInvalid || code == volume.CodeNotFound {
-				break
-			}
-			log.Debug("something is not told of yet", "kind", t.Kind, "what", t.Message, "err", err)
-			pause(ctx, tellAgain)
-		}
+// try says that there is nothing left to do about a fact.
+func (f *fact) try(ctx context.Context, propose func(context.Context, state.Command) (state.Result, error), log *slog.Logger) (done bool) {
+	t := f.tell()
+	if t == nil {
+		return true
 	}
+	cctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	_, err := propose(cctx, *t)
+	switch code := volume.CodeOf(err); {
+	case err == nil:
+		return true
+	case code == volume.CodeDenied || code == volume.CodeRefused || code == volume.CodeInvalid || code == volume.CodeNotFound:
+		log.Warn("something is not in the events: it was refused", "kind", t.Kind, "what", f.what, "err", err)
+		return true
+	case ctx.Err() == nil:
+		log.Debug("something is not told of yet", "kind", t.Kind, "what", f.what, "err", err)
+	}
+	return false
 }
 
-// tellAside says that there is nothing left to do about e.
-func (m *member) tellAside(ctx context.Context, e replicate.SetAside) (done bool) {
+// asideNews is what to tell of a set-aside copy; nil when its volume is no more.
+func (m *member) asideNews(e replicate.SetAside) *state.Tell {
 	s := m.cluster.State()
 	v := s.Volume(e.Volume)
 	if v == nil || !v.Live() {
-		return true
+		return nil
 	}
 	name, primary := path.Base(e.Dataset), "nobody"
 	if p := v.Placement.Primary; p != "" {
 		primary = s.NodeName(p)
 	}
-	cctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	_, err := m.propose(cctx, state.Tell{Volume: v.ID, Kind: state.VolumeAside, Node: m.self,
+	return &state.Tell{Volume: v.ID, Kind: state.VolumeAside, Node: m.self,
 		Message: fmt.Sprintf("volume %s: the copy on %s was not like that of its primary %s (%s); what was there is kept as %s: see flockctl aside list",
-			v.Name, s.NodeName(m.self), primary, e.Reason, name)})
-	if err != nil && ctx.Err() == nil {
-		m.log.Debug("a set-aside copy is not told of yet", "aside", name, "err", err)
-	}
-	return err == nil || volume.CodeOf(err) == volume.CodeDenied
+			v.Name, s.NodeName(m.self), primary, e.Reason, name)}
 }

@@ -10,12 +10,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
-// What is to be told while there is no leader is told when there is one; what is refused
-// keeps nothing else from being told.
+// What is to be told while there is no leader is told when there is one. What may be a loss
+// of data is told first, also when it comes up while other things wait, and neither what is
+// refused nor what is not answered keeps anything else from being told.
 func TestTellEach(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answers := map[string][]error{
@@ -23,18 +25,80 @@ func TestTellEach(t *testing.T) {
 			"b": {volume.Errorf(volume.CodeDenied, "only its primary")},
 			"c": {volume.Errorf(volume.CodeRefused, "an older node")},
 			"d": {nil},
+			"L": {errNoLeader, nil}, // of a loss
+			"M": {nil},
+			"N": {nil},
 		}
 		var got []string
+		var open []fact
+		add := func(names ...string) {
+			for _, name := range names {
+				f := fact{grave: name < "a", tell: func() *state.Tell { return &state.Tell{Message: name} }}
+				if name == "N" {
+					f.tell = func() *state.Tell { return nil } // its volume is gone
+				}
+				open = append(open, f)
+			}
+		}
 		began := time.Now()
-		tellEach(t.Context(), []state.Tell{{Message: "a"}, {Message: "b"}, {Message: "c"}, {Message: "d"}}, func(_ context.Context, c state.Command) (state.Result, error) {
-			text := c.(state.Tell).Message
-			got = append(got, fmt.Sprintf("%s@%s", text, time.Since(began)))
-			err := answers[text][0]
-			answers[text] = answers[text][1:]
-			return state.Result{}, err
-		}, slog.New(slog.DiscardHandler))
-		if want := []string{"a@0s", "a@5s", "a@10s", "a@15s", "a@20s", "b@20s", "c@20s", "d@20s"}; !slices.Equal(got, want) {
-			t.Errorf("told %q, want %q", got, want)
+		bell := make(chan struct{}, 1)
+		ctx, stop := context.WithCancel(t.Context())
+		var done bool
+		go func() {
+			tellEach(ctx, func() []fact {
+				news := open
+				open = nil
+				return news
+			}, bell, func(_ context.Context, c state.Command) (state.Result, error) {
+				text := c.(state.Tell).Message
+				got = append(got, fmt.Sprintf("%s@%s", text, time.Since(began)))
+				err := answers[text][0]
+				answers[text] = answers[text][1:]
+				if text == "b" {
+					add("M") // meanwhile
+				}
+				return state.Result{}, err
+			}, slog.New(slog.DiscardHandler))
+			done = true
+		}()
+		expect := func(want ...string) {
+			t.Helper()
+			synctest.Wait()
+			if !slices.Equal(got, want) {
+				t.Errorf("told %q, want %q", got, want)
+			}
+			got = nil
+		}
+		expect()
+		time.Sleep(time.Hour)
+		began = time.Now()
+		add("a", "b", "c", "L", "N", "d")
+		bell <- struct{}{}
+		expect("L@0s", "a@0s", "b@0s", "M@0s", "c@0s", "d@0s")
+		time.Sleep(time.Hour)
+		expect("L@5s", "a@5s", "a@10s", "a@15s", "a@20s")
+		stop()
+		synctest.Wait()
+		if !done {
+			t.Error("it does not end")
 		}
 	})
+}
+
+// Who forces a migration and names a limit wants the limit.
+func TestMaxPause(t *testing.T) {
+	for _, c := range []struct {
+		req  api.MigrateRequest
+		want time.Duration
+	}{
+		{api.MigrateRequest{}, api.DefaultMaxPause},
+		{api.MigrateRequest{MaxPauseSeconds: 5}, 5 * time.Second},
+		{api.MigrateRequest{MaxPauseSeconds: 1e-9}, time.Millisecond},
+		{api.MigrateRequest{Force: true}, 0},
+		{api.MigrateRequest{Force: true, MaxPauseSeconds: 5}, 5 * time.Second},
+	} {
+		if got := maxPause(c.req); got != c.want {
+			t.Errorf("of %+v clients wait for %s, want %s", c.req, got, c.want)
+		}
+	}
 }
