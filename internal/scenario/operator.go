@@ -46,6 +46,9 @@ import (
 //	migration NODE VOLUME STATE [TEXT]  until the newest one is so, with that text in what it says
 //	drain NODE OTHER [keep]        flockctl node drain OTHER, not waited for; undrain NODE OTHER
 //	drained NODE OTHER             until nothing is left on it
+//	emptied NODE OTHER [all]       until it is drained, and the primary of nothing, or without any copy; after a
+//	  move that was given up that may take longer than what else is waited for
+//	only-drained [NODE [keep]]     until exactly that one is, as soon as somebody takes it down
 //	left NODE OTHER VOLUME TEXT    until the drain says so of what is left of a volume
 //	depart NODE OTHER [dead] [lose] [fenced=NODE]  flockctl node remove OTHER
 //	retired NODE TEXT              until it says with that text why it is no member any more
@@ -60,7 +63,7 @@ import (
 //	option NODE VOLUME KEY=VALUE.. until the node knows the volume with these
 func (w *World) operatorStep(words []string) error {
 	node := func() *Machine { return w.Machine(words[1]) }
-	if slices.Contains([]string{"sync", "snapshot", "promote", "migrate", "call-off"}, words[0]) && !node().Up() {
+	if slices.Contains([]string{"sync", "snapshot", "promote", "migrate", "call-off", "drain", "undrain"}, words[0]) && !node().Up() {
 		return errors.New("flockd does not run there")
 	}
 	switch words[0] {
@@ -228,6 +231,37 @@ func (w *World) operatorStep(words []string) error {
 			d, err := node().API().Drain(w.ctx(), words[2])
 			return err == nil && d.Done
 		})
+		return nil
+	case "emptied":
+		var left []api.LeftCopy
+		defer func() {
+			if w.t.Failed() {
+				w.t.Logf("left on %s: %+v", words[2], left)
+			}
+		}()
+		empty := func() bool {
+			d, err := node().API().Drain(w.ctx(), words[2])
+			left = d.Left
+			if len(words) < 4 {
+				left = slices.DeleteFunc(left, func(l api.LeftCopy) bool { return l.Role != "primary" })
+			}
+			return err == nil && d.Availability == "drain" && len(left) == 0
+		}
+		// A move that was given up when containers had been stopped for it is tried again after ten
+		// minutes.
+		for range 60 {
+			if empty() {
+				break
+			}
+			for range 100 {
+				w.Check()
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		w.Await(strings.Join(words, " "), empty)
+		return nil
+	case "only-drained":
+		w.onlyDrained(words[1:])
 		return nil
 	case "left":
 		w.Await(strings.Join(words, " "), func() bool {
@@ -498,4 +532,23 @@ func (w *World) rebalance(m *Machine, all bool) error {
 		w.Check()
 	}
 	return nil
+}
+
+// onlyDrained has one node drained and all others used, or all: it is said until a leader
+// takes it down.
+func (w *World) onlyDrained(words []string) {
+	w.Await("only-drained "+strings.Join(words, " "), func() bool {
+		for _, name := range w.Names() {
+			var err error
+			if len(words) > 0 && name == words[0] {
+				_, err = w.Machine(name).API().DrainNode(w.ctx(), name, api.DrainRequest{KeepReplicas: len(words) > 1})
+			} else {
+				_, err = w.Machine(name).API().UndrainNode(w.ctx(), name)
+			}
+			if err != nil {
+				return false
+			}
+		}
+		return true
+	})
 }

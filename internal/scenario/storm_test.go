@@ -32,6 +32,10 @@ func TestStorms(t *testing.T) { runStorms(t, *storms, 6, storm) }
 // so long a calm before, that the faults meet moves that nobody has asked for.
 func TestStormsRebalance(t *testing.T) { runStorms(t, *storms/4, 2, unevenStorm) }
 
+// TestStormsDrain are storms in which nodes are drained and used again between all else. In the
+// end one of them stays drained, and has given its primaries away.
+func TestStormsDrain(t *testing.T) { runStorms(t, *storms/4, 2, drainStorm) }
+
 func runStorms(t *testing.T, most, short int, of func(seed uint64) (nodes int, script []string)) {
 	for _, seed := range seeds(t, most, short) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -97,6 +101,50 @@ func unevenStorm(seed uint64) (nodes int, script []string) {
 	})
 }
 
+// drainStorm is one of TestStormsDrain.
+func drainStorm(seed uint64) (nodes int, script []string) {
+	s := &stormer{Rand: rand.New(rand.NewPCG(seed, 2)), drains: true}
+	return s.storm(func() {})
+}
+
+// drain is what an operator does who empties nodes, and thinks better of it: mostly another
+// node than the last one, and two at a time as well.
+func (s *stormer) drain() {
+	n := s.node()
+	switch s.IntN(5) {
+	case 0, 1:
+		s.add("try drain %s %s", s.node(), n)
+	case 2:
+		s.add("try drain %s %s keep", s.node(), n)
+	case 3:
+		s.add("try undrain %s %s", s.node(), n)
+	case 4:
+		s.add("try drain %s %s", s.node(), n)
+		s.add("sleep %s", s.moment())
+		s.add("try undrain %s %s", s.node(), n)
+	}
+}
+
+// calm is the end of a storm with drains: one node stays drained, now that nothing is broken,
+// and it ends without primaries; without copies, where the others have room for as many as
+// are wanted.
+func (s *stormer) calm(volumes []string) {
+	n, keep := s.node(), s.IntN(2) == 0
+	if keep {
+		s.add("only-drained %s keep", n)
+	} else {
+		s.add("only-drained %s", n)
+	}
+	for _, v := range volumes {
+		s.add("await %s ok", v)
+	}
+	if s.nodes > 3 && !keep {
+		s.add("emptied %s %s all", s.node(), n)
+	} else {
+		s.add("emptied %s %s", s.node(), n)
+	}
+}
+
 // storm has a prelude when all that is to go through it is there.
 func (s *stormer) storm(prelude func()) (nodes int, script []string) {
 	s.nodes = 3 + s.IntN(3)
@@ -151,6 +199,9 @@ func (s *stormer) storm(prelude func()) (nodes int, script []string) {
 			s.traffic()
 		}
 		s.fault()
+		if s.drains && s.IntN(2) == 0 {
+			s.drain()
+		}
 		if s.IntN(2) == 0 {
 			s.add("sleep %s", s.moment())
 		}
@@ -175,6 +226,9 @@ func (s *stormer) storm(prelude func()) (nodes int, script []string) {
 		s.add("try append %s", volumes[s.IntN(len(volumes))])
 	}
 	s.add("repair")
+	if s.drains {
+		s.calm(volumes)
+	}
 	for _, v := range volumes {
 		s.add("await %s ok", v)
 	}
@@ -189,6 +243,7 @@ type stormer struct {
 	*rand.Rand
 	nodes  int
 	ports  []int // that routes listen on
+	drains bool
 	script []string
 }
 
