@@ -62,6 +62,13 @@ type Acknowledged struct {
 	Took    time.Duration
 }
 
+// LineChanged says that streams to a node are compressed from now on, because the way there
+// is slow, or are not any more.
+type LineChanged struct {
+	Replica    volume.NodeID
+	Compresses bool
+}
+
 // SnapshotPassed says that a snapshot taken by hand is not on a replica and does not come
 // there: its name is too long, or it was found Late, when the replica had a newer one
 // already. What it holds is in the next one that is there.
@@ -146,6 +153,13 @@ func (e Acknowledged) String() string {
 	return fmt.Sprintf("%s answered a stream of %s after %v", e.Replica.Short(), e.Volume, e.Took)
 }
 
+func (e LineChanged) String() string {
+	if e.Compresses {
+		return fmt.Sprintf("the line to %s is slow: streams are compressed", e.Replica.Short())
+	}
+	return fmt.Sprintf("streams to %s are not compressed any more: the line is fast enough, or it gained nothing", e.Replica.Short())
+}
+
 func (e SnapshotPassed) String() string {
 	if e.Late {
 		return fmt.Sprintf("snapshot %s of %s does not go to %s: it was taken by hand, and found when a newer one was there",
@@ -202,6 +216,9 @@ func (e Offered) attrs() []any {
 func (e Acknowledged) attrs() []any {
 	return []any{"volume", e.Volume, "replica", e.Replica.Short(), "took", e.Took}
 }
+func (e LineChanged) attrs() []any {
+	return []any{"replica", e.Replica.Short(), "compresses", e.Compresses}
+}
 func (e SnapshotPassed) attrs() []any {
 	reason := fmt.Sprintf("its name is longer than %d bytes", volume.MaxSnapshotName)
 	if e.Late {
@@ -232,6 +249,7 @@ func (Ticked) level() slog.Level         { return slog.LevelDebug - 4 } // one a
 func (StreamEnded) level() slog.Level    { return slog.LevelDebug }
 func (Offered) level() slog.Level        { return slog.LevelDebug - 4 } // several a second
 func (Acknowledged) level() slog.Level   { return slog.LevelDebug - 4 }
+func (LineChanged) level() slog.Level    { return slog.LevelInfo }
 func (SnapshotPassed) level() slog.Level { return slog.LevelWarn }
 func (e LinkChanged) level() slog.Level {
 	var busy *busyError
@@ -268,6 +286,8 @@ func kindOfEvent(ev Event) string {
 		return "offer answered"
 	case Acknowledged:
 		return "stream answered"
+	case LineChanged:
+		return "line changed"
 	case SnapshotPassed:
 		return "snapshot does not go to a replica"
 	case LinkChanged:

@@ -33,6 +33,8 @@ type peer struct {
 
 	throttled     time.Duration // that streams waited for the limit and nobody was told
 	toldThrottled time.Time
+
+	line line // has a lock of its own
 }
 
 type idleWire struct {
@@ -48,6 +50,12 @@ func (e *Engine) peerOf(node volume.NodeID) *peer {
 		e.peers[node] = p
 	}
 	return p
+}
+
+func (e *Engine) lineTo(node volume.NodeID) *line {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return &e.peerOf(node).line
 }
 
 // unreachableError says that a node cannot be reached, and when it is tried again.

@@ -409,14 +409,17 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string, e
 	}
 
 	b := begin{From: h.fromGUID, To: h.to.guid, Name: h.to.name, At: e.told(h.to.pos.Taken)}
-	if limit := e.limit(l.key.replica).Bytes; limit > 0 && limit <= slowLink {
+	limit, way, found := e.limit(l.key.replica).Bytes, e.lineTo(l.key.replica), false
+	if limit > 0 && limit <= slowLink {
+		b.Compress, way = compressZstd, nil // the limit is what is slow
+	} else if found = way.compresses(); found {
 		b.Compress = compressZstd
 	}
 	if !early.is(req, h) {
 		early.stop()
 		early = l.produce(ctx, req, h)
 	}
-	a, bytes, ok, err := l.transfer(early, w, b, long)
+	a, bytes, ok, err := l.transfer(early, w, b, long, way)
 	switch {
 	case err != nil:
 	case a.GUID == h.to.guid:
@@ -430,6 +433,9 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string, e
 		err = fmt.Errorf("%w: after %s the replica stands on another snapshot", errProtocol, h.to.name)
 	}
 	again := a.Code == codeDiverged // it sets its copy aside at the next offer
+	if found && ctx.Err() == nil && way.ended(a.Code == codeRefused, err, time.Now()) {
+		e.emit(LineChanged{Replica: l.key.replica, Compresses: way.compresses()})
+	}
 
 	e.mu.Lock()
 	l.streaming = ""
@@ -488,7 +494,7 @@ func (l *link) estimate(ctx context.Context, req zfs.SendRequest, began time.Tim
 // byte on, because a receiver that fails says so at once; then the connection,
 // with half a stream in it, is given up. Once all is out the turn goes back: what the
 // replica still does with it costs this node nothing, and may take it long.
-func (l *link) transfer(p *production, w *wire, b begin, long bool) (a ack, bytes int64, ok bool, err error) {
+func (l *link) transfer(p *production, w *wire, b begin, long bool, way *line) (a ack, bytes int64, ok bool, err error) {
 	defer p.stop()
 	if err := w.writeMessage(frameBegin, b); err != nil {
 		return ack{}, 0, false, err
@@ -510,6 +516,8 @@ func (l *link) transfer(p *production, w *wire, b begin, long bool) (a ack, byte
 		bytes += int64(n)
 		watchdog.Reset(slowFactor * w.stall)
 	}, func() { watchdog.Reset(slowFactor * w.stall) })
+	out.way = way
+	out.turned = func() { l.e.emit(LineChanged{Replica: l.key.replica, Compresses: way.compresses()}) }
 	sendErr := l.send(p, out, b)
 	watchdog.Stop()
 	e := end{OK: sendErr == nil, Bytes: bytes}

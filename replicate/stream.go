@@ -95,6 +95,8 @@ type outgoing struct {
 	piece    func() int        // how many are sent at once
 	progress func(n int)       // n more bytes of zfs have gone this way
 	enc      *zstd.Encoder     // nil: as they are
+	way      *line             // measured by what goes there; nil: nobody asks
+	turned   func()            // by what goes there it is compressed from now on, or is not
 	sentAt   time.Time         // when the last frame went
 	err      error             // of the connection, or the end of waiting
 }
@@ -123,6 +125,9 @@ func (o *outgoing) Write(p []byte) (done int, err error) {
 		}
 		done += n
 		o.progress(n)
+		if o.way != nil {
+			o.way.passed(n)
+		}
 	}
 	// The compressor keeps what does not fill a block. The receiver's patience is for
 	// what it sees, so it must see something.
@@ -149,7 +154,7 @@ func (o *outgoing) frames(p []byte, progress func(int)) (done int, err error) {
 	for done < len(p) && o.err == nil {
 		n := min(len(p)-done, o.piece())
 		if o.err = o.pace(n + wireCost); o.err == nil {
-			o.err = o.w.writeData(p[done : done+n])
+			o.err = o.put(p[done : done+n])
 		}
 		if o.err == nil {
 			o.sentAt = time.Now()
@@ -158,6 +163,19 @@ func (o *outgoing) frames(p []byte, progress func(int)) (done int, err error) {
 		}
 	}
 	return done, o.err
+}
+
+// put sends one frame, and notes how long the line was busy with it.
+func (o *outgoing) put(p []byte) error {
+	if o.way == nil {
+		return o.w.writeData(p)
+	}
+	o.way.enter(time.Now())
+	err := o.w.writeData(p)
+	if o.way.leave(time.Now(), len(p), o.enc != nil, err) {
+		o.turned()
+	}
+	return err
 }
 
 // dataReader gives what the DATA frames hold. At END it says io.EOF; when the sender
