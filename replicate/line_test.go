@@ -1,13 +1,17 @@
 package replicate
 
 import (
+	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/flocker-io/flocker/zfs"
 )
 
 // TestSqueeze is the rule by which a line is found slow, and found not to be worth it.
@@ -156,6 +160,40 @@ func TestSlowLine(t *testing.T) {
 					t.Errorf("%d streams", n)
 				}
 			})
+		})
+	}
+}
+
+// A compressed stream that a node breaks off is the last one to it for a while, and goes as it
+// is; once it has taken one, they go on. Whoever looks is told of each turn.
+func TestSqueezeBrokenOff(t *testing.T) {
+	for _, proven := range []bool{false, true} {
+		inBubble(t, "a b", func(w *world) {
+			a, b := w.node("a"), w.node("b")
+			var broken atomic.Bool
+			b.with(func(c *Config) {
+				c.Pool = &twisted{Host: b.host, receive: func(ctx context.Context, req zfs.ReceiveRequest, r io.Reader) error {
+					if broken.CompareAndSwap(true, false) {
+						return errors.New("it cannot read that")
+					}
+					return b.host.Receive(ctx, req, r)
+				}}
+			})
+			way := a.eng().lineTo(b.id)
+			way.mu.Lock()
+			way.squeeze.on = true
+			way.mu.Unlock()
+			a.create()
+			broken.Store(!proven)
+			w.assign(1, "a", "b")
+			w.waitFor("in sync", w.inSync("a", "b"))
+			broken.Store(true)
+			a.write("f", "more")
+			w.waitFor("in sync", func() bool { return !broken.Load() && w.inSync("a", "b")() })
+			told := a.count(func(ev Event) bool { l, ok := ev.(LineChanged); return ok && !l.Compresses })
+			if on := way.compresses(); on != proven || (told == 1) == proven {
+				t.Errorf("had one taken before: %v; compressed from then on: %v, told %d times", proven, on, told)
+			}
 		})
 	}
 }

@@ -134,8 +134,8 @@ func (v view) replica(vol *state.Volume, node volume.NodeID, kind api.ReplicaKin
 // itself that it has a whole copy, and an older one. That counts as a copy that is behind, not
 // as acknowledged: how far is not known.
 func (v view) tellsBehind(vol *state.Volume, node volume.NodeID, l volume.LinkStatus, primary volume.Status) bool {
-	own, _, fresh := v.status(node, vol.ID)
-	return fresh && l.Acked.IsZero() && own.Exists && !own.Newest.IsZero() && own.Newest.Compare(primary.Newest) < 0
+	own, _, _ := v.status(node, vol.ID) // nothing, if it was not heard of lately
+	return l.Acked.IsZero() && own.Exists && !own.Newest.IsZero() && own.Newest.Compare(primary.Newest) < 0
 }
 
 // readings are how far the nodes with a copy have got with reading it, once one of them has
