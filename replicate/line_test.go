@@ -115,7 +115,7 @@ type slowed struct {
 }
 
 func (s slowed) Write(p []byte) (int, error) {
-	time.Sleep(time.Duration(len(p)) * time.Second / time.Duration(s.rate))
+	time.Sleep(time.Duration(len(p)) * time.Second / time.Duration(s.rate)) // that is what such a line does
 	return s.Conn.Write(p)
 }
 
