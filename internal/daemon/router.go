@@ -305,15 +305,23 @@ func (r *router) serves(address string, volumes map[volume.ID]bool) (own, others
 	if r == nil {
 		return false, false, nil
 	}
+	routes := r.m.cluster.State().NodeRoutes()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, server := range r.ready {
+	own, others = answeredOf(r.ready, routes, r.m.self, address, volumes)
+	return own, others, r.news
+}
+
+// answeredOf decides serves from the servers by route. One that was waited for in vain gets its
+// clients, but has not answered.
+func answeredOf(ready map[string]served, routes []state.NodeRoute, self volume.NodeID, address string, volumes map[volume.ID]bool) (own, others bool) {
+	for _, server := range ready {
 		own = own || server.answered && address != "" && server.host() == address
 	}
-	for _, rt := range r.m.cluster.State().NodeRoutes() {
-		others = others || rt.Owner == r.m.self && rt.Moving && volumes[rt.Volume.ID] && r.ready[routeID(rt.Route)].answered
+	for _, rt := range routes {
+		others = others || rt.Owner == self && rt.Moving && volumes[rt.Volume.ID] && ready[routeID(rt.Route)].answered
 	}
-	return own, others, r.news
+	return own, others
 }
 
 func (r *router) isStopping() map[string]bool {

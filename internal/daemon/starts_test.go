@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
 )
 
 // A container that ends, or is started again, has not come up; one that is slow has.
@@ -135,6 +137,36 @@ func TestAwaitStart(t *testing.T) {
 	}
 	if _, got, why := w.await(ctx); got != startWaits {
 		t.Errorf("stopped: %s, %q", got, why)
+	}
+}
+
+// Only an answer counts, of the container itself, or of one whose clients wait here.
+func TestAnsweredOf(t *testing.T) {
+	route := state.NodeRoute{Route: state.Route{Volume: &state.Volume{ID: "v"}, Route: volume.Route{Listen: 80, Port: 80, Mode: volume.RouteHTTP}}, Owner: "n1", Moving: true}
+	elsewhere, open := route, route
+	elsewhere.Owner, open.Moving = "n2", false
+	for _, c := range []struct {
+		name        string
+		server      served
+		route       state.NodeRoute
+		address     string
+		volume      volume.ID
+		own, others bool
+	}{
+		{"it answers", served{"10.0.0.1:80", true}, route, "10.0.0.1", "v", true, true},
+		{"it was waited for in vain", served{"10.0.0.1:80", false}, route, "10.0.0.1", "v", false, false},
+		{"another one answers", served{"10.0.0.2:80", true}, route, "10.0.0.1", "v", false, true},
+		{"another one was waited for in vain", served{"10.0.0.2:80", false}, route, "10.0.0.1", "v", false, false},
+		{"another one of another volume", served{"10.0.0.2:80", true}, route, "10.0.0.1", "w", false, false},
+		{"its clients go on already", served{"10.0.0.2:80", true}, open, "10.0.0.1", "v", false, false},
+		{"its clients wait elsewhere", served{"10.0.0.2:80", true}, elsewhere, "10.0.0.1", "v", false, false},
+		{"it has no address", served{":80", true}, open, "", "v", false, false},
+	} {
+		ready := map[string]served{routeID(c.route.Route): c.server}
+		own, others := answeredOf(ready, []state.NodeRoute{c.route}, "n1", c.address, map[volume.ID]bool{c.volume: true})
+		if own != c.own || others != c.others {
+			t.Errorf("%s: %t, %t; want %t, %t", c.name, own, others, c.own, c.others)
+		}
 	}
 }
 
