@@ -275,7 +275,8 @@ func portionOf(plans map[volume.ID]pruning, most int) (portion map[volume.ID]pru
 	return portion, true
 }
 
-// excess is what copies have too much, once one of them is ripe, and was planned: what has come since has not been read, so nothing older goes for it. What is to
+// excess is what copies have too much, once one of them is ripe, by plans of a moment ago:
+// what has come since has not been read, so nothing older goes for it. What is to
 // be destroyed is condemned.
 func (e *Engine) excess(planned map[volume.ID]pruning, now time.Time) (list []doomed, marks []unmarked) {
 	e.mu.Lock()
@@ -418,7 +419,7 @@ func (c *localCopy) markName(s snap, removed bool) string {
 	return name
 }
 
-// destroy destroys what was condemned, in one command for each zfs.PruneBatch, and takes
+// destroy destroys what was condemned, as many in one command as the pool is quick with, and takes
 // over what came of it. Failed are those that stay, by full name; with err nothing
 // is certain. The caller has e.pruning.
 func (e *Engine) destroy(ctx context.Context, list []doomed) (failed map[string]error, err error) {

@@ -43,6 +43,7 @@ type Host struct {
 
 	mu           sync.Mutex
 	capabilities *Capabilities
+	batches      map[string]int // of a pool: see batch
 }
 
 var _ System = (*Host)(nil)
@@ -52,7 +53,7 @@ func New(o Options) *Host {
 	if o.UserProperties == nil {
 		o.UserProperties = UserProperties
 	}
-	return &Host{options: o, ahead: newAhead(o.Ahead)}
+	return &Host{options: o, ahead: newAhead(o.Ahead), batches: map[string]int{}}
 }
 
 // argMax bounds the names in one command line: well below the 2 MiB that Linux

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // PruneRequest is one snapshot to destroy, leaving a bookmark of it if asked.
@@ -44,10 +45,42 @@ var pruneProgram = program{op: "prune", text: `function(names)
 	return failed
 end`}
 
-// PruneBatch bounds the snapshots of one program: it holds up its transaction group,
-// and so every writer of the pool, while it runs. DESIGN.md says why it is no more,
-// and no less.
+// PruneBatch is the most snapshots of one program. DESIGN.md says why it is no more.
 const PruneBatch = 1000
+
+// A program holds up its transaction group, and so every writer of the pool, while it
+// runs. So it begins with pruneLeast, and takes more only where that is quick.
+const (
+	pruneLeast = 100
+	pruneQuick = 300 * time.Millisecond
+	pruneSlow  = 700 * time.Millisecond
+)
+
+// nextBatch is how many snapshots a program takes of a pool whose last one had n of the
+// most that it might have, and took so long.
+func nextBatch(most, n int, took time.Duration) int {
+	switch {
+	case took > pruneSlow:
+		return max(min(most, n)/2, pruneLeast)
+	case took < pruneQuick && n == most:
+		return min(2*most, PruneBatch)
+	}
+	return most
+}
+
+// batch is how many snapshots a program may have now.
+func (h *Host) batch(pool string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return max(h.batches[pool], pruneLeast)
+}
+
+// paced takes note of how long a program took.
+func (h *Host) paced(pool string, n int, took time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.batches[pool] = nextBatch(max(h.batches[pool], pruneLeast), n, took)
+}
 
 // Prune implements System.
 func (h *Host) Prune(ctx context.Context, reqs []PruneRequest) (map[string]error, error) {
@@ -65,12 +98,14 @@ func (h *Host) Prune(ctx context.Context, reqs []PruneRequest) (map[string]error
 		byPool[poolOf(r.Snapshot)] = append(byPool[poolOf(r.Snapshot)], r)
 	}
 	for _, pool := range slices.Sorted(maps.Keys(byPool)) {
-		for batch := range slices.Chunk(byPool[pool], PruneBatch) {
-			errs, err := h.prune(ctx, pool, batch)
+		for rest := byPool[pool]; len(rest) > 0; {
+			n := min(len(rest), h.batch(pool))
+			errs, err := h.prune(ctx, pool, rest[:n])
 			if err != nil {
 				return failed, err
 			}
 			maps.Copy(failed, errs)
+			rest = rest[n:]
 		}
 	}
 	return failed, nil
@@ -89,10 +124,12 @@ func (h *Host) prune(ctx context.Context, pool string, batch []PruneRequest) (ma
 	for _, r := range batch {
 		args = append(args, r.Snapshot, r.mark())
 	}
+	began := time.Now()
 	out, err := h.program(ctx, pruneProgram, pool, args)
 	if err != nil {
 		return nil, err
 	}
+	h.paced(pool, len(batch), time.Since(began))
 	codes, err := parsePruned(out)
 	if err != nil {
 		return nil, &Error{Op: "prune", Err: err}

@@ -372,7 +372,7 @@ func testPrune(w *world, _ Env) {
 // there, too: in the middle of the first program one is held, one is cloned, one is gone
 // already and one finds its bookmark taken, and in the last program one is held.
 func testPruneMany(w *world, _ Env) {
-	const datasets, each = 8, zfs.PruneBatch/8 + 10
+	const datasets, each = 8, 31 // more than a program begins with
 	z := w.a.ZFS
 	var fs []string
 	var reqs []zfs.PruneRequest
@@ -390,7 +390,7 @@ func testPruneMany(w *world, _ Env) {
 			w.Fatalf("took %d of %d: %v", len(taken), datasets, failed)
 		}
 	}
-	half := zfs.PruneBatch / 2
+	const half = 50
 	held, cloned, gone, foreign, last := reqs[half].Snapshot, reqs[half+1].Snapshot, reqs[half+2].Snapshot, reqs[half+3].Snapshot, reqs[len(reqs)-1].Snapshot
 	w.a.must(z.Hold(w.ctx, "keep", held))
 	w.a.must(z.Hold(w.ctx, "keep", last))
@@ -411,6 +411,8 @@ func testPruneMany(w *world, _ Env) {
 	if len(failed) != 4 {
 		w.Errorf("%d failed: %v", len(failed), failed)
 	}
+	w.a.must(z.Release(w.ctx, "keep", held))
+	w.a.must(z.Release(w.ctx, "keep", last))
 	left, marks := 0, 0
 	for _, f := range fs {
 		snaps, err := z.Snapshots(w.ctx, f, false)
