@@ -26,7 +26,7 @@ func (d *Docker) Prestart(ctx context.Context, waiting Spec) (string, error) {
 func (d *Docker) TakeUp(ctx context.Context, s Spec, id string, replaces []string, release func(context.Context) error) (ran bool, err error) {
 	m := dockerMaker{d}
 	if err := takeUp(ctx, m, s, id, replaces, release); err != nil {
-		return false, err
+		return errors.Is(err, ErrUndecided), err
 	}
 	return true, cleanUp(ctx, m, s.Name)
 }

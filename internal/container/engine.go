@@ -47,7 +47,7 @@ type Movers interface {
 	// is an error. An ID with an error: it runs, and what it replaced is still there.
 	// The engine calls our driver for it. stays is asked about the container once it has been
 	// started; with an error of it, what was made is removed, running or not, and what it was
-	// to replace has its name again.
+	// to replace has its name again. With ErrUndecided both stay, and a further call asks again.
 	Recreate(ctx context.Context, s Spec, replaces []string, stays func(ctx context.Context, id string) error) (id string, err error)
 	// Said is the end of what a container has said, of either stream, that many lines of it
 	// and no more than a few KiB.

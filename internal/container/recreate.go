@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -15,6 +14,10 @@ const (
 	stagedSuffix   = ".flocker-new"
 	replacedSuffix = ".flocker-old"
 )
+
+// ErrUndecided is the answer to whether a container stays when nobody knows: then nothing is
+// removed.
+var ErrUndecided = errors.New("nobody knows yet whether it stays up")
 
 // undoTimeout bounds putting things back after a failure, when the caller may have
 // stopped waiting.
@@ -43,22 +46,20 @@ type maker interface {
 // one has its name back.
 func recreate(ctx context.Context, m maker, s Spec, replaces []string, stays func(ctx context.Context, id string) error) (id string, err error) {
 	id, err = replace(ctx, m, s, replaces, stays)
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrUndecided):
+		return id, err
+	case err != nil:
 		return "", err
 	}
-	// It runs. That its predecessor could not be removed is told with its ID. Whoever stopped
-	// waiting while it was looked at has not changed that.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-	defer cancel()
-	if err := cleanUp(ctx, m, s.Name); err != nil {
-		return id, fmt.Errorf("container %s runs, but the one that it replaced could not be removed: %w", s.Name, err)
-	}
-	return id, nil
+	// It runs. That its predecessor could not be removed is told with its ID.
+	return id, cleanUp(ctx, m, s.Name)
 }
 
 // replace is recreate but for the last step.
 func replace(ctx context.Context, m maker, s Spec, replaces []string, stays func(ctx context.Context, id string) error) (id string, err error) {
-	there, err := m.find(ctx, s.Name)
+	fresh := func(c Captured) bool { return !c.Started && alike(c.Spec, s) && samePorts(c.Spec, s) }
+	there, err := predecessor(ctx, m, s, fresh)
 	switch {
 	case errors.Is(err, ErrNotFound):
 	case err != nil:
@@ -66,24 +67,18 @@ func replace(ctx context.Context, m maker, s Spec, replaces []string, stays func
 	case NameTaken(there, s, replaces) != nil:
 		return "", NameTaken(there, s, replaces)
 	case there.State.Live():
-		// It was started meanwhile, or the last call was cut off late: nobody knows by whom, so it
-		// is not removed.
-		return there.ID, stays(ctx, there.ID)
-	case !there.Started && alike(there.Spec, s) && samePorts(there.Spec, s):
-		// The last call was cut off between the name and the start.
+		// The last call was cut off late, or somebody has started it: then it is not removed.
+		return there.ID, unlessStays(ctx, m, s, there, stays)
+	case fresh(there):
+		// The last call was cut off between the name and the start, or somebody has prepared it.
 		if err := m.start(ctx, there.ID); err != nil {
 			return "", err
 		}
-		err := stays(ctx, there.ID)
-		if err != nil && ours(there) {
-			err = errors.Join(err, undo(ctx, m.end, m, s.Name, there.ID))
-		}
-		return there.ID, err
+		return there.ID, unlessStays(ctx, m, s, there, stays)
 	case !there.Started && alike(there.Spec, s):
-		// So it was, but which ports are free here has changed since. What has never run has
-		// nothing to lose but how a person has made it, who may have done so with the same image
-		// and volumes: then it stays.
-		if !ours(there) && !slices.Contains(replaces, there.ID) {
+		// What has never run has nothing to lose but how a person has made it, who may have done so
+		// with the same image and volumes: then it stays.
+		if !slices.Contains(replaces, there.ID) {
 			return "", errTaken(s.Name)
 		}
 		if err := m.remove(ctx, there.ID); err != nil {
@@ -106,7 +101,7 @@ func replace(ctx context.Context, m maker, s Spec, replaces []string, stays func
 	}
 	remove := m.remove // one whose start has no answer may run by now, and has written
 	defer func() {
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrUndecided) {
 			err = errors.Join(err, undo(ctx, remove, m, s.Name, made))
 		}
 	}()
@@ -123,6 +118,30 @@ func replace(ctx context.Context, m maker, s Spec, replaces []string, stays func
 	}
 	remove = m.end
 	return made, stays(ctx, made)
+}
+
+// predecessor is the container that has the name of a spec. What an earlier call has made, before
+// anybody knew whether it stays or with other ports than it would have now, is removed, and
+// what that one was to replace has the name again; unless it is as it would be made now.
+func predecessor(ctx context.Context, m maker, s Spec, fresh func(Captured) bool) (Captured, error) {
+	there, err := m.find(ctx, s.Name)
+	if err != nil || there.State.Live() || !ours(there, s) || fresh(there) {
+		return there, err
+	}
+	if err := undo(ctx, m.remove, m, s.Name, there.ID); err != nil {
+		return Captured{}, fmt.Errorf("removing what was made of container %s before: %w", s.Name, err)
+	}
+	return m.find(ctx, s.Name)
+}
+
+// unlessStays is why a container that was there already does not stay, which is removed then
+// if it is ours.
+func unlessStays(ctx context.Context, m maker, s Spec, there Captured, stays func(ctx context.Context, id string) error) error {
+	err := stays(ctx, there.ID)
+	if err != nil && !errors.Is(err, ErrUndecided) && ours(there, s) {
+		err = errors.Join(err, undo(ctx, m.end, m, s.Name, there.ID))
+	}
+	return err
 }
 
 // stepAside gives the container that is to be replaced its other name. Another one that has it
@@ -150,7 +169,7 @@ func NameTaken(there Captured, s Spec, replaces []string) error {
 		return nil
 	case there.State.Live():
 		return fmt.Errorf("another container named %s runs on this node", s.Name)
-	case !slices.Contains(replaces, there.ID):
+	case !slices.Contains(replaces, there.ID) && !ours(there, s):
 		return errTaken(s.Name)
 	}
 	return nil
@@ -160,14 +179,11 @@ func errTaken(name string) error {
 	return fmt.Errorf("a container named %s is on this node already, which is not the one that runs elsewhere; rename or remove it", name)
 }
 
-// ours says that a container has a label without which none is made here, or that we give one.
-func ours(c Captured) bool {
-	for label := range c.Labels {
-		if strings.HasPrefix(label, labelPrefix) {
-			return true
-		}
-	}
-	return false
+// ours says that a container was made here for this very spec, and has not been seen to come
+// up. What somebody prepares or starts may have the same image, volumes and labels.
+func ours(c Captured, s Spec) bool {
+	id := s.madeFor()
+	return id != "" && c.Labels[LabelMade] == id
 }
 
 // undo removes what was made and gives the old container its name back.
@@ -196,16 +212,19 @@ func nameBack(ctx context.Context, m maker, name string) error {
 	return nil
 }
 
-// cleanUp removes the container whose place was taken.
+// cleanUp removes the container whose place was taken. Whoever stopped waiting while it was
+// looked at whether the new one stays has not changed that it does.
 func cleanUp(ctx context.Context, m maker, name string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
 	old, err := m.find(ctx, name+replacedSuffix)
-	if errors.Is(err, ErrNotFound) {
-		return nil
+	if err == nil && !old.State.Live() {
+		err = m.remove(ctx, old.ID)
 	}
-	if err != nil || old.State.Live() {
-		return err
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("container %s runs, but the one that it replaced could not be removed: %w", name, err)
 	}
-	return m.remove(ctx, old.ID)
+	return nil
 }
 
 // alike says that two specs are of the same container for all that a user cares: the

@@ -205,8 +205,21 @@ func TestRecreateForeign(t *testing.T) {
 	other.Mounts = nil
 	ports := dbSpec()
 	ports.HostConfig = []byte(`{"PortBindings":{"80/tcp":[{"HostPort":"8080"}]}}`)
-	labelled := ports
-	labelled.Config = []byte(`{"Labels":{"flocker.enable":"true"}}`)
+	labelled, asked := ports, dbSpec()
+	asked.Config = []byte(`{}`)
+	asked, err := asked.MadeFor("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	labelled.Config = []byte(`{"Labels":{"flocker.enable":"true"}}`) // as its user writes it
+	made, err := labelled.MadeFor("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	later, err := labelled.MadeFor("b")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct {
 		name     string
 		spec     Spec
@@ -222,7 +235,11 @@ func TestRecreateForeign(t *testing.T) {
 		{"never started, another one", other, Created, false, "rename or remove it"},
 		{"never started, with other ports", ports, Created, false, "rename or remove it"},
 		{"never started, with other ports, and the one that moved away", ports, Created, true, ""},
-		{"never started, with other ports, and made here", labelled, Created, false, ""},
+		{"never started, with other ports and a label", labelled, Created, false, "rename or remove it"},
+		{"never started, with other ports, and made here", made, Created, false, ""},
+		{"never started, with other ports, and made here of another one", later, Created, false, "rename or remove it"},
+		{"it ended, and was made here", made, Exited, false, ""},
+		{"it ended, and was made here of another one", later, Exited, false, "rename or remove it"},
 		{"the one that moved away", dbSpec(), Exited, true, ""},
 	} {
 		e := &madeEngine{containers: map[string]*Captured{}}
@@ -232,7 +249,7 @@ func TestRecreateForeign(t *testing.T) {
 		if tc.replaces {
 			replaces = []string{there.ID}
 		}
-		id, err := recreate(t.Context(), e, dbSpec(), replaces, stays)
+		id, err := recreate(t.Context(), e, asked, replaces, stays)
 		if tc.want == "" {
 			if err != nil || e.String() != "db="+id+"/running" {
 				t.Errorf("%s: %s, %v: %s", tc.name, id, err, e)
@@ -263,6 +280,10 @@ func TestRecreatePortsAnew(t *testing.T) {
 		s := dbSpec()
 		s.HostConfig = []byte(`{"PortBindings":` + bindings + `}`)
 		s.Config = []byte(`{"Labels":{"flocker.enable":"true"}}`)
+		s, err := s.MadeFor("a")
+		if err != nil {
+			t.Fatal(err)
+		}
 		return s
 	}
 	both := with(`{"80/tcp":[{"HostIp":"","HostPort":"8080"}],"90/tcp":[{"HostPort":"9090"}]}`)
@@ -304,6 +325,10 @@ func TestRecreatePortsAnew(t *testing.T) {
 func TestRecreateDoesNotStay(t *testing.T) {
 	labelled := dbSpec()
 	labelled.Config = []byte(`{"Labels":{"flocker.enable":"true"}}`)
+	made, err := labelled.MadeFor("a")
+	if err != nil {
+		t.Fatal(err)
+	}
 	old := func(e *madeEngine) []string { return []string{e.add("db", dbSpec(), Exited).ID} }
 	for _, tc := range []struct {
 		name  string
@@ -315,16 +340,27 @@ func TestRecreateDoesNotStay(t *testing.T) {
 		{"the one that moved away", old, "db.flocker-old=id1/exited db=id2/running", "db=id1/exited"},
 		{"what a call that was cut off has made", func(e *madeEngine) []string {
 			e.add("db.flocker-old", dbSpec(), Exited)
-			e.add("db", labelled, Created)
+			e.add("db", made, Created)
 			return []string{"id1"}
 		}, "db.flocker-old=id1/exited db=id2/running", "db=id1/exited"},
+		{"what one that was cut off has started", func(e *madeEngine) []string {
+			e.add("db.flocker-old", dbSpec(), Exited)
+			e.add("db", made, Running)
+			return []string{"id1"}
+		}, "db.flocker-old=id1/exited db=id2/running", "db=id1/exited"},
+		{"and it has ended", func(e *madeEngine) []string {
+			e.add("db.flocker-old", dbSpec(), Exited)
+			e.add("db", made, Exited)
+			return []string{"id1"}
+		}, "db.flocker-old=id1/exited db=id3/running", "db=id1/exited"},
+		{"somebody's, never started, with our label", func(e *madeEngine) []string { e.add("db", labelled, Created); return nil }, "db=id1/running", "db=id1/running"},
 		{"somebody's, never started", func(e *madeEngine) []string { e.add("db", dbSpec(), Created); return nil }, "db=id1/running", "db=id1/running"},
 		{"it runs already", func(e *madeEngine) []string { e.add("db", labelled, Running); return nil }, "db=id1/running", "db=id1/running"},
 	} {
 		for _, state := range []State{Running, Restarting, Exited} {
 			e := &madeEngine{containers: map[string]*Captured{}}
 			replaces, asked := tc.there(e), ""
-			id, err := recreate(t.Context(), e, dbSpec(), replaces, func(_ context.Context, id string) error {
+			id, err := recreate(t.Context(), e, made, replaces, func(_ context.Context, id string) error {
 				asked = e.String()
 				e.containers[id].State = state
 				return errors.New("it ended with code 3")
@@ -333,6 +369,20 @@ func TestRecreateDoesNotStay(t *testing.T) {
 			if id != "" || err == nil || !strings.Contains(err.Error(), "it ended with code 3") || asked != tc.asked || e.String() != want {
 				t.Errorf("%s, %s: %q, %v: %q, then %q; want %q, then %q", tc.name, state, id, err, asked, e, tc.asked, want)
 			}
+		}
+	}
+
+	// Without a verdict nothing is removed, and the next call asks again.
+	for _, state := range []State{Running, Exited} {
+		e := &madeEngine{containers: map[string]*Captured{}}
+		replaces := old(e)
+		id, err := recreate(t.Context(), e, made, replaces, func(context.Context, string) error { return fmt.Errorf("stopped: %w", ErrUndecided) })
+		if !errors.Is(err, ErrUndecided) || id != "id2" || e.String() != "db.flocker-old=id1/exited db=id2/running" {
+			t.Errorf("undecided: %q, %v: %s", id, err, e)
+		}
+		e.containers["id2"].State = state
+		if id, err := recreate(t.Context(), e, made, replaces, stays); err != nil || e.String() != "db="+id+"/running" {
+			t.Errorf("decided later, %s: %q, %v: %s", state, id, err, e)
 		}
 	}
 

@@ -18,8 +18,10 @@ var ErrNotFound = errors.New("not found")
 // LabelEnable on a container, with the value "true", has it follow its volumes.
 const LabelEnable = "flocker.enable"
 
-// labelPrefix is that of all labels that mean something to flocker.
-const labelPrefix = "flocker."
+// LabelMade is on what flocker makes on a node: the ID of the container, elsewhere, that it is
+// made for. Once it has come up its record has its own ID, so what has the one that its record
+// names was made here and has never been seen to come up.
+const LabelMade = "flocker.made"
 
 // labelSwarm is on the containers that Swarm makes. Swarm alone makes those again.
 const labelSwarm = "com.docker.swarm.task"
@@ -113,6 +115,32 @@ func (s Spec) StartsAgain() bool {
 	return host.RestartPolicy.Name == "always" || host.RestartPolicy.Name == "unless-stopped"
 }
 
+// MadeFor is the spec with the label LabelMade. Capture does not give it back.
+func (s Spec) MadeFor(id string) (Spec, error) {
+	config := map[string]any{}
+	if err := unmarshalExact(s.Config, &config); err != nil {
+		return Spec{}, fmt.Errorf("reading the configuration of container %s: %w", s.Name, err)
+	}
+	labels, _ := config["Labels"].(map[string]any)
+	if labels == nil {
+		labels = map[string]any{}
+		config["Labels"] = labels
+	}
+	labels[LabelMade] = id
+	var err error
+	s.Config, err = json.Marshal(config)
+	return s, err
+}
+
+// madeFor is what MadeFor has put in, "" for nothing.
+func (s Spec) madeFor() string {
+	var config struct{ Labels map[string]string }
+	if err := unmarshalExact(s.Config, &config); err != nil {
+		return ""
+	}
+	return config.Labels[LabelMade]
+}
+
 // Encode gives equal bytes for equal specs.
 func (s Spec) Encode() ([]byte, error) { return json.Marshal(s) }
 
@@ -181,6 +209,9 @@ func Capture(raw []byte, driver string) (Captured, error) {
 			Name:  strings.TrimPrefix(in.Name, "/"),
 			Image: Image{ID: in.Image, Ref: text(in.Config["Image"])},
 		},
+	}
+	if labels, ok := in.Config["Labels"].(map[string]any); ok {
+		delete(labels, LabelMade)
 	}
 	for _, m := range in.Mounts {
 		p := MountPoint{Type: m.Type, Name: m.Name, Driver: m.Driver, Destination: m.Destination, ReadOnly: !m.RW}

@@ -342,7 +342,7 @@ const namesTimeout = 15 * time.Second
 // takeUp is TakeUp.
 func takeUp(ctx context.Context, m maker, s Spec, id string, replaces []string, release func(context.Context) error) (err error) {
 	defer func() {
-		if err == nil {
+		if err == nil || errors.Is(err, ErrUndecided) {
 			return
 		}
 		uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
@@ -363,7 +363,7 @@ func takeUp(ctx context.Context, m maker, s Spec, id string, replaces []string, 
 func takeName(ctx context.Context, m maker, s Spec, id string, replaces []string) error {
 	ctx, cancel := context.WithTimeout(ctx, namesTimeout)
 	defer cancel()
-	there, err := m.find(ctx, s.Name)
+	there, err := predecessor(ctx, m, s, func(Captured) bool { return false })
 	switch {
 	case errors.Is(err, ErrNotFound):
 	case err != nil:
@@ -374,7 +374,7 @@ func takeName(ctx context.Context, m maker, s Spec, id string, replaces []string
 		if err := NameTaken(there, s, replaces); err != nil {
 			return err
 		}
-		if err := m.rename(ctx, there.ID, s.Name+replacedSuffix); err != nil {
+		if err := stepAside(ctx, m, s.Name, there.ID); err != nil {
 			return err
 		}
 	}

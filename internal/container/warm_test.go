@@ -232,6 +232,31 @@ func TestTakeUp(t *testing.T) {
 			t.Errorf("%d steps seen; want %d", whole, want)
 		}
 	}
+	// What was left beside the name by calls that were cut off is in nobody's way, and the old one
+	// is there until it is known that the new one stays.
+	asked := dbSpec()
+	asked.Config = []byte(`{}`)
+	asked, err := asked.MadeFor("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		beside, there Spec
+		says          error
+		want          string
+	}{
+		{dbSpec(), dbSpec(), nil, "db.flocker-old=id2/exited db=id3/running"},
+		{dbSpec(), asked, nil, "db.flocker-old=id1/exited db=id3/running"},
+		{dbSpec(), asked, ErrUndecided, "db.flocker-old=id1/exited db=id3/running"},
+		{dbSpec(), asked, errors.New("it ended"), "db=id1/exited"},
+	} {
+		e := &madeEngine{containers: map[string]*Captured{}}
+		replaces := []string{e.add("db.flocker-old", c.beside, Exited).ID, e.add("db", c.there, Exited).ID}
+		id := e.add("db"+warmSuffix, asked, Running).ID
+		if err := takeUp(t.Context(), e, asked, id, replaces, func(context.Context) error { return c.says }); !errors.Is(err, c.says) || e.String() != c.want {
+			t.Errorf("%v: %v: %s; want %s", c.says, err, e, c.want)
+		}
+	}
 	// Neither is what runs there, or is not ours, touched.
 	for _, c := range []struct {
 		state State

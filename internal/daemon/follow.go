@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,8 @@ const (
 	// followRetry is the shortest pause after a failed start, and followMost the longest.
 	followRetry = 3 * time.Second
 	followMost  = time.Minute
+	// followHurry is the first pause instead where clients wait for it to come up or to go back.
+	followHurry = 500 * time.Millisecond
 )
 
 // follower makes containers follow their volumes: it records those that run here and
@@ -54,6 +57,7 @@ type follower struct {
 	watched  map[string]bool            // of these: only to see whether their containers stay
 	stopping map[string]int             // records that are stopped for a move, and by how many
 	failed   map[string]followAttempt   // records that could not be started
+	looping  map[string]loop            // by record: what is left to its engine and keeps ending
 	problems map[string]string          // sentences by record
 	refused  map[string]string          // records that cannot be written, and why
 	images   map[string]bool            // by record: whether the image is here
@@ -89,7 +93,7 @@ func newFollower(m *member, engine container.Engine) *follower {
 	return &follower{
 		m: m, engine: engine, wake: make(chan struct{}, 1),
 		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{}, watched: map[string]bool{}, stopping: map[string]int{},
-		failed: map[string]followAttempt{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
+		failed: map[string]followAttempt{}, looping: map[string]loop{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
 		foreseen: map[string]foreseen{}, here: map[string]container.State{}, unrouted: map[string]string{}, hooks: map[string]*hookRun{},
 		ready: map[volume.ID]string{}, readied: make(chan struct{}), stops: map[string]*stopRun{}, stopTook: map[volume.ID]lastStop{},
 	}
@@ -107,20 +111,34 @@ func (f *follower) ring() {
 func (f *follower) run(ctx context.Context) error {
 	defer f.ahead.close()
 	defer f.jobs.Wait()
-	every := time.NewTicker(followEvery)
-	defer every.Stop()
 	for ctx.Err() == nil {
 		changed := f.m.cluster.Changed()
 		f.step(ctx)
 		f.m.rest(ctx, followGap, followSoon)
+		due := time.NewTimer(f.due())
 		select {
 		case <-changed:
 		case <-f.wake:
-		case <-every.C:
+		case <-due.C:
 		case <-ctx.Done():
 		}
+		due.Stop()
 	}
 	return nil
+}
+
+// due is when the containers are looked at next without a reason, or because one is to be
+// tried again.
+func (f *follower) due() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	soonest := followEvery
+	for _, a := range f.failed {
+		if left := a.next.Sub(f.m.now()); left > 0 {
+			soonest = min(soonest, left)
+		}
+	}
+	return soonest
 }
 
 // rest is between two looks: as long as gap, but no longer than soon while a container is
@@ -190,7 +208,7 @@ func (f *follower) step(ctx context.Context) {
 	}
 	f.age(v)
 	steps := planFollow(v)
-	f.forgetDone(s, steps)
+	f.forgetDone(s, steps, v.Hidden)
 	f.forgetMoves()
 	for _, st := range steps {
 		if ctx.Err() != nil {
@@ -234,9 +252,11 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 		if left := container.LeftOut(u.Labels); len(left) > 0 {
 			bare[recordKeyOf(&h)] = strings.Join(left, ", ")
 		}
-		if v := (followView{Self: f.m.self, State: s, MayWrite: true}); !v.mine(volumes) && s.RecordOf(h.Name, volumes) == nil {
+		r := s.RecordOf(h.Name, volumes)
+		if v := (followView{Self: f.m.self, State: s, MayWrite: true}); !v.mine(volumes) && r == nil {
 			continue
 		}
+		h.Unproven = r != nil && r.Node != f.m.self && u.Labels[container.LabelMade] == r.ID
 		if busy[recordKeyOf(&h)] {
 			continue
 		}
@@ -257,6 +277,7 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 				h.Hash = key.Hash(plain)
 			}
 			f.describe(s, &h, u.Labels, c)
+			f.recheck(recordKeyOf(&h), c)
 			mu.Lock()
 			defer mu.Unlock()
 			out = append(out, localFound{h, c})
@@ -267,8 +288,21 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 	f.mu.Lock()
 	f.here, f.bare = seen, bare
 	maps.DeleteFunc(f.unrouted, func(key, _ string) bool { _, here := seen[key]; return !here })
+	maps.DeleteFunc(f.looping, func(key string, _ loop) bool { _, here := seen[key]; return !here })
 	f.mu.Unlock()
 	return out
+}
+
+// recheck looks whether what was left to its engine has come up since.
+func (f *follower) recheck(key string, c container.Captured) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if l, ok := f.looping[key]; ok {
+		var over bool
+		if f.looping[key], over = l.next(c, f.m.now()); over {
+			delete(f.looping, key)
+		}
+	}
 }
 
 // describe adds what follows from what the engine says of a container.
@@ -467,19 +501,27 @@ func (f *follower) begin(ctx context.Context, st followStep) {
 	if f.busy[st.Record] || f.stopping[st.Record] > 0 || len(f.busy)-len(f.watched) >= followAtOnce || f.m.now().Before(f.failed[st.Record].next) {
 		return
 	}
+	if r := f.m.cluster.State().Container(st.Record); r == nil || r.Changed != st.Known.Changed {
+		return // as by the try that has just ended; the next look decides anew
+	}
 	f.busy[st.Record] = true
 	f.jobs.Go(func() {
 		err := f.bring(ctx, st)
-		if err != nil && ctx.Err() == nil {
+		undecided := errors.Is(err, container.ErrUndecided) // which is no failure
+		if err != nil && !undecided && ctx.Err() == nil {
 			f.tellFailed(st.Known, err)
+		}
+		least := followRetry
+		if goesBack(f.m.cluster.State(), st.Known) {
+			least = followHurry
 		}
 		f.mu.Lock()
 		delete(f.busy, st.Record)
 		if err == nil {
 			delete(f.failed, st.Record)
-		} else {
+		} else if !undecided {
 			a := f.failed[st.Record]
-			a.pause = min(max(2*a.pause, followRetry), followMost)
+			a.pause = min(max(2*a.pause, least), followMost)
 			a.next = f.m.now().Add(a.pause)
 			a.tries, a.err = a.tries+1, err
 			f.failed[st.Record] = a
@@ -489,6 +531,8 @@ func (f *follower) begin(ctx context.Context, st followStep) {
 		case err == nil:
 			f.note(st.Record, "")
 			f.m.log.Info("a container follows its volumes to this node", "container", st.Known.Name)
+		case undecided:
+			f.m.log.Warn("a container was started, and it is not known whether it stays up", "container", st.Known.Name, "err", err)
 		case ctx.Err() == nil:
 			f.note(st.Record, fmt.Sprintf("container %s cannot be started here and will be tried again: %v", st.Known.Name, err))
 		}
@@ -519,7 +563,7 @@ func (f *follower) bring(ctx context.Context, st followStep) error {
 	id, err := f.engine.Recreate(ctx, spec, f.replaces(st.Known), func(ctx context.Context, id string) error {
 		return f.stays(ctx, st.Known, id)
 	})
-	if id != "" && err != nil {
+	if id != "" && err != nil && !errors.Is(err, container.ErrUndecided) {
 		f.m.log.Warn("a container was made again, but something is left of the one it replaced", "container", spec.Name, "err", err)
 		err = nil
 	}
@@ -664,7 +708,7 @@ func (f *follower) obstacle(ctx context.Context, spec container.Spec, target con
 	return ""
 }
 
-// open is the spec of a record.
+// open is the spec of a record, as it is made of it.
 func (f *follower) open(r *state.Container) (container.Spec, error) {
 	key, err := f.m.cluster.DataKey()
 	if err != nil {
@@ -674,7 +718,11 @@ func (f *follower) open(r *state.Container) (container.Spec, error) {
 	if err != nil {
 		return container.Spec{}, err
 	}
-	return container.DecodeSpec(plain)
+	spec, err := container.DecodeSpec(plain)
+	if err != nil {
+		return container.Spec{}, err
+	}
+	return spec.MadeFor(r.ID)
 }
 
 // stop the container of a record. The move may be given up while the engine is at it:
@@ -771,9 +819,11 @@ func (f *follower) note(record, problem string) {
 	}
 }
 
-// forgetDone drops the sentences about what is not tried any more.
-func (f *follower) forgetDone(s *state.State, steps []followStep) {
+// forgetDone drops the sentences about what is not tried any more. Of what is hidden nobody
+// knows that: a try may have failed since it was looked for.
+func (f *follower) forgetDone(s *state.State, steps []followStep, hidden map[string]bool) {
 	tried := map[string]bool{"data key": true}
+	maps.Copy(tried, hidden)
 	for _, st := range steps {
 		tried[st.Record] = true
 	}
@@ -794,6 +844,9 @@ func (f *follower) report(rep *volume.Report) {
 	for _, key := range slices.Sorted(maps.Keys(f.problems)) {
 		rep.Problems = append(rep.Problems, f.problems[key])
 	}
+	for _, key := range slices.Sorted(maps.Keys(f.looping)) {
+		rep.Problems = append(rep.Problems, f.looping[key].why)
+	}
 	for _, key := range slices.Sorted(maps.Keys(f.unrouted)) {
 		rep.Problems = append(rep.Problems, f.unrouted[key])
 	}
@@ -804,7 +857,7 @@ func (f *follower) report(rep *volume.Report) {
 		if r.Node != f.m.self && !asked && f.problems[key] == "" {
 			continue
 		}
-		c := volume.Followed{Record: key, Problem: f.problems[key], LacksImage: asked && !has}
+		c := volume.Followed{Record: key, Problem: cmp.Or(f.problems[key], f.looping[key].why), LacksImage: asked && !has}
 		if r.Node != f.m.self && c.Problem == "" {
 			c.Problem = f.foreseen[key].obstacle
 		}

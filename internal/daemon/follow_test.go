@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -22,7 +23,7 @@ import (
 //
 //	vol NAME@EPOCH on=NODE [PHASE]
 //	rec NAME NODE id=ID vols=VOL@EPOCH,.. [run] [blocked] [hash=H] [key=K] [left=NODE:ID] [ports=80:80/http] [publishes=80:80]
-//	here NAME id=ID vols=VOL,.. [live] [failed] [hash=H] [ports=80:80/http] [publishes=80:80]
+//	here NAME id=ID vols=VOL,.. [live] [failed] [unproven] [hash=H] [ports=80:80/http] [publishes=80:80]
 //	hidden NAME vols=VOL,..
 //	settled WHAT..       IDs of containers, names of records
 //	may-not-write
@@ -142,7 +143,7 @@ func followCase(t *testing.T, lines []string) followView {
 			}
 			snap.Containers = append(snap.Containers, c)
 		case "here":
-			v.Here = append(v.Here, hereContainer{ID: opt["id"], Name: words[1], Volumes: ids(volumes), Live: flag["live"], Failed: flag["failed"], Hash: opt["hash"], Routes: routes, Published: published})
+			v.Here = append(v.Here, hereContainer{ID: opt["id"], Name: words[1], Volumes: ids(volumes), Live: flag["live"], Failed: flag["failed"], Unproven: flag["unproven"], Hash: opt["hash"], Routes: routes, Published: published})
 		case "hidden":
 			v.Hidden = map[string]bool{(&state.Container{Name: words[1], Volumes: volumes}).RecordKey(): true}
 		case "settled":
@@ -165,6 +166,19 @@ func followCase(t *testing.T, lines []string) followView {
 		return slices.Contains(settled, name)
 	}
 	return v
+}
+
+// A failure of what could not be looked at is not forgotten: it may have happened since.
+func TestForgetDone(t *testing.T) {
+	f := newFollower(&member{}, nil)
+	for _, key := range []string{"tried", "hidden", "busy", "done"} {
+		f.problems[key], f.failed[key] = "cannot be started", followAttempt{tries: 1}
+	}
+	f.busy["busy"] = true
+	f.forgetDone(state.New(), []followStep{{Record: "tried"}}, map[string]bool{"hidden": true})
+	if got := slices.Sorted(maps.Keys(f.failed)); !slices.Equal(got, []string{"busy", "hidden", "tried"}) || len(f.problems) != len(got) {
+		t.Errorf("%v, %v", got, f.problems)
+	}
 }
 
 // An engine that does not answer is told of once, and again after it has answered.

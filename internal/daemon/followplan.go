@@ -18,6 +18,9 @@ type hereContainer struct {
 	// user who stopped it.
 	Failed bool
 	Hash   string // of its spec
+	// Unproven: it was made here of a container elsewhere, and nobody has seen it come up. Whoever
+	// made it was stopped before that.
+	Unproven bool
 	// Routes that its labels ask for and that it can have.
 	Routes []volume.Route
 	// Published are ports of it that the engine publishes.
@@ -95,7 +98,7 @@ func planFollow(v followView) (steps []followStep) {
 		}
 		elsewhere := r.Node != v.Self
 		switch {
-		case c != nil && c.Live: // it is recorded here in a moment
+		case c != nil && c.Live && !c.judged(r): // it is recorded here in a moment
 		case r.Run && (elsewhere || v.raised(r)) && r.Blocked:
 			steps = append(steps, followStep{followBlock, key, c, r})
 		case r.Run && (elsewhere || v.raised(r)):
@@ -115,7 +118,7 @@ func (v followView) decide(c *hereContainer, r *state.Container) followDo {
 		return followPut
 	case r == nil:
 		return followStop
-	case r.Node != v.Self && c.Live:
+	case r.Node != v.Self && c.Live && !c.judged(r):
 		return followPut
 	case r.Node != v.Self:
 		return "" // its place is taken, if it has to run
@@ -132,6 +135,9 @@ func (v followView) decide(c *hereContainer, r *state.Container) followDo {
 	}
 	return ""
 }
+
+// judged says that a container has to be seen to come up before it is recorded.
+func (c *hereContainer) judged(r *state.Container) bool { return c.Unproven && r.Run && !r.Blocked }
 
 func (v followView) differs(c *hereContainer, r *state.Container) bool {
 	return c.ID != r.ID || c.Hash != r.Hash || r.Key != v.State.Cluster().DataKey || !slices.Equal(c.Routes, r.Routes) || !slices.Equal(c.Published, r.Published)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"reflect"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -298,28 +299,49 @@ func (s served) host() string {
 	return host
 }
 
-// serves says whether a server at an address here has answered a probe, and whether one has of
-// a route of these volumes whose clients are made to wait. changed is closed when that may be
-// otherwise.
-func (r *router) serves(address string, volumes map[volume.ID]bool) (own, others bool, changed <-chan struct{}) {
+// in says that it is in a container that is reached so. With its node's network it has the
+// address of others, too, and only the port that it names tells.
+func (s served) in(at container.Ports) bool {
+	host, text, err := net.SplitHostPort(s.server)
+	if err != nil || host == "" || host != at.Address {
+		return false
+	}
+	port, err := strconv.Atoi(text)
+	return err == nil && (!net.ParseIP(host).IsLoopback() || slices.Contains(at.Exposed, port))
+}
+
+// routedTo says that the server of a route may be in the container of a record.
+func routedTo(rt state.Route, rec *state.Container) bool {
+	if rt.Container != nil {
+		return rt.Container.RecordKey() == rec.RecordKey()
+	}
+	return slices.Contains(ids(rec.Volumes), rt.Volume.ID)
+}
+
+// serves says whether the server of a route of a record has answered a probe in a container that
+// is reached so, and whether one has of a route of these volumes whose clients are made to wait.
+// changed is closed when that may be otherwise.
+func (r *router) serves(rec *state.Container, at container.Ports, volumes map[volume.ID]bool) (own, others bool, changed <-chan struct{}) {
 	if r == nil {
 		return false, false, nil
 	}
 	routes := r.m.cluster.State().NodeRoutes()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	own, others = answeredOf(r.ready, routes, r.m.self, address, volumes)
+	own, others = answeredOf(r.ready, routes, r.m.self, rec, at, volumes)
 	return own, others, r.news
 }
 
 // answeredOf decides serves from the servers by route. One that was waited for in vain gets its
 // clients, but has not answered.
-func answeredOf(ready map[string]served, routes []state.NodeRoute, self volume.NodeID, address string, volumes map[volume.ID]bool) (own, others bool) {
-	for _, server := range ready {
-		own = own || server.answered && address != "" && server.host() == address
-	}
+func answeredOf(ready map[string]served, routes []state.NodeRoute, self volume.NodeID, rec *state.Container, at container.Ports, volumes map[volume.ID]bool) (own, others bool) {
 	for _, rt := range routes {
-		others = others || rt.Owner == self && rt.Moving && volumes[rt.Volume.ID] && ready[routeID(rt.Route)].answered
+		server := ready[routeID(rt.Route)]
+		if rt.Owner != self || !server.answered {
+			continue
+		}
+		own = own || routedTo(rt.Route, rec) && server.in(at)
+		others = others || rt.Moving && volumes[rt.Volume.ID]
 	}
 	return own, others
 }

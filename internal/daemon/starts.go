@@ -20,6 +20,10 @@ const (
 	// startHurried is how long instead where clients of another container wait for it alone:
 	// most that cannot run say so at once.
 	startHurried = 200 * time.Millisecond
+	// startPatience is for how long one that its engine starts again may begin runs of which one
+	// has to last that long: the first may set something up, or miss another container that is not
+	// up yet.
+	startPatience = 5 * time.Second
 	// startLook is the time between two looks, and startSilence how long an engine may say
 	// nothing about it. It has said that the container was started, so that counts then.
 	startLook    = 250 * time.Millisecond
@@ -32,7 +36,8 @@ const (
 type startView struct {
 	Now  container.Captured
 	Gone bool          // there is none any more
-	Ran  time.Duration // for how long it has been seen to run
+	Ran  time.Duration // for how long it has been seen to run, since its engine started it last
+	Seen time.Duration // since its engine first said how it is
 	// Answered: the server of a route in it has answered its probe. Awaited: one of another
 	// container has, and its clients wait until this one counts as started, too.
 	Answered, Awaited bool
@@ -52,21 +57,22 @@ const (
 // judgeStart says whether a container has come up, and why not. Slow is not failing: one
 // that runs and does not answer for minutes has come up. Nor does it have to be healthy.
 func judgeStart(v startView) (startVerdict, string) {
-	again := fmt.Sprintf("it ended with code %d, and its engine starts it again", v.Now.ExitCode)
 	switch n := v.Now.Restarts; {
 	case v.Gone:
 		return startFails, "its engine has removed it as soon as it ended (--rm), so nobody can say how"
+	case v.Now.State == container.Restarting && v.Seen < startPatience:
+		return startWaits, ""
 	case v.Now.State == container.Restarting:
-		return startFails, again
+		return startFails, fmt.Sprintf("it ended with code %d, and its engine starts it again", v.Now.ExitCode)
 	case v.Answered && v.Now.State.Live():
 		return startRuns, ""
-	case n > 0 && v.Now.State.Live(): // its code is forgotten by then
-		return startFails, fmt.Sprintf("it ended as soon as it was started, and its engine has started it again %s", times(n))
-	case v.Now.State.Live() && (v.Ran >= startStays || v.Awaited && !v.Again && v.Ran >= startHurried):
+	case v.Now.State.Live() && (v.Ran >= startStays || v.Awaited && !v.Again && n == 0 && v.Ran >= startHurried):
 		return startRuns, ""
+	case v.Now.State.Live() && n > 0 && v.Seen-v.Ran >= startPatience: // its code is forgotten by then
+		return startFails, fmt.Sprintf("it ended as soon as it was started, and its engine has started it again %s", times(n))
 	case v.Now.State.Live():
 		return startWaits, ""
-	case v.Now.State == container.Exited && v.Now.ExitCode == 0 && v.Now.Error == "":
+	case v.Now.State == container.Exited && v.Now.ExitCode == 0 && v.Now.Error == "" && !v.Now.Spec.StartsAgain():
 		return startEnds, ""
 	case v.Now.State == container.Exited:
 		return startFails, strings.TrimSuffix(fmt.Sprintf("it ended with code %d: %s", v.Now.ExitCode, v.Now.Error), ": ")
@@ -83,16 +89,17 @@ func times(n int) string {
 
 // stays waits until it is known whether the container of a record, which was started, stays,
 // and records it when it does: its clients wait for that, and not for what is left to do after
-// it. The error is why it does not. Whatever cannot be found out is none: then it is recorded,
-// or not, by what is seen later.
+// it. The error is why it does not; container.ErrUndecided: that cannot be found out. One that
+// its engine starts again and again is recorded and told of, unless its volumes can go back
+// where it ran: nothing would be gained by removing it.
 func (f *follower) stays(ctx context.Context, r *state.Container, id string) error {
 	f.watch(r.RecordKey(), true)
 	defer f.watch(r.RecordKey(), false)
 	held := heldBy(f.m.cluster.State(), r)
 	w := startWatch{
 		inspect: func(ctx context.Context) (container.Captured, error) { return f.inspect(ctx, id) },
-		serves: func(address string) (own, others bool, changed <-chan struct{}) {
-			return f.m.router.serves(address, held)
+		serves: func(at container.Ports) (own, others bool, changed <-chan struct{}) {
+			return f.m.router.serves(r, at, held)
 		},
 	}
 	f.mu.Lock()
@@ -100,21 +107,55 @@ func (f *follower) stays(ctx context.Context, r *state.Container, id string) err
 	f.mu.Unlock()
 	switch c, verdict, why := w.await(ctx); verdict {
 	case startFails:
-		return f.lastWords(ctx, id, why)
+		err := f.lastWords(ctx, id, why)
+		if s := f.m.cluster.State(); c.ID == "" || !c.State.Live() || goesBack(s, r) {
+			return err
+		}
+		f.loops(r, c, err)
+		f.started(ctx, r, c)
 	case startRuns, startEnds:
 		f.started(ctx, r, c)
 	case startWaits:
-		if ctx.Err() == nil {
-			f.m.log.Warn("nobody knows whether a container stays up: its engine does not say", "container", r.Name)
-		}
+		return fmt.Errorf("container %s: %w", r.Name, container.ErrUndecided)
 	}
 	return nil
+}
+
+// loop is a container that does not come up and is left to its engine, which starts it again.
+type loop struct {
+	why      string
+	restarts int
+	since    time.Time // for that long it was not started again
+}
+
+// loops has people know of a container that is left to its engine. At home its user knows it.
+func (f *follower) loops(r *state.Container, c container.Captured, why error) {
+	s := f.m.cluster.State()
+	text := fmt.Sprintf("container %s does not come up on %s, where its engine goes on trying: %s", r.Name, s.NodeName(f.m.self), head(why.Error(), 2*maxHookError))
+	f.mu.Lock()
+	f.looping[r.RecordKey()] = loop{text, c.Restarts, f.m.now()}
+	f.mu.Unlock()
+	f.m.log.Warn("a container does not come up, and is left to its engine", "container", r.Name, "err", why)
+	if v := s.Volume(r.Volumes[0].ID); v != nil && r.Node != f.m.self && f.m.unaware(knowsStarts) == "" {
+		f.m.tell(state.Tell{Volume: v.ID, Kind: state.VolumeStarts, Message: fmt.Sprintf("volume %s: %s", v.Name, text)})
+	}
+}
+
+// next is what is known of a loop once the container was seen again; over: it came up, or ended.
+func (l loop) next(c container.Captured, now time.Time) (out loop, over bool) {
+	switch {
+	case !c.State.Live():
+		return l, true
+	case c.State == container.Restarting || c.Restarts != l.restarts:
+		l.restarts, l.since = c.Restarts, now
+	}
+	return l, now.Sub(l.since) >= followSettle
 }
 
 // startWatch is what one container that was started is judged by.
 type startWatch struct {
 	inspect func(ctx context.Context) (container.Captured, error)
-	serves  func(address string) (own, others bool, changed <-chan struct{}) // router.serves
+	serves  func(at container.Ports) (own, others bool, changed <-chan struct{}) // router.serves
 	again   bool
 }
 
@@ -122,21 +163,30 @@ type startWatch struct {
 // says nothing for long.
 func (w startWatch) await(ctx context.Context) (container.Captured, startVerdict, string) {
 	v := startView{Again: w.again}
-	var ran time.Time
+	var first, ran time.Time // when it was seen at all, and in this run
 	for heard := time.Now(); time.Since(heard) < startSilence; {
-		known, _, _ := w.serves(v.Now.Ports.Address)
-		if !known { // who answers runs: that need not be asked for once more
+		known, _, _ := w.serves(v.Now.Ports)
+		if !known || v.Now.State == container.Restarting { // who answers runs: that need not be asked for once more
 			now, err := w.inspect(ctx)
 			if known = err == nil || errors.Is(err, container.ErrNotFound); known {
-				v.Now, v.Gone, heard = now, err != nil, time.Now()
+				heard = time.Now()
+				if now.State == container.Restarting || now.Restarts != v.Now.Restarts {
+					ran = time.Time{}
+				}
+				v.Now, v.Gone = now, err != nil
 			}
-			if known && v.Now.State.Live() && ran.IsZero() {
+			if known && first.IsZero() {
+				first = heard
+			}
+			if known && v.Now.State.Live() && v.Now.State != container.Restarting && ran.IsZero() {
 				ran = heard
 			}
-			v.Ran = heard.Sub(ran)
+			if v.Ran, v.Seen = 0, heard.Sub(first); !ran.IsZero() {
+				v.Ran = heard.Sub(ran)
+			}
 		}
 		var changed <-chan struct{}
-		v.Answered, v.Awaited, changed = w.serves(v.Now.Ports.Address)
+		v.Answered, v.Awaited, changed = w.serves(v.Now.Ports)
 		if ctx.Err() != nil {
 			break
 		}
@@ -151,15 +201,29 @@ func (w startWatch) await(ctx context.Context) (container.Captured, startVerdict
 				wait = min(wait, left)
 			}
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-changed:
-		case <-ctx.Done():
-		}
-		timer.Stop()
+		w.rest(ctx, v, wait, changed)
 	}
 	return v.Now, startWaits, ""
+}
+
+// rest is between two looks: until there is news of this container's clients. Those of others
+// come in as well, and an engine is not asked about all of its containers at each.
+func (w startWatch) rest(ctx context.Context, v startView, most time.Duration, changed <-chan struct{}) {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			return
+		case <-changed:
+			var own, others bool
+			if own, others, changed = w.serves(v.Now.Ports); own != v.Answered || others != v.Awaited {
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // watch notes that a job only watches a container now: others may be started meanwhile. Its

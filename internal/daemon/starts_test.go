@@ -28,6 +28,10 @@ func TestJudgeStart(t *testing.T) {
 	failed := func(why string) func(*startView) { return func(v *startView) { v.Now.Error = why } }
 	answered := func(v *startView) { v.Answered = true }
 	awaited := func(v *startView) { v.Awaited = true }
+	seen := func(d time.Duration) func(*startView) { return func(v *startView) { v.Seen = d } }
+	policy := func(name string) func(*startView) {
+		return func(v *startView) { v.Now.Spec.HostConfig = []byte(`{"RestartPolicy":{"Name":"` + name + `"}}`) }
+	}
 	before := func(v *startView) { v.Again = true }
 	gone := func(v *startView) { v.Gone = true }
 	for _, c := range []struct {
@@ -45,18 +49,25 @@ func TestJudgeStart(t *testing.T) {
 		{"for a while", is(container.Running, awaited, ran(200*time.Millisecond)), startRuns, ""},
 		{"but it has failed before", is(container.Running, awaited, before, ran(200*time.Millisecond)), startWaits, ""},
 
-		{"it waits to be started again", is(container.Restarting, code(3), ran(2*time.Second)), startFails, "code 3, and its engine starts it again"},
-		{"even if it ended well", is(container.Restarting), startFails, "code 0, and its engine starts it again"},
-		{"it was started again, and runs", is(container.Running, again(1), ran(2*time.Second)), startFails, "started it again once"},
-		{"as another one's clients wait", is(container.Running, again(2), awaited, ran(time.Second)), startFails, "started it again 2 times"},
-		{"and answers", is(container.Running, again(1), answered), startRuns, ""},
-		{"it has answered before", is(container.Restarting, code(3), answered), startFails, "code 3"},
+		{"it waits to be started again", is(container.Restarting, code(3), seen(4*time.Second)), startWaits, ""},
+		{"as it has for long", is(container.Restarting, code(3), seen(5*time.Second)), startFails, "code 3, and its engine starts it again"},
+		{"even if it ended well", is(container.Restarting, seen(5*time.Second)), startFails, "code 0, and its engine starts it again"},
+		{"it was started again, and runs", is(container.Running, again(1), ran(999*time.Millisecond)), startWaits, ""},
+		{"for a second", is(container.Running, again(1), ran(time.Second), seen(5*time.Second)), startRuns, ""},
+		{"as another one's clients wait", is(container.Running, again(2), awaited, ran(500*time.Millisecond)), startWaits, ""},
+		{"it began to run in time", is(container.Running, again(5), ran(500*time.Millisecond), seen(5*time.Second)), startWaits, ""},
+		{"or did not", is(container.Running, again(5), ran(500*time.Millisecond), seen(5500*time.Millisecond)), startFails, "started it again 5 times"},
+		{"or once", is(container.Running, again(1), seen(5*time.Second)), startFails, "started it again once"},
+		{"its engine was silent before", is(container.Running, seen(20*time.Second)), startWaits, ""},
+		{"and answers", is(container.Running, again(1), answered, seen(9*time.Second)), startRuns, ""},
+		{"it has answered before", is(container.Restarting, code(3), answered, seen(5*time.Second)), startFails, "code 3"},
 		{"it has ended", is(container.Exited, code(1)), startFails, "it ended with code 1"},
 		{"its engine says why", is(container.Exited, code(128), failed("no such file")), startFails, "it ended with code 128: no such file"},
 		{"its engine could not start it", is(container.Exited, failed("no such device")), startFails, "no such device"},
 		{"it ended after its last try", is(container.Exited, code(1), again(5)), startFails, "it ended with code 1"},
 		{"it had nothing more to do", is(container.Exited), startEnds, ""},
-		{"at the second try", is(container.Exited, again(1)), startEnds, ""},
+		{"at the second try", is(container.Exited, again(1), policy("on-failure")), startEnds, ""},
+		{"but it is to run", is(container.Exited, policy("always")), startFails, "it ended with code 0"},
 		{"nobody knows how it ended", is("", gone), startFails, "--rm"},
 		{"it was never started", is(container.Created), startFails, "it is created"},
 		{"it is dead", is(container.Dead), startFails, "it is dead"},
@@ -76,25 +87,29 @@ func TestAwaitStart(t *testing.T) {
 		name             string
 		silent           [2]time.Duration // the engine says nothing from when to when
 		ends             time.Duration    // its command does, each time
+		times            int              // that often; 0: always
 		answers, sibling time.Duration    // the server of its route, and another one's
 		again            bool
 		want             startVerdict
-		after            time.Duration // at the latest
+		after            time.Duration // at the latest, and not half of it before
 		looks            int           // most
 	}{
-		{"no route", [2]time.Duration{}, 0, 0, 0, false, startRuns, 1000 * ms, 9},
-		{"its server answers", [2]time.Duration{}, 0, 40 * ms, 0, false, startRuns, 40 * ms, 1},
-		{"it answers late", [2]time.Duration{}, 0, 5000 * ms, 0, false, startRuns, 1000 * ms, 9},
-		{"another one's answers", [2]time.Duration{}, 0, 0, 40 * ms, false, startRuns, 200 * ms, 5},
-		{"another one's answers, late", [2]time.Duration{}, 0, 0, 600 * ms, false, startRuns, 600 * ms, 7},
-		{"another one's answers, and it has failed before", [2]time.Duration{}, 0, 0, 40 * ms, true, startRuns, 1000 * ms, 9},
-		{"it ends at once", [2]time.Duration{}, 1, 0, 0, false, startFails, 200 * ms, 3},
-		{"it ends after a while", [2]time.Duration{}, 700 * ms, 0, 0, false, startFails, 1000 * ms, 9},
-		{"it ends before another one's answers", [2]time.Duration{}, 100 * ms, 0, 150 * ms, false, startFails, 200 * ms, 5},
-		{"its engine is silent at first", [2]time.Duration{0, 3000 * ms}, 0, 0, 0, false, startRuns, 4250 * ms, 40},
-		{"its engine is silent, and its server answers", [2]time.Duration{10 * ms, time.Hour}, 0, 40 * ms, 0, false, startRuns, 40 * ms, 1},
-		{"its engine is silent between", [2]time.Duration{100 * ms, 3000 * ms}, 0, 0, 0, false, startRuns, 3250 * ms, 40},
-		{"its engine is silent for long", [2]time.Duration{0, time.Hour}, 0, 0, 0, false, startWaits, 30250 * ms, 200},
+		{"no route", [2]time.Duration{}, 0, 0, 0, 0, false, startRuns, 1000 * ms, 9},
+		{"its server answers", [2]time.Duration{}, 0, 0, 40 * ms, 0, false, startRuns, 40 * ms, 1},
+		{"it answers late", [2]time.Duration{}, 0, 0, 5000 * ms, 0, false, startRuns, 1000 * ms, 9},
+		{"another one's answers", [2]time.Duration{}, 0, 0, 0, 40 * ms, false, startRuns, 200 * ms, 5},
+		{"another one's answers, late", [2]time.Duration{}, 0, 0, 0, 600 * ms, false, startRuns, 600 * ms, 7},
+		{"another one's answers, and it has failed before", [2]time.Duration{}, 0, 0, 0, 40 * ms, true, startRuns, 1000 * ms, 9},
+		{"it ends at once, always", [2]time.Duration{}, 1, 0, 0, 0, false, startFails, 5050 * ms, 60},
+		{"it ends after a while, always", [2]time.Duration{}, 700 * ms, 0, 0, 0, false, startFails, 5550 * ms, 60},
+		{"it ends once", [2]time.Duration{}, 100 * ms, 1, 0, 0, false, startRuns, 1250 * ms, 12},
+		{"it ends three times", [2]time.Duration{}, 300 * ms, 3, 0, 0, false, startRuns, 2300 * ms, 20},
+		{"it ends once, and another one's answers", [2]time.Duration{}, 10 * ms, 1, 0, 150 * ms, false, startRuns, 1200 * ms, 12},
+		{"it ends twice, and its server answers", [2]time.Duration{}, 10 * ms, 2, 300 * ms, 0, false, startRuns, 300 * ms, 5},
+		{"its engine is silent at first", [2]time.Duration{0, 3000 * ms}, 0, 0, 0, 0, false, startRuns, 4000 * ms, 40},
+		{"its engine is silent, and its server answers", [2]time.Duration{10 * ms, time.Hour}, 0, 0, 40 * ms, 0, false, startRuns, 40 * ms, 1},
+		{"its engine is silent between", [2]time.Duration{100 * ms, 3000 * ms}, 0, 0, 0, 0, false, startRuns, 3000 * ms, 40},
+		{"its engine is silent for long", [2]time.Duration{0, time.Hour}, 0, 0, 0, 0, false, startWaits, 30000 * ms, 200},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			began, looks := time.Now(), 0
@@ -114,26 +129,55 @@ func TestAwaitStart(t *testing.T) {
 						return container.Captured{}, errors.New("it does not answer")
 					} else if c.ends > 0 {
 						now.Restarts = int(d / (c.ends + 100*ms))
+						if c.times > 0 {
+							now.Restarts = min(now.Restarts, c.times)
+						}
+						if over := d - time.Duration(now.Restarts)*(c.ends+100*ms); over >= c.ends && now.Restarts != c.times {
+							now.State = container.Restarting
+						}
 					}
 					return now, nil
 				},
-				serves: func(address string) (own, others bool, changed <-chan struct{}) {
-					return since(c.answers) && address == up.Ports.Address, since(c.sibling), news
+				serves: func(at container.Ports) (own, others bool, changed <-chan struct{}) {
+					return since(c.answers) && at.Address == up.Ports.Address, since(c.sibling), news
 				},
 			}
 			_, got, why := w.await(t.Context())
-			if took := time.Since(began); got != c.want || took > c.after || looks > c.looks {
+			if took := time.Since(began); got != c.want || took > c.after || took < c.after-100*ms || looks > c.looks {
 				t.Errorf("%s: %s, %q after %s and %d looks; want %s after %s and %d", c.name, got, why, took, looks, c.want, c.after, c.looks)
 			}
 		})
 	}
+
+	// At news of other containers its engine is not asked.
+	synctest.Test(t, func(t *testing.T) {
+		looks, news := 0, make(chan struct{})
+		w := startWatch{
+			inspect: func(context.Context) (container.Captured, error) { looks++; return up, nil },
+			serves:  func(container.Ports) (own, others bool, changed <-chan struct{}) { return false, false, news },
+		}
+		ended := make(chan startVerdict)
+		go func() {
+			_, got, _ := w.await(t.Context())
+			ended <- got
+		}()
+		for range 100 {
+			time.Sleep(5 * ms)
+			close(news)
+			news = make(chan struct{})
+			synctest.Wait()
+		}
+		if got := <-ended; got != startRuns || looks > 9 {
+			t.Errorf("%s after %d looks", got, looks)
+		}
+	})
 
 	// Who is stopped while it waits takes nothing back.
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
 	w := startWatch{
 		inspect: func(context.Context) (container.Captured, error) { return container.Captured{}, container.ErrNotFound },
-		serves:  func(string) (own, others bool, changed <-chan struct{}) { return false, false, nil },
+		serves:  func(container.Ports) (own, others bool, changed <-chan struct{}) { return false, false, nil },
 	}
 	if _, got, why := w.await(ctx); got != startWaits {
 		t.Errorf("stopped: %s, %q", got, why)
@@ -162,10 +206,72 @@ func TestAnsweredOf(t *testing.T) {
 		{"its clients wait elsewhere", served{"10.0.0.2:80", true}, elsewhere, "10.0.0.1", "v", false, false},
 		{"it has no address", served{":80", true}, open, "", "v", false, false},
 	} {
+		rec := &state.Container{Name: "db", Volumes: []state.ContainerVolume{{ID: c.volume}}}
 		ready := map[string]served{routeID(c.route.Route): c.server}
-		own, others := answeredOf(ready, []state.NodeRoute{c.route}, "n1", c.address, map[volume.ID]bool{c.volume: true})
+		own, others := answeredOf(ready, []state.NodeRoute{c.route}, "n1", rec, container.Ports{Address: c.address}, map[volume.ID]bool{c.volume: true})
 		if own != c.own || others != c.others {
 			t.Errorf("%s: %t, %t; want %t, %t", c.name, own, others, c.own, c.others)
+		}
+	}
+}
+
+// What is left to its engine has come up when it was not started again for a while.
+func TestLoop(t *testing.T) {
+	began := time.Now()
+	l := loop{restarts: 2, since: began}
+	for _, c := range []struct {
+		state    container.State
+		restarts int
+		after    time.Duration
+		over     bool
+	}{
+		{container.Running, 2, 19 * time.Second, false},
+		{container.Running, 3, 20 * time.Second, false},
+		{container.Running, 3, 39 * time.Second, false},
+		{container.Restarting, 3, 39 * time.Second, false},
+		{container.Running, 3, 41 * time.Second, false},
+		{container.Running, 3, 59 * time.Second, true},
+	} {
+		var over bool
+		if l, over = l.next(container.Captured{State: c.state, Restarts: c.restarts}, began.Add(c.after)); over != c.over {
+			t.Errorf("%s, %d after %s: %t", c.state, c.restarts, c.after, over)
+		}
+	}
+	if _, over := l.next(container.Captured{State: container.Exited, Restarts: 3}, began); !over {
+		t.Error("one that was stopped is said to be started again")
+	}
+}
+
+// The address of a node's network is that of many containers.
+func TestServedIn(t *testing.T) {
+	for _, c := range []struct {
+		server, address string
+		exposed         []int
+		want            bool
+	}{
+		{"172.17.0.2:5432", "172.17.0.2", nil, true},
+		{"172.17.0.3:5432", "172.17.0.2", nil, false},
+		{"", "", nil, false},
+		{"127.0.0.1:5432", "127.0.0.1", nil, false},
+		{"127.0.0.1:5432", "127.0.0.1", []int{80}, false},
+		{"127.0.0.1:5432", "127.0.0.1", []int{80, 5432}, true},
+	} {
+		if got := (served{server: c.server}).in(container.Ports{Address: c.address, Exposed: c.exposed}); got != c.want {
+			t.Errorf("%+v: %t", c, got)
+		}
+	}
+	rec := &state.Container{Name: "db", Volumes: []state.ContainerVolume{{ID: "v"}}}
+	for _, c := range []struct {
+		route state.Route
+		want  bool
+	}{
+		{state.Route{Volume: &state.Volume{ID: "v"}}, true},
+		{state.Route{Volume: &state.Volume{ID: "w"}}, false},
+		{state.Route{Volume: &state.Volume{ID: "v"}, Container: rec}, true},
+		{state.Route{Volume: &state.Volume{ID: "v"}, Container: &state.Container{Name: "tool", Volumes: rec.Volumes}}, false},
+	} {
+		if got := routedTo(c.route, rec); got != c.want {
+			t.Errorf("%+v: %t", c.route, got)
 		}
 	}
 }

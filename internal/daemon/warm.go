@@ -472,6 +472,10 @@ func (p *prestarts) release(ctx context.Context, r *state.Container, w *prestart
 		}
 		return p.f.stays(ctx, r, w.id)
 	})
+	if errors.Is(err, container.ErrUndecided) {
+		p.f.m.log.Warn("a container goes on with its volume, and it is looked at again whether it stays up", "container", spec.Name, "err", err)
+		err = nil
+	}
 	if ran && err != nil {
 		p.f.m.log.Warn("a container goes on, but something is left of the one it replaced", "container", spec.Name, "err", err)
 		err = nil

@@ -50,6 +50,7 @@ func (w *World) moveFollowing(name, to string) error {
 //	spoil NODE CONTAINER, mend NODE CONTAINER  the engine cannot start it, and can again
 //	ends NODE CONTAINER CODE AFTER [WORDS..]  its command ends there so long after each start, having said
 //	                               WORDS; ends NODE CONTAINER never: no more
+//	ends-once NODE CONTAINER CODE AFTER [WORDS..]  and runs once its engine has started it again
 //	image NODE IMAGE               until the node's engine has the image
 //	same NODE CONTAINER            it has its label, secret and policy, and the state does not show the secret
 //	rm NODE CONTAINER              docker rm
@@ -104,7 +105,7 @@ func (w *World) followStep(words []string) (ok bool, err error) {
 		w.Await(strings.Join(words, " "), func() bool { return record() == nil })
 	case "spoil", "mend":
 		m.Engine.Spoil(words[2], words[0] == "spoil")
-	case "ends":
+	case "ends", "ends-once":
 		if words[3] == "never" {
 			m.Engine.Ends(words[2], nil)
 			return true, nil
@@ -114,7 +115,7 @@ func (w *World) followStep(words []string) (ok bool, err error) {
 			return true, err
 		}
 		after, err := time.ParseDuration(words[4])
-		m.Engine.Ends(words[2], &containerfake.End{Code: code, After: after, Says: strings.Join(words[5:], " ")})
+		m.Engine.Ends(words[2], &containerfake.End{Code: code, After: after, Says: strings.Join(words[5:], " "), Once: words[0] == "ends-once"})
 		return true, err
 	case "image":
 		w.Await(strings.Join(words, " "), func() bool {

@@ -26,6 +26,7 @@ import (
 //	vanish NODE                    the next snapshot to be mounted there is gone by then
 //	rot NODE VOLUME FILE           the disk of a node gives another content than was written
 //	problem NODE TEXT              until status has a problem with that text in it
+//	solved NODE TEXT               until it has none
 //	safety NODE TEXT               until it says that of what is not promised
 //	voters NODE OTHER..            until the node knows exactly these voters
 //	snapshot NODE NAME VOLUME..    flockctl snapshot create
@@ -120,6 +121,13 @@ func (w *World) operatorStep(words []string) error {
 		w.Await("status says "+text, func() bool {
 			s, err := node().API().Status(w.ctx())
 			return err == nil && strings.Contains(strings.Join(s.Problems, "\n"), text)
+		})
+		return nil
+	case "solved":
+		text := strings.Join(words[2:], " ")
+		w.Await("status says no more "+text, func() bool {
+			s, err := node().API().Status(w.ctx())
+			return err == nil && !strings.Contains(strings.Join(s.Problems, "\n"), text)
 		})
 		return nil
 	case "snapshot":

@@ -240,6 +240,7 @@ type End struct {
 	Code  int
 	After time.Duration
 	Says  string
+	Once  bool // only until its engine has started it again
 }
 
 // Ends has the commands of containers of a name end; nil: no more. With a restart policy the
@@ -264,7 +265,7 @@ func (e *Engine) age() {
 	e.mu.Lock()
 	for _, c := range e.containers {
 		end, ends := e.ends[c.name]
-		for ends && !c.atGate {
+		for ends && !c.atGate && !(end.Once && c.state == container.Running && c.restarts > 0) {
 			again := c.restart == "always" || c.restart == "unless-stopped" || c.restart == "on-failure" && end.Code != 0
 			left := time.Since(c.since)
 			if c.state == container.Running && left >= end.After {

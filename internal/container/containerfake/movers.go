@@ -29,7 +29,9 @@ func (e *Engine) Inspect(_ context.Context, ref string) (container.Captured, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	described, hosted := map[string]any{"Labels": c.labels, "Env": c.env}, map[string]any{}
+	labels := maps.Clone(c.labels)
+	delete(labels, container.LabelMade)
+	described, hosted := map[string]any{"Labels": labels, "Env": c.env}, map[string]any{}
 	if c.labels[container.LabelPrestart] != "" {
 		described["Cmd"] = []string{"serve"}
 		var binds []string
@@ -123,8 +125,18 @@ func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []stri
 	if err != nil {
 		return "", err
 	}
-	if there.State == container.Running {
-		return there.ID, stays(ctx, there.ID)
+	made := there.ID != "" && config.Labels[container.LabelMade] != "" && there.Labels[container.LabelMade] == config.Labels[container.LabelMade]
+	if there.ID != "" && there.State.Live() {
+		err := stays(ctx, there.ID)
+		if err != nil && !errors.Is(err, container.ErrUndecided) && made {
+			return "", errors.Join(err, e.EndWaiter(ctx, there.ID))
+		}
+		return there.ID, err
+	}
+	if made {
+		if err := e.EndWaiter(ctx, there.ID); err != nil {
+			return "", err
+		}
 	}
 	e.mu.Lock()
 	old := e.containers[s.Name]
@@ -156,7 +168,9 @@ func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []stri
 	if err != nil {
 		return "", err
 	}
-	if err := stays(ctx, got.ID); err != nil {
+	if err := stays(ctx, got.ID); errors.Is(err, container.ErrUndecided) {
+		return got.ID, err
+	} else if err != nil {
 		err = errors.Join(err, e.EndWaiter(ctx, got.ID))
 		back()
 		return "", err
