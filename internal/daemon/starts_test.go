@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,6 +80,30 @@ func TestJudgeStart(t *testing.T) {
 	}
 }
 
+// news wakes those who wait for the next change, as the router does.
+type news struct {
+	mu     sync.Mutex
+	change chan struct{}
+}
+
+func (n *news) next() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.change == nil {
+		n.change = make(chan struct{})
+	}
+	return n.change
+}
+
+func (n *news) ring() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.change != nil {
+		close(n.change)
+		n.change = nil
+	}
+}
+
 // In simulated time: a verdict comes as early as it can be had, and silence is none.
 func TestAwaitStart(t *testing.T) {
 	const ms = time.Millisecond
@@ -114,10 +139,10 @@ func TestAwaitStart(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			began, looks := time.Now(), 0
 			since := func(at time.Duration) bool { return at > 0 && time.Since(began) >= at }
-			news := make(chan struct{})
+			var news news
 			for _, at := range []time.Duration{c.answers, c.sibling} {
 				if at > 0 {
-					defer time.AfterFunc(at, func() { close(news); news = make(chan struct{}) }).Stop()
+					defer time.AfterFunc(at, news.ring).Stop()
 				}
 			}
 			w := startWatch{
@@ -139,7 +164,7 @@ func TestAwaitStart(t *testing.T) {
 					return now, nil
 				},
 				serves: func(at container.Ports) (own, others bool, changed <-chan struct{}) {
-					return since(c.answers) && at.Address == up.Ports.Address, since(c.sibling), news
+					return since(c.answers) && at.Address == up.Ports.Address, since(c.sibling), news.next()
 				},
 			}
 			_, got, why := w.await(t.Context())
@@ -151,10 +176,11 @@ func TestAwaitStart(t *testing.T) {
 
 	// At news of other containers its engine is not asked.
 	synctest.Test(t, func(t *testing.T) {
-		looks, news := 0, make(chan struct{})
+		looks := 0
+		var news news
 		w := startWatch{
 			inspect: func(context.Context) (container.Captured, error) { looks++; return up, nil },
-			serves:  func(container.Ports) (own, others bool, changed <-chan struct{}) { return false, false, news },
+			serves:  func(container.Ports) (own, others bool, changed <-chan struct{}) { return false, false, news.next() },
 		}
 		ended := make(chan startVerdict)
 		go func() {
@@ -163,8 +189,7 @@ func TestAwaitStart(t *testing.T) {
 		}()
 		for range 100 {
 			time.Sleep(5 * ms)
-			close(news)
-			news = make(chan struct{})
+			news.ring()
 			synctest.Wait()
 		}
 		if got := <-ended; got != startRuns || looks > 9 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,9 +30,12 @@ func TestTellEach(t *testing.T) {
 			"M": {nil},
 			"N": {nil},
 		}
+		var mu sync.Mutex // over what the test and what it tests share
 		var got []string
 		var open []fact
 		add := func(names ...string) {
+			mu.Lock()
+			defer mu.Unlock()
 			for _, name := range names {
 				f := fact{grave: name < "a", tell: func() *state.Tell { return &state.Tell{Message: name} }}
 				if name == "N" {
@@ -46,14 +50,18 @@ func TestTellEach(t *testing.T) {
 		var done bool
 		go func() {
 			tellEach(ctx, func() []fact {
+				mu.Lock()
+				defer mu.Unlock()
 				news := open
 				open = nil
 				return news
 			}, bell, func(_ context.Context, c state.Command) (state.Result, error) {
 				text := c.(state.Tell).Message
+				mu.Lock()
 				got = append(got, fmt.Sprintf("%s@%s", text, time.Since(began)))
 				err := answers[text][0]
 				answers[text] = answers[text][1:]
+				mu.Unlock()
 				if text == "b" {
 					add("M") // meanwhile
 				}
@@ -64,6 +72,8 @@ func TestTellEach(t *testing.T) {
 		expect := func(want ...string) {
 			t.Helper()
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if !slices.Equal(got, want) {
 				t.Errorf("told %q, want %q", got, want)
 			}
@@ -71,7 +81,9 @@ func TestTellEach(t *testing.T) {
 		}
 		expect()
 		time.Sleep(time.Hour)
+		mu.Lock()
 		began = time.Now()
+		mu.Unlock()
 		add("a", "b", "c", "L", "N", "d")
 		bell <- struct{}{}
 		expect("L@0s", "a@0s", "b@0s", "M@0s", "c@0s", "d@0s")
