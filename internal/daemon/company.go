@@ -284,7 +284,7 @@ func slowStop(stop, last, maxPause, hold time.Duration) error {
 	if stop == 0 || limit == 0 || stop+last <= limit {
 		return nil
 	}
-	return fmt.Errorf("its containers took %s to stop the last time, so with the last copy its clients would wait for about %s before they could be told to go on, and what they ask for is refused after %s (let the containers end at SIGTERM, or give them a shorter stop timeout; --max-pause %s, or --force, moves it all the same)",
+	return fmt.Errorf("its containers took %s to stop the last time, so with the last copy its clients would wait for about %s before they could be told to go on, and what they ask for is refused after %s (let the containers end at SIGTERM, or give them a shorter stop timeout; where clients may wait for longer, flockctl settings set hold=TIME; --max-pause %s, or --force, moves it all the same)",
 		stop.Round(10*time.Millisecond), (stop + last).Round(10*time.Millisecond), hold, (stop+last).Round(time.Second)+time.Second)
 }
 
