@@ -263,7 +263,7 @@ func (m *Mounts) silent(view View, out *Reconciled) {
 	}
 	for _, vol := range view.Mounted {
 		if len(out.InUse[vol]) == 0 {
-			out.InUse[vol] = []volume.Holder{{Name: "unknown: the container engine does not answer"}}
+			out.InUse[vol] = []volume.Holder{{Name: "unknown: the container engine does not answer", Unknown: true}}
 		}
 	}
 }

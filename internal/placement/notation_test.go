@@ -848,7 +848,7 @@ func (w *world) addVolume(t *testing.T, line string) {
 		case "served": // services that had it before it arrived
 			v.Moved.Services = strings.Split(value, ",")
 		case "user": // a container
-			holders = append(holders, volume.Holder{Container: value, Name: value})
+			holders = append(holders, volume.Holder{Container: value, Name: value, Unknown: value == "unknown"})
 		case "refusal": // of a handoff of a drain, so long ago
 			v.LastRefusal = &state.Refusal{Attempt: drainAttempt + "1", Reason: "in use by a shell", At: now.Add(-duration(t, value))}
 		case "blank": // a primary, which has a dataset without a snapshot

@@ -179,6 +179,8 @@ func (v *View) unsettled(vol *state.Volume, g company) string {
 		return fmt.Sprintf("its primary %s, as far as is known, does not have it", v.name(vol.Placement.Primary))
 	case n.applied < vol.Changed:
 		return fmt.Sprintf("its primary %s has not looked at it yet", n.Name)
+	case slices.ContainsFunc(n.Copy(vol.ID).Holders, func(h volume.Holder) bool { return h.Unknown }):
+		return fmt.Sprintf("whether somebody uses it is not known, for the container engine of %s does not answer", n.Name)
 	case n.Copy(vol.ID).Problem != "":
 		return "its copy on " + n.Name + " has a problem: " + n.Copy(vol.ID).Problem
 	case v.refusedLately(vol, joinAttempt), v.refusedLately(vol, backAttempt):

@@ -494,12 +494,16 @@ func (m *Machine) guid(snapshot string) (uint64, bool) {
 // Describe is everything worth knowing when a test fails.
 func (w *World) Describe() string {
 	var b strings.Builder
+	var events []api.Event // as a node has them that has applied most
 	for _, name := range w.Names() {
 		m := w.nodes[name]
 		fmt.Fprintf(&b, "--- %s up=%v\n", name, m.Up())
 		if m.Up() {
 			if st, err := m.API().Status(context.Background()); err == nil {
 				fmt.Fprintf(&b, "leader %s, index %d, problems %q\n", st.Leader, st.Applied, st.Problems)
+			}
+			if list, err := m.API().Events(context.Background(), api.EventsQuery{}); err == nil && len(list) > len(events) {
+				events = list
 			}
 			if s := m.daemon.State(); s != nil {
 				fmt.Fprintf(&b, "failover %+v\n", s.Failover())
@@ -515,6 +519,9 @@ func (w *World) Describe() string {
 		for _, mount := range m.ZFS.Mounts() {
 			fmt.Fprintf(&b, "mounted %s writable=%v\n", mount.Dataset, mount.Writable)
 		}
+	}
+	for _, e := range events {
+		fmt.Fprintf(&b, "%s %s %s %s\n", e.At.Format(time.TimeOnly), e.Kind, e.Name, e.Message)
 	}
 	return b.String()
 }

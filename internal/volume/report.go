@@ -174,6 +174,8 @@ type Holder struct {
 	Name      string `json:"name,omitempty"` // container name
 	// Service is the Swarm service that it is a task of.
 	Service string `json:"service,omitempty"`
+	// Unknown: the container engine has not answered yet, so nobody knows whether there is one.
+	Unknown bool `json:"unknown,omitempty"`
 }
 
 // LinkState is what a link does right now.
