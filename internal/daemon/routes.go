@@ -377,6 +377,11 @@ func understood(c state.Command, unaware func(of func(volume.Report) bool) strin
 			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that does not know the setting rebalance", who).WithHint("upgrade flocker there first")
 		}
 	}
+	if hasHold(c) {
+		if who := unaware(knowsHold); who != "" {
+			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that does not know the setting hold", who).WithHint("upgrade flocker there first")
+		}
+	}
 	if p, ok := c.(state.Promote); ok && p.Missing != nil && unaware(knowsLoss) != "" {
 		p.Missing = nil // the failover must not wait for an upgrade, and its event says it in words
 		c = p
@@ -458,6 +463,12 @@ func hasRebalance(c state.Command) bool {
 	return false
 }
 
+// hasHold says that a command is one of the setting hold.
+func hasHold(c state.Command) bool {
+	s, ok := c.(state.SetSettings)
+	return ok && (s.Settings.Hold != 0 || s.Was != nil && s.Was.Hold != 0)
+}
+
 // isNews says that a command tells of a kind that versions without the setting rebalance do
 // not know.
 func isNews(c state.Command) bool {
@@ -470,6 +481,7 @@ func knowsHosts(r volume.Report) bool     { return r.Hosts }
 func knowsRebalance(r volume.Report) bool { return r.Rebalance }
 func knowsLoss(r volume.Report) bool      { return r.Loss }
 func knowsStarts(r volume.Report) bool    { return r.Starts }
+func knowsHold(r volume.Report) bool      { return r.Hold }
 
 // knowsPrestart is of versions that know what is told of containers started ahead.
 func knowsPrestart(r volume.Report) bool { return r.Prestart }

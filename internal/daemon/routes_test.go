@@ -148,6 +148,22 @@ func TestUnaware(t *testing.T) {
 	if got, err := understood(promote, lacks(older)); err != nil || !reflect.DeepEqual(got, promote) {
 		t.Errorf("a promotion for nodes that know it: got %+v, %v", got, err)
 	}
+	held := state.Settings{Hold: 30 * time.Second}
+	for _, knows := range []bool{false, true} {
+		older[1].Report.Hold = knows
+		for _, tt := range []struct {
+			c     state.SetSettings
+			tells bool // of the setting hold
+		}{
+			{state.SetSettings{Settings: held}, true}, {state.SetSettings{Was: &held}, true}, {state.SetSettings{Settings: held, Was: &held}, true},
+			{state.SetSettings{Settings: state.Settings{AsideRetention: time.Hour}, Was: &state.Settings{}}, false}, {state.SetSettings{}, false},
+		} {
+			got, err := understood(tt.c, lacks(older))
+			if refused := volume.CodeOf(err) == volume.CodeRefused; refused != (tt.tells && !knows) || err == nil && !reflect.DeepEqual(got, tt.c) {
+				t.Errorf("%+v, for a node that knows the setting hold (%t): got %+v, %v", tt.c, knows, got, err)
+			}
+		}
+	}
 	name := volume.Spec{Ports: []volume.Route{{Listen: 81, Port: 80, Mode: volume.RouteHTTP}, {Listen: 80, Port: 80, Mode: volume.RouteHTTP, Host: "a.example.org"}}}
 	plain := volume.Spec{Ports: name.Ports[:1]}
 	for _, tt := range []struct {

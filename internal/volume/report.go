@@ -31,6 +31,8 @@ type Report struct {
 	Loss bool `json:"loss,omitempty"`
 	// Starts says that it knows what is told of containers that do not come up.
 	Starts bool `json:"starts,omitempty"`
+	// Hold says that it knows the setting of that name.
+	Hold bool `json:"hold,omitempty"`
 	// Proxy says that its proxy answers: without it no clients of routes get to a server here.
 	Proxy bool `json:"proxy,omitempty"`
 	// Swarm is the one that its engine belongs to.
