@@ -27,6 +27,7 @@ import (
 //	quit NODE, flockd NODE         flockd is stopped, and started; containers go on
 //	partition NODE NODE, heal
 //	await VOLUME HEALTH            until every machine that is up says so
+//	throughout DURATION VOLUME HEALTH [TEXT]  for so long each of them says so, and TEXT in the reason
 //	primary VOLUME NODE            holds; so does
 //	call NAME replica VOLUME       from here on NAME means the machine of its first replica;
 //	  with "primary" in place of "replica" that of its primary
@@ -206,6 +207,22 @@ func (w *World) step(words []string) error {
 			}
 			return true
 		})
+	case "throughout":
+		d, err := time.ParseDuration(arg(1))
+		if err != nil {
+			return err
+		}
+		for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+			w.Check()
+			for _, name := range w.Names() {
+				if m := w.nodes[name]; m.Up() {
+					v, err := m.API().Volume(w.ctx(), arg(2))
+					if err != nil || string(v.Health) != arg(3) || !strings.Contains(v.Reason, strings.Join(words[min(4, len(words)):], " ")) {
+						return fmt.Errorf("on %s it is %s (%s), %v", name, v.Health, v.Reason, err)
+					}
+				}
+			}
+		}
 	case "call":
 		if arg(2) == "primary" {
 			w.called[arg(1)] = w.newest(arg(3)).Primary.Name
