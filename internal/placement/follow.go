@@ -12,10 +12,12 @@ import (
 )
 
 // startTries is how often a container may fail to start where its volumes were moved
-// before they go back, and startLimit how long it may take.
+// before they go back, and startLimit how long it may take. A migration whose container neither
+// runs nor can go back is over after startGiveUp.
 const (
-	startTries = 2
-	startLimit = 2 * time.Minute
+	startTries  = 2
+	startLimit  = 2 * time.Minute
+	startGiveUp = 5 * startLimit
 )
 
 // backAttempt begins the attempts of handoffs that undo one.
@@ -342,7 +344,8 @@ func (v *View) starting(vol *state.Volume) (out []*state.Container) {
 // goBack undoes a handoff whose containers do not start: they run again where they ran
 // before. It needs that node with all that was written; without it they are tried again
 // where they are; and so they are where another volume of theirs was promoted elsewhere since,
-// or was brought to this one.
+// or was brought to this one, unless the container cannot run here: then the reunion brings the
+// others back after it.
 // Nil when there is nothing to undo.
 func (v *View) goBack(vol *state.Volume) state.Command {
 	starting := v.starting(vol)
@@ -363,8 +366,8 @@ func (v *View) goBack(vol *state.Volume) state.Command {
 			if other != nil && other.Placement.Primary != home.ID && (other.Moved == nil || other.Moved.From != home.ID) {
 				return nil
 			}
-			if other != nil && other.Placement.Primary == now.ID && other.Moved != nil && strings.HasPrefix(other.Moved.Attempt, joinAttempt) {
-				return nil // it was brought to this one, and would be left behind
+			if joining(other, now.ID) || joined(other, now.ID) && !barred(c, now) {
+				return nil // it would be left behind, and this one be brought to it again
 			}
 			if other != nil && other.Placement.Primary == home.ID && other.LastRefusal != nil && other.LastRefusal.Attempt == vol.Moved.Attempt {
 				why = fmt.Sprintf("volume %s of container %s stays on %s: %s", other.Name, c.Name, home.Name, other.LastRefusal.Reason)
@@ -381,6 +384,23 @@ func (v *View) goBack(vol *state.Volume) state.Command {
 		return nil
 	}
 	return state.BeginHandoff{ID: vol.ID, Epoch: vol.Epoch, To: home.ID, Attempt: fmt.Sprintf("%s%d", backAttempt, vol.Changed), Follow: true, Back: why}
+}
+
+// joining says that a reunion is about to bring a volume to a node.
+func joining(vol *state.Volume, to volume.NodeID) bool {
+	return vol != nil && vol.Phase == state.PhaseMoving && vol.Pending != nil && vol.Pending.To == to && strings.HasPrefix(vol.Pending.Attempt, joinAttempt)
+}
+
+// joined says that a reunion has brought a volume to the node where it is.
+func joined(vol *state.Volume, at volume.NodeID) bool {
+	return vol != nil && vol.Placement.Primary == at && vol.Moved != nil && strings.HasPrefix(vol.Moved.Attempt, joinAttempt)
+}
+
+// barred says that a container which is recorded elsewhere cannot run on a node, as far as
+// is known.
+func barred(c *state.Container, n *NodeView) bool {
+	f := n.followed(c)
+	return c.Node != n.ID && (c.Blocked || f != nil && f.Problem != "")
 }
 
 // volume by ID; nil when there is none.

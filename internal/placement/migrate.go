@@ -76,6 +76,10 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 		return end(fmt.Sprintf("Swarm did not start its service on %s within %s; it is back on %s", v.name(m.To), startLimit, v.name(vol.Placement.Primary)))
 	case vol.Placement.Primary == m.To:
 		if starting := v.starting(vol); len(starting) > 0 {
+			// While a migration goes on nothing else is done for its volume.
+			if v.Now.Sub(vol.Moved.At).Abs() >= startGiveUp && v.goBack(vol) == nil {
+				return end(v.stranded(vol, starting[0]))
+			}
 			return doing(volume.MoveStarting, "on %s, where container %s is starting", v.name(m.To), starting[0].Name)
 		}
 		if v.opening(vol) {
@@ -114,6 +118,18 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 		s.Doing, s.Step.Phase = "moving to "+v.name(m.To), volume.MoveBegins
 	}
 	return s
+}
+
+// stranded says that a container does not come up where its volume was migrated, and that the
+// volume cannot be brought back, either.
+func (v *View) stranded(vol *state.Volume, c *state.Container) string {
+	why := fmt.Sprintf("container %s does not run on %s after %s", c.Name, v.name(vol.Placement.Primary), startGiveUp)
+	if n := v.Node(vol.Placement.Primary); n != nil { // or it was removed meanwhile
+		if f := n.followed(c); f != nil && f.Error != "" {
+			why += " (" + f.Error + ")"
+		}
+	}
+	return why + fmt.Sprintf(", and it could not be brought back to %s; it is tried further", v.name(vol.Moved.From))
 }
 
 // roomLimit is how long a migration waits for somebody to make room where its volume is to

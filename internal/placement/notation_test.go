@@ -65,6 +65,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	  without n3                 tasks; unheard n3: it has not told of a Swarm yet
 //	  tally v1 v2                and its services, with the volumes that they are bound to; once,
 //	                             off or tries=3 (MaxAttempts), as in volume.SwarmService
+//	  v1 n1 > n2 phase=moving pending=5s:join-1 to=n2   a handoff of that name began so long ago
 //	  v1 n1 > n2 task=tally      a task of that service uses it
 //	  v1 n2 > n1 migrate=n2 arrived=n1:10s   so long ago, for that migration; returned=n2: for
 //	                             want of its service it came back from there
@@ -804,7 +805,8 @@ func (w *world) addVolume(t *testing.T, line string) {
 		case "deleted":
 			v.Deleted = now.Add(-duration(t, value))
 		case "pending":
-			v.Pending = &state.Pending{Attempt: "try", Began: now.Add(-duration(t, value))}
+			ago, attempt, _ := strings.Cut(value, ":")
+			v.Pending = &state.Pending{Attempt: cmp.Or(attempt, "try"), Began: now.Add(-duration(t, ago))}
 		case "to": // of what is pending, with its containers
 			v.Pending.To, v.Pending.Follow = volume.NodeID(value), true
 		case "migrate": // an operator wants it there

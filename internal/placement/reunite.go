@@ -251,7 +251,7 @@ func (v *View) seat(g company, n *NodeView) *seat {
 	}
 	for _, c := range g.containers {
 		f := n.followed(c)
-		s.barred = s.barred || c.Node != n.ID && (c.Blocked || f != nil && f.Problem != "")
+		s.barred = s.barred || barred(c, n)
 		s.raw = s.raw || c.Node != n.ID && (f == nil || f.LacksImage)
 	}
 	return s
