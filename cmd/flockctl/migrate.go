@@ -48,7 +48,7 @@ func (a *app) migrateCommand() *cli.Command {
 		Name: "migrate", Aliases: []string{"move"}, Usage: "move a volume and its containers to another node", ArgsUsage: "VOLUME [NODE]", Description: migrateHelp,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", Usage: "only say what would be done"},
-			&cli.DurationFlag{Name: "max-pause", Value: api.DefaultMaxPause, Usage: "how long clients may wait, besides the stop and the start of the containers, by what is predicted just before"},
+			&cli.DurationFlag{Name: "max-pause", Value: api.DefaultMaxPause, Usage: "how long clients may wait, besides the stop and the start of the containers, by what is predicted just before; at most 110s"},
 			&cli.BoolFlag{Name: "force", Usage: "go on whoever is in the way now, and, without --max-pause, however long clients will wait"},
 			&cli.BoolFlag{Name: "detach", Usage: "do not wait"},
 			&cli.BoolFlag{Name: "abort", Usage: "call off the one that is under way"},

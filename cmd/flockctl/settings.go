@@ -15,7 +15,7 @@ const settingsHelp = `Settings hold for the whole cluster. Keys:
    trash-retention        how long a removed volume can be brought back
    aside-retention        how long a copy stays that was set aside (flockctl aside list)
    replica-replace-after  how long a replica's node may be lost before another node gets a copy
-   hold                   how long a request of a route's client waits while its volume moves
+   hold                   how long a request of a route's client waits while its volume moves: 2s to 90s
    failover               automatic: volumes of a lost node are taken over by themselves; manual: they wait
    lease                  how soon a silent node is taken for lost: default, fast or lab ('flockctl settings' has the times)
    fencing                hard: only nodes that can reset themselves are taken for lost by time alone;

@@ -18,7 +18,8 @@ type MigrateRequest struct {
 	DryRun bool `json:"dry_run,omitempty"`
 	// MaxPauseSeconds is what clients may wait for besides the stop and the start of the
 	// containers, by what is predicted just before: above it nothing is stopped, and the
-	// migration fails. 0: DefaultMaxPause, or, with Force, however long it takes.
+	// migration fails. At most 110, since a move has an end. 0: DefaultMaxPause, or, with Force,
+	// however long it takes.
 	MaxPauseSeconds float64 `json:"max_pause_seconds,omitempty"`
 	Force           bool    `json:"force,omitempty"`
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/agent"
+	"github.com/flocker-io/flocker/internal/placement"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/proxy"
@@ -277,15 +278,42 @@ func stopPredicted(v *state.Volume, here lastStop) time.Duration {
 	return 0
 }
 
+// moveMargin is what a move takes of its time besides the copies and the stop, when nothing is
+// the matter: until all that goes along has begun, for the unmount and for the commits.
+const moveMargin = 10 * time.Second
+
+// timeLeft is how long the stop and the last copy of a move may take that has taken so long up
+// to now, and whose clients have so long to come to a quiet point: then its leader gives it up.
+func timeLeft(used, quiet time.Duration) time.Duration {
+	return max(placement.PendingLimit-moveMargin-quiet-used, 0)
+}
+
 // slowStop is why containers that take so long to stop are not stopped for a move, after
-// which the last copy takes about so long; nil where that is within the limit of its pause.
-func slowStop(stop, last, maxPause, hold time.Duration) error {
-	limit := pauseLimit(maxPause, hold)
-	if stop == 0 || limit == 0 || stop+last <= limit {
+// which the last copy takes about so long; nil where that is within the limit of its pause, and
+// within the time that the move has left: else clients would wait, and the containers be
+// stopped, for a move that is given up.
+func slowStop(stop, last, maxPause, hold, left time.Duration) error {
+	limit, wait := pauseLimit(maxPause, hold), stop+last
+	short := func(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond) }
+	switch {
+	case limit == 0:
+		return nil
+	case wait > left:
+		what := ""
+		if stop > 0 {
+			what = fmt.Sprintf("its containers took %s to stop the last time, and ", short(stop))
+		}
+		return fmt.Errorf("%sthe last copy takes about %s, which has to be over within %s: a move is given up after %s, and they would be stopped in vain (let the containers end at SIGTERM, or stop them before; --force does not ask)",
+			what, short(last), short(left), placement.PendingLimit)
+	case stop == 0 || wait <= limit:
 		return nil
 	}
-	return fmt.Errorf("its containers took %s to stop the last time, so with the last copy its clients would wait for about %s before they could be told to go on, and what they ask for is refused after %s (let the containers end at SIGTERM, or give them a shorter stop timeout; where clients may wait for longer, flockctl settings set hold=TIME; --max-pause %s, or --force, moves it all the same)",
-		stop.Round(10*time.Millisecond), (stop + last).Round(10*time.Millisecond), hold, (stop+last).Round(time.Second)+time.Second)
+	longer := ""
+	if wait <= pauseLimit(maxPause, state.MaxHold) {
+		longer = "where clients may wait for longer, flockctl settings set hold=TIME; "
+	}
+	return fmt.Errorf("its containers took %s to stop the last time, so with the last copy its clients would wait for about %s before they could be told to go on, and what they ask for is refused after %s (let the containers end at SIGTERM, or give them a shorter stop timeout; %s--max-pause %s, or --force, moves it all the same)",
+		short(stop), short(wait), hold, longer, wait.Round(time.Second)+time.Second)
 }
 
 // stopBegan says that clients may wait already for this attempt.

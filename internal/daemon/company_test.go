@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,25 +31,44 @@ func TestPauseLimit(t *testing.T) {
 }
 
 // TestSlowStop: containers that took too long to stop the last time for their clients to wait
-// are not stopped again, unless these may wait for so long.
+// are not stopped again, unless these may wait for so long; nor are those that would be stopped
+// for a move which its leader gives up before its end. The words say which it is, and only what
+// helps.
 func TestSlowStop(t *testing.T) {
 	const s = time.Second
+	most := timeLeft(0, quietPatience)
 	for _, c := range []struct {
-		name                       string
-		stop, last, maxPause, hold time.Duration
-		refused                    bool
+		name                             string
+		stop, last, maxPause, hold, left time.Duration
+		want                             string // "": it goes on
 	}{
-		{"not known", 0, s, s, 10 * s, false},
-		{"as it is with most", s, s / 10, s, 10 * s, false},
-		{"killed after ten seconds", 10 * s, s / 10, s, 10 * s, true},
-		{"the copy makes it too long", 6500 * time.Millisecond, s, s, 10 * s, true},
-		{"on machines that are slower", 10 * s, s, s, time.Minute, false},
-		{"they may wait for so long", 10 * s, s / 10, 11 * s, 10 * s, false},
-		{"nobody asks", time.Hour, s, 0, 10 * s, false},
+		{"not known", 0, s, s, 10 * s, most, ""},
+		{"as it is with most", s, s / 10, s, 10 * s, most, ""},
+		{"killed after ten seconds", 10 * s, s / 10, s, 10 * s, most, "settings set hold=TIME; --max-pause 11s"},
+		{"the copy makes it too long", 6500 * time.Millisecond, s, s, 10 * s, most, "settings set hold=TIME; --max-pause 9s"},
+		{"longer than any hold allows", 70 * s, s, s, 10 * s, most, "stop timeout; --max-pause 1m12s"},
+		{"on machines that are slower", 10 * s, s, s, time.Minute, most, ""},
+		{"they may wait for so long", 10 * s, s / 10, 11 * s, 10 * s, most, ""},
+		{"nobody asks", time.Hour, s, 0, 10 * s, 0, ""},
+		{"with the largest hold", 60 * s, 2 * s, s, state.MaxHold, most, ""},
+		{"clients would wait, the leader does not", 150 * s, s, 150 * s, 10 * s, most, "given up after 2m0s"},
+		{"as long as there is", 100 * s, 6 * s, 110 * s, 10 * s, most, ""},
+		{"a moment longer", 100 * s, 6*s + 1, 110 * s, 10 * s, most, "within 1m46s"},
+		{"copies ahead have taken it up", 50 * s, s, 60 * s, 10 * s, timeLeft(60*s, 4*s), "within 46s"},
+		{"a long last copy", 0, 50 * s, 60 * s, 10 * s, timeLeft(60*s, 4*s), "about 50s, which has to be over within 46s"},
+		{"and no time is left", s, s, s, 10 * s, timeLeft(200*s, 4*s), "within 0s"},
 	} {
-		if err := slowStop(c.stop, c.last, c.maxPause, c.hold); (err != nil) != c.refused {
-			t.Errorf("%s: %v, want it refused: %v", c.name, err, c.refused)
+		err := slowStop(c.stop, c.last, c.maxPause, c.hold, c.left)
+		if (err != nil) != (c.want != "") || err != nil && !(strings.Contains(err.Error(), c.want) && strings.Contains(err.Error(), "--force")) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
+	}
+}
+
+// TestMaxHold: what the setting lets clients wait for, the leader does, too.
+func TestMaxHold(t *testing.T) {
+	if wait, left := pauseLimit(time.Second, state.MaxHold), timeLeft(aheadPatience, quietPatience); wait > left {
+		t.Errorf("with the largest hold the stop and the last copy may take %s, and the leader gives the move up after %s", wait, left)
 	}
 }
 

@@ -11,8 +11,8 @@ import (
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
-// maxMaxPause is more than any client waits for.
-const maxMaxPause = time.Hour
+// maxMaxPause is the longest pause that the leader lets a move have.
+const maxMaxPause = placement.PendingLimit - moveMargin
 
 // MigrateVolume implements api.Backend.
 func (m *member) MigrateVolume(ctx context.Context, ref string, req api.MigrateRequest) (out api.Migration, err error) {
@@ -60,8 +60,8 @@ func (m *member) migrateHere(ctx context.Context, ref string, req api.MigrateReq
 	case to == v.Placement.Primary:
 		return api.Migration{}, volume.Errorf(volume.CodeConflict, "volume %q is on %s already", v.Name, m.cluster.State().NodeName(to))
 	}
-	if req.MaxPauseSeconds < 0 || req.MaxPauseSeconds > maxMaxPause.Seconds() {
-		return api.Migration{}, volume.Errorf(volume.CodeInvalid, "clients cannot wait for %g s: take more than 0 and at most %s, or force it", req.MaxPauseSeconds, maxMaxPause)
+	if err := checkMaxPause(req.MaxPauseSeconds); err != nil {
+		return api.Migration{}, err
 	}
 	plan, err := placement.CanMigrate(view, v, to)
 	if err != nil {
@@ -87,6 +87,15 @@ func (m *member) migrateHere(ctx context.Context, ref string, req api.MigrateReq
 		return api.Migration{}, volume.Errorf(volume.CodeNotFound, "no volume %s", ref)
 	}
 	return m.migration(v, "")
+}
+
+// checkMaxPause says what is wrong with a limit that nobody could mean, or that no move could
+// use up.
+func checkMaxPause(seconds float64) error {
+	if seconds >= 0 && seconds <= maxMaxPause.Seconds() {
+		return nil
+	}
+	return volume.Errorf(volume.CodeInvalid, "clients cannot wait for %g s: a move that is not over after %s is given up; take more than 0 and at most %g s, or force it", seconds, placement.PendingLimit, maxMaxPause.Seconds())
 }
 
 // maxPause is what clients may wait for; 0: as long as it takes. Whoever forces a migration

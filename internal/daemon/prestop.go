@@ -60,7 +60,7 @@ func (f *follower) copyAhead(ctx context.Context, v *state.Volume, going []*stat
 	if f.stopBegan(v.Pending.Attempt) {
 		return nil // it is too late: its last copy is tried once more
 	}
-	rounds := 0
+	arrived, rounds := time.Now(), 0
 	if len(going) == 0 && v.Pending.Follow {
 		rounds = 1 // it is Swarm that stops what runs on it
 	}
@@ -73,7 +73,8 @@ func (f *follower) copyAhead(ctx context.Context, v *state.Volume, going []*stat
 	if limit > 0 {
 		most = max(rounds, mostRounds)
 	}
-	for began := time.Now(); ahead.more(rounds, limit) && time.Since(began) < aheadPatience && ctx.Err() == nil; {
+	began := time.Now()
+	for ahead.more(rounds, limit) && time.Since(began) < aheadPatience && ctx.Err() == nil {
 		rctx, cancel := context.WithTimeout(ctx, min(max(roundPatience, limit), 2*roundPatience))
 		round := time.Now()
 		f.tellStep(v.ID, v.Pending.Attempt, volume.MoveStep{Phase: volume.MovePreCopy, Round: len(ahead.took) + 1, Rounds: most})
@@ -99,7 +100,7 @@ func (f *follower) copyAhead(ctx context.Context, v *state.Volume, going []*stat
 	f.mu.Lock()
 	here := f.stopTook[v.ID]
 	f.mu.Unlock()
-	return slowStop(stopPredicted(v, here), ahead.predicted(), limit, f.m.hold())
+	return slowStop(stopPredicted(v, here), ahead.predicted(), limit, f.m.hold(), timeLeft(time.Since(arrived), f.m.quietFor()))
 }
 
 // copyAhead is what copies ahead of a pause have shown.

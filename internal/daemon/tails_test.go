@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -111,6 +112,14 @@ func TestMaxPause(t *testing.T) {
 	} {
 		if got := maxPause(c.req); got != c.want {
 			t.Errorf("of %+v clients wait for %s, want %s", c.req, got, c.want)
+		}
+	}
+	for seconds, ok := range map[float64]bool{0: true, 1: true, 110: true, 110.1: false, 300: false, -1: false} {
+		switch err := checkMaxPause(seconds); {
+		case (err == nil) != ok:
+			t.Errorf("a limit of %g s: %v", seconds, err)
+		case !ok && (volume.CodeOf(err) != volume.CodeInvalid || !strings.Contains(err.Error(), "given up")):
+			t.Errorf("a limit of %g s: %v, which does not say why", seconds, err)
 		}
 	}
 }

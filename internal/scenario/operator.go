@@ -43,7 +43,7 @@ import (
 //	problem-of NODE VOLUME TEXT    until the volume's reason has that text in it
 //	event NODE KIND VOLUME TEXT    until there is such an event with that text in it; any: on one that is up
 //	waited NODE VOLUME MOST [LEAST]  for its newest migration clients waited so long; 0s: nothing is known of it
-//	migrate NODE VOLUME [OTHER [force]]  flockctl migrate, not waited for; call-off NODE VOLUME
+//	migrate NODE VOLUME [OTHER [force|max-pause=5s]]  flockctl migrate, not waited for; call-off NODE VOLUME
 //	migration NODE VOLUME STATE [TEXT]  until the newest one is so, with that text in what it says
 //	drain NODE OTHER [keep]        flockctl node drain OTHER, not waited for; undrain NODE OTHER
 //	drained NODE OTHER             until nothing is left on it
@@ -209,7 +209,17 @@ func (w *World) operatorStep(words []string) error {
 		if len(words) > 3 {
 			to = words[3]
 		}
-		_, err := node().API().MigrateVolume(w.ctx(), words[2], api.MigrateRequest{To: to, Force: slices.Contains(words, "force")})
+		req := api.MigrateRequest{To: to, Force: slices.Contains(words, "force")}
+		for _, word := range words {
+			if most, ok := strings.CutPrefix(word, "max-pause="); ok {
+				d, err := time.ParseDuration(most)
+				if err != nil {
+					return err
+				}
+				req.MaxPauseSeconds = d.Seconds()
+			}
+		}
+		_, err := node().API().MigrateVolume(w.ctx(), words[2], req)
 		return err
 	case "waited":
 		most, err := time.ParseDuration(words[3])

@@ -60,7 +60,7 @@ const (
 // Bounds of the settings that are not left at their defaults. A retention below its
 // bound would destroy what somebody has just removed by mistake; a patience below its
 // own would make new copies of everything whenever a machine restarts; a hold below its own
-// would refuse what any move keeps waiting, and one above would have clients give up first; a
+// would refuse what any move keeps waiting, and one above would promise what no move may take; a
 // limit of bandwidth below its own would stop replication for good.
 const (
 	MinRetention    = time.Hour
@@ -68,7 +68,7 @@ const (
 	MinReplaceAfter = time.Minute
 	MaxReplaceAfter = 30 * 24 * time.Hour
 	MinHold         = 2 * time.Second
-	MaxHold         = 10 * time.Minute
+	MaxHold         = 90 * time.Second // a move that takes longer than two minutes is given up
 	MinBandwidth    = 64 << 10
 )
 
