@@ -234,7 +234,19 @@ func (m *member) hold() time.Duration {
 }
 
 // limits bound what the proxy lets wait.
-func (m *member) limits() proxy.Limits { return proxy.Limits{Request: m.hold(), Event: 2 * m.hold()} }
+func (m *member) limits() proxy.Limits {
+	s := m.cluster.State()
+	if s.Cluster() == nil {
+		return proxy.Limits{}
+	}
+	return limitsOf(s.Cluster().Settings)
+}
+
+// limitsOf leaves what nobody has set to the proxy, which has the same defaults: one of before
+// the setting begins its doors anew when it is told of other limits.
+func limitsOf(s state.Settings) proxy.Limits {
+	return proxy.Limits{Request: s.Hold, Event: 2 * s.Hold}
+}
 
 // quietFor is how long the clients of a route have to come to a quiet point: the shorter part of
 // what their requests may wait.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/flocker-io/flocker/internal/agent"
 	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/proxy"
 )
 
 // TestPauseLimit: the clients of a move wait for its last copy until shortly before they are
@@ -61,6 +62,14 @@ func TestSlowStop(t *testing.T) {
 		err := slowStop(c.stop, c.last, c.maxPause, c.hold, c.left)
 		if (err != nil) != (c.want != "") || err != nil && !(strings.Contains(err.Error(), c.want) && strings.Contains(err.Error(), "--force")) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+func TestLimitsOf(t *testing.T) {
+	for hold, want := range map[time.Duration]proxy.Limits{0: {}, 30 * time.Second: {Request: 30 * time.Second, Event: time.Minute}} {
+		if got := limitsOf(state.Settings{Hold: hold}); got != want {
+			t.Errorf("with hold at %s: got %+v, want %+v", hold, got, want)
 		}
 	}
 }

@@ -57,7 +57,8 @@ func (m *member) tellAsides(ctx context.Context) error {
 // fact is something that is to be in the events.
 type fact struct {
 	what string
-	// grave: data may be lost, or missed. It is told before what is not.
+	// grave: data may be lost, or missed. It is told before what is not, and goes on being tried
+	// as long as it is not denied: what refuses it, as an older node does, may change.
 	grave bool
 	// tell is how it is told now; nil: there is nothing left to tell.
 	tell func() *state.Tell
@@ -133,7 +134,7 @@ func (f *fact) try(ctx context.Context, propose func(context.Context, state.Comm
 	switch code := volume.CodeOf(err); {
 	case err == nil:
 		return true
-	case code == volume.CodeDenied || code == volume.CodeRefused || code == volume.CodeInvalid || code == volume.CodeNotFound:
+	case code == volume.CodeDenied || !f.grave && (code == volume.CodeRefused || code == volume.CodeInvalid || code == volume.CodeNotFound):
 		log.Warn("something is not in the events: it was refused", "kind", t.Kind, "what", f.what, "err", err)
 		return true
 	case ctx.Err() == nil:

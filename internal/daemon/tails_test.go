@@ -19,7 +19,8 @@ import (
 
 // What is to be told while there is no leader is told when there is one. What may be a loss
 // of data is told first, also when it comes up while other things wait, and neither what is
-// refused nor what is not answered keeps anything else from being told.
+// refused nor what is not answered keeps anything else from being told. Of what is refused only
+// what may be a loss of data is tried again.
 func TestTellEach(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answers := map[string][]error{
@@ -27,6 +28,10 @@ func TestTellEach(t *testing.T) {
 			"b": {volume.Errorf(volume.CodeDenied, "only its primary")},
 			"c": {volume.Errorf(volume.CodeRefused, "an older node")},
 			"d": {nil},
+			"e": {volume.Errorf(volume.CodeInvalid, "no such kind")},
+			"f": {volume.Errorf(volume.CodeNotFound, "no such volume")},
+			"J": {volume.Errorf(volume.CodeDenied, "only its primary")},
+			"K": {volume.Errorf(volume.CodeRefused, "an older node"), volume.Errorf(volume.CodeInvalid, "no such kind"), volume.Errorf(volume.CodeNotFound, "no such volume"), nil},
 			"L": {errNoLeader, nil}, // of a loss
 			"M": {nil},
 			"N": {nil},
@@ -85,11 +90,11 @@ func TestTellEach(t *testing.T) {
 		mu.Lock()
 		began = time.Now()
 		mu.Unlock()
-		add("a", "b", "c", "L", "N", "d")
+		add("a", "b", "c", "e", "f", "J", "K", "L", "N", "d")
 		bell <- struct{}{}
-		expect("L@0s", "a@0s", "b@0s", "M@0s", "c@0s", "d@0s")
+		expect("J@0s", "K@0s", "L@0s", "a@0s", "b@0s", "M@0s", "c@0s", "e@0s", "f@0s", "d@0s")
 		time.Sleep(time.Hour)
-		expect("L@5s", "a@5s", "a@10s", "a@15s", "a@20s")
+		expect("K@5s", "L@5s", "a@5s", "K@10s", "a@10s", "K@15s", "a@15s", "a@20s")
 		stop()
 		synctest.Wait()
 		if !done {
