@@ -116,7 +116,11 @@ func (v view) replica(vol *state.Volume, node volume.NodeID, kind api.ReplicaKin
 	if !l.Failing.IsZero() {
 		r.FailingSeconds = max(0, from.At.Sub(l.Failing)+from.Age).Seconds()
 		if r.State == volume.LinkConnecting && v.tellsBehind(vol, node, l, st) {
-			r.State = volume.LinkLagging
+			if own, _, _ := v.status(node, vol.ID); ofHistory(vol, own.Newest) {
+				r.State = volume.LinkLagging
+			} else {
+				r.Error += "; its copy, of before this primary, is not compared yet"
+			}
 		}
 	}
 	r.LagBytes, r.SentBytes, r.TotalBytes = l.LagBytes, l.SentBytes, l.TotalBytes
@@ -136,6 +140,13 @@ func (v view) replica(vol *state.Volume, node volume.NodeID, kind api.ReplicaKin
 func (v view) tellsBehind(vol *state.Volume, node volume.NodeID, l volume.LinkStatus, primary volume.Status) bool {
 	own, _, _ := v.status(node, vol.ID) // nothing, if it was not heard of lately
 	return l.Acked.IsZero() && own.Exists && !own.Newest.IsZero() && own.Newest.Compare(primary.Newest) < 0
+}
+
+// ofHistory says that a copy which stands there is known to have gone no other way than its
+// primary: it was made in this epoch, or in the one before up to where this one begins. What
+// is beyond that, or older, is for the primary to compare.
+func ofHistory(vol *state.Volume, newest volume.Position) bool {
+	return newest.Epoch == vol.Epoch || newest.Epoch == vol.Start.Epoch && newest.Compare(vol.Start) <= 0
 }
 
 // readings are how far the nodes with a copy have got with reading it, once one of them has

@@ -159,17 +159,32 @@ func TestCutReplica(t *testing.T) {
 			"n3 is behind and could not be brought up to date for 1m1s: no route"},
 		{"not asked yet by this primary, and said so long ago", cut(0, false, time.Minute), gone, tells, volume.LinkConnecting, api.HealthDegraded,
 			"replica n3 is lost (unheard for 1m); it is replaced after 10m; n3 cannot be reached: no route"},
+		{"of the epoch before, up to where this one begins", cut(0, false, time.Minute), 0, tells, volume.LinkLagging, api.HealthLagging,
+			"n3 is behind and could not be brought up to date for 1m1s: no route"},
+		{"of the epoch before, with a tail of its own", cut(0, false, time.Minute), 0, tells, volume.LinkConnecting, api.HealthDegraded,
+			"n3 cannot be reached: no route; its copy, of before this primary, is not compared yet"},
+		{"of an epoch long ago", cut(0, false, time.Minute), 0, tells, volume.LinkConnecting, api.HealthDegraded,
+			"n3 cannot be reached: no route; its copy, of before this primary, is not compared yet"},
 		{"a primary of before", old, 0, false, volume.LinkConnecting, api.HealthDegraded, "n3 cannot be reached: no route"},
+	}
+	starts := map[string]volume.Position{ // where the epoch begins, in which n1 has one more
+		"of the epoch before, up to where this one begins": pos(4),
+		"of the epoch before, with a tail of its own":      pos(3),
+		"of an epoch long ago":                             {Epoch: 2, Seq: 9, GUID: 9},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			vol, newest := *s.Volume("v"), pos(5)
+			if start, ok := starts[tt.name]; ok {
+				newest.Epoch, vol.Epoch, vol.Start = start.Epoch+1, start.Epoch+1, start
+			}
 			v := view{state: s, stale: 10 * time.Second, heard: func(n volume.NodeID) (heard, bool) {
 				h := heard{Report: volume.Report{Node: n, At: at, Applied: s.Index}}
 				switch n {
 				case "n1":
 					h.Age = time.Second
-					h.Volumes = []volume.Status{{Volume: "v", Exists: true, Newest: pos(5), Links: []volume.LinkStatus{
-						{Replica: "n2", State: volume.LinkInSync, Acked: pos(5), CompleteAsOf: at}, tt.link,
+					h.Volumes = []volume.Status{{Volume: "v", Exists: true, Newest: newest, Links: []volume.LinkStatus{
+						{Replica: "n2", State: volume.LinkInSync, Acked: newest, CompleteAsOf: at}, tt.link,
 					}}}
 				case "n3":
 					h.Age = tt.age
@@ -179,7 +194,7 @@ func TestCutReplica(t *testing.T) {
 				}
 				return h, true
 			}}
-			got := v.volume(s.Volume("v"))
+			got := v.volume(&vol)
 			if r := got.Replicas[1]; r.State != tt.state || got.Health != tt.health || got.Reason != tt.reason {
 				t.Errorf("got %s, volume %s (%s), want %s, %s (%s)", r.State, got.Health, got.Reason, tt.state, tt.health, tt.reason)
 			}
