@@ -131,8 +131,18 @@ func (d *Docker) Target(ctx context.Context) (Target, error) {
 }
 
 // Recreate implements Engine.
-func (d *Docker) Recreate(ctx context.Context, s Spec, replaces []string, stays func(ctx context.Context, id string) error) (string, error) {
-	return recreate(ctx, dockerMaker{d}, s, replaces, stays)
+func (d *Docker) Recreate(ctx context.Context, s Spec, known Known, stays func(ctx context.Context, id string) error) (string, error) {
+	return Recreate(ctx, dockerMaker{d}, s, known, stays)
+}
+
+// CleanUp implements Engine.
+func (d *Docker) CleanUp(ctx context.Context, name string) error {
+	return CleanUp(ctx, dockerMaker{d}, name)
+}
+
+// Discard implements Engine.
+func (d *Docker) Discard(ctx context.Context, name, id string) error {
+	return Discard(ctx, dockerMaker{d}, name, id)
 }
 
 // Said implements Engine.
@@ -263,9 +273,9 @@ func (d *Docker) Retire(ctx context.Context, id string) error {
 // dockerMaker is the engine step by step.
 type dockerMaker struct{ d *Docker }
 
-// find looks the name up in the list: asked for "db", an engine without a container of that
+// Find looks the name up in the list: asked for "db", an engine without a container of that
 // name describes one whose ID begins with db.
-func (m dockerMaker) find(ctx context.Context, name string) (Captured, error) {
+func (m dockerMaker) Find(ctx context.Context, name string) (Captured, error) {
 	there, err := m.d.Target(ctx)
 	if err != nil {
 		return Captured{}, err
@@ -277,17 +287,17 @@ func (m dockerMaker) find(ctx context.Context, name string) (Captured, error) {
 	return m.d.Inspect(ctx, id)
 }
 
-func (m dockerMaker) rename(ctx context.Context, id, name string) error {
+func (m dockerMaker) Rename(ctx context.Context, id, name string) error {
 	_, err := ask(ctx, m.d, "rename container", callTimeout, func(ctx context.Context, c *client.Client) (client.ContainerRenameResult, error) {
 		return c.ContainerRename(ctx, id, client.ContainerRenameOptions{NewName: name})
 	})
 	return err
 }
 
-func (m dockerMaker) start(ctx context.Context, id string) error { return m.d.StartAgain(ctx, id) }
+func (m dockerMaker) Start(ctx context.Context, id string) error { return m.d.StartAgain(ctx, id) }
 
-// remove leaves running containers and all volumes alone.
-func (m dockerMaker) remove(ctx context.Context, id string) error {
+// Remove leaves running containers and all volumes alone.
+func (m dockerMaker) Remove(ctx context.Context, id string) error {
 	_, err := ask(ctx, m.d, "remove container", startTimeout, func(ctx context.Context, c *client.Client) (client.ContainerRemoveResult, error) {
 		r, err := c.ContainerRemove(ctx, id, client.ContainerRemoveOptions{})
 		return r, notFound(err)
@@ -295,15 +305,24 @@ func (m dockerMaker) remove(ctx context.Context, id string) error {
 	return err
 }
 
-func (m dockerMaker) end(ctx context.Context, id string) error {
-	_, err := ask(ctx, m.d, "remove container", startTimeout, func(ctx context.Context, c *client.Client) (client.ContainerRemoveResult, error) {
-		r, err := c.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true})
+func (m dockerMaker) Stop(ctx context.Context, id string) error { return m.d.StopContainer(ctx, id) }
+
+func (m dockerMaker) Discard(ctx context.Context, id string) error { return m.discard(ctx, id, false) }
+
+func (m dockerMaker) End(ctx context.Context, id string) error { return m.discard(ctx, id, true) }
+
+// discard removes what flocker has made. An image with a VOLUME has one made for each container.
+func (m dockerMaker) discard(ctx context.Context, id string, force bool) error {
+	got, err := m.d.Inspect(ctx, id)
+	options := client.ContainerRemoveOptions{Force: force, RemoveVolumes: err == nil && got.Spec.spares(m.d.Driver)}
+	_, err = ask(ctx, m.d, "remove container", startTimeout, func(ctx context.Context, c *client.Client) (client.ContainerRemoveResult, error) {
+		r, err := c.ContainerRemove(ctx, id, options)
 		return r, notFound(err)
 	})
 	return err
 }
 
-func (m dockerMaker) create(ctx context.Context, name string, s Spec) (id string, err error) {
+func (m dockerMaker) Create(ctx context.Context, name string, s Spec) (id string, err error) {
 	image, err := m.d.LocalImage(ctx, s.Image)
 	if err != nil {
 		return "", err

@@ -46,12 +46,12 @@ func TestFindIsByName(t *testing.T) {
 	m := dockerMaker{d}
 
 	list = `[{"Id":"db01","Names":["/other"]}]`
-	if got, err := m.find(t.Context(), "db"); !errors.Is(err, ErrNotFound) {
+	if got, err := m.Find(t.Context(), "db"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("find db = %s named %q, %v; only another container's ID begins so", got.ID, got.Spec.Name, err)
 	}
 	// A link adds a name below the name of the container that is linked.
 	list = `[{"Id":"db01","Names":["/other"]},{"Id":"0a0b","Names":["/web/base","/db"]}]`
-	if got, err := m.find(t.Context(), "db"); err != nil || got.ID != "0a0b" {
+	if got, err := m.Find(t.Context(), "db"); err != nil || got.ID != "0a0b" {
 		t.Errorf("find db = %s, %v; want 0a0b", got.ID, err)
 	}
 }

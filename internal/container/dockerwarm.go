@@ -23,17 +23,13 @@ func (d *Docker) Prestart(ctx context.Context, waiting Spec) (string, error) {
 }
 
 // TakeUp implements Prestarter.
-func (d *Docker) TakeUp(ctx context.Context, s Spec, id string, replaces []string, release func(context.Context) error) (ran bool, err error) {
-	m := dockerMaker{d}
-	if err := takeUp(ctx, m, s, id, replaces, release); err != nil {
-		return errors.Is(err, ErrUndecided), err
-	}
-	return true, cleanUp(ctx, m, s.Name)
+func (d *Docker) TakeUp(ctx context.Context, s Spec, id string, known Known, release func(context.Context) error) (ran bool, err error) {
+	return TakeUp(ctx, dockerMaker{d}, s, id, known, release)
 }
 
 // EndWaiter implements Prestarter.
 func (d *Docker) EndWaiter(ctx context.Context, id string) error {
-	if err := (dockerMaker{d}).end(ctx, id); !errors.Is(err, ErrNotFound) {
+	if err := (dockerMaker{d}).End(ctx, id); !errors.Is(err, ErrNotFound) {
 		return err
 	}
 	return nil

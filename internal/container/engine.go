@@ -42,13 +42,20 @@ type Movers interface {
 	Inspect(ctx context.Context, ref string) (Captured, error)
 	// Target is what this engine has for containers that come.
 	Target(ctx context.Context) (Target, error)
-	// Recreate makes the container of a spec and starts it, and returns its ID. A stopped
-	// container of the same name is removed after that if its ID is in replaces; any other
-	// is an error. An ID with an error: it runs, and what it replaced is still there.
+	// Recreate makes the container of a spec and starts it, and returns its ID. What is known says
+	// which stopped container of the same name is removed after that; any other is an error. An ID
+	// with an error: it runs, and what it replaced is still there.
 	// The engine calls our driver for it. stays is asked about the container once it has been
-	// started; with an error of it, what was made is removed, running or not, and what it was
-	// to replace has its name again. With ErrUndecided both stay, and a further call asks again.
-	Recreate(ctx context.Context, s Spec, replaces []string, stays func(ctx context.Context, id string) error) (id string, err error)
+	// started, or where an earlier call has made it; with an error of it, what was made is removed,
+	// running or not, and what it was to replace has its name again; what somebody else has made and
+	// this has started is stopped: a StoppedError. With ErrUndecided all stay, and a further call asks
+	// again.
+	Recreate(ctx context.Context, s Spec, known Known, stays func(ctx context.Context, id string) error) (id string, err error)
+	// CleanUp removes what Recreate left of the container whose place that of a name has taken.
+	CleanUp(ctx context.Context, name string) error
+	// Discard removes what Recreate has made under a name, and what it was to replace has that again.
+	// It fails for one that runs.
+	Discard(ctx context.Context, name, id string) error
 	// Said is the end of what a container has said, of either stream, that many lines of it
 	// and no more than a few KiB.
 	Said(ctx context.Context, id string, lines int) (string, error)

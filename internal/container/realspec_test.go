@@ -71,10 +71,10 @@ func TestRealRecreate(t *testing.T) {
 			if got := rawOf(t, d, was.ID)["HostConfig"].(map[string]any)["RestartPolicy"].(map[string]any)["Name"]; got != "no" {
 				t.Errorf("retired, its restart policy is %v", got)
 			}
-			if _, err := d.Recreate(t.Context(), spec, nil, stays); err == nil {
+			if _, err := d.Recreate(t.Context(), spec, Known{}, stays); err == nil {
 				t.Error("a container took the place of one that it may not replace")
 			}
-			id, err := d.Recreate(t.Context(), spec, []string{was.ID}, stays)
+			id, err := d.Recreate(t.Context(), spec, Known{Replaces: []string{was.ID}}, stays)
 			if err != nil || id == was.ID {
 				t.Fatalf("recreated as %s: %v", id, err)
 			}
@@ -86,7 +86,7 @@ func TestRealRecreate(t *testing.T) {
 				t.Errorf("described anew it differs:\n%+v\n%+v", show(now.Spec), show(was.Spec))
 			}
 			compare(t, "", relevant(before, was.ID), relevant(rawOf(t, d, name), id))
-			if again, err := d.Recreate(t.Context(), spec, []string{was.ID}, stays); err != nil || again != id {
+			if again, err := d.Recreate(t.Context(), spec, Known{Replaces: []string{was.ID}}, stays); err != nil || again != id {
 				t.Errorf("repeated: %s, %v; want %s", again, err, id)
 			}
 			if _, err := d.Inspect(t.Context(), was.ID); !errors.Is(err, ErrNotFound) {
@@ -112,7 +112,7 @@ func TestRealNetwork(t *testing.T) {
 	}
 	docker(t, "rm", "-f", "follow-net")
 	docker(t, "network", "rm", "rgone")
-	if _, err := d.Recreate(t.Context(), was.Spec, nil, stays); err != nil {
+	if _, err := d.Recreate(t.Context(), was.Spec, Known{}, stays); err != nil {
 		t.Fatal(err)
 	}
 	if got := docker(t, "network", "inspect", "-f", "{{.Labels.a}} {{.Driver}}", "rgone"); got != "b bridge" {

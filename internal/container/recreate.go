@@ -23,29 +23,54 @@ var ErrUndecided = errors.New("nobody knows yet whether it stays up")
 // stopped waiting.
 const undoTimeout = time.Minute
 
-// maker is what recreate needs of an engine, step by step.
-type maker interface {
-	// find is ErrNotFound when there is none of this name or ID.
-	find(ctx context.Context, name string) (Captured, error)
-	// create also makes what is missing around it, and has verified that the volumes are
+// Maker is an engine step by step, as Recreate needs it.
+type Maker interface {
+	// Find is ErrNotFound when there is none of this name or ID.
+	Find(ctx context.Context, name string) (Captured, error)
+	// Create also makes what is missing around it, and has verified that the volumes are
 	// those of our driver.
-	create(ctx context.Context, name string, s Spec) (id string, err error)
-	rename(ctx context.Context, id, name string) error
-	start(ctx context.Context, id string) error
-	remove(ctx context.Context, id string) error
-	// end is remove, of one that runs, too.
-	end(ctx context.Context, id string) error
+	Create(ctx context.Context, name string, s Spec) (id string, err error)
+	Rename(ctx context.Context, id, name string) error
+	Start(ctx context.Context, id string) error
+	Stop(ctx context.Context, id string) error
+	// Remove leaves all volumes alone, and fails for one that runs.
+	Remove(ctx context.Context, id string) error
+	// Discard is Remove, of what flocker has made: with those volumes, not of our driver, that the
+	// engine has made for it alone.
+	Discard(ctx context.Context, id string) error
+	// End is Discard, of one that runs, too.
+	End(ctx context.Context, id string) error
 }
 
-// recreate makes the container of a spec under its name and starts it:
+// Known is what is known of the containers of an engine from which the one of a spec may take
+// its name.
+type Known struct {
+	// Replaces are those that it takes the place of: removed once it has come up, and before that
+	// in no case. They have been seen to run here, whatever their labels say.
+	Replaces []string
+	// Prepared is somebody's, which was started in its place, did not stay and was stopped again. It is
+	// started again, and never removed.
+	Prepared string
+}
+
+// StoppedError is why a container does not stay that somebody had prepared. It was stopped again.
+type StoppedError struct {
+	ID  string
+	Err error
+}
+
+func (e *StoppedError) Error() string { return e.Err.Error() }
+func (e *StoppedError) Unwrap() error { return e.Err }
+
+// Recreate makes the container of a spec under its name and starts it:
 //
 //	create NAME.flocker-new ─► NAME to NAME.flocker-old ─► .flocker-new to NAME ─► start ─► stays ─► remove .flocker-old
 //
 // It may be interrupted anywhere and called again. A container of that name that it may
 // not replace is an error; one that failed to start, or does not stay, is removed and the old
 // one has its name back.
-func recreate(ctx context.Context, m maker, s Spec, replaces []string, stays func(ctx context.Context, id string) error) (id string, err error) {
-	id, err = replace(ctx, m, s, replaces, stays)
+func Recreate(ctx context.Context, m Maker, s Spec, known Known, stays func(ctx context.Context, id string) error) (id string, err error) {
+	id, err = replace(ctx, m, s, known, stays)
 	switch {
 	case errors.Is(err, ErrUndecided):
 		return id, err
@@ -53,55 +78,66 @@ func recreate(ctx context.Context, m maker, s Spec, replaces []string, stays fun
 		return "", err
 	}
 	// It runs. That its predecessor could not be removed is told with its ID.
-	return id, cleanUp(ctx, m, s.Name)
+	return id, CleanUp(ctx, m, s.Name)
 }
 
-// replace is recreate but for the last step.
-func replace(ctx context.Context, m maker, s Spec, replaces []string, stays func(ctx context.Context, id string) error) (id string, err error) {
+// replace is Recreate but for the last step.
+func replace(ctx context.Context, m Maker, s Spec, known Known, stays func(ctx context.Context, id string) error) (id string, err error) {
 	fresh := func(c Captured) bool { return !c.Started && alike(c.Spec, s) && samePorts(c.Spec, s) }
-	there, err := predecessor(ctx, m, s, fresh)
+	there, err := predecessor(ctx, m, s, known, fresh)
+	if err == nil && ended(there, s, known) {
+		// Of a call that was cut off, or could not record it. How it has ended says whether it is made
+		// again: what has done all it had to do must not be done twice.
+		if err := stays(ctx, there.ID); err == nil || errors.Is(err, ErrUndecided) {
+			return there.ID, err
+		}
+		there, err = removeMade(ctx, m, s, there.ID)
+	}
 	switch {
 	case errors.Is(err, ErrNotFound):
 	case err != nil:
 		return "", err
-	case NameTaken(there, s, replaces) != nil:
-		return "", NameTaken(there, s, replaces)
+	case NameTaken(there, s, known) != nil:
+		return "", NameTaken(there, s, known)
 	case there.State.Live():
-		// The last call was cut off late, or somebody has started it: then it is not removed.
-		return there.ID, unlessStays(ctx, m, s, there, stays)
-	case fresh(there):
+		// The last call was cut off late, or somebody has started it: then it goes on.
+		if !ours(there, s, known) && there.ID != known.Prepared {
+			return there.ID, stays(ctx, there.ID)
+		}
+		return there.ID, unlessStays(ctx, m, s, there, known, stays)
+	case fresh(there) || again(there, s, known):
 		// The last call was cut off between the name and the start, or somebody has prepared it.
-		if err := m.start(ctx, there.ID); err != nil {
+		if err := m.Start(ctx, there.ID); err != nil {
 			return "", err
 		}
-		return there.ID, unlessStays(ctx, m, s, there, stays)
+		return there.ID, unlessStays(ctx, m, s, there, known, stays)
 	case !there.Started && alike(there.Spec, s):
 		// What has never run has nothing to lose but how a person has made it, who may have done so
 		// with the same image and volumes: then it stays.
-		if !slices.Contains(replaces, there.ID) {
+		if !slices.Contains(known.Replaces, there.ID) {
 			return "", errTaken(s.Name)
 		}
-		if err := m.remove(ctx, there.ID); err != nil {
+		if err := m.Remove(ctx, there.ID); err != nil {
 			return "", fmt.Errorf("removing what was made of container %s with other published ports: %w", s.Name, err)
 		}
 		there = Captured{}
 	}
 
 	// What a call that was cut off has left has never run.
-	if left, err := m.find(ctx, s.Name+stagedSuffix); err == nil {
-		if err := m.remove(ctx, left.ID); err != nil {
+	if left, err := m.Find(ctx, s.Name+stagedSuffix); err == nil {
+		if err := m.Discard(ctx, left.ID); err != nil {
 			return "", err
 		}
 	} else if !errors.Is(err, ErrNotFound) {
 		return "", err
 	}
-	made, err := m.create(ctx, s.Name+stagedSuffix, s)
+	made, err := m.Create(ctx, s.Name+stagedSuffix, s)
 	if err != nil {
 		return "", err
 	}
-	remove := m.remove // one whose start has no answer may run by now, and has written
+	remove := m.Discard // one whose start has no answer may run by now, and has written
 	defer func() {
-		if err != nil && !errors.Is(err, ErrUndecided) {
+		if fails(err) {
 			err = errors.Join(err, undo(ctx, remove, m, s.Name, made))
 		}
 	}()
@@ -110,66 +146,87 @@ func replace(ctx context.Context, m maker, s Spec, replaces []string, stays func
 			return "", err
 		}
 	}
-	if err := m.rename(ctx, made, s.Name); err != nil {
+	if err := m.Rename(ctx, made, s.Name); err != nil {
 		return "", err
 	}
-	if err := m.start(ctx, made); err != nil {
+	if err := m.Start(ctx, made); err != nil {
 		return "", err
 	}
-	remove = m.end
+	remove = m.End
 	return made, stays(ctx, made)
 }
 
-// predecessor is the container that has the name of a spec. What an earlier call has made, before
-// anybody knew whether it stays or with other ports than it would have now, is removed, and
-// what that one was to replace has the name again; unless it is as it would be made now.
-func predecessor(ctx context.Context, m maker, s Spec, fresh func(Captured) bool) (Captured, error) {
-	there, err := m.find(ctx, s.Name)
-	if err != nil || there.State.Live() || !ours(there, s) || fresh(there) {
+// fails says that something is known not to stay.
+func fails(err error) bool { return err != nil && !errors.Is(err, ErrUndecided) }
+
+// predecessor is the container that has the name of a spec. What an earlier call has made and not
+// started, with other ports than it would have now, is removed, and what that one was to replace
+// has the name again; unless it is as it would be made now.
+func predecessor(ctx context.Context, m Maker, s Spec, known Known, fresh func(Captured) bool) (Captured, error) {
+	there, err := m.Find(ctx, s.Name)
+	if err != nil || there.State.Live() || there.Started || !ours(there, s, known) || fresh(there) {
 		return there, err
 	}
-	if err := undo(ctx, m.remove, m, s.Name, there.ID); err != nil {
-		return Captured{}, fmt.Errorf("removing what was made of container %s before: %w", s.Name, err)
-	}
-	return m.find(ctx, s.Name)
+	return removeMade(ctx, m, s, there.ID)
 }
 
-// unlessStays is why a container that was there already does not stay, which is removed then
-// if it is ours.
-func unlessStays(ctx context.Context, m maker, s Spec, there Captured, stays func(ctx context.Context, id string) error) error {
-	err := stays(ctx, there.ID)
-	if err != nil && !errors.Is(err, ErrUndecided) && ours(there, s) {
-		err = errors.Join(err, undo(ctx, m.end, m, s.Name, there.ID))
+// removeMade removes what an earlier call has made of a spec. It returns what has the name then.
+func removeMade(ctx context.Context, m Maker, s Spec, id string) (Captured, error) {
+	if err := undo(ctx, m.Discard, m, s.Name, id); err != nil {
+		return Captured{}, fmt.Errorf("removing what was made of container %s before: %w", s.Name, err)
 	}
-	return err
+	return m.Find(ctx, s.Name)
+}
+
+// ended says that what an earlier call has made ran, and does not any more.
+func ended(there Captured, s Spec, known Known) bool {
+	return there.Started && !there.State.Live() && ours(there, s, known)
+}
+
+// unlessStays is why a container that was there already, and was started, does not stay. It is
+// removed then if it is ours, and else stopped: its engine would go on starting it.
+func unlessStays(ctx context.Context, m Maker, s Spec, there Captured, known Known, stays func(ctx context.Context, id string) error) error {
+	err := stays(ctx, there.ID)
+	if !fails(err) {
+		return err
+	}
+	if ours(there, s, known) {
+		return errors.Join(err, undo(ctx, m.End, m, s.Name, there.ID))
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	if serr := m.Stop(ctx, there.ID); serr != nil && !errors.Is(serr, ErrNotFound) {
+		err = errors.Join(err, fmt.Errorf("stopping it: %w", serr))
+	}
+	return &StoppedError{there.ID, err}
 }
 
 // stepAside gives the container that is to be replaced its other name. Another one that has it
 // was left by a call that was cut off at its end, and replaced by this one.
-func stepAside(ctx context.Context, m maker, name, id string) error {
-	err := m.rename(ctx, id, name+replacedSuffix)
+func stepAside(ctx context.Context, m Maker, name, id string) error {
+	err := m.Rename(ctx, id, name+replacedSuffix)
 	if err == nil {
 		return nil
 	}
-	left, ferr := m.find(ctx, name+replacedSuffix)
+	left, ferr := m.Find(ctx, name+replacedSuffix)
 	if ferr != nil || left.ID == id || left.State.Live() {
 		return err // or nobody knows whether it has it
 	}
-	if rerr := m.remove(ctx, left.ID); rerr != nil {
+	if rerr := m.Remove(ctx, left.ID); rerr != nil {
 		return errors.Join(err, rerr)
 	}
-	return m.rename(ctx, id, name+replacedSuffix)
+	return m.Rename(ctx, id, name+replacedSuffix)
 }
 
 // NameTaken says why the container of a spec cannot have its name on an engine where another
 // one has it; nil where it is that one, or one that it may replace, by ID.
-func NameTaken(there Captured, s Spec, replaces []string) error {
+func NameTaken(there Captured, s Spec, known Known) error {
 	switch {
 	case (there.State.Live() || !there.Started) && alike(there.Spec, s):
 		return nil
 	case there.State.Live():
 		return fmt.Errorf("another container named %s runs on this node", s.Name)
-	case !slices.Contains(replaces, there.ID) && !ours(there, s):
+	case !slices.Contains(known.Replaces, there.ID) && !again(there, s, known) && !ours(there, s, known):
 		return errTaken(s.Name)
 	}
 	return nil
@@ -179,15 +236,29 @@ func errTaken(name string) error {
 	return fmt.Errorf("a container named %s is on this node already, which is not the one that runs elsewhere; rename or remove it", name)
 }
 
+// again says that a container is the one that somebody had prepared, and is still.
+func again(there Captured, s Spec, known Known) bool {
+	return there.ID != "" && there.ID == known.Prepared && !slices.Contains(known.Replaces, there.ID) && alike(there.Spec, s)
+}
+
 // ours says that a container was made here for this very spec, and has not been seen to come
-// up. What somebody prepares or starts may have the same image, volumes and labels.
-func ours(c Captured, s Spec) bool {
+// up. What somebody prepares or starts may have the same image, volumes and labels; and one that
+// was recorded here is the old one again, when its user has started that by hand.
+func ours(c Captured, s Spec, known Known) bool {
 	id := s.madeFor()
-	return id != "" && c.Labels[LabelMade] == id
+	return id != "" && c.Labels[LabelMade] == id && !slices.Contains(known.Replaces, c.ID)
+}
+
+// Discard removes what was made under a name that is nobody's any more, unless it runs.
+func Discard(ctx context.Context, m Maker, name, id string) error {
+	if err := m.Discard(ctx, id); err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return nameBack(ctx, m, name)
 }
 
 // undo removes what was made and gives the old container its name back.
-func undo(ctx context.Context, remove func(ctx context.Context, id string) error, m maker, name, made string) error {
+func undo(ctx context.Context, remove func(ctx context.Context, id string) error, m Maker, name, made string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	var errs []error
@@ -198,13 +269,13 @@ func undo(ctx context.Context, remove func(ctx context.Context, id string) error
 }
 
 // nameBack gives the container its name back whose place was to be taken.
-func nameBack(ctx context.Context, m maker, name string) error {
-	old, err := m.find(ctx, name+replacedSuffix)
+func nameBack(ctx context.Context, m Maker, name string) error {
+	old, err := m.Find(ctx, name+replacedSuffix)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	if err == nil {
-		err = m.rename(ctx, old.ID, name)
+		err = m.Rename(ctx, old.ID, name)
 	}
 	if err != nil {
 		return fmt.Errorf("giving the old container its name back: %w", err)
@@ -212,14 +283,14 @@ func nameBack(ctx context.Context, m maker, name string) error {
 	return nil
 }
 
-// cleanUp removes the container whose place was taken. Whoever stopped waiting while it was
+// CleanUp removes the container whose place was taken. Whoever stopped waiting while it was
 // looked at whether the new one stays has not changed that it does.
-func cleanUp(ctx context.Context, m maker, name string) error {
+func CleanUp(ctx context.Context, m Maker, name string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	old, err := m.find(ctx, name+replacedSuffix)
+	old, err := m.Find(ctx, name+replacedSuffix)
 	if err == nil && !old.State.Live() {
-		err = m.remove(ctx, old.ID)
+		err = m.Remove(ctx, old.ID)
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return fmt.Errorf("container %s runs, but the one that it replaced could not be removed: %w", name, err)

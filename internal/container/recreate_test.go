@@ -12,7 +12,7 @@ import (
 
 var errCut = errors.New("cut off")
 
-// madeEngine is a maker whose every change can be cut off: before it takes effect, or
+// madeEngine is a Maker whose every change can be cut off: before it takes effect, or
 // after it did and before the answer came.
 type madeEngine struct {
 	containers map[string]*Captured // by ID
@@ -23,6 +23,7 @@ type madeEngine struct {
 	dead       bool // whatever comes after the cut fails too: the caller has crashed
 	crash      bool
 	badStart   bool
+	discarded  []string // IDs, of what was removed as ours
 }
 
 func (e *madeEngine) change(f func() error) error {
@@ -42,7 +43,7 @@ func (e *madeEngine) change(f func() error) error {
 	return errCut
 }
 
-func (e *madeEngine) find(_ context.Context, name string) (Captured, error) {
+func (e *madeEngine) Find(_ context.Context, name string) (Captured, error) {
 	if e.dead {
 		return Captured{}, errCut
 	}
@@ -69,9 +70,9 @@ func (e *madeEngine) add(name string, s Spec, state State) *Captured {
 	return c
 }
 
-func (e *madeEngine) create(_ context.Context, name string, s Spec) (id string, err error) {
+func (e *madeEngine) Create(_ context.Context, name string, s Spec) (id string, err error) {
 	err = e.change(func() error {
-		if _, err := e.find(context.Background(), name); err == nil && !e.dead {
+		if _, err := e.Find(context.Background(), name); err == nil && !e.dead {
 			return errors.New("name taken")
 		}
 		id = e.add(name, s, Created).ID
@@ -83,7 +84,7 @@ func (e *madeEngine) create(_ context.Context, name string, s Spec) (id string, 
 	return id, err
 }
 
-func (e *madeEngine) rename(_ context.Context, id, name string) error {
+func (e *madeEngine) Rename(_ context.Context, id, name string) error {
 	return e.change(func() error {
 		for _, c := range e.containers {
 			if c.Spec.Name == name {
@@ -95,7 +96,7 @@ func (e *madeEngine) rename(_ context.Context, id, name string) error {
 	})
 }
 
-func (e *madeEngine) start(_ context.Context, id string) error {
+func (e *madeEngine) Start(_ context.Context, id string) error {
 	return e.change(func() error {
 		if e.badStart {
 			return errors.New("port is already allocated")
@@ -105,7 +106,7 @@ func (e *madeEngine) start(_ context.Context, id string) error {
 	})
 }
 
-func (e *madeEngine) remove(ctx context.Context, id string) error {
+func (e *madeEngine) Remove(ctx context.Context, id string) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -122,12 +123,28 @@ func (e *madeEngine) remove(ctx context.Context, id string) error {
 	})
 }
 
-func (e *madeEngine) end(_ context.Context, id string) error {
+func (e *madeEngine) Discard(ctx context.Context, id string) error {
+	e.discarded = append(e.discarded, id)
+	return e.Remove(ctx, id)
+}
+
+func (e *madeEngine) End(_ context.Context, id string) error {
+	e.discarded = append(e.discarded, id)
 	return e.change(func() error {
 		if e.containers[id] == nil {
 			return ErrNotFound
 		}
 		delete(e.containers, id)
+		return nil
+	})
+}
+
+func (e *madeEngine) Stop(_ context.Context, id string) error {
+	return e.change(func() error {
+		if e.containers[id] == nil {
+			return ErrNotFound
+		}
+		e.containers[id].State = Exited
 		return nil
 	})
 }
@@ -163,7 +180,10 @@ func TestRecreateCutOff(t *testing.T) {
 					if withOld {
 						replaces = append(replaces, e.add("db", dbSpec(), Exited).ID)
 					}
-					id, err := recreate(t.Context(), e, dbSpec(), replaces, stays)
+					id, err := Recreate(t.Context(), e, dbSpec(), Known{Replaces: replaces}, stays)
+					if withOld && slices.Contains(e.discarded, "id1") {
+						t.Errorf("%s: the old container's volumes are removed", name)
+					}
 					if at == 0 {
 						whole = e.steps
 					}
@@ -179,7 +199,7 @@ func TestRecreateCutOff(t *testing.T) {
 					}
 
 					e.dead, e.cutAt = false, 0
-					id, err = recreate(t.Context(), e, dbSpec(), replaces, stays)
+					id, err = Recreate(t.Context(), e, dbSpec(), Known{Replaces: replaces}, stays)
 					if err != nil || e.String() != "db="+id+"/running" || withOld && id == "id1" {
 						t.Errorf("%s: repeated: %s, %v: %s", name, id, err, e)
 					}
@@ -238,7 +258,7 @@ func TestRecreateForeign(t *testing.T) {
 		{"never started, with other ports and a label", labelled, Created, false, "rename or remove it"},
 		{"never started, with other ports, and made here", made, Created, false, ""},
 		{"never started, with other ports, and made here of another one", later, Created, false, "rename or remove it"},
-		{"it ended, and was made here", made, Exited, false, ""},
+		{"it ended, was made here, and has been recorded since", made, Exited, true, ""},
 		{"it ended, and was made here of another one", later, Exited, false, "rename or remove it"},
 		{"the one that moved away", dbSpec(), Exited, true, ""},
 	} {
@@ -249,7 +269,7 @@ func TestRecreateForeign(t *testing.T) {
 		if tc.replaces {
 			replaces = []string{there.ID}
 		}
-		id, err := recreate(t.Context(), e, asked, replaces, stays)
+		id, err := Recreate(t.Context(), e, asked, Known{Replaces: replaces}, stays)
 		if tc.want == "" {
 			if err != nil || e.String() != "db="+id+"/running" {
 				t.Errorf("%s: %s, %v: %s", tc.name, id, err, e)
@@ -267,7 +287,7 @@ func TestRecreateStartFails(t *testing.T) {
 	e := &madeEngine{containers: map[string]*Captured{}, badStart: true}
 	old := e.add("db", dbSpec(), Exited)
 	before := e.String()
-	_, err := recreate(t.Context(), e, dbSpec(), []string{old.ID}, stays)
+	_, err := Recreate(t.Context(), e, dbSpec(), Known{Replaces: []string{old.ID}}, stays)
 	if err == nil || !strings.Contains(err.Error(), "port is already allocated") || e.String() != before {
 		t.Errorf("%v: %s; want the engine's reason and %s", err, e, before)
 	}
@@ -305,11 +325,11 @@ func TestRecreatePortsAnew(t *testing.T) {
 	} {
 		e := &madeEngine{containers: map[string]*Captured{}, cutAt: 4, crash: true}
 		replaces := []string{e.add("db", dbSpec(), Exited).ID}
-		if _, err := recreate(t.Context(), e, tc.first, replaces, stays); err == nil || e.String() != "db.flocker-old=id1/exited db=id2/created" {
+		if _, err := Recreate(t.Context(), e, tc.first, Known{Replaces: replaces}, stays); err == nil || e.String() != "db.flocker-old=id1/exited db=id2/created" {
 			t.Fatalf("%s: not cut off at the start: %v: %s", tc.name, err, e)
 		}
 		e.dead, e.cutAt = false, 0
-		id, err := recreate(t.Context(), e, tc.then, replaces, stays)
+		id, err := Recreate(t.Context(), e, tc.then, Known{Replaces: replaces}, stays)
 		if err != nil || e.String() != "db="+id+"/running" || (id != "id2") != tc.anew {
 			t.Errorf("%s: %s, %v: %s", tc.name, id, err, e)
 			continue
@@ -352,21 +372,25 @@ func TestRecreateDoesNotStay(t *testing.T) {
 			e.add("db.flocker-old", dbSpec(), Exited)
 			e.add("db", made, Exited)
 			return []string{"id1"}
-		}, "db.flocker-old=id1/exited db=id3/running", "db=id1/exited"},
-		{"somebody's, never started, with our label", func(e *madeEngine) []string { e.add("db", labelled, Created); return nil }, "db=id1/running", "db=id1/running"},
-		{"somebody's, never started", func(e *madeEngine) []string { e.add("db", dbSpec(), Created); return nil }, "db=id1/running", "db=id1/running"},
+		}, "db.flocker-old=id1/exited db=id2/exited, db.flocker-old=id1/exited db=id3/running", "db=id1/exited"},
+		{"one that was recorded before, and ended", func(e *madeEngine) []string { return []string{e.add("db", made, Exited).ID} }, "db.flocker-old=id1/exited db=id2/running", "db=id1/exited"},
+		{"one that was recorded before, and its user starts it", func(e *madeEngine) []string { return []string{e.add("db", made, Running).ID} }, "db=id1/running", "db=id1/running"},
+		{"somebody's, never started, with our label", func(e *madeEngine) []string { e.add("db", labelled, Created); return nil }, "db=id1/running", "db=id1/exited"},
+		{"somebody's, never started", func(e *madeEngine) []string { e.add("db", dbSpec(), Created); return nil }, "db=id1/running", "db=id1/exited"},
 		{"it runs already", func(e *madeEngine) []string { e.add("db", labelled, Running); return nil }, "db=id1/running", "db=id1/running"},
 	} {
 		for _, state := range []State{Running, Restarting, Exited} {
 			e := &madeEngine{containers: map[string]*Captured{}}
-			replaces, asked := tc.there(e), ""
-			id, err := recreate(t.Context(), e, made, replaces, func(_ context.Context, id string) error {
-				asked = e.String()
-				e.containers[id].State = state
+			replaces, asked := tc.there(e), []string(nil)
+			id, err := Recreate(t.Context(), e, made, Known{Replaces: replaces}, func(_ context.Context, id string) error {
+				asked = append(asked, e.String())
+				if e.containers[id].State.Live() {
+					e.containers[id].State = state
+				}
 				return errors.New("it ended with code 3")
 			})
 			want := strings.Replace(tc.want, "running", string(state), 1)
-			if id != "" || err == nil || !strings.Contains(err.Error(), "it ended with code 3") || asked != tc.asked || e.String() != want {
+			if id != "" || err == nil || !strings.Contains(err.Error(), "it ended with code 3") || strings.Join(asked, ", ") != tc.asked || e.String() != want {
 				t.Errorf("%s, %s: %q, %v: %q, then %q; want %q, then %q", tc.name, state, id, err, asked, e, tc.asked, want)
 			}
 		}
@@ -376,13 +400,49 @@ func TestRecreateDoesNotStay(t *testing.T) {
 	for _, state := range []State{Running, Exited} {
 		e := &madeEngine{containers: map[string]*Captured{}}
 		replaces := old(e)
-		id, err := recreate(t.Context(), e, made, replaces, func(context.Context, string) error { return fmt.Errorf("stopped: %w", ErrUndecided) })
-		if !errors.Is(err, ErrUndecided) || id != "id2" || e.String() != "db.flocker-old=id1/exited db=id2/running" {
-			t.Errorf("undecided: %q, %v: %s", id, err, e)
+		unknown := func(context.Context, string) error { return fmt.Errorf("stopped: %w", ErrUndecided) }
+		for range 2 {
+			id, err := Recreate(t.Context(), e, made, Known{Replaces: replaces}, unknown)
+			if want := "db.flocker-old=id1/exited db=id2/" + string(e.containers["id2"].State); !errors.Is(err, ErrUndecided) || id != "id2" || e.String() != want {
+				t.Errorf("undecided: %q, %v: %s; want %s", id, err, e, want)
+			}
+			e.containers["id2"].State = state
 		}
-		e.containers["id2"].State = state
-		if id, err := recreate(t.Context(), e, made, replaces, stays); err != nil || e.String() != "db="+id+"/running" {
+		// It stays, or has done all that it had to do: then that is not done again.
+		if id, err := Recreate(t.Context(), e, made, Known{Replaces: replaces}, stays); err != nil || id != "id2" || e.String() != "db=id2/"+string(state) {
 			t.Errorf("decided later, %s: %q, %v: %s", state, id, err, e)
+		}
+	}
+
+	// What somebody has prepared, and was started in vain, is started again, and stays.
+	for _, state := range []State{Exited, Restarting} {
+		e := &madeEngine{containers: map[string]*Captured{}}
+		e.add("db", labelled, Created)
+		var known Known
+		for range 3 {
+			_, err := Recreate(t.Context(), e, made, known, func(_ context.Context, id string) error {
+				if e.String() != "db=id1/running" {
+					t.Errorf("prepared, %s: it is not started again: %s", state, e)
+				}
+				e.containers[id].State = state
+				return errors.New("it ended with code 3")
+			})
+			var stopped *StoppedError
+			if !errors.As(err, &stopped) || stopped.ID != "id1" || !strings.Contains(err.Error(), "code 3") || e.String() != "db=id1/exited" {
+				t.Errorf("prepared, %s: %v: %s", state, err, e)
+			}
+			known.Prepared = "id1"
+		}
+		e.containers["id1"].State = Running // it could not be stopped, or somebody has started it
+		if _, err := Recreate(t.Context(), e, made, known, func(context.Context, string) error { return errors.New("it ended") }); err == nil || e.String() != "db=id1/exited" {
+			t.Errorf("prepared, it runs still: %v: %s", err, e)
+		}
+		if id, err := Recreate(t.Context(), e, made, known, stays); err != nil || id != "id1" || e.String() != "db=id1/running" {
+			t.Errorf("prepared, it comes up: %q, %v: %s", id, err, e)
+		}
+		e.containers["id1"].State, e.containers["id1"].Spec.Image = Exited, Image{ID: "sha256:2"}
+		if _, err := Recreate(t.Context(), e, made, known, stays); err == nil || !strings.Contains(err.Error(), "rename or remove it") {
+			t.Errorf("prepared, and made anew otherwise: %v: %s", err, e)
 		}
 	}
 
@@ -390,8 +450,73 @@ func TestRecreateDoesNotStay(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	e := &madeEngine{containers: map[string]*Captured{}}
 	replaces := old(e)
-	if _, err := recreate(ctx, e, dbSpec(), replaces, func(context.Context, string) error { stop(); return nil }); err != nil || e.String() != "db=id2/running" {
+	if _, err := Recreate(ctx, e, dbSpec(), Known{Replaces: replaces}, func(context.Context, string) error { stop(); return nil }); err != nil || e.String() != "db=id2/running" {
 		t.Errorf("stopped: %v: %s", err, e)
+	}
+}
+
+// Only what flocker has made is removed with the volumes that were made for it alone.
+func TestDiscard(t *testing.T) {
+	made := dbSpec()
+	made.Config = []byte(`{}`)
+	made, err := made.MadeFor("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name      string
+		there     Spec
+		state     State
+		err       error
+		discarded string
+	}{
+		{"the old one, which is replaced", dbSpec(), Exited, nil, ""},
+		{"the old one, which is not", dbSpec(), Exited, errors.New("it ended"), "id2"},
+		{"made and not started, with other ports", func() Spec {
+			s := made
+			s.HostConfig = []byte(`{"PortBindings":{"80/tcp":[{"HostPort":"8080"}]}}`)
+			return s
+		}(), Created, nil, "id1"},
+		{"made, and it does not stay", made, Created, errors.New("it ended"), "id1"},
+		{"made, and it has ended", made, Exited, errors.New("it ended"), "id1 id2"},
+	} {
+		e := &madeEngine{containers: map[string]*Captured{}}
+		id := e.add("db", tc.there, tc.state).ID
+		var known Known
+		if tc.there.madeFor() == "" {
+			known.Replaces = []string{id}
+		}
+		if _, err := Recreate(t.Context(), e, made, known, func(context.Context, string) error { return tc.err }); !errors.Is(err, tc.err) || strings.Join(e.discarded, " ") != tc.discarded {
+			t.Errorf("%s: %v: removed as ours: %q, want %q", tc.name, err, e.discarded, tc.discarded)
+		}
+	}
+
+	// One that is nobody's any more gives its name back, unless it runs.
+	e := &madeEngine{containers: map[string]*Captured{}}
+	e.add("db.flocker-old", dbSpec(), Exited)
+	e.add("db", made, Running)
+	if err := Discard(t.Context(), e, "db", "id2"); err == nil || e.String() != "db.flocker-old=id1/exited db=id2/running" {
+		t.Errorf("it runs: %v: %s", err, e)
+	}
+	e.containers["id2"].State = Exited
+	for range 2 {
+		if err := Discard(t.Context(), e, "db", "id2"); err != nil || e.String() != "db=id1/exited" {
+			t.Errorf("%v: %s", err, e)
+		}
+	}
+
+	for _, tc := range []struct {
+		mount MountPoint
+		want  bool
+	}{
+		{MountPoint{Type: "volume", Driver: "flocker", Name: "db"}, true},
+		{MountPoint{Type: "volume", Driver: "local"}, true},
+		{MountPoint{Type: "volume", Driver: "flocker", Name: strings.Repeat("0a", 32)}, false},
+		{MountPoint{Type: "volume", Driver: "flocker"}, false},
+	} {
+		if got := (Spec{Mounts: []MountPoint{tc.mount}}).spares("flocker"); got != tc.want {
+			t.Errorf("%+v: %t", tc.mount, got)
+		}
 	}
 }
 
@@ -400,7 +525,7 @@ func TestRecreateLeftOld(t *testing.T) {
 	e := &madeEngine{containers: map[string]*Captured{}}
 	e.add("db.flocker-old", dbSpec(), Exited)
 	replaces := []string{e.add("db", dbSpec(), Exited).ID}
-	if id, err := recreate(t.Context(), e, dbSpec(), replaces, stays); err != nil || e.String() != "db="+id+"/running" {
+	if id, err := Recreate(t.Context(), e, dbSpec(), Known{Replaces: replaces}, stays); err != nil || e.String() != "db="+id+"/running" {
 		t.Errorf("%v: %s", err, e)
 	}
 }

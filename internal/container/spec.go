@@ -20,7 +20,8 @@ const LabelEnable = "flocker.enable"
 
 // LabelMade is on what flocker makes on a node: the ID of the container, elsewhere, that it is
 // made for. Once it has come up its record has its own ID, so what has the one that its record
-// names was made here and has never been seen to come up.
+// names was made here and has never been seen to come up; or its user has gone back to that
+// container by hand, and then its record has this one's ID among those that it left.
 const LabelMade = "flocker.made"
 
 // labelSwarm is on the containers that Swarm makes. Swarm alone makes those again.
@@ -113,6 +114,33 @@ func (s Spec) StartsAgain() bool {
 		return false
 	}
 	return host.RestartPolicy.Name == "always" || host.RestartPolicy.Name == "unless-stopped"
+}
+
+// GivenUp says that its engine does not start the container again though it is to run: it has done
+// so as often as it was to, or could not. One that a person stopped has no error, and tries left.
+func (c Captured) GivenUp() bool {
+	var host struct {
+		RestartPolicy struct {
+			Name              string
+			MaximumRetryCount int
+		}
+	}
+	if c.State.Live() || !c.Started {
+		return false
+	}
+	if err := unmarshalExact(c.Spec.HostConfig, &host); err != nil {
+		return false
+	}
+	most := host.RestartPolicy.MaximumRetryCount
+	return c.Error != "" || host.RestartPolicy.Name == "on-failure" && c.ExitCode != 0 && most > 0 && c.Restarts >= most
+}
+
+// spares says that an engine that removes a container with its nameless volumes leaves all of a
+// driver alone. It does in any case with those that were mounted by a name, as ours always are.
+func (s Spec) spares(driver string) bool {
+	return !slices.ContainsFunc(s.Mounts, func(m MountPoint) bool {
+		return m.Type == "volume" && m.Driver == driver && (m.Name == "" || anonymous(m.Name))
+	})
 }
 
 // MadeFor is the spec with the label LabelMade. Capture does not give it back.

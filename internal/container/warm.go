@@ -308,7 +308,7 @@ type Prestarter interface {
 	// TakeUp is Recreate, but that the container is made already and waits: release gives it
 	// its volume and has it go. Unless it ran it is gone then, and what it was to replace is
 	// there; ran with an error: what it replaced is still there.
-	TakeUp(ctx context.Context, s Spec, id string, replaces []string, release func(context.Context) error) (ran bool, err error)
+	TakeUp(ctx context.Context, s Spec, id string, known Known, release func(context.Context) error) (ran bool, err error)
 	// EndWaiter removes one, running or not. Nothing is lost with one that has no volume.
 	EndWaiter(ctx context.Context, id string) error
 	// Waiters are all of them, as a list has them. Waiter is one, as it is now.
@@ -319,15 +319,15 @@ type Prestarter interface {
 }
 
 // prestart is Prestart.
-func prestart(ctx context.Context, m maker, waiting Spec) (string, error) {
-	id, err := m.create(ctx, waiting.Name+warmSuffix, waiting)
+func prestart(ctx context.Context, m Maker, waiting Spec) (string, error) {
+	id, err := m.Create(ctx, waiting.Name+warmSuffix, waiting)
 	if err != nil {
 		return "", err
 	}
-	if err := m.start(ctx, id); err != nil {
+	if err := m.Start(ctx, id); err != nil {
 		uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		eerr := m.end(uctx, id)
+		eerr := m.End(uctx, id)
 		if eerr == nil || errors.Is(eerr, ErrNotFound) {
 			return "", err
 		}
@@ -339,44 +339,53 @@ func prestart(ctx context.Context, m maker, waiting Spec) (string, error) {
 // namesTimeout is how long it may take to give containers their names.
 const namesTimeout = 15 * time.Second
 
-// takeUp is TakeUp.
-func takeUp(ctx context.Context, m maker, s Spec, id string, replaces []string, release func(context.Context) error) (err error) {
+// TakeUp is Prestarter.TakeUp.
+func TakeUp(ctx context.Context, m Maker, s Spec, id string, known Known, release func(context.Context) error) (ran bool, err error) {
+	if err := takeUp(ctx, m, s, id, known, release); err != nil {
+		return errors.Is(err, ErrUndecided), err
+	}
+	return true, CleanUp(ctx, m, s.Name)
+}
+
+// takeUp is TakeUp but for the last step.
+func takeUp(ctx context.Context, m Maker, s Spec, id string, known Known, release func(context.Context) error) (err error) {
 	defer func() {
-		if err == nil || errors.Is(err, ErrUndecided) {
+		if !fails(err) {
 			return
 		}
 		uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		if eerr := m.end(uctx, id); eerr != nil && !errors.Is(eerr, ErrNotFound) {
+		if eerr := m.End(uctx, id); eerr != nil && !errors.Is(eerr, ErrNotFound) {
 			err = errors.Join(err, fmt.Errorf("removing what waited: %w", eerr))
 			return
 		}
 		err = errors.Join(err, nameBack(uctx, m, s.Name))
 	}()
-	if err := takeName(ctx, m, s, id, replaces); err != nil {
+	if err := takeName(ctx, m, s, id, known); err != nil {
 		return err
 	}
 	return release(ctx)
 }
 
 // takeName gives what waits its name, and what has it another one.
-func takeName(ctx context.Context, m maker, s Spec, id string, replaces []string) error {
+func takeName(ctx context.Context, m Maker, s Spec, id string, known Known) error {
 	ctx, cancel := context.WithTimeout(ctx, namesTimeout)
 	defer cancel()
-	there, err := predecessor(ctx, m, s, func(Captured) bool { return false })
+	there, err := predecessor(ctx, m, s, known, func(Captured) bool { return false })
 	switch {
 	case errors.Is(err, ErrNotFound):
 	case err != nil:
 		return err
 	case there.State.Live():
 		return fmt.Errorf("another container named %s runs on this node", s.Name)
+	case ended(there, s, known):
+		return fmt.Errorf("what was made of container %s before has ended, and how has to be seen first", s.Name)
+	case !slices.Contains(known.Replaces, there.ID): // what somebody has prepared never is in a place to be removed from
+		return errTaken(s.Name)
 	default:
-		if err := NameTaken(there, s, replaces); err != nil {
-			return err
-		}
 		if err := stepAside(ctx, m, s.Name, there.ID); err != nil {
 			return err
 		}
 	}
-	return m.rename(ctx, id, s.Name)
+	return m.Rename(ctx, id, s.Name)
 }

@@ -204,7 +204,7 @@ func TestTakeUp(t *testing.T) {
 						replaces = append(replaces, e.add("db", dbSpec(), Exited).ID)
 					}
 					id := e.add("db"+warmSuffix, dbSpec(), Running).ID
-					err := takeUp(t.Context(), e, dbSpec(), id, replaces, func(ctx context.Context) error {
+					err := takeUp(t.Context(), e, dbSpec(), id, Known{Replaces: replaces}, func(ctx context.Context) error {
 						if _, bounded := ctx.Deadline(); bounded {
 							t.Errorf("%s: its volume has to come as fast as a name", name)
 						}
@@ -241,32 +241,42 @@ func TestTakeUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		beside, there Spec
-		says          error
-		want          string
+		there Spec
+		state State
+		says  error
+		want  string
 	}{
-		{dbSpec(), dbSpec(), nil, "db.flocker-old=id2/exited db=id3/running"},
-		{dbSpec(), asked, nil, "db.flocker-old=id1/exited db=id3/running"},
-		{dbSpec(), asked, ErrUndecided, "db.flocker-old=id1/exited db=id3/running"},
-		{dbSpec(), asked, errors.New("it ended"), "db=id1/exited"},
+		{dbSpec(), Exited, nil, "db.flocker-old=id2/exited db=id3/running"},
+		{asked, Created, nil, "db.flocker-old=id1/exited db=id3/running"},
+		{asked, Created, ErrUndecided, "db.flocker-old=id1/exited db=id3/running"},
+		{asked, Created, errors.New("it ended"), "db=id1/exited"},
 	} {
 		e := &madeEngine{containers: map[string]*Captured{}}
-		replaces := []string{e.add("db.flocker-old", c.beside, Exited).ID, e.add("db", c.there, Exited).ID}
+		replaces := []string{e.add("db.flocker-old", dbSpec(), Exited).ID}
+		if there := e.add("db", c.there, c.state); c.there.madeFor() == "" {
+			replaces = append(replaces, there.ID)
+		}
 		id := e.add("db"+warmSuffix, asked, Running).ID
-		if err := takeUp(t.Context(), e, asked, id, replaces, func(context.Context) error { return c.says }); !errors.Is(err, c.says) || e.String() != c.want {
+		if err := takeUp(t.Context(), e, asked, id, Known{Replaces: replaces}, func(context.Context) error { return c.says }); !errors.Is(err, c.says) || e.String() != c.want {
 			t.Errorf("%v: %v: %s; want %s", c.says, err, e, c.want)
 		}
 	}
-	// Neither is what runs there, or is not ours, touched.
+	// What runs there, or is not ours, or may have done all it had to do, is not touched.
 	for _, c := range []struct {
+		there Spec
 		state State
 		want  string
-	}{{Running, "runs on this node"}, {Exited, "rename or remove it"}} {
+	}{
+		{dbSpec(), Running, "runs on this node"},
+		{dbSpec(), Exited, "rename or remove it"},
+		{dbSpec(), Created, "rename or remove it"},
+		{asked, Exited, "how has to be seen first"},
+	} {
 		e := &madeEngine{containers: map[string]*Captured{}}
-		e.add("db", dbSpec(), c.state)
+		e.add("db", c.there, c.state)
 		before := e.String()
-		id := e.add("db"+warmSuffix, dbSpec(), Running).ID
-		err := takeUp(t.Context(), e, dbSpec(), id, nil, func(context.Context) error {
+		id := e.add("db"+warmSuffix, asked, Running).ID
+		err := takeUp(t.Context(), e, asked, id, Known{}, func(context.Context) error {
 			t.Error("it gets its volume")
 			return nil
 		})

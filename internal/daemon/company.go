@@ -197,6 +197,11 @@ func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string, go
 			return out, fmt.Errorf("container %s: %w", c.Name, err)
 		}
 	}
+	if v.Pending.Back != "" {
+		if err := f.stopMade(ctx, v); err != nil {
+			return out, err
+		}
+	}
 	if err := f.stopTasks(ctx, id, attempt); err != nil {
 		return out, err
 	}
@@ -210,6 +215,39 @@ func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string, go
 		out.CopyBy = from.Add(limit)
 	}
 	return out, nil
+}
+
+// stopMade stops what was made here of the containers that go back with a volume, did not come up, and
+// could not be removed: it is recorded nowhere, and would keep the volume here.
+func (f *follower) stopMade(ctx context.Context, v *state.Volume) error {
+	s := f.m.cluster.State()
+	starting := s.Starting(v)
+	if len(starting) == 0 {
+		return nil
+	}
+	lctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	users, err := f.engine.Users(lctx)
+	cancel()
+	if err != nil {
+		return fmt.Errorf("what was made here of its containers is not known: %w", err)
+	}
+	f.mu.Lock()
+	prepared := maps.Clone(f.prepared)
+	f.mu.Unlock()
+	for _, u := range users {
+		i := slices.IndexFunc(starting, func(c *state.Container) bool {
+			return c.Name == u.Name && (madeFor(c, f.m.self, u) || prepared[c.RecordKey()] == u.Container)
+		})
+		if i < 0 || !u.State.Live() {
+			continue
+		}
+		made := *starting[i]
+		made.ID = u.Container
+		if err := f.stop(ctx, &made); err != nil {
+			return fmt.Errorf("container %s: %w", u.Name, err)
+		}
+	}
+	return nil
 }
 
 // tellStops is tellStep for all volumes whose containers are stopped together.

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/flocker-io/flocker/internal/cluster"
 	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/placement"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -58,6 +58,7 @@ type follower struct {
 	stopping map[string]int             // records that are stopped for a move, and by how many
 	failed   map[string]followAttempt   // records that could not be started
 	looping  map[string]loop            // by record: what is left to its engine and keeps ending
+	prepared map[string]string          // by record: what a person had made, was started, and did not stay
 	problems map[string]string          // sentences by record
 	refused  map[string]string          // records that cannot be written, and why
 	images   map[string]bool            // by record: whether the image is here
@@ -85,15 +86,17 @@ type foreseen struct {
 type followAttempt struct {
 	next  time.Time
 	pause time.Duration
-	tries int   // in a row
-	err   error // of the last one
+	tries int    // in a row
+	err   error  // of the last one
+	told  bool   // people were
+	begun string // what was started, by ID, and is not known to stay or to have ended well
 }
 
 func newFollower(m *member, engine container.Engine) *follower {
 	return &follower{
 		m: m, engine: engine, wake: make(chan struct{}, 1),
 		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{}, watched: map[string]bool{}, stopping: map[string]int{},
-		failed: map[string]followAttempt{}, looping: map[string]loop{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
+		failed: map[string]followAttempt{}, looping: map[string]loop{}, prepared: map[string]string{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
 		foreseen: map[string]foreseen{}, here: map[string]container.State{}, unrouted: map[string]string{}, hooks: map[string]*hookRun{},
 		ready: map[volume.ID]string{}, readied: make(chan struct{}), stops: map[string]*stopRun{}, stopTook: map[volume.ID]lastStop{},
 	}
@@ -234,7 +237,7 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 	var mu sync.Mutex // of out
 	slots := make(chan struct{}, followAtOnce)
 	f.mu.Lock()
-	busy := maps.Clone(f.busy)
+	busy, prepared := maps.Clone(f.busy), maps.Clone(f.prepared)
 	for key := range f.stopping {
 		busy[key] = true // it may still run, and it is not its user who stops it
 	}
@@ -256,7 +259,10 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 		if v := (followView{Self: f.m.self, State: s, MayWrite: true}); !v.mine(volumes) && r == nil {
 			continue
 		}
-		h.Unproven = r != nil && r.Node != f.m.self && u.Labels[container.LabelMade] == r.ID
+		if r != nil {
+			h.Made = madeFor(r, f.m.self, u)
+			h.Unproven = h.Made || r.Node != f.m.self && prepared[r.RecordKey()] == h.ID
+		}
 		if busy[recordKeyOf(&h)] {
 			continue
 		}
@@ -277,7 +283,7 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 				h.Hash = key.Hash(plain)
 			}
 			f.describe(s, &h, u.Labels, c)
-			f.recheck(recordKeyOf(&h), c)
+			h.GivenUp = f.recheck(recordKeyOf(&h), c)
 			mu.Lock()
 			defer mu.Unlock()
 			out = append(out, localFound{h, c})
@@ -293,16 +299,40 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 	return out
 }
 
-// recheck looks whether what was left to its engine has come up since.
-func (f *follower) recheck(key string, c container.Captured) {
+// madeFor says that a container here was made for the one of a record, which is elsewhere, and was not
+// seen to come up. One that was recorded here has left when its user went back to that one by hand.
+func madeFor(r *state.Container, self volume.NodeID, u container.Use) bool {
+	return r.Node != self && r.Left[self] != u.Container && u.Labels[container.LabelMade] == r.ID
+}
+
+// recheck looks whether what was left to its engine has come up since, or was given up by it. What it
+// replaced is removed once it has come up.
+func (f *follower) recheck(key string, c container.Captured) (gaveUp bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if l, ok := f.looping[key]; ok {
-		var over bool
-		if f.looping[key], over = l.next(c, f.m.now()); over {
-			delete(f.looping, key)
-		}
+	l, ok := f.looping[key]
+	if !ok {
+		return false
 	}
+	l, over := l.next(c, f.m.now())
+	if f.looping[key] = l; !over {
+		return l.gaveUp
+	}
+	delete(f.looping, key)
+	if !c.State.Live() || f.busy[key] {
+		return false
+	}
+	f.busy[key] = true
+	f.jobs.Go(func() {
+		if err := f.engine.CleanUp(context.Background(), c.Spec.Name); err != nil {
+			f.m.log.Warn("a container has come up, but something is left of the one it replaced", "container", c.Spec.Name, "err", err)
+		}
+		f.mu.Lock()
+		delete(f.busy, key)
+		f.mu.Unlock()
+		f.ring()
+	})
+	return false
 }
 
 // describe adds what follows from what the engine says of a container.
@@ -415,6 +445,14 @@ func (f *follower) do(ctx context.Context, s *state.State, st followStep, specs 
 		}
 		f.retired[st.Here.ID] = true
 		f.m.log.Info("a container that runs elsewhere is not started here any more", "container", st.Here.Name, "node", s.NodeName(st.Known.Node))
+	case followDiscard:
+		dctx, cancel := context.WithTimeout(ctx, engineTimeout)
+		defer cancel()
+		if err := f.engine.Discard(dctx, st.Here.Name, st.Here.ID); err != nil {
+			f.m.log.Warn("a container that was made here, and never seen to come up, cannot be removed", "container", st.Here.Name, "err", err)
+			return
+		}
+		f.m.log.Info("a container that was made here, and never seen to come up, was removed: its volumes are elsewhere", "container", st.Here.Name)
 	case followBlock:
 		f.note(st.Record, fmt.Sprintf("container %s of node %s cannot run here: %s", st.Known.Name, s.NodeName(st.Known.Node), strings.Join(st.Known.Obstacles, "; ")))
 	case followStart, followMake:
@@ -422,12 +460,12 @@ func (f *follower) do(ctx context.Context, s *state.State, st followStep, specs 
 	}
 }
 
-// put records a container.
-func (f *follower) put(ctx context.Context, s *state.State, st followStep, c container.Captured) {
+// put records a container, and says whether it did.
+func (f *follower) put(ctx context.Context, s *state.State, st followStep, c container.Captured) bool {
 	key, err := f.key(ctx)
 	if err != nil {
 		f.note(st.Record, fmt.Sprintf("container %s does not follow its volumes yet: %v", st.Here.Name, err))
-		return
+		return false
 	}
 	plain, err := c.Spec.Encode()
 	if err == nil {
@@ -443,6 +481,7 @@ func (f *follower) put(ctx context.Context, s *state.State, st followStep, c con
 	default:
 		f.note(st.Record, fmt.Sprintf("container %s does not follow its volumes: %v", st.Here.Name, err))
 	}
+	return err == nil
 }
 
 func (f *follower) propose(ctx context.Context, s *state.State, st followStep, c container.Captured, key cluster.DataKey, sealed, plain []byte) error {
@@ -507,47 +546,61 @@ func (f *follower) begin(ctx context.Context, st followStep) {
 	f.busy[st.Record] = true
 	f.jobs.Go(func() {
 		err := f.bring(ctx, st)
-		undecided := errors.Is(err, container.ErrUndecided) // which is no failure
-		if err != nil && !undecided && ctx.Err() == nil {
-			f.tellFailed(st.Known, err)
-		}
-		least := followRetry
-		if goesBack(f.m.cluster.State(), st.Known) {
-			least = followHurry
-		}
+		loops := errors.Is(err, errLoops)
+		undecided := !loops && errors.Is(err, container.ErrUndecided)
+		failed := err != nil && !loops && !undecided && ctx.Err() == nil
+		back := goesBack(f.m.cluster.State(), st.Known)
+		told := failed && f.tellFailed(st.Known, err, back)
 		f.mu.Lock()
 		delete(f.busy, st.Record)
-		if err == nil {
+		if err == nil || loops {
 			delete(f.failed, st.Record)
-		} else if !undecided {
-			a := f.failed[st.Record]
-			a.pause = min(max(2*a.pause, least), followMost)
-			a.next = f.m.now().Add(a.pause)
-			a.tries, a.err = a.tries+1, err
-			f.failed[st.Record] = a
+		} else {
+			f.failed[st.Record] = f.failed[st.Record].after(err, undecided, back, told, f.m.now())
 		}
 		f.mu.Unlock()
 		switch {
 		case err == nil:
 			f.note(st.Record, "")
 			f.m.log.Info("a container follows its volumes to this node", "container", st.Known.Name)
+		case loops:
+			f.note(st.Record, "")
 		case undecided:
-			f.m.log.Warn("a container was started, and it is not known whether it stays up", "container", st.Known.Name, "err", err)
-		case ctx.Err() == nil:
+			f.m.log.Warn("a container was started, and it is not known yet whether it stays up, or not recorded", "container", st.Known.Name, "err", err)
+		case failed:
 			f.note(st.Record, fmt.Sprintf("container %s cannot be started here and will be tried again: %v", st.Known.Name, err))
+			f.m.reportSoon() // its clients may wait for it to go back
 		}
 		f.ring()
 	})
 }
 
+// after is what is known once a try did not end well. back: its volumes can go back where it ran,
+// and its clients wait for that.
+func (a followAttempt) after(err error, undecided, back, told bool, now time.Time) followAttempt {
+	tries := a.tries + 1
+	var again startedAgain
+	if back && errors.As(err, &again) {
+		tries++
+	}
+	least := followRetry
+	if back && tries < placement.StartTries {
+		least = followHurry
+	}
+	if undecided { // which is no failure
+		a.next = now.Add(least)
+		return a
+	}
+	a.pause = min(max(2*a.pause, least), followMost)
+	a.next = now.Add(a.pause)
+	a.tries, a.err, a.told, a.begun = tries, err, a.told || told, ""
+	return a
+}
+
 // bring has the container of a record running here, and seen to stay. It may be repeated.
 func (f *follower) bring(ctx context.Context, st followStep) error {
 	if st.Do == followStart {
-		// It is its user's, and stays in any case.
-		if err := f.engine.StartAgain(ctx, st.Here.ID); err != nil {
-			return err
-		}
-		return f.stays(ctx, st.Known, st.Here.ID)
+		return f.startHere(ctx, st)
 	}
 	spec, left, _, err := f.specOf(ctx, st.Known)
 	if err != nil {
@@ -560,15 +613,49 @@ func (f *follower) bring(ctx context.Context, st followStep) error {
 		}
 		return nil
 	}
-	id, err := f.engine.Recreate(ctx, spec, f.replaces(st.Known), func(ctx context.Context, id string) error {
+	id, err := f.engine.Recreate(ctx, spec, f.known(st.Known), func(ctx context.Context, id string) error {
 		return f.stays(ctx, st.Known, id)
 	})
 	if id != "" && err != nil && !errors.Is(err, container.ErrUndecided) {
 		f.m.log.Warn("a container was made again, but something is left of the one it replaced", "container", spec.Name, "err", err)
 		err = nil
 	}
+	f.mu.Lock()
+	var stopped *container.StoppedError
+	if errors.As(err, &stopped) {
+		f.prepared[st.Record] = stopped.ID
+	} else if err == nil {
+		delete(f.prepared, st.Record)
+	}
+	f.mu.Unlock()
 	if err == nil && len(left) > 0 {
 		f.tellUnpublished(s, st.Known, left)
+	}
+	return err
+}
+
+// startHere starts the container of a record that is here. It is its user's, and stays in any case.
+func (f *follower) startHere(ctx context.Context, st followStep) error {
+	f.mu.Lock()
+	begun := f.failed[st.Record].begun
+	f.mu.Unlock()
+	if begun == st.Here.ID {
+		// It was started, and that was not recorded: if it has done all it had to do since, it must not
+		// do that twice.
+		if err := f.stays(ctx, st.Known, begun); err == nil || errors.Is(err, container.ErrUndecided) {
+			return err
+		}
+	}
+	if err := f.engine.StartAgain(ctx, st.Here.ID); err != nil {
+		return err
+	}
+	err := f.stays(ctx, st.Known, st.Here.ID)
+	if errors.Is(err, container.ErrUndecided) {
+		f.mu.Lock()
+		a := f.failed[st.Record]
+		a.begun = st.Here.ID
+		f.failed[st.Record] = a
+		f.mu.Unlock()
 	}
 	return err
 }
@@ -615,12 +702,15 @@ func (f *follower) tellUnpublished(s *state.State, r *state.Container, left []st
 	f.m.tell(state.Tell{Volume: id, Kind: state.VolumePorts, Message: text})
 }
 
-// replaces are the containers here that the one of a record may take the place of.
-func (f *follower) replaces(r *state.Container) []string {
+// known is what is known of the containers here in whose place the one of a record may come.
+func (f *follower) known(r *state.Container) container.Known {
+	f.mu.Lock()
+	known := container.Known{Prepared: f.prepared[r.RecordKey()]}
+	f.mu.Unlock()
 	if id := r.Left[f.m.self]; id != "" {
-		return []string{id}
+		known.Replaces = []string{id}
 	}
-	return nil
+	return known
 }
 
 // foresee keeps for reports what would stand in the way here of the containers that may have
@@ -646,7 +736,7 @@ func (f *follower) foresee(ctx context.Context, s *state.State) {
 			f.mute.note(ctx, f.m.log, nil)
 		}
 		if spec, err := f.open(r); err == nil && !busy {
-			now = foreseen{obstacle: f.obstacle(ctx, spec, target, f.replaces(r), now.obstacle), notes: f.differences(s, r, spec, target)}
+			now = foreseen{obstacle: f.obstacle(ctx, spec, target, f.known(r), now.obstacle), notes: f.differences(s, r, spec, target)}
 		}
 		found[key] = now
 	}
@@ -687,7 +777,7 @@ func (f *follower) target(ctx context.Context) (container.Target, error) {
 
 // obstacle is the first thing in the way of a container here, "" for none, or known where
 // the engine does not say.
-func (f *follower) obstacle(ctx context.Context, spec container.Spec, target container.Target, replaces []string, known string) string {
+func (f *follower) obstacle(ctx context.Context, spec container.Spec, target container.Target, there container.Known, known string) string {
 	if obstacles := container.Preflight(spec, volumeDriver, target); container.Blocked(obstacles) {
 		return obstacles[0].Message
 	}
@@ -695,14 +785,14 @@ func (f *follower) obstacle(ctx context.Context, spec container.Spec, target con
 	if id == "" {
 		return ""
 	}
-	there, err := f.inspect(ctx, id)
+	at, err := f.inspect(ctx, id)
 	switch {
 	case errors.Is(err, container.ErrNotFound):
 		return ""
 	case err != nil:
 		return known
 	}
-	if err := container.NameTaken(there, spec, replaces); err != nil {
+	if err := container.NameTaken(at, spec, there); err != nil {
 		return err.Error()
 	}
 	return ""
@@ -831,6 +921,7 @@ func (f *follower) forgetDone(s *state.State, steps []followStep, hidden map[str
 	defer f.mu.Unlock()
 	maps.DeleteFunc(f.problems, func(key, _ string) bool { return !tried[key] && !f.busy[key] })
 	maps.DeleteFunc(f.failed, func(key string, _ followAttempt) bool { return !tried[key] && !f.busy[key] })
+	maps.DeleteFunc(f.prepared, func(key, _ string) bool { r := s.Container(key); return r == nil || r.Node == f.m.self })
 	maps.DeleteFunc(f.hooks, func(key string, _ *hookRun) bool { return s.Container(key) == nil })
 	maps.DeleteFunc(f.images, func(key string, _ bool) bool { return s.Container(key) == nil })
 }
@@ -845,7 +936,7 @@ func (f *follower) report(rep *volume.Report) {
 		rep.Problems = append(rep.Problems, f.problems[key])
 	}
 	for _, key := range slices.Sorted(maps.Keys(f.looping)) {
-		rep.Problems = append(rep.Problems, f.looping[key].why)
+		rep.Problems = append(rep.Problems, f.looping[key].String())
 	}
 	for _, key := range slices.Sorted(maps.Keys(f.unrouted)) {
 		rep.Problems = append(rep.Problems, f.unrouted[key])
@@ -857,7 +948,10 @@ func (f *follower) report(rep *volume.Report) {
 		if r.Node != f.m.self && !asked && f.problems[key] == "" {
 			continue
 		}
-		c := volume.Followed{Record: key, Problem: cmp.Or(f.problems[key], f.looping[key].why), LacksImage: asked && !has}
+		c := volume.Followed{Record: key, Problem: f.problems[key], LacksImage: asked && !has}
+		if l, ok := f.looping[key]; ok && c.Problem == "" {
+			c.Problem = l.String()
+		}
 		if r.Node != f.m.self && c.Problem == "" {
 			c.Problem = f.foreseen[key].obstacle
 		}

@@ -23,7 +23,7 @@ import (
 //
 //	vol NAME@EPOCH on=NODE [PHASE]
 //	rec NAME NODE id=ID vols=VOL@EPOCH,.. [run] [blocked] [hash=H] [key=K] [left=NODE:ID] [ports=80:80/http] [publishes=80:80]
-//	here NAME id=ID vols=VOL,.. [live] [failed] [unproven] [hash=H] [ports=80:80/http] [publishes=80:80]
+//	here NAME id=ID vols=VOL,.. [live] [failed] [given-up] [unproven] [made] [hash=H] [ports=80:80/http] [publishes=80:80]
 //	hidden NAME vols=VOL,..
 //	settled WHAT..       IDs of containers, names of records
 //	may-not-write
@@ -143,7 +143,7 @@ func followCase(t *testing.T, lines []string) followView {
 			}
 			snap.Containers = append(snap.Containers, c)
 		case "here":
-			v.Here = append(v.Here, hereContainer{ID: opt["id"], Name: words[1], Volumes: ids(volumes), Live: flag["live"], Failed: flag["failed"], Unproven: flag["unproven"], Hash: opt["hash"], Routes: routes, Published: published})
+			v.Here = append(v.Here, hereContainer{ID: opt["id"], Name: words[1], Volumes: ids(volumes), Live: flag["live"], Failed: flag["failed"], GivenUp: flag["given-up"], Unproven: flag["unproven"] || flag["made"], Made: flag["made"], Hash: opt["hash"], Routes: routes, Published: published})
 		case "hidden":
 			v.Hidden = map[string]bool{(&state.Container{Name: words[1], Volumes: volumes}).RecordKey(): true}
 		case "settled":

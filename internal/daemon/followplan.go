@@ -17,10 +17,15 @@ type hereContainer struct {
 	// Failed: its last start failed, as it does when a mount is refused. It is not its
 	// user who stopped it.
 	Failed bool
-	Hash   string // of its spec
+	// GivenUp: it was left to its engine when it did not come up, and that does not start it any more.
+	GivenUp bool
+	Hash    string // of its spec
 	// Unproven: it was made here of a container elsewhere, and nobody has seen it come up. Whoever
 	// made it was stopped before that.
 	Unproven bool
+	// Made: flocker has made it, so that it may be removed. Else it is Unproven because it was started
+	// in the place of that one, and has not come up.
+	Made bool
 	// Routes that its labels ask for and that it can have.
 	Routes []volume.Route
 	// Published are ports of it that the engine publishes.
@@ -54,13 +59,14 @@ type followDo string
 
 // The steps.
 const (
-	followPut    followDo = "record"         // as it is here, running
-	followStop   followDo = "record stopped" // its user has stopped it
-	followDrop   followDo = "forget"         // its user has removed it
-	followStart  followDo = "start"          // it ran until this node lost the right to write, and has it again
-	followMake   followDo = "recreate"       // it ran on another node
-	followRetire followDo = "retire"         // it runs elsewhere, and is not to start here by itself
-	followBlock  followDo = "blocked"        // it would have to be made, and something is in its way
+	followPut     followDo = "record"         // as it is here, running
+	followStop    followDo = "record stopped" // its user has stopped it
+	followDrop    followDo = "forget"         // its user has removed it
+	followStart   followDo = "start"          // it ran until this node lost the right to write, and has it again; or its engine has given up
+	followMake    followDo = "recreate"       // it ran on another node
+	followRetire  followDo = "retire"         // it runs elsewhere, and is not to start here by itself
+	followDiscard followDo = "discard"        // it was made here and has not come up, and its volumes are elsewhere
+	followBlock   followDo = "blocked"        // it would have to be made, and something is in its way
 )
 
 // planFollow says what is to be done on this node about the containers that follow
@@ -80,7 +86,13 @@ func planFollow(v followView) (steps []followStep) {
 		r := v.State.RecordOf(c.Name, c.Volumes)
 		key := recordKeyOf(c)
 		here[key] = c
-		if r != nil && r.Node != v.Self && r.Left[v.Self] == c.ID && !c.Live {
+		switch {
+		case r == nil || r.Node == v.Self || c.Live:
+		case c.Made && v.MayWrite && v.away(c.Volumes):
+			// Its engine would start it, and what it mounts would be fetched for it. How it ended tells
+			// nothing any more: the one that it was made for has run since.
+			steps = append(steps, followStep{followDiscard, key, c, r})
+		case r.Left[v.Self] == c.ID:
 			steps = append(steps, followStep{followRetire, key, c, r})
 		}
 		if !v.mine(c.Volumes) {
@@ -126,7 +138,7 @@ func (v followView) decide(c *hereContainer, r *state.Container) followDo {
 		return followPut
 	case c.Live:
 		return ""
-	case r.Run && v.raised(r):
+	case r.Run && (v.raised(r) || c.GivenUp):
 		return followStart
 	case r.Run && c.Failed:
 		return ""
@@ -152,6 +164,14 @@ func (v followView) mine(volumes []volume.ID) bool {
 		}
 	}
 	return v.MayWrite && len(volumes) > 0
+}
+
+// away says that another node has one of these volumes.
+func (v followView) away(volumes []volume.ID) bool {
+	return slices.ContainsFunc(volumes, func(id volume.ID) bool {
+		vol := v.State.Volume(id)
+		return vol != nil && vol.Placement.Primary != "" && vol.Placement.Primary != v.Self
+	})
 }
 
 // raised says that a volume was taken from its primary since the container was last

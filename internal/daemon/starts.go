@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/placement"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -89,9 +90,10 @@ func times(n int) string {
 
 // stays waits until it is known whether the container of a record, which was started, stays,
 // and records it when it does: its clients wait for that, and not for what is left to do after
-// it. The error is why it does not; container.ErrUndecided: that cannot be found out. One that
-// its engine starts again and again is recorded and told of, unless its volumes can go back
-// where it ran: nothing would be gained by removing it.
+// it. The error is why it does not; container.ErrUndecided: that cannot be found out, or not be
+// recorded yet, and it is to be asked again. One that its engine starts again and again is recorded and
+// told of, unless its volumes can go back where it ran: nothing would be gained by removing it. That is
+// errLoops, which is undecided for whoever made it.
 func (f *follower) stays(ctx context.Context, r *state.Container, id string) error {
 	f.watch(r.RecordKey(), true)
 	defer f.watch(r.RecordKey(), false)
@@ -108,42 +110,78 @@ func (f *follower) stays(ctx context.Context, r *state.Container, id string) err
 	switch c, verdict, why := w.await(ctx); verdict {
 	case startFails:
 		err := f.lastWords(ctx, id, why)
-		if s := f.m.cluster.State(); c.ID == "" || !c.State.Live() || goesBack(s, r) {
+		if c.ID == "" || !c.State.Live() {
 			return err
 		}
+		if goesBack(f.m.cluster.State(), r) {
+			if c.Restarts >= placement.StartTries {
+				err = startedAgain{err}
+			}
+			return err
+		}
+		if !f.started(ctx, r, c) {
+			break
+		}
 		f.loops(r, c, err)
-		f.started(ctx, r, c)
+		return fmt.Errorf("container %s: %w: %w", r.Name, errLoops, container.ErrUndecided)
 	case startRuns, startEnds:
-		f.started(ctx, r, c)
+		if f.started(ctx, r, c) {
+			return nil
+		}
 	case startWaits:
-		return fmt.Errorf("container %s: %w", r.Name, container.ErrUndecided)
 	}
-	return nil
+	return fmt.Errorf("container %s: %w", r.Name, container.ErrUndecided)
 }
+
+// startedAgain is why a container does not come up that its engine alone has started again as often
+// as flocker would: its clients wait, and one try more would tell nothing.
+type startedAgain struct{ error }
+
+func (e startedAgain) Unwrap() error { return e.error }
+
+// errLoops: a container does not come up, and is left to its engine. What it replaced stays: that
+// may be the one that would run.
+var errLoops = errors.New("it does not come up yet")
 
 // loop is a container that does not come up and is left to its engine, which starts it again.
 type loop struct {
+	what     string // it, and where it is
 	why      string
 	restarts int
 	since    time.Time // for that long it was not started again
+	gaveUp   bool      // its engine does not start it any more
+}
+
+func (l loop) String() string {
+	if l.gaveUp {
+		return fmt.Sprintf("%s, and its engine has given up: %s", l.what, l.why)
+	}
+	return fmt.Sprintf("%s, where its engine goes on trying: %s", l.what, l.why)
 }
 
 // loops has people know of a container that is left to its engine. At home its user knows it.
 func (f *follower) loops(r *state.Container, c container.Captured, why error) {
 	s := f.m.cluster.State()
-	text := fmt.Sprintf("container %s does not come up on %s, where its engine goes on trying: %s", r.Name, s.NodeName(f.m.self), head(why.Error(), 2*maxHookError))
+	l := loop{
+		what: fmt.Sprintf("container %s does not come up on %s", r.Name, s.NodeName(f.m.self)),
+		why:  head(why.Error(), 2*maxHookError), restarts: c.Restarts, since: f.m.now(),
+	}
 	f.mu.Lock()
-	f.looping[r.RecordKey()] = loop{text, c.Restarts, f.m.now()}
+	f.looping[r.RecordKey()] = l
 	f.mu.Unlock()
 	f.m.log.Warn("a container does not come up, and is left to its engine", "container", r.Name, "err", why)
 	if v := s.Volume(r.Volumes[0].ID); v != nil && r.Node != f.m.self && f.m.unaware(knowsStarts) == "" {
-		f.m.tell(state.Tell{Volume: v.ID, Kind: state.VolumeStarts, Message: fmt.Sprintf("volume %s: %s", v.Name, text)})
+		f.m.tell(state.Tell{Volume: v.ID, Kind: state.VolumeStarts, Message: fmt.Sprintf("volume %s: %s", v.Name, l)})
 	}
 }
 
-// next is what is known of a loop once the container was seen again; over: it came up, or ended.
+// next is what is known of a loop once the container was seen again; over: it came up, or its
+// user has stopped it. What its engine has given up was stopped by nobody.
 func (l loop) next(c container.Captured, now time.Time) (out loop, over bool) {
+	l.gaveUp = c.GivenUp()
 	switch {
+	case l.gaveUp:
+		l.since = now
 	case !c.State.Live():
 		return l, true
 	case c.State == container.Restarting || c.Restarts != l.restarts:
@@ -257,17 +295,19 @@ func heldBy(s *state.State, r *state.Container) map[volume.ID]bool {
 	return held
 }
 
-// started records a container that was seen to stay, or to have done what it had to.
-func (f *follower) started(ctx context.Context, r *state.Container, c container.Captured) {
+// started records a container that was seen to stay, or to have done what it had to. Until that is
+// recorded nobody else knows: it would be made, and do it, once more.
+func (f *follower) started(ctx context.Context, r *state.Container, c container.Captured) (recorded bool) {
 	s := f.m.cluster.State()
 	key, err := f.m.cluster.DataKey()
 	if err != nil {
-		return // the next look says so
+		return false // the next look says so
 	}
 	h := hereContainer{ID: c.ID, Name: r.Name, Volumes: ids(r.Volumes)}
 	plain, err := c.Spec.Encode()
 	if err != nil {
-		return
+		f.note(r.RecordKey(), fmt.Sprintf("container %s cannot be described: %v", r.Name, err))
+		return false
 	}
 	h.Hash = key.Hash(plain)
 	f.describe(s, &h, c.Labels, c)
@@ -275,29 +315,38 @@ func (f *follower) started(ctx context.Context, r *state.Container, c container.
 	if !h.Live {
 		do = followStop
 	}
-	f.put(ctx, s, followStep{do, r.RecordKey(), &h, r}, c)
+	return f.put(ctx, s, followStep{do, r.RecordKey(), &h, r}, c)
 }
 
-// tellFailed has people know, at the first try, of a container that does not come up. One that
-// goes back where it ran says so itself.
-func (f *follower) tellFailed(r *state.Container, why error) {
+// tellFailed has people know, once, of a container that does not come up. One that goes back where
+// it ran says so itself; if it has not, though it has failed often enough, it does not go back.
+func (f *follower) tellFailed(r *state.Container, why error, back bool) (told bool) {
 	s := f.m.cluster.State()
 	f.mu.Lock()
-	tried := f.failed[r.RecordKey()].tries > 0
+	due := f.failed[r.RecordKey()].due(back)
 	f.mu.Unlock()
 	v := s.Volume(r.Volumes[0].ID)
-	if tried || v == nil || f.m.unaware(knowsStarts) != "" || goesBack(s, r) {
-		return
+	if !due || v == nil || f.m.unaware(knowsStarts) != "" {
+		return false
+	}
+	if v.Placement.Primary != f.m.self || v.Pending != nil && v.Pending.Back != "" {
+		return false // it goes back, or has
 	}
 	text := fmt.Sprintf("volume %s: container %s does not come up on %s and is tried again: %s", v.Name, r.Name, s.NodeName(f.m.self), head(why.Error(), 2*maxHookError))
 	f.m.tell(state.Tell{Volume: v.ID, Kind: state.VolumeStarts, Message: text})
+	return true
+}
+
+// due says that people are told of one failure more.
+func (a followAttempt) due(back bool) bool {
+	return !a.told && (!back || a.tries >= placement.StartTries)
 }
 
 // goesBack says that a container came with a move that would be undone.
 func goesBack(s *state.State, r *state.Container) bool {
 	return slices.ContainsFunc(r.Volumes, func(cv state.ContainerVolume) bool {
 		v := s.Volume(cv.ID)
-		return v != nil && slices.ContainsFunc(s.Starting(v), func(c *state.Container) bool { return c.RecordKey() == r.RecordKey() })
+		return v != nil && placement.MayGoBack(s, v) && slices.ContainsFunc(s.Starting(v), func(c *state.Container) bool { return c.RecordKey() == r.RecordKey() })
 	})
 }
 

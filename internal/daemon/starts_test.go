@@ -262,8 +262,62 @@ func TestLoop(t *testing.T) {
 			t.Errorf("%s, %d after %s: %t", c.state, c.restarts, c.after, over)
 		}
 	}
-	if _, over := l.next(container.Captured{State: container.Exited, Restarts: 3}, began); !over {
-		t.Error("one that was stopped is said to be started again")
+	// One that its user has stopped is over. What its engine gives up is not, and is told of.
+	spec := func(policy string) container.Spec {
+		return container.Spec{HostConfig: []byte(`{"RestartPolicy":` + policy + `}`)}
+	}
+	for _, c := range []struct {
+		name   string
+		c      container.Captured
+		gaveUp bool
+	}{
+		{"stopped while it waited to be started again", container.Captured{ExitCode: 3, Restarts: 3, Spec: spec(`{"Name":"always"}`)}, false},
+		{"stopped while it had tries left", container.Captured{ExitCode: 3, Restarts: 3, Spec: spec(`{"Name":"on-failure","MaximumRetryCount":10}`)}, false},
+		{"stopped, with tries without an end", container.Captured{ExitCode: 3, Restarts: 3, Spec: spec(`{"Name":"on-failure"}`)}, false},
+		{"it ended well at last", container.Captured{Restarts: 10, Spec: spec(`{"Name":"on-failure","MaximumRetryCount":10}`)}, false},
+		{"after its last try", container.Captured{ExitCode: 3, Restarts: 10, Spec: spec(`{"Name":"on-failure","MaximumRetryCount":10}`)}, true},
+		{"a mount was refused", container.Captured{ExitCode: 3, Restarts: 3, Error: "error while mounting volume", Spec: spec(`{"Name":"always"}`)}, true},
+	} {
+		c.c.State, c.c.Started = container.Exited, true
+		out, over := l.next(c.c, began.Add(time.Hour))
+		if over == c.gaveUp || out.gaveUp != c.gaveUp || strings.Contains(out.String(), "has given up") != c.gaveUp {
+			t.Errorf("%s: over %t, %s", c.name, over, out)
+		}
+		if c.c.State = container.Running; c.c.GivenUp() {
+			t.Errorf("%s: one that runs", c.name)
+		}
+	}
+}
+
+// A failure is told of once, one that is to go back only when it does not; its clients wait for
+// that, and not for more tries. What nobody knows is no failure, and takes its time.
+func TestFollowAttempt(t *testing.T) {
+	now := time.Now()
+	ends := errors.New("it ended with code 3")
+	type try struct {
+		err             error
+		undecided, back bool
+		tries           int // afterwards
+		pause           time.Duration
+		due             bool // told of
+	}
+	for name, tries := range map[string][]try{
+		"failover":               {{ends, false, false, 1, followRetry, true}, {ends, false, false, 2, 2 * followRetry, false}, {ends, false, false, 3, 4 * followRetry, false}},
+		"move":                   {{ends, false, true, 1, followHurry, false}, {ends, false, true, 2, followRetry, false}, {ends, false, true, 3, 2 * followRetry, true}, {ends, false, true, 4, 4 * followRetry, false}},
+		"move, and home is lost": {{ends, false, true, 1, followHurry, false}, {ends, false, false, 2, followRetry, true}},
+		"its engine has tried":   {{errors.Join(startedAgain{ends}, errors.New("removing it")), false, true, 2, followRetry, false}, {ends, false, true, 3, 2 * followRetry, true}},
+		"no move":                {{startedAgain{ends}, false, false, 1, followRetry, true}},
+		"not known":              {{container.ErrUndecided, true, false, 0, followRetry, true}, {ends, false, false, 1, followRetry, true}},
+		"not known, in a move":   {{container.ErrUndecided, true, true, 0, followHurry, false}},
+	} {
+		var a followAttempt
+		for i, c := range tries {
+			due := a.due(c.back)
+			a = a.after(c.err, c.undecided, c.back, due && !c.undecided, now)
+			if got := a.next.Sub(now); a.tries != c.tries || got != c.pause || due != c.due {
+				t.Errorf("%s, %d: %d tries, next after %s, told %t; want %+v", name, i, a.tries, got, due, c)
+			}
+		}
 	}
 }
 

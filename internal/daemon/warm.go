@@ -217,7 +217,7 @@ func (p *prestarts) start(ctx context.Context, r *state.Container, vol *state.Vo
 	case !slices.Equal(spec.Volumes(volumeDriver), []string{vol.Name}):
 		return fmt.Errorf("it names its volume otherwise than %s", vol.Name)
 	}
-	if obstacle := p.f.obstacle(ctx, spec, target, p.f.replaces(r), ""); obstacle != "" {
+	if obstacle := p.f.obstacle(ctx, spec, target, p.f.known(r), ""); obstacle != "" {
 		return errors.New(obstacle)
 	}
 	if users, err := p.users(ctx, vol.Name); err != nil || len(users) > 0 {
@@ -458,7 +458,7 @@ func (p *prestarts) release(ctx context.Context, r *state.Container, w *prestart
 	if string(asked) != string(now) || w.hash != r.Hash {
 		return errors.New("it would be made otherwise by now")
 	}
-	ran, err := p.engine.TakeUp(ctx, spec, w.id, p.f.replaces(r), func(ctx context.Context) error {
+	ran, err := p.engine.TakeUp(ctx, spec, w.id, p.f.known(r), func(ctx context.Context) error {
 		if err := p.letGo(ctx, r.Volumes[0].ID, w, spec.VolumeAt(volumeDriver)); err != nil {
 			return err
 		}

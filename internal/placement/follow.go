@@ -11,11 +11,11 @@ import (
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
-// startTries is how often a container may fail to start where its volumes were moved
+// StartTries is how often a container may fail to start where its volumes were moved
 // before they go back, and startLimit how long it may take. A migration whose container neither
 // runs nor can go back is over after startGiveUp.
 const (
-	startTries  = 2
+	StartTries  = 2
 	startLimit  = 2 * time.Minute
 	startGiveUp = 5 * startLimit
 )
@@ -341,6 +341,12 @@ func (v *View) starting(vol *state.Volume) (out []*state.Container) {
 	return out
 }
 
+// MayGoBack says that a volume's last handoff might be undone by goBack, as far as the state alone
+// tells: its containers are not needed where they are if they do not come up there.
+func MayGoBack(s *state.State, vol *state.Volume) bool {
+	return vol.Moved != nil && vol.Moved.From != vol.Placement.Primary && !strings.HasPrefix(vol.Moved.Attempt, joinAttempt) && s.HasLease(vol.Moved.From)
+}
+
 // goBack undoes a handoff whose containers do not start: they run again where they ran
 // before. It needs that node with all that was written; without it they are tried again
 // where they are; and so they are where another volume of theirs was promoted elsewhere since,
@@ -373,7 +379,7 @@ func (v *View) goBack(vol *state.Volume) state.Command {
 				why = fmt.Sprintf("volume %s of container %s stays on %s: %s", other.Name, c.Name, home.Name, other.LastRefusal.Reason)
 			}
 		}
-		if f := now.followed(c); f != nil && f.Failed >= startTries {
+		if f := now.followed(c); f != nil && f.Failed >= StartTries {
 			why = fmt.Sprintf("container %s could not be started on %s: %s", c.Name, now.Name, f.Error)
 		}
 		if why == "" && v.Now.Sub(vol.Moved.At).Abs() >= startLimit {

@@ -44,6 +44,11 @@ func (w *World) moveFollowing(name, to string) error {
 //
 //	run-following NODE CONTAINER VOLUME..  docker run with the label, a secret and the image CONTAINER:1
 //	run-once NODE CONTAINER VOLUME..       the same without a restart policy
+//	run-trying NODE CONTAINER TRIES VOLUME..  the same with the policy on-failure:TRIES
+//	prepare NODE CONTAINER VOLUME..        docker compose create of what run-following runs; prepared NODE CONTAINER:
+//	                               the one there is no other
+//	started NODE CONTAINER TIMES   so often one of that name was started there, and not by its engine
+//	sticks NODE CONTAINER, loosens NODE CONTAINER  the engine cannot remove it while it runs, and can again
 //	followed NODE CONTAINER ON running|stopped  until the node knows it so
 //	remarked NODE CONTAINER TEXT   until flockctl container list says so of it
 //	not-followed NODE CONTAINER    until the node does not know it
@@ -80,12 +85,23 @@ func (w *World) followStep(words []string) (ok bool, err error) {
 		time.Sleep(10 * time.Second) // flockd, which ends after the engine, sees what that does
 		m.Engine.Shutdown()
 		m.Cut()
-	case "run-following", "run-once":
+	case "run-following", "run-once", "run-trying", "prepare":
 		opts := containerfake.RunOptions{
 			Labels: map[string]string{container.LabelEnable: "true"}, Env: []string{secret}, Image: words[2] + ":1",
 		}
-		if words[0] == "run-following" {
+		switch words[0] {
+		case "run-following":
 			opts.Restart = "always"
+		case "run-trying":
+			var err error
+			if opts.Tries, err = strconv.Atoi(words[3]); err != nil {
+				return true, err
+			}
+			opts.Restart = "on-failure"
+			return true, m.Engine.Run(words[2], opts, words[4:]...)
+		case "prepare":
+			opts.Restart = "always"
+			return true, m.Engine.Create(words[2], opts, words[3:]...)
 		}
 		return true, m.Engine.Run(words[2], opts, words[3:]...)
 	case "followed":
@@ -103,6 +119,18 @@ func (w *World) followStep(words []string) (ok bool, err error) {
 		})
 	case "not-followed":
 		w.Await(strings.Join(words, " "), func() bool { return record() == nil })
+	case "prepared":
+		c, err := m.Engine.Inspect(w.ctx(), words[2])
+		if err == nil && c.Labels[container.LabelMade] != "" {
+			err = errors.New("it is one that flocker has made")
+		}
+		return true, err
+	case "started":
+		if got := m.Engine.Started(words[2]); strconv.Itoa(got) != words[3] {
+			return true, fmt.Errorf("it was started %d times", got)
+		}
+	case "sticks", "loosens":
+		m.Engine.Stick(words[2], words[0] == "sticks")
 	case "spoil", "mend":
 		m.Engine.Spoil(words[2], words[0] == "spoil")
 	case "ends", "ends-once":

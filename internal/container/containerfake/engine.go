@@ -49,6 +49,8 @@ type Engine struct {
 	images     map[string]bool    // by name
 	spoiled    map[string]bool    // names of containers that do not start
 	ends       map[string]End     // by name: how the commands of containers end
+	started    map[string]int     // by name: how often somebody has started one
+	stuck      map[string]bool    // names of containers that cannot be removed while they run
 	exec       func(ctx context.Context, name string, command []string) (string, error)
 	followers  map[*follower]struct{}
 	swarm      *Swarm // nil: it belongs to none
@@ -61,6 +63,7 @@ type record struct {
 	name     string
 	state    container.State
 	restart  string // "", "always", "unless-stopped", "on-failure"
+	tries    int    // of on-failure; 0: no end
 	byHand   bool   // stopped by its user
 	mounts   []*mountPoint
 	labels   map[string]string
@@ -114,6 +117,7 @@ func (e *Engine) SetDriver(d Driver) {
 // RunOptions of a container.
 type RunOptions struct {
 	Restart string
+	Tries   int // of the policy on-failure; 0: no end
 	Labels  map[string]string
 	Env     []string
 	// Publish are ports of the node that the engine leads to ports of the container.
@@ -153,7 +157,7 @@ func (e *Engine) Create(name string, opts RunOptions, volumes ...string) error {
 		return fmt.Errorf("the container name %q is already in use", name)
 	}
 	c := &record{
-		id: e.nextID(), name: name, state: container.Created, restart: opts.Restart, labels: opts.Labels,
+		id: e.nextID(), name: name, state: container.Created, restart: opts.Restart, tries: opts.Tries, labels: opts.Labels,
 		env: opts.Env, image: opts.Image, publish: opts.Publish, hosts: opts.Hosts, expose: opts.Expose,
 	}
 	c.ip = fmt.Sprintf("172.17.0.%d", e.serial+1)
@@ -229,6 +233,10 @@ func (e *Engine) start(name string) error {
 	}
 	e.mu.Lock()
 	c.restarts = 0
+	if e.started == nil {
+		e.started = map[string]int{}
+	}
+	e.started[c.name]++
 	e.mu.Unlock()
 	e.setState(c, container.Running, 0, "")
 	e.age()
@@ -266,7 +274,7 @@ func (e *Engine) age() {
 	for _, c := range e.containers {
 		end, ends := e.ends[c.name]
 		for ends && !c.atGate && !(end.Once && c.state == container.Running && c.restarts > 0) {
-			again := c.restart == "always" || c.restart == "unless-stopped" || c.restart == "on-failure" && end.Code != 0
+			again := c.restart == "always" || c.restart == "unless-stopped" || c.restart == "on-failure" && end.Code != 0 && (c.tries == 0 || c.restarts < c.tries)
 			left := time.Since(c.since)
 			if c.state == container.Running && left >= end.After {
 				c.since, c.exitCode = c.since.Add(end.After), end.Code
@@ -313,6 +321,24 @@ func (e *Engine) Spoil(name string, spoiled bool) {
 		e.spoiled = map[string]bool{}
 	}
 	e.spoiled[name] = spoiled
+}
+
+// Started is how often containers of a name were started, but for those starts that their engine
+// has made by itself while it ran.
+func (e *Engine) Started(name string) int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.started[name]
+}
+
+// Stick keeps containers of a name that run from being removed by force, until it is told otherwise.
+func (e *Engine) Stick(name string, stuck bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.stuck == nil {
+		e.stuck = map[string]bool{}
+	}
+	e.stuck[name] = stuck
 }
 
 // Stop stops a container, as its user does.
@@ -387,8 +413,8 @@ func (e *Engine) Remove(name string) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if c.state == container.Running {
-		return fmt.Errorf("you cannot remove a running container %s", c.id)
+	if c.state.Live() {
+		return fmt.Errorf("you cannot remove a %s container %s", c.state, c.id)
 	}
 	delete(e.containers, name)
 	return nil

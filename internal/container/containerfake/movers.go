@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -49,7 +48,7 @@ func (e *Engine) Inspect(_ context.Context, ref string) (container.Captured, err
 		spec := fmt.Sprintf("%d/tcp", p.Port)
 		bindings[spec] = append(bindings[spec], map[string]string{"HostPort": strconv.Itoa(p.Host)})
 	}
-	hosted["RestartPolicy"], hosted["PortBindings"], hosted["ExtraHosts"] = map[string]any{"Name": c.restart}, bindings, c.hosts
+	hosted["RestartPolicy"], hosted["PortBindings"], hosted["ExtraHosts"] = map[string]any{"Name": c.restart, "MaximumRetryCount": c.tries}, bindings, c.hosts
 	host, err := json.Marshal(hosted)
 	if err != nil {
 		return container.Captured{}, err
@@ -92,13 +91,31 @@ func (e *Engine) Target(context.Context) (container.Target, error) {
 	return t, nil
 }
 
-// Recreate implements container.Movers, at once instead of in steps: an engine that
-// crashes in between leaves either the old or the new container.
-func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []string, stays func(ctx context.Context, id string) error) (string, error) {
-	if err := e.alive(); err != nil {
-		return "", err
-	}
-	if _, err := e.LocalImage(ctx, s.Image); err != nil {
+// Recreate implements container.Movers.
+func (e *Engine) Recreate(ctx context.Context, s container.Spec, known container.Known, stays func(ctx context.Context, id string) error) (string, error) {
+	return container.Recreate(ctx, maker{e}, s, known, stays)
+}
+
+// CleanUp implements container.Movers.
+func (e *Engine) CleanUp(ctx context.Context, name string) error {
+	return container.CleanUp(ctx, maker{e}, name)
+}
+
+// Discard implements container.Movers.
+func (e *Engine) Discard(ctx context.Context, name, id string) error {
+	return container.Discard(ctx, maker{e}, name, id)
+}
+
+// maker is the engine step by step. It has no volumes without a name, so that there is nothing
+// that is to be removed with a container.
+type maker struct{ e *Engine }
+
+func (m maker) Find(ctx context.Context, name string) (container.Captured, error) {
+	return m.e.Inspect(ctx, name)
+}
+
+func (m maker) Create(ctx context.Context, name string, s container.Spec) (string, error) {
+	if _, err := m.e.LocalImage(ctx, s.Image); err != nil {
 		return "", err
 	}
 	var config struct {
@@ -106,9 +123,12 @@ func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []stri
 		Env    []string
 	}
 	var host struct {
-		RestartPolicy struct{ Name string }
-		PortBindings  map[string][]struct{ HostPort string }
-		ExtraHosts    []string
+		RestartPolicy struct {
+			Name              string
+			MaximumRetryCount int
+		}
+		PortBindings map[string][]struct{ HostPort string }
+		ExtraHosts   []string
 	}
 	if err := json.Unmarshal(s.Config, &config); err != nil {
 		return "", err
@@ -116,41 +136,7 @@ func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []stri
 	if err := json.Unmarshal(s.HostConfig, &host); err != nil {
 		return "", err
 	}
-	there, err := e.Inspect(ctx, s.Name)
-	if err == nil {
-		err = container.NameTaken(there, s, replaces)
-	} else if errors.Is(err, container.ErrNotFound) {
-		err = nil
-	}
-	if err != nil {
-		return "", err
-	}
-	made := there.ID != "" && config.Labels[container.LabelMade] != "" && there.Labels[container.LabelMade] == config.Labels[container.LabelMade]
-	if there.ID != "" && there.State.Live() {
-		err := stays(ctx, there.ID)
-		if err != nil && !errors.Is(err, container.ErrUndecided) && made {
-			return "", errors.Join(err, e.EndWaiter(ctx, there.ID))
-		}
-		return there.ID, err
-	}
-	if made {
-		if err := e.EndWaiter(ctx, there.ID); err != nil {
-			return "", err
-		}
-	}
-	e.mu.Lock()
-	old := e.containers[s.Name]
-	delete(e.containers, s.Name)
-	e.mu.Unlock()
-	back := func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		delete(e.containers, s.Name)
-		if old != nil {
-			e.containers[s.Name] = old
-		}
-	}
-	opts := RunOptions{Restart: host.RestartPolicy.Name, Labels: config.Labels, Env: config.Env, Image: s.Image.Ref, Hosts: host.ExtraHosts}
+	opts := RunOptions{Restart: host.RestartPolicy.Name, Tries: host.RestartPolicy.MaximumRetryCount, Labels: config.Labels, Env: config.Env, Image: s.Image.Ref, Hosts: host.ExtraHosts}
 	for _, spec := range slices.Sorted(maps.Keys(host.PortBindings)) {
 		for _, b := range host.PortBindings[spec] {
 			var p container.PublishedPort
@@ -160,23 +146,48 @@ func (e *Engine) Recreate(ctx context.Context, s container.Spec, replaces []stri
 			opts.Publish = append(opts.Publish, p)
 		}
 	}
-	if err := e.Run(s.Name, opts, s.Volumes(driverName)...); err != nil {
-		back()
+	if err := m.e.Create(name, opts, s.Volumes(driverName)...); err != nil {
 		return "", err
 	}
-	got, err := e.Inspect(ctx, s.Name)
-	if err != nil {
-		return "", err
-	}
-	if err := stays(ctx, got.ID); errors.Is(err, container.ErrUndecided) {
-		return got.ID, err
-	} else if err != nil {
-		err = errors.Join(err, e.EndWaiter(ctx, got.ID))
-		back()
-		return "", err
-	}
-	return got.ID, nil
+	got, err := m.e.Inspect(ctx, name)
+	return got.ID, err
 }
+
+func (m maker) Rename(_ context.Context, id, name string) error {
+	if err := m.e.alive(); err != nil {
+		return err
+	}
+	c := m.e.byRef(id)
+	if c == nil {
+		return fmt.Errorf("container %s: %w", id, container.ErrNotFound)
+	}
+	m.e.mu.Lock()
+	if m.e.containers[name] != nil {
+		m.e.mu.Unlock()
+		return fmt.Errorf("the container name %q is already in use", name)
+	}
+	delete(m.e.containers, c.name)
+	c.name, m.e.containers[name] = name, c
+	m.e.mu.Unlock()
+	m.e.emit()
+	return nil
+}
+
+func (m maker) Start(ctx context.Context, id string) error { return m.e.StartAgain(ctx, id) }
+
+func (m maker) Stop(ctx context.Context, id string) error { return m.e.StopContainer(ctx, id) }
+
+func (m maker) Remove(_ context.Context, id string) error {
+	c := m.e.byRef(id)
+	if c == nil {
+		return fmt.Errorf("container %s: %w", id, container.ErrNotFound)
+	}
+	return m.e.Remove(c.name)
+}
+
+func (m maker) Discard(ctx context.Context, id string) error { return m.Remove(ctx, id) }
+
+func (m maker) End(ctx context.Context, id string) error { return m.e.EndWaiter(ctx, id) }
 
 // Said implements container.Movers.
 func (e *Engine) Said(_ context.Context, ref string, _ int) (string, error) {

@@ -143,54 +143,14 @@ func (e *Engine) Finish(token string) {
 }
 
 // TakeUp implements container.Prestarter.
-func (e *Engine) TakeUp(ctx context.Context, s container.Spec, id string, replaces []string, release func(context.Context) error) (ran bool, err error) {
+func (e *Engine) TakeUp(ctx context.Context, s container.Spec, id string, known container.Known, release func(context.Context) error) (ran bool, err error) {
 	if err := e.alive(); err != nil {
 		return false, err
 	}
 	if _, bounded := ctx.Deadline(); bounded {
 		return false, errors.New("a volume may take longer to come than this waits")
 	}
-	c := e.byRef(id)
-	if c == nil {
-		return false, fmt.Errorf("container %s: %w", id, container.ErrNotFound)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, e.EndWaiter(ctx, id))
-		}
-	}()
-	there, err := e.Inspect(ctx, s.Name)
-	switch {
-	case errors.Is(err, container.ErrNotFound):
-	case err != nil:
-		return false, err
-	case there.State.Live():
-		return false, fmt.Errorf("container %s runs here", s.Name)
-	default:
-		if err := container.NameTaken(there, s, replaces); err != nil {
-			return false, err
-		}
-	}
-	rename := func(to string) (old *record) {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		delete(e.containers, c.name)
-		old = e.containers[to]
-		c.name, e.containers[to] = to, c
-		return old
-	}
-	old := rename(s.Name)
-	e.emit()
-	if err := release(ctx); err != nil {
-		err = errors.Join(err, e.EndWaiter(ctx, id))
-		if old != nil {
-			e.mu.Lock()
-			e.containers[s.Name] = old
-			e.mu.Unlock()
-		}
-		return false, err
-	}
-	return true, nil
+	return container.TakeUp(ctx, maker{e}, s, id, known, release)
 }
 
 // EndWaiter implements container.Prestarter.
@@ -203,8 +163,11 @@ func (e *Engine) EndWaiter(_ context.Context, id string) error {
 		return nil
 	}
 	e.mu.Lock()
-	live := c.state.Live()
+	live, stuck := c.state.Live(), e.stuck[c.name]
 	e.mu.Unlock()
+	if live && stuck {
+		return fmt.Errorf("cannot remove container %s: did not receive an exit event", id)
+	}
 	if live {
 		e.setState(c, container.Exited, 137, "")
 		e.unmountAll(c)
