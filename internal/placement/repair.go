@@ -303,15 +303,25 @@ func (v *View) crowded(p volume.Placement) bool {
 // have been so; "" when there is none. The primary must be heard of. Without it there are at least as many complete
 // and live replicas as the spec asks for, and its own kind lacks none. A replica that
 // is being seeded is not spare: somebody may wait for it. Nor is a complete one of a volume
-// that a container needs together with another one: they may meet there.
+// that a container needs together with another one: they may meet there; nor is the one that
+// a container goes back to which does not come up.
 //
 // The lost go first, then those that make no progress, those that share a zone,
 // those that are behind, and then the one whose node the volume would rather not be on, or
 // else would be the worst choice, but the one that was seeded last after all others.
 func (v *View) spare(vol *state.Volume) (volume.NodeID, time.Duration) {
-	p := vol.Placement
-	if len(p.Local)+len(p.Remote) <= vol.Spec.Replicas+vol.Spec.Remote || v.Node(p.Primary).Copy(vol.ID).Problem != "" {
+	p, primary := vol.Placement, v.Node(vol.Placement.Primary)
+	if len(p.Local)+len(p.Remote) <= vol.Spec.Replicas+vol.Spec.Remote {
 		return "", 0
+	}
+	// The primary's copy may be all that stays: it is whole, by a look since the last change, as
+	// of who is the primary, and nobody takes it for lost.
+	if c := primary.Copy(vol.ID); c.Problem != "" || !seeded(c) || !primary.Lease || primary.applied < vol.Changed {
+		return "", 0
+	}
+	home := volume.NodeID("") // where containers ran that have yet to come up where they went
+	if len(v.starting(vol)) > 0 {
+		home = vol.Moved.From
 	}
 	type candidate struct {
 		id       volume.NodeID
@@ -353,7 +363,7 @@ func (v *View) spare(vol *state.Volume) (volume.NodeID, time.Duration) {
 			r--
 		}
 		enough := l+r >= vol.Spec.Replicas+vol.Spec.Remote
-		if x.class == 0 && v.parted(vol) || !enough || isLocal && l < vol.Spec.Replicas || !isLocal && r < vol.Spec.Remote {
+		if x.class == 0 && (v.parted(vol) || id == home) || !enough || isLocal && l < vol.Spec.Replicas || !isLocal && r < vol.Spec.Remote {
 			continue
 		}
 		if !isLocal {
