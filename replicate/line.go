@@ -21,14 +21,21 @@ const (
 	findings = 3
 	// leastGain is what compressing must gain, in the bytes and in the speed of what zfs sends.
 	leastGain = 0.05
-	// gainPause is how long it is not tried again where it gained nothing, or was refused.
+	// gainPause is how long it is not tried again once it was turned off: twice as long each
+	// time that it was turned on again within calm, at most mostPause.
 	gainPause = 10 * time.Minute
+	mostPause = 8 * gainPause
+	calm      = time.Hour
+	// breaks streams in a row that broke off are more than a bad line: the node may be of an
+	// older version now.
+	breaks = 5
 )
 
-// finding is what a line did for a while: how long it was busy, with how many bytes, and what
-// these were before any of them were compressed. Of those that were, packed became squeezed.
+// finding is what a line did for a while: how long that was, and how long it was busy, with how
+// many bytes, and what these were before any of them were compressed. Of those that were,
+// packed became squeezed.
 type finding struct {
-	busy             time.Duration
+	wall, busy       time.Duration
 	wire, raw        int64
 	packed, squeezed int64
 }
@@ -44,11 +51,20 @@ func perSecond(n int64, d time.Duration) float64 { return float64(n) / d.Seconds
 // value is a line of which nothing is known: they are not.
 type squeeze struct {
 	on     bool
-	streak int       // findings in a row that speak for the other
-	idle   int       // findings in a row in which it gained nothing
-	before float64   // bytes a second of what zfs sent, when it was turned on
-	until  time.Time // not turned on before
-	proven bool      // the node has taken a stream that was compressed
+	streak int           // findings in a row that speak for the other
+	idle   int           // findings in a row in which it gained nothing
+	before float64       // bytes a second of what zfs sent, when it was turned on
+	until  time.Time     // not turned on before
+	proven bool          // the node has taken a stream that was compressed
+	broken int           // streams in a row that broke off since
+	pause  time.Duration // that was made when it was turned off last; 0: there was calm since
+}
+
+// off is what becomes of it when it is turned off, or would be. Whatever the reason, a line for
+// which it was the wrong one is one that goes to and fro, so it is tried less and less often.
+func (s squeeze) off(now time.Time, proven bool) squeeze {
+	pause := max(min(2*s.pause, mostPause), gainPause)
+	return squeeze{proven: proven, pause: pause, until: now.Add(pause)}
 }
 
 // next is what becomes of it after a finding.
@@ -61,13 +77,18 @@ func (s squeeze) next(f finding, now time.Time) squeeze {
 		}
 		if s.streak++; s.streak >= findings {
 			s.on, s.streak, s.idle, s.before = true, 0, 0, perSecond(f.raw, f.busy)
+			if now.Sub(s.until) > calm {
+				s.pause = 0
+			}
 		}
 		return s
 	}
-	if rate < lineFast {
+	// What is compressed hardly blocks: buffers take it. So that a line is fast is only shown by
+	// what went through it in all that time.
+	if perSecond(f.wire, f.wall) < lineFast {
 		s.streak = 0
 	} else if s.streak++; s.streak >= findings {
-		return squeeze{proven: s.proven}
+		return s.off(now, s.proven)
 	}
 	if f.packed < findingBytes/2 {
 		return s // streams that began before are still under way: nothing to judge by
@@ -78,20 +99,22 @@ func (s squeeze) next(f finding, now time.Time) squeeze {
 	if shrunk && sooner {
 		s.idle = 0
 	} else if s.idle++; s.idle >= findings {
-		return squeeze{proven: s.proven, until: now.Add(gainPause)}
+		return s.off(now, s.proven)
 	}
 	return s
 }
 
 // ended is what becomes of it when a stream that was compressed because of it has ended. A
 // node of a version that cannot take it breaks the stream off, and it is not tried again for a
-// while; one that has taken one broke it off for another reason.
+// while; one that has taken one broke it off for another reason, unless that goes on.
 func (s squeeze) ended(refused bool, err error, now time.Time) squeeze {
 	switch {
 	case err == nil:
-		s.proven = true
-	case refused || !s.proven:
-		return squeeze{until: now.Add(gainPause)}
+		s.proven, s.broken = true, 0
+	case refused || !s.proven || s.broken+1 >= breaks:
+		return s.off(now, false)
+	default:
+		s.broken++
 	}
 	return s
 }
@@ -102,6 +125,7 @@ type line struct {
 	now     finding
 	writing int       // streams that are getting bytes out
 	since   time.Time // that at least one is
+	begun   time.Time // when the first bytes of now went; zero: none has
 	squeeze squeeze
 }
 
@@ -118,6 +142,9 @@ func (l *line) enter(now time.Time) {
 	if l.writing++; l.writing == 1 {
 		l.since = now
 	}
+	if l.begun.IsZero() {
+		l.begun = now
+	}
 }
 
 // leave says that they are out, how many on the wire, or that they are not: what a broken
@@ -129,8 +156,9 @@ func (l *line) leave(now time.Time, n int, compressed bool, err error) (changed 
 	l.now.busy += now.Sub(l.since)
 	l.since = now
 	l.writing--
+	l.now.wall = now.Sub(l.begun)
 	if err != nil {
-		l.now = finding{}
+		l.anew(now)
 		return false
 	}
 	l.now.wire += int64(n)
@@ -144,8 +172,16 @@ func (l *line) leave(now time.Time, n int, compressed bool, err error) (changed 
 	}
 	on := l.squeeze.on
 	l.squeeze = l.squeeze.next(l.now, now)
-	l.now = finding{}
+	l.anew(now)
 	return l.squeeze.on != on
+}
+
+// anew begins another finding. The caller holds mu.
+func (l *line) anew(now time.Time) {
+	l.now, l.begun = finding{}, time.Time{}
+	if l.writing > 0 {
+		l.begun = now
+	}
 }
 
 // passed says that so many bytes of zfs have gone into a compressed stream.
