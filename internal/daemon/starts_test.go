@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"sync"
@@ -317,6 +319,51 @@ func TestFollowAttempt(t *testing.T) {
 			if got := a.next.Sub(now); a.tries != c.tries || got != c.pause || due != c.due {
 				t.Errorf("%s, %d: %d tries, next after %s, told %t; want %+v", name, i, a.tries, got, due, c)
 			}
+		}
+	}
+}
+
+// A move is undone while its old node can have the volume again, and no reunion is: what does not
+// come up then is left to its engine instead of being removed at each try.
+func TestGoesBack(t *testing.T) {
+	rec := &state.Container{Name: "web", Node: "n1", ID: "a", Run: true, Volumes: []state.ContainerVolume{{ID: "v", Epoch: 1}}}
+	for _, c := range []struct {
+		name           string
+		from           volume.NodeID // "": it was not moved
+		attempt        string
+		revoked, stops bool
+		want           bool
+	}{
+		{"a move", "n1", "migrate-1", false, false, true},
+		{"a move, and its old node has lost its lease", "n1", "migrate-1", true, false, false},
+		{"a reunion", "n1", "join-1", false, false, false},
+		{"a failover", "", "", false, false, false},
+		{"a move from elsewhere", "n3", "migrate-1", false, false, false},
+		{"it is not to run", "n1", "migrate-1", false, true, false},
+	} {
+		v := &state.Volume{ID: "v", Name: "v", Epoch: 2, Phase: state.PhaseActive, Placement: volume.Placement{Primary: "n2"}}
+		if c.from != "" {
+			v.Moved = &state.Moved{From: c.from, Attempt: c.attempt}
+		}
+		r := *rec
+		r.Run = !c.stops
+		nodes := []*state.Node{{ID: "n1", Name: "n1"}, {ID: "n2", Name: "n2"}, {ID: "n3", Name: "n3"}}
+		for _, n := range nodes {
+			n.Lease = state.Lease{No: 1, Round: 1, Revoked: c.revoked && n.ID == "n1"}
+		}
+		b, err := json.Marshal(map[string]any{
+			"format": 1, "cluster": &state.Cluster{ID: "c", Failover: state.Failover{Mode: state.FailoverAutomatic, Round: 1}},
+			"nodes": nodes, "volumes": []*state.Volume{v}, "containers": []*state.Container{&r},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := state.Unmarshal(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := goesBack(s, &r); got != c.want {
+			t.Errorf("%s: %t", c.name, got)
 		}
 	}
 }
