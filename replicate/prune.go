@@ -20,6 +20,14 @@ const maxUnmarks = 8
 // more than a few whatever the number of volumes. The next pass takes the rest.
 const maxDoomed = 4 * zfs.PruneBatch
 
+// maxAged of these may be aged, because few of them go in one command: what is taken each second
+// must not pile up while a long history goes.
+const maxAged = 2 * zfs.PruneAged
+
+// agedAfter is how old the engine's snapshots are when they count as aged. Those in a
+// steady state go within seconds; a minute is for a node that is behind.
+const agedAfter = time.Minute
+
 // prunePause is the least time between two looks for what can be pruned.
 const prunePause = 500 * time.Millisecond
 
@@ -221,9 +229,9 @@ func (e *Engine) prune(ctx context.Context) error {
 	defer release(e.pruning)
 	// Nothing of a copy goes before what came since has been seen on its disk.
 	e.mu.Lock()
-	all := e.plans(time.Now())
+	now := time.Now()
+	planned, rest := portionOf(e.plans(now), maxDoomed, maxAged, func(id volume.ID, s snap) bool { return e.aged(id, s, now) })
 	e.mu.Unlock()
-	planned, rest := portionOf(all, maxDoomed)
 	if err := e.readBack(ctx, sortedIDs(planned)); err != nil {
 		return err
 	}
@@ -249,30 +257,50 @@ func (e *Engine) prune(ctx context.Context) error {
 	return err
 }
 
-// portionOf is what of the plans one pass carries out, and whether there is a rest. The copies
-// that have most in excess come first, so none is left out for ever; of one that has more
-// than all that fits, the oldest go.
-func portionOf(plans map[volume.ID]pruning, most int) (portion map[volume.ID]pruning, rest bool) {
-	total := 0
-	for _, p := range plans {
-		total += len(p.destroy)
-	}
-	if total <= most {
-		return plans, false
-	}
+// portionOf is what of the plans one pass carries out, and whether there is a rest: at most so
+// many snapshots, of them at most so many aged ones. The copies that have most in excess come
+// first, so none is left out for ever; of one that has more than all that fits, the oldest go.
+func portionOf(plans map[volume.ID]pruning, most, mostAged int, aged func(volume.ID, snap) bool) (portion map[volume.ID]pruning, rest bool) {
 	ids := sortedIDs(plans)
 	slices.SortStableFunc(ids, func(a, b volume.ID) int { return len(plans[b].destroy) - len(plans[a].destroy) })
 	portion = map[volume.ID]pruning{}
 	for _, id := range ids {
 		p := plans[id]
-		n := min(len(p.destroy), most)
-		if n == 0 && len(p.destroy) > 0 {
+		var fits []snap
+		for _, s := range p.destroy {
+			if old := aged(id, s); most > 0 && (!old || mostAged > 0) {
+				if most--; old {
+					mostAged--
+				}
+				fits = append(fits, s)
+			}
+		}
+		left := len(p.destroy) - len(fits)
+		rest = rest || left > 0
+		if len(fits) == 0 && left > 0 {
 			continue
 		}
-		p.destroy, most = p.destroy[:n], most-n
+		p.destroy = fits
 		portion[id] = p
 	}
-	return portion, true
+	return portion, rest
+}
+
+// aged says that what is to be read to destroy a snapshot may be on disk alone: of the engine's
+// when it was not taken lately, and of all that stay for people. A replica goes by the clock
+// of its primary, which is what snapshots were taken by. The caller holds mu.
+func (e *Engine) aged(id volume.ID, s snap, now time.Time) bool {
+	a, c := e.table[id], e.copies[id]
+	if c == nil || !s.engine() {
+		return true
+	}
+	if a == nil || a.Role != volume.RolePrimary {
+		now = c.newest().pos.Taken
+		if c.completeAsOf.After(now) {
+			now = c.completeAsOf
+		}
+	}
+	return now.Sub(s.pos.Taken) > agedAfter
 }
 
 // excess is what copies have too much, once one of them is ripe, by plans of a moment ago:
@@ -428,9 +456,11 @@ func (e *Engine) destroy(ctx context.Context, list []doomed) (failed map[string]
 	}
 	began := time.Now()
 	reqs := make([]zfs.PruneRequest, len(list))
+	e.mu.Lock()
 	for i, d := range list {
-		reqs[i] = zfs.PruneRequest{Snapshot: e.cfg.dataset(d.volume) + "@" + d.snap.name, Bookmark: d.mark}
+		reqs[i] = zfs.PruneRequest{Snapshot: e.cfg.dataset(d.volume) + "@" + d.snap.name, Bookmark: d.mark, Aged: e.aged(d.volume, d.snap, began)}
 	}
+	e.mu.Unlock()
 	failed, err = e.cfg.Pool.Prune(ctx, reqs)
 	done := Pruned{}
 	copies := map[volume.ID]bool{}

@@ -318,7 +318,7 @@ func TestLinkState(t *testing.T) {
 	})
 }
 
-// A pass takes from those that have most, and never more than it may.
+// A pass takes from those that have most, and never more than it may, of aged ones neither.
 func TestPortionOf(t *testing.T) {
 	excess := func(n, unmark int) pruning {
 		p := pruning{unmark: make([]mark, unmark)}
@@ -330,32 +330,79 @@ func TestPortionOf(t *testing.T) {
 	for _, c := range []struct {
 		have map[volume.ID]int
 		most int
+		aged int // of each the oldest so many, and in all
 		want map[volume.ID]int
 		rest bool
 	}{
-		{nil, 10, nil, false},
-		{map[volume.ID]int{"a": 4, "b": 6}, 10, map[volume.ID]int{"a": 4, "b": 6}, false},
-		{map[volume.ID]int{"a": 4, "b": 6}, 9, map[volume.ID]int{"a": 3, "b": 6}, true},
-		{map[volume.ID]int{"a": 8, "b": 8, "c": 9}, 9, map[volume.ID]int{"c": 9}, true},
-		{map[volume.ID]int{"a": 100, "b": 8}, 9, map[volume.ID]int{"a": 9}, true},
-		{map[volume.ID]int{"a": 8, "b": 0, "c": 8}, 9, map[volume.ID]int{"a": 8, "b": 0, "c": 1}, true},
+		{nil, 10, 0, nil, false},
+		{map[volume.ID]int{"a": 4, "b": 6}, 10, 0, map[volume.ID]int{"a": 4, "b": 6}, false},
+		{map[volume.ID]int{"a": 4, "b": 6}, 9, 0, map[volume.ID]int{"a": 3, "b": 6}, true},
+		{map[volume.ID]int{"a": 8, "b": 8, "c": 9}, 9, 0, map[volume.ID]int{"c": 9}, true},
+		{map[volume.ID]int{"a": 100, "b": 8}, 9, 0, map[volume.ID]int{"a": 9}, true},
+		{map[volume.ID]int{"a": 8, "b": 0, "c": 8}, 9, 0, map[volume.ID]int{"a": 8, "b": 0, "c": 1}, true},
+		{map[volume.ID]int{"a": 4}, 10, 5, map[volume.ID]int{"a": 4}, false},
+		{map[volume.ID]int{"a": 4, "b": 6}, 10, 4, map[volume.ID]int{"b": 6}, true},
+		{map[volume.ID]int{"a": 5, "b": 8}, 10, 4, map[volume.ID]int{"b": 8, "a": 1}, true},
+		{map[volume.ID]int{"a": 5, "b": 8}, 3, 4, map[volume.ID]int{"b": 3}, true},
 	} {
 		plans := map[volume.ID]pruning{}
 		for id, n := range c.have {
 			plans[id] = excess(n, 1)
 		}
-		portion, rest := portionOf(plans, c.most)
+		aged := func(_ volume.ID, s snap) bool { return int(s.guid) <= c.aged }
+		portion, rest := portionOf(plans, c.most, c.aged, aged)
 		got := map[volume.ID]int{}
 		for id, p := range portion {
 			got[id] = len(p.destroy)
+			skipped := 0
+			if got[id] > 0 && !aged(id, p.destroy[0]) {
+				skipped = c.aged
+			}
 			for i, s := range p.destroy {
-				if s.guid != guid(i+1) {
+				if s.guid != guid(i+1+skipped) {
 					t.Errorf("of %v not the oldest of %s go: %v", c.have, id, p.destroy)
 				}
 			}
 		}
 		if !maps.Equal(got, c.want) || rest != c.rest {
-			t.Errorf("of %v at most %d: %v, rest %v, want %v, %v", c.have, c.most, got, rest, c.want, c.rest)
+			t.Errorf("of %v at most %d, aged %d: %v, rest %v, want %v, %v", c.have, c.most, c.aged, got, rest, c.want, c.rest)
+		}
+	}
+}
+
+// What stays for people is aged, and the engine's when they were not taken lately: on a
+// replica by the clock of the primary, whatever its own says.
+func TestAged(t *testing.T) {
+	const id = volume.ID("v")
+	now := time.Unix(100_000, 0)
+	at := func(ago time.Duration) volume.Position {
+		return volume.Position{Epoch: 1, Seq: 1, GUID: 1, Taken: now.Add(-ago)}
+	}
+	for _, c := range []struct {
+		name   string
+		role   volume.Role
+		pos    volume.Position
+		newest time.Duration // ago
+		asOf   time.Duration // ago; 0: not told
+		want   bool
+	}{
+		{"a user's", volume.RolePrimary, volume.Position{}, 0, 0, true},
+		{"taken just now", volume.RolePrimary, at(10 * time.Second), 0, 0, false},
+		{"taken long ago", volume.RolePrimary, at(2 * time.Minute), time.Second, 0, true},
+		{"the newest, taken long ago", volume.RolePrimary, at(2 * time.Minute), 2 * time.Minute, 0, true},
+		{"on a replica", volume.RoleReplica, at(10 * time.Second), time.Second, 0, false},
+		{"on a replica, long ago", volume.RoleReplica, at(2 * time.Minute), time.Second, 0, true},
+		{"on a replica whose clock is ahead", volume.RoleReplica, at(time.Hour + time.Second), time.Hour, time.Hour - time.Second, false},
+		{"on an idle replica", volume.RoleReplica, at(time.Hour + time.Second), time.Hour, time.Minute, true},
+	} {
+		copied := newCopy()
+		copied.snaps = []snap{{pos: c.pos}, {pos: at(c.newest)}}
+		if c.asOf != 0 {
+			copied.completeAsOf = now.Add(-c.asOf)
+		}
+		e := &Engine{table: map[volume.ID]*Assignment{id: {Role: c.role}}, copies: map[volume.ID]*localCopy{id: copied}}
+		if got := e.aged(id, copied.snaps[0], now); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
 		}
 	}
 }

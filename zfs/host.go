@@ -43,7 +43,8 @@ type Host struct {
 
 	mu           sync.Mutex
 	capabilities *Capabilities
-	batches      map[string]int // of a pool: see batch
+	paces        map[paceOf]pace
+	rests        map[string]time.Time // of a pool: until when no program prunes
 }
 
 var _ System = (*Host)(nil)
@@ -53,7 +54,7 @@ func New(o Options) *Host {
 	if o.UserProperties == nil {
 		o.UserProperties = UserProperties
 	}
-	return &Host{options: o, ahead: newAhead(o.Ahead), batches: map[string]int{}}
+	return &Host{options: o, ahead: newAhead(o.Ahead), paces: map[paceOf]pace{}, rests: map[string]time.Time{}}
 }
 
 // argMax bounds the names in one command line: well below the 2 MiB that Linux

@@ -1,6 +1,7 @@
 package zfs
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -14,6 +15,9 @@ import (
 type PruneRequest struct {
 	Snapshot string // full name
 	Bookmark string // short name of the bookmark in the same dataset; "" for none
+	// Aged is one that was not taken lately: what its destruction needs may have to be read
+	// from disk. It goes in a program with others of its kind, and fewer of them.
+	Aged bool
 }
 
 // pruneProgram is a channel program: it runs inside the kernel in one transaction
@@ -45,47 +49,137 @@ var pruneProgram = program{op: "prune", text: `function(names)
 	return failed
 end`}
 
-// PruneBatch is the most snapshots of one program. DESIGN.md says why it is no more.
-const PruneBatch = 1000
-
-// A program holds up its transaction group, and so every writer of the pool, while it
-// runs. So it begins with pruneLeast, and takes more only where that is quick.
+// PruneBatch is the most snapshots of one program, PruneAged of those that are aged. DESIGN.md
+// says why they are no more.
 const (
-	pruneLeast = 100
-	pruneQuick = 300 * time.Millisecond
-	pruneSlow  = 700 * time.Millisecond
+	PruneBatch = 1000
+	PruneAged  = 30
 )
 
-// nextBatch is how many snapshots a program takes of a pool whose last one had n of the
-// most that it might have, and took so long.
-func nextBatch(most, n int, took time.Duration) int {
+// While a program works on its snapshots, nothing is written to the pool. A pool that writes
+// nothing for seconds (three with the shortest timers) costs its node the leases, so the
+// work of one program is kept far below that. It is not what a program takes: that is also its
+// start and its waiting for transaction groups, which is the same however many it has, and on
+// a pool with writers most of the time. So that is found out by a program that has only one.
+const (
+	pruneFirst = 10                     // what a program has as long as nothing is known
+	pruneFewer = 2                      // what one has at least, so that more is tried again
+	pruneWork  = 500 * time.Millisecond // what the work of one may be
+	pruneMuch  = 2 * pruneWork          // from here on it has fewer: times of waiting differ
+	pruneWait  = 1500 * time.Millisecond
+	pruneSure  = 16 // so many programs believe in a waiting time
+	pruneRest  = 5 * time.Second
+)
+
+// pace is how many snapshots a program has: what was learnt from those before. The zero value
+// has learnt nothing, and takes all of a program's time for work.
+type pace struct {
+	most int           // 0: nothing is known
+	wait time.Duration // what of a program's time is not work; at most pruneWait
+	sure int           // programs that go by it before it is looked at again
+	// doubt is a program that took long. The next one has a single snapshot, and then it
+	// is known what of that was work. None: zero.
+	doubt ran
+}
+
+// ran is a program that has ended.
+type ran struct {
+	n    int // how many snapshots it had
+	took time.Duration
+}
+
+// size is how many snapshots the next program has.
+func (p pace) size() int {
 	switch {
-	case took > pruneSlow:
-		return max(min(most, n)/2, pruneLeast)
-	case took < pruneQuick && n == most:
-		return min(2*most, PruneBatch)
+	case p.doubt.n > 0:
+		return 1
+	case p.most == 0:
+		return pruneFirst
 	}
-	return most
+	return p.most
+}
+
+// next is what becomes of it after a program, where none has more than limit; and for how long
+// there should be no other. After one that worked for long that is as long again: there was
+// but a group for all who waited.
+func (p pace) next(r ran, limit int) (_ pace, rest time.Duration) {
+	if p.most == 0 {
+		p.most = pruneFirst
+	}
+	if r.n == 1 {
+		// It waited for the rest of a group and its own, so another waits for up to twice as
+		// long: this is the middle. More than pruneWait is a pool in trouble, and no reason
+		// to give it more to do.
+		p.wait, p.sure = min(r.took*3/2, pruneWait), pruneSure
+		if work := p.doubt.took - p.wait; work > pruneMuch {
+			p.most = max(min(p.most, int(float64(p.doubt.n)*float64(pruneWork)/float64(work))), pruneFewer)
+			rest = min(work, pruneRest)
+		}
+		p.doubt = ran{}
+		return p, rest
+	}
+	p.wait = min(p.wait, r.took)
+	work := r.took - p.wait
+	switch {
+	case work > pruneMuch, work > pruneWork/2 && p.sure == 0:
+		p.doubt = r
+	case work <= pruneWork/2 && r.n == p.most:
+		p.most = min(2*p.most, limit)
+	}
+	p.sure = max(p.sure-1, 0)
+	return p, 0
+}
+
+// paceOf is of what a pace is learnt: what is quick with young snapshots says nothing of aged ones.
+type paceOf struct {
+	pool string
+	aged bool
+}
+
+func (of paceOf) limit() int {
+	if of.aged {
+		return PruneAged
+	}
+	return PruneBatch
 }
 
 // batch is how many snapshots a program may have now.
-func (h *Host) batch(pool string) int {
+func (h *Host) batch(of paceOf) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return max(h.batches[pool], pruneLeast)
+	return h.paces[of].size()
 }
 
-// paced takes note of how long a program took.
-func (h *Host) paced(pool string, n int, took time.Duration) {
+// paced takes note of a program that has ended. One that failed may have been too much.
+func (h *Host) paced(of paceOf, r ran, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.batches[pool] = nextBatch(max(h.batches[pool], pruneLeast), n, took)
+	p, rest := h.paces[of].next(r, of.limit())
+	if err != nil {
+		p = pace{}
+	}
+	h.paces[of] = p
+	h.rests[of.pool] = time.Now().Add(rest)
+}
+
+// rested returns once a program may work on the pool again.
+func (h *Host) rested(ctx context.Context, pool string) error {
+	h.mu.Lock()
+	rest := time.NewTimer(time.Until(h.rests[pool]))
+	h.mu.Unlock()
+	defer rest.Stop()
+	select {
+	case <-rest.C:
+		return nil
+	case <-ctx.Done():
+		return &Error{Op: "prune", Err: context.Cause(ctx)}
+	}
 }
 
 // Prune implements System.
 func (h *Host) Prune(ctx context.Context, reqs []PruneRequest) (map[string]error, error) {
 	failed := map[string]error{}
-	byPool := map[string][]PruneRequest{}
+	lists := map[paceOf][]PruneRequest{}
 	for _, r := range reqs {
 		err := CheckSnapshot(r.Snapshot)
 		if err == nil && r.Bookmark != "" {
@@ -95,12 +189,16 @@ func (h *Host) Prune(ctx context.Context, reqs []PruneRequest) (map[string]error
 			failed[r.Snapshot] = err
 			continue
 		}
-		byPool[poolOf(r.Snapshot)] = append(byPool[poolOf(r.Snapshot)], r)
+		of := paceOf{poolOf(r.Snapshot), r.Aged}
+		lists[of] = append(lists[of], r)
 	}
-	for _, pool := range slices.Sorted(maps.Keys(byPool)) {
-		for rest := byPool[pool]; len(rest) > 0; {
-			n := min(len(rest), h.batch(pool))
-			errs, err := h.prune(ctx, pool, rest[:n])
+	inOrder := func(a, b paceOf) int { // the aged ones, which take long, at the end
+		return cmp.Or(cmp.Compare(a.pool, b.pool), cmp.Compare(b.limit(), a.limit()))
+	}
+	for _, of := range slices.SortedFunc(maps.Keys(lists), inOrder) {
+		for rest := lists[of]; len(rest) > 0; {
+			n := min(len(rest), h.batch(of))
+			errs, err := h.prune(ctx, of, rest[:n])
 			if err != nil {
 				return failed, err
 			}
@@ -119,17 +217,20 @@ func (r PruneRequest) mark() string {
 	return dataset + "#" + r.Bookmark
 }
 
-func (h *Host) prune(ctx context.Context, pool string, batch []PruneRequest) (map[string]error, error) {
+func (h *Host) prune(ctx context.Context, of paceOf, batch []PruneRequest) (map[string]error, error) {
 	var args []string
 	for _, r := range batch {
 		args = append(args, r.Snapshot, r.mark())
 	}
+	if err := h.rested(ctx, of.pool); err != nil {
+		return nil, err
+	}
 	began := time.Now()
-	out, err := h.program(ctx, pruneProgram, pool, args)
+	out, err := h.program(ctx, pruneProgram, of.pool, args)
+	h.paced(of, ran{len(batch), time.Since(began)}, err)
 	if err != nil {
 		return nil, err
 	}
-	h.paced(pool, len(batch), time.Since(began))
 	codes, err := parsePruned(out)
 	if err != nil {
 		return nil, &Error{Op: "prune", Err: err}
@@ -145,14 +246,14 @@ func (h *Host) prune(ctx context.Context, pool string, batch []PruneRequest) (ma
 			if err := h.Bookmark(ctx, r.Snapshot, r.mark()); err != nil {
 				errs[r.Snapshot] = err
 			} else {
-				again = append(again, PruneRequest{Snapshot: r.Snapshot})
+				again = append(again, PruneRequest{Snapshot: r.Snapshot, Aged: r.Aged})
 			}
 		default:
 			errs[r.Snapshot] = pruneError(r.Snapshot, code)
 		}
 	}
 	if len(again) > 0 {
-		more, err := h.prune(ctx, pool, again)
+		more, err := h.prune(ctx, of, again)
 		if err != nil {
 			return errs, err
 		}

@@ -87,9 +87,10 @@ type System interface {
 	// ErrNotFound when the dataset itself does not exist.
 	DestroySnapshots(ctx context.Context, dataset string, snaps []string) error
 	// Prune destroys snapshots of any number of datasets, up to PruneBatch in one command
-	// and one transaction group where the pool is quick with them, each first leaving a bookmark when it is asked for. Every
-	// one stands for itself: those that cannot go are in failed, by full name, with
-	// their kind (ErrBusy, ErrHasClones; ErrInvalid for a name that cannot be; ErrExists
+	// and one transaction group, of aged ones PruneAged, where the pool is quick with them;
+	// where it is not, it also pauses between commands. Each first leaves a bookmark when it
+	// is asked for. Every one stands for itself: those that cannot go are in failed, by full
+	// name, with their kind (ErrBusy, ErrHasClones; ErrInvalid for a name that cannot be; ErrExists
 	// when another snapshot has the bookmark's name), and one that is gone is no failure. With err, which ones went
 	// is unknown. All of them in one pool or not, mounted or not.
 	Prune(ctx context.Context, reqs []PruneRequest) (failed map[string]error, err error)

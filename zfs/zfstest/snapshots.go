@@ -369,7 +369,7 @@ func testPrune(w *world, _ Env) {
 }
 
 // testPruneMany destroys more than fits into one program. Each snapshot stands for itself
-// there, too: in the middle of the first program one is held, one is cloned, one is gone
+// there, too: in the middle of one program one is held, one is cloned, one is gone
 // already and one finds its bookmark taken, and in the last program one is held.
 func testPruneMany(w *world, _ Env) {
 	const datasets, each = 8, 31 // more than a program begins with
