@@ -47,7 +47,8 @@ func (w *World) moveFollowing(name, to string) error {
 //	run-trying NODE CONTAINER TRIES VOLUME..  the same with the policy on-failure:TRIES
 //	prepare NODE CONTAINER VOLUME..        docker compose create of what run-following runs; prepared NODE CONTAINER:
 //	                               the one there is no other
-//	started NODE CONTAINER TIMES   so often one of that name was started there, and not by its engine
+//	started NODE CONTAINER TIMES   so often one of that name was started there, by its user or by flockd; what its
+//	                               engine does by itself is not counted
 //	sticks NODE CONTAINER, loosens NODE CONTAINER  the engine cannot remove it while it runs, and can again
 //	followed NODE CONTAINER ON running|stopped  until the node knows it so
 //	remarked NODE CONTAINER TEXT   until flockctl container list says so of it
