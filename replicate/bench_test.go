@@ -146,6 +146,50 @@ func TestCommandsToPrune(t *testing.T) {
 	}
 }
 
+// asked is a pool that notes what it is asked to prune.
+type asked struct {
+	*zfsfake.Host
+	reqs []zfs.PruneRequest
+}
+
+func (a *asked) Prune(ctx context.Context, reqs []zfs.PruneRequest) (map[string]error, error) {
+	a.reqs = append(a.reqs, reqs...)
+	return a.Host.Prune(ctx, reqs)
+}
+
+// What was not taken lately is said to be aged, and few of them go in one pass; the others
+// do not wait for it.
+func TestPrunesAged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const volumes, excess = 20, pruneBatch + 2
+		b := newBusy(t, volumes)
+		pool := &asked{Host: b.host}
+		b.engine.cfg.Pool = pool
+		for i := range keepNewest + excess {
+			b.round(t, i)
+		}
+		time.Sleep(2 * agedAfter) // by the clock of this node: replicas go by their primaries'
+		b.assign(true, nil)
+		young := volumes / 2 * excess
+		for left := young; left > 0; left -= maxAged {
+			pool.reqs = nil
+			if err := b.engine.prune(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			aged := 0
+			for _, r := range pool.reqs {
+				if r.Aged {
+					aged++
+				}
+			}
+			if want := min(left, maxAged); aged != want || len(pool.reqs)-aged != young {
+				t.Errorf("with %d aged ones left a pass took %d of them and %d others, want %d and %d", left, aged, len(pool.reqs)-aged, want, young)
+			}
+			young = 0
+		}
+	})
+}
+
 // still is a pool whose listing costs nothing, so that the engine's share is seen.
 type still struct {
 	Pool

@@ -248,6 +248,14 @@ func TestLineBusy(t *testing.T) {
 	if l.now != (finding{}) {
 		t.Errorf("after a broken connection: %+v", l.now)
 	}
+	// One that still writes when another finding begins is part of that from then on.
+	l.enter(at(100))
+	l.enter(at(100))
+	l.leave(at(110), 2*lineFast, false, nil)
+	l.leave(at(113), 100, false, nil)
+	if want := (finding{wall: 3 * time.Second, busy: 3 * time.Second, wire: 100, raw: 100}); l.now != want {
+		t.Errorf("beside the end of a finding: %+v, want %+v", l.now, want)
+	}
 }
 
 // slowed is a connection on a line of so many bytes a second.

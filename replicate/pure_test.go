@@ -387,6 +387,7 @@ func TestAged(t *testing.T) {
 		want   bool
 	}{
 		{"a user's", volume.RolePrimary, volume.Position{}, 0, 0, true},
+		{"a user's, where the engine has none", volume.RoleReplica, volume.Position{}, -1, 0, true},
 		{"taken just now", volume.RolePrimary, at(10 * time.Second), 0, 0, false},
 		{"taken long ago", volume.RolePrimary, at(2 * time.Minute), time.Second, 0, true},
 		{"the newest, taken long ago", volume.RolePrimary, at(2 * time.Minute), 2 * time.Minute, 0, true},
@@ -397,6 +398,9 @@ func TestAged(t *testing.T) {
 	} {
 		copied := newCopy()
 		copied.snaps = []snap{{pos: c.pos}, {pos: at(c.newest)}}
+		if c.newest < 0 {
+			copied.snaps = copied.snaps[:1]
+		}
 		if c.asOf != 0 {
 			copied.completeAsOf = now.Add(-c.asOf)
 		}

@@ -112,7 +112,7 @@ func (p pace) next(r ran, limit int) (_ pace, rest time.Duration) {
 		// to give it more to do.
 		p.wait, p.sure = min(r.took*3/2, pruneWait), pruneSure
 		if work := p.doubt.took - p.wait; work > pruneMuch {
-			p.most = max(min(p.most, int(float64(p.doubt.n)*float64(pruneWork)/float64(work))), pruneFewer)
+			p.most = max(int(float64(p.doubt.n)*float64(pruneWork)/float64(work)), pruneFewer)
 			rest = min(work, pruneRest)
 		}
 		p.doubt = ran{}

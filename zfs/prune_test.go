@@ -52,6 +52,15 @@ func TestPaceNext(t *testing.T) {
 	}
 }
 
+// What is quicker with many than it was thought to wait says that it waits no longer so long.
+func TestPaceWaitsLess(t *testing.T) {
+	p := pace{most: 100, wait: pruneWait, sure: 9}
+	p, _ = p.next(ran{100, 600 * time.Millisecond}, PruneBatch)
+	if p, _ = p.next(ran{200, 2 * time.Second}, PruneBatch); p.size() != 1 {
+		t.Errorf("two seconds are no work, and the next has %d", p.size())
+	}
+}
+
 // pool is one on which writers force transaction groups. A program waits for the end of the
 // group that is written and for its own, in which its work is done.
 type pool struct {
