@@ -47,11 +47,12 @@ type Dialer func(ctx context.Context) (net.Conn, error)
 //	parked ──speaks──▶ connecting ──▶ active ──pause, and nothing outstanding──▶ parked
 //	   └──speaks during a pause──▶ waiting ──resume──▶ connecting
 type Gate struct {
-	speaks *protocol
-	limits atomic.Pointer[Limits] // with defaults; sessions live on when they change
-	log    *slog.Logger
-	dials  chan struct{}
-	try    time.Duration // of one attempt to connect to the server; 0: as long as it takes
+	speaks   *protocol
+	limits   atomic.Pointer[Limits] // with defaults; sessions live on when they change
+	log      *slog.Logger
+	dials    chan struct{}
+	unblocks chan struct{} // connections by which waits are ended: as many at a time
+	try      time.Duration // of one attempt to connect to the server; 0: as long as it takes
 	// late is how long connecting takes to a server that is there. Whoever waits longer is held:
 	// an edge does not learn why the owner's door lets nobody through.
 	late  time.Duration
@@ -152,6 +153,7 @@ func newGate(speaks *protocol, dial Dialer, limits Limits, log *slog.Logger) *Ga
 		try:      100 * time.Millisecond, // rather a new attempt than a lost SYN's second
 		late:     100 * time.Millisecond,
 		dials:    make(chan struct{}, limits.Dials),
+		unblocks: make(chan struct{}, limits.Dials),
 		sessions: make(map[served]struct{}), held: new(atomic.Int64),
 	}
 	g.limits.Store(&limits)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 )
 
 // redisFramer follows one client of a Redis or Valkey server: which of its commands
@@ -20,6 +21,8 @@ type redisFramer struct {
 	args   [][]byte
 	keep   bool // its arguments matter
 	large  bool // one of them was too long to keep
+	size   int  // of those that are kept
+	waiter bool // it may wait at the server
 	inline []byte
 
 	waiting respQueue
@@ -28,6 +31,24 @@ type redisFramer struct {
 	watch   bool     // after WATCH, up to EXEC, DISCARD or UNWATCH: its promise is the server's
 	pin     string
 	setup   []redisSetup // in the order in which they have to be repeated
+
+	// What a client waits for: see redis_wait.go.
+	id     string     // by which the server knows the session, or what is known of that
+	whole  bool       // the server takes whole seconds only
+	asking bool       // the last command was ASKING, which is about the next one
+	wait   *redisWait // that has no reply yet; whatever was said before it has. nil: none that could be repeated
+	again  *redisWait // that was ended, and is to be sent again; nil: none
+	asked  redisAsked // to end a wait, on this connection
+	lost   bool       // on this connection, an answer to that
+	why    string     // the server does not
+
+	passes    []byte // what of the last reply is for the client
+	hides     hiding // of the reply that is being read
+	held      []byte // of it, of which it is not known yet whether it is the client's
+	said      []byte // of it, to the gate
+	undecided bool   // null is the answer to wait, or to having been asked
+	null      []byte
+	rest      []byte // that the server said behind it, unasked
 }
 
 // redisSetup is a command that changed the session and would have to be repeated on
@@ -69,7 +90,11 @@ func (f *redisFramer) argument(at int, piece []byte, first, last bool) {
 	if at > 0 && !f.keep {
 		return
 	}
-	if at >= maxArgs {
+	mostArgs, most := maxArgs, maxArgument
+	if f.waiter {
+		mostArgs, most = maxWaitArgs, maxWaitSize
+	}
+	if at >= mostArgs {
 		f.large = true
 		return
 	}
@@ -79,13 +104,14 @@ func (f *redisFramer) argument(at int, piece []byte, first, last bool) {
 	if at >= len(f.args) {
 		return
 	}
-	if len(f.args[at])+len(piece) > maxArgument {
+	if f.size += len(piece); len(f.args[at])+len(piece) > most || f.waiter && f.size > most {
 		f.large = true
 		return
 	}
 	f.args[at] = append(f.args[at], piece...)
 	if last && at == 0 {
-		f.keep = redisCommands[commandName(f.args)] != plain
+		effect := redisCommands[commandName(f.args)]
+		f.keep, f.waiter = effect != plain, effect == blocks || effect == xread
 	}
 }
 
@@ -102,7 +128,7 @@ func (f *redisFramer) request(p []byte) (n int, err error) {
 		return f.inlineRequest(p)
 	}
 	if f.in.between() {
-		f.args, f.keep, f.large = f.args[:0], false, false
+		f.args, f.keep, f.large, f.size, f.waiter = f.args[:0], false, false, 0, false
 	}
 	n, end, err := f.in.scan(p)
 	if err != nil {
@@ -131,7 +157,8 @@ func (f *redisFramer) inlineRequest(p []byte) (n int, err error) {
 	f.inline = append(f.inline, p[:i+1]...)
 	f.args, f.large = bytes.Fields(f.inline), false
 	if len(f.args) > 0 { // an empty line gets no reply
-		if len(f.args) > maxArgs && redisCommands[commandName(f.args)] != 0 {
+		effect := redisCommands[commandName(f.args)]
+		if len(f.args) > maxArgs && effect != plain && effect != blocks && effect != xread {
 			f.large = true
 		}
 		for i, a := range f.args {
@@ -157,6 +184,8 @@ const (
 	blocks
 	client
 	xread
+	asks
+	asksID // is the gate's own
 )
 
 // redisCommands are those that do more to a session than get a reply.
@@ -166,7 +195,7 @@ var redisCommands = map[string]redisEffect{
 	"SUBSCRIBE": pins, "PSUBSCRIBE": pins, "SSUBSCRIBE": pins, "MONITOR": pins, "SYNC": pins, "PSYNC": pins, "REPLCONF": pins,
 	"BLPOP": blocks, "BRPOP": blocks, "BRPOPLPUSH": blocks, "BLMOVE": blocks, "BLMPOP": blocks, "BZPOPMIN": blocks, "BZPOPMAX": blocks, "BZMPOP": blocks,
 	"WAIT": blocks, "WAITAOF": blocks, "XREAD": xread, "XREADGROUP": xread,
-	"CLIENT": client,
+	"CLIENT": client, "ASKING": asks,
 }
 
 // sent acts on a whole command.
@@ -192,6 +221,8 @@ func (f *redisFramer) sent() {
 		f.pin = name + " with arguments too long to be repeated"
 		return
 	}
+	asking := f.asking
+	f.asking = effect == asks
 	c := respCommand{effect: effect}
 	switch effect {
 	case pins:
@@ -203,6 +234,13 @@ func (f *redisFramer) sent() {
 	case ends:
 		c.undo = f.watch // one that ends no transaction leaves the keys watched
 		f.inTx, f.watch = false, false
+	case asks:
+		c.effect = plain
+	case blocks:
+		if !f.inTx && f.tx == nil && !f.large && !asking && (f.id == idAsked || f.knowsID()) {
+			c.wait = waitOf(f.args, time.Now())
+			f.wait, f.args = c.wait, nil
+		}
 	case watches:
 		f.watch = true
 	case unwatches:
@@ -221,7 +259,7 @@ func (f *redisFramer) sent() {
 		}
 	}
 	f.waiting.push(c)
-	if f.waiting.tooMuch() {
+	if f.waiting.tooMuch() && !f.owed() {
 		// A server such as Redis reads on, and keeps all replies, for a client that does not
 		// read them. What is kept here for it has an end.
 		f.pin = "it has asked more than can be remembered without reading the replies"
@@ -254,22 +292,74 @@ func (f *redisFramer) clientCommand() (redisEffect, string) {
 
 // reply implements framer.
 func (f *redisFramer) reply(p []byte) error {
-	for len(p) > 0 && f.pin == "" {
-		n, end, err := f.out.scan(p)
+	at := len(f.held)
+	if at > 0 {
+		p, f.held = append(f.held, p...), nil
+	}
+	f.passes = p[:0]
+	for from := 0; from < len(p); {
+		if f.pin != "" && !f.owed() {
+			f.let(p, from, len(p))
+			return nil
+		}
+		if f.out.between() {
+			f.hides, f.said = f.hidden(), f.said[:0]
+		}
+		n, end, err := f.out.scan(p[at:])
+		at += n
 		if err != nil {
+			f.let(p, from, len(p))
 			f.pin = err.Error()
 			return err
 		}
-		p = p[n:]
-		if end && f.out.kind != '>' { // what is pushed answers nothing
-			f.answered(f.out.kind == '-' || f.out.kind == '!')
-		}
+		f.read(p, from, at, end)
 		if end {
 			f.follow()
 		}
+		if f.undecided {
+			f.rest = bytes.Clone(p[at:])
+			return nil
+		}
+		from = at
 	}
 	return nil
 }
+
+// let has p[from:to] be for the client. Where nothing was kept from it, it stays where it is.
+func (f *redisFramer) let(p []byte, from, to int) {
+	if len(f.passes) == from && cap(f.passes) == cap(p) {
+		f.passes = p[:to]
+		return
+	}
+	f.passes = append(f.passes, p[from:to]...)
+}
+
+// read acts on p[from:to], which is a reply, or unless end a piece of one.
+func (f *redisFramer) read(p []byte, from, to int, end bool) {
+	push := f.out.kind == '>' // which answers nothing
+	switch {
+	case f.hides == nothing || push:
+		f.let(p, from, to)
+	case f.hides == ours:
+		const most = 64
+		f.said = append(f.said, p[from:min(to, from+most-min(most, len(f.said)))]...)
+	case !end && mayBeNull(p[from:to]):
+		f.held = bytes.Clone(p[from:to])
+		return
+	case end && isNull(p[from:to]):
+		f.ended(p[from:to])
+		return
+	default:
+		f.hides = nothing
+		f.let(p, from, to)
+	}
+	if end && !push {
+		f.answered(f.out.kind == '-' || f.out.kind == '!')
+	}
+}
+
+// pass implements waiter.
+func (f *redisFramer) pass() []byte { return f.passes }
 
 // follow has the replies within a transaction looked at, and no others.
 func (f *redisFramer) follow() {
@@ -299,12 +389,19 @@ func (f *redisFramer) answered(refused bool) {
 	case !ok:
 		// Such as "max number of clients reached", after which the server hangs up.
 		f.pin = "the server said something that nobody had asked for"
+	case c.effect == asksID:
+		f.told(f.said)
+	case c.wait != nil:
+		f.wait, f.why = nil, ""
+		if f.asked == has { // which a null answers
+			f.asked = f.before()
+		}
 	case c.effect == begins && refused && c.undo:
 		f.inTx = false
 	case c.effect == begins && !refused:
 		f.tx = &redisTx{}
 	case c.effect == ends && f.tx != nil:
-		f.ended(refused)
+		f.executed(refused)
 	case (c.effect == ends || c.effect == resets) && c.undo && refused:
 		f.watch = f.watch || !f.waiting.unwatches() // without a MULTI it ends nothing
 	case c.effect == resets && !refused:
@@ -328,9 +425,9 @@ func (f *redisFramer) queue(s *redisSetup) {
 	tx.queued++
 }
 
-// ended acts on the answer to EXEC or DISCARD. Only an array says that anything was done: a
+// executed acts on the answer to EXEC or DISCARD. Only an array says that anything was done: a
 // transaction may have been dropped, or given up because of a watched key or of an error.
-func (f *redisFramer) ended(refused bool) {
+func (f *redisFramer) executed(refused bool) {
 	tx := f.tx
 	f.tx = nil
 	dropped := strings.IndexByte("+_*", f.out.kind) >= 0 && tx.items == 0 || refused && strings.HasPrefix(string(tx.said), "EXECABORT")
@@ -385,6 +482,9 @@ func (f *redisFramer) busy() string {
 	case f.watch:
 		return "keys are watched"
 	case f.waiting.blocking():
+		if f.why != "" {
+			return "a blocking command waits, and the server does not end that: " + f.why
+		}
 		return "a blocking command waits"
 	case !f.waiting.empty():
 		return fmt.Sprintf("%d commands have no reply yet", f.waiting.len())
@@ -396,21 +496,42 @@ func (f *redisFramer) busy() string {
 
 // replay implements framer.
 func (f *redisFramer) replay(backend io.ReadWriter) error {
-	if len(f.setup) == 0 {
+	all := f.setup
+	ids := f.id != idUnknown
+	if ids {
+		all = append(slices.Clone(all), redisSetup{"CLIENT ID", redisID})
+	}
+	// A server that has yet to know HELLO takes no fractions of a second.
+	hello := f.again != nil && f.again.seconds()
+	if hello {
+		all = append(slices.Clone(all), redisSetup{"HELLO", [][]byte{[]byte("HELLO")}})
+	}
+	if len(all) == 0 {
 		return nil
 	}
 	var out []byte
-	for _, s := range f.setup {
+	for _, s := range all {
 		out = appendCommand(out, s.args)
 	}
 	if _, err := backend.Write(out); err != nil {
 		return fmt.Errorf("repeating how the session was set up: %w", err)
 	}
 	replies := newReplies(backend)
-	for _, s := range f.setup {
+	for i, s := range all {
 		text, err := replies.next()
 		if err != nil {
 			return fmt.Errorf("repeating %s: %w", s.key, err)
+		}
+		switch {
+		case i < len(f.setup):
+		case ids && i == len(f.setup):
+			if f.id = idRefused; text == "" && len(replies.said) == 1 {
+				f.id = replies.said[0]
+			}
+			continue
+		default:
+			f.whole = strings.HasPrefix(text, "ERR unknown command")
+			continue
 		}
 		if text != "" {
 			return fmt.Errorf("repeating %s: the server answered: %s", s.key, text)
@@ -440,13 +561,21 @@ type replies struct {
 	buf  [4096]byte
 	left []byte
 	bad  []byte
+	said []string // the strings of the last one, of which not all are kept
 }
 
 func newReplies(from io.Reader) *replies {
 	r := &replies{from: from}
-	r.scan.element = func(at int, piece []byte, _, _ bool) {
+	r.scan.element = func(at int, piece []byte, first, _ bool) {
 		if at == 0 && r.scan.kind == '-' || r.scan.kind == '!' {
 			r.bad = append(r.bad, piece...)
+		}
+		const most, long = 4, 200
+		if first && len(r.said) < most {
+			r.said = append(r.said, "")
+		}
+		if last := len(r.said) - 1; at == last {
+			r.said[last] += string(piece[:min(len(piece), long-min(long, len(r.said[last])))])
 		}
 	}
 	return r
@@ -454,7 +583,7 @@ func newReplies(from io.Reader) *replies {
 
 // next reads one reply; text is that of an error.
 func (r *replies) next() (text string, err error) {
-	r.bad = r.bad[:0]
+	r.bad, r.said = r.bad[:0], nil
 	for {
 		for len(r.left) > 0 {
 			n, end, err := r.scan.scan(r.left)
@@ -485,7 +614,8 @@ func (r *replies) rest() error {
 type respCommand struct {
 	effect redisEffect
 	setup  *redisSetup
-	undo   bool // if it is refused, what it seemed to change stays
+	undo   bool       // if it is refused, what it seemed to change stays
+	wait   *redisWait // what is known of its wait; nil: nothing that would help
 }
 
 // respQueue holds commands in the order of their replies. Runs of plain ones, which is
@@ -504,7 +634,7 @@ type respRun struct {
 func (q *respQueue) push(c respCommand) {
 	q.n++
 	q.setups += c.setup.size()
-	if last := len(q.runs) - 1; last >= 0 && q.runs[last].respCommand == c && c.setup == nil {
+	if last := len(q.runs) - 1; last >= 0 && q.runs[last].respCommand == c && c.setup == nil && c.wait == nil {
 		q.runs[last].n++
 		return
 	}

@@ -27,6 +27,9 @@ func TestRedisFramer(t *testing.T) {
 			if what == ">>" {
 				request = []byte(unescape(t, rest))
 			}
+			if f.wants(request) {
+				f.ask()
+			}
 			for len(request) > 0 && f.pinned() == "" {
 				n, err := f.request(request)
 				if err != nil && f.pinned() == "" {

@@ -82,12 +82,18 @@ type session struct {
 	answers chan struct{} // has something when the server has spoken, or all is over, while the client waits
 	writing bool          // what the server said is on its way to the client
 	leaving bool          // its client wants another route: see leave
+	queues  bool          // the client has said something behind what it waits for
 	left    bool          // what the server may still say is for nobody
 	closed  bool
+
+	waiter    waiter  // the framer, if it is one; nil: it is not
+	ending    *ending // of what the client waits for; nil: none
+	unblocked int     // the pause in which that was tried last
 }
 
 func newSession(ctx context.Context, g *Gate, client net.Conn) *session {
 	s := &session{gate: g, conn: client, client: client, since: time.Now(), framer: g.speaks.framer(), answers: make(chan struct{}, 1)}
+	s.waiter, _ = s.framer.(waiter)
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	return s
 }
@@ -244,6 +250,9 @@ func (s *session) forward(ctx context.Context, p []byte) error {
 		if p = p[n:]; err != nil || len(p) == 0 {
 			return err
 		}
+		if err := s.afterWait(ctx); err != nil {
+			return err
+		}
 		if err := s.await(ctx, h, s.attach); err != nil {
 			return err
 		}
@@ -254,9 +263,14 @@ func (s *session) forward(ctx context.Context, p []byte) error {
 // connection.
 func (s *session) send(p []byte) (sent int, err error) {
 	for sent < len(p) {
-		n, out := s.admit(p[sent:])
+		first, n, out := s.admit(p[sent:])
 		if n == 0 {
 			break
+		}
+		if len(first) > 0 {
+			if err := out.write(first); err != nil {
+				return sent, fmt.Errorf("asking the server how it knows a session: %w", err)
+			}
 		}
 		if err := out.write(p[sent : sent+n]); err != nil {
 			return sent, fmt.Errorf("passing a request to the server: %w", err)
@@ -268,22 +282,34 @@ func (s *session) send(p []byte) (sent int, err error) {
 
 // admit says how much of what the client said may be passed on now, and to whom. What
 // thereby begins is counted under the lock that a pause takes: no request slips
-// through between the two.
-func (s *session) admit(p []byte) (n int, to *writer) {
+// through between the two. What is to be said first is none of the client's.
+func (s *session) admit(p []byte) (first []byte, n int, to *writer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.backend == nil {
-		return 0, nil
+		return nil, 0, nil
 	}
 	if s.out == nil {
 		s.out = newWriter(s.backend)
 	}
 	for n < len(p) {
 		if s.framer.pinned() != "" {
-			return len(p), s.out
+			return first, len(p), s.out
 		}
-		if s.pause != nil && s.framer.between() && !s.framer.open() {
+		between := s.framer.between()
+		if between && s.pause != nil && !s.framer.open() {
 			break
+		}
+		if between && s.waiter != nil {
+			if s.waiter.behind() {
+				break
+			}
+			if s.waiter.wants(p[n:]) {
+				if n > 0 {
+					break
+				}
+				first = s.waiter.ask()
+			}
 		}
 		took, err := s.framer.request(p[n:])
 		n += took
@@ -291,7 +317,7 @@ func (s *session) admit(p []byte) (n int, to *writer) {
 			s.gate.log.Debug("a client's words are not understood any more", "client", s.conn.RemoteAddr(), "err", err)
 		}
 	}
-	return n, s.out
+	return first, n, s.out
 }
 
 // connect waits until the gate is not paused, and until there is a server. When that
@@ -309,11 +335,13 @@ func (s *session) await(ctx context.Context, h *hold, use func(net.Conn) error) 
 	defer s.setWaits(false)
 	err := s.reach(limit, false, h, use)
 	if err != nil && (limit.Err() != nil || errors.Is(err, context.DeadlineExceeded)) && s.answered(ctx) {
-		s.refuse("flocker: the server behind this port did not come back in time; try again")
+		s.refuse(tooLate)
 		err = fmt.Errorf("%w: %w", errTold, err)
 	}
 	return err
 }
+
+const tooLate = "flocker: the server behind this port did not come back in time; try again"
 
 // answered waits until the client has all answers that are still due, before which a
 // refusal would be taken for one of them. It says whether it has.
@@ -451,8 +479,14 @@ func (s *session) attach(conn net.Conn) error {
 	case stale && s.pause == nil:
 		return errors.New("the server was exchanged while it was logging the client in")
 	}
+	if s.waiter != nil {
+		if s.waiter.attached(); s.waiter.pending() && gone(s.conn) {
+			return errors.New("the client has gone while what it waits for was ended")
+		}
+	}
 	s.backend, s.out = conn, nil
 	s.pumps.Go(func() { s.replies(conn) })
+	s.goOn()
 	return nil
 }
 
@@ -474,12 +508,16 @@ func (s *session) replies(from net.Conn) {
 		}
 		s.writing = true
 		pass := c.bytes()
-		if s.framer.pinned() == "" {
+		if s.framer.pinned() == "" || s.waiter != nil && s.waiter.owed() {
 			if err := s.framer.reply(pass); err != nil {
 				s.gate.log.Debug("a server's words are not understood any more", "client", s.conn.RemoteAddr(), "err", err)
 			}
 			if f, ok := s.framer.(stateful); ok {
 				pass = f.pass()
+			}
+			if s.waiter != nil {
+				s.clear()
+				pass = s.waiter.pass()
 			}
 		}
 		s.mu.Unlock()
@@ -489,6 +527,7 @@ func (s *session) replies(from net.Conn) {
 		c.release()
 		s.mu.Lock()
 		s.writing = false
+		s.goOn()
 		s.park()
 		s.wakeWaiting()
 		s.mu.Unlock()
@@ -501,7 +540,7 @@ func (s *session) replies(from net.Conn) {
 
 // wakeWaiting has a client that waits look again. s.mu is held.
 func (s *session) wakeWaiting() {
-	if s.waits || s.leaving {
+	if s.waits || s.leaving || s.queues {
 		select {
 		case s.answers <- struct{}{}:
 		default:
@@ -522,7 +561,11 @@ func (s *session) serverGone(from net.Conn) {
 // park lets go of the server, if there is a pause and nothing is outstanding. s.mu is
 // held.
 func (s *session) park() {
-	if s.pause == nil || s.early || s.closed || s.backend == nil || s.writing || s.framer.busy() != "" {
+	if s.pause == nil || s.early || s.closed || s.backend == nil || s.writing || s.ending != nil {
+		return
+	}
+	if s.framer.busy() != "" {
+		s.unblock()
 		return
 	}
 	if f, ok := s.framer.(stateful); ok {
@@ -579,6 +622,7 @@ func (s *session) setPause(p *pause) {
 		s.pauses++
 	}
 	s.park()
+	s.goOn()
 }
 
 func (s *session) setWaits(waits bool) {
@@ -620,7 +664,7 @@ func (s *session) info() Session {
 		if s.lingers() {
 			info.Busy = lingering
 		}
-	case s.waits:
+	case s.waits || s.waiter != nil && s.waiter.pending():
 		info.State = Waiting
 	}
 	return info

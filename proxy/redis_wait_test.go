@@ -1,0 +1,305 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What is asked again, with what is left of its time.
+func TestRedisWaitAgain(t *testing.T) {
+	begin := time.Now()
+	for _, c := range []struct {
+		say   string
+		after time.Duration
+		whole bool
+		want  string // "": the session stays where it is
+	}{
+		{"BLPOP a b 0", time.Hour, false, "BLPOP a b 0"},
+		{"BLPOP a 0.0", time.Hour, false, "BLPOP a 0.0"},
+		{"brpop a 5", 1500 * time.Millisecond, false, "brpop a 3.500"},
+		{"BRPOP a 5", 1499900 * time.Microsecond, false, "BRPOP a 3.501"}, // never before its time
+		{"BRPOP a 5", 1500 * time.Millisecond, true, "BRPOP a 4"},
+		{"BRPOP a 5.5", 1500 * time.Millisecond, true, "BRPOP a 4.000"},
+		{"BZPOPMIN z 1.5", 0, false, "BZPOPMIN z 1.500"},
+		{"BZPOPMAX z 2", 3 * time.Second, false, "BZPOPMAX z 0.010"}, // nothing left is not for ever
+		{"BZPOPMAX z 2", 3 * time.Second, true, "BZPOPMAX z 1"},
+		{"BLPOP z 0.0001", 0, false, "BLPOP z 0.010"},
+		{"BLMOVE a b LEFT RIGHT 10", time.Second, false, "BLMOVE a b LEFT RIGHT 9.000"},
+		{"BRPOPLPUSH a b 10", time.Second, false, "BRPOPLPUSH a b 9.000"},
+		{"BLMPOP 10 1 a LEFT", time.Second, false, "BLMPOP 9.000 1 a LEFT"},
+		{"BZMPOP 10 1 a MIN COUNT 3", time.Second, false, "BZMPOP 9.000 1 a MIN COUNT 3"},
+		{"XREAD BLOCK 1000 STREAMS s 0-1", 300 * time.Millisecond, true, "XREAD BLOCK 700 STREAMS s 0-1"},
+		{"XREAD COUNT 2 block 0 STREAMS block 0-1", time.Second, false, "XREAD COUNT 2 block 0 STREAMS block 0-1"},
+		{"XREADGROUP GROUP BLOCK c NOACK BLOCK 5 STREAMS s >", time.Second, false, "XREADGROUP GROUP BLOCK c NOACK BLOCK 10 STREAMS s >"},
+		{"XREAD BLOCK 0 STREAMS a b 0 $", 0, false, ""},
+		{"XREAD BLOCK 0 STREAMS a +", 0, false, ""},
+		{"XREAD STREAMS BLOCK 0", 0, false, ""},
+		{"XREAD NEW BLOCK 0 STREAMS a 0", 0, false, ""},
+		{"XREAD BLOCK", 0, false, ""},
+		{"XREAD BLOCK STREAMS a 0", 0, false, ""},
+		{"XREAD BLOCK 1.5 STREAMS a 0", 0, false, ""},
+		{"BLPOP a -1", 0, false, ""},
+		{"BLPOP a 1e3", 0, false, ""},
+		{"BLPOP a inf", 0, false, ""},
+		{"BLPOP a 99999999999", 0, false, ""},
+		{"BLPOP a .", 0, false, ""},
+		{"BLPOP 1", 0, false, ""},
+		{"BLPOP", 0, false, ""},
+		{"WAIT 1 0", 0, false, ""},
+	} {
+		got := ""
+		if w := waitOf(bytes.Fields([]byte(c.say)), begin); w != nil {
+			got = string(bytes.Join(w.again(begin.Add(c.after), c.whole), []byte(" ")))
+		}
+		if got != c.want {
+			t.Errorf("%s: after %s it is asked %q, want %q", c.say, c.after, got, c.want)
+		}
+	}
+}
+
+// tellRedis does what a session does: the server is asked for the number first.
+func tellRedis(t testing.TB, f *redisFramer, words string) (asked bool) {
+	t.Helper()
+	p := appendCommand(nil, bytes.Fields([]byte(words)))
+	if asked = f.wants(p); asked {
+		f.ask()
+	}
+	for len(p) > 0 && f.pinned() == "" {
+		n, err := f.request(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p = p[n:]
+	}
+	return asked
+}
+
+func TestRedisWaitsThatMove(t *testing.T) {
+	for say, want := range map[string]bool{
+		"BLPOP a 0": true,
+		"BLPOP " + strings.Repeat("k ", 500) + "0":         true,
+		"BLPOP " + strings.Repeat("k", maxWaitSize) + " 0": false,
+		"XREAD BLOCK 0 STREAMS a 0":                        true,
+		"XREAD BLOCK 0 STREAMS a $":                        false,
+		"WAIT 1 0":                                         false,
+		"WATCH k|BLPOP a 0":                                false,
+		"ASKING|BLPOP a 0":                                 false,
+		"ASKING|GET k|BLPOP a 0":                           true,
+		"MULTI|BLPOP a 0":                                  false,
+	} {
+		f := newRedisFramer()
+		for _, words := range strings.Split(say, "|") {
+			if tellRedis(t, f, words) {
+				if err := f.reply([]byte(":7\r\n")); err != nil || len(f.pass()) > 0 {
+					t.Fatalf("%s: %q, %v", say, f.pass(), err)
+				}
+			}
+			if !strings.HasPrefix(words, "BLPOP") && !strings.HasPrefix(words, "XREAD") && words != "WAIT 1 0" {
+				if err := f.reply([]byte("+OK\r\n")); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if got := f.unblock() != nil; got != want {
+			t.Errorf("%.40s: its wait can be ended: %t, want %t", say, got, want)
+		}
+	}
+}
+
+// A number that is refused keeps the session where it is, and lets it speak on; one that
+// is refused because the client is not logged in is asked for again.
+func TestRedisNumberRefused(t *testing.T) {
+	f := newRedisFramer()
+	if !tellRedis(t, f, "BLPOP a 0") || !f.behind() {
+		t.Error("the server is not asked for a number")
+	}
+	if err := f.reply([]byte("-NOAUTH Authentication required.\r\n-NOAUTH\r\n")); err != nil || string(f.pass()) != "-NOAUTH\r\n" {
+		t.Errorf("%q, %v", f.pass(), err)
+	}
+	if !tellRedis(t, f, "BLPOP a 0") {
+		t.Error("the server is not asked again")
+	}
+	if err := f.reply([]byte("-ERR unknown subcommand\r\n")); err != nil || len(f.pass()) > 0 {
+		t.Errorf("%q, %v", f.pass(), err)
+	}
+	if f.behind() || f.unblock() != nil || f.busy() != "a blocking command waits" {
+		t.Errorf("its wait is taken for one that can be ended; %s", f.busy())
+	}
+}
+
+// When the outcome is lost, a null is the client's if its time is over.
+func TestRedisNullInTime(t *testing.T) {
+	for _, c := range []struct {
+		left time.Duration
+		want string
+	}{{time.Hour, ""}, {-time.Second, "*-1\r\n"}, {leastWait / 2, "*-1\r\n"}} {
+		f := newRedisFramer()
+		tellRedis(t, f, "BLPOP a 7200")
+		if err := f.reply([]byte(":7\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		f.unblock()
+		f.decide(false, true, errors.New("lost"))
+		f.wait.ends = time.Now().Add(c.left)
+		if err := f.reply([]byte("*-1\r\n")); err != nil || string(f.pass()) != c.want {
+			t.Errorf("with %s left the client is told %q, %v", c.left, f.pass(), err)
+		}
+	}
+}
+
+// Whatever is said, waited for, ended, lost and begun again, in whatever pieces: the client hears each
+// answer that gives something, once and in order, and no null but those that are its own.
+func FuzzRedisWaits(f *testing.F) {
+	for _, seed := range []string{"bs.e.", "bs.uk.vm.e.gs.", "bs.ue.kv.", "bs.t.", "bs.ut.kv.bgs.", "bs.ukl.m.e.", "gbs.ulk.m.se.", "pgpbs.uk.vpm.e.", "bs.ukvuk", "bs.ul.ukv.m.e.", "bs.utppk"} {
+		f.Add([]byte(seed), uint64(1))
+	}
+	f.Fuzz(func(t *testing.T, script []byte, seed uint64) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		session := newRedisFramer()
+		var queue, says, heard []byte // of commands; bytes on their way; that the client got
+		var want []byte
+		asking, processed, forced, lost := false, false, false, false
+		element := byte('a')
+		say := func(kind byte, words string) {
+			if session.behind() {
+				return
+			}
+			if tellRedis(t, session, words) {
+				queue = append(queue, 'i')
+			}
+			queue = append(queue, kind)
+		}
+		answer := func(text string, theirs bool) {
+			says, queue = append(says, text...), queue[1:]
+			if theirs {
+				want = append(want, text...)
+			}
+		}
+		deliver := func() {
+			for len(says) > 0 && !session.unclear() {
+				n := 1 + random.IntN(len(says))
+				if null := bytes.Index(says, []byte("*-1\r\n")); null >= 0 && null+5 < n {
+					n = null + 5 // the session reads no further before it is known whose it is
+				}
+				p := bytes.Clone(says[:n])
+				says = says[n:]
+				if err := session.reply(p); err != nil {
+					t.Fatal(err)
+				}
+				if !session.unclear() {
+					heard = append(heard, session.pass()...)
+				} else if n := len(session.pass()); n > 0 {
+					heard = append(heard, session.pass()...)
+					session.passes = session.passes[n:]
+				}
+			}
+		}
+		decide := func(perhaps bool) {
+			unclear := session.unclear()
+			session.decide(forced && !perhaps, perhaps, nil)
+			if unclear {
+				heard = append(heard, session.pass()...)
+			}
+			asking = false
+			lost = lost || perhaps
+		}
+		for _, op := range script {
+			blocked := len(queue) > 0 && queue[0] == 'b'
+			switch {
+			case op == 'b':
+				say('b', "BLPOP q 0")
+			case op == 'g':
+				say('g', "GET k")
+			case op == 's':
+				for len(queue) > 0 && queue[0] != 'b' {
+					if queue[0] == 'i' {
+						answer(":7\r\n", false)
+					} else {
+						answer("$2\r\n*-\r\n", true)
+					}
+				}
+			case op == 'e' && blocked:
+				answer("*2\r\n$1\r\nq\r\n$1\r\n"+string(element)+"\r\n", true)
+				element++
+			case op == 't' && blocked:
+				answer("*-1\r\n", true)
+			case op == 'p':
+				says = append(says, ">1\r\n+x\r\n"...)
+				want = append(want, ">1\r\n+x\r\n"...)
+			case op == 'u' && !asking:
+				if asking = session.unblock() != nil; asking {
+					processed, forced = false, false
+				}
+			case op == 'k' && (asking || lost) && !processed:
+				processed, forced = true, blocked
+				if blocked {
+					answer("*-1\r\n", false)
+				}
+			case op == 'v' && asking && processed:
+				decide(false)
+			case op == 'l' && asking:
+				decide(true)
+			case op == 'm' && session.pending() && !asking && len(queue) == 0 && len(says) == 0:
+				session.attached()
+				processed = true // what is asked of the other server
+				session.resend(time.Now())
+				queue = append(queue, 'b')
+			case op == '.':
+				deliver()
+			}
+		}
+		deliver()
+		if session.unclear() {
+			forced = forced && processed
+			decide(!processed)
+			deliver()
+		}
+		if session.pinned() != "" {
+			t.Fatalf("%q pins: %s", script, session.pinned())
+		}
+		if lost { // then a null of the client's own may be taken for ended, which loses nothing
+			heard, want = bytes.ReplaceAll(heard, []byte("*-1\r\n"), nil), bytes.ReplaceAll(want, []byte("*-1\r\n"), nil)
+		}
+		if !slices.Equal(heard, want) {
+			t.Errorf("after %q the client heard %q, want %q", script, heard, want)
+		}
+	})
+}
+
+// What the server is asked ahead of a command depends on the same name as everything else.
+func FuzzRedisFirstWord(f *testing.F) {
+	f.Add([]byte("*3\r\n$5\r\nBLPOP\r\n$1\r\nq\r\n$1\r\n0\r\n"))
+	f.Add([]byte("*1\n$5\nXREAD"))
+	f.Add([]byte("*1\r\n$-5\r\n"))
+	f.Fuzz(func(t *testing.T, p []byte) {
+		word := firstWord(p)
+		if len(word) == 0 || p[0] != '*' {
+			return
+		}
+		var scan respScanner
+		var name []byte
+		scan.element = func(at int, piece []byte, _, _ bool) {
+			if at == 0 {
+				name = append(name, piece...)
+			}
+		}
+		for rest := p; len(rest) > 0; {
+			n, end, err := scan.scan(rest)
+			rest = rest[n:]
+			if err != nil {
+				return // and the session is pinned
+			}
+			if end {
+				break
+			}
+		}
+		if len(name) > 0 && !bytes.Equal(name, word) {
+			t.Errorf("the command %q was taken for %q", name, word)
+		}
+	})
+}
