@@ -34,7 +34,7 @@ type redisFramer struct {
 
 	// What a client waits for: see redis_wait.go.
 	id     string     // by which the server knows the session, or what is known of that
-	whole  bool       // the server takes whole seconds only
+	parts  bool       // the server takes parts of a second
 	asking bool       // the last command was ASKING, which is about the next one
 	wait   *redisWait // that has no reply yet; whatever was said before it has. nil: none that could be repeated
 	again  *redisWait // that was ended, and is to be sent again; nil: none
@@ -47,7 +47,7 @@ type redisFramer struct {
 	held      []byte // of it, of which it is not known yet whether it is the client's
 	said      []byte // of it, to the gate
 	undecided bool   // null is the answer to wait, or to having been asked
-	null      []byte
+	null      []byte // also the one that ended again
 	rest      []byte // that the server said behind it, unasked
 }
 
@@ -155,11 +155,15 @@ func (f *redisFramer) inlineRequest(p []byte) (n int, err error) {
 		return len(p), err
 	}
 	f.inline = append(f.inline, p[:i+1]...)
-	f.args, f.large = bytes.Fields(f.inline), false
+	// The server takes quotes off, and ends the line at a byte that is zero: such words are not known here.
+	f.args, f.large = redisWords(f.inline), bytes.ContainsAny(f.inline, "\"'\x00")
 	if len(f.args) > 0 { // an empty line gets no reply
 		effect := redisCommands[commandName(f.args)]
 		if len(f.args) > maxArgs && effect != plain && effect != blocks && effect != xread {
 			f.large = true
+		}
+		if f.large && effect == plain && bytes.ContainsAny(f.args[0], "\"'\x00") {
+			f.pin = "a command whose name is in quotes"
 		}
 		for i, a := range f.args {
 			f.args[i] = bytes.Clone(a)
@@ -218,7 +222,7 @@ func (f *redisFramer) sent() {
 		}
 	}
 	if effect == repeats && f.large {
-		f.pin = name + " with arguments too long to be repeated"
+		f.pin = name + " with arguments that are too long, or in quotes, to be repeated"
 		return
 	}
 	asking := f.asking
@@ -259,11 +263,13 @@ func (f *redisFramer) sent() {
 		}
 	}
 	f.waiting.push(c)
-	if f.waiting.tooMuch() && !f.owed() {
+	if f.waiting.tooMuch() {
 		// A server such as Redis reads on, and keeps all replies, for a client that does not
 		// read them. What is kept here for it has an end.
 		f.pin = "it has asked more than can be remembered without reading the replies"
-		f.waiting = respQueue{}
+		if !f.owed() { // that answer is found by what comes before it
+			f.waiting = respQueue{}
+		}
 	}
 }
 
@@ -310,6 +316,9 @@ func (f *redisFramer) reply(p []byte) error {
 		if err != nil {
 			f.let(p, from, len(p))
 			f.pin = err.Error()
+			if f.owed() { // it cannot be found any more
+				f.id = idRefused
+			}
 			return err
 		}
 		f.read(p, from, at, end)
@@ -391,6 +400,9 @@ func (f *redisFramer) answered(refused bool) {
 		f.pin = "the server said something that nobody had asked for"
 	case c.effect == asksID:
 		f.told(f.said)
+		if f.pin != "" {
+			f.waiting = respQueue{}
+		}
 	case c.wait != nil:
 		f.wait, f.why = nil, ""
 		if f.asked == has { // which a null answers
@@ -502,6 +514,7 @@ func (f *redisFramer) replay(backend io.ReadWriter) error {
 		all = append(slices.Clone(all), redisSetup{"CLIENT ID", redisID})
 	}
 	// A server that has yet to know HELLO takes no fractions of a second.
+	f.parts = false
 	hello := f.again != nil && f.again.seconds()
 	if hello {
 		all = append(slices.Clone(all), redisSetup{"HELLO", [][]byte{[]byte("HELLO")}})
@@ -525,12 +538,15 @@ func (f *redisFramer) replay(backend io.ReadWriter) error {
 		switch {
 		case i < len(f.setup):
 		case ids && i == len(f.setup):
-			if f.id = idRefused; text == "" && len(replies.said) == 1 {
+			switch f.id = idRefused; {
+			case text == "" && len(replies.said) == 1:
 				f.id = replies.said[0]
+			case strings.HasPrefix(text, "NOAUTH"): // it may be asked when the client has logged in
+				f.id = idUnknown
 			}
 			continue
 		default:
-			f.whole = strings.HasPrefix(text, "ERR unknown command")
+			f.parts = !strings.HasPrefix(text, "ERR unknown command")
 			continue
 		}
 		if text != "" {

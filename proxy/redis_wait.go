@@ -158,9 +158,9 @@ const (
 
 // wants implements waiter. The server knows a session by a number, which it cannot be asked for any more
 // when it keeps the session waiting. It is asked before the first command that may wait; in a
-// transaction, where nothing waits, it would not answer.
+// transaction, where nothing waits, it would not answer, and ASKING would be about the question.
 func (f *redisFramer) wants(p []byte) bool {
-	if f.id != idUnknown || f.inTx || f.tx != nil || f.pin != "" {
+	if f.id != idUnknown || f.inTx || f.tx != nil || f.asking || f.pin != "" {
 		return false
 	}
 	switch name := firstWord(p); len(name) {
@@ -175,7 +175,7 @@ func (f *redisFramer) wants(p []byte) bool {
 func firstWord(p []byte) []byte {
 	if len(p) == 0 || p[0] != '*' {
 		line, _, whole := bytes.Cut(p, []byte("\n"))
-		if word := bytes.Fields(line); whole && len(word) > 0 {
+		if word := redisWords(line); whole && len(word) > 0 {
 			return word[0]
 		}
 		return nil
@@ -190,6 +190,11 @@ func firstWord(p []byte) []byte {
 		return nil
 	}
 	return p[:n]
+}
+
+// redisWords are those of a line, where a server parts it.
+func redisWords(line []byte) [][]byte {
+	return bytes.FieldsFunc(line, func(r rune) bool { return r == ' ' || '\t' <= r && r <= '\r' })
 }
 
 // What is known of the number by which the server knows the session; or it is that.
@@ -245,8 +250,14 @@ func (f *redisFramer) resend(now time.Time) []byte {
 	w := f.again
 	f.again, f.wait = nil, w
 	f.waiting.push(respCommand{effect: blocks, wait: w})
-	return appendCommand(nil, w.again(now, f.whole))
+	return appendCommand(nil, w.again(now, !f.parts))
 }
+
+// forced implements waiter.
+func (f *redisFramer) forced() (null []byte, ends time.Time) { return f.null, f.again.ends }
+
+// forget implements waiter.
+func (f *redisFramer) forget() { f.again, f.null = nil, nil }
 
 // attached implements waiter: what another connection was asked is of no interest.
 func (f *redisFramer) attached() { f.asked, f.lost, f.why = notAsked, false, "" }
@@ -258,7 +269,7 @@ func (f *redisFramer) unblock() ender {
 	case f.inTx || f.tx != nil || f.watch || !f.between() || !f.out.between():
 	case f.asked == has: // and the null is on its way
 	default:
-		f.asked, f.why = beingAsked, ""
+		f.asked = beingAsked
 		e := &redisEnder{id: f.id, wait: f.wait}
 		for _, s := range f.setup {
 			if s.key == "AUTH" || s.key == "HELLO" {
@@ -348,7 +359,7 @@ func (f *redisFramer) ended(null []byte) {
 	}
 	if f.asked == has || f.asked == mayHave && w.left(time.Now()) > leastWait {
 		f.waiting.pop()
-		f.wait, f.again, f.asked = nil, w, f.before()
+		f.wait, f.again, f.asked, f.null = nil, w, f.before(), bytes.Clone(null)
 		return
 	}
 	f.passes = append(f.passes, null...)
@@ -367,6 +378,12 @@ type redisRefusal struct{ text string }
 
 func (e *redisRefusal) Error() string { return "the server answered: " + e.text }
 
+// lasting says that it would be refused again: who the client is and what the server knows stays, that it is busy, full
+// or has too many clients does not.
+func (e *redisRefusal) lasting() bool {
+	return slices.ContainsFunc([]string{"NOPERM", "NOAUTH", "WRONGPASS", "ERR unknown"}, func(s string) bool { return strings.HasPrefix(e.text, s) })
+}
+
 // begin implements ender.
 func (e *redisEnder) begin(conn io.ReadWriter) error {
 	_, err := redisAsk(conn, e.login)
@@ -378,22 +395,32 @@ func (e *redisEnder) begin(conn io.ReadWriter) error {
 // Servers older than the middle of 2025 end when they are asked this of a client that they keep because of CLIENT
 // PAUSE, and not because of what it said. While writes are paused, a transaction with a command that may write waits as
 // well. The client's own does, to which it is known to be admitted; with a time that is none it does nothing.
-func (e *redisEnder) end(conn io.ReadWriter) (forced bool, err error) {
-	said, err := redisAsk(conn, []redisSetup{
-		{"MULTI", [][]byte{[]byte("MULTI")}},
+//
+// The rest is said when MULTI has been answered: where it is refused, what comes behind it is done at once.
+func (e *redisEnder) end(conn io.ReadWriter) (forced, perhaps bool, err error) {
+	said, err := redisAsk(conn, []redisSetup{{"MULTI", [][]byte{[]byte("MULTI")}}})
+	if err != nil {
+		return false, false, err
+	}
+	if !slices.Equal(said, []string{"OK"}) {
+		return false, false, fmt.Errorf("MULTI was answered with %q", said)
+	}
+	said, err = redisAsk(conn, []redisSetup{
 		{commandName(e.wait.args), e.wait.with("-")},
 		{"CLIENT UNBLOCK", [][]byte{[]byte("CLIENT"), []byte("UNBLOCK"), []byte(e.id), []byte("TIMEOUT")}},
 		{"EXEC", [][]byte{[]byte("EXEC")}},
 	})
 	switch {
-	case err != nil:
-		return false, err
-	case len(said) == 2 && said[1] == "1":
-		return true, nil
-	case len(said) == 2 && said[1] == "0":
-		return false, nil
+	case err != nil: // a refusal, of whichever of them, is one of the transaction
+		return false, !errors.As(err, new(*redisRefusal)), err
+	case len(said) != 2:
+		return false, true, fmt.Errorf("EXEC was answered with %q", said)
+	case said[1] == "1":
+		return true, false, nil
+	case said[1] == "0":
+		return false, false, nil
 	}
-	return false, &redisRefusal{strings.Join(said[min(1, len(said)):], " ")}
+	return false, false, &redisRefusal{said[1]}
 }
 
 // redisAsk has the server do several things, all of which it has to do, and returns the strings of its last

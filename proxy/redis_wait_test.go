@@ -79,6 +79,200 @@ func tellRedis(t testing.TB, f *redisFramer, words string) (asked bool) {
 	return asked
 }
 
+// says has it take the words of a server.
+func (f *redisFramer) says(t testing.TB, words, passes string) {
+	t.Helper()
+	if err := f.reply([]byte(words)); err != nil || string(f.pass()) != passes {
+		t.Errorf("of %q the client hears %q, %v; want %q", words, f.pass(), err, passes)
+	}
+}
+
+// typed is what a client says on lines, up to where the server has to be asked something first.
+func (f *redisFramer) typed(t testing.TB, lines string) (asked bool) {
+	t.Helper()
+	for p := []byte(lines); len(p) > 0 && f.pinned() == ""; {
+		if f.between() && f.wants(p) {
+			f.ask()
+			asked = true
+		}
+		n, err := f.request(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p = p[n:]
+	}
+	return asked
+}
+
+// Words on a line are repeated as the server reads them, or not at all: it takes quotes off them, and parts them at
+// no spaces but the plain ones.
+func TestRedisWaitOnALine(t *testing.T) {
+	for line, want := range map[string]string{
+		"BLPOP jobs 0":               "BLPOP|jobs|0",
+		"\tBLPOP  jobs\v\f more 0\r": "BLPOP|jobs|more|0",
+		"BLPOP a\u00a0b\u3000c 0":    "BLPOP|a\u00a0b\u3000c|0",
+		"BLPOP \xff\x85 0":           "BLPOP|\xff\x85|0",
+		`BLPOP "my jobs" 0`:          "",
+		`BLPOP 'my jobs' 0`:          "",
+		`BLPOP my"jobs" 0`:           "",
+		"BLPOP a 0 \x00 b 1":         "",
+	} {
+		f := newRedisFramer()
+		f.typed(t, line+"\n")
+		f.says(t, ":7\r\n", "")
+		got := ""
+		if f.unblock() != nil {
+			got = string(bytes.Join(f.wait.again(time.Now(), false), []byte("|")))
+		}
+		if got != want || f.busy() != "a blocking command waits" {
+			t.Errorf("%q: it would be sent again as %q, want %q; busy: %s", line, got, want, f.busy())
+		}
+	}
+	for line, want := range map[string]string{
+		`AUTH "pass word"`: "AUTH with arguments that are too long, or in quotes, to be repeated",
+		`"MULTI"`:          "a command whose name is in quotes",
+		`MUL'TI'`:          "a command whose name is in quotes",
+		`GET "my key"`:     "",
+	} {
+		f := newRedisFramer()
+		f.typed(t, line+"\r\n")
+		if got := f.pinned(); got != want {
+			t.Errorf("%s: it is pinned by %q, want %q", line, got, want)
+		}
+	}
+}
+
+// ASKING is about the command that comes next, which is the client's.
+func TestRedisNothingBehindAsking(t *testing.T) {
+	f := newRedisFramer()
+	if tellRedis(t, f, "ASKING"); tellRedis(t, f, "BLPOP q 0") {
+		t.Error("the server is asked between ASKING and what that is about")
+	}
+	f.says(t, "+OK\r\n*-1\r\n", "+OK\r\n*-1\r\n")
+	if !tellRedis(t, f, "BLPOP q 0") {
+		t.Error("nor is it asked later")
+	}
+}
+
+// What is remembered of a client that reads no replies has an end also while the gate waits for an answer
+// of its own behind them; and then that is still not the client's.
+func TestRedisRemembersSoMuchWhileAsking(t *testing.T) {
+	f := newRedisFramer()
+	for _, words := range []string{"GET large", "XREAD STREAMS s 0"} {
+		tellRedis(t, f, words)
+	}
+	for range 10_000 {
+		tellRedis(t, f, "AUTH "+strings.Repeat("x", 1000))
+	}
+	if n := f.waiting.setups; f.pinned() == "" || n > maxSetups+2000 {
+		t.Errorf("%d bytes are remembered; it is pinned by %q", n, f.pinned())
+	}
+	f.says(t, "$5\r\nlarge\r\n:7", "$5\r\nlarge\r\n")
+	f.says(t, "\r\n*-1\r\n:8\r\n", "*-1\r\n:8\r\n")
+	if n := f.waiting.len(); f.owed() || n > 0 {
+		t.Errorf("the number has come, and %d commands are still remembered", n)
+	}
+	f.says(t, ":9\r\n", ":9\r\n")
+
+	f = newRedisFramer()
+	tellRedis(t, f, "XREAD STREAMS s 0")
+	if err := f.reply([]byte("nonsense\r\n")); err == nil || f.owed() {
+		t.Errorf("%v, and an answer is still awaited in what is not understood", err)
+	}
+}
+
+// blockedFramer is one whose client waits, by the number 7.
+func blockedFramer(t testing.TB, words string) *redisFramer {
+	t.Helper()
+	f := newRedisFramer()
+	tellRedis(t, f, words)
+	f.says(t, ":7\r\n", "")
+	return f
+}
+
+// What the server says behind a null, unasked, comes behind it, whosever the null is.
+func TestRedisBehindANull(t *testing.T) {
+	const push = ">2\r\n+news\r\n+x\r\n"
+	for forced, want := range map[bool]string{true: push + push, false: push + "*-1\r\n" + push} {
+		f := blockedFramer(t, "BLPOP q 0")
+		f.unblock()
+		f.says(t, push+"*-1\r\n"+push, push)
+		if !f.unclear() || f.waits() || !f.behind() {
+			t.Error("whose the null is seems to be known")
+		}
+		passed := string(f.pass())
+		f.decide(forced, false, nil)
+		if got := string(f.pass()); got != want || f.pending() != forced {
+			t.Errorf("forced %t: after %q the client hears %q, want %q", forced, passed, got, want)
+		}
+	}
+}
+
+// While it is being asked for the end of a wait, the server hears nothing from the client, which might wait again.
+func TestRedisNothingBehindTheQuestion(t *testing.T) {
+	f := blockedFramer(t, "BLPOP q 0")
+	f.unblock()
+	f.says(t, "*2\r\n+q\r\n+v\r\n", "*2\r\n+q\r\n+v\r\n")
+	if f.waits() || !f.behind() {
+		t.Error("the client may speak before the end of the question")
+	}
+	f.decide(false, false, nil)
+	if f.behind() {
+		t.Error("the client may not speak after it")
+	}
+}
+
+// What another connection was asked is of no interest: a null on this one is the client's.
+func TestRedisForgetsTheLastConnection(t *testing.T) {
+	f := blockedFramer(t, "BLPOP q 0")
+	f.unblock()
+	f.decide(false, true, errors.New("lost"))
+	f.says(t, "*-1\r\n", "")
+	f.attached()
+	f.resend(time.Now())
+	f.says(t, "*-1\r\n", "*-1\r\n")
+	if f.pending() || f.behind() {
+		t.Error("it would wait once more")
+	}
+}
+
+// answersBy is a server that has heard nothing and says this.
+type answersBy struct {
+	*strings.Reader
+	heard strings.Builder
+}
+
+func (a *answersBy) Write(p []byte) (int, error) { return a.heard.Write(p) }
+
+// What is known of a server: its number for the session, and whether it takes parts of a second.
+func TestRedisReplayAsks(t *testing.T) {
+	for says, want := range map[string]struct{ id, again string }{
+		":9\r\n%1\r\n+server\r\n+redis\r\n":                  {"9", "BLPOP q 1.500"},
+		":9\r\n-NOAUTH\r\n":                                  {"9", "BLPOP q 1.500"},
+		":9\r\n-ERR unknown command `HELLO`\r\n":             {"9", "BLPOP q 2"},
+		"-ERR unknown subcommand\r\n%1\r\n+server\r\n+x\r\n": {idRefused, "BLPOP q 1.500"},
+		"-NOAUTH no\r\n-NOAUTH no\r\n":                       {idUnknown, "BLPOP q 1.500"},
+	} {
+		f := blockedFramer(t, "BLPOP q 2")
+		begin := f.wait.ends.Add(-2 * time.Second)
+		f.unblock()
+		f.decide(true, false, nil)
+		f.says(t, "*-1\r\n", "")
+		if got := redisWordsOf(f.again.again(begin.Add(500*time.Millisecond), !f.parts)); got != "BLPOP q 2" {
+			t.Errorf("where it is it would be asked %q: it is not known that the server takes parts of a second", got)
+		}
+		if err := f.replay(&answersBy{Reader: strings.NewReader(says)}); err != nil {
+			t.Fatalf("%q: %v", says, err)
+		}
+		got := redisWordsOf(f.again.again(begin.Add(500*time.Millisecond), !f.parts))
+		if f.id != want.id || got != want.again {
+			t.Errorf("%q: its number is %q, want %q; it asks %q, want %q", says, f.id, want.id, got, want.again)
+		}
+	}
+}
+
+func redisWordsOf(args [][]byte) string { return string(bytes.Join(args, []byte(" "))) }
+
 func TestRedisWaitsThatMove(t *testing.T) {
 	for say, want := range map[string]bool{
 		"BLPOP a 0": true,
@@ -183,9 +377,6 @@ func FuzzRedisWaits(f *testing.F) {
 		deliver := func() {
 			for len(says) > 0 && !session.unclear() {
 				n := 1 + random.IntN(len(says))
-				if null := bytes.Index(says, []byte("*-1\r\n")); null >= 0 && null+5 < n {
-					n = null + 5 // the session reads no further before it is known whose it is
-				}
 				p := bytes.Clone(says[:n])
 				says = says[n:]
 				if err := session.reply(p); err != nil {

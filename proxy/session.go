@@ -68,6 +68,7 @@ type session struct {
 	since  time.Time
 	dials  sync.Mutex     // one connection to the server at a time is being made
 	dialed int            // how many pauses there had been when that began; guarded by dials
+	inTime func() bool    // of that connection: from then on its time does not end it. It may be called again; guarded by dials
 	pumps  sync.WaitGroup // one for each connection to the server that it ever had, or each stream
 
 	mu      sync.Mutex
@@ -448,9 +449,9 @@ func (s *session) tryReach(ctx context.Context, early, held bool, h *hold, use f
 		_ = conn.Close()
 		return errors.New("the client has gone while its request waited")
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	s.inTime = sync.OnceValue(context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }))
 	err = use(conn)
-	if !stop() && err == nil {
+	if !s.inTime() && err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
@@ -483,6 +484,9 @@ func (s *session) attach(conn net.Conn) error {
 		if s.waiter.attached(); s.waiter.pending() && gone(s.conn) {
 			return errors.New("the client has gone while what it waits for was ended")
 		}
+	}
+	if !s.inTime() { // nothing may be said on it, which its end would lose the answer to
+		return errors.New("there was no time left when it was connected")
 	}
 	s.backend, s.out = conn, nil
 	s.pumps.Go(func() { s.replies(conn) })
@@ -580,6 +584,9 @@ func (s *session) park() {
 	}
 	_ = s.backend.Close()
 	s.backend, s.out = nil, nil
+	if s.waiter != nil && s.waiter.pending() {
+		s.pumps.Go(s.comeAgain)
+	}
 	s.gate.wake()
 }
 

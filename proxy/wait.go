@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -39,6 +40,10 @@ type waiter interface {
 	// is by then.
 	pending() bool
 	resend(now time.Time) []byte
+	// forced is what the server has said to the wait that is pending, and when the time of that ends; zero: never.
+	// forget has it pending no more: its client has heard that.
+	forced() (null []byte, ends time.Time)
+	forget()
 	// attached says that a new connection has taken the place of the old one.
 	attached()
 }
@@ -47,8 +52,8 @@ type waiter interface {
 type ender interface {
 	begin(conn io.ReadWriter) error
 	// end asks for it; that it was not forced may also mean that the server has not yet come to
-	// what the client said. An error may leave that open, but for that of a server that refuses.
-	end(conn io.ReadWriter) (forced bool, err error)
+	// what the client said. With an error, it may be open whether it was: perhaps.
+	end(conn io.ReadWriter) (forced, perhaps bool, err error)
 }
 
 // ending is under way.
@@ -57,8 +62,8 @@ type ending struct {
 	over   chan struct{} // closed when it has been decided
 }
 
-// unblock has the server asked to end what the client waits for, once in a pause. s.mu is
-// held.
+// unblock has the server asked to end what the client waits for, once in a pause, and again where it
+// refuses for reasons that pass. s.mu is held.
 func (s *session) unblock() {
 	w := s.waiter
 	if w == nil || s.ending != nil || s.unblocked == s.pauses || s.pause == nil {
@@ -70,7 +75,7 @@ func (s *session) unblock() {
 	}
 	ctx, cancel := context.WithCancel(s.ctx)
 	s.ending, s.unblocked = &ending{cancel, make(chan struct{})}, s.pauses
-	p := s.pause
+	p, backend := s.pause, s.backend
 	s.pumps.Go(func() {
 		var over sync.WaitGroup
 		over.Go(func() {
@@ -80,16 +85,44 @@ func (s *session) unblock() {
 			case <-ctx.Done():
 			}
 		})
-		forced, perhaps, err := s.end(ctx, e)
+		forced, perhaps, err := s.end(ctx, e, p, backend)
 		cancel()
 		over.Wait()
 		s.ended(forced, perhaps, err)
+		if err != nil && !perhaps && !lasting(err) {
+			s.unblockAgain(p)
+		}
 	})
 }
 
+// lasting says that a server which refuses to end a wait would refuse it again.
+func lasting(err error) bool {
+	var refused *redisRefusal
+	return errors.As(err, &refused) && refused.lasting()
+}
+
+// unblockAgain has the server asked once more in the pause p, after a while.
+func (s *session) unblockAgain(p *pause) {
+	again := time.NewTimer(100 * time.Millisecond)
+	defer again.Stop()
+	select {
+	case <-again.C:
+	case <-p.over:
+		return
+	case <-s.ctx.Done():
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pause == p {
+		s.unblocked = 0
+		s.park()
+	}
+}
+
 // end asks the server until it has ended the wait, or the client has its answer: what it was asked may
-// reach it before the client's command.
-func (s *session) end(ctx context.Context, e ender) (forced, perhaps bool, err error) {
+// reach it before the client's command. It is the server at the other end of backend, in the pause p.
+func (s *session) end(ctx context.Context, e ender, p *pause, backend net.Conn) (forced, perhaps bool, err error) {
 	select {
 	case s.gate.unblocks <- struct{}{}:
 		defer func() { <-s.gate.unblocks }()
@@ -109,16 +142,27 @@ func (s *session) end(ctx context.Context, e ender) (forced, perhaps bool, err e
 	if err := e.begin(conn); err != nil {
 		return false, false, err
 	}
-	for {
-		forced, err = e.end(conn)
+	for begin := time.Now(); ; {
+		// Past the pause, or where the session has lost its connection, conn may lead to another server, which
+		// knows somebody else by the same number.
+		s.mu.Lock()
+		here := !s.closed && s.pause == p && s.backend == backend
+		s.mu.Unlock()
+		if !here {
+			return false, false, errors.New("the server may be another by now")
+		}
+		forced, perhaps, err = e.end(conn)
 		if forced || err != nil {
-			return forced, err != nil && !errors.As(err, new(*redisRefusal)), err
+			return forced, perhaps, err
 		}
 		s.mu.Lock()
 		waits := s.waiter.waits()
 		s.mu.Unlock()
 		if !waits {
 			return false, false, nil
+		}
+		if time.Since(begin) > time.Second { // others want to ask, too
+			return false, false, &redisRefusal{"it does not find the client waiting"}
 		}
 		if err := rest(ctx, 5*time.Millisecond); err != nil {
 			return false, false, err
@@ -154,36 +198,105 @@ func (s *session) clear() {
 	}
 }
 
-// goOn has a client whose wait was ended wait again: where it is, or if it was parked, where it
-// comes to. s.mu is held.
+// goOn has a client whose wait was ended, and that is not parked, wait again where it is. s.mu is held.
 func (s *session) goOn() {
-	switch {
-	case s.waiter == nil || s.closed || s.pause != nil || !s.waiter.pending():
-	case s.backend != nil:
-		if err := writeNow(s.backend, s.waiter.resend(time.Now())); err != nil {
-			s.gate.log.Debug("a server could not be told again what a client waits for", "client", s.conn.RemoteAddr(), "err", err)
-			s.closeLocked()
-		}
-	default:
-		s.pumps.Go(s.comeAgain)
+	if s.waiter == nil || s.closed || s.pause != nil || s.backend == nil || !s.waiter.pending() {
+		return
+	}
+	if err := writeNow(s.backend, s.waiter.resend(time.Now())); err != nil {
+		s.gate.log.Debug("a server could not be told again what a client waits for", "client", s.conn.RemoteAddr(), "err", err)
+		s.closeLocked()
 	}
 }
 
-// comeAgain connects a session whose client waits for an answer, and says nothing.
+// comeAgain serves a parked session whose client waits for an answer until it has a connection again. If the time
+// that the client has asked for is over first it hears the null that its wait was ended with: nothing was given
+// away. Otherwise, if it takes too long, it is told so as to a request. Nobody else connects the session meanwhile, or speaks to
+// its client: what that says comes behind what it waits for.
 func (s *session) comeAgain() {
-	ctx, cancel := context.WithTimeout(s.ctx, s.gate.bounds().Request)
-	defer cancel()
 	h := &hold{gate: s.gate}
 	h.count()
-	err := s.reach(ctx, false, h, s.attach)
-	if err == nil {
-		return
+	s.mu.Lock()
+	null, ends := s.waiter.forced()
+	s.mu.Unlock()
+	ctx, cancel := s.ctx, context.CancelFunc(func() {})
+	if !ends.IsZero() {
+		ctx, cancel = context.WithDeadline(s.ctx, ends)
 	}
-	s.gate.log.Debug("a client that waits could not be connected again", "client", s.conn.RemoteAddr(), "err", err)
-	if s.ctx.Err() == nil && ctx.Err() != nil {
+	defer cancel()
+	err := s.reachAgain(ctx, h)
+	switch {
+	case err == nil:
+		return
+	case s.ctx.Err() != nil:
+	case ctx.Err() != nil:
+		if err = s.tell(null); err == nil {
+			return
+		}
+	case errors.Is(err, context.DeadlineExceeded):
 		s.refuse(tooLate)
 	}
+	s.gate.log.Debug("a client that waits could not be connected again", "client", s.conn.RemoteAddr(), "err", err)
 	s.close()
+}
+
+// reachAgain connects the session when there is no pause, for which it has the time of a request after each. A pause
+// has an end of its own.
+func (s *session) reachAgain(ctx context.Context, h *hold) error {
+	for {
+		if err := s.outlast(ctx); err != nil {
+			return err
+		}
+		limit, cancel := context.WithTimeout(ctx, s.gate.bounds().Request)
+		err := s.tryReach(limit, false, true, h, s.attach)
+		late := limit.Err()
+		cancel()
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, errPaused):
+		case late != nil && s.paused() != nil: // which began after the one before
+		case late != nil:
+			return fmt.Errorf("%w: %w", late, err)
+		default:
+			return err
+		}
+	}
+}
+
+func (s *session) paused() *pause {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pause
+}
+
+// outlast blocks while there is a pause. One that lasts longer than anything may wait is an error.
+func (s *session) outlast(ctx context.Context) error {
+	for p := s.paused(); p != nil; p = s.paused() {
+		limit, cancel := context.WithDeadline(ctx, p.until)
+		select {
+		case <-p.over:
+		case <-limit.Done():
+			defer cancel()
+			return fmt.Errorf("waiting for the end of a pause: %w", limit.Err())
+		}
+		cancel()
+	}
+	return nil
+}
+
+// tell says to the client what ends what it waits for.
+func (s *session) tell(null []byte) error {
+	s.mu.Lock()
+	s.writing = true
+	s.mu.Unlock()
+	err := newWriter(s.client).write(null)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writing = false
+	s.waiter.forget()
+	s.wakeWaiting()
+	return err
 }
 
 // afterWait blocks until what the client says next may be said. One that goes away meanwhile has said

@@ -88,10 +88,16 @@ func (w *waiting) busy() string {
 	return ""
 }
 
-const asksToEnd = "MULTI | BLPOP q - | CLIENT UNBLOCK 7 TIMEOUT | EXEC"
+// asked expects that the wait of the session with this number is to be ended. The rest is only said when MULTI
+// has been answered.
+func (p *player) asked(number int, answer string) {
+	p.Helper()
+	p.hears("MULTI", "+OK | ")
+	p.hears(fmt.Sprintf("BLPOP q - | CLIENT UNBLOCK %d TIMEOUT | EXEC", number), answer)
+}
 
 func verdict(said string) string {
-	return "+OK | +QUEUED | +QUEUED | *2 | -ERR timeout | " + said + " | "
+	return "+QUEUED | +QUEUED | *2 | -ERR timeout | " + said + " | "
 }
 
 // What a client waits for is ended, and goes on at the server's new place for the rest of its time;
@@ -107,9 +113,9 @@ func TestWaitMoves(t *testing.T) {
 			if null == "first" {
 				server.say("*-1 | ")
 				w.until("the answer to be there", w.unclear)
-				side.hears(asksToEnd, verdict(":1"))
+				side.asked(7, verdict(":1"))
 			} else {
-				side.hears(asksToEnd, verdict(":1"))
+				side.asked(7, verdict(":1"))
 				side.nothing()
 				server.say("*-1 | ")
 			}
@@ -143,7 +149,7 @@ func TestWaitMoves(t *testing.T) {
 			w.c.say("BLPOP q 0\r\n")
 			other.hears("BLPOP q 0", "")
 			w.g.Pause()
-			accept().hears(strings.ReplaceAll(asksToEnd, " 7 ", " 9 "), verdict(":1"))
+			accept().asked(9, verdict(":1"))
 			other.say("*-1 | ")
 			w.quiet()
 			w.g.Resume(nil)
@@ -189,7 +195,7 @@ func TestWaitAnsweredMeanwhile(t *testing.T) {
 			server := w.blocked("BLPOP q 50")
 			w.g.Pause()
 			side := w.accept()
-			side.hears(asksToEnd, "")
+			side.asked(7, "")
 			server.say(answer)
 			if strings.HasPrefix(answer, "*-1") { // of which it is not known before whose it is
 				w.until("the answer to be there", w.unclear)
@@ -211,9 +217,9 @@ func TestWaitAskedAgain(t *testing.T) {
 	server := w.blocked("BLPOP q 0")
 	w.g.Pause()
 	side := w.accept()
-	side.hears(asksToEnd, verdict(":0"))
-	side.hears(asksToEnd, verdict(":0"))
-	side.hears(asksToEnd, verdict(":1"))
+	side.asked(7, verdict(":0"))
+	side.asked(7, verdict(":0"))
+	side.asked(7, verdict(":1"))
 	server.say("*-1 | ")
 	w.quiet()
 }
@@ -221,16 +227,16 @@ func TestWaitAskedAgain(t *testing.T) {
 // A server that does not do it leaves the client where it is, named.
 func TestWaitRefused(t *testing.T) {
 	for what, answer := range map[string]string{
-		"NOPERM no": "+OK | +QUEUED | -NOPERM no | -EXECABORT | ", "ERR no such": "+OK | +QUEUED | +QUEUED | *2 | -ERR timeout | -ERR no such | ",
+		"NOPERM no": "+QUEUED | -NOPERM no | -EXECABORT | ", "ERR no such": verdict("-ERR no such"),
 	} {
 		t.Run(what, func(t *testing.T) {
 			w := newWaiting(t)
 			server := w.blocked("BLPOP q 0")
 			w.g.Pause()
 			side := w.accept()
-			side.hears(asksToEnd, answer)
+			side.asked(7, answer)
 			w.until("it to be named", func() bool {
-				return w.busy() == "a blocking command waits, and the server does not end that: "+strings.TrimPrefix(what, "")
+				return w.busy() == "a blocking command waits, and the server does not end that: "+what
 			})
 			side.nothing()
 			server.say("*2 | $1 | q | $1 | v | ")
@@ -259,7 +265,7 @@ func TestWaitAnswerLost(t *testing.T) {
 	server := w.blocked("BLPOP q 0")
 	w.g.Pause()
 	side := w.accept()
-	side.hears(asksToEnd, "")
+	side.asked(7, "")
 	_ = side.conn.Close()
 	w.until("it to be noticed", w.ended)
 	server.say("*-1 | ")
@@ -279,7 +285,7 @@ func TestWaitPauseGivenUp(t *testing.T) {
 	server := w.blocked("BLPOP q 0")
 	w.g.Pause()
 	side := w.accept()
-	side.hears(asksToEnd, "")
+	side.asked(7, "")
 	w.g.Resume(nil)
 	w.until("it to be given up", w.ended)
 	server.say("*-1 | ")
@@ -302,7 +308,7 @@ func TestWaitClientGone(t *testing.T) {
 		server := w.blocked("BLPOP q 0")
 		w.c.say("INCR k\r\n")
 		w.g.Pause()
-		w.accept().hears(asksToEnd, verdict(":1"))
+		w.accept().asked(7, verdict(":1"))
 		server.say("*-1 | ")
 		w.quiet()
 		_ = w.c.conn.Close()
@@ -329,7 +335,7 @@ func TestWaitLogsIn(t *testing.T) {
 	w.g.Pause()
 	side := w.accept()
 	side.hears("HELLO 3 AUTH u p", "%1 | +server | +redis | ")
-	side.hears(asksToEnd, verdict(":1"))
+	side.asked(7, verdict(":1"))
 	server.say("_ | ")
 	w.quiet()
 	w.g.Resume(nil)

@@ -1,0 +1,233 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// inBubble runs a test with a gate whose client and servers are pipes, so that time costs nothing.
+func inBubble(t *testing.T, limits Limits, test func(w *waiting)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		dial, accept := pipedServer(t)
+		g, err := NewGate(Redis, dial, limits, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.try = 0
+		w := &waiting{world: &world{T: t, g: g}, accept: accept}
+		w.c = w.piped()
+		test(w)
+	})
+}
+
+func pipedServer(t *testing.T) (Dialer, func() *player) {
+	t.Helper()
+	conns := make(chan net.Conn, 100)
+	dial := func(context.Context) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		conns <- theirs
+		return ours, nil
+	}
+	return dial, func() *player {
+		t.Helper()
+		select {
+		case conn := <-conns:
+			t.Cleanup(func() { _ = conn.Close() })
+			return &player{&keeps{t, conn, bufio.NewReader(conn)}}
+		case <-time.After(time.Minute):
+			t.Fatal("nobody connects to the server")
+			return nil
+		}
+	}
+}
+
+func noServer(context.Context) (net.Conn, error) { return nil, errors.New("no server") }
+
+// piped is one more client.
+func (w *waiting) piped() *testClient {
+	w.Helper()
+	ours, theirs := net.Pipe()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); w.g.Handle(ctx, theirs) }()
+	w.Cleanup(func() { cancel(); _ = ours.Close(); <-done })
+	return &testClient{w.world, ours, bufio.NewReader(ours)}
+}
+
+// parked brings the client to wait for the end of a pause, at whose beginning it waited at the server.
+func (w *waiting) parked(command, null string) {
+	w.Helper()
+	server := w.blocked(command)
+	w.g.Pause()
+	w.accept().asked(7, verdict(":1"))
+	server.say(null + " | ")
+	w.quiet()
+}
+
+// A client whose time is over while there is no server hears so, when it is over and in the words that its
+// server had for it; then it may go on.
+func TestWaitTimeIsOver(t *testing.T) {
+	for _, null := range []string{"*-1", "$-1", "_"} {
+		for _, resumed := range []bool{false, true} {
+			inBubble(t, Limits{}, func(w *waiting) {
+				begin := time.Now()
+				w.parked("BLPOP q 5", null)
+				if resumed {
+					w.g.Resume(noServer)
+				}
+				w.c.say("GET k\r\n")
+				w.c.hear(null)
+				if took := time.Since(begin); took != 5*time.Second {
+					w.Errorf("it was told after %s", took)
+				}
+				dial, accept := pipedServer(w.T)
+				w.g.Resume(dial)
+				server := accept()
+				server.hears("CLIENT ID", ":9 | ")
+				server.hears("GET k", "+x | ")
+				w.c.hear("+x")
+			})
+		}
+	}
+}
+
+// A wait that was ended does not go on for ever without a server: it is told of as any request is, when the pause
+// has lasted as long as one may, or when no server is back as long after it as a request may wait.
+func TestWaitTooLate(t *testing.T) {
+	for what, c := range map[string]struct {
+		then func(g *Gate)
+		want time.Duration
+	}{
+		"the pause goes on": {func(*Gate) {}, 20 * time.Second},
+		"no server":         {func(g *Gate) { g.Resume(noServer) }, 10 * time.Second},
+		"no server, and then another pause": {func(g *Gate) {
+			g.Resume(noServer)
+			time.Sleep(8 * time.Second)
+			g.Pause()
+		}, 28 * time.Second},
+	} {
+		inBubble(t, Limits{}, func(w *waiting) {
+			begin := time.Now()
+			w.parked("BLPOP q 0", "*-1")
+			c.then(w.g)
+			w.c.hear("-TRYAGAIN " + tooLate)
+			if took := time.Since(begin); took < c.want || took > c.want+time.Second {
+				w.Errorf("%s: it was told after %s, want %s", what, took, c.want)
+			}
+			w.until("its session to end", func() bool { return len(w.g.Sessions()) == 0 })
+		})
+	}
+}
+
+// The time that a pause takes is none of that for connecting after another.
+func TestWaitSecondPause(t *testing.T) {
+	inBubble(t, Limits{}, func(w *waiting) {
+		w.parked("BLPOP q 0", "*-1")
+		w.g.Resume(noServer)
+		time.Sleep(8 * time.Second)
+		w.g.Pause()
+		time.Sleep(15 * time.Second)
+		w.g.Resume(noServer)
+		time.Sleep(8 * time.Second)
+		dial, accept := pipedServer(w.T)
+		w.g.Resume(dial)
+		server := accept()
+		server.hears("CLIENT ID", ":9 | ")
+		server.hears("BLPOP q 0", "*2 | $1 | q | $1 | v | ")
+		w.c.hear("*2")
+	})
+}
+
+// What a client waits for is said to a server again when the time to connect is past, and can end the connection no
+// more: what the server gives away has a way to the client.
+func TestWaitIsSaidInTime(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			dial, accept := pipedServer(t)
+			g, err := NewGate(Redis, dial, Limits{}, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			client, theirs := net.Pipe()
+			s := newSession(t.Context(), g, theirs)
+			f := s.framer.(*redisFramer)
+			f.again = waitOf(redisWords([]byte("BLPOP q 0")), time.Now())
+			defer s.pumps.Wait()
+			defer s.close()
+			ctx, cancel := context.WithCancel(t.Context())
+			reached := make(chan error, 1)
+			go func() {
+				reached <- s.tryReach(ctx, false, true, nil, func(conn net.Conn) error {
+					if late {
+						cancel()
+					}
+					err := s.attach(conn)
+					cancel()
+					return err
+				})
+			}()
+			server := accept()
+			if late {
+				server.nothing()
+				if err := <-reached; err == nil {
+					t.Error("it is connected past its time")
+				}
+				return
+			}
+			server.hears("BLPOP q 0", "")
+			if err := <-reached; err != nil {
+				t.Errorf("it is connected, and %v", err)
+			}
+			go server.say("*2 | $1 | q | $1 | v | ")
+			if got := redisSays(t, bufio.NewReader(client)); got != "q v" {
+				t.Errorf("the client hears %q", got)
+			}
+		})
+	}
+}
+
+// Where MULTI is not admitted nothing is said behind it: the server would do it at once. So the null that comes is the
+// client's own. An answer to EXEC that is none leaves open whether it was done.
+func TestWaitTransactionRefused(t *testing.T) {
+	for multi, named := range map[string]string{
+		"-NOPERM no": "a blocking command waits, and the server does not end that: NOPERM no",
+		"+no":        "a blocking command waits",
+	} {
+		inBubble(t, Limits{}, func(w *waiting) {
+			server := w.blocked("BLPOP q 0")
+			w.g.Pause()
+			side := w.accept()
+			side.hears("MULTI", multi+" | ")
+			side.nothing()
+			w.until("it to be over", w.ended)
+			if got := w.busy(); got != named {
+				w.Errorf("%s: it is busy with %q, want %q", multi, got, named)
+			}
+			server.say("*-1 | ")
+			w.c.hear("*-1")
+			w.quiet()
+		})
+	}
+	for _, answer := range []string{"*1 | :1 | ", "*3 | -ERR | :1 | :1 | ", "*-1 | "} {
+		inBubble(t, Limits{}, func(w *waiting) {
+			server := w.blocked("BLPOP q 0")
+			w.g.Pause()
+			w.accept().asked(7, "+QUEUED | +QUEUED | "+answer)
+			w.until("it to be over", w.ended)
+			server.say("*-1 | ")
+			w.quiet()
+			w.g.Resume(nil)
+			again := w.accept()
+			again.hears("CLIENT ID", ":9 | ")
+			again.hears("BLPOP q 0", "*2 | $1 | q | $1 | v | ")
+			w.c.hear("*2")
+		})
+	}
+}
