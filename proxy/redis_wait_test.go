@@ -234,6 +234,12 @@ func TestRedisForgetsTheLastConnection(t *testing.T) {
 	if f.pending() || f.behind() {
 		t.Error("it would wait once more")
 	}
+
+	// Nor does that its answer was lost count for what is asked here.
+	tellRedis(t, f, "BLPOP q 0")
+	f.unblock()
+	f.decide(false, false, nil)
+	f.says(t, "*-1\r\n", "*-1\r\n")
 }
 
 // answersBy is a server that has heard nothing and says this.
@@ -253,25 +259,41 @@ func TestRedisReplayAsks(t *testing.T) {
 		"-ERR unknown subcommand\r\n%1\r\n+server\r\n+x\r\n": {idRefused, "BLPOP q 1.500"},
 		"-NOAUTH no\r\n-NOAUTH no\r\n":                       {idUnknown, "BLPOP q 1.500"},
 	} {
-		f := blockedFramer(t, "BLPOP q 2")
-		begin := f.wait.ends.Add(-2 * time.Second)
-		f.unblock()
-		f.decide(true, false, nil)
-		f.says(t, "*-1\r\n", "")
-		if got := redisWordsOf(f.again.again(begin.Add(500*time.Millisecond), !f.parts)); got != "BLPOP q 2" {
-			t.Errorf("where it is it would be asked %q: it is not known that the server takes parts of a second", got)
-		}
+		f, begin := ended(t)
 		if err := f.replay(&answersBy{Reader: strings.NewReader(says)}); err != nil {
 			t.Fatalf("%q: %v", says, err)
 		}
-		got := redisWordsOf(f.again.again(begin.Add(500*time.Millisecond), !f.parts))
+		got := resent(f, begin.Add(500*time.Millisecond))
 		if f.id != want.id || got != want.again {
 			t.Errorf("%q: its number is %q, want %q; it asks %q, want %q", says, f.id, want.id, got, want.again)
 		}
 	}
 }
 
-func redisWordsOf(args [][]byte) string { return string(bytes.Join(args, []byte(" "))) }
+// Of a server that has not been asked, as where a pause was given up, it is not known that it takes parts of a second.
+func TestRedisAgainWhereItIs(t *testing.T) {
+	f, begin := ended(t)
+	if got := resent(f, begin.Add(500*time.Millisecond)); got != "BLPOP q 2" {
+		t.Errorf("it is asked %q", got)
+	}
+}
+
+// ended is one whose wait of two seconds, since begin, was ended.
+func ended(t *testing.T) (f *redisFramer, begin time.Time) {
+	t.Helper()
+	f = blockedFramer(t, "BLPOP q 2")
+	begin = f.wait.ends.Add(-2 * time.Second)
+	f.unblock()
+	f.decide(true, false, nil)
+	f.says(t, "*-1\r\n", "")
+	return f, begin
+}
+
+// resent is what it says for its wait to begin again.
+func resent(f *redisFramer, now time.Time) string {
+	words := strings.Split(string(f.resend(now)), "\r\n")
+	return strings.Join([]string{words[2], words[4], words[6]}, " ")
+}
 
 func TestRedisWaitsThatMove(t *testing.T) {
 	for say, want := range map[string]bool{

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -230,4 +231,153 @@ func TestWaitTransactionRefused(t *testing.T) {
 			w.c.hear("*2")
 		})
 	}
+}
+
+// A server that refuses for a reason that passes is asked again, and its client named meanwhile; who may not ask is not
+// let to ask again, and the server that does not find the client is left alone for a while.
+func TestWaitRefusedForNow(t *testing.T) {
+	for what, c := range map[string]struct {
+		refuses func(side *player)
+		why     string
+		again   bool
+	}{
+		"busy":            {func(p *player) { p.hears("MULTI", "-BUSY no | ") }, "BUSY no", true},
+		"full":            {func(p *player) { p.asked(7, "+QUEUED | -OOM no | ") }, "OOM no", true},
+		"within":          {func(p *player) { p.asked(7, verdict("-LOADING no")) }, "LOADING no", true},
+		"not allowed":     {func(p *player) { p.asked(7, "+QUEUED | -NOPERM no | ") }, "NOPERM no", false},
+		"not logged in":   {func(p *player) { p.hears("MULTI", "-NOAUTH no | ") }, "NOAUTH no", false},
+		"unknown command": {func(p *player) { p.hears("MULTI", "-ERR unknown command | ") }, "ERR unknown command", false},
+		"not found": {func(p *player) {
+			for begin := time.Now(); time.Since(begin) <= time.Second+5*time.Millisecond; time.Sleep(5 * time.Millisecond) {
+				p.asked(7, verdict(":0"))
+			}
+		}, "it does not find the client waiting", true},
+	} {
+		inBubble(t, Limits{}, func(w *waiting) {
+			server := w.blocked("BLPOP q 0")
+			w.g.Pause()
+			side := w.accept()
+			c.refuses(side)
+			side.nothing()
+			w.until("it to be over", w.ended)
+			if got, want := w.busy(), "a blocking command waits, and the server does not end that: "+c.why; got != want {
+				w.Errorf("%s: it is busy with %q, want %q", what, got, want)
+			}
+			if !c.again {
+				time.Sleep(5 * time.Second)
+				if !w.ended() {
+					w.Errorf("%s: the server is asked again", what)
+				}
+				w.g.Resume(nil)
+				w.g.Pause() // another pause is another matter
+			}
+			w.accept().asked(7, verdict(":1"))
+			server.say("*-1 | ")
+			w.quiet()
+		})
+	}
+}
+
+// waitingAlone is a session whose client waits, in a pause, without a gate that serves it.
+func waitingAlone(t *testing.T, g *Gate) (*session, ender) {
+	t.Helper()
+	client, theirs := net.Pipe()
+	t.Cleanup(func() { _ = client.Close() })
+	s := newSession(t.Context(), g, theirs)
+	f := blockedFramer(t, "BLPOP q 0")
+	s.framer, s.waiter = f, f
+	s.pause = &pause{}
+	s.backend, _ = net.Pipe()
+	return s, f.unblock()
+}
+
+// The number is asked for at the server that has given it, or not at all.
+func TestWaitIsEndedWhereItIs(t *testing.T) {
+	for what, change := range map[string]func(s *session){
+		"":                      func(*session) {},
+		"the session has ended": func(s *session) { s.closed = true },
+		"the pause is over":     func(s *session) { s.pause = nil },
+		"there is another":      func(s *session) { s.pause = &pause{} },
+		"it has another server": func(s *session) { s.backend, _ = net.Pipe() },
+		"it has none":           func(s *session) { s.backend = nil },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			dial, accept := pipedServer(t)
+			g, err := NewGate(Redis, dial, Limits{}, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, e := waitingAlone(t, g)
+			p, backend := s.pause, s.backend
+			change(s)
+			var forced, perhaps bool
+			var asked sync.WaitGroup
+			asked.Go(func() { forced, perhaps, err = s.end(t.Context(), e, p, backend) })
+			server := accept()
+			if what == "" {
+				server.asked(7, verdict(":1"))
+			}
+			server.nothing()
+			asked.Wait()
+			if here := what == ""; forced != here || perhaps || (err == nil) != here {
+				t.Errorf("%s: %t, %t, %v", what, forced, perhaps, err)
+			}
+		})
+	}
+}
+
+// Many that wait are asked for a few at a time.
+func TestWaitsEndedAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most, waiters = 3, 10
+		dialing, proceed := make(chan struct{}, waiters), make(chan struct{})
+		dial := func(context.Context) (net.Conn, error) {
+			dialing <- struct{}{}
+			<-proceed
+			return nil, errors.New("no server")
+		}
+		g, err := NewGate(Redis, dial, Limits{Dials: most}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		for range waiters {
+			s, e := waitingAlone(t, g)
+			all.Go(func() { _, _, _ = s.end(t.Context(), e, s.pause, s.backend) })
+		}
+		for asked := most; asked <= waiters; asked++ {
+			synctest.Wait()
+			if n := len(dialing); n != asked {
+				t.Errorf("%d are asked for, want %d", n, asked)
+			}
+			proceed <- struct{}{}
+		}
+		close(proceed)
+		all.Wait()
+	})
+}
+
+// One who goes away while his session is being connected again gets no element: nobody would have it.
+func TestWaitClientGoneWhileConnected(t *testing.T) {
+	addr, client := holding(t)
+	theirs, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial, accept := playedServer(t)
+	g, err := NewGate(Redis, dial, Limits{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSession(t.Context(), g, theirs)
+	defer s.pumps.Wait()
+	defer s.close()
+	s.framer.(*redisFramer).again = waitOf(redisWords([]byte("BLPOP q 0")), time.Now())
+	_ = client().conn.Close()
+	eventually(t, "it to be noticed", func() bool { return gone(theirs) })
+	// It was there when the connection was begun.
+	if err := s.tryReach(t.Context(), false, false, nil, s.attach); err == nil {
+		t.Error("it is connected")
+	}
+	accept().nothing()
 }
