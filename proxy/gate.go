@@ -52,6 +52,7 @@ type Gate struct {
 	log      *slog.Logger
 	dials    chan struct{}
 	unblocks chan struct{} // connections by which waits are ended: as many at a time
+	returns  chan struct{} // of dials, those for sessions that wait for what their server says: half, the others are for requests
 	try      time.Duration // of one attempt to connect to the server; 0: as long as it takes
 	// late is how long connecting takes to a server that is there. Whoever waits longer is held:
 	// an edge does not learn why the owner's door lets nobody through.
@@ -154,6 +155,7 @@ func newGate(speaks *protocol, dial Dialer, limits Limits, log *slog.Logger) *Ga
 		late:     100 * time.Millisecond,
 		dials:    make(chan struct{}, limits.Dials),
 		unblocks: make(chan struct{}, limits.Dials),
+		returns:  make(chan struct{}, max(1, limits.Dials/2)),
 		sessions: make(map[served]struct{}), held: new(atomic.Int64),
 	}
 	g.limits.Store(&limits)

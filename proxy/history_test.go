@@ -63,9 +63,14 @@ func (h *history) compare(t testing.TB) {
 	for _, f := range h.failures {
 		t.Error(f)
 	}
-	for e := range h.in {
-		if h.out[e] != 1 {
-			t.Errorf("%s was popped %d times", e, h.out[e])
+	for e, n := range h.in {
+		if n != 1 || h.out[e] != 1 {
+			t.Errorf("%s was pushed %d times, and popped %d times", e, n, h.out[e])
+		}
+	}
+	for e := range h.out {
+		if h.in[e] == 0 {
+			t.Errorf("%s was popped, but never pushed", e)
 		}
 	}
 	t.Logf("%d elements were pushed, %d popped", len(h.in), len(h.out))

@@ -248,7 +248,7 @@ func (s *session) reachAgain(ctx context.Context, h *hold) error {
 			return err
 		}
 		limit, cancel := context.WithTimeout(ctx, s.gate.bounds().Request)
-		err := s.tryReach(limit, false, true, h, s.attach)
+		err := s.tryAgain(limit, h)
 		late := limit.Err()
 		cancel()
 		switch {
@@ -262,6 +262,17 @@ func (s *session) reachAgain(ctx context.Context, h *hold) error {
 			return err
 		}
 	}
+}
+
+// tryAgain connects the session. Of the connections that are made at a time some are left for requests.
+func (s *session) tryAgain(ctx context.Context, h *hold) error {
+	select {
+	case s.gate.returns <- struct{}{}:
+		defer func() { <-s.gate.returns }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return s.tryReach(ctx, false, true, h, s.attach)
 }
 
 func (s *session) paused() *pause {

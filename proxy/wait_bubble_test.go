@@ -357,6 +357,37 @@ func TestWaitsEndedAtATime(t *testing.T) {
 	})
 }
 
+// When many that wait are connected again requests are, too.
+func TestWaitsLeaveRoomForRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const waiters = 10
+		dialing := make(chan struct{}, waiters)
+		dial := func(ctx context.Context) (net.Conn, error) {
+			dialing <- struct{}{}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		g, err := NewGate(Redis, dial, Limits{Dials: 4}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.try = 0
+		for range waiters {
+			client, theirs := net.Pipe()
+			s := newSession(t.Context(), g, theirs)
+			s.framer.(*redisFramer).again = waitOf(redisWords([]byte("BLPOP q 0")), time.Now())
+			s.pumps.Go(s.comeAgain)
+			defer s.pumps.Wait()
+			defer s.close()
+			defer func() { _ = client.Close() }()
+		}
+		synctest.Wait()
+		if n := len(dialing); n != 2 {
+			t.Errorf("%d of 4 connections are made for those that wait, want 2", n)
+		}
+	})
+}
+
 // One who goes away while his session is being connected again gets no element: nobody would have it.
 func TestWaitClientGoneWhileConnected(t *testing.T) {
 	addr, client := holding(t)

@@ -10,6 +10,8 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -346,10 +348,11 @@ func TestWaitLogsIn(t *testing.T) {
 }
 
 // Clients of a real server wait for elements that others push, while it moves back and forth between
-// nodes: each element is popped once, and none of them hears a null or an error.
+// nodes: each element is popped once, and none of them hears an error, nor a null before its time. What the server says
+// that it has moved or given to whom is what they have heard of.
 func TestNativeRedisWaits(t *testing.T) {
 	needs(t, "redis-server", "redis-cli")
-	const nodes, workers, pushers = 3, 24, 3
+	const nodes, workers, pushers, timed = 3, 24, 3, 6
 	c := newCluster(t, nodes)
 	server := startRedis(t, t.TempDir())
 	addr := func() string { return fmt.Sprintf("127.0.0.1:%d", server.port) }
@@ -375,7 +378,7 @@ func TestNativeRedisWaits(t *testing.T) {
 		t.Cleanup(func() { _ = conn.Close() })
 		return conn, bufio.NewReader(conn)
 	}
-	h := newHistory()
+	h, moved, read := newHistory(), newHistory(), newHistory()
 	over, end := context.WithCancel(t.Context())
 	defer end()
 	for i := range workers {
@@ -411,9 +414,49 @@ func TestNativeRedisWaits(t *testing.T) {
 					if word == "end" {
 						return
 					}
-					if strings.HasPrefix(word, "e") && strings.Contains(word, ".") {
+					switch {
+					case strings.HasPrefix(word, "e") && strings.Contains(word, "."):
 						h.popped(word)
+						if ask[1] == "q" && ask[2] == "done" {
+							moved.popped(word)
+						}
+					case ask[0] == "XREADGROUP" && strings.Contains(word, "-"):
+						read.popped(word)
 					}
+				}
+			}
+		})
+	}
+	var hasty sync.WaitGroup // up to a second each time
+	var nulls atomic.Int64
+	for i := range timed {
+		conn, in := dial(i)
+		ask := [][]string{{"BRPOP", "none", "1"}, {"BRPOP", "none", "q", "1"}}[i%2]
+		if i < timed/2 {
+			if got, err := say(conn, in, "HELLO", "3"); err != nil {
+				t.Fatalf("HELLO 3: %s, %v", got, err)
+			}
+		}
+		hasty.Go(func() {
+			for over.Err() == nil {
+				begin := time.Now()
+				got, err := say(conn, in, ask...)
+				took := time.Since(begin)
+				switch _, element, _ := strings.Cut(got, " "); {
+				case err != nil:
+					h.fail("%s: %v", ask, err)
+					return
+				case got == "*-1" || got == "_":
+					const rounding = 2 * time.Millisecond // of the server's clock
+					if nulls.Add(1); took < time.Second-rounding {
+						h.fail("%s heard a null after %s", ask, took)
+						return
+					}
+				case strings.HasPrefix(element, "e"):
+					h.popped(element)
+				default:
+					h.fail("%s answered %q", ask, got)
+					return
 				}
 			}
 		})
@@ -454,6 +497,7 @@ func TestNativeRedisWaits(t *testing.T) {
 	}
 	end()
 	h.pushers.Wait()
+	hasty.Wait()
 	eventually(t, "all is popped", func() bool { return h.complete() || h.failed() })
 	for i := range workers {
 		conn, in := dial(i)
@@ -465,4 +509,30 @@ func TestNativeRedisWaits(t *testing.T) {
 	}
 	h.all.Wait()
 	h.compare(t)
+	if nulls.Load() < timed/2 {
+		t.Errorf("%d nulls were heard by those who waited for a second", nulls.Load())
+	}
+	t.Logf("%d nulls were heard by those who waited for a second", nulls.Load())
+
+	conn, in := dial(0)
+	done, err := say(conn, in, "LRANGE", "done", "0", "-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range strings.Fields(done) {
+		if e != "end" {
+			moved.pushed(e)
+		}
+	}
+	moved.compare(t)
+	pending, err := say(conn, in, "XPENDING", "s", "g", "-", "+", "1000000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, word := range strings.Fields(pending) {
+		if i%4 == 0 { // then come whose it is, for how long, and how often
+			read.pushed(word)
+		}
+	}
+	read.compare(t)
 }
