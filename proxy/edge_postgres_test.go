@@ -284,13 +284,14 @@ func TestDoorAsksForKeys(t *testing.T) {
 		if err := errors.Join(readMessage(theirs, maxPreface, &a), readMessage(theirs, maxPreface, &o)); err != nil || !a.Go {
 			t.Fatalf("it is told %+v, %+v, %v", a, o, err)
 		}
+		known := make(chan struct{})
 		serves.Go(func() {
+			defer close(known)
 			begin := time.Now()
 			got := d.keyOf(ctx, key)
 			if took := time.Since(begin); string(got) != "new" || took > 0 {
 				t.Errorf("the edge of another node: the key is %q after %s", got, took)
 			}
-			cancel()
 		})
 		if err := readMessage(theirs, maxPreface, &o); err != nil || len(o.Keys) != 1 {
 			t.Fatalf("it is asked for %q, %v", o.Keys, err)
@@ -298,5 +299,6 @@ func TestDoorAsksForKeys(t *testing.T) {
 		if err := writeMessage(theirs, ack{Keys: []keyPair{{Client: key, Server: []byte("new")}}}); err != nil {
 			t.Fatal(err)
 		}
+		<-known
 	})
 }
