@@ -51,6 +51,8 @@ type Known struct {
 	// Prepared is somebody's, which was started in its place, did not stay and was stopped again. It is
 	// started again, and never removed.
 	Prepared string
+	// Halted was stopped for a move. How it ended tells nothing, so that is not asked.
+	Halted string
 }
 
 // StoppedError is why a container does not stay that somebody had prepared. It was stopped again.
@@ -88,8 +90,10 @@ func replace(ctx context.Context, m Maker, s Spec, known Known, stays func(ctx c
 	if err == nil && ended(there, s, known) {
 		// Of a call that was cut off, or could not record it. How it has ended says whether it is made
 		// again: what has done all it had to do must not be done twice.
-		if err := stays(ctx, there.ID); err == nil || errors.Is(err, ErrUndecided) {
-			return there.ID, err
+		if there.ID != known.Halted {
+			if err := stays(ctx, there.ID); err == nil || errors.Is(err, ErrUndecided) {
+				return there.ID, err
+			}
 		}
 		there, err = removeMade(ctx, m, s, there.ID)
 	}

@@ -414,6 +414,18 @@ func TestRecreateDoesNotStay(t *testing.T) {
 		}
 	}
 
+	// What was stopped for a move may have ended as if it had nothing more to do: it is made again.
+	e := &madeEngine{containers: map[string]*Captured{}}
+	e.add("db", made, Exited)
+	if id, err := Recreate(t.Context(), e, made, Known{Halted: "id1"}, func(_ context.Context, id string) error {
+		if id == "id1" {
+			t.Error("it is asked how one has ended that was stopped")
+		}
+		return nil
+	}); err != nil || id != "id2" || e.String() != "db=id2/running" {
+		t.Errorf("stopped for a move: %q, %v: %s", id, err, e)
+	}
+
 	// What somebody has prepared, and was started in vain, is started again, and stays.
 	for _, state := range []State{Exited, Restarting} {
 		e := &madeEngine{containers: map[string]*Captured{}}
@@ -448,7 +460,7 @@ func TestRecreateDoesNotStay(t *testing.T) {
 
 	// Whoever stops waiting while it is looked at leaves nothing behind.
 	ctx, stop := context.WithCancel(t.Context())
-	e := &madeEngine{containers: map[string]*Captured{}}
+	e = &madeEngine{containers: map[string]*Captured{}}
 	replaces := old(e)
 	if _, err := Recreate(ctx, e, dbSpec(), Known{Replaces: replaces}, func(context.Context, string) error { stop(); return nil }); err != nil || e.String() != "db=id2/running" {
 		t.Errorf("stopped: %v: %s", err, e)

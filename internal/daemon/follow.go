@@ -56,6 +56,7 @@ type follower struct {
 	busy     map[string]bool            // records that a job works on
 	watched  map[string]bool            // of these: only to see whether their containers stay
 	stopping map[string]int             // records that are stopped for a move, and by how many
+	halted   map[string]halt            // by record: what was stopped here for a move
 	failed   map[string]followAttempt   // records that could not be started
 	looping  map[string]loop            // by record: what is left to its engine and keeps ending
 	prepared map[string]string          // by record: what a person had made, was started, and did not stay
@@ -92,10 +93,16 @@ type followAttempt struct {
 	begun string // what was started, by ID, and is not known to stay or to have ended well
 }
 
+// halt is a container that was stopped for a move. How it ended tells nothing of it.
+type halt struct {
+	id    string
+	times int // that one of its record was stopped
+}
+
 func newFollower(m *member, engine container.Engine) *follower {
 	return &follower{
 		m: m, engine: engine, wake: make(chan struct{}, 1),
-		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{}, watched: map[string]bool{}, stopping: map[string]int{},
+		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{}, watched: map[string]bool{}, stopping: map[string]int{}, halted: map[string]halt{},
 		failed: map[string]followAttempt{}, looping: map[string]loop{}, prepared: map[string]string{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
 		foreseen: map[string]foreseen{}, here: map[string]container.State{}, unrouted: map[string]string{}, hooks: map[string]*hookRun{},
 		ready: map[volume.ID]string{}, readied: make(chan struct{}), stops: map[string]*stopRun{}, stopTook: map[volume.ID]lastStop{},
@@ -599,22 +606,23 @@ func (a followAttempt) after(err error, undecided, back, told bool, now time.Tim
 
 // bring has the container of a record running here, and seen to stay. It may be repeated.
 func (f *follower) bring(ctx context.Context, st followStep) error {
+	halts := f.halts(st.Record)
 	if st.Do == followStart {
-		return f.startHere(ctx, st)
+		return f.startHere(ctx, st, halts)
 	}
 	spec, left, _, err := f.specOf(ctx, st.Known)
 	if err != nil {
 		return err
 	}
 	s := f.m.cluster.State()
-	if f.ahead.bring(ctx, st.Known, spec) {
+	if f.ahead.bring(ctx, st.Known, spec, halts) {
 		if len(left) > 0 {
 			f.tellUnpublished(s, st.Known, left)
 		}
 		return nil
 	}
 	id, err := f.engine.Recreate(ctx, spec, f.known(st.Known), func(ctx context.Context, id string) error {
-		return f.stays(ctx, st.Known, id)
+		return f.stays(ctx, st.Known, id, halts)
 	})
 	if id != "" && err != nil && !errors.Is(err, container.ErrUndecided) {
 		f.m.log.Warn("a container was made again, but something is left of the one it replaced", "container", spec.Name, "err", err)
@@ -635,22 +643,22 @@ func (f *follower) bring(ctx context.Context, st followStep) error {
 }
 
 // startHere starts the container of a record that is here. It is its user's, and stays in any case.
-func (f *follower) startHere(ctx context.Context, st followStep) error {
+func (f *follower) startHere(ctx context.Context, st followStep, halts int) error {
 	f.mu.Lock()
 	begun := f.failed[st.Record].begun
 	f.mu.Unlock()
 	if begun == st.Here.ID {
 		// It was started, and that was not recorded: if it has done all it had to do since, it must not
 		// do that twice.
-		if err := f.stays(ctx, st.Known, begun); err == nil || errors.Is(err, container.ErrUndecided) {
+		if err := f.stays(ctx, st.Known, begun, halts); err == nil || errors.Is(err, container.ErrUndecided) {
 			return err
 		}
 	}
 	if err := f.engine.StartAgain(ctx, st.Here.ID); err != nil {
 		return err
 	}
-	err := f.stays(ctx, st.Known, st.Here.ID)
-	if errors.Is(err, container.ErrUndecided) {
+	err := f.stays(ctx, st.Known, st.Here.ID, halts)
+	if errors.Is(err, container.ErrUndecided) && f.halts(st.Record) == halts {
 		f.mu.Lock()
 		a := f.failed[st.Record]
 		a.begun = st.Here.ID
@@ -705,7 +713,7 @@ func (f *follower) tellUnpublished(s *state.State, r *state.Container, left []st
 // known is what is known of the containers here in whose place the one of a record may come.
 func (f *follower) known(r *state.Container) container.Known {
 	f.mu.Lock()
-	known := container.Known{Prepared: f.prepared[r.RecordKey()]}
+	known := container.Known{Prepared: f.prepared[r.RecordKey()], Halted: f.halted[r.RecordKey()].id}
 	f.mu.Unlock()
 	if id := r.Left[f.m.self]; id != "" {
 		known.Replaces = []string{id}
@@ -821,6 +829,11 @@ func (f *follower) stop(ctx context.Context, c *state.Container) error {
 	key := c.RecordKey()
 	f.mu.Lock()
 	f.stopping[key]++
+	f.halted[key] = halt{c.ID, f.halted[key].times + 1}
+	if a, ok := f.failed[key]; ok && a.begun == c.ID {
+		a.begun = ""
+		f.failed[key] = a
+	}
 	f.mu.Unlock()
 	defer func() {
 		f.mu.Lock()
@@ -834,6 +847,13 @@ func (f *follower) stop(ctx context.Context, c *state.Container) error {
 		return err
 	}
 	return nil
+}
+
+// halts is how often containers of a record were stopped here for a move.
+func (f *follower) halts(record string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.halted[record].times
 }
 
 // key is the data key; the first node that needs one makes it.
@@ -922,6 +942,7 @@ func (f *follower) forgetDone(s *state.State, steps []followStep, hidden map[str
 	maps.DeleteFunc(f.problems, func(key, _ string) bool { return !tried[key] && !f.busy[key] })
 	maps.DeleteFunc(f.failed, func(key string, _ followAttempt) bool { return !tried[key] && !f.busy[key] })
 	maps.DeleteFunc(f.prepared, func(key, _ string) bool { r := s.Container(key); return r == nil || r.Node == f.m.self })
+	maps.DeleteFunc(f.halted, func(key string, _ halt) bool { return s.Container(key) == nil && f.stopping[key] == 0 })
 	maps.DeleteFunc(f.hooks, func(key string, _ *hookRun) bool { return s.Container(key) == nil })
 	maps.DeleteFunc(f.images, func(key string, _ bool) bool { return s.Container(key) == nil })
 }

@@ -93,8 +93,10 @@ func times(n int) string {
 // it. The error is why it does not; container.ErrUndecided: that cannot be found out, or not be
 // recorded yet, and it is to be asked again. One that its engine starts again and again is recorded and
 // told of, unless its volumes can go back where it ran: nothing would be gained by removing it. That is
-// errLoops, which is undecided for whoever made it.
-func (f *follower) stays(ctx context.Context, r *state.Container, id string) error {
+// errLoops, which is undecided for whoever made it. halts is how often it had been stopped for a move
+// before it was started: one that was since may end as if it had done all it had to do, and must run
+// where it goes.
+func (f *follower) stays(ctx context.Context, r *state.Container, id string, halts int) error {
 	f.watch(r.RecordKey(), true)
 	defer f.watch(r.RecordKey(), false)
 	held := heldBy(f.m.cluster.State(), r)
@@ -107,7 +109,11 @@ func (f *follower) stays(ctx context.Context, r *state.Container, id string) err
 	f.mu.Lock()
 	w.again = f.failed[r.RecordKey()].tries > 0
 	f.mu.Unlock()
-	switch c, verdict, why := w.await(ctx); verdict {
+	c, verdict, why := w.await(ctx)
+	if f.halts(r.RecordKey()) != halts {
+		return fmt.Errorf("container %s is stopped for a move: %w", r.Name, container.ErrUndecided)
+	}
+	switch verdict {
 	case startFails:
 		err := f.lastWords(ctx, id, why)
 		if c.ID == "" || !c.State.Live() {

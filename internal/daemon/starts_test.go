@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/container/containerfake"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -365,6 +366,31 @@ func TestGoesBack(t *testing.T) {
 		if got := goesBack(s, &r); got != c.want {
 			t.Errorf("%s: %t", c.name, got)
 		}
+	}
+}
+
+// What is stopped for a move is noted, so that how it ends is not taken for how it came up.
+func TestHalted(t *testing.T) {
+	f := newFollower(&member{self: "n2"}, containerfake.New("n2"))
+	r := &state.Container{Name: "web", Node: "n1", ID: "a", Changed: 4, Volumes: []state.ContainerVolume{{ID: "v"}}}
+	key := r.RecordKey()
+	f.failed[key] = followAttempt{begun: "b"}
+	for i, id := range []string{"c", "b"} {
+		made := *r
+		made.ID = id
+		if err := f.stop(t.Context(), &made); err != nil {
+			t.Fatal(err)
+		}
+		if got := f.known(r).Halted; got != id || f.halts(key) != i+1 {
+			t.Errorf("stopped %s: %q, %d times", id, got, f.halts(key))
+		}
+		if got := f.failed[key].begun; (got == "") != (id == "b") {
+			t.Errorf("stopped %s: %q is to be asked how it ended", id, got)
+		}
+	}
+	f.forgetDone(state.New(), nil, nil)
+	if len(f.halted) > 0 {
+		t.Errorf("%v is kept of a record that is gone", f.halted)
 	}
 }
 

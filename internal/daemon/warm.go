@@ -431,12 +431,12 @@ func (p *prestarts) end(ctx context.Context, w *prestart) {
 
 // bring has the container of a record that waits go on with its volume. It says whether it
 // did; else nothing waits any more, and it is to be started as all others.
-func (p *prestarts) bring(ctx context.Context, r *state.Container, spec container.Spec) bool {
+func (p *prestarts) bring(ctx context.Context, r *state.Container, spec container.Spec, halts int) bool {
 	w := p.take(ctx, r.RecordKey())
 	if w == nil {
 		return false
 	}
-	err := p.release(ctx, r, w, spec)
+	err := p.release(ctx, r, w, spec, halts)
 	if err != nil {
 		p.end(ctx, w)
 		p.tell(r, err)
@@ -446,7 +446,7 @@ func (p *prestarts) bring(ctx context.Context, r *state.Container, spec containe
 	return true
 }
 
-func (p *prestarts) release(ctx context.Context, r *state.Container, w *prestart, spec container.Spec) error {
+func (p *prestarts) release(ctx context.Context, r *state.Container, w *prestart, spec container.Spec, halts int) error {
 	asked, err := w.spec.Encode()
 	if err != nil {
 		return err
@@ -470,7 +470,7 @@ func (p *prestarts) release(ctx context.Context, r *state.Container, w *prestart
 			// Its engine would not start it again, and its name would be taken for ever.
 			return errors.New("it ended before its engine was told to start it again")
 		}
-		return p.f.stays(ctx, r, w.id)
+		return p.f.stays(ctx, r, w.id, halts)
 	})
 	if errors.Is(err, container.ErrUndecided) {
 		p.f.m.log.Warn("a container goes on with its volume, and it is looked at again whether it stays up", "container", spec.Name, "err", err)

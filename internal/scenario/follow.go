@@ -49,6 +49,7 @@ func (w *World) moveFollowing(name, to string) error {
 //	                               the one there is no other
 //	started NODE CONTAINER TIMES   so often one of that name was started there, by its user or by flockd; what its
 //	                               engine does by itself is not counted
+//	polite NODE CONTAINER          it ends with code 0 there when it is stopped
 //	sticks NODE CONTAINER, loosens NODE CONTAINER  the engine cannot remove it while it runs, and can again
 //	followed NODE CONTAINER ON running|stopped  until the node knows it so
 //	remarked NODE CONTAINER TEXT   until flockctl container list says so of it
@@ -130,6 +131,8 @@ func (w *World) followStep(words []string) (ok bool, err error) {
 		if got := m.Engine.Started(words[2]); strconv.Itoa(got) != words[3] {
 			return true, fmt.Errorf("it was started %d times", got)
 		}
+	case "polite":
+		m.Engine.Polite(words[2])
 	case "sticks", "loosens":
 		m.Engine.Stick(words[2], words[0] == "sticks")
 	case "spoil", "mend":

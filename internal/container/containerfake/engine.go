@@ -51,6 +51,7 @@ type Engine struct {
 	ends       map[string]End     // by name: how the commands of containers end
 	started    map[string]int     // by name: how often somebody has started one
 	stuck      map[string]bool    // names of containers that cannot be removed while they run
+	polite     map[string]bool    // names of containers that end with code 0 when they are stopped
 	exec       func(ctx context.Context, name string, command []string) (string, error)
 	followers  map[*follower]struct{}
 	swarm      *Swarm // nil: it belongs to none
@@ -341,6 +342,20 @@ func (e *Engine) Stick(name string, stuck bool) {
 	e.stuck[name] = stuck
 }
 
+// politeUnmount is how long its engine takes to unmount what a polite container had.
+const politeUnmount = time.Second
+
+// Polite has containers of a name end with code 0 when they are stopped, as servers do. Their end is
+// seen before their volumes are unmounted.
+func (e *Engine) Polite(name string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.polite == nil {
+		e.polite = map[string]bool{}
+	}
+	e.polite[name] = true
+}
+
 // Stop stops a container, as its user does.
 func (e *Engine) Stop(name string) error {
 	if err := e.alive(); err != nil {
@@ -354,9 +369,16 @@ func (e *Engine) Stop(name string) error {
 	c.byHand = true
 	_, loops := e.ends[name]
 	running := c.state == container.Running || loops && c.state == container.Restarting
+	code := 137
+	if e.polite[name] {
+		code = 0
+	}
 	e.mu.Unlock()
 	if running {
-		e.setState(c, container.Exited, 137, "")
+		e.setState(c, container.Exited, code, "")
+		if code == 0 {
+			time.Sleep(politeUnmount)
+		}
 		e.unmountAll(c)
 	}
 	return nil
