@@ -48,9 +48,12 @@ type Known struct {
 	// Replaces are those that it takes the place of: removed once it has come up, and before that
 	// in no case. They have been seen to run here, whatever their labels say.
 	Replaces []string
-	// Prepared is somebody's, which was started in its place, did not stay and was stopped again. It is
-	// started again, and never removed.
+	// Prepared is somebody's, which was started in its place. If it did not stay it was stopped again;
+	// it is started again then, and never removed.
 	Prepared string
+	// Begun is the prepared one if it was started and nobody knows yet whether it stays, or has done all
+	// it had to do.
+	Begun string
 	// Halted was stopped for a move. How it ended tells nothing, so that is not asked.
 	Halted string
 }
@@ -63,6 +66,15 @@ type StoppedError struct {
 
 func (e *StoppedError) Error() string { return e.Err.Error() }
 func (e *StoppedError) Unwrap() error { return e.Err }
+
+// BegunError is ErrUndecided about a container that somebody had prepared and that was started.
+type BegunError struct {
+	ID  string
+	Err error
+}
+
+func (e *BegunError) Error() string { return e.Err.Error() }
+func (e *BegunError) Unwrap() error { return e.Err }
 
 // Recreate makes the container of a spec under its name and starts it:
 //
@@ -88,14 +100,16 @@ func replace(ctx context.Context, m Maker, s Spec, known Known, stays func(ctx c
 	fresh := func(c Captured) bool { return !c.Started && alike(c.Spec, s) && samePorts(c.Spec, s) }
 	there, err := predecessor(ctx, m, s, known, fresh)
 	if err == nil && ended(there, s, known) {
-		// Of a call that was cut off, or could not record it. How it has ended says whether it is made
-		// again: what has done all it had to do must not be done twice.
+		// Of a call that was cut off, or could not record it. How it has ended says whether it is made, or
+		// started, again: what has done all it had to do must not be done twice.
 		if there.ID != known.Halted {
 			if err := stays(ctx, there.ID); err == nil || errors.Is(err, ErrUndecided) {
 				return there.ID, err
 			}
 		}
-		there, err = removeMade(ctx, m, s, there.ID)
+		if ours(there, s, known) {
+			there, err = removeMade(ctx, m, s, there.ID)
+		}
 	}
 	switch {
 	case errors.Is(err, ErrNotFound):
@@ -182,16 +196,21 @@ func removeMade(ctx context.Context, m Maker, s Spec, id string) (Captured, erro
 	return m.Find(ctx, s.Name)
 }
 
-// ended says that what an earlier call has made ran, and does not any more.
+// ended says that what an earlier call has made, or has begun, ran and does not any more.
 func ended(there Captured, s Spec, known Known) bool {
-	return there.Started && !there.State.Live() && ours(there, s, known)
+	return there.Started && !there.State.Live() && (ours(there, s, known) || there.ID == known.Begun && again(there, s, known))
 }
 
 // unlessStays is why a container that was there already, and was started, does not stay. It is
 // removed then if it is ours, and else stopped: its engine would go on starting it.
 func unlessStays(ctx context.Context, m Maker, s Spec, there Captured, known Known, stays func(ctx context.Context, id string) error) error {
 	err := stays(ctx, there.ID)
-	if !fails(err) {
+	switch {
+	case err == nil:
+		return nil
+	case !fails(err) && !ours(there, s, known):
+		return &BegunError{there.ID, err}
+	case !fails(err):
 		return err
 	}
 	if ours(there, s, known) {

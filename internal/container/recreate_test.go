@@ -458,6 +458,53 @@ func TestRecreateDoesNotStay(t *testing.T) {
 		}
 	}
 
+	// What somebody has prepared, and may have done all it had to do, is asked before it is started again.
+	for _, c := range []struct {
+		name  string
+		state State
+		says  []error // each time it is asked
+		asked string  // what is there when it is
+		want  string
+	}{
+		{"it has done all", Exited, []error{nil}, "db=id1/exited", "db=id1/exited"},
+		{"that cannot be recorded", Exited, []error{ErrUndecided}, "db=id1/exited", "db=id1/exited"},
+		{"it has failed", Exited, []error{errors.New("it ended"), nil}, "db=id1/exited, db=id1/running", "db=id1/running"},
+		{"and does again", Exited, []error{errors.New("it ended"), errors.New("it ended")}, "db=id1/exited, db=id1/running", "db=id1/exited"},
+		{"it runs", Running, []error{ErrUndecided}, "db=id1/running", "db=id1/running"},
+		{"it does not come up", Running, []error{errors.New("it ended")}, "db=id1/running", "db=id1/exited"},
+	} {
+		e := &madeEngine{containers: map[string]*Captured{}}
+		e.add("db", labelled, Created)
+		var asked []string
+		says := []error{ErrUndecided}
+		ask := func(context.Context, string) error {
+			asked = append(asked, e.String())
+			err := says[0]
+			says = says[1:]
+			return err
+		}
+		_, err := Recreate(t.Context(), e, made, Known{}, ask)
+		var begun *BegunError
+		if !errors.As(err, &begun) || begun.ID != "id1" || !errors.Is(err, ErrUndecided) {
+			t.Errorf("begun, %s: %v: %s", c.name, err, e)
+			continue
+		}
+		e.containers["id1"].State = c.state
+		says, asked = c.says, nil
+		last := says[len(says)-1]
+		_, err = Recreate(t.Context(), e, made, Known{Prepared: "id1", Begun: "id1"}, ask)
+		if !errors.Is(err, last) || strings.Join(asked, ", ") != c.asked || e.String() != c.want {
+			t.Errorf("begun, %s: %v: asked at %q, then %s; want %q, then %s", c.name, err, asked, e, c.asked, c.want)
+		}
+	}
+	// One that its user has started meanwhile is theirs: it is not noted, and so not stopped later.
+	theirs := &madeEngine{containers: map[string]*Captured{}}
+	theirs.add("db", labelled, Running)
+	var begun *BegunError
+	if _, err := Recreate(t.Context(), theirs, made, Known{}, func(context.Context, string) error { return ErrUndecided }); !errors.Is(err, ErrUndecided) || errors.As(err, &begun) {
+		t.Errorf("its user has started it: %v", err)
+	}
+
 	// Whoever stops waiting while it is looked at leaves nothing behind.
 	ctx, stop := context.WithCancel(t.Context())
 	e = &madeEngine{containers: map[string]*Captured{}}

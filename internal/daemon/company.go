@@ -236,7 +236,7 @@ func (f *follower) stopMade(ctx context.Context, v *state.Volume) error {
 	f.mu.Unlock()
 	for _, u := range users {
 		i := slices.IndexFunc(starting, func(c *state.Container) bool {
-			return c.Name == u.Name && (madeFor(c, f.m.self, u) || prepared[c.RecordKey()] == u.Container)
+			return c.Name == u.Name && (madeFor(c, f.m.self, u) || prepared[c.RecordKey()].id == u.Container)
 		})
 		if i < 0 || !u.State.Live() {
 			continue

@@ -59,7 +59,7 @@ type follower struct {
 	halted   map[string]halt            // by record: what was stopped here for a move
 	failed   map[string]followAttempt   // records that could not be started
 	looping  map[string]loop            // by record: what is left to its engine and keeps ending
-	prepared map[string]string          // by record: what a person had made, was started, and did not stay
+	prepared map[string]prepared        // by record
 	problems map[string]string          // sentences by record
 	refused  map[string]string          // records that cannot be written, and why
 	images   map[string]bool            // by record: whether the image is here
@@ -93,6 +93,14 @@ type followAttempt struct {
 	begun string // what was started, by ID, and is not known to stay or to have ended well
 }
 
+// prepared is what a person had made, and was started here for a record.
+type prepared struct {
+	id string
+	// begun: Changed of the record as it was then, if it was not stopped again since and nobody knows
+	// yet whether it stays: it may have done all it had to do. 0: it did not stay.
+	begun uint64
+}
+
 // halt is a container that was stopped for a move. How it ended tells nothing of it.
 type halt struct {
 	id    string
@@ -103,7 +111,7 @@ func newFollower(m *member, engine container.Engine) *follower {
 	return &follower{
 		m: m, engine: engine, wake: make(chan struct{}, 1),
 		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{}, watched: map[string]bool{}, stopping: map[string]int{}, halted: map[string]halt{},
-		failed: map[string]followAttempt{}, looping: map[string]loop{}, prepared: map[string]string{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
+		failed: map[string]followAttempt{}, looping: map[string]loop{}, prepared: map[string]prepared{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
 		foreseen: map[string]foreseen{}, here: map[string]container.State{}, unrouted: map[string]string{}, hooks: map[string]*hookRun{},
 		ready: map[volume.ID]string{}, readied: make(chan struct{}), stops: map[string]*stopRun{}, stopTook: map[volume.ID]lastStop{},
 	}
@@ -268,7 +276,7 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 		}
 		if r != nil {
 			h.Made = madeFor(r, f.m.self, u)
-			h.Unproven = h.Made || r.Node != f.m.self && prepared[r.RecordKey()] == h.ID
+			h.Unproven = h.Made || r.Node != f.m.self && prepared[r.RecordKey()].id == h.ID
 		}
 		if busy[recordKeyOf(&h)] {
 			continue
@@ -628,18 +636,31 @@ func (f *follower) bring(ctx context.Context, st followStep) error {
 		f.m.log.Warn("a container was made again, but something is left of the one it replaced", "container", spec.Name, "err", err)
 		err = nil
 	}
-	f.mu.Lock()
-	var stopped *container.StoppedError
-	if errors.As(err, &stopped) {
-		f.prepared[st.Record] = stopped.ID
-	} else if err == nil {
-		delete(f.prepared, st.Record)
-	}
-	f.mu.Unlock()
+	f.tried(st.Known, err, halts)
 	if err == nil && len(left) > 0 {
 		f.tellUnpublished(s, st.Known, left)
 	}
 	return err
+}
+
+// tried notes what became of a container that a person had prepared for a record, by the error of the
+// try. halts is how often one of it had been stopped for a move before.
+func (f *follower) tried(r *state.Container, err error, halts int) {
+	key := r.RecordKey()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var stopped *container.StoppedError
+	var begun *container.BegunError
+	switch {
+	case errors.As(err, &stopped):
+		f.prepared[key] = prepared{id: stopped.ID}
+	case errors.As(err, &begun) && f.halted[key].times == halts:
+		f.prepared[key] = prepared{begun.ID, r.Changed}
+	case errors.As(err, &begun):
+		f.prepared[key] = prepared{id: begun.ID}
+	case err == nil:
+		delete(f.prepared, key)
+	}
 }
 
 // startHere starts the container of a record that is here. It is its user's, and stays in any case.
@@ -713,8 +734,15 @@ func (f *follower) tellUnpublished(s *state.State, r *state.Container, left []st
 // known is what is known of the containers here in whose place the one of a record may come.
 func (f *follower) known(r *state.Container) container.Known {
 	f.mu.Lock()
-	known := container.Known{Prepared: f.prepared[r.RecordKey()], Halted: f.halted[r.RecordKey()].id}
+	p, halted := f.prepared[r.RecordKey()], f.halted[r.RecordKey()].id
 	f.mu.Unlock()
+	known := container.Known{Prepared: p.id}
+	if p.begun > 0 && p.begun == r.Changed { // else it has run elsewhere since
+		known.Begun = p.id
+	}
+	if halted != p.id { // that one is begun again since, or is not asked about in any case
+		known.Halted = halted
+	}
 	if id := r.Left[f.m.self]; id != "" {
 		known.Replaces = []string{id}
 	}
@@ -830,6 +858,9 @@ func (f *follower) stop(ctx context.Context, c *state.Container) error {
 	f.mu.Lock()
 	f.stopping[key]++
 	f.halted[key] = halt{c.ID, f.halted[key].times + 1}
+	if p := f.prepared[key]; p.id != "" && p.id == c.ID {
+		f.prepared[key] = prepared{id: p.id}
+	}
 	if a, ok := f.failed[key]; ok && a.begun == c.ID {
 		a.begun = ""
 		f.failed[key] = a
@@ -941,7 +972,7 @@ func (f *follower) forgetDone(s *state.State, steps []followStep, hidden map[str
 	defer f.mu.Unlock()
 	maps.DeleteFunc(f.problems, func(key, _ string) bool { return !tried[key] && !f.busy[key] })
 	maps.DeleteFunc(f.failed, func(key string, _ followAttempt) bool { return !tried[key] && !f.busy[key] })
-	maps.DeleteFunc(f.prepared, func(key, _ string) bool { r := s.Container(key); return r == nil || r.Node == f.m.self })
+	maps.DeleteFunc(f.prepared, func(key string, _ prepared) bool { r := s.Container(key); return r == nil || r.Node == f.m.self })
 	maps.DeleteFunc(f.halted, func(key string, _ halt) bool { return s.Container(key) == nil && f.stopping[key] == 0 })
 	maps.DeleteFunc(f.hooks, func(key string, _ *hookRun) bool { return s.Container(key) == nil })
 	maps.DeleteFunc(f.images, func(key string, _ bool) bool { return s.Container(key) == nil })

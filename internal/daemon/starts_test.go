@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -392,6 +393,46 @@ func TestHalted(t *testing.T) {
 	if len(f.halted) > 0 {
 		t.Errorf("%v is kept of a record that is gone", f.halted)
 	}
+}
+
+// What a person had prepared is asked how it ended, as long as nobody has stopped it for a move and it
+// has not run elsewhere since.
+func TestTried(t *testing.T) {
+	f := newFollower(&member{self: "n2"}, containerfake.New("n2"))
+	r := &state.Container{Name: "web", Node: "n1", ID: "a", Changed: 4, Volumes: []state.ContainerVolume{{ID: "v"}}}
+	later, own := *r, *r
+	later.Changed, own.ID = 5, "p"
+	halts := func() int { return f.halts(r.RecordKey()) }
+	is := func(what string, r *state.Container, want container.Known) {
+		t.Helper()
+		if got := f.known(r); got.Prepared != want.Prepared || got.Begun != want.Begun || got.Halted != want.Halted {
+			t.Errorf("%s: %+v, want %+v", what, got, want)
+		}
+	}
+	begun := fmt.Errorf("starting: %w", &container.BegunError{ID: "p", Err: container.ErrUndecided})
+	f.tried(r, begun, halts())
+	is("begun", r, container.Known{Prepared: "p", Begun: "p"})
+	f.tried(r, errors.New("no engine"), halts())
+	is("a try that did not come to it", r, container.Known{Prepared: "p", Begun: "p"})
+	is("it was recorded elsewhere since", &later, container.Known{Prepared: "p"})
+	before := halts()
+	if err := f.stop(t.Context(), &own); err != nil {
+		t.Fatal(err)
+	}
+	is("stopped for a move", r, container.Known{Prepared: "p"})
+	f.tried(r, begun, before)
+	is("stopped for a move while it was watched", r, container.Known{Prepared: "p"})
+	f.tried(r, begun, halts())
+	is("begun again", r, container.Known{Prepared: "p", Begun: "p"})
+	f.tried(r, fmt.Errorf("starting: %w", &container.StoppedError{ID: "p", Err: errors.New("it ended")}), halts())
+	is("it did not stay", r, container.Known{Prepared: "p"})
+	own.ID = "b"
+	if err := f.stop(t.Context(), &own); err != nil {
+		t.Fatal(err)
+	}
+	is("one of ours is stopped for a move", r, container.Known{Prepared: "p", Halted: "b"})
+	f.tried(r, nil, halts())
+	is("it came up", r, container.Known{Halted: "b"})
 }
 
 // The address of a node's network is that of many containers.

@@ -46,7 +46,7 @@ func (w *World) moveFollowing(name, to string) error {
 //	run-once NODE CONTAINER VOLUME..       the same without a restart policy
 //	run-trying NODE CONTAINER TRIES VOLUME..  the same with the policy on-failure:TRIES
 //	prepare NODE CONTAINER VOLUME..        docker compose create of what run-following runs; prepared NODE CONTAINER:
-//	                               the one there is no other
+//	                               the one there is no other; prepare-once of what run-once runs
 //	started NODE CONTAINER TIMES   so often one of that name was started there, by its user or by flockd; what its
 //	                               engine does by itself is not counted
 //	polite NODE CONTAINER          it ends with code 0 there when it is stopped
@@ -87,7 +87,7 @@ func (w *World) followStep(words []string) (ok bool, err error) {
 		time.Sleep(10 * time.Second) // flockd, which ends after the engine, sees what that does
 		m.Engine.Shutdown()
 		m.Cut()
-	case "run-following", "run-once", "run-trying", "prepare":
+	case "run-following", "run-once", "run-trying", "prepare", "prepare-once":
 		opts := containerfake.RunOptions{
 			Labels: map[string]string{container.LabelEnable: "true"}, Env: []string{secret}, Image: words[2] + ":1",
 		}
@@ -103,6 +103,8 @@ func (w *World) followStep(words []string) (ok bool, err error) {
 			return true, m.Engine.Run(words[2], opts, words[4:]...)
 		case "prepare":
 			opts.Restart = "always"
+			return true, m.Engine.Create(words[2], opts, words[3:]...)
+		case "prepare-once":
 			return true, m.Engine.Create(words[2], opts, words[3:]...)
 		}
 		return true, m.Engine.Run(words[2], opts, words[3:]...)
