@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -659,6 +660,38 @@ func TestNodeGoesOn(t *testing.T) {
 	eventually(t, "it serves what it is told", func() bool { return m.Apply(t.Context(), Config{Node: "other"}) == nil })
 	if s, err := m.Status(t.Context()); err != nil || s.Node != "other" || len(s.Routes) > 0 {
 		t.Errorf("it goes on with %+v, %v", s, err)
+	}
+}
+
+// What a process is told while it still reads what the one before was told comes after that.
+func TestNodeToldAtItsBeginning(t *testing.T) {
+	c := newCluster(t, 1)
+	m := c.nodes[0]
+	file := filepath.Join(t.TempDir(), "proxy.json")
+	if err := syscall.Mkfifo(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.stop()
+	m.start(t, file, m.addr) // it reads until somebody has written
+	now := Config{Node: m.name, Routes: []Route{{ID: "now", Listen: freePort(t), Mode: TCP, Owner: m.name, OwnerAddr: m.addr, Epoch: 2}}}
+	told := make(chan error, 1)
+	go func() { told <- m.Apply(t.Context(), now) }()
+	select {
+	case err := <-told:
+		told <- err
+		t.Error("it was told before it had read")
+	case <-time.After(50 * time.Millisecond): // in which it could have been
+	}
+	before := fmt.Sprintf(`{"Config": {"Node": %q, "Routes": [{"ID": "before", "Listen": %d, "Mode": "tcp", "Owner": %q, "OwnerAddr": %q, "Epoch": 1}]}}`,
+		m.name, freePort(t), m.name, m.addr)
+	if err := os.WriteFile(file, []byte(before), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-told; err != nil {
+		t.Fatal(err)
+	}
+	if s, err := m.Status(t.Context()); err != nil || len(s.Routes) != 1 || s.Routes[0].ID != "now" {
+		t.Errorf("it goes by %+v, %v", s.Routes, err)
 	}
 }
 

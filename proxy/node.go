@@ -113,10 +113,13 @@ func (n *Node) Run(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer n.work.Wait()
 	defer cancel()
+	n.applying.Lock() // whoever tells something from now on tells it after what is restored
 	n.mu.Lock()
 	n.ctx = ctx
 	n.mu.Unlock()
-	if err := n.restore(ctx); err != nil {
+	err := n.restore()
+	n.applying.Unlock()
+	if err != nil {
 		return err
 	}
 	n.eldersMu.Lock()
@@ -785,7 +788,7 @@ func (n *Node) save() error {
 
 // restore goes on with what was written down. A file that cannot be read is as none: who
 // drives the proxy tells it all again.
-func (n *Node) restore(context.Context) error {
+func (n *Node) restore() error {
 	if n.File == "" {
 		return nil
 	}
@@ -807,7 +810,5 @@ func (n *Node) restore(context.Context) error {
 		n.Log.Warn("what the proxy was told before is lost, until flockd tells it again", "file", n.File, "err", err)
 		return nil
 	}
-	n.applying.Lock()
-	defer n.applying.Unlock()
 	return n.apply(k.Config, k.Paused)
 }
