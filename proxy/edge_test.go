@@ -671,8 +671,12 @@ func TestNodeToldAtItsBeginning(t *testing.T) {
 	if err := syscall.Mkfifo(file, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	before, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	m.stop()
-	m.start(t, file, m.addr) // it reads until somebody has written
+	m.start(t, file, m.addr) // it reads until that is closed
 	now := Config{Node: m.name, Routes: []Route{{ID: "now", Listen: freePort(t), Mode: TCP, Owner: m.name, OwnerAddr: m.addr, Epoch: 2}}}
 	told := make(chan error, 1)
 	go func() { told <- m.Apply(t.Context(), now) }()
@@ -682,9 +686,9 @@ func TestNodeToldAtItsBeginning(t *testing.T) {
 		t.Error("it was told before it had read")
 	case <-time.After(50 * time.Millisecond): // in which it could have been
 	}
-	before := fmt.Sprintf(`{"Config": {"Node": %q, "Routes": [{"ID": "before", "Listen": %d, "Mode": "tcp", "Owner": %q, "OwnerAddr": %q, "Epoch": 1}]}}`,
+	_, err = fmt.Fprintf(before, `{"Config": {"Node": %q, "Routes": [{"ID": "before", "Listen": %d, "Mode": "tcp", "Owner": %q, "OwnerAddr": %q, "Epoch": 1}]}}`,
 		m.name, freePort(t), m.name, m.addr)
-	if err := os.WriteFile(file, []byte(before), 0o600); err != nil {
+	if err := errors.Join(err, before.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-told; err != nil {
