@@ -15,6 +15,9 @@ const (
 	replacedSuffix = ".flocker-old"
 )
 
+// Replaced is the name that a container of a name has while another one takes its place.
+func Replaced(name string) string { return name + replacedSuffix }
+
 // ErrUndecided is the answer to whether a container stays when nobody knows: then nothing is
 // removed.
 var ErrUndecided = errors.New("nobody knows yet whether it stays up")

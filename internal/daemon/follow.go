@@ -59,6 +59,7 @@ type follower struct {
 	halted   map[string]halt            // by record: what was stopped here for a move
 	failed   map[string]followAttempt   // records that could not be started
 	looping  map[string]loop            // by record: what is left to its engine and keeps ending
+	looked   map[string]string          // by record: the ID of the one here that this process has recorded, or looked at since
 	prepared map[string]prepared        // by record
 	problems map[string]string          // sentences by record
 	refused  map[string]string          // records that cannot be written, and why
@@ -111,7 +112,7 @@ func newFollower(m *member, engine container.Engine) *follower {
 	return &follower{
 		m: m, engine: engine, wake: make(chan struct{}, 1),
 		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{}, watched: map[string]bool{}, stopping: map[string]int{}, halted: map[string]halt{},
-		failed: map[string]followAttempt{}, looping: map[string]loop{}, prepared: map[string]prepared{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
+		failed: map[string]followAttempt{}, looping: map[string]loop{}, looked: map[string]string{}, prepared: map[string]prepared{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
 		foreseen: map[string]foreseen{}, here: map[string]container.State{}, unrouted: map[string]string{}, hooks: map[string]*hookRun{},
 		ready: map[volume.ID]string{}, readied: make(chan struct{}), stops: map[string]*stopRun{}, stopTook: map[volume.ID]lastStop{},
 	}
@@ -257,6 +258,10 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 		busy[key] = true // it may still run, and it is not its user who stops it
 	}
 	f.mu.Unlock()
+	names := map[string]bool{}
+	for _, u := range users {
+		names[u.Name] = true
+	}
 	for _, u := range users {
 		if !container.Followed(u.Labels) || strings.Contains(u.Name, ".flocker-") {
 			continue
@@ -298,6 +303,9 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 				h.Hash = key.Hash(plain)
 			}
 			f.describe(s, &h, u.Labels, c)
+			if r != nil && r.Node == f.m.self && r.ID == c.ID {
+				f.resume(s, r, c, names[container.Replaced(u.Name)])
+			}
 			h.GivenUp = f.recheck(recordKeyOf(&h), c)
 			mu.Lock()
 			defer mu.Unlock()
@@ -318,6 +326,21 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 // seen to come up. One that was recorded here has left when its user went back to that one by hand.
 func madeFor(r *state.Container, self volume.NodeID, u container.Use) bool {
 	return r.Node != self && r.Left[self] != u.Container && u.Labels[container.LabelMade] == r.ID
+}
+
+// resume goes on with what another flockd has left to its engine here, at the first look at it.
+func (f *follower) resume(s *state.State, r *state.Container, c container.Captured, old bool) {
+	key := r.RecordKey()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.looked[key] == c.ID {
+		return
+	}
+	f.looked[key] = c.ID
+	if l, ok := resumed(c, old, f.m.now()); ok && r.Run {
+		l.what = fmt.Sprintf("container %s does not come up on %s", r.Name, s.NodeName(f.m.self))
+		f.looping[key] = l
+	}
 }
 
 // recheck looks whether what was left to its engine has come up since, or was given up by it. What it
@@ -492,6 +515,9 @@ func (f *follower) put(ctx context.Context, s *state.State, st followStep, c con
 	switch {
 	case err == nil:
 		f.note(st.Record, "")
+		f.mu.Lock()
+		f.looked[st.Record] = c.ID
+		f.mu.Unlock()
 	case volume.CodeOf(err) == volume.CodeConflict || ctx.Err() != nil: // the state has moved on; the next look decides anew
 	default:
 		f.note(st.Record, fmt.Sprintf("container %s does not follow its volumes: %v", st.Here.Name, err))
@@ -974,6 +1000,7 @@ func (f *follower) forgetDone(s *state.State, steps []followStep, hidden map[str
 	maps.DeleteFunc(f.failed, func(key string, _ followAttempt) bool { return !tried[key] && !f.busy[key] })
 	maps.DeleteFunc(f.prepared, func(key string, _ prepared) bool { r := s.Container(key); return r == nil || r.Node == f.m.self })
 	maps.DeleteFunc(f.halted, func(key string, _ halt) bool { return s.Container(key) == nil && f.stopping[key] == 0 })
+	maps.DeleteFunc(f.looked, func(key, _ string) bool { return s.Container(key) == nil && !f.busy[key] })
 	maps.DeleteFunc(f.hooks, func(key string, _ *hookRun) bool { return s.Container(key) == nil })
 	maps.DeleteFunc(f.images, func(key string, _ bool) bool { return s.Container(key) == nil })
 }
@@ -988,7 +1015,9 @@ func (f *follower) report(rep *volume.Report) {
 		rep.Problems = append(rep.Problems, f.problems[key])
 	}
 	for _, key := range slices.Sorted(maps.Keys(f.looping)) {
-		rep.Problems = append(rep.Problems, f.looping[key].String())
+		if l := f.looping[key]; l.why != "" {
+			rep.Problems = append(rep.Problems, l.String())
+		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(f.unrouted)) {
 		rep.Problems = append(rep.Problems, f.unrouted[key])
@@ -1001,7 +1030,7 @@ func (f *follower) report(rep *volume.Report) {
 			continue
 		}
 		c := volume.Followed{Record: key, Problem: f.problems[key], LacksImage: asked && !has}
-		if l, ok := f.looping[key]; ok && c.Problem == "" {
+		if l, ok := f.looping[key]; ok && l.why != "" && c.Problem == "" {
 			c.Problem = l.String()
 		}
 		if r.Node != f.m.self && c.Problem == "" {

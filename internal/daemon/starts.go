@@ -152,7 +152,7 @@ var errLoops = errors.New("it does not come up yet")
 // loop is a container that does not come up and is left to its engine, which starts it again.
 type loop struct {
 	what     string // it, and where it is
-	why      string
+	why      string // "": it may have come up since it was left to it
 	restarts int
 	since    time.Time // for that long it was not started again
 	gaveUp   bool      // its engine does not start it any more
@@ -185,6 +185,10 @@ func (f *follower) loops(r *state.Container, c container.Captured, why error) {
 // user has stopped it. What its engine has given up was stopped by nobody.
 func (l loop) next(c container.Captured, now time.Time) (out loop, over bool) {
 	l.gaveUp = c.GivenUp()
+	if l.why == "" && (l.gaveUp || c.State == container.Restarting || c.State.Live() && c.Restarts != l.restarts) {
+		_, why := judgeStart(startView{Now: c, Seen: startPatience})
+		l.why = head(why, 2*maxHookError)
+	}
 	switch {
 	case l.gaveUp:
 		l.since = now
@@ -194,6 +198,15 @@ func (l loop) next(c container.Captured, now time.Time) (out loop, over bool) {
 		l.restarts, l.since = c.Restarts, now
 	}
 	return l, now.Sub(l.since) >= followSettle
+}
+
+// resumed is the loop that a container may be in which was made here and is recorded here, as far as can
+// be seen of it: it is another flockd that has left it to its engine. old: the one that it replaced is
+// still there, which goes once it has come up. One that its engine has not started again has ended for
+// other reasons, such as with its machine.
+func resumed(c container.Captured, old bool, now time.Time) (l loop, ok bool) {
+	l, over := loop{restarts: c.Restarts, since: now}.next(c, now)
+	return l, !over && c.Labels[container.LabelMade] != "" && (old || c.Restarts > 0 || c.State == container.Restarting)
 }
 
 // startWatch is what one container that was started is judged by.

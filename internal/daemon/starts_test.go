@@ -293,6 +293,83 @@ func TestLoop(t *testing.T) {
 	}
 }
 
+// What another flockd has left to its engine is told of again, and it is no wish of its user when that
+// gives up. One that seems to run is not told of, but looked after until it has for a while.
+func TestResumed(t *testing.T) {
+	now := time.Now()
+	const tries = `{"RestartPolicy":{"Name":"on-failure","MaximumRetryCount":6}}`
+	for _, tc := range []struct {
+		name      string
+		c         container.Captured
+		strange   bool // flocker has not made it
+		old       bool
+		want      bool
+		why       string // of Problems; "": none
+		gaveUp    bool
+		laterWhy  string // when its engine has started it again since
+		laterOver bool   // when it has not for long
+	}{
+		{name: "it waits to be started again", c: container.Captured{State: container.Restarting, ExitCode: 3, Restarts: 2}, want: true, why: "it ended with code 3, and its engine starts it again", laterWhy: "code 3"},
+		{name: "for the first time", c: container.Captured{State: container.Restarting, ExitCode: 3}, want: true, why: "code 3", laterWhy: "code 3"},
+		{name: "it runs just now", c: container.Captured{State: container.Running, Restarts: 2}, want: true, laterWhy: "its engine has started it again", laterOver: true},
+		{name: "it runs, and what it replaced is there", c: container.Captured{State: container.Running}, old: true, want: true, laterWhy: "its engine has started it again", laterOver: true},
+		{name: "it runs", c: container.Captured{State: container.Running}},
+		{name: "its engine has given up", c: container.Captured{State: container.Exited, ExitCode: 3, Restarts: 6}, want: true, why: "it ended with code 3", gaveUp: true},
+		{name: "it could not be started again", c: container.Captured{State: container.Exited, ExitCode: 3, Restarts: 1, Error: "no such device"}, want: true, why: "no such device", gaveUp: true},
+		{name: "it went down with its machine", c: container.Captured{State: container.Exited, ExitCode: 255, Error: "its engine crashed"}},
+		{name: "and had not come up", c: container.Captured{State: container.Exited, ExitCode: 255, Error: "its engine crashed"}, old: true, want: true, why: "its engine crashed", gaveUp: true},
+		{name: "its user has stopped it", c: container.Captured{State: container.Exited, ExitCode: 137, Restarts: 2}},
+		{name: "and what it replaced is there", c: container.Captured{State: container.Exited, ExitCode: 137, Restarts: 2}, old: true},
+		{name: "it is none of ours", c: container.Captured{State: container.Restarting, ExitCode: 3, Restarts: 2}, strange: true},
+	} {
+		tc.c.ID, tc.c.Started, tc.c.Spec.HostConfig, tc.c.Labels = "b", true, []byte(tries), map[string]string{container.LabelMade: "a"}
+		if tc.strange {
+			tc.c.Labels = nil
+		}
+		l, ok := resumed(tc.c, tc.old, now)
+		if ok != tc.want || ok && (!strings.Contains(l.why, tc.why) || (l.why == "") != (tc.why == "") || l.gaveUp != tc.gaveUp) {
+			t.Errorf("%s: %t, %+v", tc.name, ok, l)
+		}
+		if !ok || l.gaveUp {
+			continue
+		}
+		again := tc.c
+		again.Restarts++
+		if later, over := l.next(again, now.Add(time.Minute)); over || !strings.Contains(later.why, tc.laterWhy) {
+			t.Errorf("%s, and it is started again: %t, %+v", tc.name, over, later)
+		}
+		if later, over := l.next(tc.c, now.Add(time.Minute)); tc.laterOver && (!over || later.why != "") {
+			t.Errorf("%s, and it goes on: %t, %+v", tc.name, over, later)
+		}
+	}
+
+	// It is asked at the first look alone: what comes later is its engine's affair.
+	r := &state.Container{Name: "web", Node: "n2", ID: "b", Run: true, Volumes: []state.ContainerVolume{{ID: "v"}}}
+	loops := container.Captured{ID: "b", State: container.Restarting, ExitCode: 3, Started: true, Labels: map[string]string{container.LabelMade: "a"}}
+	runs := loops
+	runs.State = container.Running
+	for _, tc := range []struct {
+		name  string
+		looks []container.Captured
+		run   bool
+		want  int
+	}{
+		{"it loops", []container.Captured{loops}, true, 1},
+		{"it loops later", []container.Captured{runs, loops}, true, 0},
+		{"it is not to run", []container.Captured{loops}, false, 0},
+	} {
+		f := newFollower(&member{self: "n2", now: func() time.Time { return now }}, nil)
+		one := *r
+		one.Run = tc.run
+		for _, c := range tc.looks {
+			f.resume(state.New(), &one, c, false)
+		}
+		if len(f.looping) != tc.want {
+			t.Errorf("%s: %v", tc.name, f.looping)
+		}
+	}
+}
+
 // A failure is told of once, one that is to go back only when it does not; its clients wait for
 // that, and not for more tries. What nobody knows is no failure, and takes its time.
 func TestFollowAttempt(t *testing.T) {
