@@ -227,7 +227,7 @@ func (f *follower) step(ctx context.Context) {
 	}
 	f.age(v)
 	steps := planFollow(v)
-	f.forgetDone(s, steps, v.Hidden)
+	f.forgetDone(f.m.cluster.State, steps, v.Hidden)
 	f.forgetMoves()
 	for _, st := range steps {
 		if ctx.Err() != nil {
@@ -987,8 +987,9 @@ func (f *follower) note(record, problem string) {
 }
 
 // forgetDone drops the sentences about what is not tried any more. Of what is hidden nobody
-// knows that: a try may have failed since it was looked for.
-func (f *follower) forgetDone(s *state.State, steps []followStep, hidden map[string]bool) {
+// knows that: a try may have failed since it was looked for. now is asked under the lock: what is noted of
+// a record is in it.
+func (f *follower) forgetDone(now func() *state.State, steps []followStep, hidden map[string]bool) {
 	tried := map[string]bool{"data key": true}
 	maps.Copy(tried, hidden)
 	for _, st := range steps {
@@ -996,6 +997,8 @@ func (f *follower) forgetDone(s *state.State, steps []followStep, hidden map[str
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	s := now()
+	maps.DeleteFunc(f.looping, func(key string, _ loop) bool { r := s.Container(key); return r == nil || r.Node != f.m.self })
 	maps.DeleteFunc(f.problems, func(key, _ string) bool { return !tried[key] && !f.busy[key] })
 	maps.DeleteFunc(f.failed, func(key string, _ followAttempt) bool { return !tried[key] && !f.busy[key] })
 	maps.DeleteFunc(f.prepared, func(key string, _ prepared) bool { r := s.Container(key); return r == nil || r.Node == f.m.self })

@@ -175,9 +175,23 @@ func TestForgetDone(t *testing.T) {
 		f.problems[key], f.failed[key] = "cannot be started", followAttempt{tries: 1}
 	}
 	f.busy["busy"] = true
-	f.forgetDone(state.New(), []followStep{{Record: "tried"}}, map[string]bool{"hidden": true})
+	f.forgetDone(state.New, []followStep{{Record: "tried"}}, map[string]bool{"hidden": true})
 	if got := slices.Sorted(maps.Keys(f.failed)); !slices.Equal(got, []string{"busy", "hidden", "tried"}) || len(f.problems) != len(got) {
 		t.Errorf("%v, %v", got, f.problems)
+	}
+}
+
+// What is left to its engine is told of by the node that the container is recorded on.
+func TestForgetLoops(t *testing.T) {
+	s := followCase(t, []string{"vol v@1 on=n1", "rec here n1 id=a vols=v@1 run", "rec there n2 id=b vols=v@1 run"}).State
+	f := newFollower(&member{self: "n1"}, nil)
+	for _, name := range []string{"here", "there", "gone"} {
+		r := state.Container{Name: name, Volumes: []state.ContainerVolume{{ID: "v"}}}
+		f.looping[r.RecordKey()] = loop{what: name}
+	}
+	f.forgetDone(func() *state.State { return s }, nil, nil)
+	if len(f.looping) != 1 || f.looping[(&state.Container{Name: "here", Volumes: []state.ContainerVolume{{ID: "v"}}}).RecordKey()].what != "here" {
+		t.Errorf("%v", f.looping)
 	}
 }
 

@@ -466,7 +466,7 @@ func TestHalted(t *testing.T) {
 			t.Errorf("stopped %s: %q is to be asked how it ended", id, got)
 		}
 	}
-	f.forgetDone(state.New(), nil, nil)
+	f.forgetDone(state.New, nil, nil)
 	if len(f.halted) > 0 {
 		t.Errorf("%v is kept of a record that is gone", f.halted)
 	}
