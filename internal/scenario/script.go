@@ -212,7 +212,7 @@ func (w *World) step(words []string) error {
 		if err != nil {
 			return err
 		}
-		for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Second) {
 			w.Check()
 			for _, name := range w.Names() {
 				if m := w.nodes[name]; m.Up() {
