@@ -28,9 +28,25 @@ type redisServer struct {
 	dir  string
 	port int
 	cmd  *exec.Cmd
+	// ended is closed when its process is.
+	ended chan struct{}
 }
 
+// startRedis starts a server on a port that is free. Until the server has it somebody else may
+// take it, as for a connection of his own; then it is another one.
 func startRedis(t testing.TB, dir string) *redisServer {
+	t.Helper()
+	for range 10 {
+		if r := tryRedis(t, dir); r != nil {
+			return r
+		}
+	}
+	t.Fatalf("no server stays: see %s", filepath.Join(dir, "log"))
+	return nil
+}
+
+// tryRedis returns nil when the server has ended by itself.
+func tryRedis(t testing.TB, dir string) *redisServer {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -38,16 +54,26 @@ func startRedis(t testing.TB, dir string) *redisServer {
 	}
 	port := l.Addr().(*net.TCPAddr).Port
 	_ = l.Close()
-	r := &redisServer{t: t, dir: dir, port: port}
+	r := &redisServer{t: t, dir: dir, port: port, ended: make(chan struct{})}
 	r.cmd = exec.Command("redis-server", "--port", fmt.Sprint(port), "--dir", dir, "--appendonly", "yes", "--save", "", "--logfile", filepath.Join(dir, "log"))
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = r.cmd.Process.Kill(); _ = r.cmd.Wait() })
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
+	go func() {
+		defer close(r.ended)
+		_ = r.cmd.Wait()
+		cancel()
+	}()
+	t.Cleanup(func() { _ = r.cmd.Process.Kill(); <-r.ended })
 	if err := Probe(ctx, Redis, r.dial); err != nil {
-		t.Fatal(err)
+		select {
+		case <-r.ended:
+			return nil
+		default:
+			t.Fatal(err)
+		}
 	}
 	return r
 }
@@ -63,7 +89,7 @@ func (r *redisServer) stop() {
 	if err := r.cmd.Process.Signal(os.Interrupt); err != nil {
 		r.t.Fatal(err)
 	}
-	_ = r.cmd.Wait()
+	<-r.ended
 }
 
 func (r *redisServer) move() *redisServer {
