@@ -378,6 +378,20 @@ func (e *Engine) Settled(ctx context.Context, id volume.ID, f func(context.Conte
 	})
 }
 
+// SettledCopy is Settle, and says which snapshots the copy has then, by guid, as they were
+// read from the disk for it.
+func (e *Engine) SettledCopy(ctx context.Context, id volume.ID) (guids map[uint64]bool, err error) {
+	guids = map[uint64]bool{}
+	err = e.claimed(ctx, id, func(ctx context.Context) error {
+		s, err := e.tidy(ctx, id, tidyAll)
+		for _, sn := range s.snaps {
+			guids[uint64(sn.guid)] = true
+		}
+		return err
+	})
+	return guids, err
+}
+
 func (e *Engine) settled(ctx context.Context, id volume.ID, f func(context.Context) error) error {
 	return e.claimed(ctx, id, func(ctx context.Context) error {
 		if _, err := e.tidy(ctx, id, tidyAll); err != nil || f == nil {

@@ -83,7 +83,7 @@ type Replicator interface {
 	Flush(ctx context.Context, id volume.ID, to volume.NodeID) (volume.Position, error)
 	Links(id volume.ID) []volume.LinkStatus
 	Positions() map[volume.ID]volume.Position
-	Settle(ctx context.Context, id volume.ID) error
+	SettledCopy(ctx context.Context, id volume.ID) (guids map[uint64]bool, err error)
 	Settled(ctx context.Context, id volume.ID, f func(context.Context) error) error
 	SetAside(ctx context.Context, id volume.ID, reason string) error
 	Promise(ctx context.Context, id volume.ID, epoch volume.Epoch) (volume.Promise, error)

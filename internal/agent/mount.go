@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -198,26 +197,40 @@ func (a *Agent) takeOver(ctx context.Context, v *state.Volume, c Copy) error {
 	}
 	if c.Epoch < v.Epoch && v.Start.GUID != 0 {
 		// What another primary may have begun to send must not come in any more.
-		if err := a.repl.Settle(ctx, v.ID); err != nil {
+		held, err := a.repl.SettledCopy(ctx, v.ID)
+		if err != nil {
 			return fmt.Errorf("taking volume %q over: ending what was being received: %w", v.Name, err)
 		}
-		if err := a.holdsStart(ctx, v); err != nil {
-			return err
+		if !held[v.Start.GUID] {
+			return volume.Errorf(volume.CodeRefused,
+				"volume %q: the copy on %s lacks the snapshot it was handed over with", v.Name, a.name()).
+				WithHint("its data is on another node; see `flockctl volume inspect %s`", v.Name)
 		}
 	}
-	if len(want) > 0 {
-		if err := a.zfs.SetProperties(ctx, a.layout.Dataset(v.ID), want); err != nil {
+	if c.RefQuota != v.Spec.Size {
+		want["refquota"] = quota(v.Spec.Size)
+	}
+	if len(want) == 0 {
+		return nil
+	}
+	// One command for all of them: clients wait for it. Where it fails it may be the quota alone
+	// that cannot be.
+	failed := a.zfs.SetProperties(ctx, a.layout.Dataset(v.ID), want)
+	if failed == nil {
+		return nil
+	}
+	limited := want["refquota"] != ""
+	delete(want, "refquota")
+	if limited && len(want) > 0 {
+		err := a.zfs.SetProperties(ctx, a.layout.Dataset(v.ID), want)
+		if err != nil {
 			return fmt.Errorf("taking volume %q over: %w", v.Name, err)
 		}
 	}
-	if c.RefQuota == v.Spec.Size {
-		return nil
+	if limited {
+		return &errQuota{v.Name, failed}
 	}
-	err := a.zfs.SetProperties(ctx, a.layout.Dataset(v.ID), map[string]string{"refquota": quota(v.Spec.Size)})
-	if err != nil {
-		return &errQuota{v.Name, err}
-	}
-	return nil
+	return fmt.Errorf("taking volume %q over: %w", v.Name, failed)
 }
 
 // errQuota means that a dataset was taken over but for its quota: on other disks the
@@ -232,21 +245,6 @@ func (e *errQuota) Error() string {
 	return fmt.Sprintf("limiting volume %q to its size: %v", e.name, e.err)
 }
 func (e *errQuota) Unwrap() error { return e.err }
-
-// holdsStart checks that this copy is the one the volume was handed to: it must
-// have the snapshot that the old primary sent last.
-func (a *Agent) holdsStart(ctx context.Context, v *state.Volume) error {
-	snaps, err := a.zfs.Snapshots(ctx, a.layout.Dataset(v.ID), false)
-	if err != nil {
-		return err
-	}
-	if !slices.ContainsFunc(snaps, func(s zfs.Snapshot) bool { return s.GUID == v.Start.GUID }) {
-		return volume.Errorf(volume.CodeRefused,
-			"volume %q: the copy on %s lacks the snapshot it was handed over with", v.Name, a.name()).
-			WithHint("its data is on another node; see `flockctl volume inspect %s`", v.Name)
-	}
-	return nil
-}
 
 func quota(size int64) string {
 	if size == 0 {

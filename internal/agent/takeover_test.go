@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/flocker-io/flocker/internal/state"
@@ -105,7 +106,7 @@ func takeOverStruck(t *testing.T, nth int, after, lost bool, blow string) (struc
 		close(a.fresh)
 		return a
 	}
-	seen, sets, dead := 0, 0, false
+	seen, dead := 0, false
 	bury := host.Inject(zfsfake.Rule{Do: func(context.Context, string, string) error {
 		if dead {
 			return errors.New("flockd is gone")
@@ -113,9 +114,6 @@ func takeOverStruck(t *testing.T, nth int, after, lost bool, blow string) (struc
 		return nil
 	}})
 	remove := host.Inject(zfsfake.Rule{After: after, Do: func(_ context.Context, op, _ string) error {
-		if op == "set" && struck == "" {
-			sets++
-		}
 		if seen++; seen != nth {
 			return nil
 		}
@@ -157,8 +155,9 @@ func takeOverStruck(t *testing.T, nth int, after, lost bool, blow string) (struc
 	case epoch == won.String() && d.ResumeToken != "":
 		bad("it has accepted epoch %s, with half of what another primary sent still there", epoch)
 	}
-	// Only a quota that cannot be set, which comes last, keeps nobody from the volume.
-	quota := struck == "set" && sets == 2 && !dead
+	// The properties are set once more without the quota: only what that needs keeps nobody from
+	// the volume.
+	quota := struck == "set" && !dead
 	if (err == nil) != quota {
 		bad("mounting said %v", err)
 	}
@@ -195,4 +194,71 @@ func takeOverStruck(t *testing.T, nth int, after, lost bool, blow string) (struc
 	whole()
 	must(t, host.WriteFile(name, "h", []byte("new")))
 	return struck
+}
+
+// The clients of a volume that moves wait for each command of its takeover, and each takes
+// tens of milliseconds. Which of them there are is written down here; what the disk has just been
+// asked is not asked again, and what is set is set at once.
+func TestTakeOverCommands(t *testing.T) {
+	const took = "dataset dataset datasets snapshots bookmarks set mount"
+	for name, c := range map[string]struct {
+		size   int64 // of the volume
+		wants  string
+		quota  int64
+		lacks  bool // the copy has another snapshot than the volume was handed over with
+		denied bool
+	}{
+		"as a rule":                     {size: 64 << 20, wants: took, quota: 64 << 20},
+		"its data is more than it may":  {size: 1 << 10, wants: strings.Replace(took, " set ", " set set ", 1)},
+		"it lacks what it was to bring": {size: 64 << 20, wants: strings.TrimSuffix(took, " set mount"), lacks: true, denied: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := t.Context()
+			_, host, f, _ := quiet(t)
+			layout := Layout{Pool: "tank", MountBase: "/v"}
+			ds := layout.Dataset(vol1)
+			start := volume.Position{Epoch: 1, Seq: 1}
+			must(t, host.CreateFilesystem(ctx, ds, map[string]string{"mountpoint": "/old", propEpoch: volume.Epoch(1).String()}), host.Mount(ctx, ds, true),
+				host.WriteFile(ds, "f", bytes.Repeat([]byte("kept"), 1<<10)), host.Unmount(ctx, ds), host.Snapshot(ctx, []string{ds + "@" + start.SnapshotName()}, nil),
+				host.SetProperties(ctx, ds, map[string]string{"readonly": "on", "canmount": "noauto"}))
+			snaps, err := host.Snapshots(ctx, ds, false)
+			must(t, err)
+			start.GUID = snaps[0].GUID
+			if c.lacks {
+				start.GUID++
+			}
+			spec := volume.DefaultSpec()
+			spec.Size = c.size
+			f.apply(t, state.CreateVolume{ID: vol1, Name: "pg", Spec: spec, Placement: volume.Placement{Primary: other, Local: []volume.NodeID{self}}})
+			f.apply(t, state.ConfirmCreate{ID: vol1, Epoch: 1})
+			f.apply(t, state.BeginElection{ID: vol1, Epoch: 1, Fenced: true})
+			won := f.s.Volume(vol1).Epoch
+			f.apply(t, state.Promote{ID: vol1, Epoch: won, To: self, Start: start})
+
+			a := New(Config{Self: self, Layout: layout, Cluster: f, ZFS: host, Files: doors{}, Use: books{lonely{}},
+				Repl: replicate.New(replicate.Config{Node: self, Root: layout.Root(), Pool: host})})
+			close(a.fresh)
+			var ops []string
+			remove := host.Inject(zfsfake.Rule{Do: func(_ context.Context, op, _ string) error {
+				ops = append(ops, op)
+				return nil
+			}})
+			_, err = a.Mount(ctx, vol1, "m")
+			remove()
+			if got := strings.Join(ops, " "); got != c.wants || (err != nil) != c.denied {
+				t.Errorf("it took %s (%v), want %s", got, err, c.wants)
+			}
+			d, err := host.Dataset(ctx, ds)
+			must(t, err)
+			if c.denied {
+				if d.Mounted || d.User[propEpoch] == won.String() {
+					t.Errorf("it was taken over all the same: %+v", d)
+				}
+				return
+			}
+			if !d.Writable || d.User[propEpoch] != won.String() || d.Mountpoint != layout.Mountpoint(vol1) || d.RefQuota != c.quota {
+				t.Errorf("it is %+v", d)
+			}
+		})
+	}
 }

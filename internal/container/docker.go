@@ -29,6 +29,8 @@ type Docker struct {
 	Host   string // like unix:///run/docker.sock; empty: the environment's
 	Driver string // the name of our volume driver
 
+	making sync.Mutex // of networks: two of a name must not be made
+
 	mu     sync.Mutex
 	client *client.Client      // nil until an engine answered
 	hosts  map[string][]string // of the containers with links that were seen last, by ID

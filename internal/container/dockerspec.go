@@ -116,6 +116,11 @@ func (d *Docker) Target(ctx context.Context) (Target, error) {
 		t := Target{Known: true, Containers: map[string]string{}}
 		for _, n := range networks.Items {
 			t.Networks = append(t.Networks, n.Name)
+			for _, pool := range n.IPAM.Config {
+				if n.Scope == "local" && pool.Subnet.IsValid() { // those of a Swarm are counted apart
+					t.Subnets = append(t.Subnets, SubnetOf{pool.Subnet, n.Name})
+				}
+			}
 		}
 		for _, s := range containers.Items {
 			for _, name := range s.Names {
@@ -339,7 +344,7 @@ func (m dockerMaker) Create(ctx context.Context, name string, s Spec) (id string
 				return "", fmt.Errorf("volume %s is of driver %s on this node and hides the flocker volume", v, got.Volume.Driver)
 			}
 		}
-		if err := makeNetworks(ctx, c, s.Networks); err != nil {
+		if err := m.d.makeNetworks(ctx, c, s.Networks, map[string]string{}); err != nil {
 			return "", err
 		}
 		body, others, err := createRequest(s, image)
@@ -426,7 +431,10 @@ func createRequest(s Spec, image string) (body []byte, others []Network, err err
 	return body, others, err
 }
 
-func makeNetworks(ctx context.Context, c *client.Client, networks []Network) error {
+// makeNetworks makes what lacks, and notes the IDs of that.
+func (d *Docker) makeNetworks(ctx context.Context, c *client.Client, networks []Network, made map[string]string) error {
+	d.making.Lock()
+	defer d.making.Unlock()
 	for _, n := range networks {
 		if predefined(n.Name) {
 			continue
@@ -441,11 +449,40 @@ func makeNetworks(ctx context.Context, c *client.Client, networks []Network) err
 		if len(n.Definition) == 0 {
 			return fmt.Errorf("the network %s is not on this node", n.Name)
 		}
-		if _, err := post(ctx, c, "/networks/create", nil, n.Definition); err != nil {
+		id, err := post(ctx, c, "/networks/create", nil, n.Definition)
+		if err != nil {
 			return fmt.Errorf("network %s: %w", n.Name, err)
 		}
+		made[n.Name] = id
 	}
 	return nil
+}
+
+// MakeNetworks implements Engine.
+func (d *Docker) MakeNetworks(ctx context.Context, s Spec) (map[string]string, error) {
+	made := map[string]string{}
+	_, err := ask(ctx, d, "make the networks of container "+s.Name, createTimeout, func(ctx context.Context, c *client.Client) (struct{}, error) {
+		return struct{}{}, d.makeNetworks(ctx, c, s.Networks, made)
+	})
+	return made, err
+}
+
+// RemoveNetwork implements Engine. The engine itself keeps a network only for what runs.
+func (d *Docker) RemoveNetwork(ctx context.Context, id string) error {
+	_, err := ask(ctx, d, "remove network", callTimeout, func(ctx context.Context, c *client.Client) (struct{}, error) {
+		list, err := c.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: client.Filters{}.Add("network", id)})
+		if err == nil && len(list.Items) > 0 {
+			err = ErrInUse
+		}
+		if err == nil {
+			_, err = c.NetworkRemove(ctx, id, client.NetworkRemoveOptions{})
+		}
+		if cerrdefs.IsNotFound(err) {
+			err = nil
+		}
+		return struct{}{}, err
+	})
+	return err
 }
 
 // post sends JSON of our own to the engine and returns the ID in its answer. The

@@ -2,12 +2,14 @@ package container
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -103,6 +105,88 @@ func TestRemovals(t *testing.T) {
 		mounts = tc.mounts
 		if err := tc.remove(t.Context(), "a"); err != nil || asked != "/containers/a?"+tc.want {
 			t.Errorf("%s: %v: asked %s, want %s", tc.name, err, asked, tc.want)
+		}
+	}
+}
+
+// A network is not removed from under a container, be it a stopped one; two who need the same one
+// do not make it twice; and what was made is told also where the next one cannot be.
+func TestNetworks(t *testing.T) {
+	var mu sync.Mutex
+	there, users, posted, deleted := map[string]bool{}, `[]`, 0, 0
+	mux := http.NewServeMux()
+	mux.HandleFunc("/_ping", func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Api-Version", "1.41") })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		_, name, _ := strings.Cut(r.URL.Path, "/networks/")
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/containers/json"):
+			if q := r.URL.Query(); q.Get("all") != "1" || !strings.Contains(q.Get("filters"), `"network":{"id-back"`) {
+				t.Errorf("asked for containers %v", q)
+			}
+			fmt.Fprint(w, users)
+		case r.Method == http.MethodDelete && there["back"]:
+			deleted++
+			delete(there, "back")
+		case name == "create":
+			var def struct{ Name string }
+			if err := json.NewDecoder(r.Body).Decode(&def); err != nil || def.Name == "bad" {
+				http.Error(w, `{"message":"Pool overlaps with other one on this address space"}`, http.StatusForbidden)
+				return
+			}
+			posted++
+			there[def.Name] = true
+			w.WriteHeader(http.StatusCreated)
+			fmt.Fprintf(w, `{"Id":"id-%s"}`, def.Name)
+		case there[name]:
+			fmt.Fprintf(w, `{"Name":%q,"Id":"id-%s"}`, name, name)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+	socket := filepath.Join(t.TempDir(), "docker.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: mux}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	t.Cleanup(func() { server.Close(); <-served })
+	d := &Docker{Host: "unix://" + socket, Driver: "flocker"}
+	defer d.Close()
+	spec := func(names ...string) (s Spec) {
+		for _, n := range names {
+			s.Networks = append(s.Networks, Network{Name: n, Definition: json.RawMessage(fmt.Sprintf(`{"Name":%q}`, n))})
+		}
+		return s
+	}
+
+	var both sync.WaitGroup
+	for range 2 {
+		both.Go(func() {
+			if _, err := d.MakeNetworks(t.Context(), spec("bridge", "back")); err != nil {
+				t.Errorf("MakeNetworks: %v", err)
+			}
+		})
+	}
+	both.Wait()
+	if posted != 1 {
+		t.Errorf("made %d times", posted)
+	}
+	made, err := d.MakeNetworks(t.Context(), spec("front", "bad"))
+	if err == nil || !strings.Contains(err.Error(), "network bad: Pool overlaps") || len(made) != 1 || made["front"] != "id-front" {
+		t.Errorf("made %v, %v", made, err)
+	}
+	users = `[{"Id":"a","Names":["/db"],"State":"exited"}]`
+	if err := d.RemoveNetwork(t.Context(), "id-back"); !errors.Is(err, ErrInUse) || deleted > 0 {
+		t.Errorf("RemoveNetwork of what a container has: %v, deleted %d", err, deleted)
+	}
+	users = `[]`
+	for range 2 {
+		if err := d.RemoveNetwork(t.Context(), "id-back"); err != nil || deleted != 1 {
+			t.Errorf("RemoveNetwork: %v, deleted %d", err, deleted)
 		}
 	}
 }

@@ -65,6 +65,12 @@ type Movers interface {
 	Exec(ctx context.Context, id string, command []string) (output string, err error)
 	// StopContainer stops one as its user would: it has its own time to end.
 	StopContainer(ctx context.Context, id string) error
+	// MakeNetworks makes the networks of a spec that this engine lacks, and returns the IDs of
+	// those it has made, by name, also with an error. It may be repeated.
+	MakeNetworks(ctx context.Context, s Spec) (made map[string]string, err error)
+	// RemoveNetwork removes a network, by ID, unless a container has it, be that in any state:
+	// ErrInUse. One that is gone is removed.
+	RemoveNetwork(ctx context.Context, id string) error
 	// Retire keeps a container from being started by the engine itself, for good.
 	Retire(ctx context.Context, id string) error
 }

@@ -2,6 +2,7 @@ package container_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -107,6 +108,28 @@ func testEngine(t *testing.T, e container.Engine, w world) {
 	ok(err)
 	if slices.Contains(local, "flk-suite-v1") {
 		t.Errorf("local volumes %v have a volume of our driver", local)
+	}
+
+	// A network is made where it lacks, and removed by its ID.
+	spec := container.Spec{Networks: []container.Network{{Name: "bridge"}, {Name: "flk-suite-net", Definition: json.RawMessage(`{"Name":"flk-suite-net","Driver":"bridge"}`)}}}
+	has := func() bool {
+		t.Helper()
+		target, err := e.Target(ctx)
+		ok(err)
+		return slices.Contains(target.Networks, "flk-suite-net")
+	}
+	made, err := e.MakeNetworks(ctx, spec)
+	ok(err)
+	again, err := e.MakeNetworks(ctx, spec)
+	ok(err)
+	if len(made) != 1 || made["flk-suite-net"] == "" || len(again) > 0 || !has() {
+		t.Errorf("made %v, and then %v; it has it: %t", made, again, has())
+	}
+	for range 2 {
+		ok(e.RemoveNetwork(ctx, made["flk-suite-net"]))
+	}
+	if has() {
+		t.Error("a network is removed, and still there")
 	}
 
 	stop()

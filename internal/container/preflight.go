@@ -2,6 +2,7 @@ package container
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -39,10 +40,44 @@ type Target struct {
 	// Known is false before anybody has asked it: then only the container is judged.
 	Known    bool
 	Networks []string
+	// Subnets are those of its networks, of which none may be in another one.
+	Subnets []SubnetOf
 	// Containers are the IDs of all containers, in any state, by name.
 	Containers map[string]string
 	// Published are the ports that containers have on its node now.
 	Published []PublishedBy
+}
+
+// SubnetOf a network.
+type SubnetOf struct {
+	Subnet  netip.Prefix
+	Network string
+}
+
+// unmakeable says why a network that lacks cannot be made; "" where nothing is known to be in
+// the way.
+func (t Target) unmakeable(n Network) string {
+	var def struct {
+		IPAM struct{ Config []struct{ Subnet string } }
+	}
+	if len(n.Definition) == 0 {
+		return "only bridge networks are made where they lack"
+	}
+	if err := unmarshalExact(n.Definition, &def); err != nil {
+		return err.Error()
+	}
+	for _, pool := range def.IPAM.Config {
+		subnet, err := netip.ParsePrefix(pool.Subnet)
+		if err != nil {
+			continue // the engine chooses, or says what is wrong
+		}
+		for _, s := range t.Subnets {
+			if s.Subnet.Overlaps(subnet) {
+				return fmt.Sprintf("its addresses %s are in use there by network %s (%s)", subnet, s.Network, s.Subnet)
+			}
+		}
+	}
+	return ""
 }
 
 // Preflight says what of a container cannot follow it to the target, those that block
@@ -118,8 +153,11 @@ func Preflight(s Spec, driver string, target Target) []Obstacle {
 		add(Networks, false, "it has the network of its node: another node has other addresses, and its ports must be free there")
 	}
 	for _, n := range s.Networks {
-		if target.Known && !predefined(n.Name) && len(n.Definition) == 0 && !slices.Contains(target.Networks, n.Name) {
-			add(Networks, true, "the network %s is not there", n.Name)
+		if !target.Known || predefined(n.Name) || slices.Contains(target.Networks, n.Name) {
+			continue
+		}
+		if why := target.unmakeable(n); why != "" {
+			add(Networks, true, "the network %s is not there and cannot be made: %s", n.Name, why)
 		}
 	}
 	for _, bindings := range host.PortBindings {

@@ -15,6 +15,9 @@ import (
 // ErrNotFound means that the engine has no such container, image or network.
 var ErrNotFound = errors.New("not found")
 
+// ErrInUse means that a container has what is to be removed.
+var ErrInUse = errors.New("in use")
+
 // LabelEnable on a container, with the value "true", has it follow its volumes.
 const LabelEnable = "flocker.enable"
 
@@ -105,6 +108,16 @@ func (s Spec) Volumes(driver string) []string {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// OwnNetworks are those networks that not every engine has, by name.
+func (s Spec) OwnNetworks() (names []string) {
+	for _, n := range s.Networks {
+		if !predefined(n.Name) {
+			names = append(names, n.Name)
+		}
+	}
+	return names
 }
 
 // StartsAgain says that its engine starts the container again when it ends well.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -236,6 +237,33 @@ func TestPreflightTarget(t *testing.T) {
 	s.Mounts, s.Networks = s.Mounts[:1], s.Networks[:2]
 	if o := Preflight(s, "flocker", Target{Known: true}); Blocked(o) {
 		t.Errorf("blocked by %v, all of which is allowed or can be made", o)
+	}
+}
+
+// A network that cannot be made is known before anything is stopped, and one that can be, or is
+// there, is in nobody's way.
+func TestPreflightSubnets(t *testing.T) {
+	target := Target{Known: true, Networks: []string{"bridge", "there"}, Subnets: []SubnetOf{{netip.MustParsePrefix("172.17.0.0/16"), "bridge"}, {netip.MustParsePrefix("10.1.0.0/16"), "there"}}}
+	for _, c := range []struct{ name, definition, want string }{
+		{"back", `{"IPAM":{"Driver":"default","Config":[{"Subnet":"10.1.2.0/24","Gateway":"10.1.2.1"}]}}`,
+			"the network back is not there and cannot be made: its addresses 10.1.2.0/24 are in use there by network there (10.1.0.0/16)"},
+		{"back", `{"IPAM":{"Config":[{"Subnet":"fd00::/64"},{"Subnet":"10.0.0.0/8"}]}}`,
+			"the network back is not there and cannot be made: its addresses 10.0.0.0/8 are in use there by network there (10.1.0.0/16)"},
+		{"back", `{"IPAM":{"Config":[{"Subnet":"10.2.0.0/16"}]}}`, ""},
+		{"back", `{"IPAM":{"Driver":"default"}}`, ""},
+		{"there", `{"IPAM":{"Config":[{"Subnet":"10.1.0.0/16"}]}}`, ""},
+		{"back", ``, "the network back is not there and cannot be made: only bridge networks are made where they lack"},
+	} {
+		s := Spec{Config: json.RawMessage(`{}`), HostConfig: json.RawMessage(`{}`), Networks: []Network{{Name: "bridge"}, {Name: c.name, Definition: json.RawMessage(c.definition)}}}
+		got := ""
+		for _, o := range Preflight(s, "flocker", target) {
+			if got = o.Message; o.Kind != Networks || !o.Blocks {
+				t.Errorf("%s %s: %+v", c.name, c.definition, o)
+			}
+		}
+		if got != c.want {
+			t.Errorf("%s %s: %q, want %q", c.name, c.definition, got, c.want)
+		}
 	}
 }
 

@@ -76,7 +76,8 @@ type follower struct {
 	steps    map[volume.ID]movingNow    // what is being done for moves
 	mute     deaf                       // to what foresee asks
 
-	ahead *prestarts // nil: containers are not started ahead
+	ahead    *prestarts // nil: containers are not started ahead
+	networks *networks
 }
 
 // foreseen is what is known ahead of a container that may have to come here.
@@ -109,13 +110,15 @@ type halt struct {
 }
 
 func newFollower(m *member, engine container.Engine) *follower {
-	return &follower{
+	f := &follower{
 		m: m, engine: engine, wake: make(chan struct{}, 1),
 		since: map[string]time.Time{}, retired: map[string]bool{}, busy: map[string]bool{}, watched: map[string]bool{}, stopping: map[string]int{}, halted: map[string]halt{},
 		failed: map[string]followAttempt{}, looping: map[string]loop{}, looked: map[string]string{}, prepared: map[string]prepared{}, problems: map[string]string{}, refused: map[string]string{}, images: map[string]bool{},
 		foreseen: map[string]foreseen{}, here: map[string]container.State{}, unrouted: map[string]string{}, hooks: map[string]*hookRun{},
 		ready: map[volume.ID]string{}, readied: make(chan struct{}), stops: map[string]*stopRun{}, stopTook: map[volume.ID]lastStop{},
 	}
+	f.networks = newNetworks(f)
+	return f
 }
 
 // ring has the containers looked at soon.
@@ -197,6 +200,7 @@ func (f *follower) step(ctx context.Context) {
 	if s.Cluster() == nil {
 		return
 	}
+	f.networks.step(ctx)
 	f.ahead.step(ctx, s)
 	if s.Cluster().DataKey != "" {
 		if err := f.shareKey(ctx); err != nil {

@@ -47,6 +47,8 @@ func (w *World) moveFollowing(name, to string) error {
 //	run-trying NODE CONTAINER TRIES VOLUME..  the same with the policy on-failure:TRIES
 //	prepare NODE CONTAINER VOLUME..        docker compose create of what run-following runs; prepared NODE CONTAINER:
 //	                               the one there is no other; prepare-once of what run-once runs
+//	run-networked NODE CONTAINER VOLUME NETWORK..  run-following on these networks; other-networked: without the label
+//	network NODE NAME, no-network NODE NAME  until its engine has the network, or has it no more
 //	started NODE CONTAINER TIMES   so often one of that name was started there, by its user or by flockd; what its
 //	                               engine does by itself is not counted
 //	polite NODE CONTAINER          it ends with code 0 there when it is stopped
@@ -108,6 +110,19 @@ func (w *World) followStep(words []string) (ok bool, err error) {
 			return true, m.Engine.Create(words[2], opts, words[3:]...)
 		}
 		return true, m.Engine.Run(words[2], opts, words[3:]...)
+	case "run-networked", "other-networked":
+		opts := containerfake.RunOptions{
+			Labels: map[string]string{container.LabelEnable: "true"}, Env: []string{secret}, Image: words[2] + ":1", Restart: "always", Networks: words[4:],
+		}
+		if words[0] == "other-networked" {
+			return true, m.Engine.Create(words[2], containerfake.RunOptions{Networks: words[3:]})
+		}
+		return true, m.Engine.Run(words[2], opts, words[3])
+	case "network", "no-network":
+		w.Await(strings.Join(words, " "), func() bool {
+			t, err := m.Engine.Target(w.ctx())
+			return err == nil && slices.Contains(t.Networks, words[2]) == (words[0] == "network")
+		})
 	case "followed":
 		w.Await(strings.Join(words, " "), func() bool {
 			c := record()

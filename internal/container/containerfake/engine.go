@@ -47,6 +47,7 @@ type Engine struct {
 	known      map[string]bool    // volumes of our driver that this engine has seen
 	local      map[string]bool    // local volumes
 	images     map[string]bool    // by name
+	networks   map[string]string  // IDs by name, but for those that every engine has
 	spoiled    map[string]bool    // names of containers that do not start
 	ends       map[string]End     // by name: how the commands of containers end
 	started    map[string]int     // by name: how often somebody has started one
@@ -71,6 +72,7 @@ type record struct {
 	env      []string
 	image    string
 	publish  []container.PublishedPort
+	networks []string
 	hosts    []string
 	expose   []int
 	ip       string
@@ -103,7 +105,7 @@ var _ container.Engine = (*Engine)(nil)
 func New(name string) *Engine {
 	return &Engine{
 		name: name, up: true,
-		containers: map[string]*record{}, known: map[string]bool{}, local: map[string]bool{}, images: map[string]bool{},
+		containers: map[string]*record{}, known: map[string]bool{}, local: map[string]bool{}, images: map[string]bool{}, networks: map[string]string{},
 		followers: map[*follower]struct{}{},
 	}
 }
@@ -123,6 +125,8 @@ type RunOptions struct {
 	Env     []string
 	// Publish are ports of the node that the engine leads to ports of the container.
 	Publish []container.PublishedPort
+	// Networks that it is on. Where they lack they are made, as Compose does.
+	Networks []string
 	// Hosts are names with addresses, as --add-host has them.
 	Hosts []string
 	// Expose are ports that the image names.
@@ -159,7 +163,10 @@ func (e *Engine) Create(name string, opts RunOptions, volumes ...string) error {
 	}
 	c := &record{
 		id: e.nextID(), name: name, state: container.Created, restart: opts.Restart, tries: opts.Tries, labels: opts.Labels,
-		env: opts.Env, image: opts.Image, publish: opts.Publish, hosts: opts.Hosts, expose: opts.Expose,
+		env: opts.Env, image: opts.Image, publish: opts.Publish, networks: opts.Networks, hosts: opts.Hosts, expose: opts.Expose,
+	}
+	for _, n := range opts.Networks {
+		e.makeNetwork(n)
 	}
 	c.ip = fmt.Sprintf("172.17.0.%d", e.serial+1)
 	if opts.Image != "" {

@@ -61,6 +61,9 @@ func (e *Engine) Inspect(_ context.Context, ref string) (container.Captured, err
 	if c.state == container.Running {
 		out.Ports.Address = c.ip
 	}
+	for _, n := range c.networks {
+		out.Spec.Networks = append(out.Spec.Networks, container.Network{Name: n, Endpoint: json.RawMessage(`{}`), Definition: json.RawMessage(`{}`), Driver: "bridge"})
+	}
 	for _, m := range c.mounts {
 		p := container.MountPoint{Type: "volume", Name: m.volume, Driver: driverName, Destination: "/" + m.volume}
 		if m.local {
@@ -71,7 +74,7 @@ func (e *Engine) Inspect(_ context.Context, ref string) (container.Captured, err
 	return out, nil
 }
 
-// Target has no networks but those that every engine has, and all containers.
+// Target has all networks, without addresses, and all containers.
 func (e *Engine) Target(context.Context) (container.Target, error) {
 	if err := e.alive(); err != nil {
 		return container.Target{}, err
@@ -79,6 +82,7 @@ func (e *Engine) Target(context.Context) (container.Target, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	t := container.Target{Known: true, Networks: []string{"bridge", "host", "none"}, Containers: map[string]string{}}
+	t.Networks = append(t.Networks, slices.Sorted(maps.Keys(e.networks))...)
 	for _, name := range slices.Sorted(maps.Keys(e.containers)) {
 		c := e.containers[name]
 		t.Containers[name] = c.id
@@ -136,7 +140,7 @@ func (m maker) Create(ctx context.Context, name string, s container.Spec) (strin
 	if err := json.Unmarshal(s.HostConfig, &host); err != nil {
 		return "", err
 	}
-	opts := RunOptions{Restart: host.RestartPolicy.Name, Tries: host.RestartPolicy.MaximumRetryCount, Labels: config.Labels, Env: config.Env, Image: s.Image.Ref, Hosts: host.ExtraHosts}
+	opts := RunOptions{Restart: host.RestartPolicy.Name, Tries: host.RestartPolicy.MaximumRetryCount, Labels: config.Labels, Env: config.Env, Image: s.Image.Ref, Hosts: host.ExtraHosts, Networks: s.OwnNetworks()}
 	for _, spec := range slices.Sorted(maps.Keys(host.PortBindings)) {
 		for _, b := range host.PortBindings[spec] {
 			var p container.PublishedPort
@@ -239,6 +243,52 @@ func (e *Engine) StopContainer(_ context.Context, ref string) error {
 		return fmt.Errorf("container %s: %w", ref, container.ErrNotFound)
 	}
 	return e.Stop(c.name)
+}
+
+// MakeNetworks implements container.Movers.
+func (e *Engine) MakeNetworks(_ context.Context, s container.Spec) (map[string]string, error) {
+	if err := e.alive(); err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	made := map[string]string{}
+	for _, n := range s.OwnNetworks() {
+		if e.makeNetwork(n) {
+			made[n] = e.networks[n]
+		}
+	}
+	return made, nil
+}
+
+// makeNetwork makes one unless it is there. The caller has the lock.
+func (e *Engine) makeNetwork(name string) bool {
+	if e.networks[name] != "" {
+		return false
+	}
+	e.networks[name] = e.nextID()
+	return true
+}
+
+// RemoveNetwork implements container.Movers.
+func (e *Engine) RemoveNetwork(_ context.Context, id string) error {
+	if err := e.alive(); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for name, has := range e.networks {
+		if has != id {
+			continue
+		}
+		for _, c := range e.containers {
+			if slices.Contains(c.networks, name) {
+				return fmt.Errorf("network %s: container %s: %w", name, c.name, container.ErrInUse)
+			}
+		}
+		delete(e.networks, name)
+	}
+	return nil
 }
 
 // Retire implements container.Movers.
