@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/browse"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -21,7 +22,7 @@ const bashCompletion = `# bash completion for flockctl
 _flockctl() {
     local IFS=$'\n' words=("${COMP_WORDS[@]:1:COMP_CWORD}")
     COMPREPLY=($(compgen -W "$("${COMP_WORDS[0]}" __complete "${words[@]}" 2>/dev/null | cut -f 1)" -- "${COMP_WORDS[COMP_CWORD]}"))
-    [[ ${COMPREPLY[0]} == *[=@] ]] && compopt -o nospace
+    [[ ${COMPREPLY[0]} == *[=@/] ]] && compopt -o nospace
 }
 complete -o default -F _flockctl flockctl
 `
@@ -146,7 +147,16 @@ func (a *app) completeArgument(ctx context.Context, w words, current string, add
 				add(v.Name, fmt.Sprintf("%s on %s", v.Health, v.Primary))
 			}
 		}
-	case "VOLUME@NAME":
+	case "PATH":
+		a.completePath(ctx, w.rest[0], current, add)
+	case "SNAPSHOT":
+		list, _ := a.client.Snapshots(ctx, w.rest[0])
+		for _, s := range list {
+			if s.Kind != "engine" && !slices.Contains(w.rest[1:], s.Name) {
+				add(s.Name, a.ago(s.Taken)+" ago")
+			}
+		}
+	case "VOLUME@NAME", "VOLUME@SNAPSHOT":
 		vs, _ := a.client.Volumes(ctx, api.VolumesQuery{})
 		for _, v := range vs {
 			// Only the snapshots of what is typed already: each volume is a call.
@@ -195,6 +205,44 @@ func (a *app) completeArgument(ctx context.Context, w words, current string, add
 			}
 		}
 	}
+}
+
+// plainWord is what no shell gives a meaning to, anywhere in a word.
+const plainWord = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-+,@%"
+
+// maxPaths is how many paths are offered.
+const maxPaths = 200
+
+// completePath offers what a directory of a snapshot has.
+func (a *app) completePath(ctx context.Context, where, current string, add func(word, about string)) {
+	ref, name, _ := strings.Cut(where, "@")
+	dir := current[:strings.LastIndex(current, "/")+1]
+	in, err := browse.Clean(dir)
+	if err != nil {
+		return
+	}
+	b, err := a.client.Browse(ctx, ref, api.BrowseRequest{Snapshot: name, Path: in, As: api.AsList})
+	if err != nil {
+		return
+	}
+	defer b.Body.Close()
+	n := 0
+	// What could not be read to its end is offered as far as it goes.
+	_ = b.Entries(func(e browse.Entry) error {
+		// Shells expand what is offered to them, and these names are chosen by containers.
+		if strings.Trim(e.FileName(), plainWord) != "" {
+			return nil
+		}
+		word := dir + e.Name
+		if e.Type == browse.Directory {
+			word += "/"
+		}
+		add(word, string(e.Type))
+		if n++; n == maxPaths {
+			return context.Canceled
+		}
+		return nil
+	})
 }
 
 // completeValue offers values of an option.

@@ -70,6 +70,65 @@ func one(err error) (any, error) { return nil, err }
 
 func two[T any](v T, err error) (any, error) { return v, err }
 
+// browsed is all of what was browsed.
+func browsed(b *api.Browsed, err error) (any, error) {
+	if err != nil {
+		return nil, err
+	}
+	content, err := io.ReadAll(b.Body)
+	b.Body.Close()
+	b.Body = nil
+	return []any{*b, string(content)}, err
+}
+
+// What ends before its end does so for who reads it, and the next call is none the worse.
+func TestBrowsedCut(t *testing.T) {
+	client := startLocal(t, apitest.Cluster())
+	b, err := client.Browse(t.Context(), "pgdata", api.BrowseRequest{Path: "cut", As: api.AsFile})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(b.Body)
+	b.Body.Close()
+	if volume.CodeOf(err) != volume.CodeUnavailable || !strings.Contains(err.Error(), "has ended before its end") {
+		t.Errorf("read %q, %v", got, err)
+	}
+	if _, err := client.Version(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// Paths are made plain before anybody sees them, and what is no request is refused.
+func TestBrowseRequests(t *testing.T) {
+	f := apitest.Cluster()
+	client := startLocal(t, f)
+	for _, tt := range []struct {
+		req  api.BrowseRequest
+		code volume.Code
+	}{
+		{api.BrowseRequest{Path: "conf", As: "zip"}, volume.CodeInvalid},
+		{api.BrowseRequest{Path: "conf"}, volume.CodeInvalid},
+		{api.BrowseRequest{Path: "conf", As: api.AsDiff}, volume.CodeInvalid},
+		{api.BrowseRequest{Path: "conf", As: api.AsList, Since: "before-upgrade"}, volume.CodeInvalid},
+		{api.BrowseRequest{Path: "a\x00b", As: api.AsList}, volume.CodeInvalid},
+		{api.BrowseRequest{Path: strings.Repeat("/x", 1<<15), As: api.AsList}, volume.CodeInvalid},
+		{api.BrowseRequest{Path: "../../conf/./app.conf", As: api.AsFile}, ""},
+		{api.BrowseRequest{Path: "/", As: api.AsList}, ""},
+	} {
+		b, err := client.Browse(t.Context(), "pgdata", tt.req)
+		if volume.CodeOf(err) != tt.code || (err == nil) != (tt.code == "") {
+			t.Errorf("%.80q: %v", tt.req.Path, err)
+		}
+		if err == nil {
+			b.Body.Close()
+			calls := f.Calls()
+			if got := calls[len(calls)-1].Args[1].(api.BrowseRequest).Path; got != "." && got != "conf/app.conf" {
+				t.Errorf("%q arrives as %q", tt.req.Path, got)
+			}
+		}
+	}
+}
+
 var berlin = "berlin"
 
 // calls are calls of every method that every node may make.
@@ -145,6 +204,27 @@ var calls = []struct {
 	{"remove a snapshot that is not there", func(ctx context.Context, b both) (any, error) { return one(b.RemoveSnapshot(ctx, "pgdata", "a%2f b")) }},
 	{"prune", func(ctx context.Context, b both) (any, error) {
 		return two(b.PruneSnapshots(ctx, "pgdata", api.PruneRequest{DryRun: true, Policy: "1h:1"}))
+	}},
+	{"browse a directory", func(ctx context.Context, b both) (any, error) {
+		return browsed(b.Browse(ctx, "pgdata", api.BrowseRequest{Snapshot: "before-upgrade", Path: "conf", As: api.AsList}))
+	}},
+	{"browse a file", func(ctx context.Context, b both) (any, error) {
+		return browsed(b.Browse(ctx, "pgdata", api.BrowseRequest{Path: "lost.txt", As: api.AsFile}))
+	}},
+	{"browse as tar", func(ctx context.Context, b both) (any, error) {
+		return browsed(b.Browse(ctx, "pgdata", api.BrowseRequest{Snapshot: "before-upgrade", Path: ".", As: api.AsTar}))
+	}},
+	{"browse an odd name", func(ctx context.Context, b both) (any, error) {
+		return browsed(b.Browse(ctx, "pgdata", api.BrowseRequest{Snapshot: "before-upgrade", Path: "new\nline\x1b[2J", As: api.AsFile}))
+	}},
+	{"browse no file", func(ctx context.Context, b both) (any, error) {
+		return browsed(b.Browse(ctx, "pgdata", api.BrowseRequest{Snapshot: "before-upgrade", Path: "conf/nothing", As: api.AsTar}))
+	}},
+	{"browse what changed", func(ctx context.Context, b both) (any, error) {
+		return browsed(b.Browse(ctx, "pgdata", api.BrowseRequest{Snapshot: "before-upgrade", Since: "auto-1h-20260304T100000Z", Path: ".", As: api.AsDiff}))
+	}},
+	{"browse no snapshot", func(ctx context.Context, b both) (any, error) {
+		return browsed(b.Browse(ctx, "pgdata", api.BrowseRequest{Snapshot: "a b", Path: ".", As: api.AsList}))
 	}},
 	{"asides", func(ctx context.Context, b both) (any, error) { return two(b.Asides(ctx)) }},
 	{"restore an aside", func(ctx context.Context, b both) (any, error) {
@@ -238,6 +318,12 @@ var peerCalls = []struct {
 	{"barrier", func(ctx context.Context, b both) (any, error) { return two(b.Barrier(ctx)) }},
 	{"sum", func(ctx context.Context, b both) (any, error) {
 		return two(b.Sum(ctx, api.SumRequest{Volume: "0b5e55ed00000001", GUID: 1<<64 - 1}))
+	}},
+	{"browse a copy", func(ctx context.Context, b both) (any, error) {
+		return browsed(b.BrowseCopy(ctx, api.BrowseCopyRequest{Volume: "0b5e55ed00000001", GUID: 1<<64 - 1, Snapshot: "x", Path: "conf", As: api.AsTar}))
+	}},
+	{"browse a copy's nothing", func(ctx context.Context, b both) (any, error) {
+		return browsed(b.BrowseCopy(ctx, api.BrowseCopyRequest{Volume: "0b5e55ed00000001", Path: "nothing", As: api.AsFile}))
 	}},
 	{"holds", func(ctx context.Context, b both) (any, error) {
 		return two(b.Holds(ctx, "0b5e55ed00000001", []uint64{1<<64 - 1, 2}))

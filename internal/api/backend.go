@@ -86,6 +86,11 @@ type Backend interface {
 	// was; with DryRun, what it would be.
 	PruneSnapshots(ctx context.Context, ref string, req PruneRequest) ([]Snapshot, error)
 
+	// Browse opens something of a snapshot for reading, on whichever node that answers has
+	// the snapshot; the primary is not needed for that. While it is open the snapshot is not
+	// destroyed. req.Path has been through browse.Clean.
+	Browse(ctx context.Context, ref string, req BrowseRequest) (*Browsed, error)
+
 	// Asides are the set-aside copies of all nodes that have reported lately.
 	Asides(ctx context.Context) (Asides, error)
 	// RestoreAside makes a volume of a set-aside copy, whose node becomes the primary.
@@ -160,6 +165,9 @@ type Peer interface {
 	// Sum reads one snapshot of the asked node's copy. CodeNotFound: it is not there
 	// (any more).
 	Sum(ctx context.Context, req SumRequest) (Sum, error)
+	// BrowseCopy is Backend.Browse of the asked node's own copy. CodeUnavailable: it cannot
+	// be read there, but perhaps elsewhere; any other code is about the files.
+	BrowseCopy(ctx context.Context, req BrowseCopyRequest) (*Browsed, error)
 	// Holds says which of these guids the asked node has of a volume, as snapshot or
 	// bookmark.
 	Holds(ctx context.Context, id volume.ID, guids []uint64) (map[uint64]bool, error)

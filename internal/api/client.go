@@ -260,11 +260,31 @@ type request struct {
 const maxReply = 256 << 20
 
 func (c *Client) call(ctx context.Context, rq request) error {
+	resp, err := c.send(ctx, rq)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	reply, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
+	if err != nil {
+		return transportError(ctx, err)
+	}
+	if rq.out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(reply, rq.out); err != nil {
+		return fmt.Errorf("reading flockd's answer: %w", err)
+	}
+	return nil
+}
+
+// send returns the reply to a call that was not refused.
+func (c *Client) send(ctx context.Context, rq request) (*http.Response, error) {
 	var body io.Reader
 	if rq.in != nil {
 		b, err := json.Marshal(rq.in)
 		if err != nil {
-			return fmt.Errorf("encoding a request: %w", err)
+			return nil, fmt.Errorf("encoding a request: %w", err)
 		}
 		body = bytes.NewReader(b)
 	}
@@ -274,7 +294,7 @@ func (c *Client) call(ctx context.Context, rq request) error {
 	}
 	req, err := http.NewRequestWithContext(ctx, rq.method, u, body)
 	if err != nil {
-		return volume.Errorf(volume.CodeInvalid, "making a request: %v", err)
+		return nil, volume.Errorf(volume.CodeInvalid, "making a request: %v", err)
 	}
 	id := RequestID(ctx)
 	if id == "" {
@@ -290,23 +310,17 @@ func (c *Client) call(ctx context.Context, rq request) error {
 
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return transportError(ctx, err)
+		return nil, transportError(ctx, err)
+	}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
 	}
 	defer resp.Body.Close()
 	reply, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
 	if err != nil {
-		return transportError(ctx, err)
+		return nil, transportError(ctx, err)
 	}
-	if resp.StatusCode/100 != 2 {
-		return readError(resp.StatusCode, reply)
-	}
-	if rq.out == nil {
-		return nil
-	}
-	if err := json.Unmarshal(reply, rq.out); err != nil {
-		return fmt.Errorf("reading flockd's answer: %w", err)
-	}
-	return nil
+	return nil, readError(resp.StatusCode, reply)
 }
 
 // transportError says why no answer came.

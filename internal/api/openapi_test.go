@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/flocker-io/flocker/internal/browse"
 )
 
 type document struct {
@@ -68,6 +70,7 @@ func TestEveryFieldIsDescribed(t *testing.T) {
 		UpdateVolumeRequest{}, UpdateVolumeReply{}, Settings{}, Setting{}, SettingsRequest{},
 		SyncRequest{}, SyncReply{}, VerifyRequest{}, VerifyReply{}, Sum{}, CopySum{}, Reading{}, Snapshot{}, SnapshotRequest{}, PruneRequest{},
 		Failover{}, LastFailover{}, Lease{}, Asides{}, Aside{}, RestoreAsideRequest{}, Container{}, FailoverRequest{}, DrainRequest{}, Drain{}, LeftCopy{}, RemoveNodeRequest{}, RemoveNodeReply{},
+		browse.Entry{}, browse.Change{},
 		Routes{}, Route{}, RouteSession{}, AddRouteRequest{}, NodeRoute{},
 	}
 	for _, v := range types {

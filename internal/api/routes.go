@@ -156,11 +156,12 @@ func routes(b Backend, p Peer) []route {
 			return eventsReply{notNil(es)}, err
 		}},
 	}
-	rs = slices.Concat(rs, copiesRoutes(b), failoverRoutes(b), migrateRoutes(b), rebalanceRoutes(b), snapshotRoutes(b), asideRoutes(b), containerRoutes(b), proxyRoutes(b), settingsRoutes(b), drainRoutes(b))
+	rs = slices.Concat(rs, copiesRoutes(b), failoverRoutes(b), migrateRoutes(b), rebalanceRoutes(b), snapshotRoutes(b), browseRoutes(b), asideRoutes(b), containerRoutes(b), proxyRoutes(b), settingsRoutes(b), drainRoutes(b))
 	if p == nil {
 		return rs
 	}
 	rs = append(append(rs, failoverPeerRoutes(p)...), proxyPeerRoutes(p)...)
+	rs = append(rs, browsePeerRoutes(p)...)
 	return append(append(rs, copiesPeerRoutes(p)...),
 		beatRoute(p),
 		route{"POST", "/v1/peer/report", peers, lenient(func(r *http.Request, req reportRequest) (any, error) {

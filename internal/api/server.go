@@ -119,9 +119,12 @@ func (h *handler) route(rt route) http.Handler {
 		r.Body = http.MaxBytesReader(w, r.Body, rt.bodyLimit())
 		out, err := h.call(rt, r)
 		h.logCall(rt, r, time.Since(start), err)
+		files, streamed := out.(*Browsed)
 		switch {
 		case err != nil:
 			writeError(w, err)
+		case streamed:
+			h.stream(w, r, files)
 		case out == nil:
 			w.WriteHeader(http.StatusNoContent)
 		default:

@@ -144,6 +144,10 @@ func (b backend) PruneSnapshots(ctx context.Context, ref string, req api.PruneRe
 	return ask(b.d, func(m *member) ([]api.Snapshot, error) { return m.PruneSnapshots(ctx, ref, req) })
 }
 
+func (b backend) Browse(ctx context.Context, ref string, req api.BrowseRequest) (*api.Browsed, error) {
+	return ask(b.d, func(m *member) (*api.Browsed, error) { return m.Browse(ctx, ref, req) })
+}
+
 func (b backend) Routes(ctx context.Context) (api.Routes, error) {
 	return ask(b.d, func(m *member) (api.Routes, error) { return m.Routes(ctx) })
 }

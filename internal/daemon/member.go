@@ -50,6 +50,7 @@ type member struct {
 	tidied  chan struct{} // closed when nothing of an earlier life is open in trees
 
 	verifier verifier
+	browsing slots
 	promises *promises // nil on a witness
 	follow   *follower // nil on a node without containers
 	linker   *linker   // the same
@@ -409,6 +410,7 @@ func (m *member) report(ctx context.Context) error {
 		m.mu.Unlock()
 		rep.Problems = append(rep.Problems, m.verifier.problems(m.cluster.State(), m.self)...)
 		rep.Reading = m.verifier.told()
+		rep.Browse = m.trees != nil
 		if m.follow != nil {
 			m.follow.report(&rep)
 			m.linker.report(&rep)

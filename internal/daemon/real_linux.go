@@ -45,7 +45,7 @@ func Real(cfg Config, log *slog.Logger) (Parts, error) {
 		Version: version.Version, BootID: strings.TrimSpace(string(boot)), Log: log, Timers: t, Metrics: metrics,
 		StateDir: cfg.StateDir, MountDir: cfg.MountDir, Files: osFiles{},
 		ZFS:     host,
-		Trees:   osTrees{zfs: host, dir: filepath.Join(cfg.RunDir, "verify")},
+		Trees:   &osTrees{zfs: host, dir: filepath.Join(cfg.RunDir, "verify")},
 		Dirty:   func(pool string) replicate.Dirty { return replicate.Kstats{Pool: pool} },
 		Cluster: cluster.Config{Listen: cfg.Listen, GossipListen: cfg.GossipListen, Timing: timing},
 		Local:   func() (net.Listener, error) { return api.ListenUnix(cfg.Socket(), api.SocketGroup) },

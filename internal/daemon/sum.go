@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/browse"
 )
 
 // Trees opens snapshots for reading. Its methods may be called at the same time.
@@ -18,7 +19,8 @@ type Trees interface {
 	// Open gives the files of a snapshot (full name), which stays as it is until the
 	// tree is closed. zfs.ErrNotFound: there is no such snapshot (any more).
 	Open(ctx context.Context, snapshot string) (Tree, error)
-	// Tidy ends what an earlier life of this node has left open.
+	// Tidy ends what an earlier life of this node has left open, and what could not be closed
+	// in this one. What is open is left alone.
 	Tidy(ctx context.Context) error
 }
 
@@ -28,6 +30,9 @@ type Tree interface {
 	// follows from the names alone. It ends with f's error or with ctx. There may be several
 	// at the same time.
 	Walk(ctx context.Context, f func(Entry) error) error
+	// Files are what is below the data directory, as containers see it. fs.ErrNotExist: there
+	// is no such directory. They are closed before the tree is.
+	Files() (browse.Files, error)
 	// Close may take as long as the disk does, also after the caller has gone away.
 	Close() error
 }

@@ -11,9 +11,12 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/flocker-io/flocker/internal/browse"
 )
 
 // snapshotMounts is what osTrees needs of ZFS.
@@ -27,56 +30,105 @@ type snapshotMounts interface {
 type osTrees struct {
 	zfs snapshotMounts
 	dir string
+
+	mu   sync.Mutex
+	open map[string]bool // directories in use, by path
 }
 
 // unmountPatience bounds how long an unmount may take when nobody waits for it.
 const unmountPatience = time.Minute
 
-// Open implements Trees.
-func (o osTrees) Open(ctx context.Context, snapshot string) (Tree, error) {
+// place makes a directory that nobody tidies away.
+func (o *osTrees) place() (string, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if err := os.MkdirAll(o.dir, 0o700); err != nil {
-		return nil, err
+		return "", err
 	}
 	at, err := os.MkdirTemp(o.dir, "")
+	if err != nil {
+		return "", err
+	}
+	if o.open == nil {
+		o.open = map[string]bool{}
+	}
+	o.open[at] = true
+	return at, nil
+}
+
+// forget leaves what is there to Tidy.
+func (o *osTrees) forget(at string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.open, at)
+}
+
+// Open implements Trees.
+func (o *osTrees) Open(ctx context.Context, snapshot string) (Tree, error) {
+	at, err := o.place()
 	if err != nil {
 		return nil, err
 	}
 	if err := o.zfs.MountSnapshot(ctx, snapshot, at); err != nil {
-		return nil, errors.Join(err, os.Remove(at))
+		err = errors.Join(err, os.Remove(at))
+		o.forget(at)
+		return nil, err
 	}
-	return &osTree{zfs: o.zfs, root: at}, nil
+	return &osTree{trees: o, root: at}, nil
 }
 
 // Tidy implements Trees.
-func (o osTrees) Tidy(ctx context.Context) error {
-	left, err := os.ReadDir(o.dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+func (o *osTrees) Tidy(ctx context.Context) error {
+	left, err := o.left()
 	errs := []error{err}
-	for _, e := range left {
-		errs = append(errs, (&osTree{zfs: o.zfs, root: filepath.Join(o.dir, e.Name())}).close(ctx))
+	for _, at := range left {
+		errs = append(errs, (&osTree{trees: o, root: at}).close(ctx))
 	}
 	return errors.Join(errs...)
 }
 
-type osTree struct {
-	zfs  snapshotMounts
-	root string
+// left are the directories that nobody uses.
+func (o *osTrees) left() ([]string, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	all, err := os.ReadDir(o.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var left []string
+	for _, e := range all {
+		if at := filepath.Join(o.dir, e.Name()); !o.open[at] {
+			left = append(left, at)
+		}
+	}
+	return left, err
 }
+
+type osTree struct {
+	trees *osTrees
+	root  string
+}
+
+// Files implements Tree.
+func (t *osTree) Files() (browse.Files, error) { return browse.In(t.root, dataDir) }
 
 // Close implements Tree.
 func (t *osTree) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), unmountPatience)
 	defer cancel()
+	defer t.trees.forget(t.root)
 	return t.close(ctx)
 }
 
 func (t *osTree) close(ctx context.Context) error {
-	if err := t.zfs.UnmountSnapshot(ctx, t.root); err != nil {
+	if err := t.trees.zfs.UnmountSnapshot(ctx, t.root); err != nil {
 		return err
 	}
-	return os.Remove(t.root)
+	err := os.Remove(t.root)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // two have tidied at the same time
+	}
+	return err
 }
 
 // Walk implements Tree. It reads with the lowest priority, on a thread of its own that

@@ -20,6 +20,7 @@ type bindless struct {
 	fill    func(dir string) error
 	mounted []string
 	refuse  error
+	stays   error // of an unmount
 }
 
 func (b *bindless) MountSnapshot(_ context.Context, _, dir string) error {
@@ -31,6 +32,9 @@ func (b *bindless) MountSnapshot(_ context.Context, _, dir string) error {
 }
 
 func (b *bindless) UnmountSnapshot(_ context.Context, dir string) error {
+	if b.stays != nil {
+		return b.stays
+	}
 	if i := slices.Index(b.mounted, dir); i >= 0 {
 		b.mounted = slices.Delete(b.mounted, i, i+1)
 	}
@@ -95,7 +99,7 @@ func TestSumSeesEveryChange(t *testing.T) {
 	}
 	sum := func(t *testing.T, change func(string) error) string {
 		z := &bindless{fill: func(dir string) error { return errors.Join(sampleTree(dir), change(dir)) }}
-		trees := osTrees{zfs: z, dir: filepath.Join(t.TempDir(), "verify")}
+		trees := &osTrees{zfs: z, dir: filepath.Join(t.TempDir(), "verify")}
 		tree, err := trees.Open(t.Context(), "tank/v@1")
 		if err != nil {
 			t.Fatal(err)
@@ -155,7 +159,7 @@ func TestSumOfDeepTree(t *testing.T) {
 			_, err = unix.Write(f, []byte(content))
 			return errors.Join(err, unix.Close(f))
 		}}
-		trees := osTrees{zfs: z, dir: filepath.Join(t.TempDir(), "verify")}
+		trees := &osTrees{zfs: z, dir: filepath.Join(t.TempDir(), "verify")}
 		tree, err := trees.Open(t.Context(), "tank/v@1")
 		if err != nil {
 			t.Fatal(err)
@@ -196,7 +200,7 @@ func TestXattrsAreSummed(t *testing.T) {
 // What a crash left mounted is unmounted; a directory that cannot go is an error.
 func TestTidyTrees(t *testing.T) {
 	z := &bindless{fill: sampleTree}
-	trees := osTrees{zfs: z, dir: filepath.Join(t.TempDir(), "verify")}
+	trees := &osTrees{zfs: z, dir: filepath.Join(t.TempDir(), "verify")}
 	if err := trees.Tidy(t.Context()); err != nil {
 		t.Errorf("with nothing there: %v", err)
 	}
@@ -205,17 +209,43 @@ func TestTidyTrees(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := trees.Tidy(t.Context()); err != nil || len(z.mounted) > 0 {
-		t.Errorf("got %v, still mounted %q", err, z.mounted)
+	again := &osTrees{zfs: z, dir: trees.dir} // flockd was killed, and is back
+	used, err := again.Open(t.Context(), "tank/v@1")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if left, _ := os.ReadDir(trees.dir); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+	if err := again.Tidy(t.Context()); err != nil || len(z.mounted) != 1 {
+		t.Errorf("got %v, still mounted %q, of which one is in use", err, z.mounted)
+	}
+	if err := used.Close(); err != nil {
+		t.Error(err)
+	}
+	if left, _ := os.ReadDir(trees.dir); len(left) > 0 || len(z.mounted) > 0 {
+		t.Errorf("left behind: %v, mounted %q", left, z.mounted)
+	}
+}
+
+// What could not be closed is left to the next who tidies.
+func TestTreeThatStaysIsTidied(t *testing.T) {
+	z := &bindless{fill: sampleTree}
+	trees := &osTrees{zfs: z, dir: filepath.Join(t.TempDir(), "verify")}
+	tree, err := trees.Open(t.Context(), "tank/v@1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	z.stays = errors.New("busy")
+	if err := tree.Close(); !errors.Is(err, z.stays) {
+		t.Errorf("closing: %v", err)
+	}
+	z.stays = nil
+	if err := trees.Tidy(t.Context()); err != nil || len(z.mounted) > 0 {
+		t.Errorf("tidying: %v, mounted %q", err, z.mounted)
 	}
 }
 
 func TestMountThatIsRefusedLeavesNothing(t *testing.T) {
 	refused := errors.New("no")
-	trees := osTrees{zfs: &bindless{refuse: refused}, dir: filepath.Join(t.TempDir(), "verify")}
+	trees := &osTrees{zfs: &bindless{refuse: refused}, dir: filepath.Join(t.TempDir(), "verify")}
 	if _, err := trees.Open(t.Context(), "tank/v@1"); !errors.Is(err, refused) {
 		t.Errorf("got %v", err)
 	}
@@ -227,7 +257,7 @@ func TestMountThatIsRefusedLeavesNothing(t *testing.T) {
 // Reading ends with its caller.
 func TestSumIsCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	trees := osTrees{zfs: &bindless{fill: sampleTree}, dir: filepath.Join(t.TempDir(), "verify")}
+	trees := &osTrees{zfs: &bindless{fill: sampleTree}, dir: filepath.Join(t.TempDir(), "verify")}
 	tree, err := trees.Open(ctx, "tank/v@1")
 	if err != nil {
 		t.Fatal(err)

@@ -315,7 +315,6 @@ func (m *member) sumHere(ctx context.Context, req api.SumRequest) (api.Sum, erro
 		return api.Sum{}, err
 	}
 	defer end()
-	// A node reads one copy at a time: what is open is left of one that could not be closed.
 	if err := m.trees.Tidy(ctx); err != nil {
 		return api.Sum{}, fmt.Errorf("closing what an earlier verify has left open: %w", err)
 	}

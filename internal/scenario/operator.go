@@ -3,6 +3,7 @@ package scenario
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/browse"
 	"github.com/flocker-io/flocker/internal/cluster"
 	"github.com/flocker-io/flocker/zfs"
 )
@@ -23,6 +25,8 @@ import (
 //	shown NODE KEY=VALUE           until flockctl settings shows it there
 //	sync NODE VOLUME [PATIENCE]    flockctl volume sync
 //	verify NODE VOLUME [WORD..]    flockctl volume verify; WORD is NODE=alike, differs or unread
+//	cat NODE VOLUME[@NAME] FILE TEXT [OTHER]  flockctl browse cat, which OTHER reads
+//	diff NODE VOLUME[@NAME] SINCE [CHANGE..]  flockctl diff; CHANGE is like +/path, -/path, M/path
 //	vanish NODE                    the next snapshot to be mounted there is gone by then
 //	rot NODE VOLUME FILE           the disk of a node gives another content than was written
 //	problem NODE TEXT              until status has a problem with that text in it
@@ -102,6 +106,10 @@ func (w *World) operatorStep(words []string) error {
 			return err
 		}
 		return verified(rep, words[3:])
+	case "cat":
+		return w.cat(node(), words[2], words[3], words[4], append(words, "")[5])
+	case "diff":
+		return w.diff(node(), words[2], words[3], words[4:])
 	case "vanish":
 		node().ZFS.Fail("mount-snapshot", "", 1, &zfs.Error{Op: "mount-snapshot", Kind: zfs.ErrNotFound})
 		return nil
@@ -477,6 +485,51 @@ func (w *World) asideOn(m *Machine, name string) (api.Aside, error) {
 		return api.Aside{}, err
 	}
 	return on[0], nil
+}
+
+// cat reads a file of a snapshot, which leaves nothing mounted.
+func (w *World) cat(m *Machine, what, file, want, on string) error {
+	ref, name, _ := strings.Cut(what, "@")
+	b, err := m.API().Browse(w.ctx(), ref, api.BrowseRequest{Snapshot: name, Path: file, As: api.AsFile})
+	if err == nil {
+		var got []byte
+		got, err = io.ReadAll(b.Body)
+		err = errors.Join(err, b.Body.Close())
+		if err == nil && (string(got) != want || on != "" && b.Node.Name != w.Machine(on).Name) {
+			err = fmt.Errorf("%s of %s@%s has %q by %s", file, b.Volume, b.Snapshot, got, b.Node)
+		}
+	}
+	w.nothingBrowsed()
+	return err
+}
+
+func (w *World) nothingBrowsed() {
+	for _, name := range w.Names() {
+		z := w.Machine(name).ZFS
+		w.Await("nothing is mounted on "+name, func() bool { return len(z.SnapshotMounts()) == 0 })
+	}
+}
+
+// diff compares two snapshots, or one with a new one.
+func (w *World) diff(m *Machine, what, since string, want []string) error {
+	ref, name, _ := strings.Cut(what, "@")
+	b, err := m.API().Browse(w.ctx(), ref, api.BrowseRequest{Snapshot: name, Since: since, Path: ".", As: api.AsDiff})
+	if err != nil {
+		return err
+	}
+	var got []string
+	err = b.Changes(func(c browse.Change) error {
+		got = append(got, map[browse.Kind]string{browse.Added: "+", browse.Removed: "-", browse.Modified: "M", browse.Renamed: "R"}[c.Kind]+c.Path)
+		return nil
+	})
+	err = errors.Join(err, b.Body.Close())
+	w.nothingBrowsed()
+	slices.Sort(got)
+	want = slices.Sorted(slices.Values(want))
+	if err == nil && !slices.Equal(got, want) {
+		err = fmt.Errorf("between %s and %s there are %q, want %q", b.Since, b.Snapshot, got, want)
+	}
+	return err
 }
 
 // verified compares what a verify found with words like n2=differs.

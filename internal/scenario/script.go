@@ -22,6 +22,7 @@ import (
 //	undelete NODE VOLUME           flockctl volume undelete
 //	write NODE VOLUME FILE TEXT    the container writes, and the pool's transaction group with it
 //	fsync NODE VOLUME FILE TEXT    the container writes, and has it in the intent log only
+//	erase NODE VOLUME FILE         the container removes it
 //	has NODE VOLUME FILE TEXT      the container reads exactly that
 //	cut NODE, boot NODE            power loss, and power on
 //	quit NODE, flockd NODE         flockd is stopped, and started; containers go on
@@ -158,6 +159,15 @@ func (w *World) step(words []string) error {
 			return node().ZFS.Fsync(ds)
 		}
 		return node().ZFS.Sync(ds)
+	case "erase":
+		ds, err := w.dataset(arg(2))
+		if err == nil {
+			err = node().ZFS.RemoveFile(ds, arg(3))
+		}
+		if err == nil {
+			err = node().ZFS.Sync(ds)
+		}
+		return err
 	case "has":
 		ds, err := w.dataset(arg(2))
 		if err != nil {

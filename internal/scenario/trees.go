@@ -8,8 +8,10 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"testing/fstest"
 	"time"
 
+	"github.com/flocker-io/flocker/internal/browse"
 	"github.com/flocker-io/flocker/internal/daemon"
 	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
@@ -21,6 +23,7 @@ type trees struct {
 
 	mu     sync.Mutex
 	opened int
+	open   map[string]bool // directories in use
 	rotten map[string]bool // "dataset file"
 	pace   time.Duration   // what each byte takes to be read
 }
@@ -59,8 +62,13 @@ func (t *trees) Open(ctx context.Context, snapshot string) (daemon.Tree, error) 
 	t.mu.Lock()
 	t.opened++
 	dir := fmt.Sprintf("/verify/%d", t.opened)
+	if t.open == nil {
+		t.open = map[string]bool{}
+	}
+	t.open[dir] = true
 	t.mu.Unlock()
 	if err := t.zfs.MountSnapshot(ctx, snapshot, dir); err != nil {
+		t.forget(dir)
 		return nil, err
 	}
 	return &tree{trees: t, snapshot: snapshot, dir: dir}, nil
@@ -70,9 +78,27 @@ func (t *trees) Open(ctx context.Context, snapshot string) (daemon.Tree, error) 
 func (t *trees) Tidy(ctx context.Context) error {
 	var errs []error
 	for _, dir := range t.zfs.SnapshotMounts() {
-		errs = append(errs, t.zfs.UnmountSnapshot(ctx, dir))
+		t.mu.Lock()
+		used := t.open[dir]
+		t.mu.Unlock()
+		if !used {
+			errs = append(errs, t.zfs.UnmountSnapshot(ctx, dir))
+		}
 	}
 	return errors.Join(errs...)
+}
+
+func (t *trees) forget(dir string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.open, dir)
+}
+
+// restarted is what a new flockd knows of what the old one had open.
+func (t *trees) restarted() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.open = nil
 }
 
 type tree struct {
@@ -111,5 +137,26 @@ func (t *tree) Walk(ctx context.Context, f func(daemon.Entry) error) error {
 	return nil
 }
 
+// Files implements daemon.Tree. What is in a dataset here is what containers have written:
+// there is no data directory.
+func (t *tree) Files() (browse.Files, error) {
+	all, err := t.trees.zfs.Files(t.snapshot)
+	if err != nil {
+		return nil, err
+	}
+	fsys := fstest.MapFS{}
+	for _, name := range all {
+		data, err := t.trees.zfs.ReadFile(t.snapshot, name)
+		if err != nil {
+			return nil, err
+		}
+		fsys[name] = &fstest.MapFile{Data: data, Mode: 0o644}
+	}
+	return browse.Of(fsys), nil
+}
+
 // Close implements daemon.Tree.
-func (t *tree) Close() error { return t.trees.zfs.UnmountSnapshot(context.Background(), t.dir) }
+func (t *tree) Close() error {
+	defer t.trees.forget(t.dir)
+	return t.trees.zfs.UnmountSnapshot(context.Background(), t.dir)
+}

@@ -167,6 +167,7 @@ func (m *Machine) Start() {
 	if m.world.fencers {
 		fencer = m.fencer
 	}
+	m.trees.restarted()
 	started := make(chan struct{})
 	d := daemon.New(daemon.Parts{
 		Version: "scenario", BootID: m.bootID(), Boot: m.uptime, Fencer: fencer, StopWriters: m.fencer.instead, Timers: daemon.Profile("default"),

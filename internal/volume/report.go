@@ -33,6 +33,8 @@ type Report struct {
 	Starts bool `json:"starts,omitempty"`
 	// Hold says that it knows the setting of that name.
 	Hold bool `json:"hold,omitempty"`
+	// Browse says that others may read snapshots of its copies.
+	Browse bool `json:"browse,omitempty"`
 	// Proxy says that its proxy answers: without it no clients of routes get to a server here.
 	Proxy bool `json:"proxy,omitempty"`
 	// Swarm is the one that its engine belongs to.

@@ -23,6 +23,8 @@ import (
 // Now is the time by the fake's clock.
 var Now = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 
+const day = 24 * time.Hour
+
 // ClusterID is the cluster that Init makes.
 const ClusterID = "c0ffee0123456789c0ffee0123456789"
 

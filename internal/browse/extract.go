@@ -1,0 +1,221 @@
+package browse
+
+import (
+	"archive/tar"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Extracted is what Extract has made.
+type Extracted struct {
+	Files int64 `json:"files"` // of any type
+	Bytes int64 `json:"bytes"` // of content
+	// Left are the first pipes and devices, which are not made, and Lefts how many there are.
+	Left  []string `json:"left,omitempty"`
+	Lefts int64    `json:"lefts,omitempty"`
+}
+
+// maxLeft is how many of what is left out are named.
+const maxLeft = 10
+
+// Extract makes what a stream of Tar has as one name in a directory, where nothing of that name
+// may be. It is made beside and gets its name when all of it is there: what was cut short leaves
+// nothing. Owners are kept if own says so, which takes root; without it, bits for setuid and
+// setgid are not kept either.
+func Extract(dir *os.Root, name string, own bool, r io.Reader) (out Extracted, err error) {
+	if !filepath.IsLocal(name) || name == "." || filepath.Base(name) != name {
+		return out, volume.Errorf(volume.CodeInvalid, "%q is not a name", name)
+	}
+	if err := vacant(dir, name); err != nil {
+		return out, err
+	}
+	beside := ".flockctl-" + strings.ToLower(rand.Text()[:12])
+	if err := dir.Mkdir(beside, 0o700); err != nil {
+		return out, err
+	}
+	defer func() { err = errors.Join(err, dir.RemoveAll(beside)) }()
+	in, err := dir.OpenRoot(beside)
+	if err != nil {
+		return out, err
+	}
+	defer in.Close()
+	x := unpacker{root: in, own: own, out: &out}
+	if err := x.all(r); err != nil {
+		return out, err
+	}
+	if err := vacant(dir, name); err != nil {
+		return out, err
+	}
+	return out, dir.Rename(beside+"/"+top, name)
+}
+
+// vacant refuses to put something in the place of what is there.
+func vacant(dir *os.Root, name string) error {
+	_, err := dir.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return volume.Errorf(volume.CodeConflict, "%s is there already, and nothing is overwritten", filepath.Join(dir.Name(), name)).
+		WithHint("give another destination, or move it away")
+}
+
+// top is what the stream's first entry is called while it is made.
+const top = "top"
+
+type unpacker struct {
+	root *os.Root
+	own  bool
+	out  *Extracted
+	base string // the stream's name for its first entry
+	open []made // directories that the stream is in, from the top
+}
+
+// made is a directory that gets its mode and times when nothing more is made in it.
+type made struct {
+	at string
+	h  *tar.Header
+}
+
+func (x *unpacker) all(r io.Reader) error {
+	t := tar.NewReader(r)
+	first := true
+	for {
+		h, err := t.Next()
+		switch {
+		case err == io.EOF && first:
+			return errors.New("the stream is empty")
+		case err == io.EOF:
+			return x.leave(len(x.open))
+		case err != nil:
+			return err
+		}
+		at, err := x.place(h, first)
+		if err == nil {
+			first = false
+			err = x.make(at, h, t)
+		}
+		if err != nil {
+			return fmt.Errorf("%q: %w", h.Name, err)
+		}
+	}
+}
+
+// place is where an entry is made: right in the directory that came before it, so that
+// nothing is ever reached through what the stream itself has made a link.
+func (x *unpacker) place(h *tar.Header, first bool) (string, error) {
+	name := path.Clean(h.Name)
+	if first {
+		if !filepath.IsLocal(name) || strings.Contains(name, "/") {
+			return "", errors.New("a stream begins with one name")
+		}
+		x.base = name
+		return top, nil
+	}
+	if x.base != "." {
+		var ok bool
+		if name, ok = strings.CutPrefix(name, x.base+"/"); !ok {
+			return "", errors.New("it is not below what the stream began with")
+		}
+	}
+	at := path.Join(top, name)
+	if !filepath.IsLocal(name) || name == "." {
+		return "", errors.New("it leads out of the destination")
+	}
+	for len(x.open) > 0 && x.open[len(x.open)-1].at != path.Dir(at) {
+		if err := x.leave(1); err != nil {
+			return "", err
+		}
+	}
+	if len(x.open) == 0 {
+		return "", errors.New("it comes without its directory")
+	}
+	return at, nil
+}
+
+// leave ends the n innermost directories.
+func (x *unpacker) leave(n int) error {
+	for range n {
+		d := x.open[len(x.open)-1]
+		x.open = x.open[:len(x.open)-1]
+		if err := x.dress(d.at, d.h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *unpacker) make(at string, h *tar.Header, content io.Reader) error {
+	switch h.Typeflag {
+	case tar.TypeDir:
+		if err := x.root.Mkdir(at, 0o700); err != nil {
+			return err
+		}
+		x.open = append(x.open, made{at, h})
+	case tar.TypeReg:
+		if err := x.file(at, h, content); err != nil {
+			return err
+		}
+	case tar.TypeSymlink:
+		if err := x.root.Symlink(h.Linkname, at); err != nil {
+			return err
+		}
+		if x.own {
+			if err := x.root.Lchown(at, h.Uid, h.Gid); err != nil {
+				return err
+			}
+		}
+	default:
+		if at == top {
+			return volume.Errorf(volume.CodeInvalid, "it is neither a file nor a directory nor a link")
+		}
+		if x.out.Lefts++; x.out.Lefts <= maxLeft {
+			x.out.Left = append(x.out.Left, h.Name)
+		}
+		return nil
+	}
+	x.out.Files++
+	return nil
+}
+
+func (x *unpacker) file(at string, h *tar.Header, content io.Reader) error {
+	f, err := x.root.OpenFile(at, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	n, err := io.Copy(f, content)
+	x.out.Bytes += n
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return x.dress(at, h)
+}
+
+// dress gives what is made its owner, mode and times, in this order: a change of the owner
+// takes bits of the mode away.
+func (x *unpacker) dress(at string, h *tar.Header) error {
+	mode := h.FileInfo().Mode()
+	if x.own {
+		if err := x.root.Lchown(at, h.Uid, h.Gid); err != nil {
+			return err
+		}
+	} else {
+		mode &^= fs.ModeSetuid | fs.ModeSetgid
+	}
+	if err := x.root.Chmod(at, mode&(fs.ModePerm|fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky)); err != nil {
+		return err
+	}
+	return x.root.Chtimes(at, time.Time{}, h.ModTime)
+}

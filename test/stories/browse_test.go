@@ -1,0 +1,67 @@
+package stories
+
+import (
+	"strings"
+	"testing"
+)
+
+// A file is deleted under a container that goes on writing; one command on a node without a
+// copy finds it in the newest snapshot that has it and brings it back, byte by byte.
+func TestBrowse(t *testing.T) {
+	c := start(t)
+	nodes := c.Nodes()
+	const shop = "/shop"
+	var sum string
+	var third = nodes[2]
+	c.Step("a container writes, a snapshot is taken, a file is deleted", func() {
+		if _, err := createOn(nodes[0], "shop", "replicas=1", "interval=1s"); err != nil {
+			t.Fatal(err)
+		}
+		v, _ := c.waitVolume(nodes[0], "shop", "ok", healthy)
+		for _, n := range nodes[1:] {
+			if v.Replicas[0].Node.Name != n.Name {
+				third = n
+			}
+		}
+		nodes[0].Docker("run", "-d", "--name", "shop", "-v", "shop:"+shop, "alpine", "sh", "-c",
+			"mkdir -p /shop/orders && head -c 3000000 /dev/urandom > /shop/orders/lost && ln -s /etc/passwd /shop/out && while true; do date >> /shop/log; sleep 1; done")
+		c.Until("the file is written", soon, func() error {
+			out, err := nodes[0].TryDocker("exec", "shop", "sha256sum", shop+"/orders/lost", shop+"/out")
+			sum, _, _ = strings.Cut(out, " ")
+			return err
+		})
+		nodes[0].Flockctl("snapshot", "create", "shop@before")
+		nodes[0].Docker("exec", "shop", "rm", shop+"/orders/lost")
+		// It is gone from the newest snapshots, too, when it is looked for.
+		c.waitSnapshotAfter(v, nodes[0], c.Lab.Node(int(v.Replicas[0].Node.Name[1]-'0')))
+	})
+	c.Step("any node shows it as it was, and gets it back", func() {
+		for _, n := range nodes {
+			if out := n.Flockctl("browse", "list", "shop@before", "orders", "-q"); strings.TrimSpace(out) != "lost" {
+				t.Errorf("%s lists %q", n, out)
+			}
+		}
+		if out := third.Flockctl("diff", "shop", "before"); !strings.Contains(out, "-  /orders/lost\n") {
+			t.Errorf("the diff says %q", out)
+		}
+		third.Sh("rm -rf /tmp/found && mkdir /tmp/found")
+		t.Logf("%s", third.Flockctl("browse", "get", "shop", "orders/lost", "/tmp/found"))
+		if got := third.Sh("sha256sum < /tmp/found/lost"); !strings.HasPrefix(got, sum) {
+			t.Errorf("the file is %s, was %s", got, sum)
+		}
+		if out, err := third.TryFlockctl("browse", "cat", "shop@before", "out"); err == nil || strings.Contains(out, "root:") {
+			t.Errorf("a link out of the volume was followed: %q", out)
+		}
+		third.Flockctl("browse", "get", "shop@before", "/", "/tmp/found/all")
+		if got := third.Sh("sha256sum < /tmp/found/all/orders/lost; readlink /tmp/found/all/out"); !strings.HasPrefix(got, sum) || !strings.Contains(got, "/etc/passwd") {
+			t.Errorf("the whole: %q", got)
+		}
+	})
+	c.Step("nothing stays mounted", func() {
+		for _, n := range nodes {
+			if out := n.Sh("grep -c shop@ /proc/mounts || true; ls /run/flocker/verify 2>/dev/null"); strings.TrimSpace(out) != "0" {
+				t.Errorf("%s: %q", n, out)
+			}
+		}
+	})
+}
