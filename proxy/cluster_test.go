@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -114,7 +115,8 @@ type member struct {
 	secrets          string       // Options.Secrets
 	inheritNodes     net.Listener // handed on by an older process, as the next ones
 	inherit          map[string]net.Listener
-	link             net.Conn // to an older process
+	link             net.Conn                        // to an older process
+	handed           func(files map[string]*os.File) // nil, or is called when a newer process has taken what it was handed
 }
 
 func newCluster(t testing.TB, n int) *cluster {

@@ -423,7 +423,7 @@ func (n *Node) pass(port uint16) error {
 	if !ok || n.inherited[name] != nil {
 		return nil // nobody does, or who was to take it has not come to it yet
 	}
-	f, err := l.File()
+	f, err := HandOn(l)
 	if err == nil {
 		n.inherited[name], err = net.FileListener(f)
 		_ = f.Close()

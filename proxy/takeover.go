@@ -216,7 +216,7 @@ func (n *Node) HandOver(start func(listeners map[string]*os.File) error) error {
 	}()
 	n.mu.Lock()
 	for name, l := range n.listeners {
-		f, err := l.(*net.TCPListener).File()
+		f, err := HandOn(l.(*net.TCPListener))
 		if err != nil {
 			n.mu.Unlock()
 			return fmt.Errorf("handing the listener of port %s on: %w", name, err)

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // socketpair is a link as two processes have it.
@@ -50,7 +52,10 @@ func (m *member) takeOver(t *testing.T, file string, retired chan<- error) {
 			}
 			listeners[name] = l
 		}
-		f, err := oldRaw.(*net.TCPListener).File()
+		if m.handed != nil {
+			m.handed(files)
+		}
+		f, err := HandOn(oldRaw.(*net.TCPListener))
 		if err != nil {
 			return err
 		}
@@ -140,6 +145,76 @@ func TestTakeover(t *testing.T) {
 		t.Fatal(err)
 	}
 	visit(t, c.addrOf(0, r))
+}
+
+// What is handed on stays as it is while another process takes it, which asks for its number:
+// one that blocked would have who accepts wait in the kernel, also for those who come after.
+func TestHandOn(t *testing.T) {
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	local, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range []net.Listener{tcp, local} {
+		f, err := HandOn(l.(syscall.Conn))
+		if err != nil {
+			t.Fatal(err)
+		}
+		flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if flags&unix.O_NONBLOCK == 0 {
+			t.Errorf("%s blocks from now on", l.Addr().Network())
+		}
+		if own, err := unix.FcntlInt(f.Fd(), unix.F_GETFD, 0); err != nil || own&unix.FD_CLOEXEC == 0 {
+			t.Errorf("%s is handed on to every process that is started: flags %x, %v", l.Addr().Network(), own, err)
+		}
+		if err := errors.Join(f.Close(), l.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Clients and nodes that come just while a newer process is started, after it was handed what
+// they come by, are served, and the older process lets go.
+func TestTakeoverMeanwhile(t *testing.T) {
+	c := newCluster(t, 2)
+	m := c.nodes[0]
+	file := filepath.Join(t.TempDir(), "proxy.json")
+	m.stop()
+	m.start(t, file, m.addr)
+	r := Route{ID: "r", Listen: freePort(t), Mode: TCP, Limits: Limits{Silence: time.Millisecond}}
+	server, _ := echo(t, "s")
+	c.route(r, 0, 1, server)
+	here, there := c.addrOf(0, r), c.addrOf(1, r)
+	old := m.Node
+	m.handed = func(files map[string]*os.File) {
+		for _, f := range files {
+			f.Fd() // as os/exec does
+		}
+		visit(t, here) // whoever has accepted it accepts the next one now
+		visit(t, there)
+	}
+	retired := make(chan error, 1)
+	m.takeOver(t, file, retired)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = old.isRetired() // it answers
+		for range 5 {
+			visit(t, here)
+			visit(t, there)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the older process keeps a lock, or its clients")
+	}
 }
 
 // attend has a node listen to its older processes, and tell them what there is to tell.

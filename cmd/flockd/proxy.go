@@ -316,12 +316,12 @@ func (p *proxyProcess) succeed() (ours net.Conn, err error) {
 		return nil, err
 	}
 	err = p.node.HandOver(func(files map[string]*os.File) error {
-		nodes, err := p.nodes.File()
+		nodes, err := proxy.HandOn(p.nodes)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = nodes.Close() }()
-		control, err := p.control.File()
+		control, err := proxy.HandOn(p.control)
 		if err != nil {
 			return err
 		}
