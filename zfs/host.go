@@ -78,18 +78,9 @@ func (h *Host) Capabilities(ctx context.Context) (Capabilities, error) {
 	if known != nil {
 		return *known, nil
 	}
-	out, err := h.run(ctx, command{op: "version", argv: []string{"zfs", "version"}})
+	c, err := h.Versions(ctx)
 	if err != nil {
-		// The userland prints its own version and then fails without the module.
-		var e *Error
-		if errors.As(err, &e) && ctx.Err() == nil {
-			e.Kind = ErrNoZFS
-		}
 		return Capabilities{}, err
-	}
-	c, err := parseVersion(out)
-	if err != nil {
-		return Capabilities{}, &Error{Op: "version", Err: err}
 	}
 	h.mu.Lock()
 	h.capabilities = &c

@@ -24,7 +24,7 @@ const (
 
 const exitHelp = `Exit codes:
    0  done
-   1  failed inside, or interrupted
+   1  failed inside, or interrupted; or doctor has found a problem
    2  the command line or an option is wrong
    3  no such volume, node, snapshot, set-aside copy or token
    4  conflict, refused by a safety rule, or copies differ

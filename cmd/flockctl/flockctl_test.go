@@ -47,6 +47,7 @@ func TestMain(m *testing.M) {
 //	called METHOD             wait until a method of the API was called
 //	calls METHOD              print the arguments of the calls of a method
 //	verify differs|unread NODE     what a verify finds from now on; alone: nothing
+//	well                      doctor finds nothing from now on
 //	code N flockctl ...       run a command that exits with N
 func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -71,6 +72,7 @@ func TestStories(t *testing.T) {
 			"calls":   storyCalls,
 			"verify":  storyVerify,
 			"lose":    storyLose,
+			"well":    func(ts *testscript.TestScript, _ bool, _ []string) { story(ts).fake.Recover() },
 			"code":    storyCode,
 		},
 	})

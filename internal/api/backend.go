@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 
+	"github.com/flocker-io/flocker/internal/doctor"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -132,6 +133,12 @@ type Backend interface {
 	CreateToken(ctx context.Context, req TokenRequest) (Token, error)
 	Tokens(ctx context.Context) ([]Token, error)
 	RevokeToken(ctx context.Context, id string) error
+
+	// Doctor has every node look at itself and at its way to the others, and says what was
+	// found. It needs no leader; a node that does not answer is a finding.
+	Doctor(ctx context.Context) (Doctor, error)
+	// Facts are what one node finds out about itself, "" the one that is asked.
+	Facts(ctx context.Context, node string) (doctor.Facts, error)
 
 	// Events returns those after q.After, oldest first. When there are none it waits
 	// up to q.Wait for one and may then return none.

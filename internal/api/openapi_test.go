@@ -9,6 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/flocker-io/flocker/internal/browse"
+	"github.com/flocker-io/flocker/internal/doctor"
 )
 
 type document struct {
@@ -71,7 +72,7 @@ func TestEveryFieldIsDescribed(t *testing.T) {
 		SyncRequest{}, SyncReply{}, VerifyRequest{}, VerifyReply{}, Sum{}, CopySum{}, Reading{}, Snapshot{}, SnapshotRequest{}, PruneRequest{},
 		Failover{}, LastFailover{}, Lease{}, Asides{}, Aside{}, RestoreAsideRequest{}, Container{}, FailoverRequest{}, DrainRequest{}, Drain{}, LeftCopy{}, RemoveNodeRequest{}, RemoveNodeReply{},
 		browse.Entry{}, browse.Change{},
-		Routes{}, Route{}, RouteSession{}, AddRouteRequest{}, NodeRoute{},
+		Routes{}, Route{}, RouteSession{}, AddRouteRequest{}, NodeRoute{}, Doctor{}, doctor.Finding{},
 	}
 	for _, v := range types {
 		typ := reflect.TypeOf(v)

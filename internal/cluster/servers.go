@@ -28,3 +28,15 @@ func (c *Cluster) Servers() map[volume.NodeID]bool {
 	}
 	return out
 }
+
+// Validity of this node's certificate.
+func (c *Cluster) Validity() (from, to time.Time) { return c.id.Validity() }
+
+// GossipHealth is what gossip alone says of a node; ok is false where nobody gossips. It may be
+// wrong in both directions, see Gossip.
+func (c *Cluster) GossipHealth(id volume.NodeID) (h Health, ok bool) {
+	if _, none := c.gossip.(NoGossip); none {
+		return "", false
+	}
+	return c.gossip.Health(id), true
+}

@@ -112,6 +112,14 @@ func (d *Docker) Version(ctx context.Context) (Version, error) {
 	})
 }
 
+// Info of the engine that answers now.
+func (d *Docker) Info(ctx context.Context) (Info, error) {
+	return ask(ctx, d, "info", callTimeout, func(ctx context.Context, c *client.Client) (Info, error) {
+		got, err := c.Info(ctx, client.InfoOptions{})
+		return Info{Version: got.Info.ServerVersion, LiveRestore: got.Info.LiveRestoreEnabled, Drivers: got.Info.Plugins.Volume}, err
+	})
+}
+
 // Users lists the containers with volumes of our driver.
 func (d *Docker) Users(ctx context.Context) ([]Use, error) {
 	return ask(ctx, d, "list containers", callTimeout, func(ctx context.Context, c *client.Client) ([]Use, error) {

@@ -10,6 +10,8 @@ import (
 // within a few seconds or with ctx. An error means "not known", never "none".
 type Engine interface {
 	Version(ctx context.Context) (Version, error)
+	// Info is what the engine says of itself.
+	Info(ctx context.Context) (Info, error)
 	// Users are all containers, in any state, that mount a volume of our driver.
 	Users(ctx context.Context) ([]Use, error)
 	// Linking are the running containers that are to reach services by their names.
@@ -90,6 +92,13 @@ type Images interface {
 type Version struct {
 	Engine string // "20.10.24"
 	API    string // the one we speak with it
+}
+
+// Info is what an engine says of itself.
+type Info struct {
+	Version     string   // "20.10.24"
+	LiveRestore bool     // containers outlive it
+	Drivers     []string // of volumes, as far as it has found them
 }
 
 // Use is one container that mounts volumes of our driver.

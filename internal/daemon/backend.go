@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/doctor"
 )
 
 // backend is api.Backend of a node that may or may not be a member: what needs a
@@ -207,6 +208,12 @@ func (b backend) Tokens(ctx context.Context) ([]api.Token, error) {
 func (b backend) RevokeToken(ctx context.Context, id string) error {
 	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.RevokeToken(ctx, id) })
 	return err
+}
+
+func (b backend) Doctor(ctx context.Context) (api.Doctor, error) { return b.d.doctor(ctx) }
+
+func (b backend) Facts(ctx context.Context, node string) (doctor.Facts, error) {
+	return b.d.factsOf(ctx, node)
 }
 
 func (b backend) Events(ctx context.Context, q api.EventsQuery) ([]api.Event, error) {

@@ -59,6 +59,7 @@ type Parts struct {
 	Files    agent.Files
 	Engine   container.Engine // nil: a node without containers
 	Trees    Trees            // reads snapshots to verify copies; nil: they cannot be verified
+	Examiner Examiner         // tells of the machine itself, for doctor; nil: nothing is told of it
 	// Doors are where containers wait that are started ahead of their volumes; nil: none is.
 	Doors Doors
 	// Dirty counts what is written to a pool; nil: `written` alone tells.
@@ -111,6 +112,8 @@ type Daemon struct {
 	// changing makes init and join exclude each other.
 	changing sync.Mutex
 	joined   chan *cluster.Cluster // a membership that init or join made
+
+	asking asking // what doctor asks of this node
 }
 
 // New makes a Daemon; Run runs it.
@@ -143,6 +146,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		d.joined <- c
 	}
 
+	defer d.asking.wait()
 	g := newGroup(ctx)
 	member := make(chan struct{}) // closed when a membership has been loaded
 	g.run("member", func(ctx context.Context) error { return d.runMember(ctx, sync.OnceFunc(func() { close(member) })) })

@@ -44,13 +44,15 @@ func Real(cfg Config, log *slog.Logger) (Parts, error) {
 	p := Parts{
 		Version: version.Version, BootID: strings.TrimSpace(string(boot)), Log: log, Timers: t, Metrics: metrics,
 		StateDir: cfg.StateDir, MountDir: cfg.MountDir, Files: osFiles{},
-		ZFS:     host,
-		Trees:   &osTrees{zfs: host, dir: filepath.Join(cfg.RunDir, "verify")},
-		Dirty:   func(pool string) replicate.Dirty { return replicate.Kstats{Pool: pool} },
-		Cluster: cluster.Config{Listen: cfg.Listen, GossipListen: cfg.GossipListen, Timing: timing},
-		Local:   func() (net.Listener, error) { return api.ListenUnix(cfg.Socket(), api.SocketGroup) },
-		Pool:    cfg.Pool,
-		Fencer:  fence.Dial(filepath.Join(cfg.RunDir, "fence.sock")),
+		ZFS:   host,
+		Trees: &osTrees{zfs: host, dir: filepath.Join(cfg.RunDir, "verify")},
+
+		Examiner: osExaminer{cfg: cfg, zfs: host, proc: "/proc", sys: "/sys"},
+		Dirty:    func(pool string) replicate.Dirty { return replicate.Kstats{Pool: pool} },
+		Cluster:  cluster.Config{Listen: cfg.Listen, GossipListen: cfg.GossipListen, Timing: timing},
+		Local:    func() (net.Listener, error) { return api.ListenUnix(cfg.Socket(), api.SocketGroup) },
+		Pool:     cfg.Pool,
+		Fencer:   fence.Dial(filepath.Join(cfg.RunDir, "fence.sock")),
 		StopWriters: func(ctx context.Context, root string) error {
 			return fence.Instead(ctx, log, cfg.RunDir, root)
 		},

@@ -22,6 +22,7 @@ var layers = map[string][]string{
 	"internal/state":     {"internal/volume", "internal/lease"},
 	"internal/transport": {"internal/volume"},
 	"internal/browse":    {"internal/volume"},
+	"internal/doctor":    {"internal/volume"},
 	"internal/warm":      {"internal/mounts"},                                     // its test looks there
 	"internal/mounts":    {},                                                      // its own, because the fencer is to be light: it needs nothing of internal/container
 	"internal/container": {"internal/volume", "internal/mounts", "internal/warm"}, // mounts: its test with a real engine looks there
@@ -32,7 +33,7 @@ var layers = map[string][]string{
 	"replicate":          {"internal/volume", "zfs"},
 	"migrate":            {"internal/volume"},
 	"plugin":             {"internal/volume"},
-	"internal/api":       {"internal/volume", "internal/lease", "internal/browse"},
+	"internal/api":       {"internal/volume", "internal/lease", "internal/browse", "internal/doctor"},
 
 	// 3: one node's share in the cluster
 	"internal/cluster": {"internal/volume", "internal/lease", "internal/state", "internal/transport"},
@@ -49,14 +50,14 @@ var layers = map[string][]string{
 		"internal/state", // what `flockd recover` prints of it
 		"zfs/zfsfake",    // the trial mode: a node without a pool to try things on
 	},
-	"cmd/flockctl": {"internal/api", "internal/browse", "internal/volume", "internal/version"},
+	"cmd/flockctl": {"internal/api", "internal/browse", "internal/doctor", "internal/volume", "internal/version"},
 
 	// Fakes and suites stand beside what they stand in for.
 	"zfs/zfsfake":                      {"zfs"},
 	"zfs/zfstest":                      {"zfs"},
 	"internal/transport/memnet":        {},
 	"internal/container/containerfake": {"internal/container", "internal/volume"},
-	"internal/api/apitest":             {"internal/api", "internal/browse", "internal/volume"},
+	"internal/api/apitest":             {"internal/api", "internal/browse", "internal/doctor", "internal/volume"},
 
 	// Tests of whole clusters, and these rules.
 	"internal/scenario": {everything, "internal/daemon"},

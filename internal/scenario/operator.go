@@ -14,6 +14,7 @@ import (
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/browse"
 	"github.com/flocker-io/flocker/internal/cluster"
+	"github.com/flocker-io/flocker/internal/doctor"
 	"github.com/flocker-io/flocker/zfs"
 )
 
@@ -65,6 +66,10 @@ import (
 //	rebalance NODE                 flockctl rebalance, until all its moves are done; rebalance-step NODE: one step of it
 //	evened NODE N                  until the node knows of so many moves of the policy; N+: or more
 //	locality NODE VOLUME [TEXT]    until that is in what the node says of the volume's preferences; without: it has all
+//	doctor NODE SEVERITY CHECK [OF] ~~ TEXT  until flockctl doctor says so, of node OF or of the cluster
+//	sound NODE                     until flockctl doctor finds no problem, nothing about datasets and no clock that is off
+//	stray NODE NAME                somebody makes a dataset where those of the volumes are
+//	local NODE NAME                the engine has a volume of its own of that name
 //	option NODE VOLUME KEY=VALUE.. until the node knows the volume with these
 func (w *World) operatorStep(words []string) error {
 	node := func() *Machine { return w.Machine(words[1]) }
@@ -117,6 +122,28 @@ func (w *World) operatorStep(words []string) error {
 		ds, err := w.dataset(words[2])
 		node().trees.rot(ds, words[3])
 		return err
+	case "doctor":
+		head, text, _ := strings.Cut(strings.Join(words[2:], " "), " ~~ ")
+		w.Await("doctor says "+head+": "+text, func() bool {
+			d, err := node().API().Doctor(w.ctx())
+			return err == nil && slices.ContainsFunc(d.Findings, func(f doctor.Finding) bool {
+				return strings.TrimSpace(fmt.Sprintf("%s %s %s", f.Severity, f.Check, f.Node)) == head && strings.Contains(f.What, text)
+			})
+		})
+		return nil
+	case "sound":
+		w.Await("doctor finds "+words[1]+" sound", func() bool {
+			d, err := node().API().Doctor(w.ctx())
+			return err == nil && doctor.Worst(d.Findings) != doctor.Problem && !slices.ContainsFunc(d.Findings, func(f doctor.Finding) bool {
+				return f.Severity != doctor.OK && slices.Contains([]string{"datasets", "receives", "mounts", "clock"}, f.Check)
+			})
+		})
+		return nil
+	case "stray":
+		return node().ZFS.CreateFilesystem(w.ctx(), Pool+"/flocker/"+words[2], nil)
+	case "local":
+		node().Engine.MakeLocal(words[2])
+		return nil
 	case "safety":
 		text := strings.Join(words[2:], " ")
 		w.Await("status warns that "+text, func() bool {

@@ -21,6 +21,7 @@ var (
 func Cluster() *Fake {
 	f := New()
 	f.index = 40
+	f.findings = sick()
 	f.status = api.ClusterStatus{
 		Initialized: true, ClusterID: ClusterID, Ready: true, Node: Alpha, Leader: Alpha, Quorum: true,
 		Failover:  api.Failover{Mode: "automatic", Round: 1, Profile: "default"},

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/doctor"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -46,6 +47,7 @@ type Fake struct {
 	// differs is the node whose copies verify finds to be unlike; unread, one whose
 	// copies it cannot read.
 	differs, unread volume.NodeID
+	findings        []doctor.Finding
 	index           uint64
 	migration       *api.Migration // the last, and how often it was asked for
 	looks           int
@@ -151,7 +153,7 @@ func (f *Fake) enter(ctx context.Context, method string, args ...any) error {
 		return err
 	}
 	switch method {
-	case "Version", "Status", "Init", "Join":
+	case "Version", "Status", "Init", "Join", "Doctor":
 	default:
 		if f.status.Retired != "" {
 			return volume.Errorf(volume.CodeRefused, "%s", f.status.Retired)

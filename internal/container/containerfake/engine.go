@@ -602,6 +602,13 @@ func (e *Engine) Path(name, volume string) string {
 	return ""
 }
 
+// MakeLocal makes a volume of the engine's own driver.
+func (e *Engine) MakeLocal(name string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.local[name] = true
+}
+
 // Activations is how often Activate was called.
 func (e *Engine) Activations() int {
 	e.mu.Lock()
@@ -615,6 +622,20 @@ func (e *Engine) Version(context.Context) (container.Version, error) {
 		return container.Version{}, err
 	}
 	return container.Version{Engine: "fake", API: "1.41"}, nil
+}
+
+// Info of the fake. It lists the driver once it was activated.
+func (e *Engine) Info(context.Context) (container.Info, error) {
+	if err := e.alive(); err != nil {
+		return container.Info{}, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := container.Info{Version: "20.10.24", Drivers: []string{"local"}}
+	if e.activated > 0 {
+		out.Drivers = []string{driverName, "local"}
+	}
+	return out, nil
 }
 
 // Users lists the containers that use the driver's volumes.

@@ -1,0 +1,582 @@
+package doctor
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// checks in the order in which people read them. look adds what it finds, and says in a few words
+// what is well when that was nothing; "" when there was nothing to look at.
+var checks = []struct {
+	name string
+	look func(*examination) string
+}{
+	{"nodes", nodes},
+	{"zfs", versions},
+	{"pool", pools},
+	{"features", features},
+	{"clock", clocks},
+	{"clocksource", clocksources},
+	{"ports", ports},
+	{"reach", reach},
+	{"mount", propagation},
+	{"engine", engines},
+	{"plugin", plugins},
+	{"shadows", shadows},
+	{"datasets", orphans},
+	{"receives", partials},
+	{"mounts", unused},
+	{"certificate", certificates},
+	{"fencing", fencing},
+	{"timers", timers},
+}
+
+// nodes that answer, and the quorum.
+func nodes(x *examination) string {
+	if x.cluster.None != "" {
+		x.add(Warning, "", x.cluster.None, "only this machine was examined", "`flockctl init` makes a cluster, `flockctl join` enters one")
+		return ""
+	}
+	if !x.cluster.Quorum {
+		x.add(Problem, "", "this node hears no leader", "nothing can be changed, and no volume fails over, until more than half of the voters reach each other",
+			"start the nodes that do not answer, and see what is said of reach below; if more than half of the voters are lost for good: flockd recover")
+	}
+	for _, n := range x.nodes {
+		switch {
+		case n.Facts != nil:
+		case n.Old:
+			x.add(Warning, n.Name, "its version cannot be examined", "what is wrong on it is not seen here", "install the version of the other nodes on "+n.Name)
+		default:
+			x.add(Problem, n.Name, "it does not answer: "+n.Error, "its copies fall behind, and what is wrong on it cannot be seen",
+				fmt.Sprintf("on %s: systemctl status flockd; journalctl -u flockd", n.Name))
+		}
+	}
+	return counted(len(x.nodes), "node") + ", all answer"
+}
+
+// versions of userland and module on a node, and of the nodes among one another.
+func versions(x *examination) string {
+	type of struct{ major, minor int }
+	by := map[of][]string{}
+	looked := false
+	x.asked(func(n Node, f *Facts) {
+		if f.ZFS == nil {
+			return
+		}
+		looked = true
+		user, module := number(f.ZFS.Userland), number(f.ZFS.Module)
+		if f.ZFS.Module == "" {
+			x.add(Problem, n.Name, "ZFS's module is not loaded", "no volume of the node can be used", fmt.Sprintf("on %s: modprobe zfs", n.Name))
+			return
+		}
+		if user != module {
+			s := Warning
+			if user[0] != module[0] || user[1] != module[1] {
+				s = Problem
+			}
+			x.add(s, n.Name, fmt.Sprintf("the commands are of ZFS %s, the module of %s", f.ZFS.Userland, f.ZFS.Module),
+				"they are made for one another: what one knows and the other does not fails when it is needed", "restart "+n.Name+", after `flockctl node drain "+n.Name+"`")
+		}
+		v := of{module[0], module[1]}
+		by[v] = append(by[v], n.Name)
+	})
+	if len(by) > 1 {
+		s, majors := Warning, map[int]bool{}
+		var said []string
+		for _, v := range slices.SortedFunc(maps.Keys(by), func(a, b of) int { return cmp.Or(a.major-b.major, a.minor-b.minor) }) {
+			majors[v.major] = true
+			said = append(said, fmt.Sprintf("%d.%d on %s", v.major, v.minor, strings.Join(by[v], ", ")))
+		}
+		if len(majors) > 1 {
+			s = Problem
+		}
+		x.add(s, "", "the nodes have different versions of ZFS: "+strings.Join(said, "; "),
+			"a stream of a newer version may be one that an older one does not take", "bring the nodes to one version, one after another, each drained meanwhile")
+	}
+	if !looked {
+		return ""
+	}
+	return "commands and modules are of one version"
+}
+
+// number takes a version's first three numbers.
+func number(version string) (out [3]int) {
+	for i, part := range strings.SplitN(version, ".", 3) {
+		if end := strings.IndexFunc(part, func(r rune) bool { return r < '0' || r > '9' }); end >= 0 {
+			part = part[:end]
+		}
+		out[i], _ = strconv.Atoi(part) // "" is 0, as a version without one is
+	}
+	return out
+}
+
+// How full a pool may be before ZFS is slow with it, and before it soon takes nothing.
+const (
+	fullish = 0.80
+	full    = 0.92
+)
+
+func pools(x *examination) string {
+	looked := false
+	x.asked(func(n Node, f *Facts) {
+		p := f.Pool
+		if p == nil {
+			return
+		}
+		looked = true
+		see := fmt.Sprintf("on %s: zpool status -v %s", n.Name, p.Name)
+		switch p.Health {
+		case "ONLINE":
+		case "DEGRADED":
+			x.add(Warning, n.Name, fmt.Sprintf("pool %s is DEGRADED", p.Name), "it works, and the next device that fails may take it", see+", and replace what has failed")
+		default:
+			x.add(Problem, n.Name, fmt.Sprintf("pool %s is %s", p.Name, cmp.Or(p.Health, "of no known health")), "its volumes cannot be used there", see+"; once its devices are back: zpool clear "+p.Name)
+		}
+		if p.ReadOnly {
+			x.add(Problem, n.Name, fmt.Sprintf("pool %s is imported read-only", p.Name), "nothing can be written or received there",
+				fmt.Sprintf("on %[1]s: zpool export %[2]s && zpool import %[2]s", n.Name, p.Name))
+		}
+		if p.Size <= 0 {
+			return
+		}
+		used := 1 - float64(p.Free)/float64(p.Size)
+		what := fmt.Sprintf("pool %s is %.0f%% full", p.Name, used*100)
+		fix := "add a device, remove what nobody needs (`flockctl aside list`, `flockctl volume list`), or move volumes: flockctl rebalance"
+		switch {
+		case used >= full:
+			x.add(Problem, n.Name, what, "writes and receives fail when it is full, and it is slow before that", fix)
+		case used >= fullish:
+			x.add(Warning, n.Name, what, "ZFS is slow with a pool that is nearly full", fix)
+		}
+	})
+	if !looked {
+		return ""
+	}
+	return "all are healthy and have room"
+}
+
+// inStreams are the features that a stream of replication may make use of: where the receiving pool
+// has one not enabled, it refuses the stream.
+var inStreams = []string{"embedded_data", "extensible_dataset", "large_blocks", "large_dnode", "lz4_compress", "zstd_compress"}
+
+func features(x *examination) string {
+	active := map[string]string{} // the first node on which it is
+	looked := false
+	x.asked(func(n Node, f *Facts) {
+		if f.Pool == nil || f.Pool.Features == nil {
+			return
+		}
+		looked = true
+		for _, name := range inStreams {
+			if f.Pool.Features[name] == "active" && active[name] == "" {
+				active[name] = n.Name
+			}
+		}
+	})
+	x.asked(func(n Node, f *Facts) {
+		if f.Pool == nil || f.Pool.Features == nil {
+			return
+		}
+		for _, name := range inStreams {
+			if state := f.Pool.Features[name]; active[name] != "" && state != "active" && state != "enabled" {
+				x.add(Warning, n.Name, fmt.Sprintf("its pool %s has not got the feature %s, which is in use on %s", f.Pool.Name, name, active[name]),
+					"a stream that needs it is refused there", fmt.Sprintf("on %s: zpool set feature@%s=enabled %s", n.Name, name, f.Pool.Name))
+			}
+		}
+	})
+	if !looked {
+		return ""
+	}
+	return "each pool takes the streams of all others"
+}
+
+// How far a clock may be away from the others'. Leases do not go by it, but ages do: of what is
+// set aside, of snapshots that are kept, of the trash.
+const (
+	clockAway = time.Second
+	clockLost = time.Minute
+)
+
+func clocks(x *examination) string {
+	var all []time.Duration
+	x.asked(func(n Node, _ *Facts) { all = append(all, n.Ahead) })
+	if len(all) < 2 {
+		return ""
+	}
+	slices.Sort(all)
+	middle := all[(len(all)-1)/2]
+	most := time.Duration(0)
+	x.asked(func(n Node, _ *Facts) {
+		away := n.Ahead - middle
+		way := "ahead of"
+		if away < 0 {
+			away, way = -away, "behind"
+		}
+		away = max(0, away-n.Unsure) // what is sure
+		most = max(most, away)
+		if away <= clockAway {
+			return
+		}
+		s := Warning
+		if away > clockLost {
+			s = Problem
+		}
+		x.add(s, n.Name, fmt.Sprintf("its clock is %s %s those of the others", short(away), way),
+			"how long snapshots, removed volumes and set-aside copies are kept goes by clocks", fmt.Sprintf("on %s: timedatectl set-ntp true, and see timedatectl timesync-status", n.Name))
+	})
+	return fmt.Sprintf("they differ by no more than can be measured and %s", short(most))
+}
+
+// short is a time with two digits that matter.
+func short(d time.Duration) string {
+	for _, unit := range []time.Duration{time.Hour, time.Minute, time.Second} {
+		if d >= 10*unit {
+			return d.Round(unit).String()
+		}
+		if d >= unit {
+			return d.Round(unit / 10).String()
+		}
+	}
+	return d.Round(time.Millisecond).String()
+}
+
+// slowSources are those that cost a trip to a device each time.
+var slowSources = []string{"hpet", "acpi_pm", "jiffies", "refined-jiffies"}
+
+func clocksources(x *examination) string {
+	looked := false
+	x.asked(func(n Node, f *Facts) {
+		if f.Clock == nil {
+			return
+		}
+		looked = true
+		if slices.Contains(slowSources, f.Clock.Source) {
+			x.add(Warning, n.Name, fmt.Sprintf("the kernel tells the time by %s", f.Clock.Source),
+				"each look at the clock takes a microsecond and more, and databases look at it all the time",
+				fmt.Sprintf("on %s see `dmesg | grep -i tsc` for why its TSC is not used (there are: %s); where that is sound, boot with clocksource=tsc tsc=reliable",
+					n.Name, strings.Join(f.Clock.Available, ", ")))
+		}
+	})
+	if !looked {
+		return ""
+	}
+	return "the kernels tell the time by quick ones"
+}
+
+func ports(x *examination) string {
+	looked := false
+	x.asked(func(n Node, f *Facts) {
+		for _, p := range f.Ports {
+			looked = true
+			at := strings.TrimSpace(p.Network + " " + p.Address)
+			switch {
+			case !p.Held:
+				x.add(Problem, n.Name, fmt.Sprintf("nobody listens on %s, which is for %s", at, p.For), "who needs it gets no answer",
+					fmt.Sprintf("on %s: systemctl restart %s", n.Name, p.Unit))
+			case !p.Ours:
+				x.add(Problem, n.Name, fmt.Sprintf("%s, which is for %s, is taken by %s", at, p.For, cmp.Or(p.By, "somebody else")), "flocker cannot listen there",
+					fmt.Sprintf("on %s: stop that, then systemctl restart %s; or give flocker another in /etc/flocker/flockd.yml", n.Name, p.Unit))
+			}
+		}
+	})
+	if !looked {
+		return ""
+	}
+	return "flocker has all of its own"
+}
+
+// reach: each pair of nodes, in both directions. One that does not answer the asker is told of
+// already.
+func reach(x *examination) string {
+	byID := map[volume.NodeID]Node{}
+	for _, n := range x.nodes {
+		byID[n.ID] = n
+	}
+	pairs := 0
+	x.asked(func(n Node, f *Facts) {
+		for _, p := range f.Peers {
+			to, ok := byID[p.Node]
+			if !ok || to.Facts == nil {
+				continue
+			}
+			pairs++
+			switch {
+			case p.Raft != "":
+				x.add(Problem, n.Name, fmt.Sprintf("it does not reach %s: %s", to.Name, p.Raft), "they cannot vote for, lead or replicate to one another",
+					fmt.Sprintf("let %s connect to %s (TCP) on %s: firewall, routes, --advertise", n.Name, p.Addr, to.Name))
+			case p.Gossip == "dead" || p.Gossip == "unknown":
+				x.add(Warning, n.Name, fmt.Sprintf("it does not hear the gossip of %s, which is there", to.Name), "that a node dies is noticed later",
+					fmt.Sprintf("let %s and %s reach one another's gossip port, TCP and UDP", n.Name, to.Name))
+			}
+		}
+	})
+	if pairs == 0 {
+		return ""
+	}
+	return fmt.Sprintf("all %d ways between nodes are open", pairs)
+}
+
+func propagation(x *examination) string {
+	looked := false
+	x.asked(func(n Node, f *Facts) {
+		if f.Mount == nil {
+			return
+		}
+		looked = true
+		if !f.Mount.Shared {
+			x.add(Warning, n.Name, fmt.Sprintf("%s is on the mount %s, which is private", f.Mount.Dir, f.Mount.On),
+				"what is unmounted there stays mounted in the mount namespaces of services and containers, and keeps volumes from moving",
+				fmt.Sprintf("on %s: mount --make-rshared %s, and see who has made it private", n.Name, f.Mount.On))
+		}
+	})
+	if !looked {
+		return ""
+	}
+	return "what is unmounted is so for all services"
+}
+
+// oldest engine whose API is enough.
+var oldest = [2]int{20, 10}
+
+func engines(x *examination) string {
+	var seen []string
+	x.asked(func(n Node, f *Facts) {
+		e := f.Engine
+		switch {
+		case e == nil:
+		case e.Error != "":
+			x.add(Problem, n.Name, "the container engine does not answer: "+e.Error, "who uses a volume there is not known, and no container can be started there",
+				fmt.Sprintf("on %s: systemctl status docker", n.Name))
+		default:
+			v := number(e.Version)
+			if v[0] > 0 && (v[0] < oldest[0] || v[0] == oldest[0] && v[1] < oldest[1]) {
+				x.add(Warning, n.Name, "the container engine is of version "+e.Version, fmt.Sprintf("nothing before %d.%d is tested", oldest[0], oldest[1]), "install a newer Docker on "+n.Name)
+			}
+			restore := "off"
+			if e.LiveRestore {
+				restore = "on"
+			}
+			if says := fmt.Sprintf("%s, live-restore %s", e.Version, restore); !slices.Contains(seen, says) {
+				seen = append(seen, says)
+			}
+		}
+	})
+	return strings.Join(seen, "; ")
+}
+
+// driver is the name by which the engine knows us.
+const driver = "flocker"
+
+func plugins(x *examination) string {
+	looked := false
+	x.asked(func(n Node, f *Facts) {
+		if f.Engine == nil || f.Engine.Error != "" {
+			return
+		}
+		looked = true
+		if !slices.Contains(f.Engine.Drivers, driver) {
+			x.add(Warning, n.Name, "its Docker does not list the volume driver flocker", "Swarm places nothing there that needs it; Docker itself finds it at its first use",
+				fmt.Sprintf("on %s: docker volume ls, then docker info; if it stays so, see journalctl -u flockd -u docker", n.Name))
+		}
+	})
+	if !looked {
+		return ""
+	}
+	return "each Docker lists the volume driver"
+}
+
+func shadows(x *examination) string {
+	looked := false
+	x.asked(func(n Node, f *Facts) {
+		if f.Engine == nil || f.Engine.Error != "" {
+			return
+		}
+		looked = true
+		for _, name := range f.Engine.Shadows {
+			x.add(Problem, n.Name, fmt.Sprintf("its Docker has a local volume %q, which hides the flocker volume of that name", name),
+				"containers on this node that name it write to the local one, which is neither replicated nor moved",
+				fmt.Sprintf("on %s: remove the containers that use it, save what is in it if it is wanted, then docker volume rm %s", n.Name, name))
+		}
+	})
+	if !looked {
+		return ""
+	}
+	return "no local volume of Docker hides one of flocker"
+}
+
+// orphans: datasets where volumes' are that are none of this cluster's.
+func orphans(x *examination) string {
+	looked := false
+	x.asked(func(n Node, f *Facts) {
+		if f.Pool != nil {
+			looked = true
+		}
+		for _, d := range f.Datasets {
+			if _, known := x.cluster.Volumes[d.Volume]; known && d.Volume != "" {
+				continue
+			}
+			x.add(Warning, n.Name, fmt.Sprintf("dataset %s (%s) is no volume's of this cluster", d.Name, volume.RoughSize(d.Used)),
+				"nobody looks after it, and it takes room; it may be the only copy of something, so flocker leaves it alone",
+				fmt.Sprintf("on %[1]s: zfs list -rt all %[2]s shows what it is; once nobody needs it: zfs destroy -r %[2]s", n.Name, d.Name))
+		}
+	})
+	if !looked {
+		return ""
+	}
+	return "each dataset is of a volume"
+}
+
+// partials: what was received in part and will not be received further. On a replica it goes on with
+// the next stream.
+func partials(x *examination) string {
+	looked := false
+	x.asked(func(n Node, f *Facts) {
+		if f.Pool != nil {
+			looked = true
+		}
+		for _, d := range f.Datasets {
+			v, known := x.cluster.Volumes[d.Volume]
+			if !d.Partial || !known || v.Moving || v.Live && v.Primary != n.ID && slices.Contains(v.Copies, n.ID) {
+				continue
+			}
+			x.add(Warning, n.Name, fmt.Sprintf("dataset %s of volume %s holds a receive that was broken off, and nothing is sent to it any more", d.Name, v.Name),
+				"what came of it takes room", fmt.Sprintf("on %s: zfs receive -A %s, which drops what came of it and nothing else", n.Name, d.Name))
+		}
+	})
+	if !looked {
+		return ""
+	}
+	return "no receive is left half done"
+}
+
+// unused: what is mounted and should not be, or for nobody.
+func unused(x *examination) string {
+	looked := false
+	x.asked(func(n Node, f *Facts) {
+		if f.Pool != nil {
+			looked = true
+		}
+		for _, d := range f.Datasets {
+			v, known := x.cluster.Volumes[d.Volume]
+			if !d.Mounted || !known || v.Moving {
+				continue
+			}
+			switch {
+			case v.Primary != n.ID:
+				x.add(Problem, n.Name, fmt.Sprintf("dataset %s of volume %s is mounted, and this node is not its primary", d.Name, v.Name),
+					"what is written there is in no other copy, and the copy cannot follow", fmt.Sprintf("on %s: zfs unmount %s; who holds it: grep %s /proc/*/mountinfo", n.Name, d.Name, d.Name))
+			case d.Users != nil && *d.Users == 0:
+				x.add(Warning, n.Name, fmt.Sprintf("dataset %s of volume %s is mounted, and nobody is known to use it", d.Name, v.Name),
+					"it keeps the volume from being handed over; flockd unmounts it by itself within a minute where nothing holds it",
+					fmt.Sprintf("if it stays: on %s, grep %s /proc/*/mountinfo names who holds it", n.Name, d.Name))
+			}
+		}
+	})
+	if !looked {
+		return ""
+	}
+	return "nothing is mounted for nobody"
+}
+
+// A certificate is renewed when 50 to 80 % of its life are over: with less left than expiring something
+// keeps it from that.
+const expiring = 0.15
+
+func certificates(x *examination) string {
+	looked := false
+	x.asked(func(n Node, f *Facts) {
+		c := f.Certificate
+		if c == nil {
+			return
+		}
+		looked = true
+		now := x.now.Add(n.Ahead) // by its own clock
+		fix := fmt.Sprintf("flockd renews it by itself from a voter: on %s see journalctl -u flockd | grep certificate, and its clock", n.Name)
+		left := c.To.Sub(now)
+		switch {
+		case left <= 0:
+			x.add(Problem, n.Name, "its certificate expired at "+c.To.UTC().Format(time.RFC3339), "no other node talks to it", fix)
+		case now.Before(c.From):
+			x.add(Problem, n.Name, "its certificate is valid only from "+c.From.UTC().Format(time.RFC3339), "no other node talks to it", "set the clock of "+n.Name)
+		case float64(left) < expiring*float64(c.To.Sub(c.From)):
+			x.add(Warning, n.Name, "its certificate expires at "+c.To.UTC().Format(time.RFC3339)+", and was not renewed in time", "after that no other node talks to it", fix)
+		}
+	})
+	if !looked {
+		return ""
+	}
+	return "none is about to expire"
+}
+
+func fencing(x *examination) string {
+	looked := false
+	x.asked(func(n Node, f *Facts) {
+		if f.Fencing == nil || n.Witness {
+			return
+		}
+		looked = true
+		switch f.Fencing.Safety {
+		case volume.SafetySoftware:
+			x.add(Warning, n.Name, "its fencer stops writers by software alone, and cannot reset the machine",
+				"when its kernel hangs nobody can be sure that it writes no more: its volumes wait, unless the setting fencing accepts that",
+				fmt.Sprintf("give %s a watchdog (FLOCKD_FENCE_WATCHDOG in /etc/default/flockd), or let sysrq reset it: FLOCKD_FENCE_RESET=auto", n.Name))
+		case "":
+			s := Warning
+			if x.cluster.Failover == "automatic" {
+				s = Problem
+			}
+			x.add(s, n.Name, "no fencer runs", "nobody stops its writers when its lease is over; failover does not become automatic without it",
+				fmt.Sprintf("on %s: systemctl enable --now flockd-fence", n.Name))
+		}
+		if f.Fencing.Problem != "" {
+			x.add(Warning, n.Name, "its fencer says: "+f.Fencing.Problem, "its writers may not be stopped in time when they have to be",
+				fmt.Sprintf("on %s: journalctl -u flockd-fence", n.Name))
+		}
+	})
+	if !looked {
+		return ""
+	}
+	return "each node can be reset when its writers do not stop"
+}
+
+func timers(x *examination) string {
+	by := map[Timers][]string{}
+	x.asked(func(n Node, f *Facts) {
+		if f.Timers == nil {
+			return
+		}
+		t := *f.Timers
+		if t.Unfit != "" {
+			x.add(Problem, n.Name, t.Unfit, "nodes stop their writers without need, or failover ends", "flockctl settings set lease=PROFILE, or another profile in /etc/flocker/flockd.yml")
+		}
+		t.Unfit = ""
+		by[t] = append(by[t], n.Name)
+	})
+	if len(by) > 1 {
+		var said []string
+		for t, names := range by {
+			said = append(said, fmt.Sprintf("report %s, election %s on %s", t.Report, t.Raft, strings.Join(names, ", ")))
+		}
+		slices.Sort(said)
+		x.add(Warning, "", "the nodes have different timers: "+strings.Join(said, "; "), "the slowest one decides how soon a leader is replaced, and the quickest ones call for elections that nobody needs",
+			"give all nodes one profile: /etc/flocker/flockd.yml, FLOCKD_PROFILE")
+	}
+	if len(by) == 0 {
+		return ""
+	}
+	return "they are the same everywhere and fit the lease"
+}
+
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
