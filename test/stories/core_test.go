@@ -18,14 +18,14 @@ import (
 // The conformance suite of package zfs, which the fake passes everywhere, passes on
 // the real pool of a node.
 func TestCoreConformance(t *testing.T) {
-	onNode(t, "./zfs", "FLOCKER_ZFS_POOL=tank", "TestConformance", 10*time.Minute)
+	onNode(t, "./zfs", "FLOCKER_ZFS_POOL=tank", "TestConformance", 20*time.Minute)
 }
 
 // The tests of replication's links, which pass on fakes in all their cases, pass on
 // real pools in some of each: streams are cut, damaged, swapped and of a lower epoch,
 // daemons are killed, copies diverge, a pool is full.
 func TestCoreLinks(t *testing.T) {
-	onNode(t, "./replicate", "FLOCKER_LINK_POOLS=/var/tmp/links", "TestRealLinks", 10*time.Minute)
+	onNode(t, "./replicate", "FLOCKER_LINK_POOLS=/var/tmp/links", "TestRealLinks", 20*time.Minute)
 }
 
 // onNode builds the tests of a package and runs one of them on the first node, as
