@@ -66,6 +66,9 @@ type redisTx struct {
 	size   int
 	said   []byte // the beginning of a reply that is no aggregate
 	items  int    // of the array that is being read
+	// doubted: what was to end it was refused. Any other answer than that a command is queued
+	// says that it is over.
+	doubted bool
 }
 
 type redisQueued struct {
@@ -413,15 +416,20 @@ func (f *redisFramer) answered(refused bool) {
 	case c.effect == begins && !refused:
 		f.tx = &redisTx{}
 	case c.effect == ends && f.tx != nil:
-		f.executed(refused)
+		f.executed(c, refused)
 	case (c.effect == ends || c.effect == resets) && c.undo && refused:
 		f.watch = f.watch || !f.waiting.unwatches() // without a MULTI it ends nothing
 	case c.effect == resets && !refused:
 		f.setup, f.tx = nil, nil
 	case f.tx != nil && f.out.kind == '+' && string(f.tx.said) == "QUEUED":
 		f.queue(c.setup)
-	case c.setup != nil && !refused:
-		f.repeat(*c.setup)
+	case !refused:
+		if f.tx != nil && f.tx.doubted {
+			f.tx = nil
+		}
+		if c.setup != nil {
+			f.repeat(*c.setup)
+		}
 	}
 }
 
@@ -438,14 +446,23 @@ func (f *redisFramer) queue(s *redisSetup) {
 }
 
 // executed acts on the answer to EXEC or DISCARD. Only an array says that anything was done: a
-// transaction may have been dropped, or given up because of a watched key or of an error.
-func (f *redisFramer) executed(refused bool) {
+// transaction may have been dropped, or given up because of a watched key or of an error. An EXEC
+// or DISCARD with arguments, or that its user may not use, ends nothing: what comes next is queued
+// as before. (Servers since 6.2 drop the transaction of such an EXEC, and then say EXECABORT.)
+func (f *redisFramer) executed(c respCommand, refused bool) {
 	tx := f.tx
+	if refused && !redisDropped(string(tx.said)) {
+		tx.doubted = true
+		if c.undo {
+			f.watch = f.watch || !f.waiting.unwatches()
+		}
+		return
+	}
 	f.tx = nil
-	dropped := strings.IndexByte("+_*", f.out.kind) >= 0 && tx.items == 0 || refused && strings.HasPrefix(string(tx.said), "EXECABORT")
+	dropped := refused || strings.IndexByte("+_*", f.out.kind) >= 0 && tx.items == 0
 	switch {
 	case len(tx.setups) == 0 || dropped:
-	case refused || tx.items != tx.queued:
+	case tx.items != tx.queued:
 		f.pin = "what became of its transaction is not understood"
 	default:
 		for _, q := range tx.setups {
@@ -454,6 +471,17 @@ func (f *redisFramer) executed(refused bool) {
 			}
 		}
 	}
+}
+
+// redisDropped says by the beginning of an error to EXEC or DISCARD that there is no transaction
+// any more. One that writes was dropped in the third way by replicas before 6.0.
+func redisDropped(said string) bool {
+	for _, over := range []string{"EXECABORT", "ERR EXEC without", "ERR DISCARD with", "ERR Transaction "} {
+		if strings.HasPrefix(said, over[:min(len(over), 16)]) {
+			return true
+		}
+	}
+	return false
 }
 
 // repeat remembers a command that succeeded.

@@ -202,6 +202,9 @@ func FuzzRedisTransactions(f *testing.F) {
 	f.Add([]byte("m3.a2.e.")) // dropped by a key that was watched
 	f.Add([]byte("1.m39x5e.m.4.e.4"))
 	f.Add([]byte("mb3e.r4."))
+	f.Add([]byte("m3E.2.e.4."))
+	f.Add([]byte("m3Dd5.mE1D.2e3"))
+	f.Add([]byte("m3N.2.mN3mEme"))
 	f.Fuzz(func(t *testing.T, script []byte) {
 		session := newRedisFramer()
 		var server struct {
@@ -260,6 +263,16 @@ func FuzzRedisTransactions(f *testing.F) {
 					}
 				}
 				drop()
+			case op == 'E' || op == 'D' || op == 'N': // refused for how it is asked; N: by a newer server
+				say, answer = "EXEC now", "-ERR wrong number of arguments for 'exec' command\r\n"
+				if op == 'D' {
+					say, answer = "DISCARD now", "-ERR wrong number of arguments for 'discard' command\r\n"
+				}
+				server.broken = server.multi
+				if op == 'N' && server.multi {
+					answer = "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command\r\n"
+					drop()
+				}
 			case op == 'r':
 				say, answer = "RESET", "+RESET\r\n"
 				drop()
