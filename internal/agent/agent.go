@@ -128,9 +128,10 @@ type Config struct {
 	// StopFollowing stops the containers that go along with a volume, before it is given
 	// up; nil: none can be stopped.
 	StopFollowing func(context.Context, volume.ID) (Stopped, error)
-	// Moved is told how each move with containers away from this node ended: moved, or
-	// refused; nil: nobody is.
-	Moved func(result string, times state.MoveTimes)
+	// Moving is told of each try to carry out a volume's part of a move with containers away
+	// from this node, by what all volumes that go along have in common. What it returns is told how
+	// that ended: moved, refused, or "" where it is not known, or tried again. Nil: nobody is.
+	Moving func(move string) (ended func(result string, times state.MoveTimes))
 	// Lease is this node's right to write; nil: it always may.
 	Lease Lease
 	// Poll is how often the disk is looked at without a reason; 0: 5 s.
@@ -166,7 +167,7 @@ type Agent struct {
 	peers         Peers
 	prepareStop   func(context.Context, volume.ID) error
 	stopFollowing func(context.Context, volume.ID) (Stopped, error)
-	moved         func(string, state.MoveTimes)
+	moving        func(string) func(string, state.MoveTimes)
 	clock         func() time.Time
 	lease         Lease
 	log           *slog.Logger
@@ -225,7 +226,7 @@ func New(c Config) *Agent {
 	}
 	return &Agent{
 		self: c.Self, version: c.Version, bootID: c.BootID, layout: c.Layout, cluster: c.Cluster,
-		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, prepareStop: c.PrepareStop, stopFollowing: c.StopFollowing, moved: c.Moved,
+		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, prepareStop: c.PrepareStop, stopFollowing: c.StopFollowing, moving: c.Moving,
 		clock: c.Clock, lease: c.Lease, log: c.Log, poll: c.Poll, listed: c.Listed,
 		fresh: make(chan struct{}), wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{}, logged: map[volume.ID]bool{}, made: map[volume.ID]made{},

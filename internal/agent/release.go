@@ -80,10 +80,12 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	if v == nil || v.Phase != state.PhaseMoving || v.Placement.Primary != a.self {
 		return nil // over already
 	}
-	ended := func(result string, times state.MoveTimes) {
-		if v.Pending.Follow && a.moved != nil {
-			a.moved(result, times)
-		}
+	ended := func(string, state.MoveTimes) {}
+	if v.Pending.Follow && a.moving != nil {
+		over := a.moving(moveOf(v))
+		result, took := "", state.MoveTimes{}
+		defer func() { over(result, took) }()
+		ended = func(r string, t state.MoveTimes) { result, took = r, t }
 	}
 	refuse := func(reason string) error {
 		ended("refused", state.MoveTimes{})
@@ -162,6 +164,15 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 		a.rest(ctx, wait)
 	}
 	return err
+}
+
+// moveOf is what the volumes have in common that go along in a pending move: its attempt, or that
+// of the move that it undoes, each volume by a handoff of its own.
+func moveOf(v *state.Volume) string {
+	if v.Pending.Back != "" && v.Moved != nil {
+		return "back from " + v.Moved.Attempt
+	}
+	return v.Pending.Attempt
 }
 
 // late says that the last copy of a move is not worth waiting for any more.

@@ -133,7 +133,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		prepareStop, stopFollowing = m.follow.prepare, m.follow.stopFor
 	}
 	m.agent = agent.New(agent.Config{
-		PrepareStop: prepareStop, StopFollowing: stopFollowing, Moved: p.Metrics.moved,
+		PrepareStop: prepareStop, StopFollowing: stopFollowing, Moving: p.Metrics.moving,
 		Self: m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,
 		Cluster: agentCluster{m}, ZFS: p.ZFS, Files: p.Files, Use: m.use, Repl: m.repl, Log: m.log, Poll: p.Timers.Poll,
 		Listed: seen.newest, Peers: peers{m}, Clock: m.cautiousClock, Lease: m.tenure,

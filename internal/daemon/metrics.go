@@ -47,6 +47,8 @@ type Metrics struct {
 	moves     *prometheus.CounterVec
 	phases    *prometheus.HistogramVec
 	pauses    *prometheus.HistogramVec
+
+	counts moveCounts
 }
 
 // Metric describes one metric for people.
@@ -81,11 +83,11 @@ func NewMetrics(version string) *Metrics {
 	for _, result := range electionResults {
 		m.failovers.WithLabelValues(result)
 	}
-	m.moves = m.counter("flocker_moves_total", "Moves of volumes with containers away from this node, by result: moved, refused (nothing was moved).", "result")
+	m.moves = m.counter("flocker_moves_total", "Moves of containers with their volumes away from this node, by result: moved, refused. A move counts once, however many volumes go along; one of which a part stays behind is both.", "result")
 	for _, result := range moveResults {
 		m.moves.WithLabelValues(result)
 	}
-	m.phases = m.histogram("flocker_move_phase_duration_seconds", "How long the parts of those moves took: park (until all clients of the routes were at a quiet point), stop (of the containers), unmount, copy (of what was written last); and on the node that a volume came to, start (until its server was open to clients).", "phase")
+	m.phases = m.histogram("flocker_move_phase_duration_seconds", "How long the parts of those moves took: park (until all clients of the routes were at a quiet point), stop (of the containers), unmount, copy (of what was written last), the last two of the slowest volume; and on the node that they came to, start (until the server was open to clients).", "phase")
 	m.pauses = m.histogram("flocker_move_pause_seconds", "How long the clients of routes waited for moves to this node, from the pause at the old one until the server here was open to them.")
 
 	build := prometheus.NewGaugeVec(m.metric("gauge", "flocker_build_info", "Always 1; the version is the label.", "version"), []string{"version"})

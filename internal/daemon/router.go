@@ -45,7 +45,7 @@ type router struct {
 	proxy  proxy.Controller
 	probe  func(ctx context.Context, mode proxy.Mode, announce proxy.Announce, server string) error
 	port   string
-	opened func(pause time.Duration, times state.MoveTimes) // told of each move to this node
+	opened func(attempt string, pause time.Duration, times state.MoveTimes) // told of each volume that moved to this node
 	wake   chan struct{}
 	probes sync.WaitGroup
 
@@ -69,7 +69,7 @@ type router struct {
 
 func newRouter(m *member, p Parts) *router {
 	return &router{
-		m: m, proxy: p.Proxy, probe: p.Probe, port: p.ProxyPort, opened: p.Metrics.opened, wake: make(chan struct{}, 1),
+		m: m, proxy: p.Proxy, probe: p.Probe, port: p.ProxyPort, opened: p.Metrics.arrived, wake: make(chan struct{}, 1),
 		stopping: map[string]int{}, ready: map[string]served{}, news: make(chan struct{}), probing: map[string]string{}, telling: map[volume.ID]volume.Epoch{},
 	}
 }
@@ -211,7 +211,7 @@ func (r *router) tell(ctx context.Context, v *state.Volume) {
 func (r *router) count(v *state.Volume) {
 	now := r.m.cluster.State().Volume(v.ID)
 	if now != nil && now.Epoch == v.Epoch && now.Moved != nil && now.Moved.Paused() > 0 {
-		r.opened(now.Moved.Paused(), now.Moved.Times)
+		r.opened(now.Moved.Attempt, now.Moved.Paused(), now.Moved.Times)
 	}
 }
 
