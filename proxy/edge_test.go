@@ -550,6 +550,52 @@ func TestEdgeTakesNewLimits(t *testing.T) {
 	}
 }
 
+// How many may wait for all routes of a node together is told, too, counts at once, and is the
+// process's own again where nobody says it.
+func TestNodeTakesNewBound(t *testing.T) {
+	c := newCluster(t, 1)
+	server, _ := echo(t, "s")
+	r := Route{ID: "r", Listen: freePort(t), Mode: TCP, Limits: Limits{Request: time.Hour, Event: time.Hour},
+		Owner: c.nodes[0].name, OwnerAddr: c.nodes[0].addr, Server: server, Epoch: 1}
+	apply := func(waiting int) {
+		t.Helper()
+		if err := c.nodes[0].Apply(t.Context(), Config{Node: c.nodes[0].name, Routes: []Route{r}, Waiting: waiting}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hasRoom := func() bool {
+		c.nodes[0].mu.Lock()
+		defer c.nodes[0].mu.Unlock()
+		_, all := c.nodes[0].edges["r"].gate.hasRoom()
+		return all
+	}
+	apply(1)
+	if err := c.nodes[0].Pause(t.Context(), "r", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		conn, err := net.Dial("tcp", c.addrOf(0, r))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+	}
+	eventually(t, "the first waits", func() bool { return c.status(0, "r").Held == 1 })
+	if hasRoom() {
+		t.Error("there is room for more than may wait")
+	}
+	apply(2)
+	eventually(t, "one more waits", func() bool { return c.status(0, "r").Held == 2 })
+	if hasRoom() {
+		t.Error("there is room for more than may wait by now")
+	}
+	apply(0)
+	eventually(t, "all wait", func() bool { return c.status(0, "r").Held == 3 })
+	if !hasRoom() {
+		t.Error("there is no room, though nobody says how many may wait")
+	}
+}
+
 // A route whose mode or limits of dialling change keeps its port: who waits to be accepted there is
 // served, by what it is now, and who was served stays.
 func TestEdgeChangesKeepThePort(t *testing.T) {

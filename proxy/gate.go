@@ -538,13 +538,15 @@ func acceptAll(ctx context.Context, l net.Listener, log *slog.Logger, room func(
 
 // crowd counts those who wait in several gates that share a bound.
 type crowd struct {
-	waiting atomic.Int64
-	most    int64
+	waiting, most atomic.Int64
 }
+
+// bound has so many wait at most, from now on; 0: 10,000. Who waits already goes on.
+func (c *crowd) bound(most int) { c.most.Store(int64(cmp.Or(most, 10_000))) }
 
 // room waits until others may wait, too.
 func (c *crowd) room(ctx context.Context) error {
-	for c.waiting.Load() >= c.most {
+	for c.waiting.Load() >= c.most.Load() {
 		if err := rest(ctx, 20*time.Millisecond); err != nil {
 			return err
 		}
@@ -595,7 +597,7 @@ func (g *Gate) room(ctx context.Context) error {
 // bound with it.
 func (g *Gate) hasRoom() (own, all bool) {
 	own = !g.full()
-	return own, g.crowd == nil || g.crowd.waiting.Load() < g.crowd.most
+	return own, g.crowd == nil || g.crowd.waiting.Load() < g.crowd.most.Load()
 }
 
 type clientKey struct{}

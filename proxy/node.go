@@ -98,12 +98,14 @@ func NewNode(o Options) *Node {
 	for name, l := range o.Listeners {
 		inherited[name] = l
 	}
-	return &Node{
-		Options: o, crowd: crowd{most: int64(cmp.Or(o.Waiting, 10_000))},
-		edges: make(map[string]*serving), former: make(map[*serving]struct{}), ports: make(map[uint16]*sharedPort), formerPorts: make(map[*sharedPort]struct{}), doors: make(map[string]*door), broken: make(map[string]error), helds: make(map[string]*atomic.Int64),
+	n := &Node{
+		Options: o,
+		edges:   make(map[string]*serving), former: make(map[*serving]struct{}), ports: make(map[uint16]*sharedPort), formerPorts: make(map[*sharedPort]struct{}), doors: make(map[string]*door), broken: make(map[string]error), helds: make(map[string]*atomic.Int64),
 		listeners: make(map[string]net.Listener), inherited: inherited,
 		elders: make(map[*elder]struct{}),
 	}
+	n.crowd.bound(o.Waiting)
+	return n
 }
 
 // Run serves, and what other nodes' proxies ask for through l, until ctx ends. What it was
@@ -475,6 +477,7 @@ func (n *Node) apply(c Config, paused map[string]*doorPause) error {
 		return err
 	}
 	n.config = c
+	n.crowd.bound(cmp.Or(c.Waiting, n.Waiting))
 	there := make(map[string]place)
 	on := make(map[uint16][]hosted) // by port
 	for _, r := range c.Routes {

@@ -105,6 +105,8 @@ type Config struct {
 	Node    string   // this one
 	Members []string // nodes that may connect to this one
 	Routes  []Route
+	// Waiting bounds the clients of all routes together, in place of Options.Waiting; 0: that.
+	Waiting int `json:",omitempty"`
 }
 
 // Validate says what is wrong with it. Ports, or names there, that two routes want are no error here: the

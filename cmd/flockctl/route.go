@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -124,12 +125,8 @@ func (a *app) listRoutes(ctx context.Context, _ *cli.Context) error {
 		return err
 	}
 	for _, r := range all.Routes {
-		for _, s := range r.Pinned {
-			a.printf("%s: %s on %s cannot be moved since %s ago: %s\n", ref(r.Route, all.Routes), s.Client, s.Node, a.ago(s.Since), s.Why)
-		}
-		for _, s := range r.Busy {
-			a.printf("%s: %s on %s keeps the pause from beginning: %s\n", ref(r.Route, all.Routes), s.Client, s.Node, s.Why)
-		}
+		a.printClients(ref(r.Route, all.Routes), "cannot be moved", r.Pinned)
+		a.printClients(ref(r.Route, all.Routes), "keeps the pause from beginning", r.Busy)
 		for _, text := range r.Problems {
 			a.printf("%s: %s\n", ref(r.Route, all.Routes), text)
 		}
@@ -149,6 +146,25 @@ func (a *app) listRoutes(ctx context.Context, _ *cli.Context) error {
 		fmt.Fprintf(a.stderr, "flockctl: clients that came to %s are not counted: no answer\n", strings.Join(names, ", "))
 	}
 	return nil
+}
+
+// mostClients is how many are named of those that are in the way; all of them are in what is
+// printed for programs.
+const mostClients = 3
+
+// printClients names those clients of a route that do something, the longest there first.
+func (a *app) printClients(route, does string, all []api.RouteSession) {
+	all = slices.Clone(all)
+	slices.SortStableFunc(all, func(x, y api.RouteSession) int { return x.Since.Compare(y.Since) })
+	for _, s := range all[:min(mostClients, len(all))] {
+		a.printf("%s: %s on %s, connected %s ago, %s: %s\n", route, s.Client, s.Node, a.ago(s.Since), does, s.Why)
+	}
+	switch more := len(all) - mostClients; {
+	case more == 1:
+		a.printf("%s: so is it with 1 more\n", route)
+	case more > 1:
+		a.printf("%s: so is it with %d more\n", route, more)
+	}
 }
 
 // ref is what a route is meant by in commands.

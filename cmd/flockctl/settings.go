@@ -16,6 +16,8 @@ const settingsHelp = `Settings hold for the whole cluster. Keys:
    aside-retention        how long a copy stays that was set aside (flockctl aside list)
    replica-replace-after  how long a replica's node may be lost before another node gets a copy
    hold                   how long a request of a route's client waits while its volume moves: 2s to 90s
+   hold-service           how many clients of one route may wait at a node: 10 to 100000
+   hold-node              how many clients of all routes may wait at a node: 10 to 100000
    failover               automatic: volumes of a lost node are taken over by themselves; manual: they wait
    lease                  how soon a silent node is taken for lost: default, fast or lab ('flockctl settings' has the times)
    fencing                hard: only nodes that can reset themselves are taken for lost by time alone;

@@ -177,8 +177,10 @@ func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string, go
 	}()
 	if f.m.router != nil {
 		began := time.Now()
-		f.tellStops(going, id, attempt, volume.MoveParking)
-		paused, done, err := f.m.router.quiesce(ctx, id)
+		f.tellStops(going, id, attempt, volume.MoveStep{Phase: volume.MoveParking})
+		paused, done, err := f.m.router.quiesce(ctx, id, func(who string) {
+			f.tellStops(going, id, attempt, volume.MoveStep{Phase: volume.MoveParking, Clients: who})
+		})
 		if err != nil {
 			return out, err
 		}
@@ -191,7 +193,7 @@ func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string, go
 	}
 	limit, tasks := v.Pending.MaxPause, len(v.Pending.Services) > 0
 	began := time.Now()
-	f.tellStops(going, id, attempt, volume.MoveStopping)
+	f.tellStops(going, id, attempt, volume.MoveStep{Phase: volume.MoveStopping})
 	for _, c := range going {
 		if err := f.stop(ctx, c); err != nil {
 			return out, fmt.Errorf("container %s: %w", c.Name, err)
@@ -206,7 +208,7 @@ func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string, go
 		return out, err
 	}
 	out.Stop = time.Since(began)
-	f.tellStops(going, id, attempt, volume.MoveFinalCopy)
+	f.tellStops(going, id, attempt, volume.MoveStep{Phase: volume.MoveFinalCopy})
 	if limit := pauseLimit(limit, f.m.hold()); limit > 0 && !out.Paused.IsZero() {
 		from := out.Paused
 		if tasks {
@@ -251,12 +253,12 @@ func (f *follower) stopMade(ctx context.Context, v *state.Volume) error {
 }
 
 // tellStops is tellStep for all volumes whose containers are stopped together.
-func (f *follower) tellStops(going []*state.Container, id volume.ID, attempt string, phase volume.MovePhase) {
-	f.tellStep(id, attempt, volume.MoveStep{Phase: phase})
+func (f *follower) tellStops(going []*state.Container, id volume.ID, attempt string, step volume.MoveStep) {
+	f.tellStep(id, attempt, step)
 	for _, c := range going {
 		for _, cv := range c.Volumes {
 			if cv.ID != id {
-				f.tellStep(cv.ID, attempt, volume.MoveStep{Phase: phase})
+				f.tellStep(cv.ID, attempt, step)
 			}
 		}
 	}
@@ -271,19 +273,10 @@ func (m *member) hold() time.Duration {
 	return s.Cluster().Settings.HoldFor()
 }
 
-// limits bound what the proxy lets wait.
-func (m *member) limits() proxy.Limits {
-	s := m.cluster.State()
-	if s.Cluster() == nil {
-		return proxy.Limits{}
-	}
-	return limitsOf(s.Cluster().Settings)
-}
-
 // limitsOf leaves what nobody has set to the proxy, which has the same defaults: one of before
 // the setting begins its doors anew when it is told of other limits.
 func limitsOf(s state.Settings) proxy.Limits {
-	return proxy.Limits{Request: s.Hold, Event: 2 * s.Hold}
+	return proxy.Limits{Request: s.Hold, Event: 2 * s.Hold, Sessions: s.HoldService}
 }
 
 // quietFor is how long the clients of a route have to come to a quiet point: the shorter part of

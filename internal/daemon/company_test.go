@@ -67,9 +67,17 @@ func TestSlowStop(t *testing.T) {
 }
 
 func TestLimitsOf(t *testing.T) {
-	for hold, want := range map[time.Duration]proxy.Limits{0: {}, 30 * time.Second: {Request: 30 * time.Second, Event: time.Minute}} {
-		if got := limitsOf(state.Settings{Hold: hold}); got != want {
-			t.Errorf("with hold at %s: got %+v, want %+v", hold, got, want)
+	for _, c := range []struct {
+		s    state.Settings
+		want proxy.Limits
+	}{
+		{},
+		{state.Settings{Hold: 30 * time.Second}, proxy.Limits{Request: 30 * time.Second, Event: time.Minute}},
+		{state.Settings{HoldService: 50}, proxy.Limits{Sessions: 50}},
+		{state.Settings{HoldNode: 50}, proxy.Limits{}}, // no route's alone
+	} {
+		if got := limitsOf(c.s); got != c.want {
+			t.Errorf("with %+v: got %+v, want %+v", c.s, got, c.want)
 		}
 	}
 }

@@ -273,7 +273,7 @@ var (
 
 	connectionsGauge = newGauge("flocker_route_connections", "Connections of clients to this node's listening port of a route.", "port", "mode", "host")
 	parkedGauge      = newGauge("flocker_route_parked", "Connections of clients that have no connection to the server, and need none before they ask for something.", "port", "mode", "host")
-	waitingGauge     = newGauge("flocker_route_waiting", "Connections of clients whose request is held now: the route is paused, or its server is not there.", "port", "mode", "host")
+	waitingGauge     = newGauge("flocker_route_waiting", "Connections of clients whose request is held now: the route is paused, or its server is not there. At most `hold-service` (1,000) of a route, and `hold-node` (10,000) of all.", "port", "mode", "host")
 	heldTotal        = newTotal("flocker_route_held_total", "Requests, and new connections, that came to this node and were held, since its proxy began: by a pause, or since the server refused them or was not reached within 0.1 s. Each counts once.", "port", "mode", "host")
 	pinnedGauge      = newGauge("flocker_route_pinned", "Connections of clients that cannot be moved.", "port", "mode", "host")
 	pausedGauge      = newGauge("flocker_route_paused", "1 while a route is paused on this node.", "port", "mode", "host")

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/state"
@@ -20,8 +21,8 @@ type routeView struct {
 	State *state.State
 	// Port is where the proxies listen for one another.
 	Port string
-	// Limits of what waits; zero fields are the proxy's defaults.
-	Limits proxy.Limits
+	// Settings have the bounds of what waits.
+	Settings state.Settings
 	// Here are the containers with volumes that this node's engine runs. Known is false
 	// when it does not answer: then servers stay where they are.
 	Here  []servingContainer
@@ -90,7 +91,7 @@ func announceOf(version int) proxy.Announce {
 //	containers are starting    any                   leads nowhere: nothing may reach a server that may yet go back
 //	paused by an operator      any                   paused
 func planRoutes(v routeView) routePlan {
-	p := routePlan{Config: proxy.Config{Node: string(v.Self)}, Problems: map[string]string{}}
+	p := routePlan{Config: proxy.Config{Node: string(v.Self), Waiting: v.Settings.HoldNode}, Problems: map[string]string{}}
 	addrs := map[volume.NodeID]string{}
 	for n := range v.State.Nodes() {
 		if host, _, err := net.SplitHostPort(n.Addr); err == nil {
@@ -103,7 +104,7 @@ func planRoutes(v routeView) routePlan {
 	for _, r := range v.State.NodeRoutes() {
 		out := proxy.Route{
 			ID: routeID(r.Route), Volume: r.Volume.Name, Listen: uint16(r.Listen), Port: uint16(r.Port), Mode: proxy.Mode(r.Mode),
-			Hosts: r.Hosts(), Announce: announceOf(r.ProxyProtocol), Owner: string(r.Owner), OwnerAddr: addrs[r.Owner], Epoch: uint64(r.Epoch), Limits: v.Limits,
+			Hosts: r.Hosts(), Announce: announceOf(r.ProxyProtocol), Owner: string(r.Owner), OwnerAddr: addrs[r.Owner], Epoch: uint64(r.Epoch), Limits: limitsOf(v.Settings),
 		}
 		if r.TLS || r.PassTLS || r.Auth {
 			out.Postgres = &proxy.RoutePostgres{TLS: r.TLS, PassTLS: r.PassTLS, Auth: r.Auth}
@@ -238,14 +239,33 @@ func stopsWith(s *state.State, self volume.NodeID, id volume.ID) (out []state.No
 
 // blockers says who keeps a route from being quiet, the first few by name.
 func blockers(r state.NodeRoute, sessions []proxy.Session) string {
+	who := firstOf(sessions, func(s proxy.Session) string {
+		return fmt.Sprintf("%s (%s)", s.Client, cmp.Or(s.Busy, string(s.State)))
+	})
+	return fmt.Sprintf("the route on %s has connections that cannot be moved now: %s", r.Key().At(), who)
+}
+
+// waitsFor says whom a pause waits for, while it does.
+func waitsFor(sessions []proxy.Session, now time.Time) string {
+	return head(firstOf(sessions, func(s proxy.Session) string {
+		return fmt.Sprintf("%s (%s, connected for %s)", s.Client, cmp.Or(s.Busy, string(s.State)), max(now.Sub(s.Since), 0).Round(time.Second))
+	}), maxWaitsFor)
+}
+
+// maxWaitsFor is how much of that goes into a report.
+const maxWaitsFor = 500
+
+// firstOf names the sessions that have been there for longest, and how many more there are.
+func firstOf(sessions []proxy.Session, name func(proxy.Session) string) string {
 	const most = 3
 	var who []string
+	sessions = slices.Clone(sessions)
 	slices.SortStableFunc(sessions, func(a, b proxy.Session) int { return a.Since.Compare(b.Since) })
 	for _, s := range sessions[:min(most, len(sessions))] {
-		who = append(who, fmt.Sprintf("%s (%s)", s.Client, cmp.Or(s.Busy, string(s.State))))
+		who = append(who, name(s))
 	}
 	if more := len(sessions) - most; more > 0 {
 		who = append(who, fmt.Sprintf("%d more", more))
 	}
-	return fmt.Sprintf("the route on %s has connections that cannot be moved now: %s", r.Key().At(), strings.Join(who, ", "))
+	return strings.Join(who, ", ")
 }

@@ -48,13 +48,16 @@ func TestPlanRoutes(t *testing.T) {
 		}
 		got.WriteString(strings.Join(input, "\n") + "\n")
 		view := routeCase(t, input)
-		view.Limits = proxy.Limits{Request: time.Minute}
+		view.Settings = state.Settings{Hold: time.Minute, HoldService: 50, HoldNode: 60}
 		p := planRoutes(view)
+		if p.Config.Waiting != view.Settings.HoldNode {
+			t.Errorf("%s: %d may wait at the node", input[0], p.Config.Waiting)
+		}
 		for _, id := range p.Pause {
 			fmt.Fprintf(&got, "=> pause %s\n", id)
 		}
 		for _, r := range p.Config.Routes {
-			if r.Limits != view.Limits {
+			if r.Limits != limitsOf(view.Settings) {
 				t.Errorf("%s: route %s has the limits %+v", input[0], r.ID, r.Limits)
 			}
 			fmt.Fprintf(&got, "=> %s of %s: %d%s to %s at %s epoch %d, port %d, server %q%s%s\n", r.ID, r.Volume, r.Listen, forHosts(r.Hosts), r.Owner, r.OwnerAddr, r.Epoch, r.Port, r.Server, announced(r.Announce), withOptions(r.Postgres))

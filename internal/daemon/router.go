@@ -34,6 +34,10 @@ const (
 	// probePatience is how long a server is waited for that does not answer as its mode
 	// says. Then it gets its clients all the same: perhaps it is the probe that is wrong.
 	probePatience = 30 * time.Second
+	// parkingFirst is how long clients may take to come to a quiet point before they are looked at to
+	// be named, and parkingAgain the time between two looks.
+	parkingFirst = 250 * time.Millisecond
+	parkingAgain = time.Second
 	// openRetry is between two attempts to tell the cluster that clients go on.
 	openRetry = time.Second
 )
@@ -135,7 +139,7 @@ func (r *router) step(life context.Context) (problems []string) {
 	}
 	r.hurries = awaits(s, r.m.self)
 	plan := planRoutes(routeView{
-		Self: r.m.self, State: s, Port: r.port, Limits: r.m.limits(), Here: here, Known: known, Proxy: status, NoHosts: !status.Hosts, Stopping: r.isStopping(), Ready: r.isReady,
+		Self: r.m.self, State: s, Port: r.port, Settings: s.Cluster().Settings, Here: here, Known: known, Proxy: status, NoHosts: !status.Hosts, Stopping: r.isStopping(), Ready: r.isReady,
 	})
 	for _, id := range slices.Sorted(maps.Keys(plan.Problems)) {
 		problems = append(problems, plan.Problems[id])
@@ -359,8 +363,9 @@ func (r *router) isStopping() map[string]bool {
 // quiesce pauses the routes whose servers stop when the containers of a volume do, and
 // returns once these have not one connection through this proxy, and since when they are
 // paused; zero when there are none. While the caller stops them, until it calls done,
-// nothing resumes the routes. An error names who is busy, and everything goes on.
-func (r *router) quiesce(ctx context.Context, id volume.ID) (paused time.Time, done func(), err error) {
+// nothing resumes the routes. An error names who is busy, and everything goes on. Until then
+// waits is told now and then whom it waits for.
+func (r *router) quiesce(ctx context.Context, id volume.ID, waits func(who string)) (paused time.Time, done func(), err error) {
 	r.acting.Lock()
 	routes := stopsWith(r.m.cluster.State(), r.m.self, id) // not before: the loop may have opened another one
 	r.mu.Lock()
@@ -394,8 +399,13 @@ func (r *router) quiesce(ctx context.Context, id volume.ID) (paused time.Time, d
 		r.mu.Unlock()
 		r.ring()
 	}
-	if err == nil {
+	if err == nil && len(routes) > 0 {
+		wctx, stop := context.WithCancel(ctx)
+		var watch sync.WaitGroup
+		watch.Go(func() { r.watchQuiet(wctx, routes, waits) })
 		err = r.quiet(ctx, routes)
+		stop()
+		watch.Wait()
 	}
 	if err != nil {
 		r.goOn(ctx, routes)
@@ -420,6 +430,31 @@ func (r *router) pausedSince(ctx context.Context, routes []state.NodeRoute) time
 		}
 	}
 	return since
+}
+
+// watchQuiet tells whom the pause of these routes waits for, until ctx ends. Most are quiet before
+// it looks for the first time.
+func (r *router) watchQuiet(ctx context.Context, routes []state.NodeRoute, waits func(who string)) {
+	for rest := parkingFirst; ; rest = parkingAgain {
+		pause(ctx, rest)
+		if ctx.Err() != nil {
+			return
+		}
+		sctx, cancel := context.WithTimeout(ctx, proxyTimeout)
+		status, err := r.proxy.Status(sctx)
+		cancel()
+		if err != nil {
+			continue // whoever waits for it says so
+		}
+		var busy []proxy.Session
+		for _, rt := range routes {
+			now, _ := status.Route(routeID(rt.Route))
+			busy = append(busy, now.Busy...)
+		}
+		if ctx.Err() == nil {
+			waits(waitsFor(busy, time.Now()))
+		}
+	}
 }
 
 // quiet waits for all of these routes. Those that say so are cut when their time is over.

@@ -382,6 +382,11 @@ func understood(c state.Command, unaware func(of func(volume.Report) bool) strin
 			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that does not know the setting hold", who).WithHint("upgrade flocker there first")
 		}
 	}
+	if hasHoldMost(c) {
+		if who := unaware(knowsHoldMost); who != "" {
+			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that does not know the settings hold-service and hold-node", who).WithHint("upgrade flocker there first")
+		}
+	}
 	if p, ok := c.(state.Promote); ok && p.Missing != nil && unaware(knowsLoss) != "" {
 		p.Missing = nil // the failover must not wait for an upgrade, and its event says it in words
 		c = p
@@ -469,6 +474,13 @@ func hasHold(c state.Command) bool {
 	return ok && (s.Settings.Hold != 0 || s.Was != nil && s.Was.Hold != 0)
 }
 
+// hasHoldMost says that a command is one of the settings hold-service and hold-node.
+func hasHoldMost(c state.Command) bool {
+	set := func(s state.Settings) bool { return s.HoldService != 0 || s.HoldNode != 0 }
+	s, ok := c.(state.SetSettings)
+	return ok && (set(s.Settings) || s.Was != nil && set(*s.Was))
+}
+
 // isNews says that a command tells of a kind that versions without the setting rebalance do
 // not know.
 func isNews(c state.Command) bool {
@@ -482,6 +494,7 @@ func knowsRebalance(r volume.Report) bool { return r.Rebalance }
 func knowsLoss(r volume.Report) bool      { return r.Loss }
 func knowsStarts(r volume.Report) bool    { return r.Starts }
 func knowsHold(r volume.Report) bool      { return r.Hold }
+func knowsHoldMost(r volume.Report) bool  { return r.HoldMost }
 
 // knowsPrestart is of versions that know what is told of containers started ahead.
 func knowsPrestart(r volume.Report) bool { return r.Prestart }

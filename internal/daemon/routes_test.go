@@ -164,6 +164,21 @@ func TestUnaware(t *testing.T) {
 			}
 		}
 	}
+	for _, most := range []state.Settings{{HoldService: 50}, {HoldNode: 50}} {
+		for _, knows := range []bool{false, true} {
+			older[1].Report.HoldMost = knows
+			for _, c := range []state.SetSettings{{Settings: most}, {Was: &most}} {
+				got, err := understood(c, lacks(older))
+				if refused := volume.CodeOf(err) == volume.CodeRefused; refused == knows || err == nil && !reflect.DeepEqual(got, c) {
+					t.Errorf("%+v, for a node that knows how many may wait (%t): got %+v, %v", c, knows, got, err)
+				}
+			}
+		}
+	}
+	older[1].Report.HoldMost = false
+	if _, err := understood(state.SetSettings{Settings: held, Was: &held}, lacks(older)); err != nil {
+		t.Errorf("another setting, for a node that does not know how many may wait: %v", err)
+	}
 	name := volume.Spec{Ports: []volume.Route{{Listen: 81, Port: 80, Mode: volume.RouteHTTP}, {Listen: 80, Port: 80, Mode: volume.RouteHTTP, Host: "a.example.org"}}}
 	plain := volume.Spec{Ports: name.Ports[:1]}
 	for _, tt := range []struct {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,6 +44,45 @@ var periods = []period{
 		state.MinHold, state.MaxHold,
 		func(s *state.Settings) *time.Duration { return &s.Hold }, state.Settings.HoldFor,
 	},
+}
+
+// number is a setting that is one.
+type number struct {
+	key, about string
+	low, high  int
+	field      func(*state.Settings) *int
+	inForce    func(state.Settings) int
+}
+
+var numbers = []number{
+	{
+		"hold-service", "how many clients of one route may wait at a node",
+		state.MinHolding, state.MaxHolding,
+		func(s *state.Settings) *int { return &s.HoldService }, state.Settings.HoldsService,
+	}, {
+		"hold-node", "how many clients of all routes may wait at a node",
+		state.MinHolding, state.MaxHolding,
+		func(s *state.Settings) *int { return &s.HoldNode }, state.Settings.HoldsNode,
+	},
+}
+
+// findNumber is nil when the key is none of them.
+func findNumber(key string) *number {
+	i := slices.IndexFunc(numbers, func(n number) bool { return n.key == key })
+	if i < 0 {
+		return nil
+	}
+	return &numbers[i]
+}
+
+func (n *number) put(s *state.Settings, value string) error {
+	got, err := strconv.Atoi(value)
+	if err != nil || got < n.low || got > n.high {
+		return volume.Errorf(volume.CodeInvalid, "setting %s: %q is not from %d to %d", n.key, value, n.low, n.high).
+			WithHint("it takes a number of clients")
+	}
+	*n.field(s) = got
+	return nil
 }
 
 // choice is a setting that is one of a few words, the default first.
@@ -125,6 +165,9 @@ func settingKeys() string {
 	for _, p := range periods {
 		keys = append(keys, p.key)
 	}
+	for _, n := range numbers {
+		keys = append(keys, n.key)
+	}
 	for _, c := range choices {
 		keys = append(keys, c.key)
 	}
@@ -149,6 +192,10 @@ func changeSettings(s state.Settings, req api.SettingsRequest) (state.Settings, 
 			continue
 		} else if strings.HasPrefix(key, bandwidthPrefix) {
 			return s, err
+		}
+		if n := findNumber(key); n != nil {
+			*n.field(&s) = 0
+			continue
 		}
 		if c := findChoice(key); c != nil {
 			c.set(&s, "")
@@ -181,6 +228,10 @@ func setSetting(s state.Settings, key, value string) (state.Settings, error) {
 				WithHint("it takes bytes a second like 500K, 20M or 1G, at least %s, or none", volume.FormatSize(state.MinBandwidth))
 		}
 		return s.WithLimit(a, b, n), nil
+	}
+	if n := findNumber(key); n != nil {
+		err := n.put(&s, value)
+		return s, err
 	}
 	if c := findChoice(key); c != nil {
 		err := c.put(&s, value)
@@ -232,6 +283,12 @@ func showSettings(s state.Settings, zones map[volume.Zone]bool) api.Settings {
 		out.Settings = append(out.Settings, api.Setting{
 			Key: p.key, Value: volume.FormatPeriod(p.inForce(s)), Default: *p.field(&s) == 0, About: p.about,
 		})
+	}
+	for _, n := range numbers {
+		out.Settings = append(out.Settings, api.Setting{Key: n.key, Value: strconv.Itoa(n.inForce(s)), Default: *n.field(&s) == 0, About: n.about})
+	}
+	if s.HoldsService() > s.HoldsNode() {
+		out.Warnings = append(out.Warnings, "hold-service is more than hold-node, which holds for all routes of a node together")
 	}
 	for _, c := range choices {
 		value := c.get(s)

@@ -36,9 +36,16 @@ func TestChangeSettings(t *testing.T) {
 		{"choices that are the defaults", "failover=manual lease=fast fencing=software-only rebalance=on", "failover=automatic lease=default fencing=hard rebalance=off", "", ""},
 		{"reset choices", "failover=manual lease=fast fencing=software-only", "", "failover lease fencing", ""},
 
+		{"numbers", "", "hold-service=50 hold-node=100000", "", "hold-service=50 hold-node=100000"},
+		{"a number that is the default is a choice, too", "hold-node=50", "hold-node=10000", "", "hold-node=10000"},
+		{"reset a number", "hold-service=50 hold-node=60", "", "hold-service", "hold-node=60"},
+		{"fewer than one program has", "", "hold-service=9", "", `refused: setting hold-service: "9" is not from 10 to 100000`},
+		{"more than there is room for", "", "hold-node=100001", "", `refused: setting hold-node: "100001" is not from 10 to 100000`},
+		{"no number", "", "hold-node=10k", "", `refused: setting hold-node: "10k" is not from 10 to 100000: it takes a number of clients`},
+
 		{"no such word", "", "failover=auto", "", `refused: setting failover: "auto" is not one of its values: it takes automatic or manual`},
 		{"no word", "", "lease=", "", `refused: setting lease: "" is not one of its values`},
-		{"unknown", "", "colour=red", "", `refused: there is no setting "colour": there is trash-retention, aside-retention, replica-replace-after, hold, failover, lease, fencing, rebalance, bandwidth:ZONE:ZONE`},
+		{"unknown", "", "colour=red", "", `refused: there is no setting "colour": there is trash-retention, aside-retention, replica-replace-after, hold, hold-service, hold-node, failover, lease, fencing, rebalance, bandwidth:ZONE:ZONE`},
 		{"reset unknown", "", "", "colour", `refused: there is no setting "colour"`},
 		{"both", "", "trash-retention=3d", "trash-retention", "refused: setting trash-retention is both set and reset"},
 		{"no period", "", "trash-retention=soon", "", "refused: setting trash-retention:"},
@@ -99,5 +106,17 @@ func TestSettingsOfUnknownZonesWarn(t *testing.T) {
 	got := strings.Join(showSettings(s, map[volume.Zone]bool{"here": true}).Warnings, "\n")
 	if want := "bandwidth:here:mars: no node is in zone mars"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// A bound that another one makes useless is told of.
+func TestHoldWarns(t *testing.T) {
+	for _, c := range []struct {
+		s     state.Settings
+		warns bool
+	}{{state.Settings{}, false}, {state.Settings{HoldService: 20_000}, true}, {state.Settings{HoldNode: 999}, true}, {state.Settings{HoldService: 20_000, HoldNode: 20_000}, false}} {
+		if got := showSettings(c.s, nil).Warnings; (len(got) > 0) != c.warns {
+			t.Errorf("%+v: warns %q", c.s, got)
+		}
 	}
 }

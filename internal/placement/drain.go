@@ -163,7 +163,11 @@ func stepText(s volume.MoveStep, holders []volume.Holder, left int64) string {
 	case volume.MoveJoin:
 		return fmt.Sprintf("waiting for volume %s, which goes along, to be as far", s.For)
 	case volume.MoveParking:
-		return "waiting for the clients of its routes to be at a quiet point"
+		text := "waiting for the clients of its routes to be at a quiet point"
+		if s.Clients != "" {
+			text += ": " + s.Clients
+		}
+		return text
 	case volume.MoveStopping:
 		return "stopping " + cmp.Or(names(holders), "its containers")
 	case volume.MoveFinalCopy:

@@ -524,6 +524,10 @@ func settingsLine(t *testing.T, words []string) Command {
 				s.Rebalance = value
 				continue
 			}
+			if field := map[string]*int{"hold-service": &s.HoldService, "hold-node": &s.HoldNode}[key]; field != nil {
+				*field, _ = strconv.Atoi(value)
+				continue
+			}
 			field := map[string]*time.Duration{
 				"trash": &s.TrashRetention, "aside": &s.AsideRetention, "replace": &s.ReplicaReplaceAfter, "hold": &s.Hold,
 			}[key]

@@ -31,6 +31,10 @@ type Settings struct {
 	Rebalance string `json:"rebalance,omitempty"`
 	// Hold is how long a request of a route's client waits while its volume moves.
 	Hold time.Duration `json:"hold,omitempty"`
+	// HoldService is how many clients of one route may wait at a node, and HoldNode how many of
+	// all routes.
+	HoldService int `json:"hold_service,omitempty"`
+	HoldNode    int `json:"hold_node,omitempty"`
 	// Bandwidth limits streams between zones: one entry a pair, in order of A and B.
 	Bandwidth []Bandwidth `json:"bandwidth,omitempty"`
 }
@@ -55,13 +59,16 @@ const (
 	DefaultAsideRetention      = 30 * 24 * time.Hour
 	DefaultReplicaReplaceAfter = 10 * time.Minute
 	DefaultHold                = 10 * time.Second
+	DefaultHoldService         = 1000
+	DefaultHoldNode            = 10_000
 )
 
 // Bounds of the settings that are not left at their defaults. A retention below its
 // bound would destroy what somebody has just removed by mistake; a patience below its
 // own would make new copies of everything whenever a machine restarts; a hold below its own
-// would refuse what any move keeps waiting, and one above would promise what no move may take; a
-// limit of bandwidth below its own would stop replication for good.
+// would refuse what any move keeps waiting, and one above would promise what no move may take; so few
+// clients that wait would refuse the connections of one program, and so many take more memory
+// (about 20 KiB each, the kernel's included) than a node has for them; a limit of bandwidth below its own would stop replication for good.
 const (
 	MinRetention    = time.Hour
 	MaxRetention    = 10 * 366 * 24 * time.Hour
@@ -69,6 +76,8 @@ const (
 	MaxReplaceAfter = 30 * 24 * time.Hour
 	MinHold         = 2 * time.Second
 	MaxHold         = 90 * time.Second // a move that takes longer than two minutes is given up
+	MinHolding      = 10               // of HoldService and HoldNode
+	MaxHolding      = 100_000
 	MinBandwidth    = 64 << 10
 )
 
@@ -88,6 +97,11 @@ func (s Settings) Check() error {
 		if p.value != 0 && (p.value < p.low || p.value > p.high) {
 			return volume.Errorf(volume.CodeInvalid, "setting %s: %s is not from %s to %s",
 				p.key, volume.FormatPeriod(p.value), volume.FormatPeriod(p.low), volume.FormatPeriod(p.high))
+		}
+	}
+	for key, n := range map[string]int{"hold-service": s.HoldService, "hold-node": s.HoldNode} {
+		if n != 0 && (n < MinHolding || n > MaxHolding) {
+			return volume.Errorf(volume.CodeInvalid, "setting %s: %d is not from %d to %d", key, n, MinHolding, MaxHolding)
 		}
 	}
 	if s.Failover != "" && s.Failover != FailoverAutomatic && s.Failover != FailoverManual {
@@ -131,11 +145,15 @@ func (s Settings) ReplaceAfter() time.Duration {
 // HoldFor is how long a request waits in effect.
 func (s Settings) HoldFor() time.Duration { return cmp.Or(s.Hold, DefaultHold) }
 
+// HoldsService and HoldsNode are how many clients may wait in effect.
+func (s Settings) HoldsService() int { return cmp.Or(s.HoldService, DefaultHoldService) }
+func (s Settings) HoldsNode() int    { return cmp.Or(s.HoldNode, DefaultHoldNode) }
+
 // Equal says that both are the same settings.
 func (s Settings) Equal(t Settings) bool {
 	return s.TrashRetention == t.TrashRetention && s.AsideRetention == t.AsideRetention &&
 		s.ReplicaReplaceAfter == t.ReplicaReplaceAfter && s.Failover == t.Failover && s.Lease == t.Lease &&
-		s.SoftwareFencing == t.SoftwareFencing && s.Rebalance == t.Rebalance && s.Hold == t.Hold && slices.Equal(s.Bandwidth, t.Bandwidth)
+		s.SoftwareFencing == t.SoftwareFencing && s.Rebalance == t.Rebalance && s.Hold == t.Hold && s.HoldService == t.HoldService && s.HoldNode == t.HoldNode && slices.Equal(s.Bandwidth, t.Bandwidth)
 }
 
 // WithLimit is s with another limit between two zones; 0 removes it.

@@ -35,6 +35,8 @@ type Report struct {
 	Hold bool `json:"hold,omitempty"`
 	// Browse says that others may read snapshots of its copies.
 	Browse bool `json:"browse,omitempty"`
+	// HoldMost says the same of hold-service and hold-node.
+	HoldMost bool `json:"hold_most,omitempty"`
 	// Proxy says that its proxy answers: without it no clients of routes get to a server here.
 	Proxy bool `json:"proxy,omitempty"`
 	// Swarm is the one that its engine belongs to.
@@ -136,6 +138,8 @@ type MoveStep struct {
 	Rounds int `json:"rounds,omitempty"`
 	// For is the name of what MoveJoin waits for.
 	For string `json:"for,omitempty"`
+	// Clients are those that MoveParking waits for, a few of them, in words.
+	Clients string `json:"clients,omitempty"`
 }
 
 // MovePhase is a part of a move. A version of later may have others.
