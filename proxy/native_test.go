@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -158,6 +159,10 @@ func TestNativeRedisTransactions(t *testing.T) {
 		{"refused", "SELECT 2|MULTI|SELECT 5|NOSUCH|EXEC", "2"},
 		{"refused in part", "SELECT 2|MULTI|SELECT 3|SELECT 99|EXEC", "3"},
 		{"done", "MULTI|SELECT 5|EXEC", "5"},
+		{"dropped by an EXEC that is refused", "SELECT 2|MULTI|SELECT 5|EXEC now", "2"},
+		{"dropped after a DISCARD that is refused", "SELECT 2|MULTI|SELECT 5|DISCARD now|EXEC", "2"},
+		{"dropped after one that is not allowed", "ACL SETUSER a on nopass ~* +@all -discard|AUTH a x|SELECT 2|MULTI|SELECT 5|DISCARD|EXEC", "2"},
+		{"dropped by an EXEC that is not allowed", "ACL SETUSER b on nopass ~* +@all -exec|AUTH b x|SELECT 2|MULTI|SELECT 5|EXEC", "2"},
 	} {
 		conn, in := dialRedis(t, w.port)
 		say := func(command string) string {
@@ -177,6 +182,42 @@ func TestNativeRedisTransactions(t *testing.T) {
 			t.Errorf("%s: after a move its session is %q, want database %s", c.what, got, c.db)
 		}
 	}
+}
+
+// A DISCARD that is refused ends nothing: its client is in the way of a pause until it is really
+// over, and what it asks meanwhile is queued where the rest is.
+func TestNativeRedisRefusedDiscard(t *testing.T) {
+	needs(t, "redis-server")
+	server := startRedis(t, t.TempDir())
+	g, err := NewGate(Redis, server.dial, Limits{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{T: t, g: g, port: front(t, g)}
+	conn, in := dialRedis(t, w.port)
+	say := func(command, want string) {
+		t.Helper()
+		if _, err := fmt.Fprintf(conn, "%s\r\n", command); err != nil {
+			t.Fatal(err)
+		}
+		if got := redisSays(t, in); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: the server says %q, want %q", command, got, want)
+		}
+	}
+	say("MULTI", "+OK")
+	say("DISCARD now", "-ERR wrong number")
+	g.Pause()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	busy := (*Busy)(nil)
+	if err := g.Quiet(ctx); !errors.As(err, &busy) || busy.Sessions[0].Busy != "a transaction is open" {
+		t.Errorf("it is quiet within a transaction: %v", err)
+	}
+	say("SET k v", "+QUEUED")
+	say("EXEC", "-EXECABORT")
+	w.quiet()
+	g.Resume(nil)
+	say("GET k", "$-1")
 }
 
 func dialRedis(t testing.TB, port int) (net.Conn, *bufio.Reader) {

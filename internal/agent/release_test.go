@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -65,11 +66,23 @@ func TestReleaseLate(t *testing.T) {
 				if c.late {
 					stopped.CopyBy = time.Now()
 				}
+				var told []string
 				a := New(Config{
 					Self: self, Layout: layout, Cluster: f, ZFS: host, Files: h, Use: lonely{}, Repl: h, Log: slog.New(slog.DiscardHandler),
+					Moving: func(move string) func(string, state.MoveTimes) {
+						told = append(told, "begins "+move)
+						return func(result string, _ state.MoveTimes) { told = append(told, result) }
+					},
 					StopFollowing: func(context.Context, volume.ID) (Stopped, error) { return stopped, nil },
 				})
 				must(t, a.release(ctx, vol1))
+				result := "moved"
+				if c.want != "" {
+					result = "refused"
+				}
+				if want := []string{"begins drain-1", result}; !slices.Equal(told, want) {
+					t.Errorf("told of the move was %q, want %q", told, want)
+				}
 				if len(f.proposed) != 1 {
 					t.Fatalf("proposed %+v, want one command", f.proposed)
 				}
@@ -87,5 +100,23 @@ func TestReleaseLate(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Volumes that go back together do so by a handoff of their own each, but came by one.
+func TestMoveOf(t *testing.T) {
+	came := &state.Moved{Attempt: "m1"}
+	for _, c := range []struct {
+		v    state.Volume
+		want string
+	}{
+		{state.Volume{Pending: &state.Pending{Attempt: "m2"}}, "m2"},
+		{state.Volume{Pending: &state.Pending{Attempt: "m2"}, Moved: came}, "m2"},
+		{state.Volume{Pending: &state.Pending{Attempt: "back-7", Back: "it does not start"}, Moved: came}, "back from m1"},
+		{state.Volume{Pending: &state.Pending{Attempt: "back-8", Back: "it does not start"}, Moved: came}, "back from m1"},
+	} {
+		if got := moveOf(&c.v); got != c.want {
+			t.Errorf("%+v: %q, want %q", c.v.Pending, got, c.want)
+		}
 	}
 }

@@ -461,7 +461,7 @@ func (d *Docker) makeNetworks(ctx context.Context, c *client.Client, networks []
 // MakeNetworks implements Engine.
 func (d *Docker) MakeNetworks(ctx context.Context, s Spec) (map[string]string, error) {
 	made := map[string]string{}
-	_, err := ask(ctx, d, "make the networks of container "+s.Name, createTimeout, func(ctx context.Context, c *client.Client) (struct{}, error) {
+	_, err := ask(ctx, d, "make the networks of container "+s.Name, callTimeout, func(ctx context.Context, c *client.Client) (struct{}, error) {
 		return struct{}{}, d.makeNetworks(ctx, c, s.Networks, made)
 	})
 	return made, err
