@@ -16,6 +16,9 @@ type Backend interface {
 	// Create makes a volume. Making one that is there already is fine when the specs
 	// are Equal, and a conflict when they are not.
 	Create(ctx context.Context, name string, spec volume.Spec) error
+	// Clone makes a volume with these options, of which volume.FromOption is one, on another
+	// one's data. Making it again with the same options is fine, and with others a conflict.
+	Clone(ctx context.Context, name string, opts map[string]string) error
 	// Remove puts a volume into the trash; refused while it is mounted anywhere.
 	Remove(ctx context.Context, name string) error
 	// Mount makes the volume writable here for the mount ID, and returns the

@@ -19,6 +19,7 @@ type memoryBackend struct {
 
 	mu      sync.Mutex
 	volumes map[string]*memoryVolume
+	cloned  []string
 	rules   map[string]rule
 }
 
@@ -51,6 +52,13 @@ func (b *memoryBackend) check(name string) error {
 		panic("told to")
 	}
 	return b.rules[name].refuse
+}
+
+func (b *memoryBackend) Clone(_ context.Context, name string, opts map[string]string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.cloned = append(b.cloned, fmt.Sprint(name, " ", opts))
+	return nil
 }
 
 func (b *memoryBackend) Create(ctx context.Context, name string, spec volume.Spec) error {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -345,4 +346,23 @@ type spyBackend struct {
 func (b *spyBackend) Remove(ctx context.Context, name string) error {
 	b.request = RequestID(ctx)
 	return b.memoryBackend.Remove(ctx, name)
+}
+
+// A clone is as its original where nothing else is said, so no default of this node's is
+// put in, not even for a volume that nobody named.
+func TestCloneOptions(t *testing.T) {
+	b := newMemoryBackend(t.TempDir())
+	d := NewDriver(t.Context(), b, testLog(t), func(Call) {})
+	anonymous := strings.Repeat("ab", 32)
+	for _, name := range []string{"db", anonymous} {
+		if err := d.Create(&protocol.CreateRequest{Name: name, Options: map[string]string{"from": "pg@before", "size": "1G"}}); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := d.Create(&protocol.CreateRequest{Name: "../db", Options: map[string]string{"from": "pg"}}); err == nil {
+		t.Error("a name that is none was passed on")
+	}
+	if want := []string{"db map[from:pg@before size:1G]", anonymous + " map[from:pg@before size:1G]"}; !slices.Equal(b.cloned, want) {
+		t.Errorf("the backend was asked for %q, want %q", b.cloned, want)
+	}
 }

@@ -122,6 +122,9 @@ func (d *Driver) Create(r *protocol.CreateRequest) error {
 			return err
 		}
 		opts := r.Options
+		if _, ok := opts[volume.FromOption]; ok {
+			return d.backend.Clone(ctx, r.Name, opts) // what is not given is as the original's
+		}
 		if volume.IsAnonymous(r.Name) && opts["replicas"] == "" && opts["profile"] == "" {
 			opts = map[string]string{"replicas": "0"}
 			maps.Copy(opts, r.Options)

@@ -158,10 +158,11 @@ func (w *history) reconcile() {
 	}
 }
 
-func (w *history) Create(context.Context, string, volume.Spec) error { return nil }
-func (w *history) Remove(context.Context, string) error              { return nil }
-func (w *history) Get(_ context.Context, name string) (Info, bool)   { return Info{Name: name}, true }
-func (w *history) List() []Info                                      { return nil }
+func (w *history) Create(context.Context, string, volume.Spec) error      { return nil }
+func (w *history) Clone(context.Context, string, map[string]string) error { return nil }
+func (w *history) Remove(context.Context, string) error                   { return nil }
+func (w *history) Get(_ context.Context, name string) (Info, bool)        { return Info{Name: name}, true }
+func (w *history) List() []Info                                           { return nil }
 
 func (w *history) Mount(_ context.Context, name, id string) (string, error) {
 	w.mounts.Mounting(name, id, time.Now())

@@ -259,7 +259,7 @@ func (e *Engine) newestEpoch(ctx context.Context, name string) (volume.Epoch, er
 	if err != nil {
 		return 0, err
 	}
-	_, origin, _ := strings.Cut(d.Origin, "@")
+	origin, _ := strings.CutPrefix(d.Origin, name+"-fork@") // that of a clone is of another volume
 	if epoch, _, ok := volume.ParseSnapshotName(origin); ok {
 		return epoch, nil
 	}

@@ -151,8 +151,12 @@ func newCopy() *localCopy {
 }
 
 // parting says that the copy is halfway to being set aside: what it shared with its
-// primary is in the fork already, so it is nothing to send, snapshot or promote.
-func (c *localCopy) parting() bool { return strings.Contains(c.origin, "-fork@") }
+// primary is in the fork already, so it is nothing to send, snapshot or promote. A clone of
+// another volume that is just being forked hangs on that one's fork, and stays whole.
+func (c *localCopy) parting() bool {
+	rest, own := strings.CutPrefix(c.origin, c.dataset)
+	return own && strings.HasPrefix(rest, "-fork@")
+}
 
 // newest is the newest engine snapshot; the zero one when there is none.
 func (c *localCopy) newest() snap {

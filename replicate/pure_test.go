@@ -472,3 +472,17 @@ func TestCandidates(t *testing.T) {
 		t.Errorf("two candidates: %v %v", got, truncated)
 	}
 }
+
+// A clone of a volume whose copy is just being set aside hangs on that one's fork for a
+// moment: it is whole all the same. Only a copy that hangs on its own is half way.
+func TestParting(t *testing.T) {
+	for origin, want := range map[string]bool{
+		"": false, "tank/flocker/00000000000000a1-fork@s": true, "tank/flocker/00000000000000a2-fork@s": false, "tank/flocker/00000000000000a2@s": false,
+	} {
+		c := newCopy()
+		c.dataset, c.origin = "tank/flocker/00000000000000a1", origin
+		if got := c.parting(); got != want {
+			t.Errorf("with origin %q: parting %v, want %v", origin, got, want)
+		}
+	}
+}

@@ -43,7 +43,7 @@ func (a *app) volumeShortcuts() []*cli.Command {
 func (a *app) volumeCreate() *cli.Command {
 	flags := []cli.Flag{
 		&cli.StringSliceFlag{Name: "option", Aliases: []string{"o"}, Usage: "`KEY=VALUE` as in docker volume create; repeat it for several"},
-		&cli.StringFlag{Name: "node", Usage: "make `NODE` the primary if possible; this node unless given"},
+		&cli.StringFlag{Name: "node", Usage: "make `NODE` the primary if possible, or of a clone in any case; this node unless given"},
 	}
 	for _, name := range volume.OptionNames() {
 		if strings.HasPrefix(name, "zfs.") {
@@ -61,25 +61,30 @@ func (a *app) volumeCreate() *cli.Command {
 		Description: "Each option may also be given as -o KEY=VALUE; properties of ZFS only so:\n\n   " +
 			strings.Join(zfsOptions(), "\n   "),
 		Action: a.action(1, 1, func(ctx context.Context, c *cli.Context) error {
-			req := api.CreateVolumeRequest{Name: c.Args().First()}
-			var err error
-			if req.Options, err = volumeOptions(c); err != nil {
-				return err
-			}
-			if ref := c.String("node"); ref != "" {
-				n, err := a.client.Node(ctx, ref)
-				if err != nil {
-					return err
-				}
-				req.Node = n.ID
-			}
-			v, err := a.client.CreateVolume(ctx, req)
+			opts, err := volumeOptions(c)
 			if err != nil {
 				return err
 			}
-			return a.made(v)
+			return a.create(ctx, c, c.Args().First(), opts)
 		}),
 	}
+}
+
+// create makes a volume, where --node says, and prints its name.
+func (a *app) create(ctx context.Context, c *cli.Context, name string, opts map[string]string) error {
+	req := api.CreateVolumeRequest{Name: name, Options: opts}
+	if ref := c.String("node"); ref != "" {
+		n, err := a.client.Node(ctx, ref)
+		if err != nil {
+			return err
+		}
+		req.Node = n.ID
+	}
+	v, err := a.client.CreateVolume(ctx, req)
+	if err != nil {
+		return err
+	}
+	return a.made(v)
 }
 
 func zfsOptions() []string {
@@ -263,6 +268,16 @@ func (a *app) printVolume(v api.Volume) {
 	f.add("Created", "%s", a.moment(v.Created))
 	if !v.Deleted.IsZero() {
 		f.add("Removed", "%s; gone in %s", a.moment(v.Deleted), a.in(v.PurgeAfter))
+	}
+	if o := v.From; o != nil {
+		f.add("Clone of", "%s@%s", o.Name, o.Snapshot)
+	}
+	for _, c := range v.Clones {
+		where := "on " + c.Primary.String()
+		if c.Trash {
+			where = "in the trash"
+		}
+		f.add("Clone", "%s, %s, of @%s", c.Name, where, c.Snapshot)
 	}
 	if o := v.LastFailover; o != nil {
 		f.add("Failed over", "from %s to %s, %s; %s", o.From, o.To, a.moment(o.At), o.Lost())

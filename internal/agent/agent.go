@@ -35,6 +35,7 @@ type Disk interface {
 	Dataset(ctx context.Context, name string) (zfs.Dataset, error)
 	Snapshots(ctx context.Context, root string, recursive bool) ([]zfs.Snapshot, error)
 	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
+	Clone(ctx context.Context, snapshot, name string, props map[string]string) error
 	SetProperties(ctx context.Context, name string, props map[string]string) error
 	Inherit(ctx context.Context, name, prop string) error
 	Rename(ctx context.Context, from, to string) error
@@ -533,6 +534,9 @@ func (a *Agent) create(ctx context.Context, id volume.ID) error {
 		defer unlock()
 		defer a.changing(id)()
 		return a.adopt(ctx, v, props)
+	}
+	if v.Clone != nil {
+		return a.clone(ctx, v, props)
 	}
 	err := a.zfs.CreateFilesystem(ctx, a.layout.Dataset(id), props)
 	switch {

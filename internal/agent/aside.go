@@ -137,13 +137,17 @@ func (a *Agent) destroy(ctx context.Context, name string) error {
 		if !errors.Is(err, zfs.ErrHasClones) {
 			return err
 		}
-		clone, lerr := a.cloneOf(ctx, name)
+		clones, lerr := a.clonesOf(ctx, name)
 		if lerr != nil {
 			return errors.Join(err, lerr)
 		}
-		if clone == "" {
+		if len(clones) == 0 {
 			return fmt.Errorf("%w; it is none of flocker's", err)
 		}
+		if err := a.shed(ctx, name, clones); err != nil {
+			return err
+		}
+		clone := clones[0]
 		err = a.zfs.Promote(ctx, clone)
 		if errors.Is(err, zfs.ErrExists) {
 			if err = a.freeNames(ctx, name, clone); err == nil {
@@ -160,9 +164,9 @@ func (a *Agent) destroy(ctx context.Context, name string) error {
 	return fmt.Errorf("%s has more than %d clones", name, maxClones)
 }
 
-// freeNames destroys the snapshots of name, which is to be destroyed, that have the
-// names of snapshots of its clone: they would be in the way of a promotion. What the
-// clone stands on cannot be destroyed.
+// freeNames takes the snapshots of name, which is to be destroyed, that have the names
+// of snapshots of its clone out of the way of a promotion. They are destroyed; what a
+// clone stands on cannot be, and gets another name.
 func (a *Agent) freeNames(ctx context.Context, name, clone string) error {
 	theirs, err := a.zfs.Snapshots(ctx, clone, false)
 	if err != nil {
@@ -174,31 +178,64 @@ func (a *Agent) freeNames(ctx context.Context, name, clone string) error {
 	}
 	var both []string
 	for _, s := range ours {
-		if slices.ContainsFunc(theirs, func(t zfs.Snapshot) bool { return t.Name == s.Name }) {
+		switch {
+		case !slices.ContainsFunc(theirs, func(t zfs.Snapshot) bool { return t.Name == s.Name }):
+		case len(s.Clones) > 0:
+			if err := a.zfs.Rename(ctx, s.FullName(), fmt.Sprintf("%s-%d", s.FullName(), s.GUID)); err != nil {
+				return err
+			}
+		default:
 			both = append(both, s.Name)
 		}
 	}
 	return a.zfs.DestroySnapshots(ctx, name, both)
 }
 
+// shed destroys the snapshots of name, which is to be destroyed, on which none of these
+// clones of it stands, so that a promotion does not make them the clone's. A volume that
+// somebody made a clone of another has no history but its own. What was set aside, and
+// what was made of that, keeps the history that it went through.
+func (a *Agent) shed(ctx context.Context, name string, clones []string) error {
+	for _, ds := range clones {
+		id, ok := volumeIn(a.layout.Root(), ds)
+		if !ok {
+			id, ok = volumeIn(a.layout.Trash(), ds)
+		}
+		if v := a.cluster.State().Volume(id); !ok || v == nil || v.Clone == nil {
+			return nil
+		}
+	}
+	list, err := a.zfs.Snapshots(ctx, name, false)
+	if err != nil {
+		return err
+	}
+	var bare []string
+	for _, s := range list {
+		if len(s.Clones) == 0 && s.UserRefs == 0 {
+			bare = append(bare, s.Name)
+		}
+	}
+	return a.zfs.DestroySnapshots(ctx, name, bare)
+}
+
 // maxClones bounds how often destroy promotes one.
 const maxClones = 1000
 
-// cloneOf is a dataset of ours whose origin is a snapshot of name; "" when there is
-// none.
-func (a *Agent) cloneOf(ctx context.Context, name string) (string, error) {
+// clonesOf are the datasets of ours whose origin is a snapshot of name.
+func (a *Agent) clonesOf(ctx context.Context, name string) ([]string, error) {
+	var out []string
 	for _, root := range []string{a.layout.Aside(), a.layout.Root(), a.layout.Trash()} {
 		list, err := a.zfs.Datasets(ctx, root)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		for _, d := range list {
 			if strings.HasPrefix(d.Origin, name+"@") {
-				return d.Name, nil
+				out = append(out, d.Name)
 			}
 		}
 	}
-	return "", nil
+	return out, nil
 }
 
 // drop lets go of a copy that the volume needs no more: this node is not in its

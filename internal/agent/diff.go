@@ -18,7 +18,7 @@ type Step string
 
 // The steps, each safe to repeat.
 const (
-	StepCreate    Step = "create"     // make the empty dataset of a new volume
+	StepCreate    Step = "create"     // make the dataset of a new volume
 	StepConfirm   Step = "confirm"    // tell the cluster that it is there
 	StepReplay    Step = "replay"     // have ZFS write what a loss of power left in its intent log
 	StepPromote   Step = "promote"    // take over as primary: epoch, quota, mountpoint
@@ -104,7 +104,7 @@ func diffVolume(v *state.Volume, got Actual, self volume.NodeID, inUse func(volu
 	}
 	switch v.Phase {
 	case state.PhaseCreating:
-		if !exists {
+		if !exists || v.Clone != nil { // only a clone of the right snapshot is confirmed
 			return StepCreate
 		}
 		return StepConfirm

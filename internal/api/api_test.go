@@ -325,6 +325,12 @@ var peerCalls = []struct {
 	{"browse a copy's nothing", func(ctx context.Context, b both) (any, error) {
 		return browsed(b.BrowseCopy(ctx, api.BrowseCopyRequest{Volume: "0b5e55ed00000001", Path: "nothing", As: api.AsFile}))
 	}},
+	{"point", func(ctx context.Context, b both) (any, error) {
+		return two(b.Point(ctx, api.PointRequest{Volume: "0b5e55ed00000001", Name: "before", For: apitest.Beta.ID}))
+	}},
+	{"point now", func(ctx context.Context, b both) (any, error) {
+		return two(b.Point(ctx, api.PointRequest{Volume: "0b5e55ed00000001"}))
+	}},
 	{"holds", func(ctx context.Context, b both) (any, error) {
 		return two(b.Holds(ctx, "0b5e55ed00000001", []uint64{1<<64 - 1, 2}))
 	}},

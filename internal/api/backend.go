@@ -178,6 +178,8 @@ type Peer interface {
 	// Holds says which of these guids the asked node has of a volume, as snapshot or
 	// bookmark.
 	Holds(ctx context.Context, id volume.ID, guids []uint64) (map[uint64]bool, error)
+	// Point finds a snapshot of the asked node's copy, or takes one there, see PointRequest.
+	Point(ctx context.Context, req PointRequest) (Point, error)
 	// NodeRoutes is what the asked node's own proxy says.
 	NodeRoutes(ctx context.Context) ([]NodeRoute, error)
 	// Promise makes the asked node take nothing of volumes below an epoch any more, and

@@ -300,6 +300,10 @@ type Volume struct {
 	LastFailover *LastFailover `json:"last_failover,omitempty"`
 	// LastRefusal is why the last move or removal was given up.
 	LastRefusal string `json:"last_refusal,omitempty"`
+	// From is what it is a clone of; nil: it is none.
+	From *CloneOf `json:"from,omitempty"`
+	// Clones are made of it; only of a volume that was asked for by name or ID.
+	Clones []Clone `json:"clones,omitempty"`
 	// Locality says which of its preferences (prefer, avoid, zone) it has not got, and why;
 	// only of a volume that was asked for by name or ID.
 	Locality string `json:"locality,omitempty"`
@@ -375,7 +379,8 @@ type CreateVolumeRequest struct {
 	Name    string            `json:"name"`
 	Options map[string]string `json:"options,omitempty"`
 	// Node is the preferred primary: the node where the user asked. A forwarding
-	// node fills it in; it may be empty.
+	// node fills it in; it may be empty. Of a clone it is where it is made, which must be a
+	// node with a copy of the original; empty: the best of these.
 	Node volume.NodeID `json:"node,omitempty"`
 	// Request makes a repeat harmless. The client fills it in when it is empty.
 	Request string `json:"request,omitempty"`

@@ -25,6 +25,16 @@ func (b driver) Create(ctx context.Context, name string, spec volume.Spec) error
 	return err
 }
 
+// Clone implements plugin.Backend.
+func (b driver) Clone(ctx context.Context, name string, opts map[string]string) error {
+	m, err := b.d.member()
+	if err != nil {
+		return err
+	}
+	_, err = m.CreateVolume(ctx, api.CreateVolumeRequest{Name: name, Options: opts})
+	return err
+}
+
 // Remove implements plugin.Backend.
 func (b driver) Remove(ctx context.Context, name string) error {
 	m, err := b.d.member()

@@ -416,7 +416,7 @@ func (m *member) report(ctx context.Context) error {
 			m.linker.report(&rep)
 		}
 	}
-	rep.Routes, rep.Hosts, rep.Rebalance, rep.Prestart, rep.Loss, rep.Starts, rep.Hold, rep.HoldMost = true, true, true, true, true, true, true, true
+	rep.Routes, rep.Hosts, rep.Rebalance, rep.Prestart, rep.Loss, rep.Starts, rep.Hold, rep.HoldMost, rep.Clones = true, true, true, true, true, true, true, true, true
 	if m.router != nil {
 		m.router.report(&rep)
 	}

@@ -387,6 +387,11 @@ func understood(c state.Command, unaware func(of func(volume.Report) bool) strin
 			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that does not know the settings hold-service and hold-node", who).WithHint("upgrade flocker there first")
 		}
 	}
+	if v, ok := c.(state.CreateVolume); ok && v.Clone != nil {
+		if who := unaware(knowsClones); who != "" {
+			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that knows no clones", who).WithHint("upgrade flocker there first")
+		}
+	}
 	if p, ok := c.(state.Promote); ok && p.Missing != nil && unaware(knowsLoss) != "" {
 		p.Missing = nil // the failover must not wait for an upgrade, and its event says it in words
 		c = p
@@ -495,6 +500,7 @@ func knowsLoss(r volume.Report) bool      { return r.Loss }
 func knowsStarts(r volume.Report) bool    { return r.Starts }
 func knowsHold(r volume.Report) bool      { return r.Hold }
 func knowsHoldMost(r volume.Report) bool  { return r.HoldMost }
+func knowsClones(r volume.Report) bool    { return r.Clones }
 
 // knowsPrestart is of versions that know what is told of containers started ahead.
 func knowsPrestart(r volume.Report) bool { return r.Prestart }

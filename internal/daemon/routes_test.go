@@ -148,6 +148,17 @@ func TestUnaware(t *testing.T) {
 	if got, err := understood(promote, lacks(older)); err != nil || !reflect.DeepEqual(got, promote) {
 		t.Errorf("a promotion for nodes that know it: got %+v, %v", got, err)
 	}
+	clone := state.CreateVolume{Clone: &state.CloneOf{GUID: 7}}
+	if got, err := understood(clone, lacks(older)); volume.CodeOf(err) != volume.CodeRefused {
+		t.Errorf("a clone, to a node that does not know what that is: got %+v, %v", got, err)
+	}
+	if got, err := understood(state.CreateVolume{}, lacks(older)); err != nil || !reflect.DeepEqual(got, state.CreateVolume{}) {
+		t.Errorf("a volume that is no clone, to the same: got %+v, %v", got, err)
+	}
+	older[1].Report.Clones = true
+	if got, err := understood(clone, lacks(older)); err != nil || !reflect.DeepEqual(got, clone) {
+		t.Errorf("a clone, to nodes that know it: got %+v, %v", got, err)
+	}
 	held := state.Settings{Hold: 30 * time.Second}
 	for _, knows := range []bool{false, true} {
 		older[1].Report.Hold = knows

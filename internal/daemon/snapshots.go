@@ -109,7 +109,7 @@ func (m *member) RemoveSnapshot(ctx context.Context, ref, name string) error {
 		if primary != nil {
 			return primary.RemoveSnapshot(ctx, string(v.ID), name)
 		}
-		return m.repl.RemoveSnapshot(ctx, v.ID, name)
+		return m.inWords(m.repl.RemoveSnapshot(ctx, v.ID, name))
 	})
 }
 

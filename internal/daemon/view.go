@@ -62,7 +62,7 @@ func (v view) volume(vol *state.Volume) api.Volume {
 	out := api.Volume{
 		ID: vol.ID, Name: vol.Name, Phase: string(vol.Phase), Spec: vol.Spec,
 		Primary: v.ref(vol.Placement.Primary), Epoch: vol.Epoch, Index: vol.Changed,
-		Created: vol.Created, Deleted: vol.Deleted,
+		Created: vol.Created, Deleted: vol.Deleted, From: v.cloneOf(vol),
 	}
 	if vol.LastRefusal != nil {
 		out.LastRefusal = vol.LastRefusal.Reason
@@ -310,6 +310,9 @@ func dockerStatus(vol api.Volume) map[string]any {
 	}
 	if vol.Reason != "" {
 		status["reason"] = vol.Reason
+	}
+	if vol.From != nil {
+		status["from"] = vol.From.Name + "@" + vol.From.Snapshot
 	}
 	if vol.Spec.Size > 0 {
 		status["size_bytes"] = vol.Spec.Size

@@ -41,6 +41,7 @@ func (m *member) Volume(_ context.Context, ref string) (api.Volume, error) {
 	out := v.volume(vol)
 	out.Containers = v.containersOf(vol.ID)
 	out.Readings = v.readings(vol)
+	out.Clones = v.clones(vol)
 	out.Locality = placement.NewView(v.state, m.heardByPlacement(), m.now()).Locality(vol)
 	return out, nil
 }
@@ -100,11 +101,17 @@ func (m *member) CreateVolume(ctx context.Context, req api.CreateVolumeRequest) 
 	if err := volume.ValidateName(req.Name); err != nil {
 		return api.Volume{}, err
 	}
-	spec, err := volume.ParseOptions(req.Options)
+	from, opts, err := volume.CutSource(req.Options)
 	if err != nil {
 		return api.Volume{}, err
 	}
-	req.Node = cmp.Or(req.Node, m.self)
+	var spec volume.Spec
+	if from.IsZero() {
+		if spec, err = volume.ParseOptions(opts); err != nil {
+			return api.Volume{}, err
+		}
+		req.Node = cmp.Or(req.Node, m.self)
+	}
 	req.Request = cmp.Or(req.Request, newRequest())
 
 	var made api.Volume
@@ -113,7 +120,11 @@ func (m *member) CreateVolume(ctx context.Context, req api.CreateVolumeRequest) 
 			made, err = leader.CreateVolume(ctx, req)
 			return err
 		}
-		made, err = m.createHere(ctx, req, spec)
+		if from.IsZero() {
+			made, err = m.createHere(ctx, req, spec)
+		} else {
+			made, err = m.cloneHere(ctx, req, from, opts)
+		}
 		return err
 	})
 	if err != nil {
@@ -201,12 +212,12 @@ func (m *member) spread(ctx context.Context) {
 
 // place chooses nodes. Where an answer hangs on nodes that have not reported yet, as
 // just after a change of leader, it waits a little for their reports.
-func (m *member) place(ctx context.Context, spec volume.Spec, prefer volume.NodeID) (volume.Placement, placement.Shortfall, error) {
+func (m *member) place(ctx context.Context, spec volume.Spec, prefer volume.NodeID, among ...volume.NodeID) (volume.Placement, placement.Shortfall, error) {
 	patience, cancel := context.WithTimeout(ctx, m.timers.Stale)
 	defer cancel()
 	for {
 		changed := m.reports.Changed()
-		p, short, err := placement.Place(placement.NewView(m.cluster.State(), m.heardByPlacement(), m.now()), spec, prefer)
+		p, short, err := placement.Place(placement.NewView(m.cluster.State(), m.heardByPlacement(), m.now()), spec, prefer, among...)
 		if volume.CodeOf(err) != volume.CodeUnavailable {
 			return p, short, err
 		}

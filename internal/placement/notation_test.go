@@ -388,15 +388,20 @@ func (w *world) run(t *testing.T, in string) string {
 		return ""
 	case "place":
 		spec, prefer := volume.Spec{}, volume.NodeID("")
+		var among []volume.NodeID
 		for _, arg := range strings.Fields(args) {
 			key, value, _ := strings.Cut(arg, "=")
 			if key == "node" {
 				prefer = volume.NodeID(value)
+			} else if key == "among" {
+				for name := range strings.SplitSeq(value, ",") {
+					among = append(among, volume.NodeID(name))
+				}
 			} else if !setSpec(t, &spec, key, value) {
 				t.Fatalf("place: unknown argument %q", arg)
 			}
 		}
-		p, short, err := Place(w.view(), spec, prefer)
+		p, short, err := Place(w.view(), spec, prefer, among...)
 		if err != nil {
 			return fmt.Sprintf("%s: %v", volume.CodeOf(err), err)
 		}

@@ -18,18 +18,20 @@ import (
 // With spec.Strict it is refused instead. It is also refused, by a *volume.Error,
 // when no node may be its primary.
 //
+// With among, its primary is one of these nodes and no other.
+//
 // A local replica is never made up for in another zone: that would send every
 // write over a link its user did not ask to use, and to a place where the data may
 // not be allowed. The Shortfall then says that remote replicas would be possible.
-func Place(v *View, spec volume.Spec, prefer volume.NodeID) (volume.Placement, Shortfall, error) {
+func Place(v *View, spec volume.Spec, prefer volume.NodeID, among ...volume.NodeID) (volume.Placement, Shortfall, error) {
 	claim := spec.Size
 	if claim == 0 {
 		claim = growthReserve
 	}
 	c := newChooser(v, spec, claim, mix(v.salt))
-	primary := c.primary(spec, prefer)
+	primary := c.primary(spec, prefer, among)
 	if primary < 0 {
-		return volume.Placement{}, Shortfall{}, c.nowhere()
+		return volume.Placement{}, Shortfall{}, c.nowhere(among)
 	}
 	p := volume.Placement{Primary: v.Nodes[primary].ID}
 	c.fill(&p, spec.Replicas, spec.Remote)
@@ -74,9 +76,12 @@ func newChooser(v *View, spec volume.Spec, claim int64, key uint64) *chooser {
 // container waits, goes before all else, unless the volume would rather be on another
 // node. Then a node in whose zone more of the replicas find room goes before one that is
 // preferred, that before the caller's, and that before one with a better score.
-func (c *chooser) primary(spec volume.Spec, prefer volume.NodeID) int {
-	home := slices.ContainsFunc(c.v.zones[spec.Zone], func(i int) bool { return c.unfit[i] == fit })
-	may := func(i int) bool { return c.unfit[i] == fit && (!home || !c.v.Nodes[i].strays(spec)) }
+func (c *chooser) primary(spec volume.Spec, prefer volume.NodeID, among []volume.NodeID) int {
+	can := func(i int) bool {
+		return c.unfit[i] == fit && (len(among) == 0 || slices.Contains(among, c.v.Nodes[i].ID))
+	}
+	home := slices.ContainsFunc(c.v.zones[spec.Zone], can)
+	may := func(i int) bool { return can(i) && (!home || !c.v.Nodes[i].strays(spec)) }
 	caller, ok := c.v.index[prefer]
 	if !ok || !may(caller) {
 		caller = -1
@@ -176,11 +181,13 @@ func (c *chooser) before(i, j int, perZone map[volume.Zone]int) bool {
 	return i < j
 }
 
-// nowhere is the refusal when no node may be the primary.
-func (c *chooser) nowhere() *volume.Error {
-	all := make([]int, len(c.v.Nodes))
-	for i := range all {
-		all[i] = i
+// nowhere is the refusal when no node, of these if any are given, may be the primary.
+func (c *chooser) nowhere(among []volume.NodeID) *volume.Error {
+	var all []int
+	for i := range c.v.Nodes {
+		if len(among) == 0 || slices.Contains(among, c.v.Nodes[i].ID) {
+			all = append(all, i)
+		}
 	}
 	msg := "no node can hold the volume"
 	if reasons := c.reasons(all, nil); reasons != "" {

@@ -40,6 +40,9 @@ import (
 //	on NODE VOLUME NAME            until the node's own disk has that snapshot; gone: until not
 //	copy-on NODE VOLUME            until the node's disk has a copy; no-copy-on: until not
 //	scribble NODE VOLUME FILE TEXT  somebody mounts a copy by hand and writes to it
+//	clone NODE VOLUME[@NAME] NEW [on=NODE] [KEY=VALUE..]  flockctl clone
+//	clones NODE VOLUME [NEW..]     flockctl volume inspect shows exactly these
+//	hangs NODE VOLUME              until its copy there shares what it has with another one; stands: until not
 //	asides NODE [NODE=VOLUME..]    until flockctl aside list shows exactly these
 //	restore NODE FROM VOLUME       flockctl aside restore of what is set aside on FROM
 //	discard NODE FROM              flockctl aside remove
@@ -212,6 +215,46 @@ func (w *World) operatorStep(words []string) error {
 			err = errors.Join(z.WriteFile(ds, words[3], []byte(words[4])), z.Unmount(w.ctx(), ds))
 		}
 		return errors.Join(err, z.Inherit(w.ctx(), ds, "mountpoint"))
+	case "clone":
+		opts := pairs(words[4:])
+		req := api.CreateVolumeRequest{Name: words[3], Options: opts}
+		if on, ok := opts["on"]; ok {
+			delete(opts, "on")
+			if name, ok := w.called[on]; ok {
+				on = name
+			}
+			n, err := node().API().Node(w.ctx(), on)
+			if err != nil {
+				return err
+			}
+			req.Node = n.ID
+		}
+		opts["from"] = words[2]
+		v, err := node().API().CreateVolume(w.ctx(), req)
+		if err == nil && v.From == nil {
+			err = fmt.Errorf("volume %s does not say that it is a clone", v.Name)
+		}
+		return err
+	case "clones":
+		v, err := node().API().Volume(w.ctx(), words[2])
+		var got []string
+		for _, c := range v.Clones {
+			got = append(got, c.Name)
+		}
+		if err == nil && !slices.Equal(got, words[3:]) {
+			err = fmt.Errorf("they are %q", got)
+		}
+		return err
+	case "hangs", "stands":
+		ds, err := w.dataset(words[2])
+		if err != nil {
+			return err
+		}
+		w.Await(strings.Join(words, " "), func() bool {
+			d, err := node().ZFS.Dataset(w.ctx(), ds)
+			return err == nil && (d.Origin != "") == (words[0] == "hangs")
+		})
+		return nil
 	case "asides":
 		w.Await(strings.Join(words, " "), func() bool {
 			all, err := node().API().Asides(w.ctx())

@@ -291,6 +291,8 @@ func (t *txn) createVolume(c CreateVolume) Result {
 			return failed(volume.CodeConflict, "volume %q exists with other options", c.Name)
 		case c.Adopt != "" && c.Adopt != old.Adopt:
 			return failed(volume.CodeConflict, "volume %q exists already, with data of its own", c.Name)
+		case c.Clone != nil && !old.Clone.same(c.Clone):
+			return failed(volume.CodeConflict, "volume %q exists already, and is no clone of volume %q", c.Name, c.Clone.Name)
 		}
 		return Result{Volume: old.ID}
 	}
@@ -298,6 +300,9 @@ func (t *txn) createVolume(c CreateVolume) Result {
 		return failed(volume.CodeConflict, "volume id %s is taken", c.ID)
 	}
 	if bad := t.adoptable(c); bad != nil {
+		return *bad
+	}
+	if bad := t.cloneable(c); bad != nil {
 		return *bad
 	}
 	if bad := t.placeable(c.Name, c.Placement); bad != nil {
@@ -309,10 +314,16 @@ func (t *txn) createVolume(c CreateVolume) Result {
 	v := Volume{
 		ID: c.ID, Name: c.Name, Spec: c.Spec, Placement: c.Placement,
 		Epoch: volume.NewEpoch(t.s.cluster.Generation, 1), Phase: PhaseCreating, Created: t.at,
-		Adopt: c.Adopt,
+		Adopt: c.Adopt, Clone: c.Clone,
 	}
-	if c.After >= v.Epoch {
-		v.Epoch = c.After.Next()
+	after := c.After
+	if c.Clone != nil {
+		// What it shares with its original can become its own, when that is destroyed: then
+		// its snapshots must be older than those that the clone has taken.
+		after = max(after, t.s.Volume(c.Clone.Volume).Epoch)
+	}
+	if after >= v.Epoch {
+		v.Epoch = after.Next()
 	}
 	t.putVolume(v)
 	t.s.names, _, _ = t.s.names.Insert([]byte(v.Name), v.ID)
@@ -338,6 +349,28 @@ func (t *txn) adoptable(c CreateVolume) *Result {
 	return nil
 }
 
+// cloneable refuses a clone of what is not there any more, or not for long.
+func (t *txn) cloneable(c CreateVolume) *Result {
+	if c.Clone == nil {
+		return nil
+	}
+	v := t.s.Volume(c.Clone.Volume)
+	var r Result
+	switch {
+	case c.Adopt != "" || c.Clone.GUID == 0:
+		r = failed(volume.CodeInvalid, "volume %q: a clone is made of one snapshot", c.Name)
+	case v == nil || !v.Live():
+		r = failed(volume.CodeNotFound, "volume %q, of which %q was to be a clone, is not there any more", c.Clone.Name, c.Name)
+	case v.Phase == PhaseCreating || v.Phase == PhaseDeleting:
+		r = failed(volume.CodeConflict, "volume %q is %s; a clone of it cannot be made now", v.Name, v.Phase)
+	case v.Epoch.Next() < v.Epoch:
+		r = failed(volume.CodeInvalid, "volume %q: no epoch comes after %s", c.Name, v.Epoch)
+	default:
+		return nil
+	}
+	return &r
+}
+
 func (t *txn) confirmCreate(c ConfirmCreate) Result {
 	v, bad := t.at1(c.ID, c.Epoch)
 	if bad != nil {
@@ -348,8 +381,11 @@ func (t *txn) confirmCreate(c ConfirmCreate) Result {
 	}
 	v.Phase, v.Adopt = PhaseActive, ""
 	t.putVolume(v)
-	t.event(Event{Kind: "volume.created", Volume: v.ID, Name: v.Name, Node: v.Placement.Primary,
-		Message: fmt.Sprintf("volume %s made on %s", v.Name, t.s.NodeName(v.Placement.Primary))})
+	made := fmt.Sprintf("volume %s made on %s", v.Name, t.s.NodeName(v.Placement.Primary))
+	if c := v.Clone; c != nil {
+		made += fmt.Sprintf(", a clone of %s@%s", c.Name, c.Snapshot)
+	}
+	t.event(Event{Kind: "volume.created", Volume: v.ID, Name: v.Name, Node: v.Placement.Primary, Message: made})
 	t.settle(v)
 	return Result{Volume: v.ID}
 }

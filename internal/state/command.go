@@ -88,6 +88,8 @@ type (
 		// epoch that copy has seen, and the volume begins above it.
 		Adopt string       `json:"adopt,omitempty"`
 		After volume.Epoch `json:"after,omitempty"`
+		// Clone makes the volume a clone; the snapshot is on the primary.
+		Clone *CloneOf `json:"clone,omitempty"`
 	}
 	// UpdateSpec changes what a live volume was asked to be. What cannot change on a
 	// volume with data (owner, mode, ZFS properties) must be as it was.

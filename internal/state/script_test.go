@@ -22,7 +22,7 @@ import (
 //	init n1              the cluster with its first node
 //	token t1 [uses=N] [ttl=D]
 //	join n2 t1 [zone=Z]
-//	create NAME on=n1 [local=n2,n3] [remote=n4] [size=N] [id=V] [adopt=ASIDE] [after=EPOCH] [ports=80:8080/http,..]
+//	create NAME on=n1 [local=n2,n3] [remote=n4] [size=N] [id=V] [adopt=ASIDE] [clone=VOLUME@SNAPSHOT:GUID] [after=EPOCH] [ports=80:8080/http,..]
 //	set NAME [size=N] [replicas=N] [uid=N] [ports=..]   UpdateSpec
 //	confirm|purge|forget NAME
 //	abort-create NAME REASON
@@ -235,7 +235,14 @@ func (sc *script) do(words []string) string {
 			v = old
 		}
 		after, _ := strconv.ParseUint(opt["after"], 10, 64)
-		c = CreateVolume{ID: v, Name: arg(0), Spec: volume.Spec{Size: size, Ports: sc.ports(opt)}, Adopt: opt["adopt"], After: volume.Epoch(after),
+		var of *CloneOf // clone=VOLUME@SNAPSHOT:GUID; @now:GUID is one that was taken for it
+		if from, ok := opt["clone"]; ok {
+			name, snapshot, _ := strings.Cut(from, "@")
+			snapshot, guid, _ := strings.Cut(snapshot, ":")
+			n, _ := strconv.ParseUint(guid, 10, 64)
+			of = &CloneOf{Volume: sc.ids[name], Name: name, Snapshot: snapshot, GUID: n, Now: snapshot == "now"}
+		}
+		c = CreateVolume{Clone: of, ID: v, Name: arg(0), Spec: volume.Spec{Size: size, Ports: sc.ports(opt)}, Adopt: opt["adopt"], After: volume.Epoch(after),
 			Placement: volume.Placement{Primary: nodeID(opt["on"]), Local: nodeIDs(opt["local"]), Remote: nodeIDs(opt["remote"])}}
 	case "set":
 		var spec volume.Spec
@@ -624,6 +631,9 @@ func (sc *script) show(only []string) string {
 		}
 		if v.Adopt != "" {
 			fmt.Fprintf(&b, " adopt=%s", v.Adopt)
+		}
+		if c := v.Clone; c != nil {
+			fmt.Fprintf(&b, " clone=%s@%s:%d", c.Name, c.Snapshot, c.GUID)
 		}
 		if v.Pending != nil {
 			fmt.Fprintf(&b, " try=%s to=%s", v.Pending.Attempt, sc.s.NodeName(v.Pending.To))

@@ -163,12 +163,43 @@ type Volume struct {
 	// Adopt, until the volume is confirmed, is the set-aside copy on the primary that it
 	// is made of, by its name; "" for a volume that begins empty.
 	Adopt string `json:"adopt,omitempty"`
+	// Clone is what it is a clone of, or was, for the original may be gone; nil for a volume
+	// that is none.
+	Clone *CloneOf `json:"clone,omitempty"`
 	// Paused are those of its routes that an operator has paused, in order.
 	Paused  []volume.RouteKey `json:"paused,omitempty"`
 	Created time.Time         `json:"created"`
 	Deleted time.Time         `json:"deleted,omitzero"`
 	// Changed is the Raft index of the last change.
 	Changed uint64 `json:"changed"`
+}
+
+// CloneOf is where the data of a clone comes from. Values are never changed in place.
+type CloneOf struct {
+	Volume volume.ID `json:"volume"`
+	Name   string    `json:"name"` // that the original had then
+	// Snapshot of the original, by its name then and by what it is known by.
+	Snapshot string `json:"snapshot"`
+	GUID     uint64 `json:"guid,string"`
+	// Now says that the snapshot was taken for the clone: its user named none.
+	Now bool `json:"now,omitempty"`
+}
+
+// same says that both were asked for in the same words.
+func (c *CloneOf) same(d *CloneOf) bool {
+	return c != nil && c.Volume == d.Volume && c.Now == d.Now && (c.Now || c.GUID == d.GUID)
+}
+
+// Clones are the volumes that were made of one and are not gone, in order of ID; the trash
+// is included.
+func (s *State) Clones(id volume.ID) []*Volume {
+	var out []*Volume
+	for v := range s.Volumes() {
+		if v.Clone != nil && v.Clone.Volume == id && v.Phase != PhasePurged {
+			out = append(out, v)
+		}
+	}
+	return out
 }
 
 // Live says that users see the volume under its name.

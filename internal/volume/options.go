@@ -137,6 +137,11 @@ var options = []option{
 		},
 		func(s Spec) string { return fmt.Sprintf("%04o", s.Mode) },
 	}, {
+		FromOption, sourceForm,
+		"make it a clone of that volume, as it is now or was in that snapshot; its other options are then as that one's",
+		func(*Spec, string) error { return errors.New("only a volume that is being made can be a clone") },
+		func(Spec) string { return "" },
+	}, {
 		"strict", "true or false",
 		"refuse to create the volume when there are too few nodes for its copies",
 		func(s *Spec, v string) error {

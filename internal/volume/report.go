@@ -37,6 +37,8 @@ type Report struct {
 	Browse bool `json:"browse,omitempty"`
 	// HoldMost says the same of hold-service and hold-node.
 	HoldMost bool `json:"hold_most,omitempty"`
+	// Clones says that it knows what a clone is.
+	Clones bool `json:"clones,omitempty"`
 	// Proxy says that its proxy answers: without it no clients of routes get to a server here.
 	Proxy bool `json:"proxy,omitempty"`
 	// Swarm is the one that its engine belongs to.

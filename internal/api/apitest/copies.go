@@ -1,6 +1,7 @@
 package apitest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -171,6 +172,15 @@ func (f *Fake) Sum(ctx context.Context, req api.SumRequest) (api.Sum, error) {
 		return api.Sum{}, err
 	}
 	return api.Sum{SHA256: fmt.Sprintf("%064x", req.GUID), Files: 3, Bytes: 1 << 40, Took: time.Minute}, nil
+}
+
+// Point implements api.Peer: it has every snapshot, and takes any.
+func (f *Fake) Point(ctx context.Context, req api.PointRequest) (api.Point, error) {
+	defer f.mu.Unlock()
+	if err := f.enter(ctx, "Point", req); err != nil {
+		return api.Point{}, err
+	}
+	return api.Point{Name: cmp.Or(req.Name, "flk-0000000000000001-000000000099"), GUID: 7, Taken: Now, Referenced: 24576}, nil
 }
 
 // Holds implements api.Peer: it has every other one.

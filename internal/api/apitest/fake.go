@@ -340,6 +340,11 @@ func (f *Fake) Volume(ctx context.Context, ref string) (api.Volume, error) {
 			v.Containers = append(v.Containers, c)
 		}
 	}
+	for _, c := range f.volumes {
+		if c.From != nil && c.From.Volume == v.ID {
+			v.Clones = append(v.Clones, api.Clone{ID: c.ID, Name: c.Name, Snapshot: c.From.Snapshot, Primary: c.Primary, Trash: !c.Deleted.IsZero()})
+		}
+	}
 	if p := v.Spec.Prefer; len(p) > 0 && p[0] != v.Primary.Name {
 		v.Locality = fmt.Sprintf("its primary is on %s, not on %s", v.Primary, p[0])
 	}
@@ -357,6 +362,28 @@ func (f *Fake) findVolume(ref string, trash bool) (int, error) {
 	return slices.IndexFunc(f.volumes, func(v api.Volume) bool { return string(v.ID) == id }), err
 }
 
+// cloned is what a volume with these options is like, and what it is a clone of. The caller
+// holds mu.
+func (f *Fake) cloned(from volume.Source, opts map[string]string) (volume.Spec, *api.CloneOf, error) {
+	if from.IsZero() {
+		spec, err := volume.ParseOptions(opts)
+		return spec, nil, err
+	}
+	i, err := f.findVolume(from.Volume, false)
+	if err != nil {
+		return volume.Spec{}, nil, err
+	}
+	v := f.volumes[i]
+	name := from.Snapshot
+	if name == "" {
+		name = "flk-0000000000000001-000000000099"
+	} else if !slices.ContainsFunc(f.snapshots[v.ID], func(s api.Snapshot) bool { return s.Name == name }) {
+		return volume.Spec{}, nil, volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, name)
+	}
+	spec, err := v.Spec.Clone(opts)
+	return spec, &api.CloneOf{Volume: v.ID, Name: v.Name, Snapshot: name, GUID: 7}, err
+}
+
 // CreateVolume implements api.Backend.
 func (f *Fake) CreateVolume(ctx context.Context, req api.CreateVolumeRequest) (api.Volume, error) {
 	defer f.mu.Unlock()
@@ -369,7 +396,11 @@ func (f *Fake) CreateVolume(ctx context.Context, req api.CreateVolumeRequest) (a
 	if err := volume.ValidateName(req.Name); err != nil {
 		return api.Volume{}, err
 	}
-	spec, err := volume.ParseOptions(req.Options)
+	source, opts, err := volume.CutSource(req.Options)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	spec, from, err := f.cloned(source, opts)
 	if err != nil {
 		return api.Volume{}, err
 	}
@@ -387,7 +418,7 @@ func (f *Fake) CreateVolume(ctx context.Context, req api.CreateVolumeRequest) (a
 	v := api.Volume{
 		ID: f.volumeID(), Name: req.Name, Phase: "active", Health: api.HealthOK, Spec: spec,
 		AsOf: Now, Used: 98304, Data: 24576, Primary: f.nodes[0].NodeRef, Replicas: []api.Replica{},
-		Epoch: volume.NewEpoch(0, 1), Index: f.index, Created: Now,
+		Epoch: volume.NewEpoch(0, 1), Index: f.index, Created: Now, From: from,
 	}
 	for _, n := range f.nodes[1:min(len(f.nodes), 1+spec.Replicas)] {
 		lag := 0.0

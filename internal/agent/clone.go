@@ -1,0 +1,102 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// clone makes the volume's dataset of a snapshot of this node's copy of another volume,
+// and confirms it. A snapshot is known by its GUID: its name may be another one's by now.
+// Done again after a crash, it goes on; what is there and stands on another snapshot is
+// left as it is.
+func (a *Agent) clone(ctx context.Context, v *state.Volume, props map[string]string) error {
+	unlock, err := a.locks.lock(ctx, v.ID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if v = a.cluster.State().Volume(v.ID); v == nil || v.Phase != state.PhaseCreating || v.Placement.Primary != a.self {
+		return nil // given up while this waited
+	}
+	abort := func(reason string) error {
+		return a.propose(ctx, state.AbortCreate{ID: v.ID, Epoch: v.Epoch, Reason: reason})
+	}
+	ds, from, mine := a.layout.Dataset(v.ID), v.Clone, false
+	d, err := a.zfs.Dataset(ctx, ds)
+	if errors.Is(err, zfs.ErrNotFound) {
+		origin, err := a.snapshotOf(ctx, from.Volume, from.GUID)
+		if err != nil {
+			return err
+		}
+		if origin == "" {
+			return abort(fmt.Sprintf("snapshot %s of volume %q is not on %s any more", from.Snapshot, from.Name, a.name()))
+		}
+		if err := a.zfs.Clone(ctx, origin, ds, props); err != nil {
+			if permanent(err) {
+				return abort(err.Error())
+			}
+			return err // perhaps it was renamed, or is gone: the next time tells
+		}
+		mine = true
+		a.repl.Refresh(from.Volume) // which has a snapshot now that cannot be destroyed
+		if d, err = a.zfs.Dataset(ctx, ds); err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	switch right, err := a.standsOn(ctx, d, from.GUID); {
+	case err != nil:
+		return err
+	case right:
+		a.noteMade(v.ID, copyOf(d))
+		return a.propose(ctx, state.ConfirmCreate{ID: v.ID, Epoch: v.Epoch})
+	case mine: // and nobody has written to it
+		return abort(fmt.Sprintf("snapshot %s of volume %q became another one while it was cloned", from.Snapshot, from.Name))
+	}
+	return fmt.Errorf("%s is there already, and is no clone of snapshot %s of volume %q: rename it by hand", ds, from.Snapshot, from.Name)
+}
+
+// snapshotOf is the full name of the snapshot with that GUID in this node's copy of a
+// volume, wherever it is kept; "" when it has none.
+func (a *Agent) snapshotOf(ctx context.Context, id volume.ID, guid uint64) (string, error) {
+	for _, ds := range []string{a.layout.Dataset(id), a.layout.TrashDataset(id)} {
+		list, err := a.zfs.Snapshots(ctx, ds, false)
+		if errors.Is(err, zfs.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		if i := slices.IndexFunc(list, func(s zfs.Snapshot) bool { return s.GUID == guid }); i >= 0 {
+			return list[i].FullName(), nil
+		}
+	}
+	return "", nil
+}
+
+// standsOn says that a dataset is a clone of the snapshot with that GUID, or has it: then
+// it was promoted since.
+func (a *Agent) standsOn(ctx context.Context, d zfs.Dataset, guid uint64) (bool, error) {
+	origin, name, _ := strings.Cut(d.Origin, "@")
+	for _, ds := range []string{origin, d.Name} {
+		if ds == "" {
+			continue
+		}
+		list, err := a.zfs.Snapshots(ctx, ds, false)
+		if err != nil {
+			return false, err
+		}
+		if slices.ContainsFunc(list, func(s zfs.Snapshot) bool { return s.GUID == guid && (ds == d.Name || s.Name == name) }) {
+			return true, nil
+		}
+	}
+	return false, nil
+}

@@ -1,0 +1,239 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+	"github.com/flocker-io/flocker/zfs/zfsfake"
+)
+
+const vol3 = volume.ID("0000000000000003")
+
+// cloning is an agent with a volume's copy and a snapshot of it, of which a clone is to be
+// made.
+func cloning(t *testing.T) (a *Agent, host *zfsfake.Host, f *fixed, of *state.CloneOf) {
+	t.Helper()
+	ctx := context.Background()
+	a, host, f, _ = quiet(t)
+	from := "tank/flocker/" + string(vol1)
+	must(t, host.CreateFilesystem(ctx, from, map[string]string{"readonly": "on", "mountpoint": "/v/" + string(vol1)}),
+		host.Mount(ctx, from, true), host.WriteFile(from, "f", []byte("before")), host.Snapshot(ctx, []string{from + "@s"}, nil),
+		host.WriteFile(from, "f", []byte("after")), host.Unmount(ctx, from))
+	f.apply(t, state.CreateVolume{ID: vol1, Name: "pg", Placement: volume.Placement{Primary: other, Local: []volume.NodeID{self}}, After: 4})
+	f.apply(t, state.ConfirmCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch})
+	of = &state.CloneOf{Volume: vol1, Name: "pg", Snapshot: "s", GUID: guidOf(t, host, from, "s")}
+	f.apply(t, state.CreateVolume{ID: vol2, Name: "copy", Spec: volume.Spec{Size: 1 << 30, ZFS: map[string]string{"compression": "lz4"}}, Placement: volume.Placement{Primary: self}, Clone: of})
+	return a, host, f, of
+}
+
+func guidOf(t *testing.T, host *zfsfake.Host, ds, name string) uint64 {
+	t.Helper()
+	list, err := host.Snapshots(context.Background(), ds, false)
+	must(t, err)
+	for _, s := range list {
+		if s.Name == name {
+			return s.GUID
+		}
+	}
+	t.Fatalf("%s has no snapshot %s", ds, name)
+	return 0
+}
+
+// A clone is made of the snapshot that was meant, or not at all, and nothing that is there
+// is touched.
+func TestClone(t *testing.T) {
+	ctx := context.Background()
+	from, to := "tank/flocker/"+string(vol1), "tank/flocker/"+string(vol2)
+	create := Action{StepCreate, vol2}
+	refused := func(t *testing.T, f *fixed, host *zfsfake.Host, why string) {
+		t.Helper()
+		if len(f.proposed) != 1 || exists(t, host, to) {
+			t.Fatalf("proposed: %+v", f.proposed)
+		}
+		if c, ok := f.proposed[0].(state.AbortCreate); !ok || !strings.Contains(c.Reason, why) {
+			t.Errorf("proposed: %+v, want that it is given up: %s", f.proposed[0], why)
+		}
+	}
+	t.Run("and confirmed, again after a crash", func(t *testing.T) {
+		a, host, f, _ := cloning(t)
+		for range 2 {
+			must(t, a.do(ctx, create))
+		}
+		d, err := host.Dataset(ctx, to)
+		if err != nil || d.Origin != from+"@s" || d.Mounted || d.User[propVolume] != string(vol2) || d.User[propEpoch] != f.s.Volume(vol2).Epoch.String() ||
+			d.Mountpoint != "/v/"+string(vol2) || d.RefQuota != 1<<30 {
+			t.Errorf("cloned: %+v, %v", d, err)
+		}
+		if got, err := host.ReadFile(to, "f"); string(got) != "before" || err != nil {
+			t.Errorf("it has %q, %v", got, err)
+		}
+		if len(f.proposed) != 2 || f.proposed[0] != (state.ConfirmCreate{ID: vol2, Epoch: f.s.Volume(vol2).Epoch}) {
+			t.Errorf("proposed: %+v", f.proposed)
+		}
+		got, err := a.observe(ctx, true)
+		must(t, err)
+		if acts := Diff(f.s, got, self, func(volume.ID) bool { return false }); !slices.Equal(acts, []Action{create}) {
+			t.Errorf("after a crash it would be %v, and only making it looks what it is", acts)
+		}
+	})
+	t.Run("of a copy in the trash", func(t *testing.T) {
+		a, host, f, _ := cloning(t)
+		must(t, host.Rename(ctx, from, "tank/flocker-trash/"+string(vol1)), a.do(ctx, create))
+		if !exists(t, host, to) || len(f.proposed) != 1 {
+			t.Errorf("proposed: %+v", f.proposed)
+		}
+	})
+	t.Run("of a snapshot that has another name by now", func(t *testing.T) {
+		a, host, _, _ := cloning(t)
+		must(t, host.Rename(ctx, from+"@s", from+"@t"), host.Snapshot(ctx, []string{from + "@s"}, nil), a.do(ctx, create))
+		if d, err := host.Dataset(ctx, to); err != nil || d.Origin != from+"@t" {
+			t.Errorf("cloned: %+v, %v", d, err)
+		}
+	})
+	t.Run("of a snapshot that is gone", func(t *testing.T) {
+		a, host, f, _ := cloning(t)
+		must(t, host.DestroySnapshots(ctx, from, []string{"s"}), host.Snapshot(ctx, []string{from + "@s"}, nil), a.do(ctx, create))
+		refused(t, f, host, `snapshot s of volume "pg" is not on me any more`)
+	})
+	t.Run("of a copy that is gone", func(t *testing.T) {
+		a, host, f, _ := cloning(t)
+		must(t, host.Destroy(ctx, from), a.do(ctx, create))
+		refused(t, f, host, "is not on me any more")
+	})
+	t.Run("of a snapshot that is exchanged while it is cloned", func(t *testing.T) {
+		a, host, f, _ := cloning(t)
+		host.Inject(zfsfake.Rule{Op: "clone", Do: func(context.Context, string, string) error {
+			return errors.Join(host.DestroySnapshots(ctx, from, []string{"s"}), host.Snapshot(ctx, []string{from + "@s"}, nil))
+		}})
+		must(t, a.do(ctx, create))
+		if c, ok := f.proposed[0].(state.AbortCreate); !ok || len(f.proposed) != 1 {
+			t.Fatalf("proposed: %+v", f.proposed)
+		} else {
+			f.apply(t, c)
+		}
+		got, err := a.observe(ctx, true)
+		must(t, err)
+		if acts := Diff(f.s, got, self, func(volume.ID) bool { return false }); !slices.Equal(acts, []Action{{StepDestroy, vol2}}) {
+			t.Errorf("actions: %v", acts)
+		}
+	})
+	t.Run("where something else is", func(t *testing.T) {
+		a, host, f, _ := cloning(t)
+		must(t, host.CreateFilesystem(ctx, to, nil))
+		if err := a.do(ctx, create); err == nil || !strings.Contains(err.Error(), "rename it by hand") || len(f.proposed) != 0 || !exists(t, host, to) {
+			t.Errorf("got %v, proposed %+v", err, f.proposed)
+		}
+	})
+	t.Run("where the clone of another snapshot is", func(t *testing.T) {
+		a, host, f, _ := cloning(t)
+		must(t, host.Snapshot(ctx, []string{from + "@later"}, nil), host.Clone(ctx, from+"@later", to, nil))
+		if err := a.do(ctx, create); err == nil || len(f.proposed) != 0 {
+			t.Errorf("got %v, proposed %+v", err, f.proposed)
+		}
+	})
+	t.Run("and its original gone after a crash", func(t *testing.T) {
+		a, host, f, of := cloning(t)
+		must(t, host.Clone(ctx, from+"@s", to, nil), a.destroy(ctx, from), a.do(ctx, create))
+		if d, err := host.Dataset(ctx, to); err != nil || d.Origin != "" || len(f.proposed) != 1 || f.proposed[0] != (state.ConfirmCreate{ID: vol2, Epoch: f.s.Volume(vol2).Epoch}) {
+			t.Errorf("it is %+v, %v; proposed %+v", d, err, f.proposed)
+		}
+		if guid := guidOf(t, host, to, "s"); guid != of.GUID {
+			t.Errorf("its snapshot is %d, want %d", guid, of.GUID)
+		}
+	})
+	t.Run("that ZFS does not make", func(t *testing.T) {
+		a, host, f, _ := cloning(t)
+		host.Fail("clone", "", 1, &zfs.Error{Op: "clone", Kind: zfs.ErrNoSpace})
+		must(t, a.do(ctx, create))
+		refused(t, f, host, "")
+	})
+	t.Run("that ZFS does not make now", func(t *testing.T) {
+		a, host, f, _ := cloning(t)
+		host.Fail("clone", "", 1, &zfs.Error{Op: "clone", Kind: zfs.ErrBusy})
+		if err := a.do(ctx, create); err == nil || len(f.proposed) != 0 {
+			t.Errorf("got %v, proposed %+v", err, f.proposed)
+		}
+		must(t, a.do(ctx, create))
+		if !exists(t, host, to) {
+			t.Error("it was not made then")
+		}
+	})
+	t.Run("that was given up meanwhile", func(t *testing.T) {
+		a, host, f, _ := cloning(t)
+		was := f.s.Volume(vol2)
+		f.apply(t, state.AbortCreate{ID: vol2, Epoch: was.Epoch, Reason: "late"})
+		must(t, a.clone(ctx, was, nil))
+		if exists(t, host, to) || len(f.proposed) != 0 {
+			t.Errorf("proposed: %+v", f.proposed)
+		}
+	})
+}
+
+// An original that is gone for good leaves its clones what they stand on, and nothing of
+// its history besides; a clone has no more of it than what it was made of.
+func TestDestroyOriginal(t *testing.T) {
+	ctx := context.Background()
+	from, to, third := "tank/flocker/"+string(vol1), "tank/flocker/"+string(vol2), "tank/flocker-trash/"+string(vol3)
+	begin := func(t *testing.T) (*Agent, *zfsfake.Host, *fixed) {
+		a, host, f, of := cloning(t)
+		must(t, a.do(ctx, Action{StepCreate, vol2}))
+		f.apply(t, state.ConfirmCreate{ID: vol2, Epoch: f.s.Volume(vol2).Epoch})
+		must(t, host.Snapshot(ctx, []string{from + "@later"}, nil), host.Clone(ctx, from+"@later", third, nil), host.Snapshot(ctx, []string{from + "@last"}, nil))
+		later := *of
+		later.Snapshot, later.GUID = "later", guidOf(t, host, from, "later")
+		f.apply(t, state.CreateVolume{ID: vol3, Name: "third", Placement: volume.Placement{Primary: self}, Clone: &later})
+		return a, host, f
+	}
+	names := func(t *testing.T, host *zfsfake.Host, ds string) (out []string) {
+		list, err := host.Snapshots(ctx, ds, false)
+		must(t, err)
+		for _, s := range list {
+			out = append(out, s.Name)
+		}
+		return out
+	}
+	t.Run("and its history", func(t *testing.T) {
+		a, host, _ := begin(t)
+		must(t, host.Snapshot(ctx, []string{to + "@own"}, nil), a.destroy(ctx, from))
+		if got := names(t, host, to); exists(t, host, from) || !slices.Equal(got, []string{"s", "own"}) {
+			t.Errorf("the clone has %v", got)
+		}
+		if got := names(t, host, third); !slices.Equal(got, []string{"later"}) {
+			t.Errorf("the one in the trash has %v", got)
+		}
+		if got, err := host.ReadFile(third, "f"); string(got) != "after" || err != nil {
+			t.Errorf("the one in the trash holds %q, %v", got, err)
+		}
+	})
+	t.Run("whose clone has a snapshot of the name of the one that it stands on", func(t *testing.T) {
+		a, host, _ := begin(t)
+		must(t, host.Snapshot(ctx, []string{to + "@s"}, nil), a.destroy(ctx, from))
+		if got := names(t, host, to); exists(t, host, from) || len(got) != 2 || !strings.HasPrefix(got[0], "s-") || got[1] != "s" {
+			t.Errorf("the clone has %v", got)
+		}
+	})
+	t.Run("with a copy that was set aside", func(t *testing.T) {
+		a, host, _ := begin(t)
+		aside := "tank/flocker-aside/" + string(vol1) + "-0000000000000005-1"
+		must(t, host.Clone(ctx, from+"@last", aside, nil), a.destroy(ctx, from))
+		if got := names(t, host, aside); !slices.Equal(got, []string{"s", "later", "last"}) {
+			t.Errorf("what was set aside has lost its history: %v", got)
+		}
+		if got, err := host.ReadFile(to, "f"); string(got) != "before" || err != nil {
+			t.Errorf("the clone holds %q, %v", got, err)
+		}
+	})
+	t.Run("held by somebody", func(t *testing.T) {
+		a, host, _ := begin(t)
+		must(t, host.Hold(ctx, "mine", from+"@last"))
+		if err := a.destroy(ctx, from); err == nil || !exists(t, host, from) {
+			t.Errorf("it is gone: %v", err)
+		}
+	})
+}

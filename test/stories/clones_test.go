@@ -1,0 +1,113 @@
+package stories
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A clone of a database that commits is made on a replica's node, while it commits: started
+// there it recovers and holds each row that was committed by then, and what is written to
+// either stays there. Ten are made in a row. The original is removed, and they go on.
+func TestClones(t *testing.T) {
+	c := start(t)
+	if _, err := createOn(c.n1, "pg", "size=1G", "replicas=2"); err != nil {
+		t.Fatal(err)
+	}
+	db := c.runPostgres(c.n1, "pg", "pg")
+	db.query(table)
+	w := db.write()
+	w.more(200)
+	v, _ := c.waitVolume(c.n1, "pg", "ok with two replicas", healthy)
+
+	// grown checks a clone that was made after before rows were acknowledged.
+	grown := func(clone database, before int64) int64 {
+		t.Helper()
+		k, after := clone.rows(), w.last()
+		if k < before || k > after+onTheWay {
+			t.Fatalf("the clone holds rows 1 to %d; %d were committed before it was made, %d since", k, before, after)
+		}
+		if said := clone.node.Sh("docker logs " + clone.container + " 2>&1"); !strings.Contains(said, "ready to accept connections") || strings.Contains(said, "PANIC") {
+			t.Fatalf("recovery was not clean:\n%s", said)
+		}
+		return k
+	}
+
+	var tester database
+	var tested int64
+	c.Step("a clone on a replica's node, under load, recovers there and holds what was committed", func() {
+		before := w.last()
+		began := time.Now()
+		c.n2.Flockctl("clone", "pg", "tester", "--node", "n2", "-o", "replicas=1")
+		c.Logf("    the clone was there after %s", time.Since(began).Round(10*time.Millisecond))
+		clone, err := c.n2.Volume("tester")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if clone.Primary.Name != "n2" || clone.From == nil || clone.From.Name != "pg" {
+			t.Fatalf("the clone is %+v", clone)
+		}
+		origin := strings.TrimSpace(c.n2.Sh("zfs get -H -o value origin " + copyOf(clone)))
+		if !strings.HasPrefix(origin, copyOf(v)+"@") {
+			t.Fatalf("it was copied: its origin is %q", origin)
+		}
+		tester = c.runPostgres(c.n2, "tester", "tester")
+		tested = grown(tester, before)
+	})
+
+	c.Step("ten clones of one snapshot, for ten testers", func() {
+		before := w.last()
+		c.n1.Flockctl("snapshot", "create", "pg@release")
+		after := w.last()
+		out := c.n1.Lines(`began=$(date +%s%N); for i in 1 2 3 4 5 6 7 8 9 10; do flockctl clone pg@release t$i --node n1 -o replicas=0 >/dev/null || exit 1; done; echo $(($(date +%s%N) - began))`)
+		nanos, err := strconv.ParseInt(strings.TrimSpace(out[len(out)-1]), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		took := time.Duration(nanos)
+		c.Logf("    ten clones took %s", took.Round(10*time.Millisecond))
+		if took > 30*time.Second { // ten on a real machine; three times that where it is emulated
+			t.Errorf("ten clones took %s", took)
+		}
+		for _, name := range []string{"t1", "t10"} {
+			one := c.runPostgres(c.n1, name, name)
+			if k := grown(one, before); k > after+onTheWay {
+				t.Fatalf("%s holds rows 1 to %d, and the snapshot was taken when %d were committed", name, k, after)
+			}
+		}
+		c.refuse("a snapshot with clones", func() (string, error) { return c.n1.TryFlockctl("snapshot", "remove", "-y", "pg@release") }, "has clones", "t10")
+	})
+
+	c.Step("what is written to either stays there, and a clone has replicas of its own", func() {
+		tester.query("insert into rows select i, repeat(md5(i::text), 8) from generate_series((select max(id) + 1 from rows), (select max(id) + 50 from rows)) i")
+		if k := tester.rows(); k != tested+50 {
+			t.Fatalf("the clone holds %d rows, want %d", k, tested+50)
+		}
+		c.n2.Flockctl("volume", "sync", "tester")
+		w.more(50)
+		w.stop()
+	})
+
+	c.Step("the original is removed, and its clones go on", func() {
+		db.stop()
+		c.waitMounted(c.n1, "pg", false)
+		c.n3.Flockctl("volume", "remove", "-y", "pg")
+		for _, one := range []database{tester, {c, c.n1, "t1"}, {c, c.n1, "t10"}} {
+			was := one.rows()
+			one.query(fmt.Sprintf("insert into rows values (%d, repeat(md5(%d::text), 8))", was+1, was+1))
+			if k := one.rows(); k != was+1 {
+				t.Fatalf("%s holds %d rows, want %d", one.container, k, was+1)
+			}
+		}
+		c.n1.Flockctl("clone", "t1", "again", "-o", "replicas=0") // a clone of a clone
+		c.waitVolume(c.n2, "tester", "ok", healthy)
+		for _, one := range []database{tester, {c, c.n1, "t1"}, {c, c.n1, "t10"}} {
+			one.stop()
+		}
+		c.waitMounted(c.n1, "t1", false)
+		c.waitMounted(c.n1, "t10", false)
+		c.waitMounted(c.n2, "tester", false)
+	})
+}
