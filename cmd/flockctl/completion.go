@@ -130,7 +130,7 @@ func (a *app) complete(ctx context.Context, root *cli.App, args []string) []stri
 // completeArgument offers names of what a command is about. Not being able to ask
 // is no error here: then there is nothing to offer.
 func (a *app) completeArgument(ctx context.Context, w words, current string, add func(word, about string)) {
-	places := strings.Fields(strings.NewReplacer("[@NAME]", "", "[@SNAPSHOT]", "@SNAPSHOT", "[", "", "]", "").Replace(w.command.ArgsUsage))
+	places := strings.Fields(strings.NewReplacer("[@NAME]", "", "[", "", "]", "").Replace(w.command.ArgsUsage))
 	if len(places) == 0 {
 		return
 	}
@@ -162,7 +162,7 @@ func (a *app) completeArgument(ctx context.Context, w words, current string, add
 			// Only the snapshots of what is typed already: each volume is a call.
 			if ref, _, at := strings.Cut(current, "@"); !at || ref != v.Name {
 				if what == "VOLUME@SNAPSHOT" {
-					add(v.Name, "as it is now")
+					add(v.Name, fmt.Sprintf("%s on %s", v.Health, v.Primary))
 				}
 				add(v.Name+"@", "")
 				continue

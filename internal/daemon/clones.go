@@ -81,9 +81,8 @@ func (m *member) cloneOnce(ctx context.Context, req api.CreateVolumeRequest, v *
 	if err != nil {
 		return api.Volume{}, false, err
 	}
-	if spec.Size > 0 && spec.Size < point.Referenced {
-		return api.Volume{}, false, volume.Errorf(volume.CodeRefused, "snapshot %s of volume %q holds %s, more than size=%s", point.Name, v.Name,
-			volume.FormatSize(point.Referenced), volume.FormatSize(spec.Size)).WithHint("give a larger size, or leave it out to have the original's")
+	if err := fits(v, spec, point); err != nil {
+		return api.Volume{}, false, err
 	}
 	id := volume.NewID()
 	res, err := m.commit(ctx, fmt.Sprintf("%s/%d", req.Request, try), state.CreateVolume{ID: id, Name: req.Name, Spec: spec, Placement: p,
@@ -97,6 +96,16 @@ func (m *member) cloneOnce(ctx context.Context, req api.CreateVolumeRequest, v *
 		again = volume.CodeOf(gone) == volume.CodeNotFound
 	}
 	return made, again, err
+}
+
+// fits refuses a limit that the data of the snapshot exceeds: the clone could not be made, or
+// not be written.
+func fits(v *state.Volume, spec volume.Spec, point api.Point) error {
+	if spec.Size == 0 || point.Referenced <= spec.Size {
+		return nil
+	}
+	return volume.Errorf(volume.CodeRefused, "snapshot %s of volume %q holds %s, more than size=%s", point.Name, v.Name,
+		volume.FormatSize(point.Referenced), volume.FormatSize(spec.Size)).WithHint("give a larger size, or leave it out to have the original's")
 }
 
 // original is the volume that is to be cloned.

@@ -219,3 +219,16 @@ func TestClonesShown(t *testing.T) {
 		t.Errorf("no clone: %+v", plain.From)
 	}
 }
+
+func TestFits(t *testing.T) {
+	v := &state.Volume{Name: "pg"}
+	for _, tt := range []struct {
+		size, holds int64
+		want        bool
+	}{{0, 5 << 30, true}, {1 << 30, 1 << 30, true}, {1 << 30, 1<<30 + 1, false}, {1 << 30, 0, true}} {
+		err := fits(v, volume.Spec{Size: tt.size}, api.Point{Name: "s", Referenced: tt.holds})
+		if tt.want != (err == nil) || err != nil && (volume.CodeOf(err) != volume.CodeRefused || !strings.Contains(err.Error(), "give a larger size")) {
+			t.Errorf("%d bytes into %d: %v", tt.holds, tt.size, err)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package scenario
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -85,6 +86,108 @@ func TestIdleNodeListsOnce(t *testing.T) {
 		t.Logf("%d listings in ten minutes", listings.Load())
 		if n := listings.Load(); n > 45 {
 			t.Errorf("%d listings in ten minutes, want those of ticks every 15 s", n)
+		}
+	})
+}
+
+// Ten testers get ten clones of one volume, made one after the other on its replica's node while
+// each command of zfs takes as long as on a busy machine; and ten at once, from all nodes, one of
+// them asked for by everybody.
+func TestTenClones(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t, 3)
+		defer w.Close()
+		w.Script(`
+			cluster
+			create n1 pg replicas=2
+			run n1 web pg
+			write n1 pg a one
+			await pg ok`)
+		for _, name := range w.Names() {
+			w.Machine(name).ZFS.Slow("", "", 50*time.Millisecond)
+		}
+		n2, err := w.Machine("n2").API().Node(w.ctx(), "n2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		options := map[string]string{"from": "pg", "replicas": "0"}
+		began := time.Now()
+		for n := range 10 {
+			req := api.CreateVolumeRequest{Name: fmt.Sprintf("test-%d", n), Options: options, Node: n2.ID}
+			if _, err := w.Machine("n3").API().CreateVolume(w.ctx(), req); err != nil {
+				t.Error(err)
+			}
+		}
+		took := time.Since(began)
+		t.Logf("ten clones on a replica's node in %v", took)
+		if took > 10*time.Second {
+			t.Errorf("ten clones took %v", took)
+		}
+		var makers sync.WaitGroup
+		ids := make(chan string, 15)
+		for _, name := range w.Names() {
+			for n := range 5 {
+				makers.Go(func() {
+					req := api.CreateVolumeRequest{Name: fmt.Sprintf("%s-%d", name, n), Options: options}
+					if n == 0 {
+						req.Name = "shared"
+					}
+					v, err := w.Machine(name).API().CreateVolume(w.ctx(), req)
+					if err != nil {
+						t.Error(err)
+					}
+					ids <- string(v.ID)
+				})
+			}
+		}
+		makers.Wait()
+		close(ids)
+		different := map[string]bool{}
+		for id := range ids {
+			different[id] = true
+		}
+		if len(different) != 13 {
+			t.Errorf("15 calls for 13 names made %d volumes", len(different))
+		}
+		w.Await("all are ok", func() bool {
+			s, err := w.Machine("n1").API().Status(w.ctx())
+			return err == nil && s.Volumes[api.HealthOK] == 24
+		})
+		w.Check()
+	})
+}
+
+// Retention may be quicker than the clone that would keep the snapshot: then another one is
+// taken, and nobody hears of it. Where it was named there is no other.
+func TestCloneOutrun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t, 3)
+		defer w.Close()
+		w.Script(`
+			cluster
+			create n1 pg replicas=2
+			run n1 web pg
+			write n1 pg a one
+			await pg ok
+			snapshot n1 before pg
+			sync n1 pg 30s`)
+		host := w.Machine("n2").ZFS
+		quicker := func() {
+			host.Inject(zfsfake.Rule{Op: "clone", Nth: 1, Times: 1, Do: func(ctx context.Context, _, names string) error {
+				ds, snapshot, _ := strings.Cut(strings.Fields(names)[0], "@")
+				return host.DestroySnapshots(ctx, ds, []string{snapshot})
+			}})
+		}
+		quicker()
+		w.Script(`
+			clone n1 pg now on=n2 replicas=0
+			await now ok
+			primary now n2
+			hangs n2 now`)
+		quicker()
+		w.Script(`! clone n1 pg@before then on=n2 replicas=0 ~ snapshot before of volume "pg" is not on n2 any more`)
+		if s := w.Machine("n1").daemon.State(); s != nil && s.VolumeByName("then") != nil {
+			t.Error("a volume is left of it")
 		}
 	})
 }
