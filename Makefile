@@ -33,6 +33,12 @@ build: ## static flockd and flockctl, into bin/
 	@mkdir -p bin
 	CGO_ENABLED=0 go build -tags $(TAGS) -trimpath -ldflags '$(ldflags)' -o bin/ ./cmd/...
 
+.PHONY: man
+man: build ## manual pages, into bin/man: man bin/man/flockctl.1
+	@mkdir -p bin/man
+	bin/flockctl __man > bin/man/flockctl.1
+	bin/flockd __man > bin/man/flockd.8
+
 # ---- without machines
 
 .PHONY: check

@@ -92,7 +92,7 @@ func (a *app) root() *cli.App {
 		Commands: slices.Concat(
 			[]*cli.Command{a.initCommand(), a.joinCommand(), a.statusCommand(), a.nodeCommand(), a.volumeCommand(), a.replicationCommand(), a.snapshotCommand(), a.cloneCommand(), a.browseCommand(), a.diffCommand(), a.migrateCommand(), a.rebalanceCommand(), a.failoverCommand(), a.asideCommand(), a.containerCommand(), a.routeCommand(), a.settingsCommand()},
 			a.volumeShortcuts(),
-			[]*cli.Command{a.tokenCommand(), a.eventsCommand(), a.doctorCommand(), a.versionCommand(), a.completionCommand(), a.completeCommand()},
+			[]*cli.Command{a.tokenCommand(), a.eventsCommand(), a.doctorCommand(), a.diagnosticsCommand(), a.versionCommand(), a.completionCommand(), a.completeCommand(), a.manCommand()},
 		),
 		HideHelpCommand:           true,
 		HideVersion:               true,

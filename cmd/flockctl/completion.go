@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -20,21 +21,33 @@ const completeName = "__complete"
 
 const bashCompletion = `# bash completion for flockctl
 _flockctl() {
-    local IFS=$'\n' words=("${COMP_WORDS[@]:1:COMP_CWORD}")
-    COMPREPLY=($(compgen -W "$("${COMP_WORDS[0]}" __complete "${words[@]}" 2>/dev/null | cut -f 1)" -- "${COMP_WORDS[COMP_CWORD]}"))
-    [[ ${COMPREPLY[0]} == *[=@/] ]] && compopt -o nospace
+    # Bash takes words apart at = and @ and :, which are parts of ours, and puts what is chosen in the place of the last part.
+    local line="${COMP_LINE:0:COMP_POINT}" words last head word
+    IFS=$' \t\n' read -r -a words <<< "$line"
+    [[ $line == *[[:space:]] ]] && words+=("")
+    last="${COMP_WORDS[COMP_CWORD]}"
+    [[ $last == [=@:]* ]] && last=""
+    head="${words[${#words[@]}-1]}"
+    while [[ -n $last && $head != *"$last" ]]; do last="${last%?}"; done
+    head="${head%"$last"}"
+    COMPREPLY=()
+    while IFS=$'\t' read -r word _; do
+        COMPREPLY+=("${word#"$head"}")
+        [[ $word == *[=@/] ]] && compopt -o nospace 2>/dev/null
+    done < <("${words[0]}" __complete "${words[@]:1}" 2>/dev/null)
 }
 complete -o default -F _flockctl flockctl
 `
 
 const zshCompletion = `#compdef flockctl
 _flockctl() {
-    local -a found
-    local line
+    local -a found open
+    local line word
     while IFS= read -r line; do
-        found+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}")
+        word="${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}"
+        if [[ "${line%%$'\t'*}" == *[=@/] ]]; then open+=("$word"); else found+=("$word"); fi
     done < <("${words[1]}" __complete "${(@)words[2,$CURRENT]}" 2>/dev/null)
-    if (( $#found )); then _describe flockctl found; else _files; fi
+    if (( $#found + $#open )); then _describe flockctl found -- open -S ''; else _files; fi
 }
 if [ "$funcstack[1]" = _flockctl ]; then _flockctl "$@"; else compdef _flockctl flockctl; fi
 `
@@ -96,6 +109,15 @@ func (a *app) complete(ctx context.Context, root *cli.App, args []string) []stri
 	switch {
 	case w.open != nil:
 		a.completeValue(ctx, w.open.Names()[0], add)
+	case strings.HasPrefix(current, "-") && !w.dashes && strings.Contains(current, "="):
+		name, _, _ := strings.Cut(current, "=")
+		f := w.find(name)
+		if f == nil {
+			f = lookup(root.Flags, name)
+		}
+		if f != nil && takesValue(f) {
+			a.completeValue(ctx, f.Names()[0], func(word, about string) { add(name+"="+word, about) })
+		}
 	case strings.HasPrefix(current, "-") && !w.dashes:
 		flags := root.Flags
 		if w.command != nil {
@@ -138,14 +160,22 @@ func (a *app) completeArgument(ctx context.Context, w words, current string, add
 	if len(w.rest) >= len(places) && !strings.HasSuffix(what, "...") {
 		return
 	}
+	if strings.HasSuffix(what, "...") {
+		// What is there already is not wanted again.
+		offer := add
+		add = func(word, about string) {
+			key := strings.HasSuffix(word, "=")
+			if !slices.ContainsFunc(w.rest, func(r string) bool { return r == word || key && strings.HasPrefix(r, word) }) {
+				offer(word, about)
+			}
+		}
+	}
 	switch strings.TrimSuffix(what, "...") {
 	case "VOLUME":
 		trash := w.command.Name == "undelete"
 		vs, _ := a.client.Volumes(ctx, api.VolumesQuery{Trash: trash})
 		for _, v := range vs {
-			if !slices.Contains(w.rest, v.Name) {
-				add(v.Name, fmt.Sprintf("%s on %s", v.Health, v.Primary))
-			}
+			add(v.Name, fmt.Sprintf("%s on %s", v.Health, v.Primary))
 		}
 	case "PATH":
 		a.completePath(ctx, w.rest[0], current, add)
@@ -198,14 +228,26 @@ func (a *app) completeArgument(ctx context.Context, w words, current string, add
 			}
 			add(word, x.About)
 		}
+	case "CONTAINER":
+		cs, _ := a.client.Containers(ctx)
+		for _, c := range cs {
+			add(c.Name, fmt.Sprintf("%s on %s", c.State, c.Node))
+		}
+	case "KEY=VALUE", "KEY-":
+		n, err := a.client.Node(ctx, w.rest[0])
+		if err != nil {
+			break
+		}
+		for _, key := range slices.Sorted(maps.Keys(n.Labels)) {
+			add(key+"=", "it is "+n.Labels[key])
+			add(key+"-", "drop it")
+		}
 	case "NODE":
 		a.completeValue(ctx, "node", add)
 	case "ID":
 		ts, _ := a.client.Tokens(ctx)
 		for _, t := range ts {
-			if !slices.Contains(w.rest, t.ID) {
-				add(t.ID, t.Note)
-			}
+			add(t.ID, t.Note)
 		}
 	}
 }
@@ -263,6 +305,15 @@ func (a *app) completeValue(ctx context.Context, option string, add func(word, a
 	case "profile":
 		for _, p := range volume.Profiles() {
 			add(p, "")
+		}
+	case "zone":
+		ns, _ := a.client.Nodes(ctx)
+		zones := map[string][]string{}
+		for _, n := range ns {
+			zones[string(n.Zone)] = append(zones[string(n.Zone)], n.Name)
+		}
+		for _, zone := range slices.Sorted(maps.Keys(zones)) {
+			add(zone, strings.Join(zones[zone], ", "))
 		}
 	case "node", "to", "confirm-fenced":
 		ns, _ := a.client.Nodes(ctx)

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"archive/tar"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -48,6 +51,7 @@ func TestMain(m *testing.M) {
 //	calls METHOD              print the arguments of the calls of a method
 //	verify differs|unread NODE     what a verify finds from now on; alone: nothing
 //	well                      doctor finds nothing from now on
+//	unpack FILE               take a tar.gz apart here
 //	code N flockctl ...       run a command that exits with N
 func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -72,6 +76,7 @@ func TestStories(t *testing.T) {
 			"calls":   storyCalls,
 			"verify":  storyVerify,
 			"lose":    storyLose,
+			"unpack":  storyUnpack,
 			"well":    func(ts *testscript.TestScript, _ bool, _ []string) { story(ts).fake.Recover() },
 			"code":    storyCode,
 		},
@@ -166,6 +171,26 @@ func storyCalled(ts *testscript.TestScript, _ bool, args []string) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	ts.Fatalf("%s was not called", args[0])
+}
+
+func storyUnpack(ts *testscript.TestScript, _ bool, args []string) {
+	f, err := os.Open(ts.MkAbs(args[0]))
+	ts.Check(err)
+	defer f.Close()
+	zip, err := gzip.NewReader(f)
+	ts.Check(err)
+	for t := tar.NewReader(zip); ; {
+		h, err := t.Next()
+		if err == io.EOF {
+			return
+		}
+		ts.Check(err)
+		to := ts.MkAbs(h.Name)
+		ts.Check(os.MkdirAll(filepath.Dir(to), 0o755))
+		text, err := io.ReadAll(t)
+		ts.Check(err)
+		ts.Check(os.WriteFile(to, text, 0o644))
+	}
 }
 
 func storyCalls(ts *testscript.TestScript, _ bool, args []string) {
@@ -312,7 +337,26 @@ func TestComplete(t *testing.T) {
 		{"create -o rep", []string{"replicas="}},
 		{"node inspect ", []string{"alpha", "beta", "gamma"}},
 		{"node label al", []string{"alpha"}},
-		{"node label alpha ", nil},
+		{"node label alpha ", []string{"disk=", "disk-"}},
+		{"node label alpha disk=ssd ", []string{"disk-"}},
+		{"node label alpha --zone b", []string{"berlin"}},
+		{"node label nobody ", nil},
+		{"node inspect alpha ", []string{"beta", "gamma"}},
+		{"node drain g", []string{"gamma"}},
+		{"node undrain beta g", []string{"gamma"}},
+		{"node remove --confirm-fenced g", []string{"gamma"}},
+		{"migrate up", []string{"uploads"}},
+		{"migrate uploads b", []string{"beta"}},
+		{"container forget s", []string{"shop_db_1"}},
+		{"create --node=b", []string{"--node=beta"}},
+		{"create --failover=n", []string{"--failover=never"}},
+		{"create --bogus=n", nil},
+		{"rm -- --node=b", nil},
+		{"settings set trash-retention=1d tr", nil},
+		{"volume set pgdata replicas=2 rep", nil},
+		{"aside remove dead0000beef0000-0000000000000001-2 ", []string{"0b5e55ed00000001-0000000000000002-1", "0b5e55ed00000002-0000000000000003-1"}},
+		{"doctor ", nil},
+		{"diagnostics --o", []string{"--output"}},
 		{"token revoke ", []string{"k3y00001", "k3y00002"}},
 		{"completion ", []string{"bash", "zsh", "fish"}},
 		{"ls --js", []string{"--json"}},

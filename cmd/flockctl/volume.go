@@ -430,4 +430,4 @@ func (a *app) volumeUndelete() *cli.Command {
 }
 
 // completionPatience is how long a shell may be kept waiting for names.
-const completionPatience = 2 * time.Second
+const completionPatience = time.Second

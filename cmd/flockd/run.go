@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	flockd "github.com/flocker-io/flocker/internal/daemon"
+	"github.com/flocker-io/flocker/internal/manual"
 	"github.com/flocker-io/flocker/internal/version"
 )
 
@@ -22,6 +23,11 @@ import (
 const configFile = "/etc/flocker/flockd.yml"
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) error {
+	return commandLine(ctx, out, errOut).RunContext(ctx, args)
+}
+
+// commandLine is all of it.
+func commandLine(ctx context.Context, out, errOut io.Writer) *cli.App {
 	flags := []cli.Flag{&cli.StringFlag{
 		Name: "config", Usage: "configuration `FILE`; without the flag " + configFile + " is read if it is there", EnvVars: []string{"FLOCKD_CONFIG"},
 	}}
@@ -59,7 +65,14 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 			},
 		}},
 	}
-	return app.RunContext(ctx, args)
+	app.Commands = append(app.Commands, &cli.Command{
+		Name: "__man", Hidden: true, // for `make man`
+		Action: func(*cli.Context) error {
+			_, err := io.WriteString(out, manual.Man(app, 8, version.Version))
+			return err
+		},
+	})
+	return app
 }
 
 // config is what file, environment and flags say together.
@@ -92,6 +105,7 @@ func serve(ctx context.Context, cfg flockd.Config, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
+	parts.Logs = journal
 	parts.Started = func() { notify(log, daemon.SdNotifyReady) }
 	d := flockd.New(parts)
 

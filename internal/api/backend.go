@@ -140,6 +140,9 @@ type Backend interface {
 	// Facts are what one node finds out about itself, "" the one that is asked.
 	Facts(ctx context.Context, node string) (doctor.Facts, error)
 
+	// Diagnostics of one node; what could not be had is said in them.
+	Diagnostics(ctx context.Context, q DiagnosticsQuery) (Diagnostics, error)
+
 	// Events returns those after q.After, oldest first. When there are none it waits
 	// up to q.Wait for one and may then return none.
 	Events(ctx context.Context, q EventsQuery) ([]Event, error)

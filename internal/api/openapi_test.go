@@ -72,7 +72,7 @@ func TestEveryFieldIsDescribed(t *testing.T) {
 		SyncRequest{}, SyncReply{}, VerifyRequest{}, VerifyReply{}, Sum{}, CopySum{}, Reading{}, Snapshot{}, SnapshotRequest{}, PruneRequest{},
 		Failover{}, LastFailover{}, Lease{}, Asides{}, Aside{}, RestoreAsideRequest{}, Container{}, FailoverRequest{}, DrainRequest{}, Drain{}, LeftCopy{}, RemoveNodeRequest{}, RemoveNodeReply{},
 		browse.Entry{}, browse.Change{},
-		Routes{}, Route{}, RouteSession{}, AddRouteRequest{}, NodeRoute{}, CloneOf{}, Clone{}, Doctor{}, doctor.Finding{},
+		Routes{}, Route{}, RouteSession{}, AddRouteRequest{}, NodeRoute{}, CloneOf{}, Clone{}, Doctor{}, doctor.Finding{}, Diagnostics{}, DiagnosticFile{},
 	}
 	for _, v := range types {
 		typ := reflect.TypeOf(v)

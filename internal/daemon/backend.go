@@ -216,6 +216,10 @@ func (b backend) Facts(ctx context.Context, node string) (doctor.Facts, error) {
 	return b.d.factsOf(ctx, node)
 }
 
+func (b backend) Diagnostics(ctx context.Context, q api.DiagnosticsQuery) (api.Diagnostics, error) {
+	return b.d.diagnosticsOf(ctx, q)
+}
+
 func (b backend) Events(ctx context.Context, q api.EventsQuery) ([]api.Event, error) {
 	return ask(b.d, func(m *member) ([]api.Event, error) { return m.Events(ctx, q) })
 }

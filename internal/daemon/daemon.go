@@ -60,6 +60,10 @@ type Parts struct {
 	Engine   container.Engine // nil: a node without containers
 	Trees    Trees            // reads snapshots to verify copies; nil: they cannot be verified
 	Examiner Examiner         // tells of the machine itself, for doctor; nil: nothing is told of it
+	// Papers are what the machine has to show of itself and a pool ("": it has none), and Logs
+	// what flocker's services have said since so long, for diagnostics. Both may be nil.
+	Papers func(pool string) []Paper
+	Logs   func(since time.Duration) []Paper
 	// Doors are where containers wait that are started ahead of their volumes; nil: none is.
 	Doors Doors
 	// Dirty counts what is written to a pool; nil: `written` alone tells.

@@ -48,6 +48,7 @@ func Real(cfg Config, log *slog.Logger) (Parts, error) {
 		Trees: &osTrees{zfs: host, dir: filepath.Join(cfg.RunDir, "verify")},
 
 		Examiner: osExaminer{cfg: cfg, zfs: host, proc: "/proc", sys: "/sys"},
+		Papers:   func(pool string) []Paper { return papersOf(cfg, host, pool) },
 		Dirty:    func(pool string) replicate.Dirty { return replicate.Kstats{Pool: pool} },
 		Cluster:  cluster.Config{Listen: cfg.Listen, GossipListen: cfg.GossipListen, Timing: timing},
 		Local:    func() (net.Listener, error) { return api.ListenUnix(cfg.Socket(), api.SocketGroup) },

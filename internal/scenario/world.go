@@ -33,8 +33,10 @@ type World struct {
 	t     testing.TB
 	net   *memnet.Network
 	nodes map[string]*Machine
-	join  string            // the token that Init made
-	zones map[string]string // by machine; none: the default zone
+	join  string // the token that Init made
+	// papers are what machines that start from now on have to show.
+	papers func(pool string) []daemon.Paper
+	zones  map[string]string // by machine; none: the default zone
 	// witnesses are machines that join without a pool.
 	witnesses map[string]bool
 
@@ -173,7 +175,7 @@ func (m *Machine) Start() {
 		Version: "scenario", BootID: m.bootID(), Boot: m.uptime, Fencer: fencer, StopWriters: m.fencer.instead, Timers: daemon.Profile("default"),
 		Log:      slog.New(slog.NewTextHandler(writer{m.world.t, m.Name}, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		StateDir: m.dir, MountDir: "/volumes", ZFS: m.ZFS, Files: m.files, Engine: movingEngine{m.Engine, m}, Trees: m.trees, Doors: m.doors,
-		Proxy: m.proxy, ProxyPort: "4526", Probe: m.proxy.probe,
+		Proxy: m.proxy, ProxyPort: "4526", Probe: m.proxy.probe, Papers: m.world.papers,
 		Now:     func() time.Time { return time.Now().Add(time.Duration(m.clock.Load())) },
 		Started: func() { close(started) },
 		Observe: func(e replicate.Event) {

@@ -12,6 +12,9 @@ import (
 	"github.com/flocker-io/flocker/test/lab"
 )
 
+// planted is in the environment of a container.
+const planted = "planted-zq5f0x"
+
 // Doctor finds no problem with a healthy cluster, and names what is wrong with one that is not, with
 // what to do; done, it is well again.
 func TestDoctor(t *testing.T) {
@@ -20,7 +23,7 @@ func TestDoctor(t *testing.T) {
 	var v api.Volume
 	c.Step("a volume in use, with two replicas: no problem is found from any node", func() {
 		c.n1.Docker("volume", "create", "-d", "flocker", "-o", "size=1G", "-o", "replicas=2", "pgdata")
-		c.n1.Docker("run", "-d", "--name", "user", "--mount", "type=volume,volume-driver=flocker,src=pgdata,dst=/data", busyboxImage, "sleep", "1000000")
+		c.n1.Docker("run", "-d", "--name", "user", "--label", "flocker.enable=true", "-e", "WORD="+planted, "--mount", "type=volume,volume-driver=flocker,src=pgdata,dst=/data", busyboxImage, "sleep", "1000000")
 		v, _ = c.waitVolume(c.n1, "pgdata", "ok with two replicas", healthy)
 		for _, n := range c.Nodes() {
 			c.examined(n, "no problem", func(all []doctor.Finding) error {
@@ -54,9 +57,31 @@ func TestDoctor(t *testing.T) {
 		c.examined(c.n1, "it is gone", notFound("shadows"))
 	})
 
+	c.Step("the diagnostics hold all nodes, and neither a token nor what a container was given", func() {
+		token := strings.TrimSpace(c.n1.Flockctl("--quiet", "token", "create"))
+		c.n3.Sh("logger -t flockd-story " + planted) // the journal of nobody of ours
+		c.n1.Sh("rm -rf /tmp/diag && mkdir /tmp/diag && flockctl diagnostics -o /tmp/diag.tar.gz && tar -C /tmp/diag --strip-components=1 -xzf /tmp/diag.tar.gz")
+		c.Logf("    %s", strings.TrimSpace(c.n1.Sh("ls -l /tmp/diag.tar.gz; cat /tmp/diag/README.txt")))
+		for _, n := range c.Nodes() {
+			for _, file := range []string{"status.json", "state.json", "events.json", "metrics.txt", "zpool-status.txt", "zfs-list.txt", "mounts.txt", "logs/flockd.log"} {
+				c.n1.Sh("test -s /tmp/diag/nodes/" + n.Name + "/" + file)
+			}
+		}
+		for _, secret := range []string{planted, token, token[strings.LastIndex(token, "-")+1:]} {
+			if out, err := c.n1.Try("grep -rl -- " + lab.Quote(secret) + " /tmp/diag"); err == nil {
+				t.Errorf("%q is in %s", secret, out)
+			}
+		}
+		c.n1.Sh("rm -rf /tmp/diag /tmp/diag.tar.gz")
+	})
+
 	c.Step("n3 does not run", func() {
 		c.n3.Sh("systemctl stop flockd")
 		c.examined(c.n1, "it is named with its fix", found(doctor.Problem, "nodes", "n3", "does not answer", "systemctl status flockd"))
+		out := c.n1.Sh("flockctl diagnostics -o /tmp/diag.tar.gz; rm -f /tmp/diag.tar.gz")
+		if !strings.Contains(out, "all of node n3") {
+			t.Errorf("diagnostics do not say that n3 is not in them: %s", out)
+		}
 		c.n3.Sh("systemctl start flockd")
 		c.examined(c.n1, "it is well", notFound("nodes"))
 	})

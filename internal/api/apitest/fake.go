@@ -153,7 +153,7 @@ func (f *Fake) enter(ctx context.Context, method string, args ...any) error {
 		return err
 	}
 	switch method {
-	case "Version", "Status", "Init", "Join", "Doctor":
+	case "Version", "Status", "Init", "Join", "Doctor", "Diagnostics":
 	default:
 		if f.status.Retired != "" {
 			return volume.Errorf(volume.CodeRefused, "%s", f.status.Retired)
