@@ -33,6 +33,9 @@ type Examiner interface {
 // hangs; that is what people want to know then.
 const examineTimeout = 8 * time.Second
 
+// proveTimeout is how long a leader may take to confirm the state that datasets are held against.
+const proveTimeout = 2 * time.Second
+
 // asking has the parts of a node asked beside one another, none twice at a time.
 type asking struct {
 	mu   sync.Mutex
@@ -137,13 +140,16 @@ func (d *Daemon) facts(ctx context.Context, m *member) doctor.Facts {
 		parts = append(parts, part{"engine", func(ctx context.Context) (func(*doctor.Facts), error) { return askEngine(ctx, d.parts.Engine, m), nil }})
 	}
 	if m != nil {
-		f.Node, f.Applied = m.self, m.cluster.State().Index
+		f.Node = m.self
 		parts = append(parts, m.parts(x)...)
 	}
 	if x != nil {
 		x.Machine(&f)
 	}
 	d.asking.gather(ctx, &f, parts)
+	if m != nil {
+		f.Applied = m.cluster.State().Index
+	}
 	f.Ended = d.parts.now()
 	return f
 }
@@ -243,7 +249,8 @@ func (m *member) tryPeers(ctx context.Context) []doctor.Peer {
 }
 
 // datasets are those below the volumes' root, and who uses what is mounted of them.
-func (m *member) datasets(list []zfs.Dataset) (out []doctor.Dataset) {
+func (m *member) datasets(list []zfs.Dataset) []doctor.Dataset {
+	out := []doctor.Dataset{} // not nil, which is for what was not listed
 	users := map[volume.ID]*int{}
 	for _, st := range m.agent.Report().Volumes {
 		if n := len(st.Holders); st.Mounted && !slices.ContainsFunc(st.Holders, func(h volume.Holder) bool { return h.Unknown }) {
@@ -322,8 +329,16 @@ func (d *Daemon) doctor(ctx context.Context) (api.Doctor, error) {
 	if ctx.Err() != nil {
 		return api.Doctor{}, context.Cause(ctx)
 	}
+	pctx, stop := context.WithTimeout(ctx, proveTimeout)
+	defer stop()
+	proof := m.catchUp(pctx)
+	if proof != nil {
+		m.log.Debug("doctor's state is not known to be the newest", "err", proof)
+	}
 	out := api.Doctor{Node: m.view().ref(m.self), At: d.parts.now()}
-	out.Findings = doctor.Examine(known(before, m.cluster.State(), !m.leaderless()), nodes, out.At)
+	c := known(before, m.cluster.State())
+	c.Quorum, c.Proven = !m.leaderless(), proof == nil
+	out.Findings = doctor.Examine(c, nodes, out.At)
 	return out, nil
 }
 
@@ -350,8 +365,8 @@ func (d *Daemon) ask(ctx context.Context, m *member, n *doctor.Node) {
 
 // known is what the state says, from before the nodes were asked and after: what changed meanwhile
 // cannot be held against what one of them saw.
-func known(before, after *state.State, quorum bool) doctor.Cluster {
-	c := doctor.Cluster{Quorum: quorum, Failover: string(after.Failover().Mode), Volumes: map[volume.ID]doctor.Volume{}}
+func known(before, after *state.State) doctor.Cluster {
+	c := doctor.Cluster{Applied: after.Index, Failover: string(after.Failover().Mode), Volumes: map[volume.ID]doctor.Volume{}}
 	for _, s := range []*state.State{before, after} {
 		for v := range s.Volumes() {
 			x := doctor.Volume{Name: v.Name, Live: v.Live(), Primary: v.Placement.Primary, Copies: append([]volume.NodeID{v.Placement.Primary}, v.Placement.Replicas()...)}

@@ -49,6 +49,7 @@ func nodes(x *examination) string {
 			"start the nodes that do not answer, and see what is said of reach below; if more than half of the voters are lost for good: flockd recover")
 	}
 	for _, n := range x.nodes {
+		x.look(n)
 		switch {
 		case n.Facts != nil:
 		case n.Old:
@@ -65,12 +66,11 @@ func nodes(x *examination) string {
 func versions(x *examination) string {
 	type of struct{ major, minor int }
 	by := map[of][]string{}
-	looked := false
 	x.asked(func(n Node, f *Facts) {
 		if f.ZFS == nil {
 			return
 		}
-		looked = true
+		x.look(n)
 		user, module := number(f.ZFS.Userland), number(f.ZFS.Module)
 		if f.ZFS.Module == "" {
 			x.add(Problem, n.Name, "ZFS's module is not loaded", "no volume of the node can be used", fmt.Sprintf("on %s: modprobe zfs", n.Name))
@@ -100,9 +100,6 @@ func versions(x *examination) string {
 		x.add(s, "", "the nodes have different versions of ZFS: "+strings.Join(said, "; "),
 			"a stream of a newer version may be one that an older one does not take", "bring the nodes to one version, one after another, each drained meanwhile")
 	}
-	if !looked {
-		return ""
-	}
 	return "commands and modules are of one version"
 }
 
@@ -124,13 +121,12 @@ const (
 )
 
 func pools(x *examination) string {
-	looked := false
 	x.asked(func(n Node, f *Facts) {
 		p := f.Pool
 		if p == nil {
 			return
 		}
-		looked = true
+		x.look(n)
 		see := fmt.Sprintf("on %s: zpool status -v %s", n.Name, p.Name)
 		switch p.Health {
 		case "ONLINE":
@@ -156,9 +152,6 @@ func pools(x *examination) string {
 			x.add(Warning, n.Name, what, "ZFS is slow with a pool that is nearly full", fix)
 		}
 	})
-	if !looked {
-		return ""
-	}
 	return "all are healthy and have room"
 }
 
@@ -168,12 +161,11 @@ var inStreams = []string{"embedded_data", "extensible_dataset", "large_blocks", 
 
 func features(x *examination) string {
 	active := map[string]string{} // the first node on which it is
-	looked := false
 	x.asked(func(n Node, f *Facts) {
 		if f.Pool == nil || f.Pool.Features == nil {
 			return
 		}
-		looked = true
+		x.look(n)
 		for _, name := range inStreams {
 			if f.Pool.Features[name] == "active" && active[name] == "" {
 				active[name] = n.Name
@@ -191,9 +183,6 @@ func features(x *examination) string {
 			}
 		}
 	})
-	if !looked {
-		return ""
-	}
 	return "each pool takes the streams of all others"
 }
 
@@ -207,7 +196,11 @@ const (
 func clocks(x *examination) string {
 	var all []time.Duration
 	x.asked(func(n Node, _ *Facts) { all = append(all, n.Ahead) })
-	if len(all) < 2 {
+	if len(x.nodes) < 2 {
+		return ""
+	}
+	x.asked(func(n Node, _ *Facts) { x.look(n) })
+	if len(all) == 0 {
 		return ""
 	}
 	slices.Sort(all)
@@ -251,12 +244,11 @@ func short(d time.Duration) string {
 var slowSources = []string{"hpet", "acpi_pm", "jiffies", "refined-jiffies"}
 
 func clocksources(x *examination) string {
-	looked := false
 	x.asked(func(n Node, f *Facts) {
 		if f.Clock == nil {
 			return
 		}
-		looked = true
+		x.look(n)
 		if slices.Contains(slowSources, f.Clock.Source) {
 			x.add(Warning, n.Name, fmt.Sprintf("the kernel tells the time by %s", f.Clock.Source),
 				"each look at the clock takes a microsecond and more, and databases look at it all the time",
@@ -264,17 +256,13 @@ func clocksources(x *examination) string {
 					n.Name, strings.Join(f.Clock.Available, ", ")))
 		}
 	})
-	if !looked {
-		return ""
-	}
 	return "the kernels tell the time by quick ones"
 }
 
 func ports(x *examination) string {
-	looked := false
 	x.asked(func(n Node, f *Facts) {
 		for _, p := range f.Ports {
-			looked = true
+			x.look(n)
 			at := strings.TrimSpace(p.Network + " " + p.Address)
 			switch {
 			case !p.Held:
@@ -286,9 +274,6 @@ func ports(x *examination) string {
 			}
 		}
 	})
-	if !looked {
-		return ""
-	}
 	return "flocker has all of its own"
 }
 
@@ -301,6 +286,13 @@ func reach(x *examination) string {
 	}
 	pairs := 0
 	x.asked(func(n Node, f *Facts) {
+		tried := map[volume.NodeID]bool{n.ID: true}
+		for _, p := range f.Peers {
+			tried[p.Node] = true
+		}
+		if !slices.ContainsFunc(x.nodes, func(to Node) bool { return !tried[to.ID] }) {
+			x.look(n)
+		}
 		for _, p := range f.Peers {
 			to, ok := byID[p.Node]
 			if !ok || to.Facts == nil {
@@ -324,21 +316,17 @@ func reach(x *examination) string {
 }
 
 func propagation(x *examination) string {
-	looked := false
 	x.asked(func(n Node, f *Facts) {
 		if f.Mount == nil {
 			return
 		}
-		looked = true
+		x.look(n)
 		if !f.Mount.Shared {
 			x.add(Warning, n.Name, fmt.Sprintf("%s is on the mount %s, which is private", f.Mount.Dir, f.Mount.On),
 				"what is unmounted there stays mounted in the mount namespaces of services and containers, and keeps volumes from moving",
 				fmt.Sprintf("on %s: mount --make-rshared %s, and see who has made it private", n.Name, f.Mount.On))
 		}
 	})
-	if !looked {
-		return ""
-	}
 	return "what is unmounted is so for all services"
 }
 
@@ -351,10 +339,13 @@ func engines(x *examination) string {
 		e := f.Engine
 		switch {
 		case e == nil:
+			x.none(n)
 		case e.Error != "":
+			x.look(n)
 			x.add(Problem, n.Name, "the container engine does not answer: "+e.Error, "who uses a volume there is not known, and no container can be started there",
 				fmt.Sprintf("on %s: systemctl status docker", n.Name))
 		default:
+			x.look(n)
 			v := number(e.Version)
 			if v[0] > 0 && (v[0] < oldest[0] || v[0] == oldest[0] && v[1] < oldest[1]) {
 				x.add(Warning, n.Name, "the container engine is of version "+e.Version, fmt.Sprintf("nothing before %d.%d is tested", oldest[0], oldest[1]), "install a newer Docker on "+n.Name)
@@ -375,113 +366,127 @@ func engines(x *examination) string {
 const driver = "flocker"
 
 func plugins(x *examination) string {
-	looked := false
 	x.asked(func(n Node, f *Facts) {
+		if f.Engine == nil {
+			x.none(n)
+		}
 		if f.Engine == nil || f.Engine.Error != "" {
 			return
 		}
-		looked = true
+		x.look(n)
 		if !slices.Contains(f.Engine.Drivers, driver) {
 			x.add(Warning, n.Name, "its Docker does not list the volume driver flocker", "Swarm places nothing there that needs it; Docker itself finds it at its first use",
 				fmt.Sprintf("on %s: docker volume ls, then docker info; if it stays so, see journalctl -u flockd -u docker", n.Name))
 		}
 	})
-	if !looked {
-		return ""
-	}
 	return "each Docker lists the volume driver"
 }
 
 func shadows(x *examination) string {
-	looked := false
 	x.asked(func(n Node, f *Facts) {
+		if f.Engine == nil {
+			x.none(n)
+		}
 		if f.Engine == nil || f.Engine.Error != "" {
 			return
 		}
-		looked = true
+		x.look(n)
 		for _, name := range f.Engine.Shadows {
+			fix := fmt.Sprintf("on %s: remove the containers that use it, save what is in it if it is wanted, then docker volume rm %s", n.Name, name)
+			if x.unjudged(f) != "" {
+				fix = fmt.Sprintf("an old state says so: leave it until there is a leader, and see meanwhile, on %s: docker volume inspect %s", n.Name, name)
+			}
 			x.add(Problem, n.Name, fmt.Sprintf("its Docker has a local volume %q, which hides the flocker volume of that name", name),
 				"containers on this node that name it write to the local one, which is neither replicated nor moved",
-				fmt.Sprintf("on %s: remove the containers that use it, save what is in it if it is wanted, then docker volume rm %s", n.Name, name))
+				fix)
 		}
 	})
-	if !looked {
-		return ""
-	}
 	return "no local volume of Docker hides one of flocker"
 }
 
-// orphans: datasets where volumes' are that are none of this cluster's.
-func orphans(x *examination) string {
-	looked := false
-	x.asked(func(n Node, f *Facts) {
-		if f.Pool != nil {
-			looked = true
+// judged are the datasets of nodes that the asker's state can be held against. An older state does
+// not know volumes that are live, and what it says of nobody's datasets may be the only copies.
+func (x *examination) judged(f func(n Node, d Dataset)) {
+	x.asked(func(n Node, facts *Facts) {
+		if facts.Datasets == nil || x.unjudged(facts) != "" {
+			return
 		}
-		for _, d := range f.Datasets {
-			if _, known := x.cluster.Volumes[d.Volume]; known && d.Volume != "" {
-				continue
-			}
-			x.add(Warning, n.Name, fmt.Sprintf("dataset %s (%s) is no volume's of this cluster", d.Name, volume.RoughSize(d.Used)),
-				"nobody looks after it, and it takes room; it may be the only copy of something, so flocker leaves it alone",
-				fmt.Sprintf("on %[1]s: zfs list -rt all %[2]s shows what it is; once nobody needs it: zfs destroy -r %[2]s", n.Name, d.Name))
+		x.look(n)
+		for _, d := range facts.Datasets {
+			f(n, d)
 		}
 	})
-	if !looked {
-		return ""
+}
+
+// unjudged is why the asker's state cannot be held against what a node has; "" when it can.
+func (x *examination) unjudged(f *Facts) string {
+	switch {
+	case !x.cluster.Proven:
+		return "no leader has confirmed that the state of the node that was asked is the newest"
+	case f.Applied > x.cluster.Applied:
+		return fmt.Sprintf("the state of the node that was asked is older than what this one knows (%d, and %d here)", x.cluster.Applied, f.Applied)
 	}
+	return ""
+}
+
+// orphans: datasets where volumes' are that are none of this cluster's. What to do is never to destroy
+// them: that is for who has seen what they are.
+func orphans(x *examination) string {
+	x.asked(func(n Node, f *Facts) {
+		if why := x.unjudged(f); why != "" && len(f.Datasets) > 0 {
+			x.add(Warning, n.Name, fmt.Sprintf("its %s could not be judged: %s", counted(len(f.Datasets), "dataset"), why),
+				"whose they are, which receives are over and what is mounted for nobody cannot be told by an old state; they may be live",
+				"leave them as they are, and ask again once there is a leader, or ask another node")
+		}
+	})
+	x.judged(func(n Node, d Dataset) {
+		if _, known := x.cluster.Volumes[d.Volume]; known && d.Volume != "" {
+			return
+		}
+		fix := fmt.Sprintf("on %s, look first what it is: zfs list -rt all %s", n.Name, d.Name)
+		if pool, name, ok := strings.Cut(d.Name, "/flocker/"); ok && !strings.Contains(name, "/") {
+			fix += fmt.Sprintf("; out of the way, with all that is in it: zfs rename -u %s %s/flocker-aside/orphan-%s", d.Name, pool, name)
+		}
+		x.add(Warning, n.Name, fmt.Sprintf("dataset %s (%s) is no volume's of this cluster", d.Name, volume.RoughSize(d.Used)),
+			"nobody looks after it, and it takes room; it may be the only copy of something, so flocker leaves it alone", fix)
+	})
 	return "each dataset is of a volume"
 }
 
 // partials: what was received in part and will not be received further. On a replica it goes on with
 // the next stream.
 func partials(x *examination) string {
-	looked := false
-	x.asked(func(n Node, f *Facts) {
-		if f.Pool != nil {
-			looked = true
+	x.judged(func(n Node, d Dataset) {
+		v, known := x.cluster.Volumes[d.Volume]
+		if !d.Partial || !known || v.Moving || v.Live && v.Primary != n.ID && slices.Contains(v.Copies, n.ID) {
+			return
 		}
-		for _, d := range f.Datasets {
-			v, known := x.cluster.Volumes[d.Volume]
-			if !d.Partial || !known || v.Moving || v.Live && v.Primary != n.ID && slices.Contains(v.Copies, n.ID) {
-				continue
-			}
-			x.add(Warning, n.Name, fmt.Sprintf("dataset %s of volume %s holds a receive that was broken off, and nothing is sent to it any more", d.Name, v.Name),
-				"what came of it takes room", fmt.Sprintf("on %s: zfs receive -A %s, which drops what came of it and nothing else", n.Name, d.Name))
-		}
+		x.add(Warning, n.Name, fmt.Sprintf("dataset %s of volume %s holds a receive that was broken off, and nothing is sent to it any more", d.Name, v.Name),
+			"what came of it takes room", fmt.Sprintf("look first that the volume neither moves nor gets a replica there: flockctl volume inspect %s; on %s, "+
+				"zfs get used,receive_resume_token %s; when it is still so: zfs receive -A %[3]s, which drops what came of it and nothing else", v.Name, n.Name, d.Name))
 	})
-	if !looked {
-		return ""
-	}
 	return "no receive is left half done"
 }
 
 // unused: what is mounted and should not be, or for nobody.
 func unused(x *examination) string {
-	looked := false
-	x.asked(func(n Node, f *Facts) {
-		if f.Pool != nil {
-			looked = true
+	x.judged(func(n Node, d Dataset) {
+		v, known := x.cluster.Volumes[d.Volume]
+		if !d.Mounted || !known || v.Moving {
+			return
 		}
-		for _, d := range f.Datasets {
-			v, known := x.cluster.Volumes[d.Volume]
-			if !d.Mounted || !known || v.Moving {
-				continue
-			}
-			switch {
-			case v.Primary != n.ID:
-				x.add(Problem, n.Name, fmt.Sprintf("dataset %s of volume %s is mounted, and this node is not its primary", d.Name, v.Name),
-					"what is written there is in no other copy, and the copy cannot follow", fmt.Sprintf("on %s: zfs unmount %s; who holds it: grep %s /proc/*/mountinfo", n.Name, d.Name, d.Name))
-			case d.Users != nil && *d.Users == 0:
-				x.add(Warning, n.Name, fmt.Sprintf("dataset %s of volume %s is mounted, and nobody is known to use it", d.Name, v.Name),
-					"it keeps the volume from being handed over; flockd unmounts it by itself within a minute where nothing holds it",
-					fmt.Sprintf("if it stays: on %s, grep %s /proc/*/mountinfo names who holds it", n.Name, d.Name))
-			}
+		switch {
+		case v.Primary != n.ID:
+			x.add(Problem, n.Name, fmt.Sprintf("dataset %s of volume %s is mounted, and this node is not its primary", d.Name, v.Name),
+				"what is written there is in no other copy, and the copy cannot follow",
+				fmt.Sprintf("flockd unmounts it by itself where nothing holds it; if it stays, see which node is the primary: flockctl volume inspect %s; on %s, "+
+					"grep %s /proc/*/mountinfo names who holds it here", v.Name, n.Name, d.Name))
+		case d.Users != nil && *d.Users == 0:
+			x.add(Warning, n.Name, fmt.Sprintf("dataset %s of volume %s is mounted, and nobody is known to use it", d.Name, v.Name),
+				"it keeps the volume from being handed over; flockd unmounts it by itself within a minute where nothing holds it",
+				fmt.Sprintf("if it stays: on %s, grep %s /proc/*/mountinfo names who holds it", n.Name, d.Name))
 		}
 	})
-	if !looked {
-		return ""
-	}
 	return "nothing is mounted for nobody"
 }
 
@@ -490,13 +495,12 @@ func unused(x *examination) string {
 const expiring = 0.15
 
 func certificates(x *examination) string {
-	looked := false
 	x.asked(func(n Node, f *Facts) {
 		c := f.Certificate
 		if c == nil {
 			return
 		}
-		looked = true
+		x.look(n)
 		now := x.now.Add(n.Ahead) // by its own clock
 		fix := fmt.Sprintf("flockd renews it by itself from a voter: on %s see journalctl -u flockd | grep certificate, and its clock", n.Name)
 		left := c.To.Sub(now)
@@ -509,19 +513,15 @@ func certificates(x *examination) string {
 			x.add(Warning, n.Name, "its certificate expires at "+c.To.UTC().Format(time.RFC3339)+", and was not renewed in time", "after that no other node talks to it", fix)
 		}
 	})
-	if !looked {
-		return ""
-	}
 	return "none is about to expire"
 }
 
 func fencing(x *examination) string {
-	looked := false
 	x.asked(func(n Node, f *Facts) {
 		if f.Fencing == nil || n.Witness {
 			return
 		}
-		looked = true
+		x.look(n)
 		switch f.Fencing.Safety {
 		case volume.SafetySoftware:
 			x.add(Warning, n.Name, "its fencer stops writers by software alone, and cannot reset the machine",
@@ -540,9 +540,6 @@ func fencing(x *examination) string {
 				fmt.Sprintf("on %s: journalctl -u flockd-fence", n.Name))
 		}
 	})
-	if !looked {
-		return ""
-	}
 	return "each node can be reset when its writers do not stop"
 }
 
@@ -552,6 +549,7 @@ func timers(x *examination) string {
 		if f.Timers == nil {
 			return
 		}
+		x.look(n)
 		t := *f.Timers
 		if t.Unfit != "" {
 			x.add(Problem, n.Name, t.Unfit, "nodes stop their writers without need, or failover ends", "flockctl settings set lease=PROFILE, or another profile in /etc/flocker/flockd.yml")
@@ -567,9 +565,6 @@ func timers(x *examination) string {
 		slices.Sort(said)
 		x.add(Warning, "", "the nodes have different timers: "+strings.Join(said, "; "), "the slowest one decides how soon a leader is replaced, and the quickest ones call for elections that nobody needs",
 			"give all nodes one profile: /etc/flocker/flockd.yml, FLOCKD_PROFILE")
-	}
-	if len(by) == 0 {
-		return ""
 	}
 	return "they are the same everywhere and fit the lease"
 }

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -18,14 +19,14 @@ func ref[T any](v T) *T { return &v }
 
 // healthy is a cluster of three nodes, n1 the primary of one volume, n2 with a replica.
 func healthy() (Cluster, []Node) {
-	c := Cluster{Quorum: true, Failover: "automatic", Volumes: map[volume.ID]Volume{
+	c := Cluster{Quorum: true, Proven: true, Applied: 7, Failover: "automatic", Volumes: map[volume.ID]Volume{
 		vol: {Name: "pgdata", Primary: "id1", Copies: []volume.NodeID{"id1", "id2"}, Live: true},
 	}}
 	var all []Node
 	for _, name := range []string{"n1", "n2", "n3"} {
 		id := volume.NodeID("id" + name[1:])
 		f := &Facts{
-			Node: id, ZFS: &ZFS{"2.1.11-1+deb12u1", "2.1.11-1"},
+			Node: id, Applied: 7, Datasets: []Dataset{}, ZFS: &ZFS{"2.1.11-1+deb12u1", "2.1.11-1"},
 			Pool:        &Pool{Name: "tank", Health: "ONLINE", Size: 100 << 30, Free: 60 << 30, Features: map[string]string{"lz4_compress": "active", "zstd_compress": "enabled"}},
 			Clock:       &Clock{Source: "tsc", Available: []string{"tsc", "hpet"}},
 			Mount:       &Mount{Dir: "/var/lib/flocker/volumes", On: "/", Shared: true},
@@ -66,10 +67,33 @@ var cases = []struct {
 		n[2].Facts, n[2].Error = nil, "connection refused"
 		n[0].Facts.Peers[1].Raft = "refused"
 	},
-		[]string{"problem nodes n3: does not answer: connection refused"}},
-	{"an older node", func(_ *Cluster, n []Node) { n[2].Facts, n[2].Old = nil, true }, []string{"warning nodes n3: cannot be examined"}},
+		[]string{"problem nodes n3: does not answer: connection refused", "warning nodes : not looked at on n3: zfs, pool, features, clock, clocksource, ports, reach, mount, engine, plugin, shadows, datasets, receives, mounts, certificate, fencing, timers"}},
+	{"an older node", func(_ *Cluster, n []Node) { n[2].Facts, n[2].Old = nil, true }, []string{"warning nodes n3: cannot be examined", "warning nodes : not looked at on n3: zfs, pool"}},
+	{"a witness is off", func(_ *Cluster, n []Node) { n[2].Facts, n[2].Error, n[2].Witness = nil, "connection refused", true },
+		[]string{"problem nodes n3: does not answer", "warning nodes : not looked at on n3: clock, clocksource, ports, reach, mount, engine, plugin, shadows, certificate, timers"}},
+	{"a witness that has no pool", func(_ *Cluster, n []Node) {
+		n[2].Witness = true
+		f := n[2].Facts
+		f.ZFS, f.Pool, f.Datasets, f.Fencing = nil, nil, nil, nil
+	}, nil},
 	{"what could not be asked", func(_ *Cluster, n []Node) { n[1].Facts.Pool, n[1].Facts.Unknown = nil, []Unknown{{"pool", "it hangs"}} },
-		[]string{"warning pool n2: could not be looked at: it hangs"}},
+		[]string{"problem pool n2: could not be looked at: it hangs", "warning nodes : not looked at on n2: pool, features"}},
+	{"ZFS that does not answer", func(_ *Cluster, n []Node) { n[1].Facts.ZFS, n[1].Facts.Unknown = nil, []Unknown{{"zfs", "no answer"}} },
+		[]string{"problem zfs n2: no answer", "warning nodes : not looked at on n2: zfs"}},
+	{"datasets that were not listed", func(_ *Cluster, n []Node) {
+		n[1].Facts.Datasets, n[1].Facts.Unknown = nil, []Unknown{{"datasets", "no answer"}}
+	}, []string{"problem datasets n2: no answer", "warning nodes : not looked at on n2: datasets, receives, mounts"}},
+	{"an engine that hangs", func(_ *Cluster, n []Node) {
+		n[1].Facts.Engine, n[1].Facts.Unknown = nil, []Unknown{{"engine", "no answer"}}
+	}, []string{"problem engine n2: no answer", "warning nodes : not looked at on n2: engine, plugin, shadows"}},
+	{"a clock source that cannot be read", func(_ *Cluster, n []Node) {
+		n[1].Facts.Clock, n[1].Facts.Unknown = nil, []Unknown{{"clocksource", "no such file"}}
+	}, []string{"warning clocksource n2: no such file", "warning nodes : not looked at on n2: clocksource"}},
+	{"a node that does not know another", func(_ *Cluster, n []Node) { n[1].Facts.Peers = n[1].Facts.Peers[:1] },
+		[]string{"warning nodes : not looked at on n2: reach"}},
+	{"a name that writes on the terminal", func(_ *Cluster, n []Node) {
+		n[0].Facts.Ports[0].Ours, n[0].Facts.Ports[0].By = false, "x\x1b[2J\nok       pool: y (7)"
+	}, []string{"problem ports n1: taken by x?[2J ok       pool: y (7)"}},
 
 	{"a module that was not restarted", func(_ *Cluster, n []Node) { n[0].Facts.ZFS.Userland = "2.1.14-1" }, []string{"warning zfs n1: the commands are of ZFS 2.1.14-1, the module of 2.1.11-1"}},
 	{"commands of another series", func(_ *Cluster, n []Node) { n[0].Facts.ZFS.Userland = "2.3.2-1" }, []string{"problem zfs n1: the module of 2.1.11-1"}},
@@ -104,7 +128,7 @@ var cases = []struct {
 	{"nobody gossips", func(_ *Cluster, n []Node) { n[0].Facts.Peers[1].Gossip = "" }, nil},
 	{"a private mount", func(_ *Cluster, n []Node) { n[1].Facts.Mount.Shared = false }, []string{"warning mount n2: on the mount /, which is private"}},
 
-	{"no engine answers", func(_ *Cluster, n []Node) { *n[1].Facts.Engine = Engine{Error: "refused"} }, []string{"problem engine n2: does not answer: refused"}},
+	{"no engine answers", func(_ *Cluster, n []Node) { *n[1].Facts.Engine = Engine{Error: "refused"} }, []string{"problem engine n2: does not answer: refused", "warning nodes : not looked at on n2: plugin, shadows"}},
 	{"an old engine", func(_ *Cluster, n []Node) { n[1].Facts.Engine.Version = "19.03.15" }, []string{"warning engine n2: version 19.03.15"}},
 	{"an engine of the oldest series less one", func(_ *Cluster, n []Node) { n[1].Facts.Engine.Version = "20.9.1" }, []string{"warning engine n2: version 20.9.1"}},
 	{"an engine with its own numbers", func(_ *Cluster, n []Node) { n[1].Facts.Engine.Version = "dev" }, nil},
@@ -118,6 +142,23 @@ var cases = []struct {
 	{"a dataset of a volume nobody knows", func(_ *Cluster, n []Node) {
 		n[2].Facts.Datasets = []Dataset{{Name: "tank/flocker/0000000000000001", Volume: "0000000000000001", Mounted: true, Partial: true}}
 	}, []string{"warning datasets n3: tank/flocker/0000000000000001"}},
+	{"a dataset of a volume that is newer than the asker's state", func(c *Cluster, n []Node) {
+		n[1].Facts.Applied = 8
+		n[1].Facts.Datasets = []Dataset{{Name: "tank/flocker/0000000000000001", Volume: "0000000000000001"}}
+	}, []string{"warning datasets n2: its 1 dataset could not be judged", "warning nodes : not looked at on n2: datasets, receives, mounts"}},
+	{"a copy that moved since the asker's state", func(c *Cluster, n []Node) {
+		n[1].Facts.Applied = 8
+		n[1].Facts.Datasets[0].Mounted = true
+	}, []string{"warning datasets n2: older than what this one knows (7, and 8 here)", "warning nodes : not looked at on n2: datasets, receives, mounts"}},
+	{"a node that is behind", func(c *Cluster, n []Node) {
+		n[2].Facts.Applied = 6
+		n[2].Facts.Datasets = []Dataset{{Name: "tank/flocker/mine"}}
+	}, []string{"warning datasets n3: tank/flocker/mine"}},
+	{"no leader confirms", func(c *Cluster, n []Node) {
+		c.Proven = false
+		n[0].Facts.Datasets[0].Partial, n[1].Facts.Datasets[0].Mounted = true, true
+		n[1].Facts.Datasets = append(n[1].Facts.Datasets, Dataset{Name: "tank/flocker/mine"})
+	}, []string{"warning datasets n1: its 1 dataset could not be judged: no leader", "warning datasets n2: its 2 datasets could not be judged"}},
 	{"half received on the primary", func(_ *Cluster, n []Node) { n[0].Facts.Datasets[0].Partial = true }, []string{"warning receives n1: pgdata holds a receive"}},
 	{"half received where no copy is to be", func(_ *Cluster, n []Node) { n[2].Facts.Datasets = n[1].Facts.Datasets }, []string{"warning receives n3: pgdata holds a receive"}},
 	{"half received of one that is removed", func(c *Cluster, n []Node) { v := c.Volumes[vol]; v.Live = false; c.Volumes[vol] = v }, []string{"warning receives n2: pgdata holds a receive"}},
@@ -215,6 +256,83 @@ func TestEachCheckIsTested(t *testing.T) {
 		}
 		if said[checks[i].name] != 1 {
 			t.Errorf("the check %s says %d things of a healthy cluster, want one", checks[i].name, said[checks[i].name])
+		}
+	}
+}
+
+// Nobody is told to destroy what may be live: nothing is destroyed or unmounted by any advice, what was
+// received in part is dropped only after a look, and by an old state nothing is.
+func TestAdviceDestroysNothing(t *testing.T) {
+	for _, tt := range cases {
+		for _, proven := range []bool{true, false} {
+			c, n := healthy()
+			tt.change(&c, n)
+			c.Proven = c.Proven && proven
+			for _, f := range Examine(c, n, now) {
+				for _, never := range []string{"zfs destroy", "zfs unmount", "zpool destroy", "zfs rollback"} {
+					if strings.Contains(f.Fix, never) {
+						t.Errorf("%s: the fix of %q is %q", tt.name, f.What, f.Fix)
+					}
+				}
+				for _, after := range []string{"zfs receive -A", "zfs rename", "docker volume rm"} {
+					before, _, says := strings.Cut(f.Fix, after)
+					if says && (!c.Proven || !strings.Contains(before, "look first") && !strings.Contains(before, "save what is in it")) {
+						t.Errorf("%s (proven: %t): the fix of %q is %q", tt.name, c.Proven, f.What, f.Fix)
+					}
+				}
+			}
+		}
+	}
+}
+
+// A check is well only if all nodes were looked at: without the facts that it goes by, of any node, it
+// does not say so.
+func TestOnlyWhatWasLookedAtIsWell(t *testing.T) {
+	by := map[string][]string{
+		"ZFS": {"zfs"}, "Pool": {"pool", "features"}, "Clock": {"clocksource"}, "Ports": {"ports"}, "Peers": {"reach"}, "Mount": {"mount"},
+		"Engine": {"engine", "plugin", "shadows"}, "Datasets": {"datasets", "receives", "mounts"}, "Certificate": {"certificate"},
+		"Fencing": {"fencing"}, "Timers": {"timers"},
+	}
+	well := func(c Cluster, n []Node) (out []string) {
+		for _, f := range Examine(c, n, now) {
+			if f.Severity == OK {
+				out = append(out, f.Check)
+			}
+		}
+		return out
+	}
+	for field := range reflect.TypeFor[Facts]().Fields() {
+		if k := field.Type.Kind(); k != reflect.Pointer && k != reflect.Slice || field.Name == "Unknown" {
+			continue
+		}
+		gone := by[field.Name]
+		if gone == nil {
+			t.Errorf("no check goes by %s", field.Name)
+		}
+		for i := range 3 {
+			c, n := healthy()
+			reflect.ValueOf(n[i].Facts).Elem().FieldByIndex(field.Index).SetZero()
+			if field.Name == "Engine" { // there may be none
+				n[i].Facts.Unknown = []Unknown{{"engine", "it hangs"}}
+			}
+			got := well(c, n)
+			for _, check := range checks {
+				if slices.Contains(got, check.name) == slices.Contains(gone, check.name) {
+					t.Errorf("without the %s of %s: %s is well: %t", field.Name, n[i].Name, check.name, slices.Contains(got, check.name))
+				}
+			}
+		}
+	}
+	c, n := healthy()
+	n[1].Facts.Pool.Features = nil
+	if got := well(c, n); slices.Contains(got, "features") || !slices.Contains(got, "pool") {
+		t.Errorf("without the features of n2 %v are well", got)
+	}
+	for i := range 3 {
+		c, n := healthy()
+		n[i].Facts = nil
+		if got := well(c, n); len(got) > 0 {
+			t.Errorf("without %s %v are well", n[i].Name, got)
 		}
 	}
 }

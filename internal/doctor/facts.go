@@ -14,8 +14,9 @@ type Facts struct {
 	Version string        `json:"version"`
 	// Began and Ended are when it was asked and when it answered, by its own wall clock: with
 	// the same two moments of the asker they say how far the clocks are apart.
-	Began   time.Time `json:"began"`
-	Ended   time.Time `json:"ended"`
+	Began time.Time `json:"began"`
+	Ended time.Time `json:"ended"`
+	// Applied is the index of the newest state that it knew when it had looked.
 	Applied uint64    `json:"applied,omitempty"`
 	Unknown []Unknown `json:"unknown,omitempty"`
 
@@ -26,7 +27,7 @@ type Facts struct {
 	Peers       []Peer       `json:"peers,omitempty"`
 	Mount       *Mount       `json:"mount,omitempty"`
 	Engine      *Engine      `json:"engine,omitempty"`
-	Datasets    []Dataset    `json:"datasets,omitempty"`
+	Datasets    []Dataset    `json:"datasets"` // nil: they were not listed; empty: there are none
 	Certificate *Certificate `json:"certificate,omitempty"`
 	Fencing     *Fencing     `json:"fencing,omitempty"`
 	Timers      *Timers      `json:"timers,omitempty"`
@@ -135,8 +136,12 @@ type Timers struct {
 // Cluster is what the node that asks knows of the whole.
 type Cluster struct {
 	// Why it is in no cluster, or not any more; "" when it is in one.
-	None     string
-	Quorum   bool
+	None   string
+	Quorum bool
+	// Proven: a leader has confirmed, after the nodes had answered, that Volumes are of the newest
+	// state. Applied is its index.
+	Proven   bool
+	Applied  uint64
 	Failover string // the mode
 	Volumes  map[volume.ID]Volume
 }

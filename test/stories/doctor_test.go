@@ -42,9 +42,10 @@ func TestDoctor(t *testing.T) {
 
 	c.Step("a dataset that nobody knows on n2", func() {
 		c.n2.Sh("zfs create -u tank/flocker/forgotten")
-		c.examined(c.n1, "it is named with its fix", found(doctor.Warning, "datasets", "n2", "tank/flocker/forgotten", "zfs destroy -r tank/flocker/forgotten"))
-		c.n2.Sh("zfs destroy -r tank/flocker/forgotten")
-		c.examined(c.n1, "it is gone", notFound("datasets"))
+		c.examined(c.n1, "it is named with its fix", found(doctor.Warning, "datasets", "n2", "tank/flocker/forgotten", "zfs rename -u tank/flocker/forgotten tank/flocker-aside/orphan-forgotten"))
+		c.n2.Sh("zfs rename -u tank/flocker/forgotten tank/flocker-aside/orphan-forgotten")
+		c.examined(c.n1, "it is out of the way", notFound("datasets"))
+		c.n2.Sh("zfs destroy -r tank/flocker-aside/orphan-forgotten")
 	})
 
 	c.Step("a local volume of Docker on n3, made while flockd was away, hides pgdata", func() {
