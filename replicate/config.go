@@ -33,6 +33,9 @@ type Assignment struct {
 	// Frozen, on the primary, stops snapshots by cadence: a handoff or a removal is
 	// under way. What is there is still sent, and Flush and Sync still work.
 	Frozen bool
+	// Line is where the volume was last rolled back; zero: never. A replica that has what was
+	// undone says so of what it sets aside.
+	Line volume.Line
 }
 
 func (a Assignment) interval() time.Duration {
@@ -182,6 +185,7 @@ const (
 	propVolume = "flocker:volume"
 	propEpoch  = "flocker:epoch"
 	propAside  = "flocker:aside" // of a copy set aside: when, and why
+	propLine   = "flocker:line"  // of a primary's: the epoch of the volume.Line that it is on
 )
 
 // dataset is where a volume's copy lives.

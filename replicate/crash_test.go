@@ -124,6 +124,24 @@ var crashStories = []crashStory{
 		check: func(w *world) { w.hasAside(w.node("a"), "tail", "tail2") },
 	},
 	{
+		name: "rollback",
+		setup: func(w *world) {
+			w.setupRollback()
+			w.node("a").assign() // the volume is in an epoch that this copy is not in yet
+		},
+		act: func(w *world) {
+			a := w.node("a")
+			w.waitFor("rolled back", func() bool { return !w.down("a") && a.goBack(2) == nil })
+			w.assign(2, "a", "b")
+		},
+		check: func(w *world) {
+			w.checkRollback("last")
+			for _, name := range []string{"a", "b"} {
+				w.hasAside(w.node(name), "tail", "tail2")
+			}
+		},
+	},
+	{
 		name: "shelve",
 		setup: func(w *world) {
 			for _, name := range []string{"a", "b"} {

@@ -50,6 +50,7 @@ type Engine struct {
 	peers    map[volume.NodeID]*peer
 	pacers   map[string]*pacer // by Limit.Group
 	receives map[volume.ID]*receive
+	pins     map[volume.ID]guid         // snapshots that retention leaves, whoever's they are; see Pin
 	promised map[volume.ID]volume.Epoch // what the table does not say yet: nothing below is done
 	queue    []*claim                   // links that wait for a turn to send, first come first
 	turns    map[volume.NodeID]load     // taken
@@ -94,6 +95,7 @@ func New(cfg Config) *Engine {
 		peers:       map[volume.NodeID]*peer{},
 		pacers:      map[string]*pacer{},
 		receives:    map[volume.ID]*receive{},
+		pins:        map[volume.ID]guid{},
 		promised:    map[volume.ID]volume.Epoch{},
 		turns:       map[volume.NodeID]load{},
 		failing:     map[string]string{},

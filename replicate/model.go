@@ -92,6 +92,7 @@ type localCopy struct {
 	epoch      volume.Epoch // the property; 0 when it is not set
 	badEpoch   string       // the property when it cannot be read
 	epochText  string       // the property
+	line       volume.Epoch // propLine; 0 when it is not set, or cannot be read
 	origin     string
 	encryption string // "off" when plain; "" when not known
 
@@ -361,6 +362,10 @@ func compare(a, b uint64) int {
 func (c *localCopy) setDataset(d zfs.Dataset) {
 	c.written, c.referenced, c.mounted, c.origin, c.token = d.Written, d.Referenced, d.Mounted, d.Origin, d.ResumeToken
 	c.encryption = d.Encryption
+	c.line = 0
+	if text := d.User[propLine]; text != "" {
+		c.line, _ = volume.ParseEpoch(text) // then only its snapshots tell
+	}
 	s := d.User[propEpoch]
 	if s == c.epochText {
 		return // as ever

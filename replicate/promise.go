@@ -17,7 +17,11 @@ import (
 // at Epoch or above, so a promise stays true until the epoch has a primary. An error is
 // no position: the copy may hold anything. CodeConflict says that the volume is beyond
 // that epoch, or has a primary in it already.
-func (e *Engine) Promise(ctx context.Context, id volume.ID, epoch volume.Epoch) (volume.Promise, error) {
+//
+// A copy that holds what a rollback has undone, and the snapshot that the volume went back
+// to, stands where the line begins: what it has beyond that counts for nothing, and is set
+// aside (GoBack) before anybody writes it.
+func (e *Engine) Promise(ctx context.Context, id volume.ID, epoch volume.Epoch, line volume.Line) (volume.Promise, error) {
 	if err := e.withhold(id, epoch); err != nil {
 		return volume.Promise{}, err
 	}
@@ -47,6 +51,10 @@ func (e *Engine) Promise(ctx context.Context, id volume.ID, epoch volume.Epoch) 
 			return volume.Errorf(volume.CodeConflict, "volume %s: the copy has accepted epoch %s", id, c.epoch)
 		}
 		p.Exists, p.Newest, p.AsOf = true, c.newest().pos, c.provenAsOf(e.cfg.Settle)
+		_, holds := c.find(guid(line.GUID))
+		if marked := !line.IsZero() && c.line >= line.Epoch; (holds || marked) && !onLine(c.snaps, line) {
+			p.Newest, p.AsOf = line.Start(), line.Taken
+		}
 		return nil
 	})
 	if err != nil {

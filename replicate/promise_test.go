@@ -12,7 +12,7 @@ import (
 
 func (n *node) promise(epoch volume.Epoch) volume.Promise {
 	n.w.Helper()
-	p, err := n.eng().Promise(context.Background(), testVol, epoch)
+	p, err := n.eng().Promise(context.Background(), testVol, epoch, volume.Line{})
 	n.w.must(err)
 	return p
 }
@@ -50,12 +50,12 @@ func TestPromiseEndsReceives(t *testing.T) {
 		if again := b.promise(2); again != p {
 			t.Errorf("promised again: %+v, before %+v", again, p)
 		}
-		if _, err := b.eng().Promise(context.Background(), testVol, 1); volume.CodeOf(err) != volume.CodeConflict {
+		if _, err := b.eng().Promise(context.Background(), testVol, 1, volume.Line{}); volume.CodeOf(err) != volume.CodeConflict {
 			t.Errorf("an older epoch: %v, want a conflict", err)
 		}
 		w.assign(2, "b", "a")
 		w.waitFor("the old primary follows", w.inSync("b", "a"))
-		if _, err := b.eng().Promise(context.Background(), testVol, 2); volume.CodeOf(err) != volume.CodeConflict {
+		if _, err := b.eng().Promise(context.Background(), testVol, 2, volume.Line{}); volume.CodeOf(err) != volume.CodeConflict {
 			t.Errorf("an epoch with a primary: %v, want a conflict", err)
 		}
 	})
@@ -177,7 +177,7 @@ func TestPromiseIsNoGuess(t *testing.T) {
 			_, err := b.host.Dataset(context.Background(), b.dataset()+"-fork")
 			return err == nil
 		})
-		if p, err := b.eng().Promise(context.Background(), testVol, 2); err == nil {
+		if p, err := b.eng().Promise(context.Background(), testVol, 2, volume.Line{}); err == nil {
 			t.Errorf("half set aside it promises %+v", p)
 		}
 		heal()

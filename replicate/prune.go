@@ -123,6 +123,9 @@ func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 			delete(c.balked, g)
 		}
 	}
+	if g := e.pins[id]; g != 0 {
+		k.stay[g] = true
+	}
 	a := e.table[id]
 	if a != nil {
 		k.policy = a.Snapshots

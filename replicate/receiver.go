@@ -276,6 +276,9 @@ func (e *Engine) prepare(ctx context.Context, o offer, a *Assignment) (answer, s
 			return st.answer, s, nil
 		}
 		if st.act == actFork || st.act == actShelve {
+			if st.reason != interrupted && !a.Line.IsZero() && len(s.snaps) > 0 && !onLine(s.snaps, a.Line) {
+				st.reason = Undone(a.Line)
+			}
 			setAside = st.reason
 		}
 		if err := e.perform(ctx, o.Volume, st, o.Epoch, a.Properties); err != nil {

@@ -15,7 +15,7 @@ import (
 // UserProperties are the user properties that the engine keeps on datasets.
 var UserProperties = []string{
 	"flocker:volume", "flocker:epoch", "flocker:released", "flocker:name",
-	"flocker:aside", "flocker:trashed", "flocker:subdir",
+	"flocker:aside", "flocker:trashed", "flocker:subdir", "flocker:line",
 }
 
 // Options of a Host. The zero value is good.

@@ -87,7 +87,10 @@ type Replicator interface {
 	SettledCopy(ctx context.Context, id volume.ID) (guids map[uint64]bool, err error)
 	Settled(ctx context.Context, id volume.ID, f func(context.Context) error) error
 	SetAside(ctx context.Context, id volume.ID, reason string) error
-	Promise(ctx context.Context, id volume.ID, epoch volume.Epoch) (volume.Promise, error)
+	Promise(ctx context.Context, id volume.ID, epoch volume.Epoch, line volume.Line) (volume.Promise, error)
+	Pin(ctx context.Context, id volume.ID, guid uint64) error
+	Unpin(id volume.ID)
+	GoBack(ctx context.Context, id volume.ID, epoch volume.Epoch, line volume.Line, props map[string]string) error
 	Refresh(id volume.ID)
 }
 
@@ -133,6 +136,8 @@ type Config struct {
 	// from this node, by what all volumes that go along have in common. What it returns is told how
 	// that ended: moved, refused, or "" where it is not known, or tried again. Nil: nobody is.
 	Moving func(move string) (ended func(result string, times state.MoveTimes))
+	// RolledBack is told how each rollback here ended: committed, or refused; nil: nobody is.
+	RolledBack func(committed bool)
 	// Lease is this node's right to write; nil: it always may.
 	Lease Lease
 	// Poll is how often the disk is looked at without a reason; 0: 5 s.
@@ -169,6 +174,7 @@ type Agent struct {
 	prepareStop   func(context.Context, volume.ID) error
 	stopFollowing func(context.Context, volume.ID) (Stopped, error)
 	moving        func(string) func(string, state.MoveTimes)
+	rolledBack    func(committed bool)
 	clock         func() time.Time
 	lease         Lease
 	log           *slog.Logger
@@ -227,7 +233,7 @@ func New(c Config) *Agent {
 	}
 	return &Agent{
 		self: c.Self, version: c.Version, bootID: c.BootID, layout: c.Layout, cluster: c.Cluster,
-		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, prepareStop: c.PrepareStop, stopFollowing: c.StopFollowing, moving: c.Moving,
+		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, prepareStop: c.PrepareStop, stopFollowing: c.StopFollowing, moving: c.Moving, rolledBack: c.RolledBack,
 		clock: c.Clock, lease: c.Lease, log: c.Log, poll: c.Poll, listed: c.Listed,
 		fresh: make(chan struct{}), wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{}, logged: map[volume.ID]bool{}, made: map[volume.ID]made{},
@@ -463,6 +469,12 @@ func (a *Agent) do(ctx context.Context, act Action) error {
 			return nil
 		}
 		d, err := a.zfs.Dataset(ctx, ds)
+		if errors.Is(err, zfs.ErrNotFound) && !v.Line().IsZero() {
+			// A rollback was cut short between two renames: it is finished first.
+			if _, err = a.repl.SettledCopy(ctx, v.ID); err == nil {
+				d, err = a.zfs.Dataset(ctx, ds)
+			}
+		}
 		if err != nil {
 			return err
 		}

@@ -117,6 +117,8 @@ func diffVolume(v *state.Volume, got Actual, self volume.NodeID, inUse func(volu
 		return StepAgree
 	}
 	switch {
+	case !exists && v.RolledBack != nil && len(got.Parts[v.ID]) > 0:
+		return StepPromote // its rollback was cut short
 	case !exists:
 		return "" // reported as a problem; never replaced by an empty one
 	case c.Epoch < v.Epoch || c.RefQuota != v.Spec.Size:

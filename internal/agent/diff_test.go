@@ -15,7 +15,7 @@ import (
 //
 //	PHASE ROLE | what is on disk | use | ACTION
 //
-// On disk: "none", or words of copy, mounted, logged, epoch=N, quota=N, trash, part. The
+// On disk: "none", or words of copy, mounted, logged, epoch=N, quota=N, trash, part; rolled: the volume was rolled back. The
 // volume is at epoch 2 with a size of 5.
 func TestDiff(t *testing.T) {
 	text, err := os.ReadFile("testdata/diff.txt")
@@ -88,6 +88,8 @@ func diffCase(t *testing.T, cols []string) (*state.Volume, Actual) {
 			got.Trash[v.ID] = Copy{}
 		case "adopted":
 			v.Adopt = "x"
+		case "rolled":
+			v.RolledBack = &state.RolledBack{Epoch: 2}
 		case "part":
 			got.Parts[v.ID] = []string{"p"}
 		default:

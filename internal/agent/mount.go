@@ -146,7 +146,11 @@ func (a *Agent) Promise(ctx context.Context, id volume.ID, epoch volume.Epoch) (
 	if _, err := a.wantedBack(ctx, id); err != nil && !errors.Is(err, zfs.ErrNotFound) {
 		return volume.Promise{}, err
 	}
-	return a.repl.Promise(ctx, id, epoch)
+	var line volume.Line
+	if v := a.cluster.State().Volume(id); v != nil {
+		line = v.Line()
+	}
+	return a.repl.Promise(ctx, id, epoch, line)
 }
 
 // Unmount drops the hint that mountID uses the volume. The dataset is unmounted a
@@ -188,24 +192,35 @@ func (a *Agent) takeOver(ctx context.Context, v *state.Volume, c Copy) error {
 		return volume.Errorf(volume.CodeRefused,
 			"volume %q: its dataset has accepted epoch %s, newer than the cluster's %s", v.Name, c.Epoch, v.Epoch)
 	}
-	want := map[string]string{}
-	if c.Epoch < v.Epoch {
-		want[propEpoch] = v.Epoch.String()
-	}
-	if mp := a.layout.Mountpoint(v.ID); c.Mount != mp {
-		want["mountpoint"] = mp
-	}
 	if c.Epoch < v.Epoch && v.Start.GUID != 0 {
 		// What another primary may have begun to send must not come in any more.
 		held, err := a.repl.SettledCopy(ctx, v.ID)
 		if err != nil {
 			return fmt.Errorf("taking volume %q over: ending what was being received: %w", v.Name, err)
 		}
-		if !held[v.Start.GUID] {
+		// What a volume was rolled back to may be removed once it goes on from there.
+		line := v.Line()
+		stands := !line.IsZero() && v.Start == line.Start() && c.Line >= line.Epoch
+		if !held[v.Start.GUID] && !stands {
 			return volume.Errorf(volume.CodeRefused,
 				"volume %q: the copy on %s lacks the snapshot it was handed over with", v.Name, a.name()).
 				WithHint("its data is on another node; see `flockctl volume inspect %s`", v.Name)
 		}
+	}
+	if line := v.Line(); c.Epoch < v.Epoch && v.Start.Compare(line.Start()) <= 0 && !line.IsZero() {
+		// Nothing of this epoch is written before what was undone is aside. A copy that has
+		// the start of this epoch has nothing of that if the start is on the line.
+		var err error
+		if c, err = a.goBack(ctx, v, line); err != nil {
+			return fmt.Errorf("rolling volume %q back: %w", v.Name, err)
+		}
+	}
+	want := map[string]string{}
+	if c.Epoch < v.Epoch {
+		want[propEpoch] = v.Epoch.String()
+	}
+	if mp := a.layout.Mountpoint(v.ID); c.Mount != mp {
+		want["mountpoint"] = mp
 	}
 	if c.RefQuota != v.Spec.Size {
 		want["refquota"] = quota(v.Spec.Size)
@@ -231,6 +246,21 @@ func (a *Agent) takeOver(ctx context.Context, v *state.Volume, c Copy) error {
 		return &errQuota{v.Name, failed}
 	}
 	return fmt.Errorf("taking volume %q over: %w", v.Name, failed)
+}
+
+// goBack sets aside what this node's copy of a volume holds of what was undone, and returns
+// the copy that goes on. Caller holds the lock.
+func (a *Agent) goBack(ctx context.Context, v *state.Volume, line volume.Line) (Copy, error) {
+	ds := a.layout.Dataset(v.ID)
+	if err := a.files.Unused(ds, ""); err != nil {
+		return Copy{}, err
+	}
+	if err := a.repl.GoBack(ctx, v.ID, v.Epoch, line, v.Spec.ZFS); err != nil {
+		return Copy{}, err
+	}
+	a.LookAside()
+	d, err := a.zfs.Dataset(ctx, ds)
+	return copyOf(d), err
 }
 
 // errQuota means that a dataset was taken over but for its quota: on other disks the

@@ -80,8 +80,12 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	if v == nil || v.Phase != state.PhaseMoving || v.Placement.Primary != a.self {
 		return nil // over already
 	}
+	back := v.Pending.Rollback
 	ended := func(string, state.MoveTimes) {}
-	if v.Pending.Follow && a.moving != nil {
+	if back != nil && a.rolledBack != nil {
+		ended = func(result string, _ state.MoveTimes) { a.rolledBack(result == "moved") }
+	}
+	if v.Pending.Follow && a.moving != nil && back == nil {
 		over := a.moving(moveOf(v))
 		result, took := "", state.MoveTimes{}
 		defer func() { over(result, took) }()
@@ -95,7 +99,23 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 		now := s.Volume(id)
 		return now != nil && now.Phase == state.PhaseMoving && now.Pending.Attempt == v.Pending.Attempt
 	}
-	if v.Pending.Follow && a.prepareStop != nil {
+	if back != nil {
+		// Before anything is stopped, and until it has gone back.
+		err := a.repl.Pin(ctx, id, back.GUID)
+		if volume.CodeOf(err) == volume.CodeNotFound {
+			return refuse(fmt.Sprintf("snapshot %s is not on its primary %s any more", back.Snapshot, a.name()))
+		}
+		if err != nil {
+			return err
+		}
+		defer func() {
+			now := a.cluster.State().Volume(id)
+			if now == nil || now.Epoch == v.Epoch && !pending(a.cluster.State()) {
+				a.repl.Unpin(id) // it was given up
+			}
+		}()
+	}
+	if v.Pending.Follow && a.prepareStop != nil && back == nil {
 		pctx, cancel := a.whileState(ctx, pending)
 		err := a.prepareStop(pctx, id)
 		cancel()
@@ -148,7 +168,11 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	if times.Copy = time.Since(began); !stopped.Paused.IsZero() {
 		times.Held = max(time.Since(stopped.Paused), 1) // 0 would be no route
 	}
-	res, err := a.cluster.Propose(ctx, state.CommitHandoff{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Final: final, Times: times})
+	var commit state.Command = state.CommitHandoff{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Final: final, Times: times}
+	if back != nil {
+		commit = state.CommitRollback{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Final: final}
+	}
+	res, err := a.cluster.Propose(ctx, commit)
 	if err == nil && res.Err != nil {
 		// The target has lost its lease meanwhile, say. Repeated, this would take a final
 		// copy and be refused again and again; an attempt that is over already stays so.

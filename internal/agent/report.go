@@ -108,7 +108,7 @@ func assignments(s *state.State, got Actual, self volume.NodeID) []replicate.Ass
 		as := replicate.Assignment{
 			Volume: v.ID, Epoch: v.Epoch, Role: role, Primary: v.Placement.Primary,
 			Interval: v.Spec.Interval, Properties: v.Spec.ZFS, Snapshots: v.Spec.Snapshots,
-			Frozen: v.Phase != state.PhaseActive,
+			Frozen: v.Phase != state.PhaseActive, Line: v.Line(),
 		}
 		if role == volume.RolePrimary {
 			as.Replicas = v.Placement.Replicas()

@@ -267,6 +267,13 @@ var calls = []struct {
 	{"fail over what lives", func(ctx context.Context, b both) (any, error) {
 		return two(b.FailoverVolume(ctx, "pg", api.FailoverRequest{To: "beta", AcceptLoss: true, ConfirmFenced: "alpha"}))
 	}},
+	{"roll back to what is not there", func(ctx context.Context, b both) (any, error) {
+		return two(b.RollBack(ctx, "pgdata", api.RollbackRequest{Snapshot: "none", Newer: true}))
+	}},
+	{"plan a rollback", func(ctx context.Context, b both) (any, error) {
+		return two(b.RollBack(ctx, "pgdata", api.RollbackRequest{Snapshot: "before-upgrade", DryRun: true}))
+	}},
+	{"rollback of what never was", func(ctx context.Context, b both) (any, error) { return two(b.Rollback(ctx, "pg", "x")) }},
 	{"plan a migration", func(ctx context.Context, b both) (any, error) {
 		return two(b.MigrateVolume(ctx, "pgdata", api.MigrateRequest{To: "beta", DryRun: true}))
 	}},

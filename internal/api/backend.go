@@ -67,6 +67,12 @@ type Backend interface {
 	Migration(ctx context.Context, ref, id string) (Migration, error)
 	AbortMigration(ctx context.Context, ref, id string) (Migration, error)
 
+	// RollBack has a volume go on from one of its snapshots, and returns when that has begun.
+	// What was written since is set aside, not destroyed. Rollback says how far it is; "" is
+	// the volume's newest.
+	RollBack(ctx context.Context, ref string, req RollbackRequest) (Rollback, error)
+	Rollback(ctx context.Context, ref, id string) (Rollback, error)
+
 	// SyncVolume returns when every replica holds all that was written before the call.
 	// After req.Patience it is CodeTimeout, which names the replicas that lack something
 	// and what.

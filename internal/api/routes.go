@@ -156,7 +156,7 @@ func routes(b Backend, p Peer) []route {
 			return eventsReply{notNil(es)}, err
 		}},
 	}
-	rs = slices.Concat(rs, copiesRoutes(b), failoverRoutes(b), migrateRoutes(b), rebalanceRoutes(b), snapshotRoutes(b), browseRoutes(b), asideRoutes(b), containerRoutes(b), proxyRoutes(b), settingsRoutes(b), drainRoutes(b), doctorRoutes(b), diagnosticsRoutes(b))
+	rs = slices.Concat(rs, copiesRoutes(b), failoverRoutes(b), migrateRoutes(b), rebalanceRoutes(b), snapshotRoutes(b), rollbackRoutes(b), browseRoutes(b), asideRoutes(b), containerRoutes(b), proxyRoutes(b), settingsRoutes(b), drainRoutes(b), doctorRoutes(b), diagnosticsRoutes(b))
 	if p == nil {
 		return rs
 	}

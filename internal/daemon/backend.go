@@ -99,6 +99,14 @@ func (b backend) FailoverVolume(ctx context.Context, ref string, req api.Failove
 	return ask(b.d, func(m *member) (api.Volume, error) { return m.FailoverVolume(ctx, ref, req) })
 }
 
+func (b backend) RollBack(ctx context.Context, ref string, req api.RollbackRequest) (api.Rollback, error) {
+	return ask(b.d, func(m *member) (api.Rollback, error) { return m.RollBack(ctx, ref, req) })
+}
+
+func (b backend) Rollback(ctx context.Context, ref, id string) (api.Rollback, error) {
+	return ask(b.d, func(m *member) (api.Rollback, error) { return m.Rollback(ctx, ref, id) })
+}
+
 func (b backend) MigrateVolume(ctx context.Context, ref string, req api.MigrateRequest) (api.Migration, error) {
 	return ask(b.d, func(m *member) (api.Migration, error) { return m.MigrateVolume(ctx, ref, req) })
 }

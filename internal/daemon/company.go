@@ -31,6 +31,9 @@ type company struct {
 // that these use, all containers that use one of them, and so on.
 func goingWith(s *state.State, node volume.NodeID, id volume.ID) company {
 	g := company{volumes: map[volume.ID]bool{id: true}}
+	// A rollback concerns the containers of its volume alone: they run on here, with what
+	// others of them share.
+	alone := rollsBack(s.Volume(id))
 	for todo := []volume.ID{id}; len(todo) > 0; todo = todo[1:] {
 		for _, c := range s.ContainersOf(todo[0]) {
 			if c.Node != node || !c.Run || slices.ContainsFunc(g.containers, func(o *state.Container) bool { return o.RecordKey() == c.RecordKey() }) {
@@ -40,12 +43,19 @@ func goingWith(s *state.State, node volume.NodeID, id volume.ID) company {
 			for _, cv := range c.Volumes {
 				if v := s.Volume(cv.ID); v != nil && v.Placement.Primary == node && !g.volumes[cv.ID] {
 					g.volumes[cv.ID] = true
-					todo = append(todo, cv.ID)
+					if !alone {
+						todo = append(todo, cv.ID)
+					}
 				}
 			}
 		}
 	}
 	return g
+}
+
+// rollsBack says that a volume is being rolled back.
+func rollsBack(v *state.Volume) bool {
+	return v != nil && v.Pending != nil && v.Pending.Rollback != nil
 }
 
 // missing says which volume of a company is not ready to go, by what has been done for the

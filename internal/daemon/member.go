@@ -133,7 +133,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		prepareStop, stopFollowing = m.follow.prepare, m.follow.stopFor
 	}
 	m.agent = agent.New(agent.Config{
-		PrepareStop: prepareStop, StopFollowing: stopFollowing, Moving: p.Metrics.moving,
+		PrepareStop: prepareStop, StopFollowing: stopFollowing, Moving: p.Metrics.moving, RolledBack: p.Metrics.rolledBack,
 		Self: m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,
 		Cluster: agentCluster{m}, ZFS: p.ZFS, Files: p.Files, Use: m.use, Repl: m.repl, Log: m.log, Poll: p.Timers.Poll,
 		Listed: seen.newest, Peers: peers{m}, Clock: m.cautiousClock, Lease: m.tenure,
@@ -416,7 +416,7 @@ func (m *member) report(ctx context.Context) error {
 			m.linker.report(&rep)
 		}
 	}
-	rep.Routes, rep.Hosts, rep.Rebalance, rep.Prestart, rep.Loss, rep.Starts, rep.Hold, rep.HoldMost, rep.Clones = true, true, true, true, true, true, true, true, true
+	rep.Routes, rep.Hosts, rep.Rebalance, rep.Prestart, rep.Loss, rep.Starts, rep.Hold, rep.HoldMost, rep.Clones, rep.Rollback = true, true, true, true, true, true, true, true, true, true
 	if m.router != nil {
 		m.router.report(&rep)
 	}
@@ -643,7 +643,7 @@ func (m *member) proposeHere(ctx context.Context, env state.Envelope) (res state
 	}
 	index = m.cluster.State().Index
 	switch env.Command.(type) {
-	case state.CommitHandoff, state.PutContainer:
+	case state.CommitHandoff, state.CommitRollback, state.PutContainer:
 		// Clients wait for these. A follower hears that something is committed with the next
 		// message of the leader, which may be 100 ms later; a barrier is one at once.
 		bctx, cancel := context.WithTimeout(ctx, hearPatience)
@@ -708,6 +708,8 @@ func (m *member) mayPropose(from volume.NodeID, c state.Command) error {
 	case state.AbortCreate:
 		id = c.ID
 	case state.CommitHandoff:
+		id = c.ID
+	case state.CommitRollback:
 		id = c.ID
 	case state.OpenRoutes:
 		id = c.ID

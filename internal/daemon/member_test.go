@@ -25,6 +25,7 @@ func TestMayPropose(t *testing.T) {
 		{"a purge", state.PurgeVolume{}, false},
 		{"replicas", state.SetReplicas{}, false},
 		{"a move", state.BeginHandoff{}, false},
+		{"a rollback", state.BeginRollback{}, false},
 		{"a removal", state.BeginDelete{}, false},
 		{"settings", state.SetSettings{}, false},
 		{"a copy of its own", state.Tell{Kind: state.VolumeAside, Node: "me"}, true},

@@ -45,6 +45,7 @@ type Metrics struct {
 	fences    *prometheus.CounterVec
 	failovers *prometheus.CounterVec
 	moves     *prometheus.CounterVec
+	rollbacks *prometheus.CounterVec
 	phases    *prometheus.HistogramVec
 	pauses    *prometheus.HistogramVec
 
@@ -87,6 +88,10 @@ func NewMetrics(version string) *Metrics {
 	for _, result := range moveResults {
 		m.moves.WithLabelValues(result)
 	}
+	m.rollbacks = m.counter("flocker_rollbacks_total", "Rollbacks of volumes whose primary this node is, by result: done, refused (nothing was undone).", "result")
+	for _, result := range rollbackResults {
+		m.rollbacks.WithLabelValues(result)
+	}
 	m.phases = m.histogram("flocker_move_phase_duration_seconds", "How long the parts of those moves took: park (until all clients of the routes were at a quiet point), stop (of the containers), unmount, copy (of what was written last), the last two of the slowest volume; and on the node that they came to, start (until the server was open to clients).", "phase")
 	m.pauses = m.histogram("flocker_move_pause_seconds", "How long the clients of routes waited for moves to this node, from the pause at the old one until the server here was open to them.")
 
@@ -117,6 +122,18 @@ func (m *Metrics) failover(result string) { m.failovers.WithLabelValues(result).
 
 // moveResults are there from the start, as fenceResults are.
 var moveResults = []string{"moved", "refused"}
+
+// rollbackResults are there from the start, as fenceResults are.
+var rollbackResults = []string{"done", "refused"}
+
+// rolledBack counts a rollback of a volume whose primary this node is.
+func (m *Metrics) rolledBack(committed bool) {
+	result := "refused"
+	if committed {
+		result = "done"
+	}
+	m.rollbacks.WithLabelValues(result).Inc()
+}
 
 // moved counts a move with containers away from this node by its result, with the times of
 // one that was made.

@@ -392,6 +392,11 @@ func understood(c state.Command, unaware func(of func(volume.Report) bool) strin
 			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that knows no clones", who).WithHint("upgrade flocker there first")
 		}
 	}
+	if hasRollback(c) {
+		if who := unaware(knowsRollback); who != "" {
+			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that does not know rollbacks", who).WithHint("upgrade flocker there first")
+		}
+	}
 	if p, ok := c.(state.Promote); ok && p.Missing != nil && unaware(knowsLoss) != "" {
 		p.Missing = nil // the failover must not wait for an upgrade, and its event says it in words
 		c = p
@@ -486,6 +491,13 @@ func hasHoldMost(c state.Command) bool {
 	return ok && (set(s.Settings) || s.Was != nil && set(*s.Was))
 }
 
+// hasRollback says that a command begins a rollback. One that has begun is not kept from its
+// end: whoever does not know it has stopped at its beginning.
+func hasRollback(c state.Command) bool {
+	_, ok := c.(state.BeginRollback)
+	return ok
+}
+
 // isNews says that a command tells of a kind that versions without the setting rebalance do
 // not know.
 func isNews(c state.Command) bool {
@@ -501,6 +513,7 @@ func knowsStarts(r volume.Report) bool    { return r.Starts }
 func knowsHold(r volume.Report) bool      { return r.Hold }
 func knowsHoldMost(r volume.Report) bool  { return r.HoldMost }
 func knowsClones(r volume.Report) bool    { return r.Clones }
+func knowsRollback(r volume.Report) bool  { return r.Rollback }
 
 // knowsPrestart is of versions that know what is told of containers started ahead.
 func knowsPrestart(r volume.Report) bool { return r.Prestart }

@@ -190,6 +190,16 @@ func TestUnaware(t *testing.T) {
 	if _, err := understood(state.SetSettings{Settings: held, Was: &held}, lacks(older)); err != nil {
 		t.Errorf("another setting, for a node that does not know how many may wait: %v", err)
 	}
+	back, end := state.BeginRollback{ID: "v", Attempt: "a"}, state.CommitRollback{ID: "v", Attempt: "a"}
+	for _, knows := range []bool{false, true} {
+		older[1].Report.Rollback = knows
+		if got, err := understood(back, lacks(older)); (volume.CodeOf(err) == volume.CodeRefused) == knows || err == nil && !reflect.DeepEqual(got, back) {
+			t.Errorf("a rollback, for a node that knows what that is (%t): got %+v, %v", knows, got, err)
+		}
+		if got, err := understood(end, lacks(older)); err != nil || !reflect.DeepEqual(got, end) {
+			t.Errorf("the end of a rollback that has begun: got %+v, %v", got, err)
+		}
+	}
 	name := volume.Spec{Ports: []volume.Route{{Listen: 81, Port: 80, Mode: volume.RouteHTTP}, {Listen: 80, Port: 80, Mode: volume.RouteHTTP, Host: "a.example.org"}}}
 	plain := volume.Spec{Ports: name.Ports[:1]}
 	for _, tt := range []struct {

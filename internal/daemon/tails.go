@@ -151,6 +151,10 @@ func (m *member) asideNews(e replicate.SetAside) *state.Tell {
 		return nil
 	}
 	name, primary := path.Base(e.Dataset), "nobody"
+	if line := v.Line(); !line.IsZero() && e.Reason == replicate.Undone(line) {
+		return &state.Tell{Volume: v.ID, Kind: state.VolumeAside, Node: m.self,
+			Message: fmt.Sprintf("volume %s: what the rollback to its snapshot %s has undone on %s is kept as %s: see flockctl aside list", v.Name, line.Snapshot, s.NodeName(m.self), name)}
+	}
 	if p := v.Placement.Primary; p != "" {
 		primary = s.NodeName(p)
 	}

@@ -188,7 +188,11 @@ func (v view) health(vol *state.Volume, out api.Volume, st volume.Status, known 
 	case state.PhaseCreating:
 		add(api.HealthCreating, "being made on %s", out.Primary)
 	case state.PhaseMoving:
-		add(api.HealthMoving, "moving to %s", v.ref(vol.Pending.To))
+		if back := vol.Pending.Rollback; back != nil {
+			add(api.HealthMoving, "going back to its snapshot %s", back.Snapshot)
+		} else {
+			add(api.HealthMoving, "moving to %s", v.ref(vol.Pending.To))
+		}
 	case state.PhaseDeleting:
 		add(api.HealthDeleting, "being removed")
 	}

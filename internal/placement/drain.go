@@ -123,6 +123,9 @@ func (v *View) drainStep(vol *state.Volume, n *NodeView, role volume.Role) drain
 // movingStep says how far a handoff is.
 func (v *View) movingStep(vol *state.Volume) drainStep {
 	s := drainStep{turn: v.company(vol, vol.Placement.Primary).volumes[0].ID, doing: "moving to " + v.name(vol.Pending.To)}
+	if back := vol.Pending.Rollback; back != nil {
+		s.doing = "going back to its snapshot " + back.Snapshot
+	}
 	s.step.Phase = volume.MoveBegins
 	n := v.Node(vol.Placement.Primary)
 	if !vol.Pending.Follow || n == nil || !n.Alive || n.applied < vol.Changed {

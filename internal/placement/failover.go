@@ -152,6 +152,9 @@ func (e *election) candidate(id volume.NodeID) candidate {
 		c.lack = "has no whole copy"
 	case e.strayed(c.promise.Newest):
 		c.lack = "holds another history than " + e.name + " had"
+	case c.promise.Newest.Epoch < e.Volume.Line().Epoch && (e.Wish == nil || !e.Wish.AcceptLoss):
+		// One that has the snapshot stands where the line begins.
+		c.lack = fmt.Sprintf("has no snapshot %s, which the volume was rolled back to, and nothing that came after", e.Volume.Line().Snapshot)
 	default:
 		c.known = true
 		switch {
@@ -170,6 +173,9 @@ func (e *election) strayed(p volume.Position) bool {
 	start := e.Volume.Start
 	if start.IsZero() || p.Epoch > start.Epoch {
 		return false
+	}
+	if r := e.Volume.RolledBack; r != nil && !r.Passed && start == e.Volume.Line().Start() && p.Epoch == start.Epoch && p.Seq > 0 {
+		return false // the epoch of a rollback begins with its own first position
 	}
 	return p.Compare(start) > 0 || p.Compare(start) == 0 && p.GUID != start.GUID
 }
@@ -296,7 +302,7 @@ func (e *election) company(c *candidate) int {
 				continue
 			}
 			at := cmp.Or(e.Promoted[vol.ID], vol.Placement.Primary)
-			if vol.Phase == state.PhaseMoving && vol.Pending != nil {
+			if vol.Phase == state.PhaseMoving && vol.Pending != nil && vol.Pending.To != "" {
 				at = vol.Pending.To
 			}
 			if at == c.id {

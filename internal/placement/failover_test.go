@@ -15,6 +15,8 @@ import (
 //
 //	elect was=n1 asked=4s life=20s start=1-90 failover=manual max-loss=1m created=1h home=z1 recovered
 //	                         and prefer=, avoid= and zone= of its spec
+//	                         and line=2: the volume was rolled back in that epoch, and no other began since;
+//	                         2-passed: another one did, at the start of the line
 //	  n2 2-100 asof=21s      it promised: its position, and how long ago it was complete; taken=22s: the snapshot
 //	  n3 none                no copy; err=TEXT: no answer but that; silent: none at all;
 //	                         slow=TEXT: no answer yet, but that
@@ -50,6 +52,11 @@ func (w *world) elect(t *testing.T, args string, lines []string) string {
 			vol.Created = ago(value)
 		case "home":
 			c.Home = volume.Zone(value)
+		case "line":
+			value, passed := strings.CutSuffix(value, "-passed")
+			at := position(t, value+"-0")
+			vol.RolledBack = &state.RolledBack{RollbackTo: state.RollbackTo{Snapshot: "before", GUID: at.GUID}, Epoch: at.Epoch, Passed: passed, Final: volume.Position{Epoch: at.Epoch - 1, Seq: 9, GUID: 9}}
+			vol.Start = vol.Line().Start()
 		case "recovered":
 			vol.Election.Recovered = true
 		default:

@@ -69,7 +69,7 @@ func (v *View) company(vol *state.Volume, node volume.NodeID) (g company) {
 func (g company) here(node volume.NodeID) (here []*state.Volume, away []volume.NodeID) {
 	for _, vol := range g.volumes {
 		to := vol.Placement.Primary
-		if vol.Phase == state.PhaseMoving && vol.Pending != nil {
+		if vol.Phase == state.PhaseMoving && vol.Pending != nil && vol.Pending.To != "" {
 			to = vol.Pending.To
 		}
 		switch {

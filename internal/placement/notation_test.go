@@ -487,6 +487,18 @@ func (w *world) run(t *testing.T, in string) string {
 			out = append(out, fmt.Sprintf("left on %s: %s (%s): %s", l.Node, l.Volume.ID, l.Role, cmp.Or(l.Doing, "! "+l.Why)))
 		}
 		return strings.Join(out, "\n")
+	case "rollbacks": // of each volume: what would be stopped for one, or why there can be none
+		v := w.view()
+		var out []string
+		for _, vol := range w.volumes {
+			containers, err := CanRollBack(v, vol)
+			line := fmt.Sprintf("%s: stops %v", vol.ID, containers)
+			if err != nil {
+				line = fmt.Sprintf("%s: %s", volume.CodeOf(err), err)
+			}
+			out = append(out, line)
+		}
+		return strings.Join(out, "\n")
 	case "migrations":
 		cmds, all := Migrations(w.view())
 		out := []string{showAll(cmds)}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/zfs"
 	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
@@ -209,7 +211,12 @@ type book struct {
 	files   []*entry
 	snaps   map[string]uint64 // users' snapshots that are on all copies, by name
 	taken   map[string]uint64 // those that may not be there yet
+	cuts    map[string]int    // how many files there were at a snapshot, by its name
+	backs   map[string]span   // files that a rollback undoes, by its attempt
 }
+
+// span is the files from one up to another, without that.
+type span struct{ from, to int }
 
 // entry is one file, which is written once and stays. It is safe once all copies have
 // it.
@@ -225,7 +232,7 @@ func (w *World) book(name string) (*book, error) {
 		if err != nil {
 			return nil, err
 		}
-		b = &book{dataset: ds, snaps: map[string]uint64{}, taken: map[string]uint64{}}
+		b = &book{dataset: ds, snaps: map[string]uint64{}, taken: map[string]uint64{}, cuts: map[string]int{}, backs: map[string]span{}}
 		w.books[name] = b
 	}
 	return b, nil
@@ -295,8 +302,63 @@ func (w *World) beginSync(name string) (done func()) {
 	}
 }
 
+// committed is a rollback to a snapshot, and how many files its volume had when that was seen.
+type committed struct {
+	snapshot string
+	files    int
+}
+
+// noteCommitted remembers a rollback that the state tells of.
+func (w *World) noteCommitted(id volume.ID, r *state.RolledBack) {
+	if w.rolled[string(id)] == nil {
+		w.rolled[string(id)] = map[string]committed{}
+	}
+	if _, seen := w.rolled[string(id)][r.Attempt]; seen {
+		return
+	}
+	c := committed{snapshot: r.Snapshot}
+	for _, b := range w.books {
+		if b.dataset == datasetOf(id) {
+			c.files = len(b.files)
+		}
+	}
+	w.rolled[string(id)][r.Attempt] = c
+}
+
+// noteRollback remembers what a rollback that has begun undoes. Of a snapshot that was not
+// seen to be taken, nobody knows when it was.
+func (w *World) noteRollback(name, snapshot, attempt string) error {
+	b, err := w.book(name)
+	if err != nil {
+		return err
+	}
+	if _, seen := b.taken[snapshot]; seen && b.backs[attempt] == (span{}) {
+		b.backs[attempt] = span{b.cuts[snapshot], len(b.files)}
+	}
+	return nil
+}
+
+// undone says what of a volume's files its rollbacks have undone, by their place, and what they
+// may have: of one that nobody knows the beginning of.
+func (w *World) undone(b *book) (surely, perhaps map[int]bool) {
+	surely, perhaps = map[int]bool{}, map[int]bool{}
+	for attempt, c := range w.rolled[path.Base(b.dataset)] {
+		at, known := b.backs[attempt]
+		for i := range b.files {
+			switch {
+			case known && i >= at.from && i < at.to:
+				surely[i] = true
+			case i >= b.cuts[c.snapshot] && i < c.files:
+				perhaps[i] = true // written before the containers were stopped, or not
+			}
+		}
+	}
+	return surely, perhaps
+}
+
 // lasting checks a healthy volume: what all copies had is in it, with the snapshots and
-// their guids; and every file that was ever synced is in it or set aside.
+// their guids; and every file that was ever synced is in it or set aside. What was undone is
+// not in it, and set aside.
 func (w *World) lasting(name string) error {
 	b, err := w.book(name)
 	if err != nil {
@@ -304,9 +366,16 @@ func (w *World) lasting(name string) error {
 	}
 	primary := w.Machine(w.newest(name).Primary.Name)
 	var missing []string
-	for _, f := range b.files {
+	surely, perhaps := w.undone(b)
+	for i, f := range b.files {
 		data, err := primary.ZFS.ReadFile(b.dataset, f.name)
 		switch {
+		case surely[i] && err == nil:
+			missing = append(missing, fmt.Sprintf("%s, which was undone, is on %s", f.name, primary.Name))
+		case err != nil && (surely[i] || perhaps[i]):
+			if !slices.ContainsFunc(w.Names(), func(n string) bool { return w.machineHas(w.Machine(n), f.name) }) {
+				missing = append(missing, fmt.Sprintf("%s, which was undone, is set aside nowhere", f.name))
+			}
 		case err == nil && string(data) == f.name:
 		case f.safe:
 			missing = append(missing, fmt.Sprintf("%s, which all copies had, is not on %s (%v)", f.name, primary.Name, err))
@@ -315,6 +384,9 @@ func (w *World) lasting(name string) error {
 		}
 	}
 	for snap, guid := range b.snaps {
+		if len(w.rolled[path.Base(b.dataset)]) > 0 {
+			break // it may be in what was undone
+		}
 		if got, _ := primary.guid(b.dataset + "@" + snap); got != guid {
 			missing = append(missing, fmt.Sprintf("snapshot %s has guid %d on %s, want %d", snap, got, primary.Name, guid))
 		}

@@ -46,6 +46,9 @@ import (
 //	asides NODE [NODE=VOLUME..]    until flockctl aside list shows exactly these
 //	restore NODE FROM VOLUME       flockctl aside restore of what is set aside on FROM
 //	discard NODE FROM              flockctl aside remove
+//	roll-back NODE VOLUME NAME [newer]  flockctl rollback, not waited for; newer: the newer snapshots may go
+//	rollback NODE VOLUME STATE [TEXT]  until the one that was begun last in the script is so, with that text in what it says
+//	restore-undone NODE VOLUME NEW flockctl aside restore of what it names
 //	set NODE VOLUME KEY=VALUE..    flockctl volume set
 //	promote NODE VOLUME [to=NODE] [accept-loss] [fenced=NODE]  flockctl failover
 //	problem-of NODE VOLUME TEXT    until the volume's reason has that text in it
@@ -76,7 +79,7 @@ import (
 //	option NODE VOLUME KEY=VALUE.. until the node knows the volume with these
 func (w *World) operatorStep(words []string) error {
 	node := func() *Machine { return w.Machine(words[1]) }
-	if slices.Contains([]string{"sync", "snapshot", "promote", "migrate", "call-off", "drain", "undrain"}, words[0]) && !node().Up() {
+	if slices.Contains([]string{"sync", "snapshot", "roll-back", "promote", "migrate", "call-off", "drain", "undrain"}, words[0]) && !node().Up() {
 		return errors.New("flockd does not run there")
 	}
 	switch words[0] {
@@ -169,6 +172,11 @@ func (w *World) operatorStep(words []string) error {
 		})
 		return nil
 	case "snapshot":
+		for _, name := range words[3:] {
+			if b, err := w.book(name); err == nil {
+				b.cuts[words[2]] = len(b.files)
+			}
+		}
 		err := node().API().TakeSnapshot(w.ctx(), api.SnapshotRequest{Name: words[2], Volumes: words[3:]})
 		for _, name := range words[3:] {
 			if err == nil {
@@ -272,6 +280,25 @@ func (w *World) operatorStep(words []string) error {
 			return err
 		}
 		_, err = node().API().RestoreAside(w.ctx(), x.Name, api.RestoreAsideRequest{Name: words[3]})
+		return err
+	case "roll-back":
+		b, err := node().API().RollBack(w.ctx(), words[2], api.RollbackRequest{Snapshot: words[3], Newer: slices.Contains(words, "newer")})
+		if err == nil {
+			w.rollbacks[words[2]] = b.ID
+			err = w.noteRollback(words[2], words[3], b.ID)
+		}
+		return err
+	case "rollback":
+		w.Await(strings.Join(words, " "), func() bool {
+			b, err := node().API().Rollback(w.ctx(), words[2], w.rollbacks[words[2]])
+			return err == nil && string(b.State) == words[3] && strings.Contains(b.Doing+b.Reason, strings.Join(words[4:], " "))
+		})
+		return nil
+	case "restore-undone":
+		b, err := node().API().Rollback(w.ctx(), words[2], w.rollbacks[words[2]])
+		if err == nil {
+			_, err = node().API().RestoreAside(w.ctx(), b.Undone, api.RestoreAsideRequest{Name: words[3], Node: b.Node.Name})
+		}
 		return err
 	case "discard":
 		x, err := w.asideOn(node(), words[2])

@@ -36,6 +36,10 @@ func TestStormsRebalance(t *testing.T) { runStorms(t, *storms/4, 2, unevenStorm)
 // end one of them stays drained, and has given its primaries away.
 func TestStormsDrain(t *testing.T) { runStorms(t, *storms/4, 2, drainStorm) }
 
+// TestStormsRollback are storms in which volumes go back to their snapshots: whatever happens then,
+// what was undone is in none of them in the end, and set aside.
+func TestStormsRollback(t *testing.T) { runStorms(t, *storms/4, 6, rollbackStorm) }
+
 func runStorms(t *testing.T, most, short int, of func(seed uint64) (nodes int, script []string)) {
 	for _, seed := range seeds(t, most, short) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -105,6 +109,30 @@ func unevenStorm(seed uint64) (nodes int, script []string) {
 func drainStorm(seed uint64) (nodes int, script []string) {
 	s := &stormer{Rand: rand.New(rand.NewPCG(seed, 2)), drains: true}
 	return s.storm(func() {})
+}
+
+// rollbackStorm is one of TestStormsRollback.
+func rollbackStorm(seed uint64) (nodes int, script []string) {
+	s := &stormer{Rand: rand.New(rand.NewPCG(seed, 3)), snaps: map[string][]string{}}
+	return s.storm(func() {})
+}
+
+// rollback takes a snapshot of a volume, or has it go back to one, mostly when something was
+// written after that.
+func (s *stormer) rollback(i int, v string) {
+	taken := s.snaps[v]
+	if len(taken) == 0 || s.IntN(3) == 0 {
+		name := fmt.Sprintf("r%d", i)
+		s.snaps[v] = append(taken, name)
+		s.add("try snapshot %s %s %s", s.node(), name, v)
+		s.add("sleep %s", s.moment())
+		s.add("try append %s", v)
+		return
+	}
+	s.add("try roll-back %s %s %s newer", s.node(), v, taken[s.IntN(len(taken))])
+	if s.IntN(2) == 0 {
+		s.add("sleep %s", s.moment())
+	}
 }
 
 // drain is what an operator does who empties nodes, and thinks better of it: mostly another
@@ -198,6 +226,9 @@ func (s *stormer) storm(prelude func()) (nodes int, script []string) {
 		if len(s.ports) > 0 && s.IntN(3) > 0 {
 			s.traffic()
 		}
+		if s.snaps != nil && s.IntN(3) > 0 {
+			s.rollback(i, v)
+		}
 		s.fault()
 		if s.drains && s.IntN(2) == 0 {
 			s.drain()
@@ -244,6 +275,7 @@ type stormer struct {
 	nodes  int
 	ports  []int // that routes listen on
 	drains bool
+	snaps  map[string][]string // by volume, for its rollbacks; nil: there are none
 	script []string
 }
 

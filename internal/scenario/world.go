@@ -40,11 +40,14 @@ type World struct {
 	// witnesses are machines that join without a pool.
 	witnesses map[string]bool
 
-	fencers bool                 // machines have fencers, so that three of them arm failover
-	called  map[string]string    // what a script calls machines that it cannot know
-	assumes bool                 // see the step of that name
-	books   map[string]*book     // what was written, by volume
-	swarm   *containerfake.Swarm // nil: there is none
+	fencers bool              // machines have fencers, so that three of them arm failover
+	called  map[string]string // what a script calls machines that it cannot know
+
+	rollbacks map[string]string               // by volume: the one that was begun last
+	rolled    map[string]map[string]committed // rollbacks, by the ID of their volume and their attempt
+	assumes   bool                            // see the step of that name
+	books     map[string]*book                // what was written, by volume
+	swarm     *containerfake.Swarm            // nil: there is none
 
 	mu        sync.Mutex
 	primaries map[string]volume.NodeID // "volume epoch" to the primary seen first
@@ -93,7 +96,7 @@ const Pool = "tank"
 
 // NewWorld makes machines n1 to nN, powered on and in no cluster.
 func NewWorld(t testing.TB, n int) *World {
-	w := &World{t: t, net: memnet.New(), nodes: map[string]*Machine{}, zones: map[string]string{}, witnesses: map[string]bool{}, called: map[string]string{},
+	w := &World{t: t, net: memnet.New(), nodes: map[string]*Machine{}, zones: map[string]string{}, witnesses: map[string]bool{}, called: map[string]string{}, rollbacks: map[string]string{}, rolled: map[string]map[string]committed{},
 		books: map[string]*book{}, primaries: map[string]volume.NodeID{}, epochs: map[string]volume.Epoch{}}
 	for i := range n {
 		name := fmt.Sprintf("n%d", i+1)
@@ -406,6 +409,9 @@ func (w *World) Check() {
 				w.t.Fatalf("volume %s went back from epoch %s to %s on %s", v.Name, w.epochs[key], v.Epoch, name)
 			}
 			w.epochs[key] = v.Epoch
+			if r := v.RolledBack; r != nil {
+				w.noteCommitted(v.ID, r)
+			}
 		}
 	}
 	w.oneGate()

@@ -74,6 +74,10 @@ func (t *txn) apply(c Command) Result {
 		return t.openRoutes(c)
 	case AbortHandoff:
 		return t.abort(c.ID, c.Epoch, c.Attempt, c.Reason, PhaseMoving, "volume.move-refused")
+	case BeginRollback:
+		return t.beginRollback(c)
+	case CommitRollback:
+		return t.commitRollback(c)
 	case StartMigration:
 		return t.startMigration(c)
 	case EndMigration:
@@ -500,6 +504,9 @@ func (t *txn) commitHandoff(c CommitHandoff) Result {
 		return *bad
 	}
 	from, to, p := v.Placement.Primary, v.Pending.To, *v.Pending
+	if p.Rollback != nil {
+		return failed(volume.CodeConflict, "volume %q is being rolled back, not moved", v.Name)
+	}
 	if !t.s.HasLease(to) {
 		return failed(volume.CodeConflict, "node %s may not write: it has no lease any more", t.s.NodeName(to))
 	}
@@ -569,6 +576,9 @@ func (t *txn) abort(id volume.ID, e volume.Epoch, attempt, reason string, in Pha
 	}
 	if v.Pending.Follow {
 		t.unseen(v.ID, v.Placement.Primary)
+	}
+	if v.Pending.Rollback != nil {
+		kind = "volume.rollback-refused"
 	}
 	v.LastRefusal = v.refusal(reason, t.at)
 	v.Phase, v.Pending = PhaseActive, nil
@@ -694,6 +704,9 @@ func begin(v Volume, what string) *Result {
 	}[v.Phase]
 	if !v.Live() {
 		code = volume.CodeNotFound
+	}
+	if v.Pending != nil && v.Pending.Rollback != nil {
+		doing = "is being rolled back"
 	}
 	r := failed(code, "volume %q %s; its %s has to wait", v.Name, doing, what)
 	return &r

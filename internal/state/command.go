@@ -263,6 +263,8 @@ var decoders = map[string]func([]byte) (Command, error){
 	"undelete":        decode[Undelete],
 	"purge-volume":    decode[PurgeVolume],
 	"forget-volume":   decode[ForgetVolume],
+	"begin-rollback":  decode[BeginRollback],
+	"commit-rollback": decode[CommitRollback],
 	"start-migration": decode[StartMigration],
 	"end-migration":   decode[EndMigration],
 	"set-settings":    decode[SetSettings],

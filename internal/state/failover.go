@@ -451,6 +451,15 @@ func (t *txn) promote(c Promote) Result {
 	v.Placement = t.rezone(p)
 	// Whoever waits for an attempt of the epoch before still reads why it came to nothing.
 	v.Start, v.Phase, v.Election = c.Start, PhaseActive, nil
+	if c.Start.Epoch < v.Line().Epoch {
+		// Nobody has what it was rolled back to, and an operator has accepted that: it goes on
+		// from a copy of before.
+		v.RolledBack = nil
+	} else if r := v.RolledBack; r != nil && !r.Passed {
+		passed := *r
+		passed.Passed = true
+		v.RolledBack = &passed
+	}
 	switch m := c.Missing; {
 	case c.To == was && (m == nil && c.Loss == 0 || m != nil && m.Nothing()): // it was none
 	case m == nil:

@@ -29,6 +29,8 @@ import (
 //	replicas NAME [local=..] [remote=..]
 //	move NAME to=n2 try=a        commit-move NAME try=a     abort-move NAME try=a REASON
 //	migrate NAME to=n2 try=a      end-migration NAME try=a [REASON]
+//	rollback NAME to=SNAPSHOT try=a [guid=N]
+//	commit-rollback NAME try=a [final=EPOCH] [guid=N]   the epoch and guid of what is undone
 //	remove NAME try=a            commit-remove NAME try=a   abort-remove NAME try=a REASON
 //	undelete NAME [as=NEW]
 //	differs NAME TEXT    the primary has found copies that are not alike
@@ -284,6 +286,18 @@ func (sc *script) do(words []string) string {
 		c = StartMigration{ID: id, To: nodeID(opt["to"]), Attempt: opt["try"]}
 	case "end-migration":
 		c = EndMigration{ID: id, Attempt: opt["try"], Reason: reason}
+	case "rollback":
+		guid, _ := strconv.ParseUint(cmp.Or(opt["guid"], "5"), 10, 64)
+		c = BeginRollback{ID: id, Epoch: epoch, Attempt: opt["try"], To: RollbackTo{Snapshot: opt["to"], GUID: guid}}
+	case "commit-rollback":
+		final := volume.Position{Epoch: epoch, Seq: 9, GUID: 9, Taken: sc.at}
+		if n, err := strconv.ParseUint(opt["guid"], 10, 64); err == nil {
+			final.GUID = n
+		}
+		if n, err := strconv.Atoi(opt["final"]); err == nil {
+			final.Epoch = volume.Epoch(n)
+		}
+		c = CommitRollback{ID: id, Epoch: epoch, Attempt: opt["try"], Final: final}
 	case "remove":
 		c = BeginDelete{ID: id, Epoch: epoch, Attempt: opt["try"]}
 	case "commit-remove":
@@ -637,6 +651,18 @@ func (sc *script) show(only []string) string {
 		}
 		if v.Pending != nil {
 			fmt.Fprintf(&b, " try=%s to=%s", v.Pending.Attempt, sc.s.NodeName(v.Pending.To))
+			if back := v.Pending.Rollback; back != nil {
+				fmt.Fprintf(&b, " back-to=%s:%d", back.Snapshot, back.GUID)
+			}
+		}
+		if l := v.Line(); !l.IsZero() {
+			fmt.Fprintf(&b, " line=%s:%d@%d", l.Snapshot, l.GUID, uint64(l.Epoch))
+			if v.Start == l.Start() {
+				b.WriteString(" at-its-start")
+			}
+			if v.RolledBack.Passed {
+				b.WriteString(" passed")
+			}
 		}
 		if v.Migration != nil {
 			fmt.Fprintf(&b, " migrating=%s by=%s", sc.s.NodeName(v.Migration.To), v.Migration.Attempt)

@@ -109,13 +109,16 @@ type Node struct {
 //	             CommitHandoff │ ▼                           ForgetVolume    purged ──► (gone)
 //	                          moving
 //
+// A rollback is moving, too, and goes nowhere: BeginRollback, and AbortHandoff or
+// CommitRollback.
+//
 // When the primary is lost, what is active, moving or deleting becomes electing, and
 // active again by Promote. What comes from the trash to such a primary, or is confirmed
 // by it, goes there, too.
 //
 // Only in creating may a primary make an empty dataset: in every other phase a
 // missing dataset is a fault to report, never a reason to start from nothing.
-// CommitHandoff, CommitDelete and ConfirmCreate are proposed by the primary alone,
+// CommitHandoff, CommitRollback, CommitDelete and ConfirmCreate are proposed by the primary alone,
 // after it has done its part on its own disk.
 type Phase string
 
@@ -158,6 +161,9 @@ type Volume struct {
 	Migration *Migration `json:"migration,omitempty"`
 	// LastMigration is how the last one ended.
 	LastMigration *EndedMigration `json:"last_migration,omitempty"`
+	// RolledBack is the last rollback, for ever: a node that was away may come back with
+	// what it has undone. See Volume.Line.
+	RolledBack *RolledBack `json:"rolled_back,omitempty"`
 	// LastFailover is how it last came to a primary without the one before; nil: never.
 	LastFailover *EndedFailover `json:"last_failover,omitempty"`
 	// Adopt, until the volume is confirmed, is the set-aside copy on the primary that it
@@ -221,6 +227,8 @@ type Pending struct {
 	// MaxPause and Services, of a move, see BeginHandoff.
 	MaxPause time.Duration `json:"max_pause,omitempty"`
 	Services []string      `json:"services,omitempty"`
+	// Rollback, in PhaseMoving: the volume goes nowhere, but back to this snapshot.
+	Rollback *RollbackTo `json:"rollback,omitempty"`
 }
 
 // MoveTimes are how long the parts of a move with containers took at the old primary, by

@@ -39,6 +39,9 @@ type Report struct {
 	HoldMost bool `json:"hold_most,omitempty"`
 	// Clones says that it knows what a clone is.
 	Clones bool `json:"clones,omitempty"`
+	// Rollback says that it knows what rolls volumes back: a version before would take what
+	// was undone for newer.
+	Rollback bool `json:"rollback,omitempty"`
 	// Proxy says that its proxy answers: without it no clients of routes get to a server here.
 	Proxy bool `json:"proxy,omitempty"`
 	// Swarm is the one that its engine belongs to.

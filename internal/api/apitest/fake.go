@@ -49,6 +49,7 @@ type Fake struct {
 	differs, unread volume.NodeID
 	findings        []doctor.Finding
 	index           uint64
+	rolledBack      *api.Rollback  // the last
 	migration       *api.Migration // the last, and how often it was asked for
 	looks           int
 	made            int                   // IDs handed out

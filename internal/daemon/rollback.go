@@ -1,0 +1,196 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/placement"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/replicate"
+)
+
+// undonePatience is how long a rollback that is over is not said to be before the report of
+// its node has the set-aside copy that people want to know of. There is none where a node
+// was promoted meanwhile that had nothing beyond the snapshot.
+const undonePatience = 15 * time.Second
+
+// RollBack implements api.Backend.
+func (m *member) RollBack(ctx context.Context, ref string, req api.RollbackRequest) (out api.Rollback, err error) {
+	if ref, err = m.resolveNow(ctx, ref, live); err != nil {
+		return out, err
+	}
+	err = m.onLeader(ctx, func(ctx context.Context, leader *api.Client) (err error) {
+		if leader != nil {
+			out, err = leader.RollBack(ctx, ref, req)
+			return err
+		}
+		out, err = m.rollBackHere(ctx, ref, req)
+		return err
+	})
+	if err != nil {
+		return api.Rollback{}, err
+	}
+	return out, m.cluster.CaughtUp(ctx, out.Index)
+}
+
+// rollBackHere is RollBack on the leader. Whatever can be refused is before anything is
+// stopped; the primary looks once more, at its own disk, before it stops anything.
+func (m *member) rollBackHere(ctx context.Context, ref string, req api.RollbackRequest) (api.Rollback, error) {
+	v, err := m.findHere(ctx, ref, live)
+	if err != nil {
+		return api.Rollback{}, err
+	}
+	if v.Phase == state.PhaseElecting {
+		return api.Rollback{}, m.noPrimary(v)
+	}
+	if p := v.Pending; p != nil && p.Rollback != nil && p.Rollback.Snapshot == req.Snapshot && !req.DryRun {
+		return m.rollback(v, p.Attempt)
+	}
+	containers, err := placement.CanRollBack(placement.NewView(m.cluster.State(), m.heardByPlacement(), m.now()), v)
+	if err != nil {
+		return api.Rollback{}, err
+	}
+	list, err := m.snapshotsOf(ctx, v)
+	if err != nil {
+		return api.Rollback{}, err
+	}
+	plan, to, err := planRollback(v, list, req.Snapshot)
+	if err != nil {
+		return api.Rollback{}, err
+	}
+	if !req.DryRun && !req.Newer && len(plan.Newer) > 0 {
+		return api.Rollback{}, volume.Errorf(volume.CodeRefused, "volume %q has snapshots that are newer than %s and would stay with what is undone, in a set-aside copy: %s",
+			v.Name, req.Snapshot, strings.Join(plan.Newer, ", ")).WithHint("flockctl rollback asks, or takes --yes")
+	}
+	if req.DryRun {
+		out := m.describeRollback(v, req.Snapshot, api.RollbackPlanned)
+		out.Taken, out.WrittenBytes, out.Newer, out.Containers = plan.Taken, plan.WrittenBytes, plan.Newer, containers
+		return out, nil
+	}
+	attempt := newRequest()
+	if _, err := m.commit(ctx, "", state.BeginRollback{ID: v.ID, Epoch: v.Epoch, Attempt: attempt, To: to}); err != nil {
+		return api.Rollback{}, err
+	}
+	if v = m.cluster.State().Volume(v.ID); v == nil {
+		return api.Rollback{}, volume.Errorf(volume.CodeNotFound, "no volume %s", ref)
+	}
+	if v.Pending != nil && v.Pending.Rollback != nil {
+		attempt = v.Pending.Attempt // perhaps of somebody who asked for the same a moment ago
+	}
+	out, err := m.rollback(v, attempt)
+	out.Taken, out.WrittenBytes, out.Newer, out.Containers = plan.Taken, plan.WrittenBytes, plan.Newer, containers
+	return out, err
+}
+
+// snapshotsOf are the snapshots of a volume as its primary has them on its disk. It is for
+// the leader, which others have asked.
+func (m *member) snapshotsOf(ctx context.Context, v *state.Volume) (out []api.Snapshot, err error) {
+	if v.Placement.Primary == m.self {
+		list, err := m.repl.Snapshots(ctx, v.ID)
+		return forPeople(list), named(err, v)
+	}
+	err = m.whilePrimary(ctx, v, func(ctx context.Context) (err error) {
+		out, err = m.client(v.Placement.Primary).Snapshots(ctx, string(v.ID))
+		return err
+	})
+	return out, err
+}
+
+// planRollback says what going back to the snapshot of that name would undo, from all that a
+// volume has, oldest first.
+func planRollback(v *state.Volume, list []api.Snapshot, name string) (plan api.Rollback, to state.RollbackTo, err error) {
+	for _, s := range list {
+		switch {
+		case s.Name == name:
+			to, plan.Taken = state.RollbackTo{Snapshot: s.Name, GUID: s.GUID}, s.Taken
+		case to.GUID == 0:
+		default:
+			plan.WrittenBytes += s.Written
+			if s.Kind != replicate.KindEngine {
+				plan.Newer = append(plan.Newer, s.Name)
+			}
+		}
+	}
+	if to.GUID == 0 {
+		return plan, to, volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, name).
+			WithHint("flockctl snapshot list %s shows them, with --all those of replication, too", v.Name)
+	}
+	return plan, to, nil
+}
+
+// Rollback implements api.Backend. Every node has the state and the reports.
+func (m *member) Rollback(_ context.Context, ref, id string) (api.Rollback, error) {
+	v, err := findVolume(m.cluster.State(), ref, live)
+	if err != nil {
+		return api.Rollback{}, err
+	}
+	return m.rollback(v, id)
+}
+
+// rollback of a volume by its ID; "": the newest.
+func (m *member) rollback(v *state.Volume, id string) (api.Rollback, error) {
+	if p := v.Pending; p != nil && p.Rollback != nil && (id == "" || p.Attempt == id) {
+		out := m.describeRollback(v, p.Rollback.Snapshot, api.RollbackRunning)
+		out.ID, out.Began, out.Doing = p.Attempt, p.Began, "its containers are being stopped"
+		return out, nil
+	}
+	if r := v.LastRefusal; r != nil && r.Attempt == id && id != "" {
+		out := m.describeRollback(v, "", api.RollbackFailed)
+		out.ID, out.Reason, out.Ended = id, r.Reason, r.At
+		return out, nil
+	}
+	if r := v.RolledBack; r != nil && (id == "" || r.Attempt == id) {
+		return m.rolledBack(v, r), nil
+	}
+	if id != "" {
+		return api.Rollback{}, volume.Errorf(volume.CodeNotFound, "volume %q: nothing is known of rollback %s any more", v.Name, id)
+	}
+	return api.Rollback{}, volume.Errorf(volume.CodeNotFound, "volume %q was never rolled back", v.Name)
+}
+
+// rolledBack is a rollback that was committed: it is done once the primary has set aside what
+// was undone, and the containers run again.
+func (m *member) rolledBack(v *state.Volume, r *state.RolledBack) api.Rollback {
+	out := m.describeRollback(v, r.Snapshot, api.RollbackRunning)
+	out.ID, out.Began = r.Attempt, r.Began
+	s := m.cluster.State()
+	for _, a := range m.view().asides().Asides {
+		if a.Volume == v.ID && a.Node.ID == v.Placement.Primary && a.Epoch == r.Final.Epoch && a.Reason == replicate.Undone(v.Line()) {
+			out.Undone = a.Name // the newest is last
+		}
+	}
+	st, _, known := m.view().status(v.Placement.Primary, v.ID)
+	switch {
+	case v.Phase == state.PhaseElecting:
+		out.Doing = "it is getting another primary"
+		return out
+	case !known || !st.Exists || st.Epoch < v.Line().Epoch:
+		out.Doing = "what was undone is being set aside"
+		if st.Problem != "" {
+			out.Doing += ": " + st.Problem
+		}
+		return out
+	case out.Undone == "" && m.now().Sub(r.At).Abs() < undonePatience:
+		out.Doing = "what was undone is being set aside"
+		return out
+	}
+	for _, c := range s.ContainersOf(v.ID) {
+		for _, cv := range c.Volumes {
+			if cv.ID == v.ID && cv.Epoch < r.Epoch && c.Run && !c.Blocked {
+				out.Doing = fmt.Sprintf("container %s is starting", c.Name)
+				return out
+			}
+		}
+	}
+	out.State, out.Ended = api.RollbackDone, r.At
+	return out
+}
+
+func (m *member) describeRollback(v *state.Volume, snapshot string, in api.RollbackState) api.Rollback {
+	view := m.view()
+	return api.Rollback{Volume: v.ID, Name: v.Name, Node: view.ref(v.Placement.Primary), Snapshot: snapshot, State: in, Index: view.state.Index}
+}

@@ -1,0 +1,119 @@
+package state
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// RollbackTo is a snapshot of a volume.
+type RollbackTo struct {
+	Snapshot string `json:"snapshot"` // its name, for people
+	GUID     uint64 `json:"guid,string"`
+}
+
+// RolledBack is a rollback that was committed. Epoch is the first one that goes on from the
+// snapshot; what was written between that and Final is undone, and set aside wherever a copy
+// has it.
+type RolledBack struct {
+	RollbackTo
+	Attempt string          `json:"attempt"`
+	Epoch   volume.Epoch    `json:"epoch"`
+	Final   volume.Position `json:"final"` // the newest of what was undone
+	// Passed: a primary has been promoted since. Until then Start of the volume may be the
+	// start of the line, and what comes after it in the same epoch is no other history.
+	Passed bool      `json:"passed,omitempty"`
+	Began  time.Time `json:"began"`
+	At     time.Time `json:"at"`
+}
+
+// Commands of rollbacks.
+type (
+	// BeginRollback asks the primary to stop what writes the volume, so that it can go back
+	// to a snapshot. Until CommitRollback nothing is undone, and AbortHandoff, or another
+	// primary, forgets it.
+	BeginRollback struct {
+		ID      volume.ID    `json:"id"`
+		Epoch   volume.Epoch `json:"epoch"`
+		Attempt string       `json:"attempt"`
+		To      RollbackTo   `json:"to"`
+	}
+	// CommitRollback begins the epoch that goes on from the snapshot. Only the primary
+	// proposes it, after it has unmounted the volume, has found the snapshot on its disk, and
+	// has taken Final, so that all that is undone is in a snapshot.
+	CommitRollback struct {
+		ID      volume.ID       `json:"id"`
+		Epoch   volume.Epoch    `json:"epoch"`
+		Attempt string          `json:"attempt"`
+		Final   volume.Position `json:"final"`
+	}
+)
+
+func (BeginRollback) kind() string  { return "begin-rollback" }
+func (CommitRollback) kind() string { return "commit-rollback" }
+
+// Line is where the volume's history goes on since its last rollback. A copy whose newest
+// snapshot of the engine is of an epoch below holds what was undone: nobody may write it
+// before that is set aside, nor take it for newer than one on the line.
+func (v *Volume) Line() volume.Line {
+	r := v.RolledBack
+	if r == nil {
+		return volume.Line{}
+	}
+	return volume.Line{Epoch: r.Epoch, GUID: r.GUID, Snapshot: r.Snapshot, Taken: r.Final.Taken}
+}
+
+func (t *txn) beginRollback(c BeginRollback) Result {
+	v, bad := t.at1(c.ID, c.Epoch)
+	if bad != nil {
+		return *bad
+	}
+	if p := v.Pending; v.Phase == PhaseMoving && p.Rollback != nil && p.Rollback.GUID == c.To.GUID {
+		return Result{Volume: v.ID} // somebody else asked for the same
+	}
+	if r := begin(v, "rollback"); r != nil {
+		return *r
+	}
+	switch m := v.Migration; {
+	case c.To.GUID == 0 || c.To.Snapshot == "" || c.Attempt == "":
+		return failed(volume.CodeInvalid, "volume %q: a rollback needs a snapshot and a name", v.Name)
+	case m != nil:
+		return failed(volume.CodeConflict, "volume %q is being migrated to %s; its rollback has to wait", v.Name, t.s.NodeName(m.To))
+	case len(t.s.Starting(&v)) > 0:
+		return failed(volume.CodeConflict, "volume %q has just been moved, and its containers are still starting; its rollback has to wait", v.Name)
+	case !t.s.HasLease(v.Placement.Primary):
+		return failed(volume.CodeConflict, "volume %q: its primary %s may not write: it has no lease", v.Name, t.s.NodeName(v.Placement.Primary))
+	}
+	v.Phase = PhaseMoving
+	v.Pending = &Pending{Attempt: c.Attempt, Follow: true, Began: t.at, Rollback: &c.To}
+	t.putVolume(v)
+	t.event(Event{Kind: "volume.rolling-back", Volume: v.ID, Name: v.Name, Node: v.Placement.Primary,
+		Message: fmt.Sprintf("volume %s is to go back to its snapshot %s", v.Name, c.To.Snapshot)})
+	return Result{Volume: v.ID}
+}
+
+func (t *txn) commitRollback(c CommitRollback) Result {
+	v, bad := t.attempt(c.ID, c.Epoch, c.Attempt, PhaseMoving)
+	if bad != nil {
+		return *bad
+	}
+	p := *v.Pending
+	switch {
+	case p.Rollback == nil:
+		return failed(volume.CodeConflict, "volume %q is being moved, not rolled back", v.Name)
+	case c.Final.IsZero() || c.Final.Epoch != v.Epoch || c.Final.GUID == p.Rollback.GUID:
+		return failed(volume.CodeInvalid, "volume %q: what is undone has to be in a snapshot of its own first", v.Name)
+	case !t.s.HasLease(v.Placement.Primary):
+		return failed(volume.CodeConflict, "node %s may not write: it has no lease any more", t.s.NodeName(v.Placement.Primary))
+	}
+	v.Epoch = v.Epoch.Next()
+	v.RolledBack = &RolledBack{RollbackTo: *p.Rollback, Attempt: p.Attempt, Epoch: v.Epoch, Final: c.Final, Began: p.Began, At: t.at}
+	v.Start = v.Line().Start()
+	// Its containers were recorded in the epoch before: so they are started again.
+	v.Phase, v.Pending, v.LastRefusal, v.Moved = PhaseActive, nil, nil, nil
+	t.putVolume(v)
+	t.event(Event{Kind: "volume.rolled-back", Volume: v.ID, Name: v.Name, Node: v.Placement.Primary,
+		Message: fmt.Sprintf("volume %s goes on from its snapshot %s; what was written after that is set aside on %s", v.Name, p.Rollback.Snapshot, t.s.NodeName(v.Placement.Primary))})
+	return Result{Volume: v.ID}
+}

@@ -1,0 +1,273 @@
+package replicate
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+)
+
+// setupRollback makes a volume with a snapshot "before" on a and b, in epoch 1, and more that
+// was written and snapshotted after it.
+func (w *world) setupRollback() {
+	w.Helper()
+	a := w.node("a")
+	a.create()
+	a.write("f", "one")
+	w.assign(1, "a", "b")
+	w.waitFor("in sync", w.inSync("a", "b"))
+	w.userSnapshot("before")
+	w.waitFor("in sync", w.inSync("a", "b"))
+	a.write("f", "two")
+	a.write("tail", "undone")
+	w.userSnapshot("after")
+	w.waitFor("in sync", w.inSync("a", "b"))
+	a.write("tail2", "undone, too")
+	_, err := a.eng().Flush(context.Background(), testVol, w.node("b").id)
+	w.must(err)
+}
+
+// before is the line on which the volume of setupRollback goes on from its snapshot.
+func (n *node) before(epoch volume.Epoch) volume.Line {
+	n.w.Helper()
+	for _, root := range []string{n.dataset(), n.pool} {
+		list, err := n.disk.Snapshots(context.Background(), root, true)
+		if err != nil && !errors.Is(err, zfs.ErrNotFound) {
+			n.w.Fatal(err)
+		}
+		for _, s := range list {
+			if s.Name == "before" {
+				return volume.Line{Epoch: epoch, GUID: s.GUID, Snapshot: s.Name, Taken: s.Creation}
+			}
+		}
+	}
+	n.w.Fatal("there is no snapshot before")
+	return volume.Line{}
+}
+
+// goBack is what an agent does in the epoch that a rollback began.
+func (n *node) goBack(epoch volume.Epoch) error {
+	n.w.Helper()
+	return n.eng().GoBack(context.Background(), testVol, epoch, n.before(2), nil)
+}
+
+// checkRollback: a holds what the snapshot has, and these files besides.
+func (w *world) checkRollback(files ...string) {
+	w.Helper()
+	a := w.node("a")
+	if got, err := a.disk.ReadFile(a.dataset(), "f"); string(got) != "one" {
+		w.Errorf("f is %q, %v after a rollback", got, err)
+	}
+	for _, undone := range []string{"tail", "tail2"} {
+		if got, err := a.disk.ReadFile(a.dataset(), undone); err == nil {
+			w.Errorf("%s is still there: %q", undone, got)
+		}
+	}
+	for _, file := range files {
+		if _, err := a.disk.ReadFile(a.dataset(), file); err != nil {
+			w.Errorf("what was written since is gone: %v", err)
+		}
+	}
+	if n := a.streams(kindFull); n != 1 {
+		w.Errorf("%d full streams, want that of the first copy", n)
+	}
+}
+
+// A volume goes back, again and again, without losing what is written on the line; its
+// replica sets aside what was undone, and says so, and gets what is written from then on.
+func TestRollback(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		w.setupRollback()
+		a.assign()
+		ctx := context.Background()
+		w.must(a.host.SetProperties(ctx, a.dataset(), map[string]string{"mountpoint": "/m"}))
+		w.must(a.host.Mount(ctx, a.dataset(), true))
+		if err := a.goBack(2); volume.CodeOf(err) != volume.CodeConflict {
+			t.Errorf("while it is mounted it goes back: %v", err)
+		}
+		w.must(a.host.Unmount(ctx, a.dataset()))
+		w.must(a.goBack(2))
+		w.hasAside(a, "tail", "tail2")
+		a.write("g", "written on the line, and in no snapshot")
+		w.must(a.goBack(2)) // said once more
+		w.must(a.goBack(3)) // it was taken from a, and given back
+		w.must(a.disk.SetProperties(context.Background(), a.dataset(), map[string]string{propEpoch: volume.Epoch(2).String()}))
+		w.hasAside(a, "tail", "tail2")
+		line := a.before(2)
+		w.assignLine(2, line, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		w.checkRollback("g")
+		w.hasAside(b, "tail", "tail2")
+		for _, n := range []*node{a, b} {
+			list, err := n.disk.Datasets(context.Background(), "tank/flocker-aside")
+			w.must(err)
+			if x, _ := ParseAside(list[1], "tank/flocker-aside"); x.Reason != Undone(line) {
+				t.Errorf("on %s it was set aside because %q", n.name, x.Reason)
+			}
+		}
+		w.must(a.eng().GoBack(context.Background(), testVol, 4, line, nil)) // it has snapshots of the line by now
+		a.write("h", "later")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		w.checkRollback("g", "h")
+		w.hasAside(a, "tail", "tail2")
+	})
+}
+
+// assignLine is assign of a volume that was rolled back.
+func (w *world) assignLine(epoch volume.Epoch, line volume.Line, primary string, replicas ...string) {
+	w.assign(epoch, primary, replicas...)
+	for _, n := range w.nodes {
+		n.mu.Lock()
+		table := slices.Clone(n.table)
+		n.mu.Unlock()
+		for i := range table {
+			table[i].Line = line
+		}
+		n.assign(table...)
+	}
+}
+
+// A replica that is promoted after a rollback, and that never heard of it from the primary,
+// promises to stand where the line begins, and goes back itself.
+func TestRollbackOfPromoted(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		w.setupRollback()
+		a.assign()
+		w.partition("a", "b", true)
+		line := b.before(2)
+		p, err := b.eng().Promise(context.Background(), testVol, 3, line)
+		w.must(err)
+		if p.Newest != line.Start() || !p.AsOf.Equal(line.Taken) {
+			t.Errorf("a copy of what was undone promises to stand at %+v as of %s, want %+v", p.Newest, p.AsOf, line.Start())
+		}
+		lost := line
+		lost.GUID = 1
+		p, err = b.eng().Promise(context.Background(), testVol, 3, lost)
+		w.must(err)
+		if p.Newest.Epoch != 1 {
+			t.Errorf("a copy without the snapshot promises to stand at %+v", p.Newest)
+		}
+		if err := b.eng().GoBack(context.Background(), testVol, 3, lost, nil); volume.CodeOf(err) != volume.CodeRefused {
+			t.Errorf("without the snapshot it goes back: %v", err)
+		}
+		b.assign()
+		w.must(b.eng().GoBack(context.Background(), testVol, 3, line, nil))
+		w.hasAside(b, "tail", "tail2")
+		b.write("g", "on the line")
+		w.partition("a", "b", false)
+		w.assignLine(3, line, "b", "a")
+		w.waitFor("the old primary follows", w.inSync("b", "a"))
+		w.hasAside(a, "tail", "tail2")
+		p, err = a.eng().Promise(context.Background(), testVol, 4, line)
+		w.must(err)
+		if p.Newest.Epoch != 3 {
+			t.Errorf("a copy on the line promises to stand at %+v", p.Newest)
+		}
+	})
+}
+
+// A copy that went back stands where the line begins, though that snapshot is removed before
+// there is any on the line, as it may be where there is no replica; and it is left as it is.
+func TestRollbackWithoutSnapshot(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a := w.node("a")
+		w.setupRollback()
+		a.assign()
+		w.must(a.goBack(2))
+		line := a.before(2)
+		asides, err := a.disk.Datasets(context.Background(), "tank/flocker-aside")
+		w.must(err)
+		w.must(a.host.Destroy(context.Background(), asides[1].Name))
+		w.must(a.host.DestroySnapshots(context.Background(), a.dataset(), []string{"before"}))
+		a.write("g", "on the line")
+		p, err := a.eng().Promise(context.Background(), testVol, 3, line)
+		if err != nil || p.Newest != line.Start() {
+			t.Errorf("a copy that is marked promises to stand at %+v, %v", p.Newest, err)
+		}
+		w.must(a.eng().GoBack(context.Background(), testVol, 3, line, nil))
+		w.checkRollback("g")
+		w.assignLine(3, line, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+	})
+}
+
+// What a volume is to go back to is not pruned from under it, and what is gone is known to be.
+func TestPin(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a := w.node("a")
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		old := a.snapshots()[0]
+		w.must(a.eng().Pin(context.Background(), testVol, old.GUID))
+		pass := func() {
+			for range keepNewest + keepAbove + 3*pruneBatch {
+				a.write("f", time.Now().String())
+				w.waitFor("in sync", w.inSync("a", "b"))
+			}
+		}
+		pass()
+		if a.snapshots()[0].GUID != old.GUID {
+			t.Error("a pinned snapshot was pruned")
+		}
+		if a.count(pruned) == 0 {
+			t.Fatal("nothing was pruned")
+		}
+		a.eng().Unpin(testVol)
+		pass()
+		if a.snapshots()[0].GUID == old.GUID {
+			t.Error("a snapshot that is pinned no more stays")
+		}
+		if err := a.eng().Pin(context.Background(), testVol, old.GUID); volume.CodeOf(err) != volume.CodeNotFound {
+			t.Errorf("a snapshot that is gone is pinned: %v", err)
+		}
+	})
+}
+
+// What is done to a copy so that it is on a line, by its snapshots: engine's as epoch, others'
+// as name; the snapshot that the volume went back to is "x".
+func TestGoBack(t *testing.T) {
+	line := volume.Line{Epoch: 3, GUID: 77}
+	for _, tt := range []struct {
+		name    string
+		snaps   []string
+		written bool
+		own     volume.Epoch
+		want    goingBack
+	}{
+		{"all of the old line", []string{"1", "x", "2", "2"}, false, 0, goFork},
+		{"a user's alone", []string{"1", "x", "y"}, false, 0, goFork},
+		{"written to after it", []string{"1", "x"}, true, 0, goFork},
+		{"exactly there", []string{"1", "x"}, false, 0, goMark},
+		{"without it", []string{"1", "2"}, false, 0, goLost},
+		{"nothing at all", nil, false, 0, goLost},
+		{"on the line, by its mark", []string{"1", "x"}, true, 3, goneBack},
+		{"on the line, with a user's", []string{"1", "x", "y"}, true, 3, goneBack},
+		{"on the line, by a snapshot", []string{"1", "x", "3"}, true, 0, goneBack},
+		{"on the line, and moved since", []string{"1", "x", "4"}, false, 0, goneBack},
+		{"on the line, of which it is pruned", []string{"4"}, true, 0, goneBack},
+		{"on an older line", []string{"1", "x", "2"}, true, 2, goFork},
+	} {
+		var snaps []snap
+		for i, word := range tt.snaps {
+			s := snap{name: word, guid: guid(i + 1)}
+			switch word {
+			case "x":
+				s.guid = 77
+			case "y":
+			default:
+				s.pos = volume.Position{Epoch: volume.Epoch(word[0] - '0'), Seq: uint64(i + 1), GUID: uint64(s.guid)}
+			}
+			snaps = append(snaps, s)
+		}
+		if got := goBack(snaps, tt.written, tt.own, line); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}
