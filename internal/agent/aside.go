@@ -211,7 +211,7 @@ func (a *Agent) shed(ctx context.Context, name string, clones []string) error {
 	}
 	var bare []string
 	for _, s := range list {
-		if len(s.Clones) == 0 && s.UserRefs == 0 {
+		if len(s.Clones) == 0 {
 			bare = append(bare, s.Name)
 		}
 	}

@@ -184,7 +184,7 @@ func TestDestroyOriginal(t *testing.T) {
 		a, host, f, of := cloning(t)
 		must(t, a.do(ctx, Action{StepCreate, vol2}))
 		f.apply(t, state.ConfirmCreate{ID: vol2, Epoch: f.s.Volume(vol2).Epoch})
-		must(t, host.Snapshot(ctx, []string{from + "@later"}, nil), host.Clone(ctx, from+"@later", third, nil), host.Snapshot(ctx, []string{from + "@last"}, nil))
+		must(t, host.Snapshot(ctx, []string{from + "@between"}, nil), host.Snapshot(ctx, []string{from + "@later"}, nil), host.Clone(ctx, from+"@later", third, nil), host.Snapshot(ctx, []string{from + "@last"}, nil))
 		later := *of
 		later.Snapshot, later.GUID = "later", guidOf(t, host, from, "later")
 		f.apply(t, state.CreateVolume{ID: vol3, Name: "third", Placement: volume.Placement{Primary: self}, Clone: &later})
@@ -222,7 +222,7 @@ func TestDestroyOriginal(t *testing.T) {
 		a, host, _ := begin(t)
 		aside := "tank/flocker-aside/" + string(vol1) + "-0000000000000005-1"
 		must(t, host.Clone(ctx, from+"@last", aside, nil), a.destroy(ctx, from))
-		if got := names(t, host, aside); !slices.Equal(got, []string{"s", "later", "last"}) {
+		if got := names(t, host, aside); !slices.Equal(got, []string{"s", "between", "later", "last"}) {
 			t.Errorf("what was set aside has lost its history: %v", got)
 		}
 		if got, err := host.ReadFile(to, "f"); string(got) != "before" || err != nil {
@@ -234,6 +234,9 @@ func TestDestroyOriginal(t *testing.T) {
 		must(t, host.Hold(ctx, "mine", from+"@last"))
 		if err := a.destroy(ctx, from); err == nil || !exists(t, host, from) {
 			t.Errorf("it is gone: %v", err)
+		}
+		if d, err := host.Dataset(ctx, to); err != nil || d.Origin != from+"@s" {
+			t.Errorf("nothing was to be changed, and the clone is %+v, %v", d, err)
 		}
 	})
 }
