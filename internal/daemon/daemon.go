@@ -152,6 +152,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 
 	defer d.asking.wait()
 	g := newGroup(ctx)
+	d.asking.until(g.ctx)
 	member := make(chan struct{}) // closed when a membership has been loaded
 	g.run("member", func(ctx context.Context) error { return d.runMember(ctx, sync.OnceFunc(func() { close(member) })) })
 	if err == nil {

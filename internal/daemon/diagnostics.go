@@ -7,8 +7,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"net/http"
 	"regexp"
 	"slices"
@@ -102,32 +100,11 @@ func (d *Daemon) read(ctx context.Context, papers []Paper, secrets []string) (ou
 
 // paper asks for one and waits no longer than for a part of the facts.
 func (a *asking) paper(ctx context.Context, p Paper) (string, error) {
-	key := "paper " + p.Name
-	if !a.begin(key) {
-		return "", errors.New("it does not answer an earlier question either")
-	}
-	type answer struct {
-		text string
-		err  error
-	}
-	got := make(chan answer, 1)
-	actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), examineTimeout)
-	a.all.Go(func() {
-		defer a.end(key)
-		defer cancel()
-		text, err := p.Ask(actx)
-		got <- answer{text, err}
-	})
-	late := time.NewTimer(examineTimeout + time.Second)
-	defer late.Stop()
-	select {
-	case r := <-got:
-		return r.text, r.err
-	case <-ctx.Done():
-		return "", context.Cause(ctx)
-	case <-late.C:
-		return "", fmt.Errorf("no answer within %s", examineTimeout)
-	}
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), examineTimeout+time.Second)
+	defer cancel()
+	got, err := a.begin("paper "+p.Name, func(ctx context.Context) (any, error) { return p.Ask(ctx) }).get(ctx, late)
+	text, _ := got.(string) // nil: no answer
+	return text, err
 }
 
 // asJSON is a paper of a value.

@@ -20,9 +20,12 @@ import (
 
 // Examiner finds out what only the machine itself tells. It changes nothing.
 type Examiner interface {
-	// Machine adds the clock, the ports and the mount of the volumes' root, and notes which of
-	// them it could not find out. It does not block.
-	Machine(f *doctor.Facts)
+	// Clock is what the kernel tells the time by.
+	Clock() (*doctor.Clock, error)
+	// Mount is the one that the volumes' root stands on.
+	Mount() (*doctor.Mount, error)
+	// Ports are those that a node needs, and who has them; a machine in no cluster needs fewer.
+	Ports(ctx context.Context, member bool) ([]doctor.Port, error)
 	// Versions of ZFS as they are now, which may be others than when flockd started.
 	Versions(ctx context.Context) (zfs.Capabilities, error)
 	// Features of a pool, as doctor.Pool has them.
@@ -36,18 +39,138 @@ const examineTimeout = 8 * time.Second
 // proveTimeout is how long a leader may take to confirm the state that datasets are held against.
 const proveTimeout = 2 * time.Second
 
-// asking has the parts of a node asked beside one another, none twice at a time.
+// stopGrace is how long the end of flockd waits for what was asked. Leases are not renewed meanwhile,
+// and a child in uninterruptible sleep may never end.
+const stopGrace = 500 * time.Millisecond
+
+// asking has the parts of a node asked beside one another, none twice at a time. The zero value
+// works, and asks until wait.
 type asking struct {
-	mu   sync.Mutex
-	busy map[string]bool
-	all  sync.WaitGroup
+	mu     sync.Mutex
+	lines  map[string]*line
+	open   int           // questions that have not come back
+	idle   chan struct{} // closed when open is 0 again; nil when nobody waits
+	ending context.Context
 }
 
-// wait until all have answered.
-func (a *asking) wait() { a.all.Wait() }
+// line is who asks one thing: the question that is open, and the one after it, which all share that
+// came meanwhile. What was seen before somebody asked does not answer him: it may be held against what
+// is newer.
+type line struct {
+	began time.Time
+	next  *question
+}
 
-// part is one thing to be asked. tell adds what it has found out; it is called by nobody else at
-// that time.
+// question is one that is asked, or will be. answer and err are set when done is closed.
+type question struct {
+	ask    func(ctx context.Context) (any, error)
+	done   chan struct{}
+	answer any
+	err    error
+}
+
+// until has all questions end with ctx.
+func (a *asking) until(ctx context.Context) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ending = ctx
+}
+
+// wait until all have answered, or leave them behind after stopGrace.
+func (a *asking) wait() {
+	a.mu.Lock()
+	if a.open == 0 {
+		a.mu.Unlock()
+		return
+	}
+	if a.idle == nil {
+		a.idle = make(chan struct{})
+	}
+	idle := a.idle
+	a.mu.Unlock()
+	late := time.NewTimer(stopGrace)
+	defer late.Stop()
+	select {
+	case <-idle:
+	case <-late.C:
+	}
+}
+
+// begin asks, or shares the next question with others who wait for the open one. It is nil when that
+// one should have ended by now.
+func (a *asking) begin(key string, ask func(ctx context.Context) (any, error)) *question {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l := a.lines[key]
+	if l != nil && time.Since(l.began) > examineTimeout {
+		return nil
+	}
+	if l != nil && l.next != nil {
+		return l.next
+	}
+	q := &question{ask: ask, done: make(chan struct{})}
+	if l != nil {
+		l.next = q
+		return q
+	}
+	if a.lines == nil {
+		a.lines = map[string]*line{}
+	}
+	l = &line{began: time.Now()}
+	a.lines[key] = l
+	a.open++
+	ending := a.ending
+	if ending == nil {
+		ending = context.Background()
+	}
+	go a.run(ending, key, l, q)
+	return q
+}
+
+// run asks q, and who waits behind it.
+func (a *asking) run(ending context.Context, key string, l *line, q *question) {
+	for q != nil {
+		ctx, cancel := context.WithTimeout(ending, examineTimeout)
+		q.answer, q.err = q.ask(ctx)
+		cancel()
+		close(q.done)
+		a.mu.Lock()
+		q, l.next = l.next, nil
+		l.began = time.Now()
+		if q == nil {
+			delete(a.lines, key)
+			if a.open--; a.open == 0 && a.idle != nil {
+				close(a.idle)
+				a.idle = nil
+			}
+		}
+		a.mu.Unlock()
+	}
+}
+
+var errNoAnswerYet = errors.New("it does not answer an earlier question either")
+
+// get waits for the answer until ctx or late ends: then it comes to nobody.
+func (q *question) get(ctx, late context.Context) (any, error) {
+	if q == nil {
+		return nil, errNoAnswerYet
+	}
+	select {
+	case <-q.done: // also when it is late by now
+		return q.answer, q.err
+	default:
+	}
+	select {
+	case <-q.done:
+		return q.answer, q.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-late.Done():
+		return nil, fmt.Errorf("no answer within %s", examineTimeout)
+	}
+}
+
+// part is one thing to be asked. tell adds what it has found out, for each who asked.
 type part struct {
 	check string
 	ask   func(ctx context.Context) (tell func(*doctor.Facts), err error)
@@ -55,71 +178,23 @@ type part struct {
 
 // gather asks all parts. What has not told in time is noted as not known, and ends by itself.
 func (a *asking) gather(ctx context.Context, f *doctor.Facts, parts []part) {
-	type answer struct {
-		i    int
-		tell func(*doctor.Facts)
-		err  error
-	}
-	answers := make(chan answer, len(parts))
-	// It may outlast the caller; then nobody is told.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), examineTimeout)
-	var open sync.WaitGroup
-	silent := map[int]string{}
+	// What heeds the time has said so by then.
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), examineTimeout+time.Second)
+	defer cancel()
+	asked := make([]*question, len(parts))
 	for i, p := range parts {
-		if !a.begin(p.check) {
-			f.Unknown = append(f.Unknown, doctor.Unknown{Check: p.check, Why: "it does not answer an earlier question either"})
-			continue
-		}
-		silent[i] = p.check
-		open.Add(1)
-		a.all.Go(func() {
-			defer open.Done()
-			defer a.end(p.check)
-			tell, err := p.ask(ctx)
-			answers <- answer{i, tell, err}
-		})
+		asked[i] = a.begin(p.check, func(ctx context.Context) (any, error) { return p.ask(ctx) })
 	}
-	a.all.Go(func() { open.Wait(); cancel() })
-	late := time.NewTimer(examineTimeout + time.Second) // what heeds the time has said so by then
-	defer late.Stop()
-	for len(silent) > 0 {
-		select {
-		case got := <-answers:
-			delete(silent, got.i)
-			if got.err != nil {
-				f.Unknown = append(f.Unknown, doctor.Unknown{Check: parts[got.i].check, Why: got.err.Error()})
-			}
-			if got.tell != nil {
-				got.tell(f)
-			}
-			continue
-		case <-late.C:
+	for i, p := range parts {
+		answer, err := asked[i].get(ctx, late)
+		if err != nil {
+			f.Unknown = append(f.Unknown, doctor.Unknown{Check: p.check, Why: err.Error()})
 		}
-		for _, check := range silent {
-			f.Unknown = append(f.Unknown, doctor.Unknown{Check: check, Why: fmt.Sprintf("no answer within %s", examineTimeout)})
+		if tell, ok := answer.(func(*doctor.Facts)); ok && tell != nil {
+			tell(f)
 		}
-		break
 	}
 	slices.SortFunc(f.Unknown, func(a, b doctor.Unknown) int { return strings.Compare(a.Check+a.Why, b.Check+b.Why) })
-}
-
-func (a *asking) begin(check string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.busy[check] {
-		return false
-	}
-	if a.busy == nil {
-		a.busy = map[string]bool{}
-	}
-	a.busy[check] = true
-	return true
-}
-
-func (a *asking) end(check string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.busy, check)
 }
 
 // facts are what this machine finds out, m nil when it is in no cluster.
@@ -144,7 +219,7 @@ func (d *Daemon) facts(ctx context.Context, m *member) doctor.Facts {
 		parts = append(parts, m.parts(x)...)
 	}
 	if x != nil {
-		x.Machine(&f)
+		parts = append(parts, machine(x, m != nil)...)
 	}
 	d.asking.gather(ctx, &f, parts)
 	if m != nil {
@@ -169,6 +244,25 @@ func askEngine(ctx context.Context, e container.Engine, m *member) func(*doctor.
 		found.Shadows = container.Shadows(local, func(name string) bool { return m.cluster.State().VolumeByName(name) != nil })
 	}
 	return func(f *doctor.Facts) { f.Engine = found }
+}
+
+// machine has the parts of one that are the same in a cluster and in none. They read files, but one may
+// hang, and who has a port takes long to find among very many processes.
+func machine(x Examiner, member bool) []part {
+	return []part{
+		{"clocksource", func(context.Context) (func(*doctor.Facts), error) {
+			c, err := x.Clock()
+			return func(f *doctor.Facts) { f.Clock = c }, err
+		}},
+		{"mount", func(context.Context) (func(*doctor.Facts), error) {
+			on, err := x.Mount()
+			return func(f *doctor.Facts) { f.Mount = on }, err
+		}},
+		{"ports", func(ctx context.Context) (func(*doctor.Facts), error) {
+			all, err := x.Ports(ctx, member)
+			return func(f *doctor.Facts) { f.Ports = all }, err
+		}},
+	}
 }
 
 // parts of a member.

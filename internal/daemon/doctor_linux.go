@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/flocker-io/flocker/internal/doctor"
 	"github.com/flocker-io/flocker/internal/mounts"
 	"github.com/flocker-io/flocker/zfs"
@@ -33,24 +35,8 @@ func (x osExaminer) Features(ctx context.Context, pool string) (map[string]strin
 	return x.zfs.PoolFeatures(ctx, pool)
 }
 
-// Machine implements Examiner.
-func (x osExaminer) Machine(f *doctor.Facts) {
-	cannot := func(check string, err error) {
-		f.Unknown = append(f.Unknown, doctor.Unknown{Check: check, Why: err.Error()})
-	}
-	var err error
-	if f.Clock, err = x.clock(); err != nil {
-		cannot("clocksource", err)
-	}
-	if f.Ports, err = x.ports(f.Node != ""); err != nil {
-		cannot("ports", err)
-	}
-	if f.Mount, err = x.mount(); err != nil {
-		cannot("mount", err)
-	}
-}
-
-func (x osExaminer) clock() (*doctor.Clock, error) {
+// Clock implements Examiner.
+func (x osExaminer) Clock() (*doctor.Clock, error) {
 	read := func(name string) (string, error) {
 		b, err := os.ReadFile(filepath.Join(x.sys, "devices/system/clocksource/clocksource0", name))
 		return strings.TrimSpace(string(b)), err
@@ -63,8 +49,8 @@ func (x osExaminer) clock() (*doctor.Clock, error) {
 	return &doctor.Clock{Source: now, Available: strings.Fields(all)}, err
 }
 
-// mount is the one that the volumes' root stands on.
-func (x osExaminer) mount() (*doctor.Mount, error) {
+// Mount implements Examiner.
+func (x osExaminer) Mount() (*doctor.Mount, error) {
 	dir, err := filepath.EvalSymlinks(x.cfg.MountDir)
 	if os.IsNotExist(err) {
 		dir, err = x.cfg.MountDir, nil // it is made with the first volume
@@ -79,8 +65,8 @@ func (x osExaminer) mount() (*doctor.Mount, error) {
 	return &doctor.Mount{Dir: x.cfg.MountDir, On: on.Mountpoint, Shared: on.Shared()}, nil
 }
 
-// ports are those that a node needs, and who has them; a machine in no cluster needs two.
-func (x osExaminer) ports(member bool) ([]doctor.Port, error) {
+// Ports implements Examiner.
+func (x osExaminer) Ports(ctx context.Context, member bool) ([]doctor.Port, error) {
 	want := []doctor.Port{{For: "flockctl", Network: "unix", Address: x.cfg.Socket(), Unit: "flockd"}}
 	if x.cfg.DockerHost != "off" {
 		want = append(want, doctor.Port{For: "Docker's volume driver", Network: "unix", Address: x.cfg.PluginSocket, Unit: "flockd"})
@@ -107,13 +93,16 @@ func (x osExaminer) ports(member bool) ([]doctor.Port, error) {
 			want[i].Held, inodes[inode] = true, true
 		}
 	}
-	by := x.holders(inodes)
+	by, err := x.holders(ctx, inodes)
+	if err != nil {
+		return nil, err
+	}
 	for i := range want {
 		p := &want[i]
 		for _, inode := range held[portKey(*p)] {
 			for _, who := range by[inode] {
-				p.Ours = p.Ours || strings.HasPrefix(who, "flockd (")
-				p.By = who
+				p.Ours = p.Ours || who.ours
+				p.By = who.name
 			}
 		}
 		if p.Ours {
@@ -189,15 +178,24 @@ func (x osExaminer) listening(table string, held map[string][]string) error {
 	return lines.Err()
 }
 
-// holders are the processes that have sockets of these inodes open, each as "name (pid)". Processes
-// that end meanwhile have none, and neither has one that may not be looked into.
-func (x osExaminer) holders(inodes map[string]bool) map[string][]string {
-	out := map[string][]string{}
+// portHolder is a process: "name (pid)", and whether it is flockd.
+type portHolder struct {
+	name string
+	ours bool
+}
+
+// holders are the processes that have sockets of these inodes open. Processes that end meanwhile have
+// none, and neither has one that may not be looked into.
+func (x osExaminer) holders(ctx context.Context, inodes map[string]bool) (map[string][]portHolder, error) {
+	out := map[string][]portHolder{}
 	dirs, err := filepath.Glob(filepath.Join(x.proc, "[0-9]*"))
 	if err != nil {
-		return out // only of a pattern that is none
+		return nil, err // only of a pattern that is none
 	}
 	for _, dir := range dirs {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		fds, err := os.ReadDir(filepath.Join(dir, "fd"))
 		if err != nil {
 			continue
@@ -209,10 +207,39 @@ func (x osExaminer) holders(inodes map[string]bool) map[string][]string {
 			if err != nil || !isSocket || !inodes[inode] {
 				continue
 			}
-			if who := fmt.Sprintf("%s (%s)", mounts.Command(dir), filepath.Base(dir)); !slices.Contains(out[inode], who) {
+			who := portHolder{fmt.Sprintf("%s (%s)", mounts.Command(dir), filepath.Base(dir)), x.ours(dir)}
+			if !slices.Contains(out[inode], who) {
 				out[inode] = append(out[inode], who)
 			}
 		}
 	}
-	return out
+	return out, nil
+}
+
+// identity is what makes a process ours: anybody may take the name. No container has our root, and
+// after an upgrade some of ours run the program that was at its path before.
+type identity struct {
+	program  string
+	dev, ino uint64 // of its root
+	user     uint32
+}
+
+// identify a process by its directory in procfs; not ok when it has ended or may not be looked into.
+func identify(dir string) (id identity, ok bool) {
+	program, err := os.Readlink(filepath.Join(dir, "exe"))
+	if err != nil {
+		return identity{}, false
+	}
+	var root, self unix.Stat_t
+	if unix.Stat(filepath.Join(dir, "root"), &root) != nil || unix.Stat(dir, &self) != nil {
+		return identity{}, false
+	}
+	return identity{program: strings.TrimSuffix(program, " (deleted)"), dev: root.Dev, ino: root.Ino, user: self.Uid}, true
+}
+
+// ours says whether a process is flockd, or its proxy.
+func (x osExaminer) ours(dir string) bool {
+	us, known := identify(filepath.Join(x.proc, "self"))
+	it, ok := identify(dir)
+	return known && ok && it == us
 }

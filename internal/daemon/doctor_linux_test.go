@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -10,9 +11,9 @@ import (
 	"github.com/flocker-io/flocker/internal/doctor"
 )
 
-// machine makes a /proc and a /sys in which flockd (7) has all it needs but for the metrics'
+// fakeMachine makes a /proc and a /sys in which flockd (7) has all it needs but for the metrics'
 // port, which nginx (9) has, gossip's UDP, and the proxy's, which nobody has.
-func machine(t *testing.T) osExaminer {
+func fakeMachine(t *testing.T) osExaminer {
 	t.Helper()
 	dir := t.TempDir()
 	put := func(name, text string) {
@@ -38,16 +39,30 @@ func machine(t *testing.T) osExaminer {
 		"0000000002c732ba: 00000003 00000000 00000000 0001 03 104 /run/docker/plugins/flocker.sock\n"+ // only a connection to what is gone
 		"0000000002c732bb: 00000002 00000000 00010000 0001 01 105 /run/other.sock\n")
 	put("proc/self/mountinfo", "27 1 253:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n30 27 0:9 / /var/lib/flocker rw - zfs tank/state rw\n")
+	link := func(to, name string) {
+		t.Helper()
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link("/usr/local/bin/flockd", "proc/self/exe")
+	link("/", "proc/self/root")
 	for pid, of := range map[string]struct {
-		comm   string
-		inodes []string
-	}{"7": {"flockd", []string{"101", "102", "103", "104", "106"}}, "9": {"nginx", []string{"100"}}} {
+		comm, exe, root string
+		inodes          []string
+	}{
+		"7":  {"flockd", "/usr/local/bin/flockd", "/", []string{"101", "102", "103", "104", "106"}},
+		"9":  {"nginx", "/usr/sbin/nginx", "/", []string{"100"}},
+		"11": {"flockd", "/usr/local/bin/flockd (deleted)", "/", nil}, // from before an upgrade
+		"12": {"flockd", "/tmp/flockd", "/", nil},
+		"13": {"flockd", "/usr/local/bin/flockd", dir, nil}, // of a container
+	} {
 		put("proc/"+pid+"/comm", of.comm+"\n")
 		put("proc/"+pid+"/fd/x", "")
+		link(of.exe, "proc/"+pid+"/exe")
+		link(of.root, "proc/"+pid+"/root")
 		for i, inode := range of.inodes {
-			if err := os.Symlink("socket:["+inode+"]", filepath.Join(dir, "proc", pid, "fd", string(rune('a'+i)))); err != nil {
-				t.Fatal(err)
-			}
+			link("socket:["+inode+"]", filepath.Join("proc", pid, "fd", string(rune('a'+i))))
 		}
 	}
 	put("sys/devices/system/clocksource/clocksource0/current_clocksource", "hpet\n")
@@ -56,10 +71,16 @@ func machine(t *testing.T) osExaminer {
 	return osExaminer{cfg: cfg, proc: filepath.Join(dir, "proc"), sys: filepath.Join(dir, "sys")}
 }
 
+// examined is what the machine tells.
+func examined(x osExaminer) (f doctor.Facts) {
+	var a asking
+	a.gather(context.Background(), &f, machine(x, true))
+	return f
+}
+
 func TestMachine(t *testing.T) {
-	x := machine(t)
-	f := doctor.Facts{Node: "n1"}
-	x.Machine(&f)
+	x := fakeMachine(t)
+	f := examined(x)
 	if len(f.Unknown) > 0 {
 		t.Errorf("not found out: %v", f.Unknown)
 	}
@@ -87,18 +108,18 @@ func TestMachine(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("ports %v\nwant %v", got, want)
 	}
-	if all, err := x.ports(false); err != nil || len(all) != 3 {
+	if all, err := x.Ports(t.Context(), false); err != nil || len(all) != 3 {
 		t.Errorf("a machine in no cluster needs %v, %v; want the sockets and the metrics' port", all, err)
 	}
 	x.cfg.HTTPListen, x.cfg.DockerHost = "off", "off"
-	if all, err := x.ports(false); err != nil || len(all) != 1 {
+	if all, err := x.Ports(t.Context(), false); err != nil || len(all) != 1 {
 		t.Errorf("without engine and metrics it needs %v, %v; want its socket", all, err)
 	}
 }
 
 // What cannot be read is said.
 func TestMachineUnknown(t *testing.T) {
-	x := machine(t)
+	x := fakeMachine(t)
 	x.sys = t.TempDir()
 	if err := os.Remove(filepath.Join(x.proc, "self/net/udp")); err != nil {
 		t.Fatal(err)
@@ -106,13 +127,31 @@ func TestMachineUnknown(t *testing.T) {
 	if err := os.Remove(filepath.Join(x.proc, "self/mountinfo")); err != nil {
 		t.Fatal(err)
 	}
-	f := doctor.Facts{Node: "n1"}
-	x.Machine(&f)
+	f := examined(x)
 	var checks []string
 	for _, u := range f.Unknown {
 		checks = append(checks, u.Check)
 	}
-	if strings.Join(checks, " ") != "clocksource ports mount" || f.Clock != nil || f.Ports != nil || f.Mount != nil {
+	if strings.Join(checks, " ") != "clocksource mount ports" || f.Clock != nil || f.Ports != nil || f.Mount != nil {
 		t.Errorf("not found out: %v; found %+v", f.Unknown, f)
+	}
+}
+
+// Anybody may call himself flockd.
+func TestOurs(t *testing.T) {
+	x := fakeMachine(t)
+	for pid, want := range map[string]bool{"7": true, "9": false, "11": true, "12": false, "13": false, "99": false} {
+		if got := x.ours(filepath.Join(x.proc, pid)); got != want {
+			t.Errorf("process %s is ours: %t", pid, got)
+		}
+	}
+	if os.Geteuid() == 0 { // else files cannot be given to another user
+		dir := filepath.Join(x.proc, "7")
+		if err := os.Chown(dir, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+		if x.ours(dir) {
+			t.Error("another user's process is ours")
+		}
 	}
 }
