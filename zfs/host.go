@@ -472,7 +472,7 @@ func (h *Host) UnmountSnapshot(ctx context.Context, dir string) error {
 	if err := check("unmount-snapshot", checkDir(dir)); err != nil {
 		return err
 	}
-	return h.unmount(ctx, command{op: "unmount-snapshot", argv: []string{"umount", dir}}, "not mounted", "no mount point specified")
+	return h.unmount(ctx, command{op: "unmount-snapshot", argv: []string{"umount", "-l", dir}}, "not mounted", "no mount point specified")
 }
 
 // AbortReceive implements System.

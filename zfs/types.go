@@ -117,7 +117,9 @@ type System interface {
 	// long as it is mounted it cannot be destroyed (ErrBusy). ErrNotFound: no such
 	// snapshot.
 	MountSnapshot(ctx context.Context, snapshot, dir string) error
-	// UnmountSnapshot ends that, as Unmount. Nothing mounted at dir is no error.
+	// UnmountSnapshot ends that at once. What is open in it can be read on, and the
+	// snapshot cannot be destroyed until all of it is closed, or its process has ended.
+	// Nothing mounted at dir is no error.
 	UnmountSnapshot(ctx context.Context, dir string) error
 
 	// Send writes a stream to w until it ends. When w is an *os.File, or has one

@@ -183,9 +183,16 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, b *Browsed) {
 		w.Header().Set("Content-Length", strconv.FormatInt(b.Size, 10))
 	}
 	c := http.NewResponseController(w)
+	// Somebody who takes nothing does not keep flockd from stopping.
+	ended := context.AfterFunc(r.Context(), func() { c.SetWriteDeadline(time.Now()) })
+	defer ended()
 	for {
 		if n > 0 {
 			c.SetWriteDeadline(time.Now().Add(browseIdle)) // what cannot have one ends with its connection
+			if r.Context().Err() != nil {
+				fail(context.Cause(r.Context()))
+				panic(http.ErrAbortHandler)
+			}
 			if _, err := w.Write(buf[:n]); err != nil {
 				fail(err)
 				panic(http.ErrAbortHandler)

@@ -196,7 +196,7 @@ func (c *closing) Close() error {
 }
 
 // BrowseCopy implements api.Peer.
-func (m *member) BrowseCopy(ctx context.Context, req api.BrowseCopyRequest) (_ *api.Browsed, err error) {
+func (m *member) BrowseCopy(ctx context.Context, req api.BrowseCopyRequest) (*api.Browsed, error) {
 	v := m.cluster.State().Volume(req.Volume)
 	if v == nil || m.repl == nil || m.trees == nil {
 		return nil, volume.Errorf(volume.CodeUnavailable, "this node has no copy that it could read")
@@ -204,11 +204,31 @@ func (m *member) BrowseCopy(ctx context.Context, req api.BrowseCopyRequest) (_ *
 	if !m.browsing.take() {
 		return nil, volume.Errorf(volume.CodeUnavailable, "%d snapshots are being read there already", browseSlots).WithHint("try again later")
 	}
-	defer func() {
-		if err != nil {
-			m.browsing.give()
+	read, end, err := m.readers.begin(ctx, m.dataset(v.ID))
+	if err != nil {
+		m.browsing.give()
+		return nil, err
+	}
+	done := func() {
+		end()
+		m.browsing.give()
+	}
+	b, err := m.browseCopy(read, v, req)
+	if err != nil {
+		if read.Err() != nil && ctx.Err() == nil {
+			err = context.Cause(read)
 		}
-	}()
+		done()
+		return nil, err
+	}
+	b.Body = hold(read, b.Body, done)
+	return b, nil
+}
+
+// dataset of a volume on this node.
+func (m *member) dataset(id volume.ID) string { return m.layout.Root() + "/" + string(id) }
+
+func (m *member) browseCopy(ctx context.Context, v *state.Volume, req api.BrowseCopyRequest) (*api.Browsed, error) {
 	// Not to be able to close what was left open long ago is no reason not to read.
 	if err := m.trees.Tidy(ctx); err != nil {
 		m.log.Warn("what an earlier reader left open cannot be closed", "err", err)
@@ -272,13 +292,8 @@ func (m *member) open(ctx context.Context, v *state.Volume, s replicate.Snapshot
 	if err != nil {
 		return nil, errors.Join(err, end())
 	}
-	b.Body = &closing{Reader: content, closers: []func() error{content.Close, end, m.giveSlot}}
+	b.Body = &closing{Reader: content, closers: []func() error{content.Close, end}}
 	return b, nil
-}
-
-func (m *member) giveSlot() error {
-	m.browsing.give()
-	return nil
 }
 
 func (m *member) browsed(v *state.Volume, s replicate.Snapshot, as api.BrowseAs) *api.Browsed {
@@ -288,7 +303,7 @@ func (m *member) browsed(v *state.Volume, s replicate.Snapshot, as api.BrowseAs)
 // openFiles opens the files of one snapshot. While it is mounted for that, no retention can
 // take it away.
 func (m *member) openFiles(ctx context.Context, v *state.Volume, s replicate.Snapshot) (browse.Files, func() error, error) {
-	tree, err := m.trees.Open(ctx, m.layout.Root()+"/"+string(v.ID)+"@"+s.Name)
+	tree, err := m.trees.Open(ctx, m.dataset(v.ID)+"@"+s.Name)
 	if err != nil {
 		return nil, nil, fmt.Errorf("opening snapshot %s: %w", s.Name, err)
 	}
@@ -341,7 +356,7 @@ func (m *member) compare(ctx context.Context, v *state.Volume, list []replicate.
 		e := json.NewEncoder(w)
 		return browse.Diff(ctx, files[0], files[1], req.Path, func(c browse.Change) error { return e.Encode(c) })
 	})
-	b.Body = &closing{Reader: lines, closers: append(append([]func() error{lines.Close}, ends...), m.giveSlot)}
+	b.Body = &closing{Reader: lines, closers: append([]func() error{lines.Close}, ends...)}
 	return b, nil
 }
 

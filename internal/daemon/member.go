@@ -51,6 +51,7 @@ type member struct {
 
 	verifier verifier
 	browsing slots
+	readers  readers
 	promises *promises // nil on a witness
 	follow   *follower // nil on a node without containers
 	linker   *linker   // the same
@@ -88,7 +89,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		return m
 	}
 	m.layout = agent.Layout{Pool: setup.Pool, MountBase: p.MountDir}
-	m.zfs = p.ZFS
+	m.zfs = expelling{p.ZFS, &m.readers}
 	m.trees, m.tidied = p.Trees, make(chan struct{})
 	m.use = &use{engine: p.Engine, now: p.now,
 		id: func(name string) (volume.ID, bool) {
@@ -109,7 +110,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	if p.Dirty != nil {
 		dirty = p.Dirty(setup.Pool)
 	}
-	seen := &listings{Pool: p.ZFS, root: m.layout.Root()}
+	seen := &listings{Pool: m.zfs, root: m.layout.Root()}
 	m.repl = replicate.New(replicate.Config{
 		Node: m.self, ClusterID: c.ClusterID(), Root: m.layout.Root(), Pool: seen, Dirty: dirty,
 		Dial: func(ctx context.Context, to volume.NodeID) (net.Conn, error) {
@@ -135,7 +136,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	m.agent = agent.New(agent.Config{
 		PrepareStop: prepareStop, StopFollowing: stopFollowing, Moving: p.Metrics.moving, RolledBack: p.Metrics.rolledBack,
 		Self: m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,
-		Cluster: agentCluster{m}, ZFS: p.ZFS, Files: p.Files, Use: m.use, Repl: m.repl, Log: m.log, Poll: p.Timers.Poll,
+		Cluster: agentCluster{m}, ZFS: m.zfs, Files: p.Files, Use: m.use, Repl: m.repl, Log: m.log, Poll: p.Timers.Poll,
 		Listed: seen.newest, Peers: peers{m}, Clock: m.cautiousClock, Lease: m.tenure,
 	})
 	m.promises = newPromises(m.agent.Promise)

@@ -26,16 +26,18 @@ type snapshotMounts interface {
 }
 
 // osTrees is Trees on the real machine: it mounts snapshots below a directory that
-// only root can enter.
+// only root can enter. What is mounted is opened and detached at once: it is held by
+// descriptors alone then, which end with this process, and no mount namespace that is
+// made meanwhile has a copy of it that would outlive the reader.
 type osTrees struct {
 	zfs snapshotMounts
 	dir string
 
 	mu   sync.Mutex
-	open map[string]bool // directories in use, by path
+	open map[string]bool // directories in which something is just being mounted, by path
 }
 
-// unmountPatience bounds how long an unmount may take when nobody waits for it.
+// unmountPatience bounds how long it may take to detach a mount.
 const unmountPatience = time.Minute
 
 // place makes a directory that nobody tidies away.
@@ -69,12 +71,35 @@ func (o *osTrees) Open(ctx context.Context, snapshot string) (Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := o.zfs.MountSnapshot(ctx, snapshot, at); err != nil {
-		err = errors.Join(err, os.Remove(at))
-		o.forget(at)
-		return nil, err
+	defer o.forget(at)
+	err = o.zfs.MountSnapshot(ctx, snapshot, at)
+	var top *os.File
+	if err == nil {
+		top, err = os.Open(at)
 	}
-	return &osTree{trees: o, root: at}, nil
+	// A mount that was interrupted may have been done all the same.
+	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unmountPatience)
+	defer cancel()
+	err = errors.Join(err, o.detach(dctx, at))
+	switch {
+	case err == nil:
+		return &osTree{top}, nil
+	case top != nil:
+		err = errors.Join(err, top.Close())
+	}
+	return nil, err
+}
+
+// detach takes away what is mounted at a directory, and that.
+func (o *osTrees) detach(ctx context.Context, at string) error {
+	if err := o.zfs.UnmountSnapshot(ctx, at); err != nil {
+		return err
+	}
+	err := os.Remove(at)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // two have tidied at the same time
+	}
+	return err
 }
 
 // Tidy implements Trees.
@@ -82,7 +107,7 @@ func (o *osTrees) Tidy(ctx context.Context) error {
 	left, err := o.left()
 	errs := []error{err}
 	for _, at := range left {
-		errs = append(errs, (&osTree{trees: o, root: at}).close(ctx))
+		errs = append(errs, o.detach(ctx, at))
 	}
 	return errors.Join(errs...)
 }
@@ -104,32 +129,16 @@ func (o *osTrees) left() ([]string, error) {
 	return left, err
 }
 
-type osTree struct {
-	trees *osTrees
-	root  string
-}
+// osTree is held by its root directory, which is open. Nothing else leads to it.
+type osTree struct{ top *os.File }
+
+func (t *osTree) root() string { return fmt.Sprintf("/proc/self/fd/%d", t.top.Fd()) }
 
 // Files implements Tree.
-func (t *osTree) Files() (browse.Files, error) { return browse.In(t.root, dataDir) }
+func (t *osTree) Files() (browse.Files, error) { return browse.In(t.root(), dataDir) }
 
 // Close implements Tree.
-func (t *osTree) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), unmountPatience)
-	defer cancel()
-	defer t.trees.forget(t.root)
-	return t.close(ctx)
-}
-
-func (t *osTree) close(ctx context.Context) error {
-	if err := t.trees.zfs.UnmountSnapshot(ctx, t.root); err != nil {
-		return err
-	}
-	err := os.Remove(t.root)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // two have tidied at the same time
-	}
-	return err
-}
+func (t *osTree) Close() error { return t.top.Close() }
 
 // Walk implements Tree. It reads with the lowest priority, on a thread of its own that
 // ends with it. Names of one directory are held at a time for each level, and one
@@ -148,7 +157,7 @@ func (t *osTree) Walk(ctx context.Context, f func(Entry) error) error {
 }
 
 func (t *osTree) walk(ctx context.Context, f func(Entry) error) error {
-	top, err := os.Open(t.root)
+	top, err := os.Open(t.root())
 	if err != nil {
 		return err
 	}

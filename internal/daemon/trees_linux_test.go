@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,14 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/browse"
 )
 
-// bindless stands for ZFS: what is "mounted" is made in the directory by a function.
+// bindless stands for ZFS: what is "mounted" is made in the directory by a function. What is
+// unmounted goes elsewhere, as it is: who has it open reads on.
 type bindless struct {
 	fill    func(dir string) error
 	mounted []string
 	refuse  error
-	stays   error // of an unmount
+	stays   error        // of an unmount
+	after   func() error // a mount is done
+	gone    string
 }
 
 func (b *bindless) MountSnapshot(_ context.Context, _, dir string) error {
@@ -28,21 +33,29 @@ func (b *bindless) MountSnapshot(_ context.Context, _, dir string) error {
 		return b.refuse
 	}
 	b.mounted = append(b.mounted, dir)
-	return b.fill(dir)
+	if err := b.fill(dir); err != nil || b.after == nil {
+		return err
+	}
+	return b.after()
 }
 
-func (b *bindless) UnmountSnapshot(_ context.Context, dir string) error {
+func (b *bindless) UnmountSnapshot(ctx context.Context, dir string) error {
 	if b.stays != nil {
 		return b.stays
 	}
-	if i := slices.Index(b.mounted, dir); i >= 0 {
-		b.mounted = slices.Delete(b.mounted, i, i+1)
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
-	left, err := os.ReadDir(dir)
-	for _, e := range left {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+	i := slices.Index(b.mounted, dir)
+	if i < 0 {
+		return nil
 	}
-	return err
+	b.mounted = slices.Delete(b.mounted, i, i+1)
+	b.gone += "x"
+	if err := os.Rename(dir, filepath.Join(filepath.Dir(filepath.Dir(dir)), b.gone)); err != nil {
+		return err
+	}
+	return os.Mkdir(dir, 0o700)
 }
 
 // sampleTree makes one of each thing that ordinary users can make.
@@ -197,7 +210,7 @@ func TestXattrsAreSummed(t *testing.T) {
 	}
 }
 
-// What a crash left mounted is unmounted; a directory that cannot go is an error.
+// What a crash left mounted is unmounted, and nothing that is just being opened.
 func TestTidyTrees(t *testing.T) {
 	z := &bindless{fill: sampleTree}
 	trees := &osTrees{zfs: z, dir: filepath.Join(t.TempDir(), "verify")}
@@ -205,41 +218,127 @@ func TestTidyTrees(t *testing.T) {
 		t.Errorf("with nothing there: %v", err)
 	}
 	for range 2 {
-		if _, err := trees.Open(t.Context(), "tank/v@1"); err != nil {
+		at, err := trees.place()
+		if err == nil {
+			err = z.MountSnapshot(t.Context(), "tank/v@1", at)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	again := &osTrees{zfs: z, dir: trees.dir} // flockd was killed, and is back
+	z.after = func() error {
+		z.after = nil
+		return again.Tidy(t.Context())
+	}
 	used, err := again.Open(t.Context(), "tank/v@1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := again.Tidy(t.Context()); err != nil || len(z.mounted) != 1 {
-		t.Errorf("got %v, still mounted %q, of which one is in use", err, z.mounted)
-	}
-	if err := used.Close(); err != nil {
-		t.Error(err)
+	defer used.Close()
+	if _, err := sumTree(t.Context(), used, func(int) {}); err != nil {
+		t.Errorf("reading what was opened: %v", err)
 	}
 	if left, _ := os.ReadDir(trees.dir); len(left) > 0 || len(z.mounted) > 0 {
 		t.Errorf("left behind: %v, mounted %q", left, z.mounted)
 	}
 }
 
-// What could not be closed is left to the next who tidies.
-func TestTreeThatStaysIsTidied(t *testing.T) {
+// What is open is mounted nowhere: nothing of it outlives flockd.
+func TestOpenTreeIsDetached(t *testing.T) {
 	z := &bindless{fill: sampleTree}
 	trees := &osTrees{zfs: z, dir: filepath.Join(t.TempDir(), "verify")}
 	tree, err := trees.Open(t.Context(), "tank/v@1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	z.stays = errors.New("busy")
-	if err := tree.Close(); !errors.Is(err, z.stays) {
-		t.Errorf("closing: %v", err)
+	if left, _ := os.ReadDir(trees.dir); len(left) > 0 || len(z.mounted) > 0 {
+		t.Errorf("left behind: %v, mounted %q", left, z.mounted)
+	}
+	if sum, err := sumTree(t.Context(), tree, func(int) {}); err != nil || sum.Files == 0 {
+		t.Errorf("reading it: %+v, %v", sum, err)
+	}
+	if err := tree.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := sumTree(t.Context(), tree, func(int) {}); err == nil {
+		t.Error("it can be read when it is closed")
+	}
+}
+
+// tmpfs stands for ZFS where a test may mount.
+type tmpfs struct{}
+
+func (tmpfs) MountSnapshot(_ context.Context, _, dir string) error {
+	if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(dir, dataDir), 0o700); err != nil {
+		return err
+	}
+	return sampleTree(filepath.Join(dir, dataDir))
+}
+
+func (tmpfs) UnmountSnapshot(_ context.Context, dir string) error {
+	return unix.Unmount(dir, unix.MNT_DETACH)
+}
+
+// The kernel gives what is detached to who has it open, by every way that is used here.
+func TestDetachedMountIsRead(t *testing.T) {
+	trees := &osTrees{zfs: tmpfs{}, dir: filepath.Join(t.TempDir(), "verify")}
+	tree, err := trees.Open(t.Context(), "tank/v@1")
+	if errors.Is(err, unix.EPERM) {
+		t.Skip("nothing can be mounted here")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tree.Close()
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), trees.dir) {
+		t.Errorf("it is still mounted, or %v", err)
+	}
+	if sum, err := sumTree(t.Context(), tree, func(int) {}); err != nil || sum.Files == 0 {
+		t.Errorf("walking it: %+v, %v", sum, err)
+	}
+	files, err := tree.Files()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer files.Close()
+	content, _, err := browse.Open(files, "sub/file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer content.Close()
+	if got, err := io.ReadAll(content); err != nil || string(got) != "content" {
+		t.Errorf("a file of it: %q, %v", got, err)
+	}
+}
+
+// What could not be closed is left to the next who tidies.
+func TestTreeThatStaysIsTidied(t *testing.T) {
+	z := &bindless{fill: sampleTree, stays: errors.New("busy")}
+	trees := &osTrees{zfs: z, dir: filepath.Join(t.TempDir(), "verify")}
+	if _, err := trees.Open(t.Context(), "tank/v@1"); !errors.Is(err, z.stays) {
+		t.Errorf("opening: %v", err)
 	}
 	z.stays = nil
 	if err := trees.Tidy(t.Context()); err != nil || len(z.mounted) > 0 {
 		t.Errorf("tidying: %v, mounted %q", err, z.mounted)
+	}
+}
+
+// Who asks may go away when the kernel has mounted already.
+func TestInterruptedMountLeavesNothing(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	z := &bindless{fill: sampleTree}
+	z.after = func() error { cancel(); return ctx.Err() }
+	trees := &osTrees{zfs: z, dir: filepath.Join(t.TempDir(), "verify")}
+	if _, err := trees.Open(ctx, "tank/v@1"); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if left, _ := os.ReadDir(trees.dir); len(left) > 0 || len(z.mounted) > 0 {
+		t.Errorf("left behind: %v, mounted %q", left, z.mounted)
 	}
 }
 

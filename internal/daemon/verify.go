@@ -275,21 +275,26 @@ func compareSums(out *api.VerifyReply) {
 	}
 }
 
-// tidyTrees closes what a crash has left open: a snapshot that is mounted for ever
-// could never be pruned. It is no reason for the node not to start.
+// tidyEvery is how often what could not be closed in time is looked for.
+const tidyEvery = time.Minute
+
+// tidyTrees closes what a crash has left open, and what was left since: a snapshot that is
+// mounted for ever could never be pruned. It is no reason for the node not to start.
 func (m *member) tidyTrees(ctx context.Context) error {
-	for delay := time.Second; ; delay = min(2*delay, time.Minute) {
+	first := sync.OnceFunc(func() { close(m.tidied) })
+	for delay := time.Second; ctx.Err() == nil; {
 		err := m.trees.Tidy(ctx)
 		if err == nil {
-			close(m.tidied)
-			<-ctx.Done()
-			return nil
+			first()
+			delay = time.Second
+			pause(ctx, tidyEvery)
+			continue
 		}
 		m.log.Warn("what an earlier verify left open cannot be closed", "err", err)
-		if pause(ctx, delay); ctx.Err() != nil {
-			return nil
-		}
+		pause(ctx, delay)
+		delay = min(2*delay, tidyEvery)
 	}
+	return nil
 }
 
 // Sum implements api.Peer.
@@ -315,6 +320,11 @@ func (m *member) sumHere(ctx context.Context, req api.SumRequest) (api.Sum, erro
 		return api.Sum{}, err
 	}
 	defer end()
+	ctx, read, err := m.readers.begin(ctx, m.dataset(req.Volume))
+	if err != nil {
+		return api.Sum{}, err
+	}
+	defer read()
 	if err := m.trees.Tidy(ctx); err != nil {
 		return api.Sum{}, fmt.Errorf("closing what an earlier verify has left open: %w", err)
 	}
@@ -327,7 +337,7 @@ func (m *member) sumHere(ctx context.Context, req api.SumRequest) (api.Sum, erro
 		if s.GUID != req.GUID {
 			continue
 		}
-		tree, err := m.trees.Open(ctx, m.layout.Root()+"/"+string(req.Volume)+"@"+s.Name)
+		tree, err := m.trees.Open(ctx, m.dataset(req.Volume)+"@"+s.Name)
 		if errors.Is(err, zfs.ErrNotFound) {
 			return api.Sum{}, gone
 		}

@@ -369,6 +369,9 @@ func (h *Host) Promote(ctx context.Context, name string) error {
 				return fail(zfs.ErrExists, "cannot promote '%s': snapshot name '%s' from origin conflicts with '%s' from target",
 					name, s.fullName(), name+"@"+s.name)
 			}
+			if s.looked > 0 {
+				return fail(zfs.ErrBusy, "cannot promote '%s': dataset is busy", name)
+			}
 		}
 		if err := d.pool.begin(0); err != nil {
 			return err
