@@ -53,7 +53,9 @@ func (a *app) browseCommand() *cli.Command {
 				Name: "get", Usage: "copy a file or a directory out of a snapshot", ArgsUsage: where + "PATH [DEST]",
 				Description: browseHelp + "\n\n" +
 					"DEST is a directory to put it into, or what the copy shall be called; nothing is overwritten. Times, modes\n" +
-					"and links are kept, owners too if root asks; extended attributes are not. Pipes and devices are left out.",
+					"and links are kept, owners too if root asks; extended attributes are not. Pipes and devices are left out.\n" +
+					"Files lose the bits setuid and setgid: programs that a container has made run as nobody else here.",
+				Flags:  []cli.Flag{&cli.BoolFlag{Name: "setuid", Usage: "keep the bits setuid and setgid of files, if root asks"}},
 				Action: a.untimed(2, 3, a.getFiles),
 			},
 		},
@@ -305,12 +307,15 @@ func (a *app) getFiles(ctx context.Context, c *cli.Context) error {
 		return err
 	}
 	defer end()
-	made, err := browse.Extract(dir, filepath.Base(dest), os.Geteuid() == 0, b.Body)
+	made, err := browse.Extract(dir, filepath.Base(dest), browse.Keep{Owners: os.Geteuid() == 0, Setuid: c.Bool("setuid")}, b.Body)
 	if err != nil {
 		return badDestination(dest, err)
 	}
 	if made.Lefts > 0 {
 		fmt.Fprintf(a.stderr, "flockctl: left out, since they are no files: %s\n", leftOut(made))
+	}
+	if made.Plain > 0 {
+		fmt.Fprintf(a.stderr, "flockctl: without the bits setuid and setgid that they had: %s\n", plural(int(made.Plain), "file"))
 	}
 	switch {
 	case a.asJSON:

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -92,5 +94,24 @@ func (a *app) printError(err error) {
 	if errors.Is(err, context.Canceled) {
 		text = "interrupted: what was asked may still happen"
 	}
-	fmt.Fprintln(a.stderr, "flockctl:", strings.Join(strings.Fields(text), " "))
+	fmt.Fprintln(a.stderr, "flockctl:", visible(strings.Join(strings.Fields(text), " ")))
+}
+
+// visible is text that may have names in it that a container has chosen: nothing of it
+// tells the terminal what to do.
+func visible(text string) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		r, n := utf8.DecodeRuneInString(text)
+		switch {
+		case r == utf8.RuneError && n == 1:
+			fmt.Fprintf(&b, "\\x%02x", text[0])
+		case strconv.IsPrint(r):
+			b.WriteRune(r)
+		default:
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		}
+		text = text[n:]
+	}
+	return b.String()
 }

@@ -610,7 +610,8 @@ func TestErrorsAreOneLine(t *testing.T) {
 	a.printError(errors.New("first line\n  second line\n"))
 	a.printError(told{errors.New("printed before")})
 	a.printError(nil)
-	if got, want := out.String(), "flockctl: first line second line\n"; got != want {
+	a.printError(errors.New("write \x1b]0;x\a/\xff/\u202eé: full"))
+	if got, want := out.String(), "flockctl: first line second line\nflockctl: write \\x1b]0;x\\a/\\xff/\\u202eé: full\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -262,7 +264,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 	defer dir.Close()
 	t.Cleanup(func() { os.Chmod(filepath.Join(at, "copy/dir/sub"), 0o700) })
-	out, err := Extract(dir, "copy", false, bytes.NewReader(b.Bytes()))
+	out, err := Extract(dir, "copy", Keep{}, bytes.NewReader(b.Bytes()))
 	if err != nil || out.Files != 13 || out.Bytes != 7+300<<10 || out.Lefts != 1 || !slices.Equal(out.Left, []string{"./pipe"}) {
 		t.Fatalf("got %+v, %v", out, err)
 	}
@@ -279,7 +281,7 @@ func TestRoundTrip(t *testing.T) {
 	if target, err := os.Readlink(filepath.Join(at, "copy/passwd")); target != "/etc/passwd" || err != nil {
 		t.Errorf("the link: %q, %v", target, err)
 	}
-	if _, err := Extract(dir, "copy", false, bytes.NewReader(b.Bytes())); volume.CodeOf(err) != volume.CodeConflict {
+	if _, err := Extract(dir, "copy", Keep{}, bytes.NewReader(b.Bytes())); volume.CodeOf(err) != volume.CodeConflict {
 		t.Errorf("once more: %v", err)
 	}
 	// One file, one link.
@@ -287,7 +289,7 @@ func TestRoundTrip(t *testing.T) {
 		b.Reset()
 		err := Tar(t.Context(), f, name, &b)
 		if err == nil {
-			_, err = Extract(dir, filepath.Base(name), false, &b)
+			_, err = Extract(dir, filepath.Base(name), Keep{}, &b)
 		}
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -303,7 +305,7 @@ func TestRoundTrip(t *testing.T) {
 		}
 		// The connection that is cut gives this error, see api.Browsed.
 		r := io.MultiReader(bytes.NewReader(b.Bytes()[:cut]), failing{})
-		if _, err := Extract(dir, "short", false, r); err == nil {
+		if _, err := Extract(dir, "short", Keep{}, r); err == nil {
 			t.Errorf("cut at %d of %d: no error", cut, b.Len())
 		}
 	}
@@ -408,7 +410,7 @@ func inside(t *testing.T, in []byte) (names []string, err error) {
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	_, err = Extract(dir, "copy", false, bytes.NewReader(in))
+	_, err = Extract(dir, "copy", Keep{}, bytes.NewReader(in))
 	if werr := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
 		rel, _ := filepath.Rel(top, path)
 		switch {
@@ -448,9 +450,100 @@ func TestHostileStreams(t *testing.T) {
 	}
 	defer dir.Close()
 	for _, bad := range []string{"", ".", "..", "a/b", "/"} {
-		if _, err := Extract(dir, bad, false, bytes.NewReader(stream(entry("a")))); volume.CodeOf(err) != volume.CodeInvalid {
+		if _, err := Extract(dir, bad, Keep{}, bytes.NewReader(stream(entry("a")))); volume.CodeOf(err) != volume.CodeInvalid {
 			t.Errorf("as %q: %v", bad, err)
 		}
+	}
+}
+
+// A program that runs as another user does so in the container only, unless that is asked for.
+// Of zeros nothing is written.
+func TestExtractIsTame(t *testing.T) {
+	const size = 64 << 20
+	in := func() io.Reader {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for _, h := range []tar.Header{
+			{Name: "./", Typeflag: tar.TypeDir, Mode: 0o2755},
+			{Name: "./shell", Typeflag: tar.TypeReg, Mode: 0o6755},
+			{Name: "./holes", Typeflag: tar.TypeReg, Mode: 0o644, Size: size + 3},
+		} {
+			h.Uid, h.Gid = os.Getuid(), os.Getgid()
+			if err := w.WriteHeader(&h); err != nil {
+				t.Fatal(err)
+			}
+			if h.Size > 0 {
+				content := make([]byte, size+3)
+				content[0], content[size/2], content[size+1] = 'a', 'b', 'c'
+				if _, err := w.Write(content); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return &b
+	}
+	at := t.TempDir()
+	dir, err := os.OpenRoot(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	const both = fs.ModeSetuid | fs.ModeSetgid
+	for name, tt := range map[string]struct {
+		keep  Keep
+		file  fs.FileMode
+		dir   fs.FileMode
+		plain int64
+	}{
+		"plain":  {Keep{}, 0, 0, 1},
+		"owners": {Keep{Owners: true}, 0, fs.ModeSetgid, 1},
+		"setuid": {Keep{Setuid: true}, 0, 0, 1},
+		"both":   {Keep{Owners: true, Setuid: true}, both, fs.ModeSetgid, 0},
+	} {
+		out, err := Extract(dir, name, tt.keep, in())
+		if err != nil {
+			t.Fatal(err)
+		}
+		shell, err1 := os.Stat(filepath.Join(at, name, "shell"))
+		top, err2 := os.Stat(filepath.Join(at, name))
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		if shell.Mode()&both != tt.file || top.Mode()&both != tt.dir || out.Plain != tt.plain {
+			t.Errorf("%s: the file is %v, the directory %v, %d are told of", name, shell.Mode(), top.Mode(), out.Plain)
+		}
+	}
+	got, err := os.ReadFile(filepath.Join(at, "plain/holes"))
+	if err != nil || len(got) != size+3 || got[0] != 'a' || got[size/2] != 'b' || got[size+1] != 'c' || bytes.Count(got, []byte{0}) != size {
+		t.Errorf("the file with holes: %d bytes, %v", len(got), err)
+	}
+	fi, err := os.Stat(filepath.Join(at, "plain/holes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := fi.Sys().(*syscall.Stat_t); st.Blocks*512 > size/4 {
+		t.Errorf("it takes %d bytes", st.Blocks*512)
+	}
+}
+
+// JSON has no years beyond 9999, and files do: one of them does not hide the others.
+func TestListOfTimesThatNobodyHas(t *testing.T) {
+	f := Of(fstest.MapFS{
+		"a": {ModTime: time.Unix(1<<40, 0)}, "b": {ModTime: time.Unix(-1<<40, 0)}, "c": {ModTime: time.Unix(1, 0)},
+	})
+	var got []string
+	if err := List(t.Context(), f, ".", func(e Entry) error {
+		_, err := json.Marshal(e)
+		got = append(got, fmt.Sprint(e.Name, e.Modified.Year()))
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+	if want := []string{"a9999", "b0", "c1970"}; !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
 	}
 }
 

@@ -48,6 +48,13 @@ func (c Change) Paths() (now, was string) {
 // When there are more, all of them are told as what they look like.
 const maxHeld = 100000
 
+// maxHeldBytes bounds what they take, for paths are as long as a container makes them;
+// heldBytes is what one takes besides its path.
+const (
+	maxHeldBytes = 64 << 20
+	heldBytes    = 128
+)
+
 // Diff tells what is not the same in two snapshots of one volume at and below a path, in no
 // order. `zfs diff` does not do it: it takes the volume to be mounted where it looks, which
 // copies are not, and it could not be asked on a replica.
@@ -68,7 +75,7 @@ func Diff(ctx context.Context, before, after Files, name string, out func(Change
 	if old == nil && now == nil {
 		return explain(after, name, fs.ErrNotExist)
 	}
-	d := &differ{ctx: ctx, before: before, after: after, out: out, most: maxHeld}
+	d := &differ{ctx: ctx, before: before, after: after, out: out, most: maxHeld, room: maxHeldBytes}
 	if err := d.pair(name, old, now); err != nil {
 		return err
 	}
@@ -93,6 +100,7 @@ type differ struct {
 	out           func(Change) error
 	depth         int
 	most          int // of what came and went is held; 0: nothing more
+	room          int // of bytes
 	came, went    []found
 }
 
@@ -230,7 +238,8 @@ func (d *differ) hold(x found, came bool) error {
 	} else {
 		d.went = append(d.went, x)
 	}
-	if len(d.came)+len(d.went) <= d.most {
+	d.room -= heldBytes + len(x.path)
+	if len(d.came)+len(d.went) <= d.most && d.room >= 0 {
 		return nil
 	}
 	d.most = 0

@@ -105,7 +105,7 @@ func diffed(before, after Files, name string, most int) (got []string, err error
 	if most == maxHeld {
 		err = Diff(context.Background(), before, after, name, out)
 	} else {
-		d := &differ{ctx: context.Background(), before: before, after: after, out: out, most: most}
+		d := &differ{ctx: context.Background(), before: before, after: after, out: out, most: most, room: maxHeldBytes}
 		old, _ := before.Lstat(name)
 		now, _ := after.Lstat(name)
 		err = errors.Join(d.pair(name, old, now), d.settle())
@@ -125,6 +125,24 @@ func TestDiffOfMuch(t *testing.T) {
 	}
 	if got, err := diffed(before, after, ".", 8); err != nil || len(got) != 4 {
 		t.Errorf("holding all: %q, %v", got, err)
+	}
+}
+
+// Paths as long as a container can make them do not make it hold more.
+func TestDiffHoldsSoManyBytes(t *testing.T) {
+	long := strings.Repeat("x", 1000)
+	var told int
+	d := &differ{most: maxHeld, room: 10 * (len(long) + heldBytes), out: func(Change) error { told++; return nil }}
+	for i := range 30 {
+		if err := d.hold(found{path: fmt.Sprintf("%s%d", long[:998], i+10)}, true); err != nil {
+			t.Fatal(err)
+		}
+		if len(d.came) > 10 {
+			t.Fatalf("%d are held", len(d.came))
+		}
+	}
+	if err := d.settle(); err != nil || told != 30 {
+		t.Errorf("told %d, %v", told, err)
 	}
 }
 

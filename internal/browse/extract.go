@@ -2,6 +2,7 @@ package browse
 
 import (
 	"archive/tar"
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -23,6 +24,16 @@ type Extracted struct {
 	// Left are the first pipes and devices, which are not made, and Lefts how many there are.
 	Left  []string `json:"left,omitempty"`
 	Lefts int64    `json:"lefts,omitempty"`
+	// Plain is how many files have lost their bits for setuid and setgid.
+	Plain int64 `json:"plain,omitempty"`
+}
+
+// Keep is what Extract keeps that a container has chosen, and that may be a danger here.
+type Keep struct {
+	Owners bool // takes root
+	// Setuid keeps the bits for setuid and setgid of files, with their owners. In a volume no
+	// user of this machine gets at such a file; where it is put they may run it.
+	Setuid bool
 }
 
 // maxLeft is how many of what is left out are named.
@@ -30,9 +41,8 @@ const maxLeft = 10
 
 // Extract makes what a stream of Tar has as one name in a directory, where nothing of that name
 // may be. It is made beside and gets its name when all of it is there: what was cut short leaves
-// nothing. Owners are kept if own says so, which takes root; without it, bits for setuid and
-// setgid are not kept either.
-func Extract(dir *os.Root, name string, own bool, r io.Reader) (out Extracted, err error) {
+// nothing.
+func Extract(dir *os.Root, name string, keep Keep, r io.Reader) (out Extracted, err error) {
 	if !filepath.IsLocal(name) || name == "." || filepath.Base(name) != name {
 		return out, volume.Errorf(volume.CodeInvalid, "%q is not a name", name)
 	}
@@ -49,7 +59,7 @@ func Extract(dir *os.Root, name string, own bool, r io.Reader) (out Extracted, e
 		return out, err
 	}
 	defer in.Close()
-	x := unpacker{root: in, own: own, out: &out}
+	x := unpacker{root: in, keep: keep, out: &out}
 	if err := x.all(r); err != nil {
 		return out, err
 	}
@@ -77,7 +87,7 @@ const top = "top"
 
 type unpacker struct {
 	root *os.Root
-	own  bool
+	keep Keep
 	out  *Extracted
 	base string // the stream's name for its first entry
 	open []made // directories that the stream is in, from the top
@@ -172,7 +182,7 @@ func (x *unpacker) make(at string, h *tar.Header, content io.Reader) error {
 		if err := x.root.Symlink(h.Linkname, at); err != nil {
 			return err
 		}
-		if x.own {
+		if x.keep.Owners {
 			if err := x.root.Lchown(at, h.Uid, h.Gid); err != nil {
 				return err
 			}
@@ -195,7 +205,12 @@ func (x *unpacker) file(at string, h *tar.Header, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	n, err := io.Copy(f, content)
+	// A size that the filesystem does not have is refused before a byte is written.
+	err = f.Truncate(h.Size)
+	var n int64
+	if err == nil {
+		n, err = io.CopyBuffer(&sparse{f: f}, content, make([]byte, 64<<10))
+	}
 	x.out.Bytes += n
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
@@ -203,16 +218,39 @@ func (x *unpacker) file(at string, h *tar.Header, content io.Reader) error {
 	return x.dress(at, h)
 }
 
+// sparse leaves out zeros of a file that has its size already: a container makes a terabyte
+// of them for nothing, as a hole.
+type sparse struct {
+	f  *os.File
+	at int64
+}
+
+func (s *sparse) Write(p []byte) (int, error) {
+	n := len(p)
+	if len(bytes.TrimLeft(p, "\x00")) > 0 {
+		var err error
+		if n, err = s.f.WriteAt(p, s.at); err != nil {
+			return n, err
+		}
+	}
+	s.at += int64(n)
+	return n, nil
+}
+
 // dress gives what is made its owner, mode and times, in this order: a change of the owner
 // takes bits of the mode away.
 func (x *unpacker) dress(at string, h *tar.Header) error {
 	mode := h.FileInfo().Mode()
-	if x.own {
+	if x.keep.Owners {
 		if err := x.root.Lchown(at, h.Uid, h.Gid); err != nil {
 			return err
 		}
-	} else {
-		mode &^= fs.ModeSetuid | fs.ModeSetgid
+	}
+	if bits := mode & (fs.ModeSetuid | fs.ModeSetgid); bits != 0 && !(x.keep.Owners && (x.keep.Setuid || mode.IsDir())) {
+		mode &^= bits
+		if !mode.IsDir() {
+			x.out.Plain++
+		}
 	}
 	if err := x.root.Chmod(at, mode&(fs.ModePerm|fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky)); err != nil {
 		return err

@@ -123,7 +123,7 @@ func each(ctx context.Context, f Files, name string, do func(fs.DirEntry) error)
 }
 
 func tell(f Files, at, name string, fi fs.FileInfo, out func(Entry) error) error {
-	e := Entry{Name: name, Type: TypeOf(fi.Mode()), Mode: octal(fi.Mode()), Modified: fi.ModTime().UTC()}
+	e := Entry{Name: name, Type: TypeOf(fi.Mode()), Mode: octal(fi.Mode()), Modified: sayable(fi.ModTime().UTC())}
 	e.UID, e.GID = owner(fi)
 	if !utf8.ValidString(name) {
 		e.Raw = []byte(name)
@@ -138,6 +138,18 @@ func tell(f Files, at, name string, fi fs.FileInfo, out func(Entry) error) error
 		}
 	}
 	return out(e)
+}
+
+// sayable is a time, or the nearest that JSON has.
+func sayable(t time.Time) time.Time {
+	first, last := time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	switch {
+	case t.Before(first):
+		return first
+	case t.After(last):
+		return last
+	}
+	return t
 }
 
 func octal(m fs.FileMode) string {

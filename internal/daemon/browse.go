@@ -71,6 +71,7 @@ func (m *member) Browse(ctx context.Context, ref string, req api.BrowseRequest) 
 		}
 	}
 	var why []string
+	var missing error // what those say who may be behind
 	for _, r := range sources(v, m.self, req.Snapshot == "", m.mayRead) {
 		if r.why != "" {
 			why = append(why, m.cluster.State().NodeName(r.node)+": "+r.why)
@@ -82,10 +83,17 @@ func (m *member) Browse(ctx context.Context, ref string, req api.BrowseRequest) 
 			return b, nil
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
-		case volume.CodeOf(err) != volume.CodeUnavailable:
+		case final(err, r.node == v.Placement.Primary, one.GUID != 0):
 			return nil, named(err, v)
+		case volume.CodeOf(err) == volume.CodeNotFound:
+			missing = err
+			continue
 		}
 		why = append(why, m.cluster.State().NodeName(r.node)+": "+err.Error())
+	}
+	if missing != nil {
+		return nil, volume.Errorf(volume.CodeNotFound, "%v; what could not be asked: %s", missing, strings.Join(why, "; ")).
+			WithHint("what its primary has may be more: try again later")
 	}
 	what := "a snapshot of volume " + fmt.Sprintf("%q", v.Name)
 	if req.Snapshot != "" {
@@ -93,6 +101,18 @@ func (m *member) Browse(ctx context.Context, ref string, req api.BrowseRequest) 
 	}
 	return nil, volume.Errorf(volume.CodeUnavailable, "%s can be read on no node now: %s", what, strings.Join(why, "; ")).
 		WithHint("flockctl snapshot list %s shows what its primary has", v.Name)
+}
+
+// final says that no other node has to be asked: it would not know better. A copy may be
+// behind, have a snapshot of another time by that name, or be on a disk that is broken.
+func final(err error, primary, exact bool) bool {
+	switch volume.CodeOf(err) {
+	case volume.CodeInvalid, volume.CodeRefused:
+		return true
+	case volume.CodeNotFound:
+		return primary || exact
+	}
+	return false
 }
 
 // guidOf a snapshot by its name; 0 for no name.
@@ -254,7 +274,12 @@ func (m *member) browseCopy(ctx context.Context, v *state.Volume, req api.Browse
 		return b, nil
 	}
 	missing := error(volume.Errorf(volume.CodeUnavailable, "it has no such snapshot"))
-	for _, s := range wanted(list, req) {
+	began := m.now()
+	for i, s := range wanted(list, req) {
+		if i > 0 && m.now().Sub(began) > searchFor {
+			return nil, volume.Errorf(volume.CodeNotFound, "volume %q: the newest %d of its %d snapshots do not have it, and no others were looked at", v.Name, i, len(list)).
+				WithHint("name an older one: flockctl snapshot list --all %s", v.Name)
+		}
 		b, err := m.open(ctx, v, s, req)
 		switch {
 		case err == nil:
@@ -269,6 +294,10 @@ func (m *member) browseCopy(ctx context.Context, v *state.Volume, req api.Browse
 	}
 	return nil, missing
 }
+
+// searchFor bounds how long the newest snapshot that has a path is looked for: each one that
+// has not is mounted in vain.
+const searchFor = 20 * time.Second
 
 // wanted are the snapshots of a copy to look at, in order.
 func wanted(list []replicate.Snapshot, req api.BrowseCopyRequest) []replicate.Snapshot {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -57,6 +58,27 @@ func TestWantedSnapshots(t *testing.T) {
 		}
 		if got := fmt.Sprint(names); got != tt.want {
 			t.Errorf("%+v: %s, want %s", tt.req, got, tt.want)
+		}
+	}
+}
+
+// Only who knows best has the last word.
+func TestFinalAnswers(t *testing.T) {
+	for _, tt := range []struct {
+		err            error
+		primary, exact bool
+		want           bool
+	}{
+		{volume.Errorf(volume.CodeInvalid, "a directory"), false, false, true},
+		{volume.Errorf(volume.CodeRefused, "leads out"), false, false, true},
+		{volume.Errorf(volume.CodeNotFound, "none has it"), true, false, true},
+		{volume.Errorf(volume.CodeNotFound, "none has it"), false, false, false},
+		{volume.Errorf(volume.CodeNotFound, "not in this one"), false, true, true},
+		{volume.Errorf(volume.CodeUnavailable, "busy"), true, true, false},
+		{errors.New("input/output error"), true, true, false},
+	} {
+		if got := final(tt.err, tt.primary, tt.exact); got != tt.want {
+			t.Errorf("%v, primary %v, exact %v: %v", tt.err, tt.primary, tt.exact, got)
 		}
 	}
 }
