@@ -103,6 +103,10 @@ type Config struct {
 	// often and must not block.
 	Limit func(to volume.NodeID) Limit
 
+	// Held are the guids of a volume's snapshots that are not to be destroyed, on whatever
+	// node; nil: none. It is asked often and must not block.
+	Held func(volume.ID) []uint64
+
 	// Clock is the time that a set-aside copy is marked with, and so long after which it
 	// is destroyed; zero when there is none to trust: then it stays until somebody
 	// removes it. Nil: the machine's.

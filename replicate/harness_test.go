@@ -64,6 +64,7 @@ type node struct {
 
 	mu     sync.Mutex
 	events []Event
+	held   []uint64    // Config.Held, of all volumes
 	seen   func(Event) // called where it happens; nil: nobody listens
 	conns  map[net.Conn]bool
 	table  []Assignment
@@ -164,6 +165,11 @@ func (n *node) start() {
 			if seen != nil {
 				seen(ev)
 			}
+		},
+		Held: func(volume.ID) []uint64 {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			return n.held
 		},
 		Log: slog.New(slog.NewTextHandler(logTo{n.name}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}

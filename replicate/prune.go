@@ -126,6 +126,11 @@ func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 	if g := e.pins[id]; g != 0 {
 		k.stay[g] = true
 	}
+	if e.cfg.Held != nil {
+		for _, g := range e.cfg.Held(id) {
+			k.stay[guid(g)] = true
+		}
+	}
 	a := e.table[id]
 	if a != nil {
 		k.policy = a.Snapshots

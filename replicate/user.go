@@ -31,13 +31,17 @@ type Snapshot struct {
 	// Used is what destroying it alone would free, Referenced what it shows, Written
 	// what was written since the one before. Bytes.
 	Used, Referenced, Written int64
-	// Held says that a hold or a clone is on it, so that it cannot be destroyed.
-	Held bool
+	// Held says that a hold or a clone is on it, so that it cannot be destroyed. Holds is how
+	// many of the former, Clones are the datasets of the latter.
+	Held   bool
+	Holds  int
+	Clones []string
 }
 
 func describe(z zfs.Snapshot) Snapshot {
 	s := Snapshot{Name: z.Name, GUID: z.GUID, Taken: z.Creation, Kind: KindUser,
-		Used: z.Used, Referenced: z.Referenced, Written: z.Written, Held: z.UserRefs > 0 || len(z.Clones) > 0}
+		Used: z.Used, Referenced: z.Referenced, Written: z.Written, Held: z.UserRefs > 0 || len(z.Clones) > 0,
+		Holds: int(z.UserRefs), Clones: z.Clones}
 	switch n := newSnap(z); {
 	case n.engine():
 		s.Kind = KindEngine
@@ -255,6 +259,9 @@ func (e *Engine) RemoveSnapshot(ctx context.Context, id volume.ID, name string) 
 	if i < 0 {
 		return volume.Errorf(volume.CodeNotFound, "volume %s has no snapshot %s", id, name)
 	}
+	if e.cfg.Held != nil && slices.Contains(e.cfg.Held(id), list[i].GUID) {
+		return volume.Errorf(volume.CodeRefused, "snapshot %s of volume %s is held", name, id).WithHint("flockctl snapshot release lets go of it")
+	}
 	if z := list[i]; z.UserRefs > 0 {
 		return held(id, name)
 	} else if len(z.Clones) > 0 {
@@ -274,6 +281,16 @@ func (e *Engine) RemoveSnapshot(ctx context.Context, id volume.ID, name string) 
 			WithHint("try again")
 	}
 	return fmt.Errorf("removing snapshot %s of volume %s: %w", name, id, err)
+}
+
+// Pruned returns when nothing is being destroyed that was to be when it was called: what
+// Config.Held says by then has been heeded by all that comes.
+func (e *Engine) Pruned(ctx context.Context) error {
+	if err := acquire(ctx, e.pruning); err != nil {
+		return err
+	}
+	release(e.pruning)
+	return nil
 }
 
 func held(id volume.ID, name string) error {

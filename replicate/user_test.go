@@ -78,6 +78,38 @@ func TestTakeAndRemove(t *testing.T) {
 	})
 }
 
+// What the cluster holds is destroyed by nobody, as long as it does; to be sure of it one waits
+// for what is being destroyed.
+func TestHeldByTheCluster(t *testing.T) {
+	inBubble(t, "a", func(w *world) {
+		a, ctx := w.node("a"), context.Background()
+		a.create()
+		w.assign(1, "a")
+		a.write("f", "1")
+		w.must(a.eng().TakeSnapshot(ctx, []volume.ID{testVol}, "x"))
+		list, err := a.eng().Snapshots(ctx, testVol)
+		w.must(err)
+		hold := func(guids ...uint64) {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.held = guids
+		}
+		hold(1, list[slices.IndexFunc(list, func(s Snapshot) bool { return s.Name == "x" })].GUID)
+		wantError(t, "held", a.eng().RemoveSnapshot(ctx, testVol, "x"), volume.CodeRefused, "x of volume 00000000000000aa is held: flockctl snapshot release")
+		hold(1)
+		w.must(a.eng().RemoveSnapshot(ctx, testVol, "x"))
+
+		w.must(a.eng().Pruned(ctx))
+		w.must(acquire(ctx, a.eng().pruning)) // something is being destroyed
+		soon, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if err := a.eng().Pruned(soon); err == nil {
+			t.Error("it is not waited for what is being destroyed")
+		}
+		release(a.eng().pruning)
+	})
+}
+
 // A volume that freezes while a snapshot waits for others' gets none: not by cadence,
 // and not for people, who are told.
 func TestFrozenWhileWaiting(t *testing.T) {

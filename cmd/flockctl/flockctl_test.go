@@ -321,6 +321,7 @@ func TestComplete(t *testing.T) {
 		{"browse cat pgdata@before-upgrade ", []string{"conf/", "cut", "pipe"}}, // none that a shell would expand
 		{"browse get pgdata@before-upgrade conf/o", []string{"conf/old"}},
 		{"browse get nothing ", nil},
+		{"snapshot hold pgdata@b", []string{"pgdata@before-upgrade"}},
 		{"snapshot prune ", []string{"pgdata", "scratch", "uploads"}},
 		{"volume sync pgdata u", []string{"uploads"}},
 		{"failover up", []string{"uploads"}},

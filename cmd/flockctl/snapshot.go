@@ -15,8 +15,8 @@ import (
 
 func (a *app) snapshotCommand() *cli.Command {
 	return &cli.Command{
-		Name: "snapshot", Aliases: []string{"snap", "snapshots"}, Usage: "take, list, remove and prune snapshots of volumes",
-		Subcommands: []*cli.Command{a.snapshotCreate(), a.snapshotList(), a.snapshotRemove(), a.snapshotPrune()},
+		Name: "snapshot", Aliases: []string{"snap", "snapshots"}, Usage: "take, list, hold, remove and prune snapshots of volumes",
+		Subcommands: []*cli.Command{a.snapshotCreate(), a.snapshotList(), a.snapshotInspect(), a.snapshotHold(), a.snapshotRelease(), a.snapshotRemove(), a.snapshotPrune()},
 	}
 }
 
@@ -62,7 +62,7 @@ func (a *app) snapshotList() *cli.Command {
 	return &cli.Command{
 		Name: "list", Aliases: []string{"ls"}, Usage: "list the snapshots of volumes, oldest first", ArgsUsage: "VOLUME...",
 		Description: "USED is what removing one snapshot alone would free, WRITTEN what came since the one before it.\n" +
-			"A held one has a hold or a clone on it and cannot be removed.",
+			"A held one cannot be removed: by 'flockctl snapshot hold', with its note, or by a hold of ZFS or a clone.",
 		Flags: []cli.Flag{&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "list those of replication, too"}},
 		Action: a.action(1, -1, func(ctx context.Context, c *cli.Context) error {
 			type of struct {
@@ -91,7 +91,7 @@ func (a *app) snapshotList() *cli.Command {
 			}
 			t := newTable("VOLUME", "NAME", "KIND", "TAKEN", "USED", "REFERENCED", "WRITTEN", "HELD")
 			for _, s := range list {
-				t.add(s.Volume, s.Name, kindOf(s.Snapshot), a.ago(s.Taken)+" ago", size(s.Used), size(s.Referenced), size(s.Written), yes(s.Held))
+				t.add(s.Volume, s.Name, kindOf(s.Snapshot), a.ago(s.Taken)+" ago", size(s.Used), size(s.Referenced), size(s.Written), heldBy(s.Snapshot))
 			}
 			return firstError(t.print(a.stdout), err)
 		}),
@@ -106,11 +106,131 @@ func kindOf(s api.Snapshot) string {
 	return s.Kind
 }
 
-func yes(b bool) string {
-	if b {
+// heldBy says in a word or a few why a snapshot cannot be removed.
+func heldBy(s api.Snapshot) string {
+	switch {
+	case s.Hold != nil && s.Hold.Note != "":
+		return plain(s.Hold.Note)
+	case s.Hold != nil:
 		return "yes"
+	case s.Held:
+		return "by ZFS"
 	}
 	return ""
+}
+
+// oneSnapshot takes VOLUME@NAME apart.
+func oneSnapshot(c *cli.Context, arg string) (ref, name string, err error) {
+	ref, name, _ = strings.Cut(arg, "@")
+	if ref == "" || name == "" {
+		return "", "", usage(c, "%q is not VOLUME@NAME", arg)
+	}
+	return ref, name, nil
+}
+
+func (a *app) snapshotInspect() *cli.Command {
+	return &cli.Command{
+		Name: "inspect", Usage: "show all there is to know of a snapshot, and which nodes have it", ArgsUsage: "VOLUME@NAME",
+		Action: a.action(1, 1, func(ctx context.Context, c *cli.Context) error {
+			ref, name, err := oneSnapshot(c, c.Args().First())
+			if err != nil {
+				return err
+			}
+			s, err := a.client.Snapshot(ctx, ref, name)
+			switch {
+			case err != nil:
+				return err
+			case a.asJSON:
+				return a.printJSON(s)
+			case a.quiet:
+				a.printf("%d\n", s.GUID)
+				return nil
+			}
+			var f facts
+			f.add("Snapshot", "%s@%s", s.Volume, s.Name)
+			f.add("GUID", "%d", s.GUID)
+			f.add("Taken", "%s", a.moment(s.Taken))
+			f.add("By", "%s", madeBy(s.Snapshot))
+			f.add("Shows", "%s", size(s.Referenced))
+			f.add("Written", "%s since the one before", size(s.Written))
+			f.add("Frees", "%s, if it alone were removed", size(s.Used))
+			if h := s.Hold; h != nil {
+				f.add("Held", "%s, through %s", a.moment(h.At), h.Node)
+				if h.Note != "" {
+					f.add("Note", "%s", plain(h.Note))
+				}
+			}
+			f.print(a.stdout)
+			a.printf("\n")
+			t := newTable("NODE", "ROLE", "HAS IT", "FREES", "ZFS HOLDS", "CLONES")
+			var unknown []string
+			for _, x := range s.Copies {
+				has, frees, holds := "no", "", ""
+				switch {
+				case x.Error != "":
+					has = "?"
+					unknown = append(unknown, fmt.Sprintf("%s: %s", x.Node, x.Error))
+				case x.Here:
+					has, frees = "yes", size(x.Used)
+				}
+				if x.Holds > 0 {
+					holds = fmt.Sprint(x.Holds)
+				}
+				t.add(x.Node.String(), string(x.Role), has, frees, holds, strings.Join(x.Clones, ","))
+			}
+			err = t.print(a.stdout)
+			a.list("Not known", unknown)
+			return err
+		}),
+	}
+}
+
+// madeBy says who takes, and who destroys, snapshots of its kind.
+func madeBy(s api.Snapshot) string {
+	switch s.Kind {
+	case "engine":
+		return "replication, which destroys it when no replica needs it"
+	case "scheduled":
+		return fmt.Sprintf("the policy's rule for every %s", volume.FormatPeriod(s.Rule))
+	}
+	return "somebody; it stays until somebody removes it"
+}
+
+func (a *app) snapshotHold() *cli.Command {
+	return &cli.Command{
+		Name: "hold", Usage: "keep snapshots on all nodes, whatever the policy and people say", ArgsUsage: "VOLUME@NAME...",
+		Description: "A held snapshot is not pruned and cannot be removed, on any node and whichever is the primary, until it is\n" +
+			"released. It goes with its volume: the trash is emptied all the same.",
+		Flags: []cli.Flag{&cli.StringFlag{Name: "note", Usage: "a `TEXT` for whoever wants it removed"}},
+		Action: a.action(1, -1, func(ctx context.Context, c *cli.Context) error {
+			return a.eachSnapshot(c, func(ref, name string) error {
+				return a.client.HoldSnapshot(ctx, ref, name, api.HoldRequest{Note: c.String("note")})
+			})
+		}),
+	}
+}
+
+func (a *app) snapshotRelease() *cli.Command {
+	return &cli.Command{
+		Name: "release", Usage: "let go of snapshots that are held", ArgsUsage: "VOLUME@NAME...",
+		Description: "What the policy does not keep is destroyed soon after.",
+		Action: a.action(1, -1, func(ctx context.Context, c *cli.Context) error {
+			return a.eachSnapshot(c, func(ref, name string) error { return a.client.ReleaseSnapshot(ctx, ref, name) })
+		}),
+	}
+}
+
+// eachSnapshot does something with each VOLUME@NAME and prints it.
+func (a *app) eachSnapshot(c *cli.Context, do func(ref, name string) error) error {
+	for _, arg := range c.Args().Slice() {
+		if _, _, err := oneSnapshot(c, arg); err != nil {
+			return err
+		}
+	}
+	return a.each(c.Args().Slice(), func(arg string) (string, error) {
+		ref, name, _ := strings.Cut(arg, "@")
+		return arg, do(ref, name)
+	})
 }
 
 func (a *app) snapshotRemove() *cli.Command {

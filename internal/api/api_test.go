@@ -200,6 +200,17 @@ var calls = []struct {
 	}},
 	{"snapshots", func(ctx context.Context, b both) (any, error) { return two(b.Snapshots(ctx, "pgdata")) }},
 	{"snapshots of a volume with an odd name", func(ctx context.Context, b both) (any, error) { return two(b.Snapshots(ctx, "a/b?c")) }},
+	{"hold a snapshot", func(ctx context.Context, b both) (any, error) {
+		return one(b.HoldSnapshot(ctx, "pgdata", "before", api.HoldRequest{Note: "audit"}))
+	}},
+	{"hold a snapshot that is not there", func(ctx context.Context, b both) (any, error) {
+		return one(b.HoldSnapshot(ctx, "pgdata", "a/b", api.HoldRequest{}))
+	}},
+	{"snapshot", func(ctx context.Context, b both) (any, error) { return two(b.Snapshot(ctx, "pgdata", "before")) }},
+	{"no snapshot", func(ctx context.Context, b both) (any, error) { return two(b.Snapshot(ctx, "pgdata", "a b")) }},
+	{"remove a held snapshot", func(ctx context.Context, b both) (any, error) { return one(b.RemoveSnapshot(ctx, "pgdata", "before")) }},
+	{"release a snapshot", func(ctx context.Context, b both) (any, error) { return one(b.ReleaseSnapshot(ctx, "pgdata", "before")) }},
+	{"release it again", func(ctx context.Context, b both) (any, error) { return one(b.ReleaseSnapshot(ctx, "pgdata", "before")) }},
 	{"remove a snapshot", func(ctx context.Context, b both) (any, error) { return one(b.RemoveSnapshot(ctx, "pgdata", "before")) }},
 	{"remove a snapshot that is not there", func(ctx context.Context, b both) (any, error) { return one(b.RemoveSnapshot(ctx, "pgdata", "a%2f b")) }},
 	{"prune", func(ctx context.Context, b both) (any, error) {
@@ -325,6 +336,9 @@ var peerCalls = []struct {
 	{"barrier", func(ctx context.Context, b both) (any, error) { return two(b.Barrier(ctx)) }},
 	{"sum", func(ctx context.Context, b both) (any, error) {
 		return two(b.Sum(ctx, api.SumRequest{Volume: "0b5e55ed00000001", GUID: 1<<64 - 1}))
+	}},
+	{"snapshot of a copy", func(ctx context.Context, b both) (any, error) {
+		return two(b.CopySnapshot(ctx, "0b5e55ed00000001", 1<<64-2))
 	}},
 	{"browse a copy", func(ctx context.Context, b both) (any, error) {
 		return browsed(b.BrowseCopy(ctx, api.BrowseCopyRequest{Volume: "0b5e55ed00000001", GUID: 1<<64 - 1, Snapshot: "x", Path: "conf", As: api.AsTar}))

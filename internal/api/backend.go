@@ -89,6 +89,12 @@ type Backend interface {
 	TakeSnapshot(ctx context.Context, req SnapshotRequest) error
 	// RemoveSnapshot destroys a user's or a scheduled snapshot on all nodes.
 	RemoveSnapshot(ctx context.Context, ref, name string) error
+	// Snapshot is one of them, with what the nodes say of their copies of it.
+	Snapshot(ctx context.Context, ref, name string) (SnapshotDetails, error)
+	// HoldSnapshot keeps one on all nodes, whatever retention and people say, until
+	// ReleaseSnapshot, which needs no primary. Neither twice is an error.
+	HoldSnapshot(ctx context.Context, ref, name string, req HoldRequest) error
+	ReleaseSnapshot(ctx context.Context, ref, name string) error
 	// PruneSnapshots destroys what the volume's policy does not keep, and returns what it
 	// was; with DryRun, what it would be.
 	PruneSnapshots(ctx context.Context, ref string, req PruneRequest) ([]Snapshot, error)
@@ -181,6 +187,9 @@ type Peer interface {
 	// Sum reads one snapshot of the asked node's copy. CodeNotFound: it is not there
 	// (any more).
 	Sum(ctx context.Context, req SumRequest) (Sum, error)
+	// CopySnapshot says what there is of a snapshot of the asked node's copy; Node and Role
+	// are not filled in.
+	CopySnapshot(ctx context.Context, id volume.ID, guid uint64) (SnapshotCopy, error)
 	// BrowseCopy is Backend.Browse of the asked node's own copy. CodeUnavailable: it cannot
 	// be read there, but perhaps elsewhere; any other code is about the files.
 	BrowseCopy(ctx context.Context, req BrowseCopyRequest) (*Browsed, error)

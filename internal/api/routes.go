@@ -161,7 +161,7 @@ func routes(b Backend, p Peer) []route {
 		return rs
 	}
 	rs = append(append(rs, failoverPeerRoutes(p)...), proxyPeerRoutes(p)...)
-	rs = append(rs, append(browsePeerRoutes(p), cloneRoute(p))...)
+	rs = append(append(rs, append(browsePeerRoutes(p), cloneRoute(p))...), snapshotPeerRoutes(p)...)
 	return append(append(rs, copiesPeerRoutes(p)...),
 		beatRoute(p),
 		route{"POST", "/v1/peer/report", peers, lenient(func(r *http.Request, req reportRequest) (any, error) {

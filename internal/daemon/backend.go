@@ -149,6 +149,20 @@ func (b backend) RemoveSnapshot(ctx context.Context, ref, name string) error {
 	return err
 }
 
+func (b backend) Snapshot(ctx context.Context, ref, name string) (api.SnapshotDetails, error) {
+	return ask(b.d, func(m *member) (api.SnapshotDetails, error) { return m.Snapshot(ctx, ref, name) })
+}
+
+func (b backend) HoldSnapshot(ctx context.Context, ref, name string, req api.HoldRequest) error {
+	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.HoldSnapshot(ctx, ref, name, req) })
+	return err
+}
+
+func (b backend) ReleaseSnapshot(ctx context.Context, ref, name string) error {
+	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.ReleaseSnapshot(ctx, ref, name) })
+	return err
+}
+
 func (b backend) PruneSnapshots(ctx context.Context, ref string, req api.PruneRequest) ([]api.Snapshot, error) {
 	return ask(b.d, func(m *member) ([]api.Snapshot, error) { return m.PruneSnapshots(ctx, ref, req) })
 }

@@ -116,7 +116,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		Dial: func(ctx context.Context, to volume.NodeID) (net.Conn, error) {
 			return c.Dial(ctx, to, transport.ProtoStream)
 		},
-		Limit: m.limit, Clock: m.asideClock, Wall: m.now, Replace: m.replaceAfter,
+		Limit: m.limit, Held: m.heldSnapshots, Clock: m.asideClock, Wall: m.now, Replace: m.replaceAfter,
 		Log: m.log, Observe: func(e replicate.Event) {
 			p.Metrics.replication(e, func(id volume.NodeID) string { return c.State().NodeName(id) })
 			if aside, ok := e.(replicate.SetAside); ok {
@@ -418,6 +418,7 @@ func (m *member) report(ctx context.Context) error {
 		}
 	}
 	rep.Routes, rep.Hosts, rep.Rebalance, rep.Prestart, rep.Loss, rep.Starts, rep.Hold, rep.HoldMost, rep.Clones, rep.Rollback = true, true, true, true, true, true, true, true, true, true
+	rep.HoldSnapshots = true
 	if m.router != nil {
 		m.router.report(&rep)
 	}
@@ -739,7 +740,7 @@ func (m *member) mayPropose(from volume.NodeID, c state.Command) error {
 			return volume.Errorf(volume.CodeDenied, "the data key is for nodes with a pool")
 		}
 		return nil
-	case state.AbortHandoff, state.AbortDelete, state.DropContainer, state.PauseRoute, state.CreateToken, state.RevokeToken:
+	case state.AbortHandoff, state.AbortDelete, state.DropContainer, state.PauseRoute, state.HoldSnapshot, state.ReleaseSnapshot, state.CreateToken, state.RevokeToken:
 		return nil // any member may: an operator's wish, or the end of an attempt
 	default:
 		return volume.Errorf(volume.CodeDenied, "a node may not propose that")

@@ -397,6 +397,11 @@ func understood(c state.Command, unaware func(of func(volume.Report) bool) strin
 			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that does not know rollbacks", who).WithHint("upgrade flocker there first")
 		}
 	}
+	if _, ok := c.(state.HoldSnapshot); ok {
+		if who := unaware(knowsHeld); who != "" {
+			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that would not keep a snapshot that is held", who).WithHint("upgrade flocker there first")
+		}
+	}
 	if p, ok := c.(state.Promote); ok && p.Missing != nil && unaware(knowsLoss) != "" {
 		p.Missing = nil // the failover must not wait for an upgrade, and its event says it in words
 		c = p
@@ -514,6 +519,7 @@ func knowsHold(r volume.Report) bool      { return r.Hold }
 func knowsHoldMost(r volume.Report) bool  { return r.HoldMost }
 func knowsClones(r volume.Report) bool    { return r.Clones }
 func knowsRollback(r volume.Report) bool  { return r.Rollback }
+func knowsHeld(r volume.Report) bool      { return r.HoldSnapshots }
 
 // knowsPrestart is of versions that know what is told of containers started ahead.
 func knowsPrestart(r volume.Report) bool { return r.Prestart }

@@ -200,6 +200,13 @@ func TestUnaware(t *testing.T) {
 			t.Errorf("the end of a rollback that has begun: got %+v, %v", got, err)
 		}
 	}
+	hold := state.HoldSnapshot{ID: "v", GUID: 1, Name: "before"}
+	for _, knows := range []bool{false, true} {
+		older[1].Report.HoldSnapshots = knows
+		if got, err := understood(hold, lacks(older)); (volume.CodeOf(err) == volume.CodeRefused) == knows || err == nil && !reflect.DeepEqual(got, hold) {
+			t.Errorf("a snapshot that is held, for a node that knows of that (%t): got %+v, %v", knows, got, err)
+		}
+	}
 	name := volume.Spec{Ports: []volume.Route{{Listen: 81, Port: 80, Mode: volume.RouteHTTP}, {Listen: 80, Port: 80, Mode: volume.RouteHTTP, Host: "a.example.org"}}}
 	plain := volume.Spec{Ports: name.Ports[:1]}
 	for _, tt := range []struct {

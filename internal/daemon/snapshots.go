@@ -27,7 +27,7 @@ func (m *member) Snapshots(ctx context.Context, ref string) (out []api.Snapshot,
 		out = forPeople(list)
 		return err
 	})
-	return out, err
+	return m.withHolds(v.ID, out), err
 }
 
 func forPeople(list []replicate.Snapshot) []api.Snapshot {
@@ -108,6 +108,11 @@ func (m *member) RemoveSnapshot(ctx context.Context, ref, name string) error {
 	return m.onPrimary(ctx, v, func(ctx context.Context, primary *api.Client) error {
 		if primary != nil {
 			return primary.RemoveSnapshot(ctx, string(v.ID), name)
+		}
+		for _, h := range v.Held {
+			if s, err := m.ownSnapshot(ctx, v, name); err == nil && s.GUID == h.GUID {
+				return m.refuseHeld(v, &h)
+			}
 		}
 		return m.inWords(m.repl.RemoveSnapshot(ctx, v.ID, name))
 	})

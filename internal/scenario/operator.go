@@ -37,6 +37,7 @@ import (
 //	snapshot NODE NAME VOLUME..    flockctl snapshot create
 //	snapshots NODE VOLUME [NAME..] flockctl snapshot list has exactly these of users
 //	drop NODE VOLUME NAME          flockctl snapshot remove
+//	hold NODE VOLUME NAME [NOTE], release NODE VOLUME NAME  flockctl snapshot hold and release
 //	on NODE VOLUME NAME            until the node's own disk has that snapshot; gone: until not
 //	copy-on NODE VOLUME            until the node's disk has a copy; no-copy-on: until not
 //	scribble NODE VOLUME FILE TEXT  somebody mounts a copy by hand and writes to it
@@ -198,6 +199,10 @@ func (w *World) operatorStep(words []string) error {
 		return err
 	case "drop":
 		return node().API().RemoveSnapshot(w.ctx(), words[2], words[3])
+	case "hold":
+		return node().API().HoldSnapshot(w.ctx(), words[2], words[3], api.HoldRequest{Note: append(words, "")[4]})
+	case "release":
+		return node().API().ReleaseSnapshot(w.ctx(), words[2], words[3])
 	case "on", "gone":
 		ds, err := w.dataset(words[2])
 		if err != nil {

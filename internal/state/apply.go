@@ -124,6 +124,10 @@ func (t *txn) apply(c Command) Result {
 		return t.removeNode(c)
 	case PauseRoute:
 		return t.pauseRoute(c)
+	case HoldSnapshot:
+		return t.holdSnapshot(c)
+	case ReleaseSnapshot:
+		return t.releaseSnapshot(c)
 	}
 	// Decode lets nothing else through; a command type without a case is a bug that
 	// must not differ between nodes, so it is refused the same way everywhere.

@@ -282,6 +282,9 @@ var decoders = map[string]func([]byte) (Command, error){
 	"set-data-key":    decode[SetDataKey],
 	"remove-node":     decode[RemoveNode],
 	"pause-route":     decode[PauseRoute],
+
+	"hold-snapshot":    decode[HoldSnapshot],
+	"release-snapshot": decode[ReleaseSnapshot],
 }
 
 // ErrUnknownCommand means that a newer version of flocker wrote the log. A node

@@ -54,6 +54,7 @@ import (
 //	routes               prints routes and where they lead
 //	free NAME on=n1 vols=a ports=..   FreeRoutes of a container
 //	pause-route PORT[@NAME]  resume-route PORT[@NAME]
+//	hold VOLUME guid=N name=NAME by=NODE [note=LENGTH], release VOLUME guid=N
 //	bypasses CONTAINER   prints what is published past its routes
 //	leases               prints failover, the nodes' leases, and who may write
 //
@@ -118,6 +119,8 @@ func runScript(t *testing.T, text string) string {
 	}
 	return out.String()
 }
+
+func atoi(s string) int { n, _ := strconv.Atoi(s); return n }
 
 func nodeID(name string) volume.NodeID {
 	return volume.NodeID(strings.Repeat("0", 32-2*len(name)) + fmt.Sprintf("%x", name))
@@ -193,6 +196,12 @@ func (sc *script) do(words []string) string {
 			sc.t.Fatal(err)
 		}
 		c = PauseRoute{Listen: ref.Listen, Name: ref.Name, Pause: words[0] == "pause-route"}
+	case "hold":
+		guid, _ := strconv.ParseUint(opt["guid"], 10, 64)
+		c = HoldSnapshot{ID: id, GUID: guid, Name: opt["name"], Node: nodeID(opt["by"]), Note: strings.Repeat("x", atoi(opt["note"]))}
+	case "release":
+		guid, _ := strconv.ParseUint(opt["guid"], 10, 64)
+		c = ReleaseSnapshot{ID: id, GUID: guid}
 	case "lead":
 		c = TakeLead{Leader: nodeID(arg(0))}
 	case "arm", "disarm", "complete", "grant", "lost":
@@ -642,6 +651,9 @@ func (sc *script) show(only []string) string {
 			if f.Bytes != nil {
 				fmt.Fprintf(&b, " bytes=%d", *f.Bytes)
 			}
+		}
+		for _, h := range v.Held {
+			fmt.Fprintf(&b, " held=%s/%d/%d/%s", h.Name, h.GUID, len(h.Note), sc.s.NodeName(h.Node))
 		}
 		if v.Adopt != "" {
 			fmt.Fprintf(&b, " adopt=%s", v.Adopt)

@@ -173,9 +173,11 @@ type Volume struct {
 	// that is none.
 	Clone *CloneOf `json:"clone,omitempty"`
 	// Paused are those of its routes that an operator has paused, in order.
-	Paused  []volume.RouteKey `json:"paused,omitempty"`
-	Created time.Time         `json:"created"`
-	Deleted time.Time         `json:"deleted,omitzero"`
+	Paused []volume.RouteKey `json:"paused,omitempty"`
+	// Held are the snapshots that nothing may destroy, in the order in which they were held.
+	Held    []Hold    `json:"held,omitempty"`
+	Created time.Time `json:"created"`
+	Deleted time.Time `json:"deleted,omitzero"`
 	// Changed is the Raft index of the last change.
 	Changed uint64 `json:"changed"`
 }

@@ -33,6 +33,8 @@ type Report struct {
 	Starts bool `json:"starts,omitempty"`
 	// Hold says that it knows the setting of that name.
 	Hold bool `json:"hold,omitempty"`
+	// HoldSnapshots says that it knows of snapshots that are held.
+	HoldSnapshots bool `json:"hold_snapshots,omitempty"`
 	// Browse says that others may read snapshots of its copies.
 	Browse bool `json:"browse,omitempty"`
 	// HoldMost says the same of hold-service and hold-node.

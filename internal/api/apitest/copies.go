@@ -132,6 +132,8 @@ func (f *Fake) RemoveSnapshot(ctx context.Context, ref, name string) error {
 		return volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, name)
 	case list[at].Kind == "engine":
 		return volume.Errorf(volume.CodeRefused, "snapshot %s is one that replication works with", name)
+	case list[at].Hold != nil:
+		return volume.Errorf(volume.CodeRefused, "snapshot %s of volume %q is held since 2026-03-04 12:00:00, through %s", name, v.Name, list[at].Hold.Node)
 	}
 	f.snapshots[v.ID] = slices.Delete(slices.Clone(list), at, at+1)
 	return nil
@@ -203,4 +205,83 @@ func (f *Fake) Beat(ctx context.Context, req api.BeatRequest) (api.BeatReply, er
 		return api.BeatReply{}, err
 	}
 	return api.BeatReply{Answered: req.Beat.No != 0 && !req.Beat.Want && req.Problem == ""}, nil
+}
+
+// snapshot finds one of a live volume's. The caller holds f.mu.
+func (f *Fake) snapshot(ref, name string) (v api.Volume, s *api.Snapshot, err error) {
+	i, err := f.findVolume(ref, false)
+	if err != nil {
+		return v, nil, err
+	}
+	v = f.volumes[i]
+	list := slices.Clone(f.snapshots[v.ID])
+	f.snapshots[v.ID] = list
+	for i := range list {
+		if list[i].Name == name {
+			return v, &list[i], nil
+		}
+	}
+	return v, nil, volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, name)
+}
+
+// Snapshot implements api.Backend: replicas have what is older than a second, and gamma does
+// not answer.
+func (f *Fake) Snapshot(ctx context.Context, ref, name string) (out api.SnapshotDetails, err error) {
+	defer f.mu.Unlock()
+	if err := f.enter(ctx, "Snapshot", ref, name); err != nil {
+		return out, err
+	}
+	v, s, err := f.snapshot(ref, name)
+	if err != nil {
+		return out, err
+	}
+	out = api.SnapshotDetails{Snapshot: *s, Volume: v.Name, Copies: []api.SnapshotCopy{{Node: v.Primary, Role: volume.RolePrimary, Here: true, Used: s.Used}}}
+	for _, r := range v.Replicas {
+		c := api.SnapshotCopy{Node: r.Node, Role: volume.RoleReplica, Here: Now.Sub(s.Taken) > time.Second, Used: s.Used}
+		if r.Node == Gamma {
+			c = api.SnapshotCopy{Node: r.Node, Role: volume.RoleReplica, Error: "it has not been heard of for 7s"}
+		}
+		out.Copies = append(out.Copies, c)
+	}
+	return out, nil
+}
+
+// HoldSnapshot implements api.Backend.
+func (f *Fake) HoldSnapshot(ctx context.Context, ref, name string, req api.HoldRequest) error {
+	defer f.mu.Unlock()
+	if err := f.enter(ctx, "HoldSnapshot", ref, name, req); err != nil {
+		return err
+	}
+	_, s, err := f.snapshot(ref, name)
+	switch {
+	case err != nil:
+		return err
+	case s.Kind == "engine":
+		return volume.Errorf(volume.CodeRefused, "snapshot %s is one that replication works with", name)
+	}
+	s.Hold = &api.Hold{Node: Alpha, Note: req.Note, At: Now}
+	return nil
+}
+
+// ReleaseSnapshot implements api.Backend.
+func (f *Fake) ReleaseSnapshot(ctx context.Context, ref, name string) error {
+	defer f.mu.Unlock()
+	if err := f.enter(ctx, "ReleaseSnapshot", ref, name); err != nil {
+		return err
+	}
+	v, s, err := f.snapshot(ref, name)
+	if err != nil || s.Hold == nil {
+		return volume.Errorf(volume.CodeNotFound, "volume %q: no snapshot %s is held", v.Name, name)
+	}
+	s.Hold = nil
+	return nil
+}
+
+// CopySnapshot implements api.Peer.
+func (f *Fake) CopySnapshot(ctx context.Context, id volume.ID, guid uint64) (api.SnapshotCopy, error) {
+	defer f.mu.Unlock()
+	if err := f.enter(ctx, "CopySnapshot", id, guid); err != nil {
+		return api.SnapshotCopy{}, err
+	}
+	return api.SnapshotCopy{Here: guid%2 == 0, Used: 1 << 40, Holds: 2, Clones: []string{"tank/x"}}, nil
 }
