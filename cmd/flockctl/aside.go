@@ -80,6 +80,12 @@ func (a *app) listAsides(ctx context.Context, _ *cli.Context) error {
 	if err := t.print(a.stdout); err != nil {
 		return err
 	}
+	a.unheard(all)
+	return nil
+}
+
+// unheard says what a list may lack.
+func (a *app) unheard(all api.Asides) {
 	if len(all.Unheard) > 0 {
 		var names []string
 		for _, n := range all.Unheard {
@@ -87,7 +93,6 @@ func (a *app) listAsides(ctx context.Context, _ *cli.Context) error {
 		}
 		fmt.Fprintf(a.stderr, "flockctl: not shown is what may be on %s: not heard of lately\n", strings.Join(names, ", "))
 	}
-	return nil
 }
 
 func (a *app) removeAsides(ctx context.Context, c *cli.Context) error {

@@ -204,6 +204,13 @@ func (a *app) completeArgument(ctx context.Context, w words, current string, add
 				}
 			}
 		}
+	case "TRASHED":
+		all, _, _ := a.trash(ctx)
+		for _, x := range all {
+			if !slices.Contains(w.rest, x.ID) {
+				add(x.ID, fmt.Sprintf("%s %s on %s", x.Kind, x.Name, x.Node))
+			}
+		}
 	case "COPY":
 		all, _ := a.client.Asides(ctx)
 		for _, x := range all.Asides {

@@ -180,6 +180,8 @@ var calls = []struct {
 	{"undelete", func(ctx context.Context, b both) (any, error) {
 		return two(b.UndeleteVolume(ctx, "new", api.UndeleteRequest{Name: "newer", Request: "r5"}))
 	}},
+	{"purge what is not in the trash", func(ctx context.Context, b both) (any, error) { return one(b.PurgeVolume(ctx, "pgdata")) }},
+	{"purge", func(ctx context.Context, b both) (any, error) { return one(b.PurgeVolume(ctx, "old")) }},
 	{"update", func(ctx context.Context, b both) (any, error) {
 		return two(b.UpdateVolume(ctx, "pgdata", api.UpdateVolumeRequest{Options: map[string]string{"replicas": "2"}}))
 	}},

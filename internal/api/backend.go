@@ -53,6 +53,9 @@ type Backend interface {
 	RemoveVolume(ctx context.Context, ref string, req RemoveVolumeRequest) error
 	// UndeleteVolume takes a volume out of the trash; ref is looked up there only.
 	UndeleteVolume(ctx context.Context, ref string, req UndeleteRequest) (Volume, error)
+	// PurgeVolume destroys a volume of the trash on all nodes, for good; ref is looked up
+	// there only.
+	PurgeVolume(ctx context.Context, ref string) error
 
 	// FailoverVolume chooses another primary of a volume that has lost its own, and
 	// returns when it has one. While the primary is heard of it is refused.

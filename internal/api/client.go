@@ -163,6 +163,15 @@ func (c *Client) UndeleteVolume(ctx context.Context, ref string, req UndeleteReq
 	return v, c.call(ctx, request{method: "POST", path: path + "/undelete", in: req, out: &v, repeatable: true})
 }
 
+// PurgeVolume implements Backend.
+func (c *Client) PurgeVolume(ctx context.Context, ref string) error {
+	path, err := at("/v1/volumes/", "volume", ref)
+	if err != nil {
+		return err
+	}
+	return c.call(ctx, request{method: "POST", path: path + "/purge"})
+}
+
 // CreateToken implements Backend.
 func (c *Client) CreateToken(ctx context.Context, req TokenRequest) (t Token, err error) {
 	return t, c.call(ctx, request{method: "POST", path: "/v1/tokens", in: req, out: &t})

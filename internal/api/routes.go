@@ -131,6 +131,9 @@ func routes(b Backend, p Peer) []route {
 		{"POST", "/v1/volumes/{ref}/undelete", anyone, strict(func(r *http.Request, req UndeleteRequest) (any, error) {
 			return b.UndeleteVolume(r.Context(), r.PathValue("ref"), req)
 		})},
+		{"POST", "/v1/volumes/{ref}/purge", anyone, plain(func(r *http.Request) (any, error) {
+			return nil, b.PurgeVolume(r.Context(), r.PathValue("ref"))
+		})},
 
 		{"GET", "/v1/tokens", anyone, plain(func(r *http.Request) (any, error) {
 			ts, err := b.Tokens(r.Context())

@@ -91,6 +91,11 @@ func (b backend) UndeleteVolume(ctx context.Context, ref string, req api.Undelet
 	return ask(b.d, func(m *member) (api.Volume, error) { return m.UndeleteVolume(ctx, ref, req) })
 }
 
+func (b backend) PurgeVolume(ctx context.Context, ref string) error {
+	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.PurgeVolume(ctx, ref) })
+	return err
+}
+
 func (b backend) UpdateVolume(ctx context.Context, ref string, req api.UpdateVolumeRequest) (api.UpdateVolumeReply, error) {
 	return ask(b.d, func(m *member) (api.UpdateVolumeReply, error) { return m.UpdateVolume(ctx, ref, req) })
 }

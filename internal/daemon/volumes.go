@@ -426,6 +426,37 @@ func (m *member) UndeleteVolume(ctx context.Context, ref string, req api.Undelet
 	return back, m.cluster.CaughtUp(ctx, back.Index)
 }
 
+// PurgeVolume implements api.Backend. What is destroyed is the volume as it was seen in the
+// trash: one that is restored meanwhile stays.
+func (m *member) PurgeVolume(ctx context.Context, ref string) error {
+	ref, err := m.resolveNow(ctx, ref, trashed)
+	if err != nil {
+		return err
+	}
+	err = m.onLeader(ctx, func(ctx context.Context, leader *api.Client) error {
+		if leader != nil {
+			return leader.PurgeVolume(ctx, ref)
+		}
+		// In whatever phase: it may be purged already, and this a repeat.
+		v, err := m.findHere(ctx, ref, func(v *state.Volume) bool { return trashed(v) || string(v.ID) == ref })
+		if err != nil {
+			return err
+		}
+		if _, err := m.commit(ctx, "", state.PurgeVolume{ID: v.ID, Changed: v.Changed}); err != nil {
+			return err
+		}
+		m.spread(ctx)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if _, forwarded := api.Caller(ctx); forwarded {
+		return nil
+	}
+	return m.catchUp(ctx)
+}
+
 // Acquire implements api.Peer, on the leader: it makes node the primary of a
 // volume that nobody uses.
 func (m *member) Acquire(ctx context.Context, id volume.ID, node volume.NodeID) error {

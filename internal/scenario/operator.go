@@ -37,6 +37,7 @@ import (
 //	snapshot NODE NAME VOLUME..    flockctl snapshot create
 //	snapshots NODE VOLUME [NAME..] flockctl snapshot list has exactly these of users
 //	drop NODE VOLUME NAME          flockctl snapshot remove
+//	purge NODE VOLUME              flockctl trash remove
 //	hold NODE VOLUME NAME [NOTE], release NODE VOLUME NAME  flockctl snapshot hold and release
 //	on NODE VOLUME NAME            until the node's own disk has that snapshot; gone: until not
 //	copy-on NODE VOLUME            until the node's disk has a copy; no-copy-on: until not
@@ -199,6 +200,8 @@ func (w *World) operatorStep(words []string) error {
 		return err
 	case "drop":
 		return node().API().RemoveSnapshot(w.ctx(), words[2], words[3])
+	case "purge":
+		return node().API().PurgeVolume(w.ctx(), words[2])
 	case "hold":
 		return node().API().HoldSnapshot(w.ctx(), words[2], words[3], api.HoldRequest{Note: append(words, "")[4]})
 	case "release":

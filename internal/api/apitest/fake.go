@@ -501,6 +501,20 @@ func (f *Fake) UndeleteVolume(ctx context.Context, ref string, req api.UndeleteR
 	return *v, nil
 }
 
+// PurgeVolume implements api.Backend.
+func (f *Fake) PurgeVolume(ctx context.Context, ref string) error {
+	defer f.mu.Unlock()
+	if err := f.enter(ctx, "PurgeVolume", ref); err != nil {
+		return err
+	}
+	i, err := f.findVolume(ref, true)
+	if err != nil {
+		return err
+	}
+	f.volumes = slices.Delete(slices.Clone(f.volumes), i, i+1)
+	return nil
+}
+
 // CreateToken implements api.Backend.
 func (f *Fake) CreateToken(ctx context.Context, req api.TokenRequest) (api.Token, error) {
 	defer f.mu.Unlock()
