@@ -310,6 +310,8 @@ func TestFlush(t *testing.T) {
 		if g, _ := a.newest(); g != pos.GUID {
 			t.Error("Flush to nobody returned another position")
 		}
+		wantError(t, "Sync of a frozen volume", a.eng().Sync(ctx, testVol), volume.CodeConflict, "being moved or removed")
+		a.freeze(false)
 		w.must(a.eng().Sync(ctx, testVol))
 
 		if _, err := a.eng().Flush(ctx, "00000000000000bb", ""); volume.CodeOf(err) != volume.CodeConflict {

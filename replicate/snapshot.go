@@ -97,7 +97,7 @@ func (e *Engine) tick(ctx context.Context) error {
 	listed := time.Since(began)
 	// Scheduled ones first: the engine's carries them to the replicas at once.
 	scheduled := e.takeScheduled(ctx)
-	taken, err := e.take(ctx, e.dueNow(time.Now()), false)
+	taken, err := e.take(ctx, e.dueNow(time.Now()), false, false)
 	e.emit(Ticked{Datasets: datasets, Taken: len(taken), Listed: listed, Took: time.Since(began)})
 	return errors.Join(scheduled, err)
 }
@@ -251,10 +251,11 @@ func (e *Engine) snaps(a *Assignment, c *localCopy) bool {
 }
 
 // take takes a snapshot of each volume, in one command.
-// With stop each is one that links must stop at, until unstop: somebody asked for it,
-// and gets it of a frozen volume too. By cadence none is taken of a volume that froze
-// while this waited for others' snapshots: a handoff counts on that.
-func (e *Engine) take(ctx context.Context, ids []volume.ID, stop bool) (map[volume.ID]snap, error) {
+// With stop each is one that links must stop at, until unstop: somebody asked for it.
+// None but a final one is taken of a volume that froze while this waited for others'
+// snapshots: a handoff counts on that. What came after its last snapshot the next primary
+// would not have, and this copy would have gone its own way.
+func (e *Engine) take(ctx context.Context, ids []volume.ID, stop, final bool) (map[volume.ID]snap, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
@@ -268,7 +269,7 @@ func (e *Engine) take(ctx context.Context, ids []volume.ID, stop bool) (map[volu
 	e.mu.Lock()
 	for _, id := range ids {
 		a, c := e.table[id], e.copies[id]
-		if a == nil || a.Role != volume.RolePrimary || c == nil || !c.known || !stop && (a.Frozen || !e.snaps(a, c)) {
+		if a == nil || a.Role != volume.RolePrimary || c == nil || !c.known || a.Frozen && !final || !stop && !e.snaps(a, c) {
 			continue
 		}
 		names[id] = c.next(a.Epoch).SnapshotName()
@@ -383,10 +384,11 @@ func (e *Engine) Flush(ctx context.Context, id volume.ID, to volume.NodeID) (vol
 	if to != "" {
 		links = []volume.NodeID{to}
 	}
-	return e.flush(ctx, id, links)
+	return e.flush(ctx, id, links, true)
 }
 
-// Sync takes a snapshot of a volume now and returns when all its replicas have it.
+// Sync takes a snapshot of a volume now and returns when all its replicas have it. Of a
+// frozen one it takes none, which is a conflict.
 func (e *Engine) Sync(ctx context.Context, id volume.ID) error {
 	e.mu.Lock()
 	var links []volume.NodeID
@@ -394,18 +396,19 @@ func (e *Engine) Sync(ctx context.Context, id volume.ID) error {
 		links = a.Replicas
 	}
 	e.mu.Unlock()
-	_, err := e.flush(ctx, id, links)
+	_, err := e.flush(ctx, id, links, false)
 	return err
 }
 
 // SyncTo takes a snapshot of a volume now and returns which, when these replicas have
-// it. When they do not, until ctx ends, the snapshot is returned all the same.
+// it. When they do not, until ctx ends, the snapshot is returned all the same. Of a frozen
+// volume it takes none, which is a conflict.
 func (e *Engine) SyncTo(ctx context.Context, id volume.ID, to []volume.NodeID) (volume.Position, error) {
-	return e.flush(ctx, id, to)
+	return e.flush(ctx, id, to, false)
 }
 
-func (e *Engine) flush(ctx context.Context, id volume.ID, to []volume.NodeID) (volume.Position, error) {
-	s, waiting, err := e.takeNow(ctx, id, to)
+func (e *Engine) flush(ctx context.Context, id volume.ID, to []volume.NodeID, final bool) (volume.Position, error) {
+	s, waiting, err := e.takeNow(ctx, id, to, final)
 	if err != nil {
 		return volume.Position{}, err
 	}
@@ -420,9 +423,9 @@ func (e *Engine) flush(ctx context.Context, id volume.ID, to []volume.NodeID) (v
 
 // takeNow takes a snapshot that links stop at. While the pool fails it is tried
 // again until ctx ends.
-func (e *Engine) takeNow(ctx context.Context, id volume.ID, to []volume.NodeID) (snap, []*link, error) {
+func (e *Engine) takeNow(ctx context.Context, id volume.ID, to []volume.NodeID, final bool) (snap, []*link, error) {
 	for delay := 50 * time.Millisecond; ; delay = min(2*delay, time.Second) {
-		waiting, known, err := e.linksTo(id, to)
+		waiting, known, err := e.linksTo(id, to, final)
 		if err != nil {
 			return snap{}, nil, err
 		}
@@ -431,7 +434,7 @@ func (e *Engine) takeNow(ctx context.Context, id volume.ID, to []volume.NodeID) 
 		}
 		if err == nil {
 			var taken map[volume.ID]snap
-			taken, err = e.take(ctx, []volume.ID{id}, true)
+			taken, err = e.take(ctx, []volume.ID{id}, true, final)
 			if s, ok := taken[id]; ok {
 				return s, waiting, nil
 			}
@@ -448,13 +451,17 @@ func (e *Engine) takeNow(ctx context.Context, id volume.ID, to []volume.NodeID) 
 	}
 }
 
-// linksTo finds the links to these replicas, and whether the copy is known.
-func (e *Engine) linksTo(id volume.ID, to []volume.NodeID) (links []*link, known bool, err error) {
+// linksTo finds the links to these replicas, and whether the copy is known, if a snapshot
+// may be taken now.
+func (e *Engine) linksTo(id volume.ID, to []volume.NodeID, final bool) (links []*link, known bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	a := e.table[id]
 	if a == nil || a.Role != volume.RolePrimary {
 		return nil, false, volume.Errorf(volume.CodeConflict, "this node is not the primary of volume %s", id)
+	}
+	if a.Frozen && !final {
+		return nil, false, volume.Errorf(volume.CodeConflict, "volume %s is being moved or removed", id).WithHint("try again when that is over")
 	}
 	for _, replica := range to {
 		l := e.links[linkKey{id, replica, a.Epoch}]

@@ -111,32 +111,44 @@ func TestHeldByTheCluster(t *testing.T) {
 }
 
 // A volume that freezes while a snapshot waits for others' gets none: not by cadence,
-// and not for people, who are told.
+// and not for people, or for a Sync, who are told. Only who hands it over has one taken.
 func TestFrozenWhileWaiting(t *testing.T) {
 	inBubble(t, "a b", func(w *world) {
 		a, ctx := w.node("a"), context.Background()
 		a.create()
 		w.assign(1, "a", "b")
 		w.waitFor("seeded", w.inSync("a", "b"))
-		for _, people := range []bool{false, true} {
+		for _, who := range []string{"cadence", "people", "sync"} {
 			e := a.eng()
 			w.must(acquire(ctx, e.snapping)) // others' snapshots take their time
 			asked := make(chan error, 1)
-			if people {
+			switch who {
+			case "people":
 				go func() { asked <- e.TakeSnapshot(ctx, []volume.ID{testVol}, "x") }()
-			} else {
+			case "sync":
+				go func() {
+					_, err := e.SyncTo(ctx, testVol, nil)
+					asked <- err
+				}()
+			default:
 				a.write("f", "written before the handoff")
 			}
 			time.Sleep(5 * time.Second) // of the bubble: whoever wants one now waits for it
 			before := a.snapshots()
 			a.assignFrozen(true)
 			release(e.snapping)
-			if people {
+			switch who {
+			case "people":
 				wantError(t, "frozen meanwhile", <-asked, volume.CodeUnavailable, "being moved or removed")
+			case "sync":
+				wantError(t, "frozen meanwhile", <-asked, volume.CodeConflict, "being moved or removed")
 			}
 			time.Sleep(5 * time.Second)
 			if after := a.snapshots(); len(after) != len(before) {
-				t.Errorf("people %t: there were %d snapshots, now %d", people, len(before), len(after))
+				t.Errorf("%s: there were %d snapshots, now %d", who, len(before), len(after))
+			}
+			if _, err := e.Flush(ctx, testVol, ""); err != nil {
+				t.Errorf("%s: the last one before it is handed over: %v", who, err)
 			}
 			a.freeze(false)
 			w.waitFor("in sync", w.inSync("a", "b"))
