@@ -3,6 +3,8 @@ package replicate
 import (
 	"slices"
 	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
 )
 
 // anchorEvery is how many snapshots the engine may take before all replicas must
@@ -82,12 +84,14 @@ func (e *Engine) weigh(a *Assignment, c *localCopy, now time.Time) {
 	c.anchor, c.goal = an.next()
 }
 
-// halts are the snapshots at which a link stops besides users'.
-func (c *localCopy) halts() map[guid]int {
-	if c.goal == 0 {
+// halts are the snapshots at which a link stops besides users': also the one that the volume was
+// rolled back to, because only a copy that has it can say whether it is on that line.
+func (c *localCopy) halts(line volume.Line) map[guid]int {
+	if c.goal == 0 && line.IsZero() {
 		return c.stops
 	}
-	halts := map[guid]int{c.goal: 1}
+	halts := map[guid]int{c.goal: 1, guid(line.GUID): 1}
+	delete(halts, 0)
 	for g, n := range c.stops {
 		halts[g] = n
 	}

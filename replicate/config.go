@@ -189,7 +189,7 @@ const (
 	propVolume = "flocker:volume"
 	propEpoch  = "flocker:epoch"
 	propAside  = "flocker:aside" // of a copy set aside: when, and why
-	propLine   = "flocker:line"  // of a primary's: the epoch of the volume.Line that it is on
+	propLine   = "flocker:line"  // of a copy that is known to be on a volume.Line: its Mark
 )
 
 // dataset is where a volume's copy lives.

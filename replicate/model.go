@@ -20,6 +20,7 @@ type snap struct {
 	rule    time.Duration   // of a scheduled one, its period
 	slot    time.Time       // of a scheduled one, what its name says
 	pinned  bool            // a hold or a clone is on it
+	created time.Time       // as ZFS has it
 	// unread is one that a stream brought and that nobody has read from the disk since:
 	// its name and guid are known, its txg is above all others and no more than a guess.
 	unread bool
@@ -29,7 +30,7 @@ func (s snap) engine() bool { return !s.pos.IsZero() }
 
 // newSnap is a snapshot as zfs lists it.
 func newSnap(z zfs.Snapshot) snap {
-	s := snap{name: z.Name, guid: guid(z.GUID), txg: z.CreateTXG, written: z.Written, pinned: z.UserRefs > 0 || len(z.Clones) > 0}
+	s := snap{name: z.Name, guid: guid(z.GUID), txg: z.CreateTXG, written: z.Written, created: z.Creation, pinned: z.UserRefs > 0 || len(z.Clones) > 0}
 	if epoch, seq, ok := volume.ParseSnapshotName(z.Name); ok {
 		s.pos = volume.Position{Epoch: epoch, Seq: seq, GUID: z.GUID, Taken: z.Creation}
 	} else if every, slot, ok := volume.ParseScheduledName(z.Name); ok {
@@ -92,7 +93,7 @@ type localCopy struct {
 	epoch      volume.Epoch // the property; 0 when it is not set
 	badEpoch   string       // the property when it cannot be read
 	epochText  string       // the property
-	line       volume.Epoch // propLine; 0 when it is not set, or cannot be read
+	line       string       // propLine
 	origin     string
 	encryption string // "off" when plain; "" when not known
 
@@ -362,10 +363,7 @@ func compare(a, b uint64) int {
 func (c *localCopy) setDataset(d zfs.Dataset) {
 	c.written, c.referenced, c.mounted, c.origin, c.token = d.Written, d.Referenced, d.Mounted, d.Origin, d.ResumeToken
 	c.encryption = d.Encryption
-	c.line = 0
-	if text := d.User[propLine]; text != "" {
-		c.line, _ = volume.ParseEpoch(text) // then only its snapshots tell
-	}
+	c.line = d.User[propLine]
 	s := d.User[propEpoch]
 	if s == c.epochText {
 		return // as ever

@@ -16,6 +16,8 @@ type standing struct {
 	snaps    []snap
 	token    string // of a partial increment
 	modified bool
+	line     string // the mark of the line that it is on
+	written  bool   // since its newest snapshot, as zfs counts; it may say so of what is not
 
 	seeds []seed
 	fork  bool // a set-aside has begun and not ended

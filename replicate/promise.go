@@ -52,8 +52,16 @@ func (e *Engine) Promise(ctx context.Context, id volume.ID, epoch volume.Epoch, 
 		}
 		p.Exists, p.Newest, p.AsOf = true, c.newest().pos, c.provenAsOf(e.cfg.Settle)
 		_, holds := c.find(guid(line.GUID))
-		if marked := !line.IsZero() && c.line >= line.Epoch; (holds || marked) && !onLine(c.snaps, line) {
+		marked, err := line.Marked(id, c.line)
+		if err != nil {
+			return volume.Errorf(volume.CodeUnavailable, "volume %s: the copy's property %s: %v", id, propLine, err)
+		}
+		if (holds || marked) && !onLine(c.snaps, line) {
 			p.Newest, p.AsOf = line.Start(), line.Taken
+			// Of one on the line what people have taken on it counts: it is not set aside.
+			if top := c.top(); marked && top.guid != guid(line.GUID) && top.created.Add(-e.cfg.Settle).After(p.AsOf) {
+				p.AsOf = top.created.Add(-e.cfg.Settle)
+			}
 		}
 		return nil
 	})

@@ -245,7 +245,7 @@ func (c *localCopy) setTaken(name string, at time.Time) {
 
 // prepare takes the steps that an offer asks for until there is an answer.
 func (e *Engine) prepare(ctx context.Context, o offer, a *Assignment) (answer, standing, error) {
-	if s, ok := e.remembered(o.Volume, time.Now()); ok {
+	if s, ok := e.remembered(o.Volume, time.Now()); ok && !s.joins(o.Volume, o, a.Line) {
 		switch st := decide(o, s); st.answer.Verdict {
 		case saysIncremental:
 			return st.answer, s, nil // and zfs takes it only onto what it finds there
@@ -270,18 +270,29 @@ func (e *Engine) prepare(ctx context.Context, o offer, a *Assignment) (answer, s
 			continue
 		}
 		if st.act == actAnswer {
+			if s.joins(o.Volume, o, a.Line) {
+				if e.hasUnread(o.Volume) {
+					reread = true
+					continue
+				}
+				if err := e.mark(ctx, o.Volume, a.Line); err != nil {
+					return answer{}, s, err
+				}
+			}
 			if setAside != "" && (st.answer.Verdict == saysIncremental || st.answer.Verdict == saysFull) {
 				return say(saysDiverged, "%s; it has been set aside", setAside).answer, s, nil
 			}
 			return st.answer, s, nil
 		}
 		if st.act == actFork || st.act == actShelve {
-			if st.reason != interrupted && !a.Line.IsZero() && len(s.snaps) > 0 && !onLine(s.snaps, a.Line) {
+			// What a copy on the line had is no part of what was undone.
+			marked, err := a.Line.Marked(o.Volume, s.line)
+			if err == nil && !marked && st.reason != interrupted && !a.Line.IsZero() && len(s.snaps) > 0 && !onLine(s.snaps, a.Line) {
 				st.reason = Undone(a.Line)
 			}
 			setAside = st.reason
 		}
-		if err := e.perform(ctx, o.Volume, st, o.Epoch, a.Properties); err != nil {
+		if err := e.perform(ctx, o.Volume, st, o.Epoch, ofLine(o.Volume, a.Properties, st, s, o, a.Line)); err != nil {
 			return answer{}, s, err
 		}
 		reread = true
@@ -348,6 +359,7 @@ func (e *Engine) look(ctx context.Context, id volume.ID, reread bool) (standing,
 	s.mounted, s.token = d.Mounted, d.ResumeToken
 	s.epoch, s.badEpoch = c.epoch, c.badEpoch
 	s.snaps, s.modified = c.snaps, c.modified
+	s.line, s.written = c.line, c.written != 0
 	return s, nil
 }
 

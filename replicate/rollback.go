@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -64,13 +65,11 @@ func (e *Engine) GoBack(ctx context.Context, id volume.ID, epoch volume.Epoch, l
 		if err != nil {
 			return err
 		}
-		own := volume.Epoch(0)
-		if text := d.User[propLine]; text != "" {
-			if own, err = volume.ParseEpoch(text); err != nil {
-				return fmt.Errorf("the property %s of %s: %w", propLine, name, err)
-			}
+		marked, err := line.Marked(id, d.User[propLine])
+		if err != nil {
+			return fmt.Errorf("the property %s of %s: %w", propLine, name, err)
 		}
-		how := goBack(s.snaps, d.Written != 0, own, line)
+		how := goBack(s.snaps, d.Written != 0, marked, line)
 		switch {
 		case how == goneBack:
 			return nil
@@ -80,19 +79,19 @@ func (e *Engine) GoBack(ctx context.Context, id volume.ID, epoch volume.Epoch, l
 		case d.Mounted:
 			return volume.Errorf(volume.CodeConflict, "%s is mounted, so it cannot be rolled back", name)
 		}
-		marked := map[string]string{propLine: line.Epoch.String()}
+		mark := map[string]string{propLine: line.Mark(id)}
 		if how == goMark {
 			e.distrust(id)
-			return e.cfg.Pool.SetProperties(ctx, name, marked)
+			return e.cfg.Pool.SetProperties(ctx, name, mark)
 		}
-		maps.Copy(marked, props)
+		maps.Copy(mark, props)
 		// After a crash somebody else may finish it, who does not know what it is for.
 		if _, err := e.noteAside(ctx, name, Undone(line)); err != nil {
 			return err
 		}
 		// The fork has the mark from its beginning: once it is the copy, what is written to it
 		// is never taken for what was undone.
-		return e.perform(ctx, id, step{act: actFork, common: guid(line.GUID), reason: Undone(line)}, epoch, marked)
+		return e.perform(ctx, id, step{act: actFork, common: guid(line.GUID), reason: Undone(line)}, epoch, mark)
 	})
 	if err == nil {
 		e.Unpin(id)
@@ -111,9 +110,9 @@ const (
 )
 
 // goBack decides it, from the copy's snapshots in their order, whether it was changed since
-// the newest of them, and the line that it was marked with.
-func goBack(snaps []snap, written bool, own volume.Epoch, line volume.Line) goingBack {
-	if own >= line.Epoch || onLine(snaps, line) {
+// the newest of them, and whether it is marked to be on the line.
+func goBack(snaps []snap, written, marked bool, line volume.Line) goingBack {
+	if marked || onLine(snaps, line) {
 		return goneBack
 	}
 	for i, s := range snaps {
@@ -142,4 +141,71 @@ func onLine(snaps []snap, line volume.Line) bool {
 // Undone is the reason of what is set aside for a rollback.
 func Undone(line volume.Line) string {
 	return "the volume was rolled back to its snapshot " + line.Snapshot + ", and this is what was undone"
+}
+
+// joins says that a replica's copy is on its primary's line, of which nothing else would tell: it
+// has the snapshot that the volume went back to, it stands on one that the primary has, and nothing
+// was written to it since. People's snapshots have no epoch, so one that has only those of the line,
+// because it is catching up, could not be told from what was undone once the primary is lost.
+func (s standing) joins(id volume.ID, o offer, line volume.Line) bool {
+	// Of one that is mounted nobody knows what is written to it in this moment.
+	if !s.exists || s.mounted || s.written || s.modified || len(s.snaps) == 0 || o.Epoch < line.Epoch || onLine(s.snaps, line) {
+		return false
+	}
+	// What cannot be read was not made here, and is not overwritten.
+	if marked, err := line.Marked(id, s.line); marked || err != nil {
+		return false
+	}
+	have := s.snaps[len(s.snaps)-1].guid
+	return holdsUpTo(s.snaps, have, line) && (have == guid(o.Newest.GUID) || slices.Contains(o.Bases, have))
+}
+
+// holdsUpTo says that a copy which ends at one of its snapshots has the one that the volume went
+// back to.
+func holdsUpTo(snaps []snap, end guid, line volume.Line) bool {
+	if line.IsZero() {
+		return false
+	}
+	for _, s := range snaps {
+		if s.guid == guid(line.GUID) {
+			return true
+		}
+		if s.guid == end {
+			break
+		}
+	}
+	return false
+}
+
+// mark writes down that a copy is on a line. The caller has claimed the volume.
+func (e *Engine) mark(ctx context.Context, id volume.ID, line volume.Line) error {
+	if err := e.cfg.Pool.SetProperties(ctx, e.cfg.dataset(id), map[string]string{propLine: line.Mark(id)}); err != nil {
+		return fmt.Errorf("marking the copy of volume %s: %w", id, err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c := e.copies[id]; c != nil {
+		e.touch(c)
+		c.line = line.Mark(id)
+	}
+	return nil
+}
+
+// ofLine are the properties of what a copy becomes once what it has beyond one of its snapshots
+// is set aside for the primary's sake: if that is on the line, from the beginning.
+func ofLine(id volume.ID, props map[string]string, st step, s standing, o offer, line volume.Line) map[string]string {
+	if st.act != actFork || st.common == 0 || o.Epoch < line.Epoch || !holdsUpTo(s.snaps, st.common, line) {
+		return props
+	}
+	out := map[string]string{propLine: line.Mark(id)}
+	maps.Copy(out, props)
+	return out
+}
+
+// lineOf is where a volume was last rolled back, by its assignment. The caller holds mu.
+func (e *Engine) lineOf(id volume.ID) volume.Line {
+	if a := e.table[id]; a != nil {
+		return a.Line
+	}
+	return volume.Line{}
 }

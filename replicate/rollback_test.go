@@ -9,6 +9,7 @@ import (
 
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/zfs"
+	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
 
 // setupRollback makes a volume with a snapshot "before" on a and b, in epoch 1, and more that
@@ -238,21 +239,20 @@ func TestGoBack(t *testing.T) {
 		name    string
 		snaps   []string
 		written bool
-		own     volume.Epoch
+		marked  bool
 		want    goingBack
 	}{
-		{"all of the old line", []string{"1", "x", "2", "2"}, false, 0, goFork},
-		{"a user's alone", []string{"1", "x", "y"}, false, 0, goFork},
-		{"written to after it", []string{"1", "x"}, true, 0, goFork},
-		{"exactly there", []string{"1", "x"}, false, 0, goMark},
-		{"without it", []string{"1", "2"}, false, 0, goLost},
-		{"nothing at all", nil, false, 0, goLost},
-		{"on the line, by its mark", []string{"1", "x"}, true, 3, goneBack},
-		{"on the line, with a user's", []string{"1", "x", "y"}, true, 3, goneBack},
-		{"on the line, by a snapshot", []string{"1", "x", "3"}, true, 0, goneBack},
-		{"on the line, and moved since", []string{"1", "x", "4"}, false, 0, goneBack},
-		{"on the line, of which it is pruned", []string{"4"}, true, 0, goneBack},
-		{"on an older line", []string{"1", "x", "2"}, true, 2, goFork},
+		{"all of the old line", []string{"1", "x", "2", "2"}, false, false, goFork},
+		{"a user's alone", []string{"1", "x", "y"}, false, false, goFork},
+		{"written to after it", []string{"1", "x"}, true, false, goFork},
+		{"exactly there", []string{"1", "x"}, false, false, goMark},
+		{"without it", []string{"1", "2"}, false, false, goLost},
+		{"nothing at all", nil, false, false, goLost},
+		{"on the line, by its mark", []string{"1", "x"}, true, true, goneBack},
+		{"on the line, with a user's", []string{"1", "x", "y"}, true, true, goneBack},
+		{"on the line, by a snapshot", []string{"1", "x", "3"}, true, false, goneBack},
+		{"on the line, and moved since", []string{"1", "x", "4"}, false, false, goneBack},
+		{"on the line, of which it is pruned", []string{"4"}, true, false, goneBack},
 	} {
 		var snaps []snap
 		for i, word := range tt.snaps {
@@ -266,8 +266,121 @@ func TestGoBack(t *testing.T) {
 			}
 			snaps = append(snaps, s)
 		}
-		if got := goBack(snaps, tt.written, tt.own, line); got != tt.want {
+		if got := goBack(snaps, tt.written, tt.marked, line); got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}
+
+// A replica catches up on the line, has only what people took there, and is then all that is left:
+// it goes on with that, also after a restart, and says until when it has all. So it is where the
+// snapshot that the volume went back to is one of people, and where it is one of the engine's.
+func TestRollbackCaughtUp(t *testing.T) {
+	for _, people := range []bool{true, false} {
+		inBubble(t, "a b", func(w *world) {
+			ctx := context.Background()
+			a, b := w.node("a"), w.node("b")
+			w.setupRollback()
+			a.assign()
+			line := a.before(2)
+			if !people {
+				list := a.snapshots()
+				i := slices.IndexFunc(list, func(s zfs.Snapshot) bool { return s.GUID == line.GUID }) - 1
+				line.GUID, line.Snapshot, line.Taken = list[i].GUID, list[i].Name, list[i].Creation
+			}
+			w.partition("a", "b", true)
+			w.must(a.eng().GoBack(ctx, testVol, 2, line, nil))
+			w.assignLine(2, line, "a", "b")
+			a.write("g", "written on the line")
+			time.Sleep(time.Minute)
+			w.userSnapshot("x1")
+			a.write("h", "written later")
+			w.userSnapshot("x2")
+			a.write("i", "written last")
+			_, err := a.eng().Flush(ctx, testVol, "")
+			w.must(err)
+			b.host.Inject(zfsfake.Rule{Op: "receive", Do: func(context.Context, string, string) error {
+				if has(b, "x2") {
+					return zfsfake.ErrInjected
+				}
+				return nil
+			}})
+			w.partition("a", "b", false)
+			w.waitFor("b is about to be in step", func() bool { return has(b, "x2") })
+			w.partition("a", "b", true)
+			b.stop()
+			b.start()
+			b.assign()
+			p, err := b.eng().Promise(ctx, testVol, 3, line)
+			w.must(err)
+			if p.Newest != line.Start() || p.AsOf.Before(line.Taken.Add(40*time.Second)) {
+				t.Errorf("it promises to stand at %+v as of %s, a line that began at %s", p.Newest, p.AsOf, line.Taken)
+			}
+			w.must(b.eng().GoBack(ctx, testVol, 3, line, nil))
+			for _, file := range []string{"g", "h"} {
+				if _, err := b.disk.ReadFile(b.dataset(), file); err != nil {
+					t.Errorf("%s was undone: %v", file, err)
+				}
+			}
+			w.hasAside(b, "tail", "tail2")
+		})
+	}
+}
+
+// What is known to be on the line of snapshot x: 1 is below it, 2 to 4 are above.
+func TestJoins(t *testing.T) {
+	const x = 77
+	line := volume.Line{Epoch: 3, GUID: x}
+	for _, tt := range []struct {
+		name  string
+		snaps []guid
+		bases []guid
+		twist func(*standing, *offer)
+		want  bool
+	}{
+		{"catching up", []guid{1, x, 2}, []guid{1, x, 2, 3}, nil, true},
+		{"all of it", []guid{1, x, 2}, []guid{1, x, 2}, nil, true},
+		{"where it begins", []guid{1, x}, []guid{1, x, 2}, nil, true},
+		{"where it begins, and written to", []guid{1, x}, []guid{1, x, 2}, func(s *standing, _ *offer) { s.written = true }, false},
+		{"where it begins, and modified", []guid{1, x}, []guid{1, x, 2}, func(s *standing, _ *offer) { s.modified = true }, false},
+		{"where it begins, and mounted", []guid{1, x}, []guid{1, x, 2}, func(s *standing, _ *offer) { s.mounted = true }, false},
+		{"below it", []guid{1}, []guid{1, x, 2}, nil, false},
+		{"with what was undone", []guid{1, x, 4}, []guid{1, x, 2}, nil, false},
+		{"without it, perhaps of another past", []guid{1, 2}, []guid{1, 2, 3}, nil, false},
+		{"offered before it began", []guid{1, x, 4}, []guid{1, x, 4}, func(_ *standing, o *offer) { o.Epoch = 2 }, false},
+		{"marked", []guid{1, x, 2}, []guid{1, x, 2, 3}, func(s *standing, _ *offer) { s.line = line.Mark(testVol) }, false},
+		{"marked when it was another volume", []guid{1, x, 2}, []guid{1, x, 2, 3}, func(s *standing, _ *offer) { s.line = line.Mark("0") }, true},
+		{"not there", nil, []guid{1, x}, nil, false},
+	} {
+		s := standing{exists: true}
+		for _, g := range tt.snaps {
+			s.snaps = append(s.snaps, snap{guid: g})
+		}
+		o := offer{Epoch: 3, Bases: tt.bases}
+		if tt.twist != nil {
+			tt.twist(&s, &o)
+		}
+		if got := s.joins(testVol, o, line); got != tt.want {
+			t.Errorf("%s: %t", tt.name, got)
+		}
+		if s.joins(testVol, o, volume.Line{}) {
+			t.Errorf("%s: it joins a line that there is not", tt.name)
+		}
+	}
+	s := standing{snaps: []snap{{guid: 1}, {guid: x}, {guid: 2}, {guid: 4}}}
+	for _, tt := range []struct {
+		st   step
+		want bool
+	}{
+		{step{act: actFork, common: 2}, true},
+		{step{act: actFork, common: x}, true},
+		{step{act: actFork, common: 1}, false},
+		{step{act: actFork}, false}, // of nobody knows when
+		{step{act: actShelve, common: 2}, false},
+	} {
+		props := ofLine(testVol, map[string]string{"a": "b"}, tt.st, s, offer{Epoch: 3}, line)
+		if got := props[propLine] == line.Mark(testVol); got != tt.want || props["a"] != "b" {
+			t.Errorf("after %+v the copy has %v", tt.st, props)
 		}
 	}
 }

@@ -287,7 +287,7 @@ func (l *link) plan(ctx context.Context, o offer, ans answer) (h hop, kind, toke
 	if c == nil {
 		return hop{}, kind, "", errSuperseded
 	}
-	h, ok := nextHop(c.snaps, c.marks, c.halts(), ans.Have)
+	h, ok := nextHop(c.snaps, c.marks, c.halts(e.lineOf(l.key.volume)), ans.Have)
 	if !ok {
 		c.known = false
 		wake(e.wakeCadence)
@@ -364,7 +364,7 @@ func (l *link) foresee() (h hop, ok bool) {
 	if c == nil || l.top == 0 {
 		return hop{}, false
 	}
-	return nextHop(c.snaps, c.marks, c.halts(), l.top)
+	return nextHop(c.snaps, c.marks, c.halts(l.e.lineOf(l.key.volume)), l.top)
 }
 
 // request is what zfs is asked to send for a stream.

@@ -164,7 +164,7 @@ func (e *Engine) remembered(id volume.ID, now time.Time) (s standing, ok bool) {
 		return standing{}, false
 	}
 	return standing{exists: true, mounted: c.mounted, token: c.token, epoch: c.epoch, badEpoch: c.badEpoch,
-		snaps: c.snaps, modified: c.modified}, true
+		snaps: c.snaps, modified: c.modified, line: c.line, written: c.written != 0}, true
 }
 
 // doubt forgets the last look at a copy, which is about to be received into, and

@@ -30,7 +30,7 @@ type Actual struct {
 type Copy struct {
 	Dataset  string
 	Epoch    volume.Epoch // highest it has accepted; 0 when it does not say
-	Line     volume.Epoch // of the volume.Line that it is marked to be on; 0: of none
+	Line     string       // the mark of the volume.Line that it is on; "": none
 	Mounted  bool
 	RefQuota int64
 	Used     int64
@@ -157,9 +157,8 @@ func copyOf(d zfs.Dataset) Copy {
 			epoch = math.MaxUint64 // unreadable: newer than any, so that it is never overwritten
 		}
 	}
-	line, _ := volume.ParseEpoch(d.User[propLine]) // one that cannot be read says nothing
 	return Copy{
-		Dataset: d.Name, Epoch: epoch, Line: line, Mounted: d.Mounted, RefQuota: d.RefQuota,
+		Dataset: d.Name, Epoch: epoch, Line: d.User[propLine], Mounted: d.Mounted, RefQuota: d.RefQuota,
 		Used: d.Used, Data: d.Referenced, Mount: d.Mountpoint,
 	}
 }

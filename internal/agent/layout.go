@@ -61,5 +61,5 @@ const (
 	propVolume = "flocker:volume"
 	propAside  = "flocker:aside" // of a copy set aside: when, and why
 	propEpoch  = "flocker:epoch"
-	propLine   = "flocker:line" // of a copy that has been the primary's since a rollback: see replicate.Engine.GoBack
+	propLine   = "flocker:line" // of a copy that is known to be on a volume.Line: its Mark
 )

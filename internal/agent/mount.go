@@ -200,7 +200,11 @@ func (a *Agent) takeOver(ctx context.Context, v *state.Volume, c Copy) error {
 		}
 		// What a volume was rolled back to may be removed once it goes on from there.
 		line := v.Line()
-		stands := !line.IsZero() && v.Start == line.Start() && c.Line >= line.Epoch
+		marked, err := line.Marked(v.ID, c.Line)
+		if err != nil {
+			return fmt.Errorf("taking volume %q over: %w", v.Name, err)
+		}
+		stands := marked && v.Start.Same(line.Start())
 		if !held[v.Start.GUID] && !stands {
 			return volume.Errorf(volume.CodeRefused,
 				"volume %q: the copy on %s lacks the snapshot it was handed over with", v.Name, a.name()).

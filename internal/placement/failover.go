@@ -174,7 +174,7 @@ func (e *election) strayed(p volume.Position) bool {
 	if start.IsZero() || p.Epoch > start.Epoch {
 		return false
 	}
-	if r := e.Volume.RolledBack; r != nil && !r.Passed && start == e.Volume.Line().Start() && p.Epoch == start.Epoch && p.Seq > 0 {
+	if r := e.Volume.RolledBack; r != nil && !r.Passed && start.Same(e.Volume.Line().Start()) && p.Epoch == start.Epoch && p.Seq > 0 {
 		return false // the epoch of a rollback begins with its own first position
 	}
 	return p.Compare(start) > 0 || p.Compare(start) == 0 && p.GUID != start.GUID
@@ -278,6 +278,7 @@ func (e *election) choice() *candidate {
 		}
 		if best == nil || cmp.Or(
 			c.promise.Newest.Compare(best.promise.Newest),
+			e.further(c, best),
 			cmp.Compare(yes(c.node.Availability == state.Active), yes(best.node.Availability == state.Active)),
 			cmp.Compare(e.company(c), e.company(best)),
 			cmp.Compare(yes(best.node.strays(e.Volume.Spec)), yes(c.node.strays(e.Volume.Spec))),
@@ -289,6 +290,21 @@ func (e *election) choice() *candidate {
 		}
 	}
 	return best
+}
+
+// atStart says that a copy tells no more than that it has where a rollback's line begins. It may
+// have snapshots of people that came after that, which have no position.
+func (e *election) atStart(c *candidate) bool {
+	line := e.Volume.Line()
+	return !line.IsZero() && c.promise.Newest.Same(line.Start())
+}
+
+// further compares two copies where a line begins, by what of it they are complete for.
+func (e *election) further(a, b *candidate) int {
+	if !e.atStart(a) || !e.atStart(b) {
+		return 0
+	}
+	return a.promise.AsOf.Compare(b.promise.AsOf)
 }
 
 // company counts the other volumes of the containers that are to run on this one whose
@@ -501,6 +517,9 @@ func (e *election) loss(c *candidate) time.Duration {
 
 // complete is the time up to which c's copy is proven complete; zero: not known.
 func (e *election) complete(c *candidate) (asOf time.Time) {
+	if e.atStart(c) {
+		return c.promise.AsOf // another one there may have more
+	}
 	// Copies that stand on the same snapshot hold the same; what proves one complete
 	// proves all of them. What the primary itself said last counts, where it named that
 	// snapshot: a replica repeats what it was told before, and if the primary's clock was

@@ -56,7 +56,10 @@ func (w *world) elect(t *testing.T, args string, lines []string) string {
 			value, passed := strings.CutSuffix(value, "-passed")
 			at := position(t, value+"-0")
 			vol.RolledBack = &state.RolledBack{RollbackTo: state.RollbackTo{Snapshot: "before", GUID: at.GUID}, Epoch: at.Epoch, Passed: passed, Final: volume.Position{Epoch: at.Epoch - 1, Seq: 9, GUID: 9}}
+			// Two times that were read from a snapshot of the state are of two zones, by their pointers.
+			vol.RolledBack.Final.Taken = now.In(time.FixedZone("", 19800))
 			vol.Start = vol.Line().Start()
+			vol.Start.Taken = now.In(time.FixedZone("", 19800))
 		case "recovered":
 			vol.Election.Recovered = true
 		default:

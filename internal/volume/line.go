@@ -1,6 +1,10 @@
 package volume
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // Line is where a volume was last rolled back: from Epoch on its history goes on from the
 // snapshot with this GUID, and whatever a copy of an earlier epoch holds beyond that is
@@ -21,3 +25,24 @@ func (l Line) IsZero() bool { return l.GUID == 0 }
 // Start is where the line begins, as a position: above all that was taken in epochs before
 // it, and below all that is taken on it. No snapshot has its name.
 func (l Line) Start() Position { return Position{Epoch: l.Epoch, GUID: l.GUID, Taken: l.Taken} }
+
+// Mark is what a copy of a volume is marked with that is known to be on the line. It names the
+// volume, because a copy that was set aside may become another one.
+func (l Line) Mark(id ID) string { return fmt.Sprintf("%s %s %016x", id, l.Epoch, l.GUID) }
+
+// Marked says that this mark of a volume's copy is one of the line, or of one that began on it
+// later. An error is a mark that nobody has made.
+func (l Line) Marked(id ID, mark string) (bool, error) {
+	if l.IsZero() || mark == "" {
+		return false, nil
+	}
+	words := strings.Fields(mark)
+	if len(words) != 3 {
+		return false, fmt.Errorf("%q is no mark of a line", mark)
+	}
+	epoch, err := ParseEpoch(words[1])
+	if err != nil {
+		return false, fmt.Errorf("%q is no mark of a line: %w", mark, err)
+	}
+	return words[0] == string(id) && epoch > l.Epoch || mark == l.Mark(id), nil
+}

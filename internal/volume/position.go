@@ -38,6 +38,10 @@ func (p Position) Compare(q Position) int {
 	return 0
 }
 
+// Same says that both are the same snapshot. Times are not compared: one that was written down and
+// read again may be another value of the same moment.
+func (p Position) Same(q Position) bool { return p.Compare(q) == 0 && p.GUID == q.GUID }
+
 // SnapshotName is the engine's name for this position: flk-<epoch>-<seq>, both
 // zero-padded, so that the order of names is the order of snapshots.
 func (p Position) SnapshotName() string {
