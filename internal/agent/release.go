@@ -168,6 +168,17 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	if times.Copy = time.Since(began); !stopped.Paused.IsZero() {
 		times.Held = max(time.Since(stopped.Paused), 1) // 0 would be no route
 	}
+	if back != nil {
+		// Somebody may have destroyed it by hand meanwhile, or have begun to before it was pinned;
+		// once the rollback is committed there would be nothing to go back to.
+		err := a.repl.Pin(ctx, id, back.GUID)
+		if volume.CodeOf(err) == volume.CodeNotFound {
+			return refuse(fmt.Sprintf("snapshot %s is not on its primary %s any more", back.Snapshot, a.name()))
+		}
+		if err != nil {
+			return err
+		}
+	}
 	var commit state.Command = state.CommitHandoff{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Final: final, Times: times}
 	if back != nil {
 		commit = state.CommitRollback{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Final: final}

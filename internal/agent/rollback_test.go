@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -162,8 +163,10 @@ func TestRollbackWithoutSnapshot(t *testing.T) {
 	must(t, err, host.WriteFile(name, "h", []byte("new")), host.Destroy(ctx, asides[1].Name),
 		host.DestroySnapshots(ctx, name, []string{"before"}), host.Unmount(ctx, name))
 	v := f.s.Volume(vol1)
+	start := v.Line().Start()
+	start.Taken = start.Taken.In(time.FixedZone("", 19800)) // as one is that was read again
 	f.apply(t, state.BeginElection{ID: vol1, Epoch: v.Epoch, Fenced: true})
-	f.apply(t, state.Promote{ID: vol1, Epoch: v.Epoch.Next(), To: self, Start: v.Line().Start()})
+	f.apply(t, state.Promote{ID: vol1, Epoch: v.Epoch.Next(), To: self, Start: start})
 	mount()
 	if got, err := host.ReadFile(name, "h"); err != nil || string(got) != "new" {
 		t.Errorf("what was written since is %q, %v", got, err)
@@ -185,7 +188,7 @@ func rolledBack(t *testing.T, host *zfsfake.Host, f *fixed, layout Layout) (befo
 	snaps, err := host.Snapshots(ctx, name, false)
 	must(t, err)
 	before, final = snaps[1].GUID, snaps[2].GUID
-	last.GUID = final
+	last.GUID, last.Taken = final, snaps[2].Creation
 	f.apply(t, state.CreateVolume{ID: vol1, Name: "pg", Spec: volume.DefaultSpec(), Placement: volume.Placement{Primary: self, Local: []volume.NodeID{other}}})
 	f.apply(t, state.ConfirmCreate{ID: vol1, Epoch: 1})
 	f.apply(t, state.BeginRollback{ID: vol1, Epoch: 1, Attempt: "a", To: state.RollbackTo{Snapshot: "before", GUID: before}})
@@ -197,11 +200,12 @@ func rolledBack(t *testing.T, host *zfsfake.Host, f *fixed, layout Layout) (befo
 type pinned struct {
 	held
 	there bool // the snapshot to go back to is
+	goes  bool // it is destroyed while the volume is being freed
 	log   []string
 }
 
 func (p *pinned) Pin(context.Context, volume.ID, uint64) error {
-	if !p.there {
+	if !p.there || p.goes && len(p.log) > 1 {
 		return volume.Errorf(volume.CodeNotFound, "no such snapshot")
 	}
 	p.log = append(p.log, "pin")
@@ -219,12 +223,14 @@ func (p *pinned) Flush(_ context.Context, _ volume.ID, to volume.NodeID) (volume
 func TestReleaseForRollback(t *testing.T) {
 	for name, c := range map[string]struct {
 		there bool
+		goes  bool
 		looks int
 		log   string
 		want  string // the reason of the refusal; "": it goes
 	}{
-		"free":          {there: true, log: "pin stop snapshot"},
-		"free soon":     {there: true, looks: 2, log: "pin stop snapshot"},
+		"free":          {there: true, log: "pin stop snapshot pin"},
+		"free soon":     {there: true, looks: 2, log: "pin stop snapshot pin"},
+		"destroyed":     {there: true, goes: true, log: "pin stop snapshot", want: "snapshot before is not on its primary"},
 		"held on to":    {there: true, looks: 1 << 20, log: "pin stop", want: "a mount namespace shows it"},
 		"without it":    {log: "", want: "snapshot before is not on its primary"},
 		"not even free": {looks: 1 << 20, log: "", want: "snapshot before is not on its primary"},
@@ -238,7 +244,7 @@ func TestReleaseForRollback(t *testing.T) {
 				f.apply(t, state.CreateVolume{ID: vol1, Name: "pg", Spec: volume.DefaultSpec(), Placement: volume.Placement{Primary: self, Local: []volume.NodeID{other}}})
 				f.apply(t, state.ConfirmCreate{ID: vol1, Epoch: 1})
 				f.apply(t, state.BeginRollback{ID: vol1, Epoch: 1, Attempt: "a", To: state.RollbackTo{Snapshot: "before", GUID: 1}})
-				p := &pinned{held: held{looks: c.looks}, there: c.there}
+				p := &pinned{held: held{looks: c.looks}, there: c.there, goes: c.goes}
 				a := New(Config{
 					Self: self, Layout: layout, Cluster: f, ZFS: host, Files: p, Use: lonely{}, Repl: p, Log: slog.New(slog.DiscardHandler),
 					PrepareStop: func(context.Context, volume.ID) error { return errors.New("nothing is copied for a rollback") },

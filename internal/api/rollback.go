@@ -17,6 +17,9 @@ type RollbackRequest struct {
 	// Newer: snapshots that people or a schedule have taken since are to leave the volume with
 	// what is undone. Without it their being there is a reason to refuse.
 	Newer bool `json:"newer,omitempty"`
+	// Request makes a repeat the same rollback, also when that is over. The node that is asked
+	// fills it in when it is empty, so that what it repeats itself is done once.
+	Request string `json:"request,omitempty"`
 }
 
 // RollbackState is where a rollback is.

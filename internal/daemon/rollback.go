@@ -1,7 +1,10 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
@@ -23,6 +26,7 @@ func (m *member) RollBack(ctx context.Context, ref string, req api.RollbackReque
 	if ref, err = m.resolveNow(ctx, ref, live); err != nil {
 		return out, err
 	}
+	req.Request = cmp.Or(req.Request, newRequest())
 	err = m.onLeader(ctx, func(ctx context.Context, leader *api.Client) (err error) {
 		if leader != nil {
 			out, err = leader.RollBack(ctx, ref, req)
@@ -38,11 +42,19 @@ func (m *member) RollBack(ctx context.Context, ref string, req api.RollbackReque
 }
 
 // rollBackHere is RollBack on the leader. Whatever can be refused is before anything is
-// stopped; the primary looks once more, at its own disk, before it stops anything.
+// stopped; the primary looks once more, at its own disk, before it stops anything. The attempt
+// follows from the request, so that a repeat whose first answer was lost, which may come when the
+// rollback is over and its containers run again, is no second one.
 func (m *member) rollBackHere(ctx context.Context, ref string, req api.RollbackRequest) (api.Rollback, error) {
 	v, err := m.findHere(ctx, ref, live)
 	if err != nil {
 		return api.Rollback{}, err
+	}
+	attempt := attemptOf(v.ID, req.Request)
+	if !req.DryRun {
+		if known, err := m.rollback(v, attempt); err == nil {
+			return known, nil
+		}
 	}
 	if v.Phase == state.PhaseElecting {
 		return api.Rollback{}, m.noPrimary(v)
@@ -71,7 +83,6 @@ func (m *member) rollBackHere(ctx context.Context, ref string, req api.RollbackR
 		out.Taken, out.WrittenBytes, out.Newer, out.Containers = plan.Taken, plan.WrittenBytes, plan.Newer, containers
 		return out, nil
 	}
-	attempt := newRequest()
 	if _, err := m.commit(ctx, "", state.BeginRollback{ID: v.ID, Epoch: v.Epoch, Attempt: attempt, To: to}); err != nil {
 		return api.Rollback{}, err
 	}
@@ -84,6 +95,12 @@ func (m *member) rollBackHere(ctx context.Context, ref string, req api.RollbackR
 	out, err := m.rollback(v, attempt)
 	out.Taken, out.WrittenBytes, out.Newer, out.Containers = plan.Taken, plan.WrittenBytes, plan.Newer, containers
 	return out, err
+}
+
+// attemptOf is the ID of the rollback that was asked for by this request.
+func attemptOf(id volume.ID, request string) string {
+	sum := sha256.Sum256([]byte("rollback " + string(id) + " " + request))
+	return hex.EncodeToString(sum[:8])
 }
 
 // snapshotsOf are the snapshots of a volume as its primary has them on its disk. It is for

@@ -48,7 +48,8 @@ import (
 //	asides NODE [NODE=VOLUME..]    until flockctl aside list shows exactly these
 //	restore NODE FROM VOLUME       flockctl aside restore of what is set aside on FROM
 //	discard NODE FROM              flockctl aside remove
-//	roll-back NODE VOLUME NAME [newer]  flockctl rollback, not waited for; newer: the newer snapshots may go
+//	roll-back NODE VOLUME NAME [newer] [same-request]  flockctl rollback, not waited for; newer: the newer snapshots may go;
+//	  same-request: its last request, which must be the rollback that it was
 //	rollback NODE VOLUME STATE [TEXT]  until the one that was begun last in the script is so, with that text in what it says
 //	restore-undone NODE VOLUME NEW flockctl aside restore of what it names
 //	set NODE VOLUME KEY=VALUE..    flockctl volume set
@@ -290,7 +291,19 @@ func (w *World) operatorStep(words []string) error {
 		_, err = node().API().RestoreAside(w.ctx(), x.Name, api.RestoreAsideRequest{Name: words[3]})
 		return err
 	case "roll-back":
-		b, err := node().API().RollBack(w.ctx(), words[2], api.RollbackRequest{Snapshot: words[3], Newer: slices.Contains(words, "newer")})
+		again, was := slices.Contains(words, "same-request"), w.rollbacks[words[2]]
+		if !again {
+			w.asked[words[2]]++
+		}
+		b, err := node().API().RollBack(w.ctx(), words[2], api.RollbackRequest{
+			Snapshot: words[3], Newer: slices.Contains(words, "newer"), Request: fmt.Sprintf("script-%d", w.asked[words[2]]),
+		})
+		if again && err == nil {
+			if b.ID != was {
+				return fmt.Errorf("asked again it is rollback %s, was %s", b.ID, was)
+			}
+			return nil
+		}
 		if err == nil {
 			w.rollbacks[words[2]] = b.ID
 			err = w.noteRollback(words[2], words[3], b.ID)

@@ -65,6 +65,15 @@ func (v *Volume) Line() volume.Line {
 }
 
 func (t *txn) beginRollback(c BeginRollback) Result {
+	// Whoever repeats it has not heard how it ended.
+	if v := t.s.Volume(c.ID); v != nil && c.Attempt != "" {
+		switch r, f := v.RolledBack, v.LastRefusal; {
+		case r != nil && r.Attempt == c.Attempt:
+			return Result{Volume: v.ID}
+		case f != nil && f.Attempt == c.Attempt:
+			return failed(volume.CodeConflict, "volume %q was not rolled back: %s", v.Name, f.Reason)
+		}
+	}
 	v, bad := t.at1(c.ID, c.Epoch)
 	if bad != nil {
 		return *bad
@@ -108,6 +117,8 @@ func (t *txn) commitRollback(c CommitRollback) Result {
 		return failed(volume.CodeConflict, "node %s may not write: it has no lease any more", t.s.NodeName(v.Placement.Primary))
 	}
 	v.Epoch = v.Epoch.Next()
+	// What is written into logs and snapshots of the state is read again on nodes of other zones.
+	c.Final.Taken = c.Final.Taken.UTC()
 	v.RolledBack = &RolledBack{RollbackTo: *p.Rollback, Attempt: p.Attempt, Epoch: v.Epoch, Final: c.Final, Began: p.Began, At: t.at}
 	v.Start = v.Line().Start()
 	// Its containers were recorded in the epoch before: so they are started again.
