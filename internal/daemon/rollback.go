@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
@@ -83,6 +84,9 @@ func (m *member) rollBackHere(ctx context.Context, ref string, req api.RollbackR
 		out.Taken, out.WrittenBytes, out.Newer, out.Containers = plan.Taken, plan.WrittenBytes, plan.Newer, containers
 		return out, nil
 	}
+	if err := m.onReplica(ctx, v, to); err != nil {
+		return api.Rollback{}, err
+	}
 	if _, err := m.commit(ctx, "", state.BeginRollback{ID: v.ID, Epoch: v.Epoch, Attempt: attempt, To: to}); err != nil {
 		return api.Rollback{}, err
 	}
@@ -101,6 +105,61 @@ func (m *member) rollBackHere(ctx context.Context, ref string, req api.RollbackR
 func attemptOf(id volume.ID, request string) string {
 	sum := sha256.Sum256([]byte("rollback " + string(id) + " " + request))
 	return hex.EncodeToString(sum[:8])
+}
+
+// onReplica sees to it that a volume with replicas has the snapshot that it is to go back to on one
+// of them. From the commit on nobody else could be promoted who has not got it, also of those that
+// would have been a moment before, until the first of them has followed.
+func (m *member) onReplica(ctx context.Context, v *state.Volume, to state.RollbackTo) error {
+	nodes := v.Placement.Nodes()[1:]
+	lack := lackOf(to, nodes, m.askReplicas(ctx, v, to, nodes))
+	if lack == "" {
+		return nil
+	}
+	// What was taken a moment ago is there as soon as one is in sync.
+	if _, err := m.point(ctx, v.Placement.Primary, api.PointRequest{Volume: v.ID, Name: to.Snapshot, For: lack}); err != nil {
+		return fmt.Errorf("bringing snapshot %s of volume %q to a replica first: %w", to.Snapshot, v.Name, err)
+	}
+	if lackOf(to, nodes, m.askReplicas(ctx, v, to, nodes)) == "" {
+		return nil
+	}
+	return volume.Errorf(volume.CodeRefused, "volume %q cannot be rolled back: no replica that answers has its snapshot %s, so none could be promoted if %s were lost right after",
+		v.Name, to.Snapshot, m.cluster.State().NodeName(v.Placement.Primary)).
+		WithHint("flockctl clone makes a volume of what was there then; snapshots of replication go by themselves, on each node at another time")
+}
+
+// found is what a node said that was asked for a snapshot.
+type found struct {
+	guid uint64
+	err  error
+}
+
+// askReplicas asks all of them at once for the snapshot of that name.
+func (m *member) askReplicas(ctx context.Context, v *state.Volume, to state.RollbackTo, nodes []volume.NodeID) []found {
+	out := make([]found, len(nodes))
+	var all sync.WaitGroup
+	for i, node := range nodes {
+		all.Go(func() {
+			p, err := m.point(ctx, node, api.PointRequest{Volume: v.ID, Name: to.Snapshot})
+			out[i] = found{p.GUID, err}
+		})
+	}
+	all.Wait()
+	return out
+}
+
+// lackOf is a replica that lacks the snapshot where none is known to have it; "": one has it, or none
+// can say. Whoever does not answer may have it, and may have been away when it was taken.
+func lackOf(to state.RollbackTo, nodes []volume.NodeID, said []found) (lack volume.NodeID) {
+	for i, f := range said {
+		switch {
+		case f.err == nil && f.guid == to.GUID:
+			return ""
+		case lack == "" && (f.err == nil || volume.CodeOf(f.err) == volume.CodeNotFound):
+			lack = nodes[i]
+		}
+	}
+	return lack
 }
 
 // snapshotsOf are the snapshots of a volume as its primary has them on its disk. It is for

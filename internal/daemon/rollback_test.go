@@ -69,3 +69,26 @@ func TestGoingBackAlone(t *testing.T) {
 		}
 	}
 }
+
+// A rollback that only the primary could finish is not begun; one that was not heard of is no reason.
+func TestLackOf(t *testing.T) {
+	to := state.RollbackTo{Snapshot: "before", GUID: 5}
+	none, silent := volume.Errorf(volume.CodeNotFound, "no such snapshot"), volume.Errorf(volume.CodeUnavailable, "away")
+	for _, tt := range []struct {
+		name string
+		said []found
+		want volume.NodeID
+	}{
+		{"no replicas", nil, ""},
+		{"all have it", []found{{5, nil}, {5, nil}}, ""},
+		{"one has it", []found{{0, none}, {5, nil}}, ""},
+		{"none has it", []found{{0, none}, {0, none}}, "n2"},
+		{"another one of that name", []found{{6, nil}, {0, none}}, "n2"},
+		{"one lacks it and the other is away", []found{{0, silent}, {0, none}}, "n3"},
+		{"all are away", []found{{0, silent}, {0, silent}}, ""},
+	} {
+		if got := lackOf(to, []volume.NodeID{"n2", "n3"}, tt.said); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}

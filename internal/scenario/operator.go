@@ -78,6 +78,7 @@ import (
 //	doctor NODE SEVERITY CHECK [OF] ~~ TEXT  until flockctl doctor says so, of node OF or of the cluster
 //	sound NODE                     until flockctl doctor finds no problem, nothing about datasets and no clock that is off
 //	stray NODE NAME                somebody makes a dataset where those of the volumes are
+//	lose-snapshot NODE VOLUME NAME  somebody destroys that copy's snapshot with zfs
 //	local NODE NAME                the engine has a volume of its own of that name
 //	option NODE VOLUME KEY=VALUE.. until the node knows the volume with these
 func (w *World) operatorStep(words []string) error {
@@ -150,6 +151,12 @@ func (w *World) operatorStep(words []string) error {
 		return nil
 	case "stray":
 		return node().ZFS.CreateFilesystem(w.ctx(), Pool+"/flocker/"+words[2], nil)
+	case "lose-snapshot":
+		ds, err := w.dataset(words[2])
+		if err != nil {
+			return err
+		}
+		return node().ZFS.DestroySnapshots(w.ctx(), ds, words[3:4])
 	case "local":
 		node().Engine.MakeLocal(words[2])
 		return nil
