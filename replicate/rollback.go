@@ -16,8 +16,13 @@ import (
 
 // Pin makes sure that this node's copy of a volume has the snapshot with this guid, and has
 // retention leave it until Unpin or GoBack. What is being destroyed already is seen to be
-// gone: that is CodeNotFound. One snapshot of each volume can be pinned, in memory only.
-func (e *Engine) Pin(ctx context.Context, id volume.ID, g uint64) error {
+// gone: that is CodeNotFound. After an error nothing is pinned. One snapshot of each volume can be pinned, in memory only.
+func (e *Engine) Pin(ctx context.Context, id volume.ID, g uint64) (err error) {
+	defer func() {
+		if err != nil {
+			e.Unpin(id)
+		}
+	}()
 	e.mu.Lock()
 	e.pins[id] = guid(g)
 	e.mu.Unlock()
@@ -35,7 +40,6 @@ func (e *Engine) Pin(ctx context.Context, id volume.ID, g uint64) error {
 			return nil
 		}
 	}
-	e.Unpin(id)
 	return volume.Errorf(volume.CodeNotFound, "the copy of volume %s on its primary has no snapshot with guid %d any more", id, g)
 }
 

@@ -221,6 +221,11 @@ func TestPin(t *testing.T) {
 			t.Fatal("nothing was pruned")
 		}
 		a.eng().Unpin(testVol)
+		mend := a.host.Inject(zfsfake.Rule{Do: func(context.Context, string, string) error { return zfsfake.ErrInjected }})
+		if err := a.eng().Pin(context.Background(), testVol, old.GUID); err == nil {
+			t.Error("what cannot be listed is pinned")
+		}
+		mend()
 		pass()
 		if a.snapshots()[0].GUID == old.GUID {
 			t.Error("a snapshot that is pinned no more stays")

@@ -110,8 +110,9 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 		}
 		defer func() {
 			now := a.cluster.State().Volume(id)
-			if now == nil || now.Epoch == v.Epoch && !pending(a.cluster.State()) {
-				a.repl.Unpin(id) // it was given up
+			committed := now != nil && now.RolledBack != nil && now.RolledBack.Attempt == v.Pending.Attempt
+			if !committed && !pending(a.cluster.State()) {
+				a.repl.Unpin(id) // it was given up, perhaps with this primary
 			}
 		}()
 	}

@@ -224,6 +224,7 @@ func TestReleaseForRollback(t *testing.T) {
 	for name, c := range map[string]struct {
 		there bool
 		goes  bool
+		taken bool // from this node, while it stops the containers
 		looks int
 		log   string
 		want  string // the reason of the refusal; "": it goes
@@ -231,6 +232,7 @@ func TestReleaseForRollback(t *testing.T) {
 		"free":          {there: true, log: "pin stop snapshot pin"},
 		"free soon":     {there: true, looks: 2, log: "pin stop snapshot pin"},
 		"destroyed":     {there: true, goes: true, log: "pin stop snapshot", want: "snapshot before is not on its primary"},
+		"elected":       {there: true, taken: true, log: "pin stop snapshot pin unpin"},
 		"held on to":    {there: true, looks: 1 << 20, log: "pin stop", want: "a mount namespace shows it"},
 		"without it":    {log: "", want: "snapshot before is not on its primary"},
 		"not even free": {looks: 1 << 20, log: "", want: "snapshot before is not on its primary"},
@@ -250,6 +252,9 @@ func TestReleaseForRollback(t *testing.T) {
 					PrepareStop: func(context.Context, volume.ID) error { return errors.New("nothing is copied for a rollback") },
 					StopFollowing: func(context.Context, volume.ID) (Stopped, error) {
 						p.log = append(p.log, "stop")
+						if c.taken {
+							f.apply(t, state.BeginElection{ID: vol1, Epoch: 1, Fenced: true})
+						}
 						return Stopped{}, nil
 					},
 				})
