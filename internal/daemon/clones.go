@@ -187,7 +187,7 @@ func (m *member) pointNow(ctx context.Context, v *state.Volume, spec volume.Spec
 	if on == "" {
 		among = holders(v, st)
 	}
-	p, err := m.placeClone(ctx, v, spec, prefer, among)
+	p, err := m.placeClone(ctx, v, spec, st.Used, prefer, among)
 	if err != nil {
 		return api.Point{}, volume.Placement{}, err
 	}
@@ -247,7 +247,7 @@ func (m *member) pointNamed(ctx context.Context, v *state.Volume, spec volume.Sp
 		}
 		among = []volume.NodeID{on}
 	}
-	p, err := m.placeClone(ctx, v, spec, prefer, among)
+	p, err := m.placeClone(ctx, v, spec, point.Referenced, prefer, among)
 	return point, p, err
 }
 
@@ -280,9 +280,15 @@ func agreed(s *state.State, v *state.Volume, name string, asked []volume.NodeID,
 }
 
 // placeClone chooses where a clone is made, among the nodes with what it is made of, and
-// where its replicas will be.
-func (m *member) placeClone(ctx context.Context, v *state.Volume, spec volume.Spec, prefer volume.NodeID, among []volume.NodeID) (volume.Placement, error) {
-	p, short, err := m.place(ctx, spec, prefer, among...)
+// where its replicas will be. It takes no room there but for what will be written to it, while
+// each replica gets all that it is made of: bytes.
+func (m *member) placeClone(ctx context.Context, v *state.Volume, spec volume.Spec, bytes int64, prefer volume.NodeID, among []volume.NodeID) (volume.Placement, error) {
+	takes := spec
+	takes.Size = 0
+	if spec.Replicas+spec.Remote > 0 {
+		takes.Size = bytes
+	}
+	p, short, err := m.place(ctx, takes, prefer, among...)
 	if err != nil {
 		return volume.Placement{}, err
 	}

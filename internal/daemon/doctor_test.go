@@ -106,12 +106,16 @@ func TestGatherAtOnce(t *testing.T) {
 }
 
 // hanging is an Examiner of a machine whose ZFS never answers, and one whose files never do.
-type hanging struct{ until chan struct{} }
+type hanging struct {
+	until chan struct{}
+	heeds *atomic.Int32 // how often what heeds its context has ended
+}
 
 func (h hanging) Clock() (*doctor.Clock, error) { <-h.until; return nil, nil }
 func (h hanging) Mount() (*doctor.Mount, error) { return &doctor.Mount{Shared: true}, nil }
 func (h hanging) Ports(ctx context.Context, _ bool) ([]doctor.Port, error) {
 	<-ctx.Done()
+	h.heeds.Add(1)
 	return nil, context.Cause(ctx)
 }
 func (h hanging) Versions(context.Context) (zfs.Capabilities, error) {
@@ -124,7 +128,7 @@ func (h hanging) Features(context.Context, string) (map[string]string, error) { 
 // who asked.
 func TestStopWithoutAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := hanging{make(chan struct{})}
+		h := hanging{make(chan struct{}), new(atomic.Int32)}
 		defer close(h.until)
 		d := New(Parts{StateDir: t.TempDir(), Examiner: h})
 		ctx, stop := context.WithCancel(t.Context())
@@ -145,6 +149,9 @@ func TestStopWithoutAnswer(t *testing.T) {
 		if took := time.Since(began); took > time.Second {
 			t.Errorf("flockd ended after %s", took)
 		}
+		if h.heeds.Load() != 1 {
+			t.Error("what heeds the end of flockd was not told of it")
+		}
 		<-asked
 		if took := time.Since(began); took > examineTimeout+time.Second {
 			t.Errorf("the asker waited %s", took)
@@ -153,7 +160,9 @@ func TestStopWithoutAnswer(t *testing.T) {
 		gone, leave := context.WithCancel(t.Context())
 		leave()
 		began = time.Now()
-		d.facts(gone, nil)
+		other := New(Parts{StateDir: t.TempDir(), Examiner: h})
+		other.asking.until(gone) // so that only the files hang
+		other.facts(gone, nil)
 		if took := time.Since(began); took != 0 {
 			t.Errorf("one who has gone waited %s", took)
 		}

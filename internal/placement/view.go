@@ -205,10 +205,11 @@ func seeded(c *volume.Status) bool { return c != nil && c.Exists && !c.Newest.Is
 
 // claim is the space one copy of a volume may come to need: its quota or, where
 // its snapshots have outgrown that or it has none, what its fullest copy takes now
-// and some room to grow.
+// and some room to grow. A clone's quota counts what it shares with its original, and
+// with all other clones: it is taken for one without.
 func (v *View) claim(vol *state.Volume) int64 {
 	used := v.used(vol)
-	if vol.Spec.Size > 0 {
+	if vol.Spec.Size > 0 && vol.Clone == nil {
 		return max(vol.Spec.Size, used)
 	}
 	return used + used/4 + growthReserve

@@ -99,10 +99,10 @@ func TestTenClones(t *testing.T) {
 		defer w.Close()
 		w.Script(`
 			cluster
-			create n1 pg replicas=2
+			create n1 pg replicas=2 size=600G
 			run n1 web pg
 			write n1 pg a one
-			await pg ok`)
+			await pg ok`) // of which a pool has room for a few
 		for _, name := range w.Names() {
 			w.Machine(name).ZFS.Slow("", "", 50*time.Millisecond)
 		}

@@ -23,7 +23,7 @@ func TestBrowse(t *testing.T) {
 				third = n
 			}
 		}
-		nodes[0].Docker("run", "-d", "--name", "shop", "-v", "shop:"+shop, "alpine", "sh", "-c",
+		nodes[0].Docker("run", "-d", "--name", "shop", "-v", "shop:"+shop, busyboxImage, "sh", "-c",
 			"mkdir -p /shop/orders && head -c 3000000 /dev/urandom > /shop/orders/lost && ln -s /etc/passwd /shop/out && while true; do date >> /shop/log; sleep 1; done")
 		c.Until("the file is written", soon, func() error {
 			out, err := nodes[0].TryDocker("exec", "shop", "sha256sum", shop+"/orders/lost", shop+"/out")
