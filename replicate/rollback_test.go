@@ -3,6 +3,7 @@ package replicate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -279,56 +280,82 @@ func TestGoBack(t *testing.T) {
 
 // A replica catches up on the line, has only what people took there, and is then all that is left:
 // it goes on with that, also after a restart, and says until when it has all. So it is where the
-// snapshot that the volume went back to is one of people, and where it is one of the engine's.
+// snapshot that the volume went back to is one of people, and where it is one of the engine's; for a
+// replica that has to set aside what was undone, and for one that was away since before the snapshot.
 func TestRollbackCaughtUp(t *testing.T) {
-	for _, people := range []bool{true, false} {
-		inBubble(t, "a b", func(w *world) {
-			ctx := context.Background()
-			a, b := w.node("a"), w.node("b")
-			w.setupRollback()
-			a.assign()
-			line := a.before(2)
-			if !people {
-				list := a.snapshots()
-				i := slices.IndexFunc(list, func(s zfs.Snapshot) bool { return s.GUID == line.GUID }) - 1
-				line.GUID, line.Snapshot, line.Taken = list[i].GUID, list[i].Name, list[i].Creation
-			}
-			w.partition("a", "b", true)
-			w.must(a.eng().GoBack(ctx, testVol, 2, line, nil))
-			w.assignLine(2, line, "a", "b")
-			a.write("g", "written on the line")
-			time.Sleep(time.Minute)
-			w.userSnapshot("x1")
-			a.write("h", "written later")
-			w.userSnapshot("x2")
-			a.write("i", "written last")
+	for _, behind := range []bool{false, true} {
+		for _, people := range []bool{true, false} {
+			t.Run(fmt.Sprintf("behind %v, a snapshot of people %v", behind, people), func(t *testing.T) {
+				inBubble(t, "a b", func(w *world) { w.rollbackCaughtUp(behind, people) })
+			})
+		}
+	}
+}
+
+func (w *world) rollbackCaughtUp(behind, people bool) {
+	ctx := context.Background()
+	a, b := w.node("a"), w.node("b")
+	if behind {
+		a.create()
+		a.write("f", "none")
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		w.partition("a", "b", true)
+		for _, file := range []string{"f", "tail", "tail2"} {
+			a.write(file, "one")
 			_, err := a.eng().Flush(ctx, testVol, "")
 			w.must(err)
-			b.host.Inject(zfsfake.Rule{Op: "receive", Do: func(context.Context, string, string) error {
-				if has(b, "x2") {
-					return zfsfake.ErrInjected
-				}
-				return nil
-			}})
-			w.partition("a", "b", false)
-			w.waitFor("b is about to be in step", func() bool { return has(b, "x2") })
-			w.partition("a", "b", true)
-			b.stop()
-			b.start()
-			b.assign()
-			p, err := b.eng().Promise(ctx, testVol, 3, line)
-			w.must(err)
-			if p.Newest != line.Start() || p.AsOf.Before(line.Taken.Add(40*time.Second)) {
-				t.Errorf("it promises to stand at %+v as of %s, a line that began at %s", p.Newest, p.AsOf, line.Taken)
+			if file == "f" {
+				w.userSnapshot("before")
 			}
-			w.must(b.eng().GoBack(ctx, testVol, 3, line, nil))
-			for _, file := range []string{"g", "h"} {
-				if _, err := b.disk.ReadFile(b.dataset(), file); err != nil {
-					t.Errorf("%s was undone: %v", file, err)
-				}
-			}
-			w.hasAside(b, "tail", "tail2")
-		})
+		}
+	} else {
+		w.setupRollback()
+	}
+	a.assign()
+	line := a.before(2)
+	if !people {
+		list := a.snapshots()
+		i := slices.IndexFunc(list, func(s zfs.Snapshot) bool { return s.GUID == line.GUID }) - 1
+		w.must(a.host.DestroySnapshots(ctx, a.dataset(), []string{"before"}))
+		line.GUID, line.Snapshot, line.Taken = list[i].GUID, list[i].Name, list[i].Creation
+	}
+	w.partition("a", "b", true)
+	w.must(a.eng().GoBack(ctx, testVol, 2, line, nil))
+	w.assignLine(2, line, "a", "b")
+	a.write("g", "written on the line")
+	time.Sleep(time.Minute) // in a bubble; nothing is waited for, the copy only is to be older
+	w.userSnapshot("x1")
+	a.write("h", "written later")
+	w.userSnapshot("x2")
+	a.write("i", "written last")
+	_, err := a.eng().Flush(ctx, testVol, "")
+	w.must(err)
+	b.host.Inject(zfsfake.Rule{Op: "receive", Do: func(context.Context, string, string) error {
+		if has(b, "x2") {
+			return zfsfake.ErrInjected
+		}
+		return nil
+	}})
+	w.partition("a", "b", false)
+	w.waitFor("b is about to be in step", func() bool { return has(b, "x2") })
+	w.partition("a", "b", true)
+	b.stop()
+	b.start()
+	b.assign()
+	p, err := b.eng().Promise(ctx, testVol, 3, line)
+	w.must(err)
+	if p.Newest != line.Start() || p.AsOf.Before(line.Taken.Add(40*time.Second)) {
+		w.Errorf("it promises to stand at %+v as of %s, a line that began at %s", p.Newest, p.AsOf, line.Taken)
+	}
+	w.must(b.eng().GoBack(ctx, testVol, 3, line, nil))
+	for _, file := range []string{"g", "h"} {
+		if _, err := b.disk.ReadFile(b.dataset(), file); err != nil {
+			w.Errorf("%s was undone: %v", file, err)
+		}
+	}
+	if !behind {
+		w.hasAside(b, "tail", "tail2")
 	}
 }
 
