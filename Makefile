@@ -19,6 +19,9 @@ go_test := go test -tags $(TAGS) -timeout 20m
 packages = $(shell go list -tags $(TAGS) ./... | grep -v '^$(module)/test\(/\|$$\)')
 # Packages whose tests run in a bubble of testing/synctest.
 bubbled  = $(shell grep -rl --include='*_test.go' '"testing/synctest"' . | sed 's|^\.\(.*\)/[^/]*$$|$(module)\1|' | sort -u)
+# Those that take longest begin first: the other processor then has the rest to do meanwhile.
+longest  = %/internal/scenario %/replicate %/proxy
+ordered  = $(filter $(longest),$(1)) $(filter-out $(longest),$(1))
 FUZZTIME ?= 5s
 # Simulated clusters make garbage, and a tenth to a quarter of their time was its collection.
 race unit: export GOGC ?= 400
@@ -72,14 +75,14 @@ bin/tools/staticcheck: tools/go.mod tools/go.sum
 race:
 	@tools/need gcc libc6-dev
 	$(go_test) -race -short $(filter-out $(bubbled),$(packages))
-	$(go_test) -race -short -cpu 1 $(bubbled)
+	$(go_test) -race -short -cpu 1 $(call ordered,$(bubbled))
 
 # The first seed of random histories, said also when all pass: a test's log is not printed then.
 .PHONY: unit
 unit: export FLOCKER_SEEDS ?= 1
 unit: ## all tests without machines: unit, simulation, scenarios, stories on the fake
 	@echo "random histories begin with FLOCKER_SEEDS=$(FLOCKER_SEEDS)"
-	$(go_test) -skip '^TestNative' $(packages)
+	$(go_test) -skip '^TestNative' $(call ordered,$(packages))
 
 .PHONY: native
 native: natives ## real servers that move under real clients behind the proxy, on this machine

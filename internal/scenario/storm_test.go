@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	storms   = flag.Int("storms", 320, "random fault histories of whole daemons")
+	storms   = flag.Int("storms", 240, "random fault histories of whole daemons")
 	seedFlag = flag.Uint64("seed", 0, "run only the history of this seed, and print its script")
 )
 
