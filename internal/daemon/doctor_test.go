@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -10,9 +12,89 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/api/apitest"
 	"github.com/flocker-io/flocker/internal/doctor"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/zfs"
 )
+
+// How a node answers: with facts, as one of a version before doctor, or not.
+func TestAskOfNodes(t *testing.T) {
+	fake := apitest.Cluster()
+	l := apitest.NewListener()
+	log := slog.New(slog.DiscardHandler)
+	ctx, stop := context.WithCancel(t.Context())
+	var serving sync.WaitGroup
+	serving.Go(func() { api.ServeLocal(ctx, l, api.NewHandler(fake, nil, log), log) })
+	defer serving.Wait()
+	defer stop()
+	client := api.NewClient(l.Dial)
+	defer client.Close()
+	m := &member{self: "me", clients: map[volume.NodeID]*api.Client{apitest.Beta.ID: client}}
+	clock := apitest.Now.Add(-time.Hour) // of the asker: the fake's is an hour ahead, and stands still
+	d := &Daemon{parts: Parts{Now: func() time.Time { clock = clock.Add(time.Second); return clock }}}
+
+	n := doctor.Node{ID: apitest.Beta.ID}
+	if d.ask(ctx, m, &n); n.Facts == nil || n.Facts.Node != apitest.Beta.ID || n.Error != "" || n.Old {
+		t.Errorf("one that answers: %+v", n)
+	}
+	if n.Ahead != time.Hour-1500*time.Millisecond || n.Unsure != 500*time.Millisecond {
+		t.Errorf("its clock is %s ahead, give or take %s", n.Ahead, n.Unsure)
+	}
+	fake.Fail("Facts", volume.Errorf(volume.CodeNotFound, "no /v1/facts in this API"))
+	n = doctor.Node{ID: apitest.Beta.ID}
+	if d.ask(ctx, m, &n); n.Facts != nil || n.Error != "" || !n.Old {
+		t.Errorf("an older one: %+v", n)
+	}
+	fake.Fail("Facts", volume.Errorf(volume.CodeUnavailable, "it burns"))
+	n = doctor.Node{ID: apitest.Beta.ID}
+	if d.ask(ctx, m, &n); n.Facts != nil || !strings.Contains(n.Error, "it burns") || n.Old {
+		t.Errorf("one that does not: %+v", n)
+	}
+}
+
+// What changed while the nodes were asked is held against nobody.
+func TestKnown(t *testing.T) {
+	s, index := state.New(), uint64(0)
+	apply := func(c state.Command) {
+		t.Helper()
+		index++
+		next, res := state.Apply(s, index, state.Envelope{At: apitest.Now, Command: c})
+		if res.Err != nil {
+			t.Fatal(res.Err)
+		}
+		s = next
+	}
+	a, b := volume.NewNodeID(), volume.NewNodeID()
+	apply(state.InitCluster{Cluster: state.Cluster{ID: "c1"}, Node: state.Node{ID: a, Name: "a"}})
+	apply(state.CreateToken{Token: state.Token{ID: "t", Expires: apitest.Now.Add(time.Hour)}})
+	apply(state.AddNode{Node: state.Node{ID: b, Name: "b"}, Token: "t"})
+	create := func(id volume.ID, name string) {
+		t.Helper()
+		apply(state.CreateVolume{ID: id, Name: name, Placement: volume.Placement{Primary: a, Local: []volume.NodeID{b}}})
+	}
+	const still, moves, made, came volume.ID = "0000000000000001", "0000000000000002", "0000000000000003", "0000000000000004"
+	create(still, "still")
+	create(moves, "moves")
+	create(made, "made") // is yet to be confirmed
+	for _, id := range []volume.ID{still, moves} {
+		apply(state.ConfirmCreate{ID: id, Epoch: s.Volume(id).Epoch})
+	}
+	before := s
+	apply(state.SetReplicas{ID: moves, Epoch: s.Volume(moves).Epoch})
+	create(came, "came")
+	got := known(before, s)
+	for id, moving := range map[volume.ID]bool{still: false, moves: true, made: true, came: true} {
+		if v, ok := got.Volumes[id]; !ok || v.Moving != moving || v.Primary != a || !v.Live {
+			t.Errorf("%s: %+v, want moving %v", s.Volume(id).Name, v, moving)
+		}
+	}
+	if v := got.Volumes[still]; !slices.Equal(v.Copies, []volume.NodeID{a, b}) {
+		t.Errorf("got %+v of %+v", v, got)
+	}
+}
 
 // A part that never answers keeps nobody waiting, is not asked twice, and is waited for at the
 // end.

@@ -26,6 +26,7 @@ func TestDiagnosticsHoldNoSecret(t *testing.T) {
 			await pg ok
 			followed n2 web n1 running`)
 		secrets := map[string]string{"the join token": w.join, "its secret": w.join[strings.LastIndex(w.join, "-")+1:], "the container's environment": "letmein"}
+		planted := "joining with " + w.join + "\n" + secret + " started\n"
 		add := func(what string, b []byte) {
 			t.Helper()
 			if len(b) < 8 {
@@ -33,15 +34,17 @@ func TestDiagnosticsHoldNoSecret(t *testing.T) {
 			}
 			secrets[what], secrets[what+" in base64"], secrets[what+" in hex"] = string(b), base64.StdEncoding.EncodeToString(b), hex.EncodeToString(b)
 		}
-		planted := "joining with " + w.join + "\n" + secret + " started\n"
 		for _, name := range w.Names() {
 			s := w.Machine(name).daemon.State()
 			add("key of the CA", s.Cluster().CAKey)
 			for _, k := range s.Cluster().GossipKeys {
 				add("gossip key", k)
+				planted += base64.StdEncoding.EncodeToString(k) + " " + hex.EncodeToString(k) + "\n"
 			}
+			planted += base64.StdEncoding.EncodeToString(s.Cluster().CAKey) + "\n"
 			for tok := range s.Tokens() {
 				add("hash of a token", tok.Hash)
+				planted += hex.EncodeToString(tok.Hash) + "\n"
 			}
 			containers := 0
 			for c := range s.Containers() {
