@@ -3,6 +3,8 @@ package stories
 import (
 	"strings"
 	"testing"
+
+	"github.com/flocker-io/flocker/test/lab"
 )
 
 // A file is deleted under a container that goes on writing; one command on a node without a
@@ -59,9 +61,19 @@ func TestBrowse(t *testing.T) {
 	})
 	c.Step("nothing stays mounted", func() {
 		for _, n := range nodes {
-			if out := n.Sh("grep -c shop@ /proc/mounts || true; ls /run/flocker/verify 2>/dev/null"); strings.TrimSpace(out) != "0" {
+			if out := n.Sh(`grep 'flocker/[0-9a-f]*@' /proc/mounts || true; if [ -d /run/flocker/verify ]; then ls /run/flocker/verify; fi`); strings.TrimSpace(out) != "" {
 				t.Errorf("%s: %q", n, out)
 			}
 		}
+		// Whoever still held it would keep it there.
+		nodes[0].Flockctl("snapshot", "remove", "--yes", "shop@before")
+		c.Until("it is gone on every node", soon, func() error {
+			for _, n := range nodes {
+				if err := lab.Want("snapshots on "+n.Name, n.Sh("zfs list -H -t snapshot -o name | grep -c @before || true"), "0\n"); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	})
 }
