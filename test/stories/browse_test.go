@@ -69,7 +69,7 @@ func TestBrowse(t *testing.T) {
 		nodes[0].Flockctl("snapshot", "remove", "--yes", "shop@before")
 		c.Until("it is gone on every node", soon, func() error {
 			for _, n := range nodes {
-				if err := lab.Want("snapshots on "+n.Name, n.Sh("zfs list -H -t snapshot -o name | grep -c @before || true"), "0\n"); err != nil {
+				if err := lab.Want("snapshots on "+n.Name, n.Sh("zfs list -H -t snapshot -o name | grep -c @before || true"), "0"); err != nil {
 					return err
 				}
 			}
