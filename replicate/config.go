@@ -36,6 +36,9 @@ type Assignment struct {
 	// Line is where the volume was last rolled back; zero: never. A replica that has what was
 	// undone says so of what it sets aside.
 	Line volume.Line
+	// Stay are the guids of snapshots that a volume is just being made of: they are not
+	// pruned. Its clone pins it from then on.
+	Stay []uint64
 }
 
 func (a Assignment) interval() time.Duration {

@@ -187,7 +187,7 @@ func (e *Engine) Assign(all []Assignment) {
 			table[a.Volume] = old
 			continue
 		}
-		a.Replicas, a.Properties, a.Snapshots = slices.Clone(a.Replicas), maps.Clone(a.Properties), slices.Clone(a.Snapshots)
+		a.Replicas, a.Properties, a.Snapshots, a.Stay = slices.Clone(a.Replicas), maps.Clone(a.Properties), slices.Clone(a.Snapshots), slices.Clone(a.Stay)
 		if old := e.table[a.Volume]; a.Role == volume.RolePrimary && (old == nil || old.Role != a.Role || old.Epoch != a.Epoch) {
 			e.copies[a.Volume].becomePrimary(time.Now())
 		}

@@ -137,6 +137,7 @@ type localCopy struct {
 
 	pruneAt time.Time          // after a failure: not before
 	balked  map[guid]time.Time // what could not be destroyed is not tried before
+	lent    map[guid]time.Time // what SyncTo has returned stays until then
 }
 
 func newCopy() *localCopy {
@@ -146,6 +147,7 @@ func newCopy() *localCopy {
 		bases:     map[volume.NodeID]base{},
 		stops:     map[guid]int{},
 		balked:    map[guid]time.Time{},
+		lent:      map[guid]time.Time{},
 		removed:   map[guid]uint64{},
 		scheduled: map[time.Duration]time.Time{},
 		burials:   1,

@@ -116,11 +116,13 @@ func (e *Engine) awaited(c *localCopy, now time.Time) bool {
 // kept gathers what the retention of a copy goes by. The caller holds mu.
 func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 	k := kept{snaps: c.snaps, marks: c.marks, dropped: c.dropped, stay: map[guid]bool{}, reachable: map[guid]bool{}}
-	for g, until := range c.balked {
-		if now.Before(until) {
-			k.stay[g] = true
-		} else {
-			delete(c.balked, g)
+	for _, some := range []map[guid]time.Time{c.balked, c.lent} {
+		for g, until := range some {
+			if now.Before(until) {
+				k.stay[g] = true
+			} else {
+				delete(some, g)
+			}
 		}
 	}
 	if g := e.pins[id]; g != 0 {
@@ -134,6 +136,9 @@ func (e *Engine) kept(id volume.ID, c *localCopy, now time.Time) kept {
 	a := e.table[id]
 	if a != nil {
 		k.policy = a.Snapshots
+		for _, g := range a.Stay {
+			k.stay[guid(g)] = true
+		}
 	}
 	if a == nil || a.Role != volume.RolePrimary {
 		k.floor = c.floor

@@ -400,9 +400,13 @@ func (e *Engine) Sync(ctx context.Context, id volume.ID) error {
 	return err
 }
 
+// lentFor is how long a snapshot that somebody has asked for stays at least once he has been told.
+const lentFor = 30 * time.Second
+
 // SyncTo takes a snapshot of a volume now and returns which, when these replicas have
 // it. When they do not, until ctx ends, the snapshot is returned all the same. Of a frozen
-// volume it takes none, which is a conflict.
+// volume it takes none, which is a conflict. For lentFor the snapshot stays here, so that the
+// caller can do what it was taken for.
 func (e *Engine) SyncTo(ctx context.Context, id volume.ID, to []volume.NodeID) (volume.Position, error) {
 	return e.flush(ctx, id, to, false)
 }
@@ -413,6 +417,9 @@ func (e *Engine) flush(ctx context.Context, id volume.ID, to []volume.NodeID, fi
 		return volume.Position{}, err
 	}
 	defer e.unstop(id, s.guid)
+	if !final {
+		defer e.lend(id, s.guid) // before links need not stop at it any more
+	}
 	for _, l := range waiting {
 		if err := l.await(ctx, s); err != nil {
 			return s.pos, err
@@ -484,6 +491,15 @@ func (e *Engine) see(ctx context.Context, id volume.ID) error {
 	e.copyOf(id).setDataset(d)
 	e.mu.Unlock()
 	return e.load(ctx, []volume.ID{id})
+}
+
+// lend keeps a snapshot from retention for a while.
+func (e *Engine) lend(id volume.ID, g guid) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c := e.copies[id]; c != nil {
+		c.lent[g] = time.Now().Add(lentFor)
+	}
 }
 
 func (e *Engine) unstop(id volume.ID, g guid) {

@@ -52,9 +52,26 @@ func describe(z zfs.Snapshot) Snapshot {
 }
 
 // Snapshots lists the copy's snapshots for people, oldest first, engine's too. It
-// reads the disk.
+// reads the disk. Of a copy that is just being set aside in part it is CodeUnavailable: what
+// is not in one part may be in the other.
 func (e *Engine) Snapshots(ctx context.Context, id volume.ID) ([]Snapshot, error) {
+	e.mu.Lock()
+	halved := e.leftover[id]
+	e.mu.Unlock()
 	list, err := e.listed(ctx, id)
+	e.mu.Lock()
+	halved = halved || e.leftover[id]
+	e.mu.Unlock()
+	if halved && (err == nil || volume.CodeOf(err) == volume.CodeNotFound) {
+		fork, ferr := lookup(ctx, e.cfg.Pool, e.cfg.fork(id))
+		switch {
+		case ferr != nil:
+			return nil, ferr
+		case fork != nil:
+			return nil, volume.Errorf(volume.CodeUnavailable, "%v: volume %s", errParting, id).WithHint("try again")
+		}
+		list, err = e.listed(ctx, id) // that was over just now, or is a seed
+	}
 	if err != nil {
 		return nil, err
 	}

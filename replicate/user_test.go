@@ -10,6 +10,7 @@ import (
 
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/zfs"
+	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
 
 // wantError checks the code of a refusal and what it says.
@@ -237,5 +238,80 @@ func TestManyRemoved(t *testing.T) {
 		w.waitFor("gone on c", func() bool { return users(c) == 0 })
 		w.waitFor("forgotten", func() bool { n, _ := left(); return n == 0 })
 		w.waitFor("only so many bookmarks are left", func() bool { _, n := left(); return n <= keepBookmarks+pruneBatch })
+	})
+}
+
+// What somebody asked for stays until he can have done what it is for, and what a volume is just
+// being made of stays for as long as that takes: on the primary and on its replicas.
+func TestSnapshotsForClones(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.pair("one")
+		busy := func(d time.Duration) {
+			t.Helper()
+			for until := time.Now().Add(d); time.Now().Before(until); time.Sleep(time.Second) {
+				a.write("f", time.Now().String())
+			}
+			w.waitFor("in sync", w.inSync("a", "b"))
+		}
+		has := func(n *node, g uint64) bool {
+			return slices.ContainsFunc(n.snapshots(), func(s zfs.Snapshot) bool { return s.GUID == g })
+		}
+		stay := func(guids ...uint64) {
+			for _, n := range []*node{a, b} {
+				n.mu.Lock()
+				table := slices.Clone(n.table)
+				n.mu.Unlock()
+				for i := range table {
+					table[i].Stay = guids
+				}
+				n.assign(table...)
+			}
+		}
+		point, err := a.eng().SyncTo(context.Background(), testVol, []volume.NodeID{b.id})
+		w.must(err)
+		if busy(lentFor - 5*time.Second); !has(a, point.GUID) {
+			t.Error("what was asked for is gone before anybody could do something with it")
+		}
+		if busy(time.Minute); has(a, point.GUID) {
+			t.Error("what was asked for stays for ever")
+		}
+		kept, err := a.eng().SyncTo(context.Background(), testVol, []volume.NodeID{b.id})
+		w.must(err)
+		stay(kept.GUID)
+		if busy(2 * time.Minute); !has(a, kept.GUID) || !has(b, kept.GUID) {
+			t.Error("what a volume is being made of is gone")
+		}
+		stay()
+		if busy(time.Minute); has(a, kept.GUID) || has(b, kept.GUID) {
+			t.Error("what a volume was made of stays for ever")
+		}
+	})
+}
+
+// Of a copy that is half set aside nobody is told what it has: the rest is in the other part.
+func TestSnapshotsOfHalves(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		w.setupRollback()
+		a, ctx := w.node("a"), context.Background()
+		a.assign()
+		var asked []error
+		for _, op := range []string{"clone", "promote", "rename"} {
+			defer a.host.Inject(zfsfake.Rule{Op: op, Times: 1, After: true, Do: func(context.Context, string, string) error {
+				_, err := a.eng().Snapshots(ctx, testVol)
+				asked = append(asked, err)
+				return nil
+			}})()
+		}
+		w.must(a.goBack(2))
+		if len(asked) != 3 {
+			t.Fatalf("asked %d times", len(asked))
+		}
+		for _, err := range asked {
+			wantError(t, "half way", err, volume.CodeUnavailable, "being set aside")
+		}
+		list, err := a.eng().Snapshots(ctx, testVol)
+		if err != nil || !slices.ContainsFunc(list, func(s Snapshot) bool { return s.Name == "before" }) {
+			t.Errorf("afterwards: %v, %v", list, err)
+		}
 	})
 }

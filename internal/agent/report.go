@@ -90,6 +90,12 @@ func (a *Agent) poolInfo(ctx context.Context) (volume.PoolInfo, error) {
 // stream would overwrite it).
 func assignments(s *state.State, got Actual, self volume.NodeID) []replicate.Assignment {
 	var out []replicate.Assignment
+	cloned := map[volume.ID][]uint64{} // snapshots that are just being cloned, wherever
+	for v := range s.Volumes() {
+		if v.Phase == state.PhaseCreating && v.Clone != nil {
+			cloned[v.Clone.Volume] = append(cloned[v.Clone.Volume], v.Clone.GUID)
+		}
+	}
 	for v := range s.Volumes() {
 		role := v.Placement.Role(self)
 		if !v.Live() || v.Phase == state.PhaseCreating || role == volume.RoleNone {
@@ -108,7 +114,7 @@ func assignments(s *state.State, got Actual, self volume.NodeID) []replicate.Ass
 		as := replicate.Assignment{
 			Volume: v.ID, Epoch: v.Epoch, Role: role, Primary: v.Placement.Primary,
 			Interval: v.Spec.Interval, Properties: v.Spec.ZFS, Snapshots: v.Spec.Snapshots,
-			Frozen: v.Phase != state.PhaseActive, Line: v.Line(),
+			Frozen: v.Phase != state.PhaseActive, Line: v.Line(), Stay: cloned[v.ID],
 		}
 		if role == volume.RolePrimary {
 			as.Replicas = v.Placement.Replicas()

@@ -20,6 +20,12 @@ const (
 	// pointPatience is how long a replica may take to get the snapshot that is to be cloned
 	// on its node.
 	pointPatience = 30 * time.Second
+	// replicaPatience is how long a clone waits for it that could be made on the primary as
+	// well: it is to be there at once.
+	replicaPatience = 10 * time.Second
+	// closeBehind is how much a replica that is being sent something may lack to count as one
+	// that has in a moment what is taken now.
+	closeBehind = 10 * time.Second
 	// cloneTries is how often another snapshot is taken because retention was quicker than
 	// the clone that would have kept it.
 	cloneTries = 3
@@ -41,32 +47,35 @@ func (m *member) cloneHere(ctx context.Context, req api.CreateVolumeRequest, fro
 	if who := m.unaware(knowsClones); who != "" {
 		return api.Volume{}, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that knows no clones", who).WithHint("upgrade flocker there first")
 	}
-	v, err := original(s, from)
-	if err != nil {
-		return api.Volume{}, err
-	}
-	spec, err := v.Spec.Clone(opts)
-	if err != nil {
-		return api.Volume{}, err
-	}
-	if err := m.knowsPlaces(v.Spec, spec); err != nil {
-		return api.Volume{}, err
-	}
-	if req.Node != "" && v.Placement.Role(req.Node) == volume.RoleNone {
-		return api.Volume{}, noCopyOn(s, v, req.Node)
-	}
 	for try := 1; ; try++ {
-		made, again, err := m.cloneOnce(ctx, req, v, spec, from, try)
+		// As it is now: what was taken may be gone because it has got another primary.
+		s = m.cluster.State()
+		v, err := original(s, from)
+		if err != nil {
+			return api.Volume{}, err
+		}
+		spec, err := v.Spec.Clone(opts)
+		if err != nil {
+			return api.Volume{}, err
+		}
+		if err := m.knowsPlaces(v.Spec, spec); err != nil {
+			return api.Volume{}, err
+		}
+		if req.Node != "" && v.Placement.Role(req.Node) == volume.RoleNone {
+			return api.Volume{}, noCopyOn(s, v, req.Node)
+		}
+		made, again, err := m.cloneOnce(ctx, req, v, spec, from)
 		if !again || try == cloneTries {
 			return made, err
 		}
 		m.log.Info("the snapshot that was to be cloned is gone already; another one is taken", "volume", req.Name, "of", v.Name, "err", err)
+		from.Volume = string(v.ID) // whatever has its name by then
 	}
 }
 
 // cloneOnce makes the clone of one snapshot. again says that this was taken for it and is
 // gone, so that another one may do.
-func (m *member) cloneOnce(ctx context.Context, req api.CreateVolumeRequest, v *state.Volume, spec volume.Spec, from volume.Source, try int) (made api.Volume, again bool, err error) {
+func (m *member) cloneOnce(ctx context.Context, req api.CreateVolumeRequest, v *state.Volume, spec volume.Spec, from volume.Source) (made api.Volume, again bool, err error) {
 	prefer := m.self
 	if node, forwarded := api.Caller(ctx); forwarded {
 		prefer = node
@@ -79,13 +88,15 @@ func (m *member) cloneOnce(ctx context.Context, req api.CreateVolumeRequest, v *
 		point, p, err = m.pointNamed(ctx, v, spec, prefer, req.Node, from.Snapshot)
 	}
 	if err != nil {
-		return api.Volume{}, false, err
+		return api.Volume{}, from.Snapshot == "" && volume.CodeOf(err) == volume.CodeNotFound, err
 	}
 	if err := fits(v, spec, point); err != nil {
 		return api.Volume{}, false, err
 	}
 	id := volume.NewID()
-	res, err := m.commit(ctx, fmt.Sprintf("%s/%d", req.Request, try), state.CreateVolume{ID: id, Name: req.Name, Spec: spec, Placement: p,
+	// Another snapshot is another request: asked for again after the leader has changed, it is
+	// not answered with what became of the first one.
+	res, err := m.commit(ctx, fmt.Sprintf("%s/%016x", req.Request, point.GUID), state.CreateVolume{ID: id, Name: req.Name, Spec: spec, Placement: p,
 		Clone: &state.CloneOf{Volume: v.ID, Name: v.Name, Snapshot: point.Name, GUID: point.GUID, Now: from.Snapshot == ""}})
 	if err != nil {
 		return api.Volume{}, false, err
@@ -185,7 +196,7 @@ func (m *member) pointNow(ctx context.Context, v *state.Volume, spec volume.Spec
 	}
 	among := []volume.NodeID{on}
 	if on == "" {
-		among = holders(v, st)
+		among = holders(v, st, h.At)
 	}
 	p, err := m.placeClone(ctx, v, spec, st.Used, prefer, among)
 	if err != nil {
@@ -195,15 +206,32 @@ func (m *member) pointNow(ctx context.Context, v *state.Volume, spec volume.Spec
 	if p.Primary != primary {
 		req.For = p.Primary
 	}
-	point, err := m.point(ctx, primary, req)
+	if on != "" || req.For == "" {
+		point, err := m.point(ctx, primary, req)
+		return point, p, err
+	}
+	wait, cancel := context.WithTimeout(ctx, replicaPatience)
+	point, err := m.point(wait, primary, req)
+	late := wait.Err() != nil
+	cancel()
+	if err == nil || ctx.Err() != nil || !late && volume.CodeOf(err) != volume.CodeUnavailable {
+		return point, p, err
+	}
+	m.log.Info("the replica does not get what is to be cloned; it is cloned on the primary", "of", v.Name, "replica", s.NodeName(req.For), "err", err)
+	if p, err = m.placeClone(ctx, v, spec, st.Used, prefer, []volume.NodeID{primary}); err != nil {
+		return api.Point{}, volume.Placement{}, err
+	}
+	point, err = m.point(ctx, primary, api.PointRequest{Volume: v.ID})
 	return point, p, err
 }
 
-// holders are the nodes where a snapshot that is taken now will be in a moment.
-func holders(v *state.Volume, primary volume.Status) []volume.NodeID {
+// holders are the nodes where a snapshot that is taken now will be in a moment, by what the
+// primary said then, by its own clock.
+func holders(v *state.Volume, primary volume.Status, then time.Time) []volume.NodeID {
 	out := []volume.NodeID{v.Placement.Primary}
 	for _, l := range primary.Links {
-		if v.Placement.Role(l.Replica) == volume.RoleReplica && (l.State == volume.LinkInSync || l.State == volume.LinkSending) && l.Error == "" {
+		soon := l.State == volume.LinkInSync || l.State == volume.LinkSending && !l.CompleteAsOf.IsZero() && then.Sub(l.CompleteAsOf) <= closeBehind
+		if v.Placement.Role(l.Replica) == volume.RoleReplica && soon && l.Error == "" {
 			out = append(out, l.Replica)
 		}
 	}
@@ -227,34 +255,39 @@ func (m *member) pointNamed(ctx context.Context, v *state.Volume, spec volume.Sp
 	if ctx.Err() != nil {
 		return api.Point{}, volume.Placement{}, context.Cause(ctx)
 	}
-	// A replica that is asked for and has not got it yet gets it.
-	if i := slices.Index(ask, on); i > 0 && errs[0] == nil && volume.CodeOf(errs[i]) == volume.CodeNotFound {
+	// A replica that is asked for and has not got it yet gets it; perhaps it still has one that
+	// was removed, and that the name was given to again.
+	if i := slices.Index(ask, on); i > 0 && errs[0] == nil && lacksPoint(points[0], points[i], errs[i]) {
 		if _, err := m.point(ctx, primary, api.PointRequest{Volume: v.ID, Name: name, For: on}); err != nil {
 			return api.Point{}, volume.Placement{}, err
 		}
-		if points[i], errs[i] = m.point(ctx, on, api.PointRequest{Volume: v.ID, Name: name}); volume.CodeOf(errs[i]) == volume.CodeNotFound {
-			return api.Point{}, volume.Placement{}, volume.Errorf(volume.CodeRefused, "volume %q: the copy on %s lacks snapshot %s, which is older than that copy, or was removed there",
-				v.Name, s.NodeName(on), name).WithHint("it is on %s: leave --node out", s.NodeName(primary))
-		}
+		points[i], errs[i] = m.point(ctx, on, api.PointRequest{Volume: v.ID, Name: name})
 	}
-	point, among, err := agreed(s, v, name, ask, points, errs)
+	point, among, err := agreed(s, v, name, on, ask, points, errs)
 	if err != nil {
 		return api.Point{}, volume.Placement{}, err
-	}
-	if on != "" {
-		if !slices.Contains(among, on) {
-			return api.Point{}, volume.Placement{}, errs[slices.Index(ask, on)]
-		}
-		among = []volume.NodeID{on}
 	}
 	p, err := m.placeClone(ctx, v, spec, point.Referenced, prefer, among)
 	return point, p, err
 }
 
+// lacksPoint says that a replica answered, and has not the primary's snapshot.
+func lacksPoint(primary, its api.Point, err error) bool {
+	return err == nil && its.GUID != primary.GUID || volume.CodeOf(err) == volume.CodeNotFound
+}
+
 // agreed is which snapshot of that name is meant, and which of the nodes that were asked
-// have it: the primary's, if it answers.
-func agreed(s *state.State, v *state.Volume, name string, asked []volume.NodeID, points []api.Point, errs []error) (point api.Point, among []volume.NodeID, err error) {
+// have it: the primary's, if it answers. That it has none is an answer, too, but to who asks
+// for a certain node's. With on, "" for any, among is that one.
+func agreed(s *state.State, v *state.Volume, name string, on volume.NodeID, asked []volume.NodeID, points []api.Point, errs []error) (point api.Point, among []volume.NodeID, err error) {
 	var silent []string
+	if asked[0] == v.Placement.Primary && on == "" && volume.CodeOf(errs[0]) == volume.CodeNotFound {
+		missing := noPoint(v, name)
+		if i := slices.IndexFunc(errs, func(err error) bool { return err == nil }); i >= 0 {
+			missing = missing.WithHint("its primary has none any more; %s still has: --node %[1]s clones that", s.NodeName(asked[i]))
+		}
+		return api.Point{}, nil, missing
+	}
 	for i, node := range asked {
 		switch {
 		case errs[i] == nil && point.GUID == 0:
@@ -269,13 +302,29 @@ func agreed(s *state.State, v *state.Volume, name string, asked []volume.NodeID,
 		}
 	}
 	switch {
-	case len(among) > 0:
+	case len(among) > 0 && (on == "" || slices.Contains(among, on)):
+		if on != "" {
+			among = []volume.NodeID{on}
+		}
 		return point, among, nil
+	case len(among) > 0:
+		if i := slices.Index(asked, on); i >= 0 && errs[i] != nil && volume.CodeOf(errs[i]) != volume.CodeNotFound {
+			return api.Point{}, nil, errs[i]
+		} else if i >= 0 && errs[i] == nil {
+			return api.Point{}, nil, volume.Errorf(volume.CodeRefused, "volume %q: the copy on %s has another snapshot of the name %s than its primary",
+				v.Name, s.NodeName(on), name).WithHint("leave --node out to clone that of %s", s.NodeName(among[0]))
+		}
+		return api.Point{}, nil, volume.Errorf(volume.CodeRefused, "volume %q: the copy on %s lacks snapshot %s, which is older than that copy, or was removed there",
+			v.Name, s.NodeName(on), name).WithHint("it is on %s: leave --node out", s.NodeName(among[0]))
 	case len(silent) > 0:
 		return api.Point{}, nil, volume.Errorf(volume.CodeUnavailable, "volume %q: no node that answers has a snapshot %s, and %s cannot be asked", v.Name, name, strings.Join(silent, ", ")).
 			WithHint("try again when it is back")
 	}
-	return api.Point{}, nil, volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, name).
+	return api.Point{}, nil, noPoint(v, name)
+}
+
+func noPoint(v *state.Volume, name string) *volume.Error {
+	return volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, name).
 		WithHint("flockctl snapshot list %s shows what there is; without @%s the clone is of now", v.Name, name)
 }
 
@@ -319,19 +368,21 @@ func (m *member) Point(ctx context.Context, req api.PointRequest) (api.Point, er
 	if v == nil || m.repl == nil {
 		return api.Point{}, volume.Errorf(volume.CodeRefused, "this node has no copy of volume %s", req.Volume)
 	}
-	name := req.Name
+	name, taken := req.Name, volume.Position{}
 	if req.Name == "" || req.For != "" {
 		pos, err := m.pointFor(ctx, v, req.For)
 		if err != nil {
 			return api.Point{}, err
 		}
-		name = cmp.Or(name, pos.SnapshotName())
+		if name == "" {
+			name, taken = pos.SnapshotName(), pos
+		}
 	}
 	list, err := m.repl.Snapshots(ctx, v.ID)
 	if err != nil {
 		return api.Point{}, named(err, v)
 	}
-	i := slices.IndexFunc(list, func(s replicate.Snapshot) bool { return s.Name == name })
+	i := slices.IndexFunc(list, func(s replicate.Snapshot) bool { return s.Name == name && (taken.IsZero() || s.GUID == taken.GUID) })
 	if i < 0 {
 		return api.Point{}, volume.Errorf(volume.CodeNotFound, "volume %q: the copy on %s has no snapshot %s", v.Name, m.cluster.State().NodeName(m.self), name)
 	}
@@ -370,6 +421,23 @@ func (v view) clones(vol *state.Volume) []api.Clone {
 	}
 	slices.SortFunc(out, func(a, b api.Clone) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
 	return out
+}
+
+// clonedElsewhere are the clones of a snapshot, in words, that have a copy where the original has
+// one that is not its primary's: there the snapshot would stay, and come back with a failover.
+func clonedElsewhere(s *state.State, v *state.Volume, guid uint64) (names []string) {
+	for _, c := range s.Clones(v.ID) {
+		shares := slices.ContainsFunc(v.Placement.Replicas(), func(n volume.NodeID) bool { return c.Placement.Role(n) != volume.RoleNone })
+		switch {
+		case c.Clone.GUID != guid || !shares:
+		case c.Live():
+			names = append(names, fmt.Sprintf("volume %q", c.Name))
+		default:
+			names = append(names, fmt.Sprintf("volume %q in the trash", c.Name))
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // cloneOf is what a volume is a clone of, for people.

@@ -132,13 +132,16 @@ func TestOriginal(t *testing.T) {
 // A snapshot that is taken now is on the primary, and soon where nothing is in its way.
 func TestHolders(t *testing.T) {
 	v := &state.Volume{Placement: volume.Placement{Primary: cloneN1, Local: []volume.NodeID{cloneN2}, Remote: []volume.NodeID{cloneN3}}}
+	now := time.Now()
 	for _, tt := range []struct {
 		link volume.LinkStatus
 		want bool
 	}{
 		{volume.LinkStatus{Replica: cloneN2, State: volume.LinkInSync}, true},
-		{volume.LinkStatus{Replica: cloneN3, State: volume.LinkSending}, true},
-		{volume.LinkStatus{Replica: cloneN2, State: volume.LinkSending, Error: "cut"}, false},
+		{volume.LinkStatus{Replica: cloneN3, State: volume.LinkSending, CompleteAsOf: now.Add(-closeBehind)}, true},
+		{volume.LinkStatus{Replica: cloneN3, State: volume.LinkSending, CompleteAsOf: now.Add(-time.Hour)}, false}, // it was away, and catches up
+		{volume.LinkStatus{Replica: cloneN3, State: volume.LinkSending}, false},
+		{volume.LinkStatus{Replica: cloneN2, State: volume.LinkSending, CompleteAsOf: now, Error: "cut"}, false},
 		{volume.LinkStatus{Replica: cloneN2, State: volume.LinkSeeding}, false},
 		{volume.LinkStatus{Replica: cloneN2, State: volume.LinkConnecting}, false},
 		{volume.LinkStatus{Replica: cloneN2, State: volume.LinkRefused}, false},
@@ -148,7 +151,7 @@ func TestHolders(t *testing.T) {
 		if tt.want {
 			want = append(want, tt.link.Replica)
 		}
-		if got := holders(v, volume.Status{Links: []volume.LinkStatus{tt.link}}); !slices.Equal(got, want) {
+		if got := holders(v, volume.Status{Links: []volume.LinkStatus{tt.link}}, now); !slices.Equal(got, want) {
 			t.Errorf("%+v: got %v", tt.link, got)
 		}
 	}
@@ -161,31 +164,64 @@ func TestAgreed(t *testing.T) {
 	v := s.Volume(clonePG)
 	gone, silent := volume.Errorf(volume.CodeNotFound, "no"), volume.Errorf(volume.CodeUnavailable, "away")
 	has := func(guid uint64) api.Point { return api.Point{Name: "s", GUID: guid} }
+	two := []volume.NodeID{cloneN1, cloneN2}
 	for _, tt := range []struct {
 		name   string
+		on     volume.NodeID
 		points []api.Point
 		errs   []error
 		guid   uint64
 		among  string
 		code   volume.Code
 	}{
-		{"all have it", []api.Point{has(7), has(7), has(7)}, []error{nil, nil, nil}, 7, "n1 n2 n3", ""},
-		{"a replica has another", []api.Point{has(7), has(8), has(7)}, []error{nil, nil, nil}, 7, "n1 n3", ""},
-		{"a replica lacks it", []api.Point{has(7), {}, has(7)}, []error{nil, gone, nil}, 7, "n1 n3", ""},
-		{"a replica does not answer", []api.Point{has(7), {}, {}}, []error{nil, silent, gone}, 7, "n1", ""},
-		{"only a replica has it", []api.Point{{}, has(7), {}}, []error{gone, nil, gone}, 7, "n2", ""},
-		{"the primary is away", []api.Point{{}, has(7), has(7)}, []error{silent, nil, nil}, 7, "n2 n3", ""},
-		{"the primary is away, and they differ", []api.Point{{}, has(7), has(8)}, []error{silent, nil, nil}, 0, "", volume.CodeConflict},
-		{"nobody has it", []api.Point{{}, {}, {}}, []error{gone, gone, gone}, 0, "", volume.CodeNotFound},
-		{"nobody that answers", []api.Point{{}, {}, {}}, []error{silent, gone, gone}, 0, "", volume.CodeUnavailable},
+		{"all have it", "", []api.Point{has(7), has(7), has(7)}, []error{nil, nil, nil}, 7, "n1 n2 n3", ""},
+		{"a replica has another", "", []api.Point{has(7), has(8), has(7)}, []error{nil, nil, nil}, 7, "n1 n3", ""},
+		{"a replica lacks it", "", []api.Point{has(7), {}, has(7)}, []error{nil, gone, nil}, 7, "n1 n3", ""},
+		{"a replica does not answer", "", []api.Point{has(7), {}, {}}, []error{nil, silent, gone}, 7, "n1", ""},
+		{"only a replica has it: it was removed", "", []api.Point{{}, has(7), {}}, []error{gone, nil, gone}, 0, "", volume.CodeNotFound},
+		{"only replicas have some: it was removed", "", []api.Point{{}, has(7), has(8)}, []error{gone, nil, nil}, 0, "", volume.CodeNotFound},
+		{"the primary is away", "", []api.Point{{}, has(7), has(7)}, []error{silent, nil, nil}, 7, "n2 n3", ""},
+		{"the primary is away, and they differ", "", []api.Point{{}, has(7), has(8)}, []error{silent, nil, nil}, 0, "", volume.CodeConflict},
+		{"nobody has it", "", []api.Point{{}, {}, {}}, []error{gone, gone, gone}, 0, "", volume.CodeNotFound},
+		{"nobody that answers", "", []api.Point{{}, {}, {}}, []error{silent, gone, gone}, 0, "", volume.CodeUnavailable},
+		{"that replica has it", cloneN2, []api.Point{has(7), has(7)}, []error{nil, nil}, 7, "n2", ""},
+		{"that replica has another", cloneN2, []api.Point{has(7), has(8)}, []error{nil, nil}, 0, "", volume.CodeRefused},
+		{"that replica lacks it", cloneN2, []api.Point{has(7), {}}, []error{nil, gone}, 0, "", volume.CodeRefused},
+		{"that replica does not answer", cloneN2, []api.Point{has(7), {}}, []error{nil, silent}, 0, "", volume.CodeUnavailable},
+		{"that replica alone has it", cloneN2, []api.Point{{}, has(7)}, []error{gone, nil}, 7, "n2", ""},
+		{"that replica has it, and the primary is away", cloneN2, []api.Point{{}, has(7)}, []error{silent, nil}, 7, "n2", ""},
 	} {
-		point, among, err := agreed(s, v, "s", []volume.NodeID{cloneN1, cloneN2, cloneN3}, tt.points, tt.errs)
+		asked := []volume.NodeID{cloneN1, cloneN2, cloneN3}
+		if tt.on != "" {
+			asked = two
+		}
+		point, among, err := agreed(s, v, "s", tt.on, asked, tt.points, tt.errs)
 		var names []string
 		for _, id := range among {
 			names = append(names, s.NodeName(id))
 		}
 		if volume.CodeOf(err) != tt.code || point.GUID != tt.guid || strings.Join(names, " ") != tt.among {
 			t.Errorf("%s: got %+v on %v, %v", tt.name, point, names, err)
+		}
+	}
+	// Without a primary a replica is asked first, and what it lacks says nothing of the others.
+	orphan := *v
+	orphan.Placement = volume.Placement{Local: two}
+	if point, among, err := agreed(s, &orphan, "s", "", two, []api.Point{{}, has(7)}, []error{gone, nil}); err != nil || point.GUID != 7 || !slices.Equal(among, two[1:]) {
+		t.Errorf("without a primary: got %+v on %v, %v", point, among, err)
+	}
+}
+
+// A replica that a clone is to be on gets the snapshot of its primary unless it has that one.
+func TestLacksPoint(t *testing.T) {
+	gone, silent := volume.Errorf(volume.CodeNotFound, "no"), volume.Errorf(volume.CodeUnavailable, "away")
+	for _, tt := range []struct {
+		its  uint64
+		err  error
+		want bool
+	}{{7, nil, false}, {8, nil, true}, {0, gone, true}, {0, silent, false}} {
+		if got := lacksPoint(api.Point{GUID: 7}, api.Point{GUID: tt.its}, tt.err); got != tt.want {
+			t.Errorf("%d, %v: %v", tt.its, tt.err, got)
 		}
 	}
 }
@@ -231,4 +267,33 @@ func TestFits(t *testing.T) {
 			t.Errorf("%d bytes into %d: %v", tt.holds, tt.size, err)
 		}
 	}
+}
+
+// A snapshot is not removed that a clone on a replica's node would keep there.
+func TestClonedElsewhere(t *testing.T) {
+	s, apply := cloneState(t)
+	v := s.Volume(clonePG)
+	check := func(guid uint64, want ...string) {
+		t.Helper()
+		if got := clonedElsewhere(s, v, guid); !slices.Equal(got, want) {
+			t.Errorf("snapshot %d: %v, want %v", guid, got, want)
+		}
+	}
+	spec := s.VolumeByName("named").Spec
+	add := func(id volume.ID, name string, guid uint64, p volume.Placement) {
+		t.Helper()
+		apply(state.CreateVolume{ID: id, Name: name, Spec: spec, Placement: p, Clone: &state.CloneOf{Volume: clonePG, Name: "pg", Snapshot: "s", GUID: guid}})
+	}
+	add("00000000000000e1", "here", 9, volume.Placement{Primary: cloneN1})
+	check(9)
+	add("00000000000000e2", "there", 9, volume.Placement{Primary: cloneN2})
+	check(9, `volume "there"`)
+	check(7, `volume "named"`) // which has a replica there
+	check(6)
+	old := s.VolumeByName("named")
+	apply(state.BeginDelete{ID: old.ID, Epoch: old.Epoch, Attempt: "1"})
+	apply(state.CommitDelete{ID: old.ID, Epoch: old.Epoch, Attempt: "1"})
+	check(7, `volume "named" in the trash`)
+	apply(state.PurgeVolume{ID: old.ID})
+	check(7)
 }

@@ -109,9 +109,16 @@ func (m *member) RemoveSnapshot(ctx context.Context, ref, name string) error {
 		if primary != nil {
 			return primary.RemoveSnapshot(ctx, string(v.ID), name)
 		}
-		for _, h := range v.Held {
-			if s, err := m.ownSnapshot(ctx, v, name); err == nil && s.GUID == h.GUID {
-				return m.refuseHeld(v, &h)
+		now := m.cluster.State()
+		if len(v.Held) > 0 || len(now.Clones(v.ID)) > 0 {
+			if s, err := m.ownSnapshot(ctx, v, name); err == nil {
+				if h := v.Hold(s.GUID); h != nil {
+					return m.refuseHeld(v, h)
+				}
+				if names := clonedElsewhere(now, v, s.GUID); len(names) > 0 {
+					return volume.Errorf(volume.CodeRefused, "snapshot %s of volume %q has clones, on nodes with a copy of it, where it could not go", name, v.Name).
+						WithHint("remove them first: %s", strings.Join(names, ", "))
+				}
 			}
 		}
 		return m.inWords(m.repl.RemoveSnapshot(ctx, v.ID, name))
