@@ -128,8 +128,8 @@ func (a *Agent) RemoveAside(ctx context.Context, name string) error {
 }
 
 // destroy destroys a dataset and its snapshots. What was cloned from it is promoted
-// first, so that it keeps the history it stands on: a copy set aside, a volume that
-// was made of one.
+// first, so that it keeps what it stands on: a copy set aside, a volume that was made of
+// one, a clone.
 func (a *Agent) destroy(ctx context.Context, name string) error {
 	// Each promotion frees at least one clone, and makes the others depend on that one.
 	for range maxClones {
@@ -144,10 +144,16 @@ func (a *Agent) destroy(ctx context.Context, name string) error {
 		if len(clones) == 0 {
 			return fmt.Errorf("%w; it is none of flocker's", err)
 		}
-		if err := a.shed(ctx, name, clones); err != nil {
+		snaps, err := a.zfs.Snapshots(ctx, name, false)
+		if err != nil {
 			return err
 		}
-		clone := clones[0]
+		clone, whole := heir(clones, snaps, a.isClone)
+		if !whole {
+			if err := a.shed(ctx, name, snaps); err != nil {
+				return err
+			}
+		}
 		err = a.zfs.Promote(ctx, clone)
 		if errors.Is(err, zfs.ErrExists) {
 			if err = a.freeNames(ctx, name, clone); err == nil {
@@ -162,6 +168,40 @@ func (a *Agent) destroy(ctx context.Context, name string) error {
 		}
 	}
 	return fmt.Errorf("%s has more than %d clones", name, maxClones)
+}
+
+// heir is which of the clones of a dataset that is to be destroyed is promoted next, and
+// whether it gets the whole history up to where it stands. What was set aside, and what was
+// made of that, went through that history and keeps it; so of these the newest comes first. A
+// volume that somebody made a clone of another has no history but its own: of these the
+// oldest comes first, when no others are left, so that each gets what it stands on itself.
+func heir(clones []zfs.Dataset, snaps []zfs.Snapshot, isClone func(dataset string) bool) (next string, whole bool) {
+	at := map[string]int{}
+	for i, s := range snaps {
+		at[s.FullName()] = i
+	}
+	best := 0
+	for _, d := range clones {
+		made, i := isClone(d.Name), at[d.Origin]
+		switch {
+		case next == "", !made && !whole, !made && i > best, made && !whole && i < best:
+			next, whole, best = d.Name, !made, i
+		}
+	}
+	return next, whole
+}
+
+// isClone says that a dataset, or a part of one, is a volume that somebody made a clone of another.
+func (a *Agent) isClone(dataset string) bool {
+	id, ok := volumeIn(a.layout.Root(), dataset)
+	if !ok {
+		id, ok = partOf(a.layout.Root(), dataset)
+	}
+	if !ok {
+		id, ok = volumeIn(a.layout.Trash(), dataset)
+	}
+	v := a.cluster.State().Volume(id)
+	return ok && v != nil && v.Clone != nil
 }
 
 // freeNames takes the snapshots of name, which is to be destroyed, that have the names
@@ -191,39 +231,42 @@ func (a *Agent) freeNames(ctx context.Context, name, clone string) error {
 	return a.zfs.DestroySnapshots(ctx, name, both)
 }
 
-// shed destroys the snapshots of name, which is to be destroyed, on which none of these
-// clones of it stands, so that a promotion does not make them the clone's. A volume that
-// somebody made a clone of another has no history but its own. What was set aside, and
-// what was made of that, keeps the history that it went through.
-func (a *Agent) shed(ctx context.Context, name string, clones []string) error {
-	for _, ds := range clones {
-		id, ok := volumeIn(a.layout.Root(), ds)
-		if !ok {
-			id, ok = volumeIn(a.layout.Trash(), ds)
-		}
-		if v := a.cluster.State().Volume(id); !ok || v == nil || v.Clone == nil {
-			return nil
-		}
-	}
-	list, err := a.zfs.Snapshots(ctx, name, false)
-	if err != nil {
-		return err
-	}
+// shed destroys the snapshots of name, which is to be destroyed, on which no clone stands,
+// so that a promotion does not make them a clone's. The others get names of replication's: a
+// clone may be promoted on a node that is no primary of it, where its users could never remove
+// what they have not taken. So it is pruned as soon as no other clone stands on it. Their epoch
+// is none that a volume ever was in, so no copy seems to hold more than it does.
+func (a *Agent) shed(ctx context.Context, name string, snaps []zfs.Snapshot) error {
 	var bare []string
-	for _, s := range list {
+	for _, s := range snaps {
 		if len(s.Clones) == 0 {
 			bare = append(bare, s.Name)
 		}
 	}
-	return a.zfs.DestroySnapshots(ctx, name, bare)
+	if err := a.zfs.DestroySnapshots(ctx, name, bare); err != nil {
+		return err
+	}
+	for _, s := range snaps {
+		if _, _, engine := volume.ParseSnapshotName(s.Name); engine || len(s.Clones) == 0 {
+			continue
+		}
+		to := volume.Position{Seq: s.GUID % maxSeq}.SnapshotName()
+		if err := a.zfs.Rename(ctx, s.FullName(), name+"@"+to); err != nil {
+			return fmt.Errorf("renaming %s, on which a clone stands: %w", s.FullName(), err)
+		}
+	}
+	return nil
 }
+
+// maxSeq is above what the name of a snapshot of replication has room for.
+const maxSeq = 1e12
 
 // maxClones bounds how often destroy promotes one.
 const maxClones = 1000
 
 // clonesOf are the datasets of ours whose origin is a snapshot of name.
-func (a *Agent) clonesOf(ctx context.Context, name string) ([]string, error) {
-	var out []string
+func (a *Agent) clonesOf(ctx context.Context, name string) ([]zfs.Dataset, error) {
+	var out []zfs.Dataset
 	for _, root := range []string{a.layout.Aside(), a.layout.Root(), a.layout.Trash()} {
 		list, err := a.zfs.Datasets(ctx, root)
 		if err != nil {
@@ -231,7 +274,7 @@ func (a *Agent) clonesOf(ctx context.Context, name string) ([]string, error) {
 		}
 		for _, d := range list {
 			if strings.HasPrefix(d.Origin, name+"@") {
-				out = append(out, d.Name)
+				out = append(out, d)
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/replicate"
 	"github.com/flocker-io/flocker/zfs"
 )
 
@@ -31,6 +32,12 @@ func (a *Agent) clone(ctx context.Context, v *state.Volume, props map[string]str
 	ds, from, mine := a.layout.Dataset(v.ID), v.Clone, false
 	d, err := a.zfs.Dataset(ctx, ds)
 	if errors.Is(err, zfs.ErrNotFound) {
+		// What is just going to the trash, or being destroyed, is looked for before or after.
+		unlock, err := a.locks.lock(ctx, from.Volume)
+		if err != nil {
+			return err
+		}
+		defer unlock()
 		origin, err := a.snapshotOf(ctx, from.Volume, from.GUID)
 		if err != nil {
 			return err
@@ -65,9 +72,38 @@ func (a *Agent) clone(ctx context.Context, v *state.Volume, props map[string]str
 }
 
 // snapshotOf is the full name of the snapshot with that GUID in this node's copy of a
-// volume, wherever it is kept; "" when it has none.
+// volume, wherever it is kept; "" when it has none. Replication changes copies without the
+// volume's lock: an error says that it is just doing so, and that the snapshot may be in
+// what it has half done. It may also have moved from where is looked next to where was
+// looked before, so it is not there only if it is not found twice.
 func (a *Agent) snapshotOf(ctx context.Context, id volume.ID, guid uint64) (string, error) {
-	for _, ds := range []string{a.layout.Dataset(id), a.layout.TrashDataset(id)} {
+	for range 2 {
+		if name, err := a.lookFor(ctx, id, guid); err != nil || name != "" {
+			return name, err
+		}
+	}
+	return "", nil
+}
+
+// lookFor is one look of snapshotOf.
+func (a *Agent) lookFor(ctx context.Context, id volume.ID, guid uint64) (string, error) {
+	kept, fork := []string{a.layout.Dataset(id), a.layout.TrashDataset(id)}, false
+	for _, root := range []string{a.layout.Root(), a.layout.Aside()} {
+		list, err := a.zfs.Datasets(ctx, root)
+		if err != nil {
+			return "", fmt.Errorf("listing %s: %w", root, err)
+		}
+		for _, d := range list {
+			x, aside := replicate.ParseAside(d, a.layout.Aside())
+			switch {
+			case aside && x.Volume == id:
+				kept = append(kept, d.Name)
+			case d.Name == a.layout.Dataset(id)+"-fork":
+				fork = true
+			}
+		}
+	}
+	for _, ds := range kept {
 		list, err := a.zfs.Snapshots(ctx, ds, false)
 		if errors.Is(err, zfs.ErrNotFound) {
 			continue
@@ -78,6 +114,9 @@ func (a *Agent) snapshotOf(ctx context.Context, id volume.ID, guid uint64) (stri
 		if i := slices.IndexFunc(list, func(s zfs.Snapshot) bool { return s.GUID == guid }); i >= 0 {
 			return list[i].FullName(), nil
 		}
+	}
+	if fork {
+		return "", fmt.Errorf("the copy of volume %s is just being set aside: what is to be cloned may be in either part", id)
 	}
 	return "", nil
 }

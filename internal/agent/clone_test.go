@@ -3,9 +3,11 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -143,8 +145,80 @@ func TestClone(t *testing.T) {
 		if d, err := host.Dataset(ctx, to); err != nil || d.Origin != "" || len(f.proposed) != 1 || f.proposed[0] != (state.ConfirmCreate{ID: vol2, Epoch: f.s.Volume(vol2).Epoch}) {
 			t.Errorf("it is %+v, %v; proposed %+v", d, err, f.proposed)
 		}
-		if guid := guidOf(t, host, to, "s"); guid != of.GUID {
-			t.Errorf("its snapshot is %d, want %d", guid, of.GUID)
+		if list, err := host.Snapshots(ctx, to, false); err != nil || len(list) != 1 || list[0].GUID != of.GUID {
+			t.Errorf("its snapshots are %+v, %v, want %d", list, err, of.GUID)
+		}
+	})
+	t.Run("of a copy that somebody holds on to", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a, host, f, _ := cloning(t)
+			unlock, err := a.locks.lock(ctx, vol1)
+			must(t, err)
+			done := make(chan error)
+			go func() { done <- a.do(ctx, create) }()
+			synctest.Wait()
+			if exists(t, host, to) || len(f.proposed) != 0 {
+				t.Errorf("proposed: %v", f.proposed)
+			}
+			unlock()
+			must(t, <-done)
+			if !exists(t, host, to) {
+				t.Error("it was not made then")
+			}
+		})
+	})
+	t.Run("of a snapshot that was set aside", func(t *testing.T) {
+		a, host, _, _ := cloning(t)
+		aside := "tank/flocker-aside/" + string(vol1) + "-0000000000000005-1"
+		must(t, host.Rename(ctx, from, aside), host.CreateFilesystem(ctx, from, nil), a.do(ctx, create))
+		if d, err := host.Dataset(ctx, to); err != nil || d.Origin != aside+"@s" {
+			t.Errorf("cloned: %+v, %v", d, err)
+		}
+	})
+	// Nobody may conclude from half of a copy that the snapshot is not there.
+	for _, half := range []string{"the copy", "the fork", "both"} {
+		t.Run("while its original is set aside and the snapshot is not in "+half, func(t *testing.T) {
+			a, host, f, _ := cloning(t)
+			fork := from + "-fork"
+			must(t, host.Clone(ctx, from+"@s", fork, nil), host.Promote(ctx, fork)) // which has s now
+			if half != "the copy" {
+				must(t, host.Rename(ctx, from, "tank/flocker-aside/"+string(vol1)+"-0000000000000005-1"))
+			}
+			if half == "both" {
+				f.s.Volume(vol2).Clone.GUID++
+			}
+			if err := a.do(ctx, create); err == nil || len(f.proposed) != 0 || exists(t, host, to) {
+				t.Errorf("got %v, proposed %+v", err, f.proposed)
+			}
+		})
+	}
+	t.Run("while its original is set aside and put back", func(t *testing.T) {
+		a, host, f, _ := cloning(t)
+		fork := from + "-fork"
+		must(t, host.Clone(ctx, from+"@s", fork, nil), host.Promote(ctx, fork))
+		host.Inject(zfsfake.Rule{Op: "snapshots", Match: from, Times: 1, After: true, Do: func(context.Context, string, string) error {
+			return errors.Join(host.Rename(ctx, from, "tank/flocker-aside/"+string(vol1)+"-0000000000000005-1"), host.Rename(ctx, fork, from))
+		}})
+		if err := a.do(ctx, create); err == nil {
+			t.Fatalf("it was seen half way, and proposed: %+v", f.proposed)
+		}
+		must(t, a.do(ctx, create))
+		if d, err := host.Dataset(ctx, to); err != nil || d.Origin != from+"@s" {
+			t.Errorf("cloned: %+v, %v", d, err)
+		}
+	})
+	t.Run("while its original is set aside from one look to the next", func(t *testing.T) {
+		a, host, _, _ := cloning(t)
+		fork := from + "-fork"
+		host.Inject(zfsfake.Rule{Op: "snapshots", Match: from, Times: 1, Do: func(context.Context, string, string) error {
+			return errors.Join(host.Clone(ctx, from+"@s", fork, nil), host.Promote(ctx, fork))
+		}})
+		host.Inject(zfsfake.Rule{Op: "snapshots", Match: from, Times: 1, After: true, Do: func(context.Context, string, string) error {
+			return errors.Join(host.Rename(ctx, from, "tank/flocker-aside/"+string(vol1)+"-0000000000000005-1"), host.Rename(ctx, fork, from))
+		}})
+		must(t, a.do(ctx, create))
+		if d, err := host.Dataset(ctx, to); err != nil || d.Origin != from+"@s" {
+			t.Errorf("cloned: %+v, %v", d, err)
 		}
 	})
 	t.Run("that ZFS does not make", func(t *testing.T) {
@@ -198,13 +272,15 @@ func TestDestroyOriginal(t *testing.T) {
 		}
 		return out
 	}
+	engines := func(guid uint64) string { return fmt.Sprintf("flk-0000000000000000-%012d", guid%1e12) }
 	t.Run("and its history", func(t *testing.T) {
 		a, host, _ := begin(t)
+		s, later := engines(guidOf(t, host, from, "s")), engines(guidOf(t, host, from, "later"))
 		must(t, host.Snapshot(ctx, []string{to + "@own"}, nil), a.destroy(ctx, from))
-		if got := names(t, host, to); exists(t, host, from) || !slices.Equal(got, []string{"s", "own"}) {
+		if got := names(t, host, to); exists(t, host, from) || !slices.Equal(got, []string{s, "own"}) {
 			t.Errorf("the clone has %v", got)
 		}
-		if got := names(t, host, third); !slices.Equal(got, []string{"later"}) {
+		if got := names(t, host, third); !slices.Equal(got, []string{later}) {
 			t.Errorf("the one in the trash has %v", got)
 		}
 		if got, err := host.ReadFile(third, "f"); string(got) != "after" || err != nil {
@@ -213,9 +289,57 @@ func TestDestroyOriginal(t *testing.T) {
 	})
 	t.Run("whose clone has a snapshot of the name of the one that it stands on", func(t *testing.T) {
 		a, host, _ := begin(t)
+		s := engines(guidOf(t, host, from, "s"))
 		must(t, host.Snapshot(ctx, []string{to + "@s"}, nil), a.destroy(ctx, from))
-		if got := names(t, host, to); exists(t, host, from) || len(got) != 2 || !strings.HasPrefix(got[0], "s-") || got[1] != "s" {
+		if got := names(t, host, to); exists(t, host, from) || !slices.Equal(got, []string{s, "s"}) {
 			t.Errorf("the clone has %v", got)
+		}
+	})
+	t.Run("of one of replication's snapshots", func(t *testing.T) {
+		a, host, _ := begin(t)
+		flk := "flk-0000000000000004-000000000007"
+		must(t, host.Rename(ctx, from+"@s", from+"@"+flk), a.destroy(ctx, from))
+		if got := names(t, host, to); !slices.Equal(got, []string{flk}) {
+			t.Errorf("the clone has %v", got)
+		}
+	})
+	// A volume that was made of a set-aside copy keeps what that went through, and a clone gets
+	// none of it, whichever of them is found first.
+	for _, id := range []volume.ID{"0000000000000001", "00000000000000ff"} {
+		t.Run("with a volume that was restored, "+string(id), func(t *testing.T) {
+			a, host, f := begin(t)
+			back := "tank/flocker/" + string(id)
+			f.apply(t, state.CreateVolume{ID: id, Name: "back", Placement: volume.Placement{Primary: self}})
+			later := engines(guidOf(t, host, from, "later"))
+			must(t, host.Clone(ctx, from+"@between", back, nil), a.destroy(ctx, from))
+			if got := names(t, host, back); !slices.Equal(got, []string{"s", "between"}) {
+				t.Errorf("what was restored has the history %v", got)
+			}
+			if got := names(t, host, to); len(got) != 0 {
+				t.Errorf("the clone of something older has %v", got)
+			}
+			if got := names(t, host, third); !slices.Equal(got, []string{later}) {
+				t.Errorf("the clone of something newer has %v", got)
+			}
+			must(t, a.destroy(ctx, back))
+			if got, err := host.ReadFile(to, "f"); string(got) != "before" || err != nil {
+				t.Errorf("the clone holds %q, %v", got, err)
+			}
+			for _, ds := range []string{to, third} {
+				for _, name := range names(t, host, ds) {
+					if _, _, engine := volume.ParseSnapshotName(name); !engine {
+						t.Errorf("%s has %s in the end", ds, name)
+					}
+				}
+			}
+		})
+	}
+	t.Run("whose clone is just being set aside", func(t *testing.T) {
+		a, host, _ := begin(t)
+		s := engines(guidOf(t, host, from, "s"))
+		must(t, host.Rename(ctx, to, to+"-fork"), a.destroy(ctx, from))
+		if got := names(t, host, to+"-fork"); !slices.Equal(got, []string{s}) {
+			t.Errorf("it has %v", got)
 		}
 	})
 	t.Run("with a copy that was set aside", func(t *testing.T) {
@@ -239,4 +363,27 @@ func TestDestroyOriginal(t *testing.T) {
 			t.Errorf("nothing was to be changed, and the clone is %+v, %v", d, err)
 		}
 	})
+}
+
+// Wherever a volume has a copy, a snapshot of it that is just being cloned stays.
+func TestAssignmentsOfCloned(t *testing.T) {
+	_, _, f, of := cloning(t)
+	got := Actual{Copies: map[volume.ID]Copy{vol1: {Epoch: f.s.Volume(vol1).Epoch}}}
+	stays := func(node volume.NodeID) []uint64 {
+		t.Helper()
+		list := assignments(f.s, got, node)
+		if len(list) != 1 || list[0].Volume != vol1 {
+			t.Fatalf("assigned: %+v", list)
+		}
+		return list[0].Stay
+	}
+	for _, node := range []volume.NodeID{self, other} {
+		if stay := stays(node); !slices.Equal(stay, []uint64{of.GUID}) {
+			t.Errorf("on %s: %v stay, want %d", node, stay, of.GUID)
+		}
+	}
+	f.apply(t, state.ConfirmCreate{ID: vol2, Epoch: f.s.Volume(vol2).Epoch})
+	if list := assignments(f.s, got, other); len(list) != 1 || len(list[0].Stay) != 0 {
+		t.Errorf("when it is made: %+v", list)
+	}
 }

@@ -406,8 +406,8 @@ func (t *txn) abortCreate(c AbortCreate) Result {
 	if v.Phase != PhaseCreating {
 		return failed(volume.CodeConflict, "volume %q is in use already", v.Name)
 	}
-	// What the nodes may have made of it is empty; they destroy it in PhasePurged. A
-	// copy that was adopted is not: Adopt stays, and its node sets it aside again.
+	// What the nodes may have made of it is empty, or a clone that nobody wrote to; they destroy it
+	// in PhasePurged. A copy that was adopted is not: Adopt stays, and its node sets it aside again.
 	v.Phase, v.Deleted = PhasePurged, t.at
 	v.LastRefusal = &Refusal{Reason: c.Reason, At: t.at}
 	t.putVolume(v)
