@@ -20,7 +20,7 @@ import (
 //
 // A copy that holds what a rollback has undone, and the snapshot that the volume went back
 // to, stands where the line begins: what it has beyond that counts for nothing, and is set
-// aside (GoBack) before anybody writes it.
+// aside (GoBack) before anybody writes it. One that ends before that snapshot says so.
 func (e *Engine) Promise(ctx context.Context, id volume.ID, epoch volume.Epoch, line volume.Line) (volume.Promise, error) {
 	if err := e.withhold(id, epoch); err != nil {
 		return volume.Promise{}, err
@@ -62,7 +62,10 @@ func (e *Engine) Promise(ctx context.Context, id volume.ID, epoch volume.Epoch, 
 			if top := c.top(); marked && top.guid != guid(line.GUID) && top.created.Add(-e.cfg.Settle).After(p.AsOf) {
 				p.AsOf = top.created.Add(-e.cfg.Settle)
 			}
+			return nil
 		}
+		// Nobody can say of people's snapshots on top whether they came before the line or were undone.
+		p.Before = line.Before(c.top().pos) && c.top().engine() && c.written == 0 && !c.modified
 		return nil
 	})
 	if err != nil {

@@ -288,7 +288,7 @@ func (e *Engine) prepare(ctx context.Context, o offer, a *Assignment) (answer, s
 			// What a copy on the line had is no part of what was undone.
 			marked, err := a.Line.Marked(o.Volume, s.line)
 			if err == nil && !marked && st.reason != interrupted && !a.Line.IsZero() && len(s.snaps) > 0 && !onLine(s.snaps, a.Line) {
-				st.reason = Undone(a.Line)
+				st.reason = reasonFor(st.reason, s.snaps, a.Line)
 			}
 			setAside = st.reason
 		}

@@ -14,10 +14,16 @@ import (
 // epoch, and by the replicas when it offers them something: to them it is a primary that
 // lacks what they have.
 
+// backSpace is what has to be free, or a share of a small pool, so that a volume can go back: a
+// clone and some properties. It is little, since people go back because of a disk that fills.
+const backSpace = 16 << 20
+
 // Pin makes sure that this node's copy of a volume has the snapshot with this guid, and has
 // retention leave it until Unpin or GoBack. What is being destroyed already is seen to be
-// gone: that is CodeNotFound. After an error nothing is pinned. One snapshot of each volume can be pinned, in memory only.
-func (e *Engine) Pin(ctx context.Context, id volume.ID, g uint64) (err error) {
+// gone: that is CodeNotFound. Where the pool has no room to go back it is CodeRefused. After an
+// error nothing is pinned. One snapshot of each volume can be pinned, in memory only. It returns
+// the newest of the engine's snapshots at or before the pinned one, zero when there is none.
+func (e *Engine) Pin(ctx context.Context, id volume.ID, g uint64) (base volume.Position, err error) {
 	defer func() {
 		if err != nil {
 			e.Unpin(id)
@@ -28,19 +34,32 @@ func (e *Engine) Pin(ctx context.Context, id volume.ID, g uint64) (err error) {
 	e.mu.Unlock()
 	// A pass of the pruner that did not see the pin may be under way.
 	if err := acquire(ctx, e.pruning); err != nil {
-		return err
+		return base, err
 	}
 	release(e.pruning)
+	d, err := e.cfg.Pool.Dataset(ctx, e.cfg.Root)
+	if err != nil {
+		return base, err
+	}
+	if least := min(backSpace, (d.Available+d.Used)/64); d.Available < least {
+		return base, volume.Errorf(volume.CodeRefused, "the pool has %s free, and to set aside what is undone takes some (%s)", volume.RoughSize(d.Available), volume.RoughSize(least)).
+			WithHint("free some, on the primary's pool")
+	}
 	list, err := e.listed(ctx, id)
 	if err != nil {
-		return err
+		return base, err
 	}
-	for _, z := range list {
-		if z.GUID == g {
-			return nil
+	var c localCopy
+	c.setSnapshots(list)
+	for _, s := range c.snaps {
+		if s.engine() {
+			base = s.pos
+		}
+		if s.guid == guid(g) {
+			return base, nil
 		}
 	}
-	return volume.Errorf(volume.CodeNotFound, "the copy of volume %s on its primary has no snapshot with guid %d any more", id, g)
+	return volume.Position{}, volume.Errorf(volume.CodeNotFound, "the copy of volume %s on its primary has no snapshot with guid %d any more", id, g)
 }
 
 // Unpin undoes Pin.
@@ -145,6 +164,17 @@ func onLine(snaps []snap, line volume.Line) bool {
 // Undone is the reason of what is set aside for a rollback.
 func Undone(line volume.Line) string {
 	return "the volume was rolled back to its snapshot " + line.Snapshot + ", and this is what was undone"
+}
+
+// reasonFor is why a copy is set aside that is not on the line. Only what ends in the epoch that
+// was rolled back is surely what was undone: in an earlier one it may also be the tail of a
+// primary that was lost before, which nobody wanted to undo.
+func reasonFor(reason string, snaps []snap, line volume.Line) string {
+	c := localCopy{snaps: snaps}
+	if newest := c.newest(); newest.guid != 0 && newest.pos.Epoch.Next() == line.Epoch {
+		return Undone(line)
+	}
+	return reason + "; since it was written to, the volume was rolled back to its snapshot " + line.Snapshot
 }
 
 // joins says that a replica's copy is on its primary's line, of which nothing else would tell: it

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -207,7 +208,11 @@ func TestPin(t *testing.T) {
 		w.assign(1, "a", "b")
 		w.waitFor("in sync", w.inSync("a", "b"))
 		old := a.snapshots()[0]
-		w.must(a.eng().Pin(context.Background(), testVol, old.GUID))
+		base, err := a.eng().Pin(context.Background(), testVol, old.GUID)
+		w.must(err)
+		if base.GUID != old.GUID {
+			t.Errorf("the engine's newest at or before its first one is %+v", base)
+		}
 		pass := func() {
 			for range keepNewest + keepAbove + 3*pruneBatch {
 				a.write("f", time.Now().String())
@@ -223,7 +228,7 @@ func TestPin(t *testing.T) {
 		}
 		a.eng().Unpin(testVol)
 		mend := a.host.Inject(zfsfake.Rule{Do: func(context.Context, string, string) error { return zfsfake.ErrInjected }})
-		if err := a.eng().Pin(context.Background(), testVol, old.GUID); err == nil {
+		if _, err := a.eng().Pin(context.Background(), testVol, old.GUID); err == nil {
 			t.Error("what cannot be listed is pinned")
 		}
 		mend()
@@ -231,10 +236,128 @@ func TestPin(t *testing.T) {
 		if a.snapshots()[0].GUID == old.GUID {
 			t.Error("a snapshot that is pinned no more stays")
 		}
-		if err := a.eng().Pin(context.Background(), testVol, old.GUID); volume.CodeOf(err) != volume.CodeNotFound {
+		if _, err := a.eng().Pin(context.Background(), testVol, old.GUID); volume.CodeOf(err) != volume.CodeNotFound {
 			t.Errorf("a snapshot that is gone is pinned: %v", err)
 		}
 	})
+}
+
+// On a pool that has no room for what going back takes it is not begun.
+func TestPinWithoutRoom(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		w.setupRollback()
+		a, ctx := w.node("a"), context.Background()
+		g := a.before(2).GUID
+		scarce := &scarcePool{}
+		scarce.left.Store(backSpace - 1)
+		a.with(func(c *Config) { scarce.Pool, c.Pool = c.Pool, scarce })
+		_, err := a.eng().Pin(ctx, testVol, g)
+		wantError(t, "with little room", err, volume.CodeRefused, "to set aside what is undone takes some")
+		e := a.eng()
+		e.mu.Lock()
+		if e.pins[testVol] != 0 {
+			t.Error("it is pinned all the same")
+		}
+		e.mu.Unlock()
+		scarce.left.Add(1)
+		if _, err = a.eng().Pin(ctx, testVol, g); err != nil {
+			t.Errorf("with enough room: %v", err)
+		}
+	})
+}
+
+// scarcePool is a large pool that says how much it has left.
+type scarcePool struct {
+	Pool
+	left atomic.Int64
+}
+
+func (p *scarcePool) Dataset(ctx context.Context, name string) (zfs.Dataset, error) {
+	d, err := p.Pool.Dataset(ctx, name)
+	d.Used, d.Available = 1<<40, p.left.Load()
+	return d, err
+}
+
+// A replica that ends before what the volume was rolled back to has nothing that was undone. It
+// says so, unless there is something in it of which nobody knows when it came.
+func TestPromiseBefore(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.pair("one")
+		ctx := context.Background()
+		had := b.eng().Positions()[testVol]
+		w.partition("a", "b", true)
+		a.write("f", "two")
+		later, err := a.eng().SyncTo(ctx, testVol, nil)
+		w.must(err)
+		w.must(a.eng().TakeSnapshot(ctx, []volume.ID{testVol}, "before"))
+		a.write("f", "three")
+		_, err = a.eng().SyncTo(ctx, testVol, nil)
+		w.must(err)
+		line := a.before(2)
+		line.Base, err = a.eng().Pin(ctx, testVol, line.GUID)
+		w.must(err)
+		if !line.Base.Same(later) {
+			t.Errorf("the engine's newest before it is %+v, want %+v", line.Base, later)
+		}
+		promise := func(base volume.Position) bool {
+			t.Helper()
+			line := line
+			line.Base = base
+			p, err := b.eng().Promise(ctx, testVol, 3, line)
+			w.must(err)
+			if !p.Newest.Same(had) {
+				t.Errorf("it stands at %+v, want %+v", p.Newest, had)
+			}
+			return p.Before
+		}
+		other := had
+		other.GUID++
+		for _, tt := range []struct {
+			name string
+			base volume.Position
+			want bool
+		}{
+			{"the engine's newest before it", line.Base, true},
+			{"that very one", had, true},
+			{"another one in its place", other, false},
+			{"an older one", volume.Position{Epoch: had.Epoch, Seq: had.Seq - 1, GUID: 1}, false},
+			{"one of another epoch", volume.Position{Epoch: had.Epoch + 1, Seq: had.Seq + 9, GUID: 1}, false},
+			{"none that is known", volume.Position{}, false},
+		} {
+			if got := promise(tt.base); got != tt.want {
+				t.Errorf("where the base is %s: before it %v, want %v", tt.name, got, tt.want)
+			}
+		}
+		b.write("f", "by hand")
+		if promise(line.Base) {
+			t.Error("a copy that was changed says that it has nothing that was undone")
+		}
+		w.must(b.host.Snapshot(ctx, []string{b.dataset() + "@mine"}, nil))
+		if promise(line.Base) {
+			t.Error("a copy with a snapshot of people on top says that it has nothing that was undone")
+		}
+	})
+}
+
+// What was written before an earlier failover, and lost by that, is not told as undone.
+func TestReasonFor(t *testing.T) {
+	line := volume.Line{Epoch: 4, GUID: 7, Snapshot: "before"}
+	of := func(name string) snap { return newSnap(zfs.Snapshot{Name: name, GUID: 9}) }
+	engine := func(epoch volume.Epoch) snap { return of(volume.Position{Epoch: epoch, Seq: 1}.SnapshotName()) }
+	for _, tt := range []struct {
+		name  string
+		snaps []snap
+		want  string
+	}{
+		{"of the epoch that was rolled back", []snap{engine(2), engine(3)}, Undone(line)},
+		{"and of people after that", []snap{engine(3), of("mine")}, Undone(line)},
+		{"of an epoch before", []snap{engine(2), of("mine")}, "it has snapshots that the primary lacks; since it was written to, the volume was rolled back to its snapshot before"},
+		{"of people only", []snap{of("mine")}, "it has snapshots that the primary lacks; since it was written to, the volume was rolled back to its snapshot before"},
+	} {
+		if got := reasonFor("it has snapshots that the primary lacks", tt.snaps, line); got != tt.want {
+			t.Errorf("%s: %q", tt.name, got)
+		}
+	}
 }
 
 // What is done to a copy so that it is on a line, by its snapshots: engine's as epoch, others'

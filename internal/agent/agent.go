@@ -88,7 +88,7 @@ type Replicator interface {
 	Settled(ctx context.Context, id volume.ID, f func(context.Context) error) error
 	SetAside(ctx context.Context, id volume.ID, reason string) error
 	Promise(ctx context.Context, id volume.ID, epoch volume.Epoch, line volume.Line) (volume.Promise, error)
-	Pin(ctx context.Context, id volume.ID, guid uint64) error
+	Pin(ctx context.Context, id volume.ID, guid uint64) (base volume.Position, err error)
 	Unpin(id volume.ID)
 	GoBack(ctx context.Context, id volume.ID, epoch volume.Epoch, line volume.Line, props map[string]string) error
 	Refresh(id volume.ID)

@@ -101,9 +101,9 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	}
 	if back != nil {
 		// Before anything is stopped, and until it has gone back.
-		err := a.repl.Pin(ctx, id, back.GUID)
-		if volume.CodeOf(err) == volume.CodeNotFound {
-			return refuse(fmt.Sprintf("snapshot %s is not on its primary %s any more", back.Snapshot, a.name()))
+		_, err := a.repl.Pin(ctx, id, back.GUID)
+		if reason := a.cannotGoBack(back, err); reason != "" {
+			return refuse(reason)
 		}
 		if err != nil {
 			return err
@@ -156,6 +156,10 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	ctx, cancel := a.whileState(ctx, pending)
 	defer cancel()
 	times.Unmount, began = time.Since(began), time.Now()
+	var upToDate map[volume.NodeID]bool
+	if back != nil {
+		upToDate = a.upToDate(id)
+	}
 	final, err := a.finalCopy(ctx, v, stopped)
 	if late := (*errLate)(nil); errors.As(err, &late) {
 		// Up to here this attempt was not committed: what an earlier try may have proposed was
@@ -169,20 +173,19 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	if times.Copy = time.Since(began); !stopped.Paused.IsZero() {
 		times.Held = max(time.Since(stopped.Paused), 1) // 0 would be no route
 	}
+	var commit state.Command = state.CommitHandoff{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Final: final, Times: times}
 	if back != nil {
+		kept := a.keptBy(ctx, id, final, upToDate, stopped.CopyBy)
 		// Somebody may have destroyed it by hand meanwhile, or have begun to before it was pinned;
 		// once the rollback is committed there would be nothing to go back to.
-		err := a.repl.Pin(ctx, id, back.GUID)
-		if volume.CodeOf(err) == volume.CodeNotFound {
-			return refuse(fmt.Sprintf("snapshot %s is not on its primary %s any more", back.Snapshot, a.name()))
+		base, err := a.repl.Pin(ctx, id, back.GUID)
+		if reason := a.cannotGoBack(back, err); reason != "" {
+			return refuse(reason)
 		}
 		if err != nil {
 			return err
 		}
-	}
-	var commit state.Command = state.CommitHandoff{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Final: final, Times: times}
-	if back != nil {
-		commit = state.CommitRollback{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Final: final}
+		commit = state.CommitRollback{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Final: final, Base: base, Kept: kept}
 	}
 	res, err := a.cluster.Propose(ctx, commit)
 	if err == nil && res.Err != nil {
@@ -200,6 +203,61 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 		a.rest(ctx, wait)
 	}
 	return err
+}
+
+// cannotGoBack is why a rollback is refused whose snapshot could not be pinned; "": it is not,
+// or has to be tried again.
+func (a *Agent) cannotGoBack(back *state.RollbackTo, err error) string {
+	switch volume.CodeOf(err) {
+	case volume.CodeNotFound:
+		return fmt.Sprintf("snapshot %s is not on its primary %s any more", back.Snapshot, a.name())
+	case volume.CodeRefused:
+		return fmt.Sprintf("on its primary %s %v", a.name(), err)
+	}
+	return ""
+}
+
+const (
+	// keptPatience is how long a rollback waits for replicas to have all that it undoes: with only
+	// the primary's copy of that its loss would be the loss of something that people may still want.
+	keptPatience = 5 * time.Second
+	// keptBehind is how much a replica may lack when the volume is free so that it is waited for.
+	keptBehind = 10 * time.Second
+)
+
+// upToDate are the replicas of a volume that have what was written to it, or will in a moment.
+func (a *Agent) upToDate(id volume.ID) map[volume.NodeID]bool {
+	out := map[volume.NodeID]bool{}
+	for _, l := range a.repl.Links(id) {
+		if l.Error == "" && (l.State == volume.LinkInSync || l.State == volume.LinkSending && time.Since(l.CompleteAsOf) < keptBehind) {
+			out[l.Replica] = true
+		}
+	}
+	return out
+}
+
+// keptBy are the replicas that have the last snapshot of a volume, when those that were up to
+// date had a while to get it, until a limit if that is not zero.
+func (a *Agent) keptBy(ctx context.Context, id volume.ID, last volume.Position, upToDate map[volume.NodeID]bool, limit time.Time) []volume.NodeID {
+	until := time.Now().Add(keptPatience)
+	if !limit.IsZero() && limit.Before(until) {
+		until = limit
+	}
+	for wait := backSoon; ; wait = min(2*wait, backPause) {
+		var kept []volume.NodeID
+		lacking := false
+		for _, l := range a.repl.Links(id) {
+			if l.Acked.Same(last) {
+				kept = append(kept, l.Replica)
+			} else {
+				lacking = lacking || upToDate[l.Replica]
+			}
+		}
+		if !lacking || ctx.Err() != nil || !time.Now().Before(until) {
+			return kept
+		}
+		a.rest(ctx, wait)
+	}
 }
 
 // moveOf is what the volumes have in common that go along in a pending move: its attempt, or that

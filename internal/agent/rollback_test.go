@@ -201,15 +201,28 @@ type pinned struct {
 	held
 	there bool // the snapshot to go back to is
 	goes  bool // it is destroyed while the volume is being freed
+	full  bool // the pool has no room to go back
+	links func(asked int) []volume.LinkStatus
+	asked int
 	log   []string
 }
 
-func (p *pinned) Pin(context.Context, volume.ID, uint64) error {
+func (p *pinned) Links(volume.ID) []volume.LinkStatus {
+	if p.asked++; p.links == nil {
+		return nil
+	}
+	return p.links(p.asked)
+}
+
+func (p *pinned) Pin(context.Context, volume.ID, uint64) (volume.Position, error) {
 	if !p.there || p.goes && len(p.log) > 1 {
-		return volume.Errorf(volume.CodeNotFound, "no such snapshot")
+		return volume.Position{}, volume.Errorf(volume.CodeNotFound, "no such snapshot")
+	}
+	if p.full {
+		return volume.Position{}, volume.Errorf(volume.CodeRefused, "the pool has nothing free")
 	}
 	p.log = append(p.log, "pin")
-	return nil
+	return volume.Position{Epoch: 1, Seq: 1, GUID: 1}, nil
 }
 func (p *pinned) Unpin(volume.ID) { p.log = append(p.log, "unpin") }
 
@@ -224,6 +237,7 @@ func TestReleaseForRollback(t *testing.T) {
 	for name, c := range map[string]struct {
 		there bool
 		goes  bool
+		full  bool
 		taken bool // from this node, while it stops the containers
 		looks int
 		log   string
@@ -234,6 +248,7 @@ func TestReleaseForRollback(t *testing.T) {
 		"destroyed":     {there: true, goes: true, log: "pin stop snapshot", want: "snapshot before is not on its primary"},
 		"elected":       {there: true, taken: true, log: "pin stop snapshot pin unpin"},
 		"held on to":    {there: true, looks: 1 << 20, log: "pin stop", want: "a mount namespace shows it"},
+		"no room":       {there: true, full: true, log: "", want: "on its primary me the pool has nothing free"},
 		"without it":    {log: "", want: "snapshot before is not on its primary"},
 		"not even free": {looks: 1 << 20, log: "", want: "snapshot before is not on its primary"},
 	} {
@@ -246,7 +261,7 @@ func TestReleaseForRollback(t *testing.T) {
 				f.apply(t, state.CreateVolume{ID: vol1, Name: "pg", Spec: volume.DefaultSpec(), Placement: volume.Placement{Primary: self, Local: []volume.NodeID{other}}})
 				f.apply(t, state.ConfirmCreate{ID: vol1, Epoch: 1})
 				f.apply(t, state.BeginRollback{ID: vol1, Epoch: 1, Attempt: "a", To: state.RollbackTo{Snapshot: "before", GUID: 1}})
-				p := &pinned{held: held{looks: c.looks}, there: c.there, goes: c.goes}
+				p := &pinned{held: held{looks: c.looks}, there: c.there, goes: c.goes, full: c.full}
 				a := New(Config{
 					Self: self, Layout: layout, Cluster: f, ZFS: host, Files: p, Use: lonely{}, Repl: p, Log: slog.New(slog.DiscardHandler),
 					PrepareStop: func(context.Context, volume.ID) error { return errors.New("nothing is copied for a rollback") },
@@ -267,7 +282,7 @@ func TestReleaseForRollback(t *testing.T) {
 				}
 				switch got := f.proposed[0].(type) {
 				case state.CommitRollback:
-					if c.want != "" || got.Final.GUID != 2 || got.Attempt != "a" {
+					if c.want != "" || got.Final.GUID != 2 || got.Base.GUID != 1 || got.Attempt != "a" {
 						t.Errorf("it went by %+v, want a refusal: %q", got, c.want)
 					}
 				case state.AbortHandoff:
@@ -276,6 +291,59 @@ func TestReleaseForRollback(t *testing.T) {
 					}
 				default:
 					t.Errorf("proposed %+v", got)
+				}
+			})
+		})
+	}
+}
+
+// Before a rollback is committed the replicas that are up to date get what it undoes, if that
+// does not take long; who has it is told.
+func TestKeptBy(t *testing.T) {
+	last := volume.Position{Epoch: 1, Seq: 2, GUID: 2}
+	had := volume.Position{Epoch: 1, Seq: 1, GUID: 1}
+	link := func(node volume.NodeID, state volume.LinkState, acked volume.Position, behind time.Duration, err string) volume.LinkStatus {
+		return volume.LinkStatus{Replica: node, State: state, Acked: acked, CompleteAsOf: time.Now().Add(-behind), Error: err}
+	}
+	for name, c := range map[string]struct {
+		links func(asked int) []volume.LinkStatus
+		limit time.Duration
+		want  []volume.NodeID
+		took  time.Duration // at least, and not twice that
+	}{
+		"no replicas": {links: func(int) []volume.LinkStatus { return nil }},
+		"in sync, and soon there": {links: func(asked int) []volume.LinkStatus {
+			if asked < 5 {
+				return []volume.LinkStatus{link("b", volume.LinkInSync, had, 0, "")}
+			}
+			return []volume.LinkStatus{link("b", volume.LinkInSync, last, 0, "")}
+		}, want: []volume.NodeID{"b"}, took: backSoon},
+		"one of two": {links: func(int) []volume.LinkStatus {
+			return []volume.LinkStatus{link("b", volume.LinkSending, last, 0, ""), link("c", volume.LinkConnecting, had, time.Hour, "away")}
+		}, want: []volume.NodeID{"b"}},
+		"never there": {links: func(int) []volume.LinkStatus {
+			return []volume.LinkStatus{link("b", volume.LinkSending, had, time.Second, "")}
+		}, took: keptPatience},
+		"never there, and clients wait": {links: func(int) []volume.LinkStatus {
+			return []volume.LinkStatus{link("b", volume.LinkInSync, had, 0, "")}
+		}, limit: time.Second, took: time.Second},
+		"far behind": {links: func(int) []volume.LinkStatus {
+			return []volume.LinkStatus{link("b", volume.LinkSending, had, time.Hour, "")}
+		}},
+		"failing": {links: func(int) []volume.LinkStatus {
+			return []volume.LinkStatus{link("b", volume.LinkInSync, had, 0, "cut")}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := New(Config{Self: self, Repl: &pinned{links: c.links}})
+				began, limit := time.Now(), time.Time{}
+				if c.limit > 0 {
+					limit = began.Add(c.limit)
+				}
+				got := a.keptBy(t.Context(), vol1, last, a.upToDate(vol1), limit)
+				if took := time.Since(began); !slices.Equal(got, c.want) || took < c.took || took > 2*c.took+backPause*5 && c.took > 0 || c.took == 0 && took > 0 {
+					t.Errorf("after %s: %v, want %v after %s", took, got, c.want, c.took)
 				}
 			})
 		})

@@ -122,6 +122,7 @@ type candidate struct {
 	soon    bool   // that may change in a moment
 	asked   bool   // it lives and has said nothing: its call is under way, or due
 	slow    bool   // it lives and may write, and has not said that it cannot answer
+	undone  bool   // it may hold what a rollback has undone, and cannot go back
 }
 
 func (e *election) candidate(id volume.NodeID) candidate {
@@ -146,17 +147,20 @@ func (e *election) candidate(id volume.NodeID) candidate {
 		return c
 	}
 	c.promise = a.Promise
+	line := e.Volume.Line()
+	undone := c.promise.Newest.Epoch < line.Epoch && !c.promise.Before
 	first := e.Volume.Start.IsZero() && id == e.Volume.Election.Was // nothing was ever snapshotted
 	switch {
 	case !c.promise.Exists || c.promise.Newest.IsZero() && !first:
 		c.lack = "has no whole copy"
 	case e.strayed(c.promise.Newest):
 		c.lack = "holds another history than " + e.name + " had"
-	case c.promise.Newest.Epoch < e.Volume.Line().Epoch && (e.Wish == nil || !e.Wish.AcceptLoss):
-		// One that has the snapshot stands where the line begins.
-		c.lack = fmt.Sprintf("has no snapshot %s, which the volume was rolled back to, and nothing that came after", e.Volume.Line().Snapshot)
+	case undone && (e.Wish == nil || !e.Wish.AcceptLoss):
+		// One that has the snapshot stands where the line begins; one that ends before it has
+		// nothing that was undone, and is as good as any that lags.
+		c.lack = fmt.Sprintf("has no snapshot %s, which the volume was rolled back to, and nothing that came after", line.Snapshot)
 	default:
-		c.known = true
+		c.known, c.undone = true, undone
 		switch {
 		case !c.node.Lease:
 			c.lack, c.soon = "has no lease", true
@@ -195,10 +199,11 @@ func (e *election) outdone(c *candidate) bool {
 		slices.ContainsFunc(e.Links, func(l volume.LinkStatus) bool { return l.Acked.Compare(c.promise.Newest) > 0 })
 }
 
-// better is a known copy that goes further than c's; nil when none does.
+// better is a known copy that goes further than c's; nil when none does. What was undone is no
+// further than what was not.
 func (e *election) better(c *candidate) *candidate {
 	for i := range e.all {
-		if x := &e.all[i]; x.known && x.promise.Newest.Compare(c.promise.Newest) > 0 {
+		if x := &e.all[i]; x.known && (c.undone || !x.undone) && x.promise.Newest.Compare(c.promise.Newest) > 0 {
 			return x
 		}
 	}
@@ -277,6 +282,7 @@ func (e *election) choice() *candidate {
 			continue
 		}
 		if best == nil || cmp.Or(
+			cmp.Compare(yes(best.undone), yes(c.undone)),
 			c.promise.Newest.Compare(best.promise.Newest),
 			e.further(c, best),
 			cmp.Compare(yes(c.node.Availability == state.Active), yes(best.node.Availability == state.Active)),
@@ -448,11 +454,29 @@ func (e *election) bounded(c *candidate) Verdict {
 	if x := e.better(c); x != nil {
 		note += fmt.Sprintf("; %s holds more, but %s", x.name, cmp.Or(x.lack, "another was asked for"))
 	}
+	note += e.ofRollback(c)
 	note += e.unfulfilled(c)
 	if accepted {
 		note += "; an operator has accepted the loss"
 	}
 	return e.promote(c, m, note)
+}
+
+// ofRollback says what a volume that was rolled back has on c's copy, or what of it only the old
+// primary has; "" where there is nothing to say.
+func (e *election) ofRollback(c *candidate) string {
+	r := e.Volume.RolledBack
+	switch {
+	case r == nil:
+		return ""
+	case c.undone:
+		return fmt.Sprintf("; it has no snapshot %s, which the volume was rolled back to, and may hold what that has undone", r.Snapshot)
+	case c.promise.Before:
+		return fmt.Sprintf("; it ends before snapshot %s, which the volume was rolled back to", r.Snapshot)
+	case r.Passed || r.Node == "" || r.Node != e.Volume.Election.Was || slices.ContainsFunc(r.Kept, func(id volume.NodeID) bool { return e.Volume.Placement.Role(id) != volume.RoleNone }):
+		return ""
+	}
+	return fmt.Sprintf("; the last of what the rollback to %s has undone is on %s only", r.Snapshot, e.name)
 }
 
 func (e *election) promote(c *candidate, m state.Missing, note string) Verdict {

@@ -16,8 +16,10 @@ import (
 //	elect was=n1 asked=4s life=20s start=1-90 failover=manual max-loss=1m created=1h home=z1 recovered
 //	                         and prefer=, avoid= and zone= of its spec
 //	                         and line=2: the volume was rolled back in that epoch, and no other began since;
-//	                         2-passed: another one did, at the start of the line
-//	  n2 2-100 asof=21s      it promised: its position, and how long ago it was complete; taken=22s: the snapshot
+//	                         2-passed: another one did, at the start of the line; kept=n2,n3: who had what is
+//	                         undone besides n1, which rolled it back; kept=-: nobody
+//	  n2 2-100 asof=21s      it promised: its position, and how long ago it was complete; taken=22s: the snapshot;
+//	                         before: it ends before what the volume was rolled back to
 //	  n3 none                no copy; err=TEXT: no answer but that; silent: none at all;
 //	                         slow=TEXT: no answer yet, but that
 //	  link n2 2-100 asof=21s lag=3M   what the old primary said last
@@ -60,6 +62,11 @@ func (w *world) elect(t *testing.T, args string, lines []string) string {
 			vol.RolledBack.Final.Taken = now.In(time.FixedZone("", 19800))
 			vol.Start = vol.Line().Start()
 			vol.Start.Taken = now.In(time.FixedZone("", 19800))
+		case "kept":
+			vol.RolledBack.Node = vol.Election.Was
+			for _, id := range strings.Split(strings.Trim(value, "-"), ",") {
+				vol.RolledBack.Kept = append(vol.RolledBack.Kept, volume.NodeID(id))
+			}
 		case "recovered":
 			vol.Election.Recovered = true
 		default:
@@ -93,7 +100,9 @@ func (w *world) elect(t *testing.T, args string, lines []string) string {
 		var asOf time.Time
 		var lag int64
 		var taken time.Time
+		before := false
 		for _, f := range words[2:] {
+			before = before || f == "before"
 			if v, ok := strings.CutPrefix(f, "asof="); ok {
 				asOf = ago(v)
 			} else if v, ok := strings.CutPrefix(f, "lag="); ok {
@@ -119,7 +128,7 @@ func (w *world) elect(t *testing.T, args string, lines []string) string {
 		case words[1] != "silent":
 			at := position(t, words[1])
 			at.Taken = taken
-			c.Answers[id] = Answer{Promise: volume.Promise{Epoch: 3, Exists: true, Newest: at, AsOf: asOf}}
+			c.Answers[id] = Answer{Promise: volume.Promise{Epoch: 3, Exists: true, Newest: at, AsOf: asOf, Before: before}}
 		}
 	}
 	got := Failover(w.view(), c)

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -21,6 +22,13 @@ type RolledBack struct {
 	Attempt string          `json:"attempt"`
 	Epoch   volume.Epoch    `json:"epoch"`
 	Final   volume.Position `json:"final"` // the newest of what was undone
+	// Base is the newest of the engine's snapshots at or before it on the primary; zero: none,
+	// or not known. What ends there or before has nothing that was undone.
+	Base volume.Position `json:"base,omitzero"`
+	// Node is the primary that had Final, and Kept are the replicas that had it, too, when the
+	// rollback was committed.
+	Node volume.NodeID   `json:"node,omitempty"`
+	Kept []volume.NodeID `json:"kept,omitempty"`
 	// Passed: a primary has been promoted since. Until then Start of the volume may be the
 	// start of the line, and what comes after it in the same epoch is no other history.
 	Passed bool      `json:"passed,omitempty"`
@@ -47,6 +55,8 @@ type (
 		Epoch   volume.Epoch    `json:"epoch"`
 		Attempt string          `json:"attempt"`
 		Final   volume.Position `json:"final"`
+		Base    volume.Position `json:"base,omitzero"`
+		Kept    []volume.NodeID `json:"kept,omitempty"`
 	}
 )
 
@@ -61,7 +71,7 @@ func (v *Volume) Line() volume.Line {
 	if r == nil {
 		return volume.Line{}
 	}
-	return volume.Line{Epoch: r.Epoch, GUID: r.GUID, Snapshot: r.Snapshot, Taken: r.Final.Taken}
+	return volume.Line{Epoch: r.Epoch, GUID: r.GUID, Snapshot: r.Snapshot, Taken: r.Final.Taken, Base: r.Base}
 }
 
 func (t *txn) beginRollback(c BeginRollback) Result {
@@ -119,7 +129,9 @@ func (t *txn) commitRollback(c CommitRollback) Result {
 	v.Epoch = v.Epoch.Next()
 	// What is written into logs and snapshots of the state is read again on nodes of other zones.
 	c.Final.Taken = c.Final.Taken.UTC()
-	v.RolledBack = &RolledBack{RollbackTo: *p.Rollback, Attempt: p.Attempt, Epoch: v.Epoch, Final: c.Final, Began: p.Began, At: t.at}
+	c.Base.Taken = time.Time{} // by which nothing goes
+	v.RolledBack = &RolledBack{RollbackTo: *p.Rollback, Attempt: p.Attempt, Epoch: v.Epoch, Final: c.Final, Base: c.Base,
+		Node: v.Placement.Primary, Kept: slices.Clone(c.Kept), Began: p.Began, At: t.at}
 	v.Start = v.Line().Start()
 	// Its containers were recorded in the epoch before: so they are started again.
 	v.Phase, v.Pending, v.LastRefusal, v.Moved = PhaseActive, nil, nil, nil

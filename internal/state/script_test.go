@@ -30,7 +30,7 @@ import (
 //	move NAME to=n2 try=a        commit-move NAME try=a     abort-move NAME try=a REASON
 //	migrate NAME to=n2 try=a      end-migration NAME try=a [REASON]
 //	rollback NAME to=SNAPSHOT try=a [guid=N]
-//	commit-rollback NAME try=a [final=EPOCH] [guid=N]   the epoch and guid of what is undone
+//	commit-rollback NAME try=a [final=EPOCH] [guid=N] [base=SEQ] [kept=n2]   the epoch and guid of what is undone
 //	remove NAME try=a            commit-remove NAME try=a   abort-remove NAME try=a REASON
 //	undelete NAME [as=NEW]
 //	differs NAME TEXT    the primary has found copies that are not alike
@@ -306,7 +306,14 @@ func (sc *script) do(words []string) string {
 		if n, err := strconv.Atoi(opt["final"]); err == nil {
 			final.Epoch = volume.Epoch(n)
 		}
-		c = CommitRollback{ID: id, Epoch: epoch, Attempt: opt["try"], Final: final}
+		roll := CommitRollback{ID: id, Epoch: epoch, Attempt: opt["try"], Final: final}
+		if n, err := strconv.ParseUint(opt["base"], 10, 64); err == nil {
+			roll.Base = volume.Position{Epoch: epoch, Seq: n, GUID: n, Taken: sc.at}
+		}
+		if opt["kept"] != "" {
+			roll.Kept = []volume.NodeID{nodeID(opt["kept"])}
+		}
+		c = roll
 	case "remove":
 		c = BeginDelete{ID: id, Epoch: epoch, Attempt: opt["try"]}
 	case "commit-remove":
@@ -674,6 +681,15 @@ func (sc *script) show(only []string) string {
 			}
 			if v.RolledBack.Passed {
 				b.WriteString(" passed")
+			}
+			if base := l.Base; !base.IsZero() {
+				fmt.Fprintf(&b, " base=%d-%d", base.Epoch, base.Seq)
+				if !base.Taken.IsZero() {
+					b.WriteString(" with a time")
+				}
+			}
+			for _, id := range v.RolledBack.Kept {
+				fmt.Fprintf(&b, " kept-by=%s not-only=%s", sc.s.NodeName(id), sc.s.NodeName(v.RolledBack.Node))
 			}
 		}
 		if v.Migration != nil {

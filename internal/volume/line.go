@@ -17,6 +17,9 @@ type Line struct {
 	// Taken is when the writing stopped, by the primary's clock: until then nothing was
 	// written on this line.
 	Taken time.Time `json:"taken,omitzero"`
+	// Base is the newest of the engine's snapshots at or before the one that it went back to;
+	// zero: there was none, or it is not known.
+	Base Position `json:"base,omitzero"`
 }
 
 // IsZero says that the volume was never rolled back.
@@ -25,6 +28,14 @@ func (l Line) IsZero() bool { return l.GUID == 0 }
 // Start is where the line begins, as a position: above all that was taken in epochs before
 // it, and below all that is taken on it. No snapshot has its name.
 func (l Line) Start() Position { return Position{Epoch: l.Epoch, GUID: l.GUID, Taken: l.Taken} }
+
+// Before says that a copy whose newest snapshot of all is this one ends at or before what the
+// volume went back to, so that nothing in it is undone. Only one node takes snapshots in an
+// epoch, so in that of Base the order tells; of copies that stopped in an earlier one it is not
+// known.
+func (l Line) Before(p Position) bool {
+	return !l.Base.IsZero() && !p.IsZero() && p.Epoch == l.Base.Epoch && (p.Seq < l.Base.Seq || p.Same(l.Base))
+}
 
 // Mark is what a copy of a volume is marked with that is known to be on the line. It names the
 // volume, because a copy that was set aside may become another one.

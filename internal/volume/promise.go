@@ -14,4 +14,7 @@ type Promise struct {
 	// copy provably holds all that was written. It is never later than that; zero: not
 	// known.
 	AsOf time.Time `json:"as_of,omitzero"`
+	// Before says that the copy ends at or before what the volume was last rolled back to, so
+	// that nothing in it is undone, though it has not got that snapshot.
+	Before bool `json:"before,omitempty"`
 }
