@@ -2,6 +2,7 @@ package replicate
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -140,6 +141,32 @@ func (e *Engine) pace(ctx context.Context, to volume.NodeID, n int, long bool, e
 		}
 	}
 	return nil
+}
+
+// Paced is what goes to a node besides streams: it shares their limit, and queues with the long
+// ones. It is read until ctx ends.
+func (e *Engine) Paced(ctx context.Context, to volume.NodeID, r io.Reader) io.Reader {
+	return &paced{e, ctx, to, r}
+}
+
+type paced struct {
+	e   *Engine
+	ctx context.Context
+	to  volume.NodeID
+	r   io.Reader
+}
+
+func (p *paced) Read(b []byte) (int, error) {
+	if most := piece(p.e.limit(p.to).Bytes); len(b) > most {
+		b = b[:most]
+	}
+	n, err := p.r.Read(b)
+	if n > 0 {
+		if late := p.e.pace(p.ctx, p.to, n, true, time.Minute, func() error { return nil }); late != nil {
+			return 0, late
+		}
+	}
+	return n, err
 }
 
 // wait is pace for whoever has the slot. It ends without being done when the rate is

@@ -645,3 +645,32 @@ func (d *deafEnd) Read(p []byte) (int, error) {
 		}
 	}
 }
+
+// What goes to a node beside streams keeps the same limit, and none where there is none.
+func TestPaced(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		var limit atomic.Int64
+		a.with(func(c *Config) {
+			c.Limit = func(volume.NodeID) Limit { return Limit{Group: "far", Bytes: limit.Load()} }
+		})
+		const size = 4 << 20
+		read := func(ctx context.Context) (int64, time.Duration, error) {
+			began := time.Now()
+			n, err := io.Copy(io.Discard, a.eng().Paced(ctx, b.id, bytes.NewReader(make([]byte, size))))
+			return n, time.Since(began), err
+		}
+		if n, took, err := read(context.Background()); n != size || took != 0 || err != nil {
+			t.Errorf("without a limit: %d bytes in %s, %v", n, took, err)
+		}
+		limit.Store(1 << 20)
+		if n, took, err := read(context.Background()); n != size || took < 3*time.Second || took > 5*time.Second || err != nil {
+			t.Errorf("at a quarter of it a second: %d bytes in %s, %v", n, took, err)
+		}
+		soon, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if n, took, err := read(soon); n > size/2 || took > 2*time.Second || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("ended after a second: %d bytes in %s, %v", n, took, err)
+		}
+	})
+}

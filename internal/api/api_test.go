@@ -16,6 +16,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -96,6 +97,76 @@ func TestBrowsedCut(t *testing.T) {
 	if _, err := client.Version(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// What a node reads for another one goes over a connection of its own, which yields to others.
+func TestBrowsedYields(t *testing.T) {
+	l := &yieldingListener{Listener: apitest.NewListener()}
+	f := apitest.Cluster()
+	h := api.NewHandler(f, f, testLog(t))
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := api.ServePeers(ctx, l, isBeta, h, testLog(t)); err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	client := api.NewClient(l.Listener.Dial)
+	defer func() { client.Close(); stop(); wg.Wait() }()
+	for _, want := range []string{"", "marked "} {
+		if _, err := client.Version(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := l.seen(); got != want {
+			t.Errorf("the connections are %q, want %q", got, want)
+		}
+		if _, err := browsed(client.Browse(t.Context(), "pgdata", api.BrowseRequest{Snapshot: "before-upgrade", Path: ".", As: api.AsTar})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := l.seen(); got != "marked marked" {
+		t.Errorf("the connections are %q in the end", got)
+	}
+}
+
+// yieldingListener knows which of its connections were made to yield, in the order in which they came.
+type yieldingListener struct {
+	*apitest.Listener
+	mu    sync.Mutex
+	conns []*yieldingConn
+}
+
+type yieldingConn struct {
+	net.Conn
+	marked atomic.Bool
+}
+
+func (c *yieldingConn) Background() error { c.marked.Store(true); return nil }
+
+func (l *yieldingListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c := &yieldingConn{Conn: conn}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns = append(l.conns, c)
+	return c, nil
+}
+
+func (l *yieldingListener) seen() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []string
+	for _, c := range l.conns {
+		if c.marked.Load() {
+			out = append(out, "marked")
+		} else {
+			out = append(out, "")
+		}
+	}
+	return strings.Join(out, " ")
 }
 
 // Paths are made plain before anybody sees them, and what is no request is refused.

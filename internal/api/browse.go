@@ -183,6 +183,13 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, b *Browsed) {
 		w.Header().Set("Content-Length", strconv.FormatInt(b.Size, 10))
 	}
 	c := http.NewResponseController(w)
+	// What goes to another node must not make a lease late. Nothing else is sent like that after it.
+	if conn, ok := r.Context().Value(connKey{}).(interface{ Background() error }); ok {
+		w.Header().Set("Connection", "close")
+		if err := conn.Background(); err != nil {
+			h.log.Warn("what is read for a node is not marked as background traffic", "request", RequestID(r.Context()), "err", err)
+		}
+	}
 	// Somebody who takes nothing does not keep flockd from stopping.
 	ended := context.AfterFunc(r.Context(), func() { c.SetWriteDeadline(time.Now()) })
 	defer ended()

@@ -530,6 +530,80 @@ func TestExtractIsTame(t *testing.T) {
 	}
 }
 
+// What is got out of a snapshot does not fill the disk that it is put on: it ends before, and
+// leaves nothing. Holes take nothing.
+func TestExtractLeavesRoom(t *testing.T) {
+	const size = 3 * spaceStep
+	content := func(b byte) io.Reader {
+		var out bytes.Buffer
+		w := tar.NewWriter(&out)
+		if err := w.WriteHeader(&tar.Header{Name: "f", Typeflag: tar.TypeReg, Mode: 0o644, Size: size}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(bytes.Repeat([]byte{b}, size)); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return &out
+	}
+	for name, tt := range map[string]struct {
+		fill      byte
+		free, all int64 // at first
+		want      bool
+	}{
+		"enough":               {'x', headroom + size + 2*spaceStep, 1 << 40, true},
+		"not enough":           {'x', headroom + size - spaceStep, 1 << 40, false},
+		"none":                 {'x', headroom, 1 << 40, false},
+		"a small disk":         {'x', size + 2*spaceStep + headroom/20, headroom, true},
+		"a small disk, filled": {'x', size - spaceStep + headroom/20, headroom, false},
+		"holes":                {0, headroom + spaceStep, 1 << 40, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			at := t.TempDir()
+			dir, err := os.OpenRoot(at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dir.Close()
+			took := func() (n int64) {
+				filepath.WalkDir(at, func(path string, d fs.DirEntry, err error) error {
+					if err == nil && d.Type().IsRegular() {
+						if fi, err := os.Stat(path); err == nil {
+							n += fi.Sys().(*syscall.Stat_t).Blocks * 512
+						}
+					}
+					return nil
+				})
+				return n
+			}
+			looks := 0
+			_, err = extract(dir, "copy", Keep{}, content(tt.fill), func() (int64, int64, error) {
+				looks++
+				return tt.free - took(), tt.all, nil
+			})
+			if tt.want != (err == nil) || err != nil && (volume.CodeOf(err) != volume.CodeRefused || !strings.Contains(err.Error(), "stay so for other programs")) {
+				t.Errorf("got %v", err)
+			}
+			if left, err := os.ReadDir(at); err != nil || (len(left) > 0) != tt.want {
+				t.Errorf("it leaves %v, %v", left, err)
+			}
+			if looks > 5 {
+				t.Errorf("it has looked %d times", looks)
+			}
+		})
+	}
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if free, all, err := space(dir); err != nil || all <= 0 || free < 0 || free > all {
+		t.Errorf("this machine has %d of %d free, %v", free, all, err)
+	}
+}
+
 // JSON has no years beyond 9999, and files do: one of them does not hide the others.
 func TestListOfTimesThatNobodyHas(t *testing.T) {
 	f := Of(fstest.MapFS{

@@ -36,13 +36,33 @@ type Keep struct {
 	Setuid bool
 }
 
+const (
+	// headroom is what Extract leaves free where it writes, or a twentieth of a small file
+	// system: other programs of the machine write there, too, flockd with what it has promised.
+	headroom = 1 << 30
+	// spaceStep is how much is written between two looks at what is free.
+	spaceStep = 16 << 20
+	// thingSize is what a file takes besides its content.
+	thingSize = 4 << 10
+)
+
 // maxLeft is how many of what is left out are named.
 const maxLeft = 10
 
 // Extract makes what a stream of Tar has as one name in a directory, where nothing of that name
 // may be. It is made beside and gets its name when all of it is there: what was cut short leaves
-// nothing.
+// nothing. It is cut short before it takes all the space that there is.
 func Extract(dir *os.Root, name string, keep Keep, r io.Reader) (out Extracted, err error) {
+	d, err := dir.Open(".")
+	if err != nil {
+		return out, err
+	}
+	defer d.Close()
+	return extract(dir, name, keep, r, func() (free, size int64, err error) { return space(d) })
+}
+
+// extract is Extract by what is said to be free.
+func extract(dir *os.Root, name string, keep Keep, r io.Reader, space func() (free, size int64, err error)) (out Extracted, err error) {
 	if !filepath.IsLocal(name) || name == "." || filepath.Base(name) != name {
 		return out, volume.Errorf(volume.CodeInvalid, "%q is not a name", name)
 	}
@@ -59,7 +79,7 @@ func Extract(dir *os.Root, name string, keep Keep, r io.Reader) (out Extracted, 
 		return out, err
 	}
 	defer in.Close()
-	x := unpacker{root: in, keep: keep, out: &out}
+	x := unpacker{root: in, keep: keep, out: &out, space: space}
 	if err := x.all(r); err != nil {
 		return out, err
 	}
@@ -91,6 +111,26 @@ type unpacker struct {
 	out  *Extracted
 	base string // the stream's name for its first entry
 	open []made // directories that the stream is in, from the top
+
+	space func() (free, size int64, err error)
+	left  int64 // may be written before space is asked
+}
+
+// spend is called before so many bytes are written. It refuses when too little would stay free.
+func (x *unpacker) spend(n int64) error {
+	if x.left -= n; x.left > 0 {
+		return nil
+	}
+	free, size, err := x.space()
+	if err != nil {
+		return fmt.Errorf("asking how much is free: %w", err)
+	}
+	if least := min(headroom, size/20); free-n < least {
+		return volume.Errorf(volume.CodeRefused, "only %s are free there, and at least %s stay so for other programs", volume.RoughSize(free), volume.RoughSize(least)).
+			WithHint("give a destination with more space, or take a part of it")
+	}
+	x.left = spaceStep
+	return nil
 }
 
 // made is a directory that gets its mode and times when nothing more is made in it.
@@ -168,6 +208,9 @@ func (x *unpacker) leave(n int) error {
 }
 
 func (x *unpacker) make(at string, h *tar.Header, content io.Reader) error {
+	if err := x.spend(thingSize); err != nil {
+		return err
+	}
 	switch h.Typeflag {
 	case tar.TypeDir:
 		if err := x.root.Mkdir(at, 0o700); err != nil {
@@ -209,7 +252,7 @@ func (x *unpacker) file(at string, h *tar.Header, content io.Reader) error {
 	err = f.Truncate(h.Size)
 	var n int64
 	if err == nil {
-		n, err = io.CopyBuffer(&sparse{f: f}, content, make([]byte, 64<<10))
+		n, err = io.CopyBuffer(&sparse{f: f, spend: x.spend}, content, make([]byte, 64<<10))
 	}
 	x.out.Bytes += n
 	if err := errors.Join(err, f.Close()); err != nil {
@@ -221,14 +264,18 @@ func (x *unpacker) file(at string, h *tar.Header, content io.Reader) error {
 // sparse leaves out zeros of a file that has its size already: a container makes a terabyte
 // of them for nothing, as a hole.
 type sparse struct {
-	f  *os.File
-	at int64
+	f     *os.File
+	at    int64
+	spend func(int64) error
 }
 
 func (s *sparse) Write(p []byte) (int, error) {
 	n := len(p)
 	if len(bytes.TrimLeft(p, "\x00")) > 0 {
-		var err error
+		err := s.spend(int64(n))
+		if err != nil {
+			return 0, err
+		}
 		if n, err = s.f.WriteAt(p, s.at); err != nil {
 			return n, err
 		}

@@ -80,6 +80,9 @@ func (m *member) Browse(ctx context.Context, ref string, req api.BrowseRequest) 
 		b, err := m.browseOn(ctx, r.node, one)
 		switch {
 		case err == nil:
+			if r.node != m.self {
+				m.noteReading("a snapshot of another node's copy is being read through this one", b, req.Path, "on", r.node)
+			}
 			return b, nil
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
@@ -241,8 +244,20 @@ func (m *member) BrowseCopy(ctx context.Context, req api.BrowseCopyRequest) (*ap
 		done()
 		return nil, err
 	}
+	by := m.self
+	if from, forwarded := api.Caller(ctx); forwarded {
+		// Over a slow line it shares what streams may use of that.
+		by, b.Body = from, &closing{Reader: m.repl.Paced(read, from, b.Body), closers: []func() error{b.Body.Close}}
+	}
+	m.noteReading("a snapshot of this node's copy is being read", b, req.Path, "for", by)
 	b.Body = hold(read, b.Body, done)
 	return b, nil
+}
+
+// noteReading leaves a trace of who was given what people have written: it is in no event, since
+// those are agreed on by all.
+func (m *member) noteReading(what string, b *api.Browsed, path, preposition string, node volume.NodeID) {
+	m.log.Info(what, "volume", b.Volume, "snapshot", b.Snapshot, "path", path, "as", b.As, preposition, m.cluster.State().NodeName(node))
 }
 
 // dataset of a volume on this node.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -94,5 +95,45 @@ func TestBrowseEndsWithItsCaller(t *testing.T) {
 		open[0].Body.Close()
 		w.Await("nothing is mounted", func() bool { return len(n1.ZFS.SnapshotMounts()) == 0 })
 		w.Script("cat n2 pg@before a one n1")
+	})
+}
+
+// What one node reads for another keeps to the limit of the line between them.
+func TestBrowseKeepsTheLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t, 2)
+		defer w.Close()
+		w.Script(`
+			cluster
+			create n1 pg replicas=0 snapshots=none
+			run n1 web pg
+			write n1 pg a one
+			await pg ok
+			settings n1 bandwidth:default:default=1M`)
+		n1, n2 := w.Machine("n1"), w.Machine("n2")
+		const size = 8 << 20
+		ds, err := w.dataset("pg")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n1.ZFS.WriteFile(ds, "big", make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		w.Script("snapshot n1 before pg")
+		for _, tt := range []struct {
+			from *Machine
+			slow bool
+		}{{n1, false}, {n2, true}} {
+			began := time.Now()
+			b, err := tt.from.API().Browse(w.ctx(), "pg", api.BrowseRequest{Snapshot: "before", Path: "big", As: api.AsFile})
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := io.Copy(io.Discard, b.Body)
+			b.Body.Close()
+			if took := time.Since(began); n != size || err != nil || tt.slow != (took > 6*time.Second) {
+				t.Errorf("on %s: %d bytes in %s, %v", b.Node.Name, n, took, err)
+			}
+		}
 	})
 }

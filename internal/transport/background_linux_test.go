@@ -35,7 +35,8 @@ func TestBackground(t *testing.T) {
 		for _, c := range []struct {
 			protocol transport.Protocol
 			marked   bool
-		}{{transport.ProtoStream, true}, {transport.ProtoRaft, false}} {
+			later    bool // by whoever uses it
+		}{{transport.ProtoStream, true, false}, {transport.ProtoRaft, false, false}, {transport.ProtoAPI, true, true}} {
 			pl := l.Protocol(c.protocol)
 			d := transport.Dialer{Identity: cli}
 			dialed, err := d.DialNode(t.Context(), srv.Node(), ln.Addr().String(), c.protocol)
@@ -47,6 +48,11 @@ func TestBackground(t *testing.T) {
 				t.Fatal(err)
 			}
 			for end, conn := range map[string]net.Conn{"dialing": dialed, "accepting": accepted} {
+				if c.later {
+					if err := conn.(*transport.Conn).Background(); err != nil {
+						t.Fatal(err)
+					}
+				}
 				level, option := unix.IPPROTO_IP, unix.IP_TOS
 				if ln.Addr().(*net.TCPAddr).IP.To4() == nil {
 					level, option = unix.IPPROTO_IPV6, unix.IPV6_TCLASS

@@ -23,6 +23,10 @@ func (c *Conn) Peer() volume.NodeID { return c.peer }
 // Protocol that the dialer asked for.
 func (c *Conn) Protocol() Protocol { return c.protocol }
 
+// Background has what this end sends yield to all other traffic from now on, as on a connection
+// of a protocol for bulk.
+func (c *Conn) Background() error { return background(c.Conn.NetConn()) }
+
 // Close the connection.
 func (c *Conn) Close() error {
 	if c.onClose != nil {
