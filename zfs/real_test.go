@@ -115,6 +115,10 @@ func side(t *testing.T, host *zfs.Host, pool, root, dir string) zfstest.Side {
 			}
 			return stream, nil
 		},
+		Open: func(_, dir string) (func(), error) {
+			f, err := os.Open(dir)
+			return func() { f.Close() }, err
+		},
 		Look: func(_, dir, file string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, file)) },
 		Use: func(dataset, file string) (func(), error) {
 			f, err := os.Open(path(dataset, file))

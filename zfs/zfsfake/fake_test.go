@@ -42,6 +42,7 @@ func side(t *testing.T, h *zfsfake.Host) zfstest.Side {
 		Read:         h.ReadFile,
 		Files:        h.Files,
 		CreateVolume: h.CreateVolume,
+		Open:         func(snapshot, _ string) (func(), error) { return h.OpenSnapshot(snapshot) },
 		Look:         func(snapshot, _, file string) ([]byte, error) { return h.ReadSnapshotFile(snapshot, file) },
 		Use: func(name, file string) (func(), error) {
 			return func() { h.SetInUse(name, false) }, h.SetInUse(name, true)

@@ -982,6 +982,23 @@ func (h *Host) UnmountSnapshot(ctx context.Context, dir string) error {
 	})
 }
 
+// OpenSnapshot keeps a snapshot in use, as an open directory of it does that is mounted nowhere
+// any more.
+func (h *Host) OpenSnapshot(snap string) (done func(), err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s, err := h.snapshot(snap)
+	if err != nil {
+		return nil, err
+	}
+	s.looked++
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		s.looked--
+	}, nil
+}
+
 // SnapshotMounts are the directories at which snapshots are mounted, in order.
 func (h *Host) SnapshotMounts() []string {
 	h.mu.Lock()

@@ -349,9 +349,21 @@ func testMountSnapshot(w *world, _ Env) {
 	w.a.must(err)
 	w.wantKind("prune while mounted", failed[snap], zfs.ErrBusy)
 	w.a.snap(fs, "2")
+	clone := w.a.name("k")
+	w.a.must(z.Clone(w.ctx, fs+"@2", clone, nil))
+	w.wantKind("promote over one that is mounted", z.Promote(w.ctx, clone), zfs.ErrBusy)
 
+	// It is let go of by whoever has it open last, wherever it is mounted.
+	done, err := w.a.Open(snap, dir)
+	w.a.must(err)
 	w.a.must(z.UnmountSnapshot(w.ctx, dir))
 	w.a.must(z.UnmountSnapshot(w.ctx, dir))
+	w.wantKind("destroy while open", z.DestroySnapshots(w.ctx, fs, []string{"1"}), zfs.ErrBusy)
+	w.wantKind("promote over one that is open", z.Promote(w.ctx, clone), zfs.ErrBusy)
+	done()
+	w.a.must(z.Promote(w.ctx, clone))
+	w.a.must(z.Promote(w.ctx, fs))
+	w.a.must(z.Destroy(w.ctx, clone))
 	w.wantKind("mount none", z.MountSnapshot(w.ctx, fs+"@nope", dir), zfs.ErrNotFound)
 	w.a.must(z.DestroySnapshots(w.ctx, fs, []string{"1"}))
 }

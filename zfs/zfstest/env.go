@@ -43,6 +43,8 @@ type Side struct {
 	Remove func(dataset, file string) error
 	Read   func(dataset, file string) ([]byte, error)
 	Files  func(dataset string) ([]string, error)
+	// Open opens the snapshot that is mounted at dir, until close.
+	Open func(snapshot, dir string) (close func(), err error)
 	// Look reads a file of the snapshot that is mounted at dir.
 	Look func(snapshot, dir, file string) ([]byte, error)
 	// CreateVolume makes a block device of this name, which System cannot.
