@@ -26,7 +26,8 @@ FUZZTIME ?= 5s
 # Simulated clusters make garbage, and a tenth to a quarter of their time was its collection.
 race unit: export GOGC ?= 400
 # What the native tests of the proxy run: servers, and clients that nobody here wrote.
-NATIVES  := redis-server redis-tools postgresql-15 nginx-light wrk apache2-utils hey nghttp2-client curl python3-websockets
+# And rpm, which looks at the package.
+NATIVES  := rpm redis-server redis-tools postgresql-15 nginx-light wrk apache2-utils hey nghttp2-client curl python3-websockets
 NODES    ?= 3
 
 .PHONY: help
@@ -43,6 +44,19 @@ man: build ## manual pages, into bin/man: man bin/man/flockctl.1
 	@mkdir -p bin/man
 	bin/flockctl __man > bin/man/flockctl.1
 	bin/flockd __man > bin/man/flockd.8
+
+# What packs is a program of its own, whose dependencies are none of ours: no go.mod names it.
+# Newer ones need modules that the module proxy did not hand out when this was chosen.
+NFPM := v2.43.0
+
+.PHONY: package
+package: man bin/tools/nfpm-$(NFPM) ## .deb and .rpm for this machine's architecture, into dist/
+	packaging/build '$(VERSION)' bin/tools/nfpm-$(NFPM)
+
+bin/tools/nfpm-$(NFPM):
+	@mkdir -p bin/tools
+	GOBIN=$(CURDIR)/bin/tools go install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM)
+	mv bin/tools/nfpm $@
 
 # ---- without machines
 
@@ -85,11 +99,11 @@ unit: ## all tests without machines: unit, simulation, scenarios, stories on the
 	$(go_test) -skip '^TestNative' $(call ordered,$(packages))
 
 .PHONY: native
-native: natives ## real servers that move under real clients behind the proxy, on this machine
-	FLOCKER_NATIVE=1 $(go_test) -count=1 -v -run '^TestNative' ./proxy
+native: natives package ## real servers that move under real clients behind the proxy, the packages, on this machine
+	FLOCKER_NATIVE=1 $(go_test) -count=1 -v -run '^TestNative' ./packaging ./proxy
 
 .PHONY: natives
-natives: ## install the servers and clients that the native tests run
+natives: ## install the programs that the native tests run
 	@tools/need $(NATIVES)
 
 .PHONY: histories
@@ -131,5 +145,5 @@ lab-down: ## stop the nodes
 	scripts/lab down
 
 .PHONY: clean
-clean: ## remove bin/ (the lab's cache stays)
-	rm -rf bin
+clean: ## remove bin/ and dist/ (the lab's cache stays)
+	rm -rf bin dist

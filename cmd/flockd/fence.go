@@ -58,6 +58,23 @@ func fenceCommand(out, errOut io.Writer) *cli.Command {
 		Subcommands: []*cli.Command{
 			{Name: "status", Usage: "print what the fencer does, how surely, and what it has stopped",
 				Action: client(func(c *cli.Context, f *fence.Client) (fence.Status, error) { return f.Status(c.Context) })},
+			{Name: "may-restart", Usage: "say whether the fencer may be restarted now, without a writer being left unguarded",
+				Description: "For upgrades: its exit code is 0 when the lease lasts for longer than a restart takes, or nothing is to be stopped.\n" +
+					"flockd has to run meanwhile: it stops the writers if the fencer does not come up again.",
+				Flags: []cli.Flag{
+					&cli.DurationFlag{Name: "wait", Value: 10 * time.Second, Usage: "wait this `LONG` for such a moment"},
+				},
+				Action: func(c *cli.Context) error {
+					cfg, err := config(c)
+					if err != nil {
+						return err
+					}
+					f := fence.Dial(fence.Socket(cfg.RunDir))
+					defer f.Close()
+					ctx, cancel := context.WithTimeout(c.Context, c.Duration("wait"))
+					defer cancel()
+					return f.MayRestart(ctx)
+				}},
 			{Name: "now", Usage: "stop everything on this node that uses volumes, and keep it so until `flockd fence lift` or a reboot",
 				Description: "For a node that is cut off, before its volumes are failed over by hand. It returns when nothing writes any more.",
 				Flags: []cli.Flag{

@@ -91,6 +91,10 @@ func bootClock() (lease.Moment, error) {
 	return lease.Moment(ts.Nano()), nil
 }
 
+// MayRestart waits until the fencer may be restarted without a writer being left unguarded, or ctx ends;
+// then it says why not. It is for who restarts it, and says nothing of a moment later.
+func (c *Client) MayRestart(ctx context.Context) error { return c.mayRestart(ctx, bootClock) }
+
 // readClocks is a clock. That the boot clock can be read was tried before.
 func readClocks() (boot, wall lease.Moment) {
 	boot, err := bootClock()

@@ -1,0 +1,77 @@
+package fence
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/lease"
+)
+
+// Only while nobody has to be stopped for longer than a restart takes.
+func TestMayRestart(t *testing.T) {
+	const now = lease.Moment(time.Hour)
+	armed := func(left time.Duration) Status {
+		return Status{State: PhaseArmed, Lease: Lease{No: 7, Until: now.Add(left), Fence: time.Minute}}
+	}
+	for _, tc := range []struct {
+		name string
+		s    Status
+		want string // part of the refusal; "" for none
+	}{
+		{"nothing is armed", Status{State: PhaseIdle}, ""},
+		{"a lease just renewed", armed(10 * time.Second), ""},
+		{"the fast profile's, just renewed", armed(5 * time.Second), ""},
+		{"just enough", armed(away), ""},
+		{"about to end", armed(away - 1), "lease 7 ends in 4s"},
+		{"ended, and not noticed yet", armed(-time.Millisecond), "lease 7 ends"},
+		{"at work", Status{State: PhaseFencing}, "being stopped (fencing)"},
+		{"too late already", Status{State: PhaseFailed}, "being stopped (failed)"},
+		{"its work is done", Status{State: PhaseFenced}, ""},
+		{"a phase of another version", Status{State: "new"}, "(new)"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			err := tc.s.mayRestart(now)
+			switch {
+			case tc.want == "" && err != nil:
+				t.Errorf("refused: %v", err)
+			case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
+				t.Errorf("got %v, want a refusal with %q", err, tc.want)
+			}
+		})
+	}
+}
+
+// It waits for a better moment, and says why there was none.
+func TestMayRestartWaits(t *testing.T) {
+	dir := t.TempDir()
+	s := serve(t, dir)
+	defer s.stop()
+	c := Dial(filepath.Join(dir, "fence.sock"))
+	defer c.Close()
+	now, _ := standing()
+	if _, err := c.Arm(t.Context(), someLease(3, time.Duration(now.Add(time.Second)))); err != nil {
+		t.Fatal(err)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), 4*poll)
+	defer cancel()
+	if err := c.mayRestart(ctx, func() (lease.Moment, error) { return now, nil }); err == nil || !strings.Contains(err.Error(), "lease 3 ends in 1s") {
+		t.Errorf("a lease about to end: %v", err)
+	}
+
+	looks := 0
+	err := c.mayRestart(t.Context(), func() (lease.Moment, error) {
+		if looks++; looks == 2 { // a beat is answered
+			if _, err := c.Arm(t.Context(), someLease(3, time.Duration(now.Add(10*time.Second)))); err != nil {
+				t.Error(err)
+			}
+		}
+		return now, nil
+	})
+	if err != nil || looks != 3 {
+		t.Errorf("renewed: %v after %d looks, want 3", err, looks)
+	}
+}
