@@ -26,8 +26,8 @@ FUZZTIME ?= 5s
 # Simulated clusters make garbage, and a tenth to a quarter of their time was its collection.
 race unit: export GOGC ?= 400
 # What the native tests of the proxy run: servers, and clients that nobody here wrote.
-# And rpm, which looks at the package.
-NATIVES  := rpm redis-server redis-tools postgresql-15 nginx-light wrk apache2-utils hey nghttp2-client curl python3-websockets
+# And what looks at the packages and at the alerts: rpm, promtool.
+NATIVES  := rpm prometheus redis-server redis-tools postgresql-15 nginx-light wrk apache2-utils hey nghttp2-client curl python3-websockets
 NODES    ?= 3
 
 .PHONY: help
@@ -99,8 +99,8 @@ unit: ## all tests without machines: unit, simulation, scenarios, stories on the
 	$(go_test) -skip '^TestNative' $(call ordered,$(packages))
 
 .PHONY: native
-native: natives package ## real servers that move under real clients behind the proxy, the packages, on this machine
-	FLOCKER_NATIVE=1 $(go_test) -count=1 -v -run '^TestNative' ./packaging ./proxy
+native: natives package ## real servers that move under real clients behind the proxy, the packages, the alerts, on this machine
+	FLOCKER_NATIVE=1 $(go_test) -count=1 -v -run '^TestNative' ./packaging ./internal/daemon ./proxy
 
 .PHONY: natives
 natives: ## install the programs that the native tests run

@@ -286,6 +286,8 @@ var debFiles = map[string]string{
 	"/usr/share/doc/flocker/changelog.gz":                "-rw-r--r--",
 	"/usr/share/doc/flocker/copyright":                   "-rw-r--r--",
 	"/usr/share/doc/flocker/examples/flockd.yml":         "-rw-r--r--",
+	"/usr/share/doc/flocker/examples/flocker.rules.yml":  "-rw-r--r--",
+	"/usr/share/doc/flocker/examples/grafana.json":       "-rw-r--r--",
 	"/usr/share/fish/vendor_completions.d/flockctl.fish": "-rw-r--r--",
 	"/usr/share/man/man1/flockctl.1.gz":                  "-rw-r--r--",
 	"/usr/share/man/man8/flockd.8.gz":                    "-rw-r--r--",
