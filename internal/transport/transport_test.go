@@ -127,6 +127,10 @@ func TestProtocolsAndPeers(t *testing.T) {
 		if _, err := w.dial(cli, srv.Node(), transport.ProtoStream); err == nil {
 			t.Error("a protocol that nobody serves was accepted")
 		}
+		// So it is with a later version of one that is served.
+		if _, err := w.dial(cli, srv.Node(), "flk-raft/2"); err == nil {
+			t.Error("a version of a protocol that this node does not know was accepted")
+		}
 		stop()
 		wg.Wait()
 	})

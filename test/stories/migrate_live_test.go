@@ -272,6 +272,15 @@ func TestCoreMigrate(t *testing.T) { migrateRedis(t, 2) }
 func migrateRedis(t *testing.T, moves int) {
 	l := &live{cluster: start(t), volume: "counter", container: "redis", port: "6379"}
 	l.node = l.n1
+	l.countInRedis()
+	l.moves(l.tour()[:moves]...)
+	l.checkCount()
+	l.finish()
+}
+
+// countInRedis has clients on every node count in Redis on n1, through a route.
+func (l *live) countInRedis() {
+	l.Helper()
 	l.Step("Redis on n1, with a route", func() {
 		l.askers()
 		l.node.Docker("volume", "create", "-d", "flocker", "-o", "size=500M", "-o", "replicas=2", "-o", "ports=6379:6379/redis", l.volume)
@@ -293,7 +302,11 @@ func migrateRedis(t *testing.T, moves int) {
 		l.ask(l.n2, "redis-benchmark", again(fmt.Sprintf("redis-benchmark -h %s -p %s -c 2 -n 100 -q incr bench", l.n2.Addr(), l.port), 100))
 		l.progress(100)
 	})
-	l.moves(l.tour()[:moves]...)
+}
+
+// checkCount ends those clients: what they were answered is what was counted.
+func (l *live) checkCount() {
+	l.Helper()
 	l.Step("the counter is what was answered", func() {
 		answered := l.stop()
 		ofBench := answered[len(answered)-1]
@@ -305,13 +318,12 @@ func migrateRedis(t *testing.T, moves int) {
 			for _, n := range l.Nodes() {
 				got := n.Sh("redis-cli -h " + n.Addr() + " -p " + l.port + " get " + key)
 				if err := lab.Want("the counter "+key+", read on "+n.Name, strings.TrimSpace(got), strconv.FormatInt(want, 10)); err != nil {
-					t.Error(err)
+					l.Error(err)
 				}
 			}
 		}
 		l.Logf("    %d and %d increments were answered and done", all, ofBench)
 	})
-	l.finish()
 }
 
 // A web server moves under posts to every node: its log, which is on the volume, has each
