@@ -3,6 +3,8 @@ package stories
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -156,14 +158,64 @@ yes 'incr n' | while read -r line; do echo "$line"; sleep 0.01; done | redis-cli
 	c.n3.Docker("rm", "-f", "redis")
 }
 
+// compose is how Compose is called on a node; without it the story is skipped.
+func (c cluster) compose(n *lab.Node) string {
+	c.Helper()
+	compose := n.Sh("command -v docker-compose || { docker compose version >/dev/null 2>&1 && echo docker compose; } || true")
+	if compose == "" {
+		c.Skip("no compose on the node")
+	}
+	return compose
+}
+
+// The Compose file of the documents does what it says: Redis answers on every node's port, before and after it has
+// moved, and Compose finds its container where it was made.
+func TestComposeExample(t *testing.T) {
+	c := start(t)
+	compose := c.compose(c.n1)
+	example, err := os.ReadFile(filepath.Join(c.Root(), "docs/examples/compose.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(example), "image: redis:7\n") {
+		t.Fatal("the example has another image; the lab has its own Redis for redis:7")
+	}
+	c.n1.Put("/root/story/docker-compose.yml", strings.Replace(string(example), "image: redis:7\n", "image: "+redisImage+"\n", 1), 0o644)
+	c.Step("docker compose up: Redis answers on every node", func() {
+		c.n1.Sh("cd /root/story && " + compose + " up -d")
+		c.waitVolume(c.n1, "counter", "ok with its replicas", healthy)
+		for _, n := range c.Nodes() {
+			c.waitRedis(n, "6379")
+		}
+		c.waitFollows(c.n1, "redis")
+		c.n2.Sh("redis-cli -h " + c.n2.Addr() + " set word here")
+	})
+	for _, to := range []*lab.Node{c.n2, c.n1} {
+		c.Step("it moves to "+to.Name+", and answers on every node", func() {
+			done, err := lab.Ask[api.Migration](c.n3, "migrate", "--max-pause", "1m", "counter", to.Name)
+			if err != nil || done.State != api.MigrationDone {
+				t.Fatalf("it ended with %+v, %v", done, err)
+			}
+			for _, n := range c.Nodes() {
+				if err := lab.Want("the word, read on "+n.Name, strings.TrimSpace(n.Sh("redis-cli -h "+n.Addr()+" get word")), "here"); err != nil {
+					t.Error(err)
+				}
+			}
+			c.waitVolume(to, "counter", "ok with its replicas", healthy)
+			c.waitFollows(to, "redis")
+		})
+	}
+	c.Step("docker compose down, where it is again", func() {
+		c.n1.Sh("cd /root/story && " + compose + " down")
+		c.waitMounted(c.n1, "counter", false)
+	})
+}
+
 // A Compose file with a flocker volume works as it stands.
 func TestCompose(t *testing.T) {
 	c := start(t)
 	n := c.n1
-	compose := n.Sh("command -v docker-compose || { docker compose version >/dev/null 2>&1 && echo docker compose; } || true")
-	if compose == "" {
-		t.Skip("no compose on the node")
-	}
+	compose := c.compose(n)
 	n.Put("/root/story/docker-compose.yml", `version: "3"
 services:
   web:
