@@ -51,7 +51,7 @@ NFPM := v2.43.0
 
 .PHONY: package
 package: man bin/tools/nfpm-$(NFPM) ## .deb and .rpm for this machine's architecture, into dist/
-	packaging/build '$(VERSION)' bin/tools/nfpm-$(NFPM)
+	scripts/packaging/build '$(VERSION)' bin/tools/nfpm-$(NFPM)
 
 bin/tools/nfpm-$(NFPM):
 	@mkdir -p bin/tools
@@ -100,7 +100,7 @@ unit: ## all tests without machines: unit, simulation, scenarios, stories on the
 
 .PHONY: native
 native: natives package ## real servers that move under real clients behind the proxy, the packages, the alerts, on this machine
-	FLOCKER_NATIVE=1 $(go_test) -count=1 -v -run '^TestNative' ./packaging ./internal/daemon ./proxy
+	FLOCKER_NATIVE=1 $(go_test) -count=1 -v -run '^TestNative' ./scripts/packaging ./internal/daemon ./proxy
 
 .PHONY: natives
 natives: ## install the programs that the native tests run

@@ -64,7 +64,7 @@ var layers = map[string][]string{
 	"internal/scenario": {everything, "internal/daemon"},
 	"internal/sim":      {"internal/volume", "internal/lease", "internal/state", "internal/placement"},
 	"internal/lint":     {},
-	"packaging":         {},
+	"scripts/packaging": {},
 }
 
 // everything stands for all packages but those that only programs and tests of

@@ -30,7 +30,7 @@ ensure_root_tar() {
 	say "installing Debian and building the ZFS module"
 	"$repo/scripts/provision" --print-sources | debstrap --variant=minbase --include="$node_packages" \
 		--customize-hook="mkdir -p \"\$1/opt/provision\"" \
-		--customize-hook="cp '$repo/scripts/provision' '$repo'/packaging/systemd/*.service \"\$1/opt/provision\"" \
+		--customize-hook="cp '$repo/scripts/provision' '$repo'/scripts/packaging/systemd/*.service \"\$1/opt/provision\"" \
 		--customize-hook="chroot \"\$1\" /opt/provision/provision --chroot --arc-max 134217728" \
 		--customize-hook="chroot \"\$1\" env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $other_engines" \
 		bookworm "$cache/new-$tar" - || die "the root did not build; see $cache/build.log"
@@ -53,7 +53,7 @@ assemble_root() {
 	mkdir "$root"
 	as_root tar -C "$root" --zstd -xf "$(root_tar)"
 	as_root cp -r --no-preserve=ownership "$lab_d/node/." "$root/"
-	as_root install -m 644 "$repo"/packaging/systemd/*.service "$root/etc/systemd/system/"
+	as_root install -m 644 "$repo"/scripts/packaging/systemd/*.service "$root/etc/systemd/system/"
 
 	ssh-keygen -q -t ed25519 -N '' -C flocker-lab -f "$1/key"
 	as_root install -d -m 700 "$root/root/.ssh"

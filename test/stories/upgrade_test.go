@@ -65,7 +65,7 @@ func (l *live) upgrade(n *lab.Node, programs, version string) {
 		// The package has them in /usr/bin; the lab's units do not.
 		n.Sh(fmt.Sprintf("chmod 755 /usr/local/bin/.%[1]s.new && mv -f /usr/local/bin/.%[1]s.new /usr/local/bin/%[1]s && ln -sf /usr/local/bin/%[1]s /usr/bin/%[1]s", p))
 	}
-	script, err := os.ReadFile(filepath.Join(l.Root(), "packaging/scripts/postinst"))
+	script, err := os.ReadFile(filepath.Join(l.Root(), "scripts/packaging/scripts/postinst"))
 	if err != nil {
 		l.Fatal(err)
 	}

@@ -194,7 +194,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	doc, err := os.ReadFile("../docs/CLI.md")
+	doc, err := os.ReadFile("../../docs/CLI.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +251,7 @@ func need(t *testing.T, kind string, tools ...string) string {
 			miss(tool + " is not installed")
 		}
 	}
-	found, err := filepath.Glob("../dist/flocker*." + kind)
+	found, err := filepath.Glob("../../dist/flocker*." + kind)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -333,7 +333,7 @@ func TestNativeDebContents(t *testing.T) {
 	for _, name := range []string{"flockd", "flockctl"} {
 		file := filepath.Join(root, "usr/bin", name)
 		static(t, file)
-		if got, want := output(t, nil, file, "--version"), output(t, nil, "../bin/"+name, "--version"); got != want || strings.Contains(got, "dev") {
+		if got, want := output(t, nil, file, "--version"), output(t, nil, "../../bin/"+name, "--version"); got != want || strings.Contains(got, "dev") {
 			t.Errorf("%s says %q, what was built says %q", name, got, want)
 		}
 	}
