@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/test/lab"
 )
 
@@ -189,6 +190,9 @@ func (c cluster) describe(n *lab.Node, name string) described {
 		if name := strings.Trim(string(v), `"`); k == "Hostname" && name != "" && strings.HasPrefix(got.ID, name) {
 			continue // made of its ID
 		}
+		if k == "Labels" {
+			v = c.withoutMade(v)
+		}
 		d["Config."+k] = string(v)
 	}
 	for k, v := range got.HostConfig {
@@ -208,6 +212,22 @@ func (c cluster) describe(n *lab.Node, name string) described {
 		d["Networks."+network] = n.Docker("network", "inspect", "-f", "{{.Driver}} "+ipam+" {{json .Labels}} {{json .Options}} {{.Internal}} {{.Attachable}} {{.EnableIPv6}}", network)
 	}
 	return d
+}
+
+// withoutMade is labels without the one by which flocker knows what it made itself (docs/CONTAINERS.md):
+// the only setting in which such a container is to differ.
+func (c cluster) withoutMade(labels json.RawMessage) json.RawMessage {
+	c.Helper()
+	var all map[string]string
+	if err := json.Unmarshal(labels, &all); err != nil {
+		c.Fatalf("labels %s: %v", labels, err)
+	}
+	delete(all, container.LabelMade)
+	out, err := json.Marshal(all)
+	if err != nil {
+		c.Fatal(err)
+	}
+	return out
 }
 
 // differences are the settings in which two descriptions are not alike.
