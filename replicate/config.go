@@ -189,10 +189,11 @@ func setDefault[T int | time.Duration](field *T, value T) {
 
 // Properties that the engine sets and reads.
 const (
-	propVolume = "flocker:volume"
-	propEpoch  = "flocker:epoch"
-	propAside  = "flocker:aside" // of a copy set aside: when, and why
-	propLine   = "flocker:line"  // of a copy that is known to be on a volume.Line: its Mark
+	propVolume   = "flocker:volume"
+	propEpoch    = "flocker:epoch"
+	propAside    = "flocker:aside"    // of a copy set aside: when, and why
+	propLine     = "flocker:line"     // of a copy that is known to be on a volume.Line: its Mark
+	propPrepared = "flocker:prepared" // of a snapshot: Snapshot.Prepared, with commas between
 )
 
 // dataset is where a volume's copy lives.

@@ -233,6 +233,24 @@ func TestTakeTogether(t *testing.T) {
 		if has(a, "y") {
 			t.Error("taken of one alone")
 		}
+		a.host.ResetCommands()
+		w.must(a.eng().TakeSnapshot(ctx, ids, "marked", "db", "cache"))
+		if got := a.host.Commands()["snapshot"]; got != 1 {
+			t.Errorf("two volumes took %d commands", got)
+		}
+		for _, id := range ids {
+			list, err := a.eng().Snapshots(ctx, id)
+			w.must(err)
+			for _, s := range list {
+				want := ""
+				if s.Name == "marked" {
+					want = "db cache"
+				}
+				if got := strings.Join(s.Prepared, " "); got != want {
+					t.Errorf("snapshot %s of %s is prepared by %q, want %q", s.Name, id, got, want)
+				}
+			}
+		}
 		// Not told, and yet done.
 		remove := a.host.FailAfter("snapshot", "@z", 1, zfsfake.ErrInjected)
 		w.must(a.eng().TakeSnapshot(ctx, ids, "z"))

@@ -36,12 +36,18 @@ type Snapshot struct {
 	Held   bool
 	Holds  int
 	Clones []string
+	// Prepared are the containers that wrote down what they had, or stood still, for it. It is
+	// known of the copy that it was taken of: streams carry no properties of snapshots.
+	Prepared []string
 }
 
 func describe(z zfs.Snapshot) Snapshot {
 	s := Snapshot{Name: z.Name, GUID: z.GUID, Taken: z.Creation, Kind: KindUser,
 		Used: z.Used, Referenced: z.Referenced, Written: z.Written, Held: z.UserRefs > 0 || len(z.Clones) > 0,
 		Holds: int(z.UserRefs), Clones: z.Clones}
+	if names := z.User[propPrepared]; names != "" {
+		s.Prepared = strings.Split(names, ",")
+	}
 	switch n := newSnap(z); {
 	case n.engine():
 		s.Kind = KindEngine
@@ -156,28 +162,23 @@ func (e *Engine) primaryOf(id volume.ID) (*Assignment, *localCopy, error) {
 
 // TakeSnapshot takes a user's snapshot of all these volumes in one transaction
 // group: of all or of none. This node is the primary of each; name is checked by
-// volume.ValidateSnapshotName. It returns when they are on this node's disk; the
+// volume.ValidateSnapshotName; prepared are the containers that got ready for it. It
+// returns when they are on this node's disk; the
 // engine's next snapshot, which is due because of them, carries them to the replicas.
-func (e *Engine) TakeSnapshot(ctx context.Context, ids []volume.ID, name string) error {
-	if err := volume.ValidateSnapshotName(name); err != nil {
-		return err
-	}
+func (e *Engine) TakeSnapshot(ctx context.Context, ids []volume.ID, name string, prepared ...string) error {
 	if err := acquire(ctx, e.snapping); err != nil {
 		return err
 	}
 	defer release(e.snapping)
+	if err := e.MayTake(ctx, ids, name); err != nil {
+		return err
+	}
 	names := map[volume.ID]string{}
 	for _, id := range ids {
 		names[id] = name
-		if err := e.mayTake(ctx, id, name); err != nil {
-			return err
-		}
-	}
-	if err := e.noneFrozen(ids); err != nil { // while the copies of others were read
-		return err
 	}
 	taken, err := e.shoot(ctx, KindUser, names, func(ctx context.Context, full []string) ([]zfs.Snapshot, error) {
-		return nil, e.cfg.Pool.Snapshot(ctx, full, nil)
+		return nil, e.cfg.Pool.Snapshot(ctx, full, preparedProperty(prepared))
 	}, func(id volume.ID, c *localCopy, s snap) {})
 	if errors.Is(err, zfs.ErrExists) {
 		return exists(name, strings.Join(blamed(err), ", "))
@@ -188,6 +189,42 @@ func (e *Engine) TakeSnapshot(ctx context.Context, ids []volume.ID, name string)
 	}
 	wake(e.wakeCadence) // the engine's next one carries it to the replicas
 	return nil
+}
+
+// MayTake says why TakeSnapshot would refuse, as far as that is known ahead: nobody has
+// to get ready for a snapshot that cannot be.
+func (e *Engine) MayTake(ctx context.Context, ids []volume.ID, name string) error {
+	if err := volume.ValidateSnapshotName(name); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if err := e.mayTake(ctx, id, name); err != nil {
+			return err
+		}
+	}
+	return e.noneFrozen(ids) // while the copies of others were read
+}
+
+// maxPrepared is how long the names of containers on a snapshot may be together: zfs takes
+// 8 KiB.
+const maxPrepared = 4 << 10
+
+// preparedProperty is set with the snapshots, not after them: what has it was taken so.
+func preparedProperty(containers []string) map[string]string {
+	var value strings.Builder
+	for _, name := range containers {
+		if value.Len()+1+len(name) > maxPrepared {
+			break
+		}
+		if value.Len() > 0 {
+			value.WriteByte(',')
+		}
+		value.WriteString(name)
+	}
+	if value.Len() == 0 {
+		return nil
+	}
+	return map[string]string{propPrepared: value.String()}
 }
 
 // blamed are the datasets that zfs named in its complaint.

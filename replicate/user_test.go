@@ -79,6 +79,40 @@ func TestTakeAndRemove(t *testing.T) {
 	})
 }
 
+// However many snapshots a volume has, they are listed by one command.
+func TestListingIsOneCommand(t *testing.T) {
+	inBubble(t, "a", func(w *world) {
+		a, ctx := w.node("a"), context.Background()
+		a.create()
+		w.assign(1, "a")
+		w.must(a.eng().TakeSnapshot(ctx, []volume.ID{testVol}, "first"))
+		for i := range 999 {
+			w.must(a.host.Snapshot(ctx, []string{fmt.Sprintf("%s@n%d", a.dataset(), i)}, nil))
+		}
+		a.host.ResetCommands()
+		list, err := a.eng().Snapshots(ctx, testVol)
+		w.must(err)
+		commands := 0
+		for _, n := range a.host.Commands() {
+			commands += n
+		}
+		if len(list) < 1000 || commands != 1 {
+			t.Errorf("%d snapshots took %v", len(list), a.host.Commands())
+		}
+	})
+}
+
+// What zfs would refuse for its length is cut at a name.
+func TestPreparedProperty(t *testing.T) {
+	if got := preparedProperty(nil); got != nil {
+		t.Errorf("of nobody: %v", got)
+	}
+	long := strings.Repeat("x", 3000)
+	if got := preparedProperty([]string{"db", long, long})[propPrepared]; got != "db,"+long {
+		t.Errorf("it has %d bytes", len(got))
+	}
+}
+
 // What the cluster holds is destroyed by nobody, as long as it does; to be sure of it one waits
 // for what is being destroyed.
 func TestHeldByTheCluster(t *testing.T) {

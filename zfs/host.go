@@ -18,10 +18,14 @@ var UserProperties = []string{
 	"flocker:aside", "flocker:trashed", "flocker:subdir", "flocker:line",
 }
 
+// SnapshotProperties are those that it keeps on snapshots. A copy may have thousands: each
+// one more is a line of each in every listing.
+var SnapshotProperties = []string{"flocker:prepared"}
+
 // Options of a Host. The zero value is good.
 type Options struct {
-	// UserProperties are read into Dataset.User and Snapshot.User; zfs must be asked
-	// for each by name. Nil: UserProperties of this package.
+	// UserProperties are read into Dataset.User; zfs must be asked for each by name. Nil:
+	// UserProperties of this package. Into Snapshot.User go SnapshotProperties.
 	UserProperties []string
 	// Observe is told of every command after it has ended: for metrics, and for
 	// counting commands. It is called from many goroutines.
@@ -178,7 +182,7 @@ func (h *Host) datasets(ctx context.Context, op, root string, flags ...string) (
 		return nil, &Error{Op: op, Kind: ErrInvalid, Err: err}
 	}
 	argv := slices.Concat([]string{"zfs", "get", "-Hp"}, flags,
-		[]string{"-o", "name,property,value,source", h.props(datasetProps), root})
+		[]string{"-o", "name,property,value,source", props(datasetProps, h.options.UserProperties), root})
 	out, err := h.run(ctx, command{op: op, argv: argv})
 	if err != nil {
 		return nil, err
@@ -190,9 +194,7 @@ func (h *Host) datasets(ctx context.Context, op, root string, flags ...string) (
 	return list, nil
 }
 
-func (h *Host) props(native []string) string {
-	return strings.Join(slices.Concat(native, h.options.UserProperties), ",")
-}
+func props(native, user []string) string { return strings.Join(slices.Concat(native, user), ",") }
 
 // Snapshots implements System.
 func (h *Host) Snapshots(ctx context.Context, root string, recursive bool) ([]Snapshot, error) {
@@ -200,7 +202,7 @@ func (h *Host) Snapshots(ctx context.Context, root string, recursive bool) ([]Sn
 		return nil, &Error{Op: "snapshots", Kind: ErrInvalid, Err: err}
 	}
 	argv := slices.Concat([]string{"zfs", "get", "-Hp"}, depth(recursive),
-		[]string{"-t", "snapshot", "-o", "name,property,value,source", h.props(snapshotProps), root})
+		[]string{"-t", "snapshot", "-o", "name,property,value,source", props(snapshotProps, SnapshotProperties), root})
 	out, err := h.run(ctx, command{op: "snapshots", argv: argv})
 	if err != nil {
 		return nil, err

@@ -23,11 +23,18 @@ func (a *app) snapshotCommand() *cli.Command {
 func (a *app) snapshotCreate() *cli.Command {
 	return &cli.Command{
 		Name: "create", Usage: "take a snapshot of volumes, all at one moment, and print its name", ArgsUsage: "VOLUME[@NAME]...",
-		Description: "Without a name it is called manual-TIME. Several volumes have to have the same primary. Snapshots\n" +
-			"reach the replicas with what is written next, and stay until somebody removes them.",
-		Flags: []cli.Flag{&cli.StringFlag{Name: "name", Usage: "call the snapshot `NAME`"}},
+		Description: "Without a name it is called manual-TIME. Several volumes have to have the same primary; of all of them a\n" +
+			"snapshot is taken, or of none. Snapshots reach the replicas with what is written next, and stay until\n" +
+			"somebody removes them.\n\n" +
+			"Containers that use one of the volumes and have the label flocker.pre-snapshot get ready first; if one\n" +
+			"fails, or takes longer than 30s, no snapshot is taken. What their flocker.post-snapshot says is done after\n" +
+			"it in any case.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "name", Usage: "call the snapshot `NAME`"},
+			&cli.BoolFlag{Name: "no-hooks", Usage: "take it as it is, without what containers do before and after"},
+		},
 		Action: a.action(1, -1, func(ctx context.Context, c *cli.Context) error {
-			req := api.SnapshotRequest{Name: c.String("name")}
+			req := api.SnapshotRequest{Name: c.String("name"), NoHooks: c.Bool("no-hooks")}
 			for _, arg := range c.Args().Slice() {
 				ref, name, at := strings.Cut(arg, "@")
 				if at && name == "" || ref == "" {
@@ -44,11 +51,18 @@ func (a *app) snapshotCreate() *cli.Command {
 			if req.Name == "" {
 				req.Name = "manual-" + a.now().UTC().Format("20060102T150405Z")
 			}
-			if err := a.client.TakeSnapshot(ctx, req); err != nil {
+			rep, err := a.client.TakeSnapshot(ctx, req)
+			if err != nil {
 				return err
 			}
+			for _, text := range rep.Warnings {
+				fmt.Fprintf(a.stderr, "flockctl: %s; it is tried again\n", text)
+			}
 			if a.asJSON {
-				return a.printJSON(req)
+				return a.printJSON(struct {
+					api.SnapshotRequest
+					api.SnapshotReply
+				}{req, rep})
 			}
 			for _, ref := range req.Volumes {
 				a.printf("%s@%s\n", ref, req.Name)
@@ -62,7 +76,9 @@ func (a *app) snapshotList() *cli.Command {
 	return &cli.Command{
 		Name: "list", Aliases: []string{"ls"}, Usage: "list the snapshots of volumes, oldest first", ArgsUsage: "VOLUME...",
 		Description: "USED is what removing one snapshot alone would free, WRITTEN what came since the one before it.\n" +
-			"A held one cannot be removed: by 'flockctl snapshot hold', with its note, or by a hold of ZFS or a clone.",
+			"A held one cannot be removed: by 'flockctl snapshot hold', with its note, or by a hold of ZFS or a clone.\n" +
+			"CONSISTENT names the containers that got ready for it (label flocker.pre-snapshot); any other snapshot is\n" +
+			"as a loss of power would leave the data.",
 		Flags: []cli.Flag{&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "list those of replication, too"}},
 		Action: a.action(1, -1, func(ctx context.Context, c *cli.Context) error {
 			type of struct {
@@ -89,9 +105,9 @@ func (a *app) snapshotList() *cli.Command {
 				}
 				return err
 			}
-			t := newTable("VOLUME", "NAME", "KIND", "TAKEN", "USED", "REFERENCED", "WRITTEN", "HELD")
+			t := newTable("VOLUME", "NAME", "KIND", "TAKEN", "USED", "REFERENCED", "WRITTEN", "CONSISTENT", "HELD")
 			for _, s := range list {
-				t.add(s.Volume, s.Name, kindOf(s.Snapshot), a.ago(s.Taken)+" ago", size(s.Used), size(s.Referenced), size(s.Written), heldBy(s.Snapshot))
+				t.add(s.Volume, s.Name, kindOf(s.Snapshot), a.ago(s.Taken)+" ago", size(s.Used), size(s.Referenced), size(s.Written), strings.Join(s.Prepared, ","), heldBy(s.Snapshot))
 			}
 			return firstError(t.print(a.stdout), err)
 		}),
@@ -154,6 +170,9 @@ func (a *app) snapshotInspect() *cli.Command {
 			f.add("Shows", "%s", size(s.Referenced))
 			f.add("Written", "%s since the one before", size(s.Written))
 			f.add("Frees", "%s, if it alone were removed", size(s.Used))
+			if len(s.Prepared) > 0 {
+				f.add("Consistent", "for %s, which got ready for it", strings.Join(s.Prepared, ", "))
+			}
 			if h := s.Hold; h != nil {
 				f.add("Held", "%s, through %s", a.moment(h.At), h.Node)
 				if h.Note != "" {

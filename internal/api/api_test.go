@@ -269,7 +269,7 @@ var calls = []struct {
 		return two(b.VerifyVolume(ctx, "pgdata", api.VerifyRequest{Patience: time.Minute}))
 	}},
 	{"take a snapshot", func(ctx context.Context, b both) (any, error) {
-		return one(b.TakeSnapshot(ctx, api.SnapshotRequest{Volumes: []string{"pgdata", "uploads"}, Name: "before"}))
+		return two(b.TakeSnapshot(ctx, api.SnapshotRequest{Volumes: []string{"pgdata", "uploads"}, Name: "before"}))
 	}},
 	{"snapshots", func(ctx context.Context, b both) (any, error) { return two(b.Snapshots(ctx, "pgdata")) }},
 	{"snapshots of a volume with an odd name", func(ctx context.Context, b both) (any, error) { return two(b.Snapshots(ctx, "a/b?c")) }},

@@ -89,7 +89,7 @@ type Backend interface {
 	// what they do there.
 	Snapshots(ctx context.Context, ref string) ([]Snapshot, error)
 	// TakeSnapshot takes all at one moment, or none. They have to have one primary.
-	TakeSnapshot(ctx context.Context, req SnapshotRequest) error
+	TakeSnapshot(ctx context.Context, req SnapshotRequest) (SnapshotReply, error)
 	// RemoveSnapshot destroys a user's or a scheduled snapshot on all nodes.
 	RemoveSnapshot(ctx context.Context, ref, name string) error
 	// Snapshot is one of them, with what the nodes say of their copies of it.

@@ -278,7 +278,7 @@ func (c *Client) call(ctx context.Context, rq request) error {
 	if err != nil {
 		return transportError(ctx, err)
 	}
-	if rq.out == nil {
+	if rq.out == nil || resp.StatusCode == http.StatusNoContent { // an older version has nothing to say
 		return nil
 	}
 	if err := json.Unmarshal(reply, rq.out); err != nil {

@@ -26,6 +26,9 @@ type Snapshot struct {
 	Held bool `json:"held,omitempty"`
 	// Hold is why nobody may destroy it; nil: it is not held.
 	Hold *Hold `json:"hold,omitempty"`
+	// Prepared are the containers that got ready for it, by their flocker.pre-snapshot. Only
+	// the copy that it was taken of knows them.
+	Prepared []string `json:"prepared,omitempty"`
 }
 
 // Hold keeps a snapshot on all nodes.
@@ -57,7 +60,9 @@ type SnapshotCopy struct {
 	Used   int64    `json:"used,omitempty"`
 	Holds  int      `json:"holds,omitempty"` // of ZFS
 	Clones []string `json:"clones,omitempty"`
-	Error  string   `json:"error,omitempty"` // why it is not known
+	// Prepared is as in Snapshot; a copy that was received does not know it.
+	Prepared []string `json:"prepared,omitempty"`
+	Error    string   `json:"error,omitempty"` // why it is not known
 }
 
 // SnapshotRequest takes a snapshot of that name of each of these volumes, at one
@@ -65,6 +70,16 @@ type SnapshotCopy struct {
 type SnapshotRequest struct {
 	Volumes []string `json:"volumes"`
 	Name    string   `json:"name"`
+	// NoHooks has no container get ready for it.
+	NoHooks bool `json:"no_hooks,omitempty"`
+}
+
+// SnapshotReply is how it was taken.
+type SnapshotReply struct {
+	// Prepared are the containers that got ready for it.
+	Prepared []string `json:"prepared,omitempty"`
+	// Warnings say which containers have not done what they do after it. It is tried again.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // PruneRequest carries a volume's snapshot policy out.
@@ -90,8 +105,9 @@ func (c *Client) Snapshots(ctx context.Context, ref string) ([]Snapshot, error) 
 }
 
 // TakeSnapshot implements Backend.
-func (c *Client) TakeSnapshot(ctx context.Context, req SnapshotRequest) error {
-	return c.call(ctx, request{method: "POST", path: "/v1/snapshots", in: req})
+func (c *Client) TakeSnapshot(ctx context.Context, req SnapshotRequest) (out SnapshotReply, err error) {
+	err = c.call(ctx, request{method: "POST", path: "/v1/snapshots", in: req, out: &out})
+	return out, err
 }
 
 // RemoveSnapshot implements Backend.
@@ -164,7 +180,7 @@ func snapshotRoutes(b Backend) []route {
 			return snapshotsReply{notNil(list)}, err
 		})},
 		{"POST", "/v1/snapshots", anyone, strict(func(r *http.Request, req SnapshotRequest) (any, error) {
-			return nil, b.TakeSnapshot(r.Context(), req)
+			return b.TakeSnapshot(r.Context(), req)
 		})},
 		{"DELETE", "/v1/volumes/{ref}/snapshots/{name}", anyone, plain(func(r *http.Request) (any, error) {
 			return nil, b.RemoveSnapshot(r.Context(), r.PathValue("ref"), r.PathValue("name"))

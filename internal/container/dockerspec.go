@@ -216,7 +216,7 @@ func (d *Docker) Exec(ctx context.Context, id string, command []string) (string,
 		}
 		defer conn.Close()
 		defer context.AfterFunc(ctx, conn.Close)() // reading has no time limit of its own
-		var said headWriter
+		var said tailWriter
 		_, err = stdcopy.StdCopy(&said, &said, conn.Reader)
 		text := strings.TrimSpace(string(said))
 		if ctx.Err() != nil {
@@ -237,7 +237,7 @@ func (d *Docker) Exec(ctx context.Context, id string, command []string) (string,
 				}
 				continue
 			case end.ExitCode != 0:
-				return text, fmt.Errorf("it ended with code %d: %s", end.ExitCode, text)
+				return text, &ExitError{Code: end.ExitCode, Said: text}
 			}
 			return text, nil
 		}
@@ -254,14 +254,6 @@ func rest(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// headWriter keeps the beginning of what is written to it.
-type headWriter []byte
-
-func (w *headWriter) Write(b []byte) (int, error) {
-	*w = append(*w, b[:min(len(b), execOutput-len(*w))]...)
-	return len(b), nil
 }
 
 // Retire implements Engine.

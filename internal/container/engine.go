@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"slices"
 )
@@ -62,8 +63,8 @@ type Movers interface {
 	// and no more than a few KiB.
 	Said(ctx context.Context, id string, lines int) (string, error)
 	// Exec runs a command in a running container, with its environment and as its user, and
-	// returns what it says, the beginning of it; ctx ends the waiting, not the command. An
-	// error says how it ended.
+	// returns what it says, the end of it; ctx ends the waiting, not the command. An error
+	// says how it ended, an *ExitError its code.
 	Exec(ctx context.Context, id string, command []string) (output string, err error)
 	// StopContainer stops one as its user would: it has its own time to end.
 	StopContainer(ctx context.Context, id string) error
@@ -76,6 +77,14 @@ type Movers interface {
 	// Retire keeps a container from being started by the engine itself, for good.
 	Retire(ctx context.Context, id string) error
 }
+
+// ExitError is of a command in a container that has ended, and not well.
+type ExitError struct {
+	Code int
+	Said string
+}
+
+func (e *ExitError) Error() string { return fmt.Sprintf("it ended with code %d: %s", e.Code, e.Said) }
 
 // Images are moved without a registry.
 type Images interface {

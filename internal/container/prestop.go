@@ -23,9 +23,7 @@ type PreStop struct {
 // presets by name, each with the images that it is for when no label says more.
 var presets = map[string]PreStop{
 	// The stop then has a checkpoint of a moment to write instead of one of minutes.
-	"postgres": {Command: shell(`PGPASSWORD="${PGPASSWORD-$POSTGRES_PASSWORD}"
-export PGPASSWORD
-exec psql -X -q -w -U "${POSTGRES_USER:-postgres}" -d "${POSTGRES_DB:-${POSTGRES_USER:-postgres}}" -c CHECKPOINT`)},
+	"postgres": {Command: shell(postgresCheckpoint)},
 	// A server that keeps an append-only file has all data in it, and need not write all of it
 	// once more when it ends. Older ones than 7.0 cannot be told so.
 	"redis": {
@@ -37,6 +35,10 @@ said=$(redis-cli config set shutdown-on-sigterm nosave) && [ "$said" = OK ] && e
 said=$(redis-cli config set shutdown-on-sigterm default) && [ "$said" = OK ] || { echo "$said"; exit 1; }`),
 	},
 }
+
+const postgresCheckpoint = `PGPASSWORD="${PGPASSWORD-$POSTGRES_PASSWORD}"
+export PGPASSWORD
+exec psql -X -q -w -U "${POSTGRES_USER:-postgres}" -d "${POSTGRES_DB:-${POSTGRES_USER:-postgres}}" -c CHECKPOINT`
 
 // redisAsks ends with how the server ends, unless it has no append-only file.
 const redisAsks = `aof=$(redis-cli --raw config get appendonly) || { echo "$aof"; exit 1; }

@@ -144,9 +144,8 @@ func (b backend) Snapshots(ctx context.Context, ref string) ([]api.Snapshot, err
 	return ask(b.d, func(m *member) ([]api.Snapshot, error) { return m.Snapshots(ctx, ref) })
 }
 
-func (b backend) TakeSnapshot(ctx context.Context, req api.SnapshotRequest) error {
-	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.TakeSnapshot(ctx, req) })
-	return err
+func (b backend) TakeSnapshot(ctx context.Context, req api.SnapshotRequest) (api.SnapshotReply, error) {
+	return ask(b.d, func(m *member) (api.SnapshotReply, error) { return m.TakeSnapshot(ctx, req) })
 }
 
 func (b backend) RemoveSnapshot(ctx context.Context, ref, name string) error {

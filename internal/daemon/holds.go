@@ -158,6 +158,12 @@ func (m *member) Snapshot(ctx context.Context, ref, name string) (out api.Snapsh
 		all.Go(func() { out.Copies[i] = m.copyOn(ctx, v, n, out.GUID) })
 	}
 	all.Wait()
+	// A copy that was received does not have it, only that which was the primary's then.
+	for _, c := range out.Copies {
+		if len(out.Prepared) == 0 {
+			out.Prepared = c.Prepared
+		}
+	}
 	return out, nil
 }
 
@@ -192,7 +198,7 @@ func (m *member) CopySnapshot(ctx context.Context, id volume.ID, guid uint64) (c
 	}
 	for _, s := range list {
 		if s.GUID == guid {
-			return api.SnapshotCopy{Here: true, Used: s.Used, Holds: s.Holds, Clones: s.Clones}, nil
+			return api.SnapshotCopy{Here: true, Used: s.Used, Holds: s.Holds, Clones: s.Clones, Prepared: s.Prepared}, nil
 		}
 	}
 	return c, nil

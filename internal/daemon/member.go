@@ -55,8 +55,10 @@ type member struct {
 	promises *promises // nil on a witness
 	follow   *follower // nil on a node without containers
 	linker   *linker   // the same
-	router   *router   // nil on a node without a proxy
-	swarm    *swarmer  // nil on a node without containers
+	// snapHooks is nil on a node without containers.
+	snapHooks *snapHooks
+	router    *router  // nil on a node without a proxy
+	swarm     *swarmer // nil on a node without containers
 
 	clock     func() lease.Moment
 	tenure    *tenure                // this node's lease
@@ -105,6 +107,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		m.follow = newFollower(m, p.Engine)
 		m.follow.ahead = newPrestarts(m.follow, p.Doors)
 		m.linker = &linker{m: m, engine: p.Engine}
+		m.snapHooks = newSnapHooks(p.Engine, m.use.id, m.log)
 	}
 	var dirty replicate.Dirty
 	if p.Dirty != nil {
@@ -202,6 +205,7 @@ func (m *member) run(ctx context.Context, h http.Handler) error {
 		g.run("engine events", m.passEvents)
 		g.run("containers", m.whenFresh(m.follow.run))
 		g.run("links", m.linker.run)
+		g.run("snapshot hooks", m.snapHooks.run)
 		g.run("images", m.whenFresh(m.follow.fetchImages))
 		g.run("image streams", m.whenFresh(m.follow.serveImages))
 	}
@@ -415,6 +419,7 @@ func (m *member) report(ctx context.Context) error {
 		if m.follow != nil {
 			m.follow.report(&rep)
 			m.linker.report(&rep)
+			rep.Problems = append(rep.Problems, m.snapHooks.problems()...)
 		}
 	}
 	rep.Routes, rep.Hosts, rep.Rebalance, rep.Prestart, rep.Loss, rep.Starts, rep.Hold, rep.HoldMost, rep.Clones, rep.Rollback = true, true, true, true, true, true, true, true, true, true

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -35,36 +36,58 @@ func forPeople(list []replicate.Snapshot) []api.Snapshot {
 	for _, s := range list {
 		out = append(out, api.Snapshot{
 			Name: s.Name, GUID: s.GUID, Taken: s.Taken, Kind: s.Kind, Rule: s.Rule,
-			Used: s.Used, Referenced: s.Referenced, Written: s.Written, Held: s.Held,
+			Used: s.Used, Referenced: s.Referenced, Written: s.Written, Held: s.Held, Prepared: s.Prepared,
 		})
 	}
 	return out
 }
 
 // TakeSnapshot implements api.Backend.
-func (m *member) TakeSnapshot(ctx context.Context, req api.SnapshotRequest) error {
+func (m *member) TakeSnapshot(ctx context.Context, req api.SnapshotRequest) (out api.SnapshotReply, err error) {
 	if err := volume.ValidateSnapshotName(req.Name); err != nil {
-		return err
+		return out, err
 	}
 	vs, err := m.together(req.Volumes)
 	if err != nil {
-		return err
+		return out, err
 	}
-	return m.onPrimary(ctx, vs[0], func(ctx context.Context, primary *api.Client) error {
+	err = m.onPrimary(ctx, vs[0], func(ctx context.Context, primary *api.Client) (err error) {
 		var ids []volume.ID
 		var refs []string
 		for _, v := range vs {
 			ids, refs = append(ids, v.ID), append(refs, string(v.ID))
 		}
 		if primary != nil {
-			return primary.TakeSnapshot(ctx, api.SnapshotRequest{Volumes: refs, Name: req.Name})
+			ask := api.SnapshotRequest{Volumes: refs, Name: req.Name, NoHooks: req.NoHooks}
+			out, err = primary.TakeSnapshot(ctx, ask)
+			if ask.NoHooks && volume.CodeOf(err) == volume.CodeInvalid && strings.Contains(err.Error(), "no_hooks") {
+				// One of an older version does not know the word, and has no hooks.
+				ask.NoHooks = false
+				out, err = primary.TakeSnapshot(ctx, ask)
+			}
+			return err
 		}
-		err := m.repl.TakeSnapshot(ctx, ids, req.Name)
+		out, err = m.takeHere(ctx, ids, req)
 		for _, v := range vs {
 			err = named(err, v)
 		}
 		return err
 	})
+	return out, err
+}
+
+// takeHere is TakeSnapshot on the primary.
+func (m *member) takeHere(ctx context.Context, ids []volume.ID, req api.SnapshotRequest) (out api.SnapshotReply, err error) {
+	if m.snapHooks == nil || req.NoHooks {
+		return out, m.repl.TakeSnapshot(ctx, ids, req.Name)
+	}
+	if err := m.repl.MayTake(ctx, ids, req.Name); err != nil {
+		return out, err
+	}
+	out.Prepared, out.Warnings, err = m.snapHooks.around(ctx, ids, func(ready []string) error {
+		return m.repl.TakeSnapshot(ctx, ids, req.Name, ready...)
+	})
+	return out, err
 }
 
 // together finds volumes that one node can take a snapshot of at one moment: those
@@ -89,14 +112,27 @@ func (m *member) together(refs []string) ([]*state.Volume, error) {
 	case len(vs) == 0:
 		return nil, volume.Errorf(volume.CodeInvalid, "no volume is given to take a snapshot of")
 	case len(at) > 1:
-		var where []string
-		for _, name := range sortedKeys(at) {
-			where = append(where, fmt.Sprintf("%s on %s", strings.Join(at[name], ", "), name))
-		}
-		return nil, volume.Errorf(volume.CodeRefused, "one moment for all is only possible on one node, but these volumes have several primaries: %s",
-			strings.Join(where, "; ")).WithHint("take a snapshot of each for itself, or mount them on one node first")
+		return nil, apart(at)
 	}
 	return vs, nil
+}
+
+// apart refuses volumes that have several primaries, with what brings them together: to where
+// most of them are.
+func apart(at map[string][]string) error {
+	var where, moves []string
+	names := sortedKeys(at)
+	most := slices.MaxFunc(names, func(a, b string) int { return cmp.Compare(len(at[a]), len(at[b])) })
+	for _, name := range names {
+		where = append(where, fmt.Sprintf("%s on %s", strings.Join(at[name], ", "), name))
+		for _, v := range at[name] {
+			if name != most {
+				moves = append(moves, fmt.Sprintf("flockctl migrate %s %s", v, most))
+			}
+		}
+	}
+	return volume.Errorf(volume.CodeRefused, "one moment for all is only possible on one node, but these volumes have several primaries: %s",
+		strings.Join(where, "; ")).WithHint("bring them together with `%s`, or take a snapshot of each for itself", strings.Join(moves, "; "))
 }
 
 // RemoveSnapshot implements api.Backend.

@@ -34,7 +34,7 @@ import (
 //	solved NODE TEXT               until it has none
 //	safety NODE TEXT               until it says that of what is not promised
 //	voters NODE OTHER..            until the node knows exactly these voters
-//	snapshot NODE NAME VOLUME..    flockctl snapshot create
+//	snapshot NODE NAME VOLUME..    flockctl snapshot create; snapshot-bare: with --no-hooks
 //	snapshots NODE VOLUME [NAME..] flockctl snapshot list has exactly these of users
 //	drop NODE VOLUME NAME          flockctl snapshot remove
 //	purge NODE VOLUME              flockctl trash remove
@@ -181,13 +181,13 @@ func (w *World) operatorStep(words []string) error {
 			return err == nil && !strings.Contains(strings.Join(s.Problems, "\n"), text)
 		})
 		return nil
-	case "snapshot":
+	case "snapshot", "snapshot-bare":
 		for _, name := range words[3:] {
 			if b, err := w.book(name); err == nil {
 				b.cuts[words[2]] = len(b.files)
 			}
 		}
-		err := node().API().TakeSnapshot(w.ctx(), api.SnapshotRequest{Name: words[2], Volumes: words[3:]})
+		_, err := node().API().TakeSnapshot(w.ctx(), api.SnapshotRequest{Name: words[2], Volumes: words[3:], NoHooks: words[0] == "snapshot-bare"})
 		for _, name := range words[3:] {
 			if err == nil {
 				err = w.noteSnapshot(name, words[2])

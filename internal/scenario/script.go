@@ -52,7 +52,7 @@ import (
 //	sleep DURATION                 of the bubble
 //	settings, set, ...             what people do with flockctl: see operatorStep
 //	route, busy, ...               what becomes of routes: see proxyStep
-//	hook, hooks                    what is done in containers before their stop: see hookStep
+//	hook, hooks, ...               what is done in containers before their stop and around snapshots: see hookStep
 //	swarm, service, ...            what becomes of a Swarm's services: see swarmStep
 //	run-ahead, ...                 what becomes of those that are started ahead: see doorStep
 //	run-following, ...             what becomes of containers that follow: see followStep

@@ -15,11 +15,11 @@ import (
 func testSnapshots(w *world, _ Env) {
 	z := w.a.ZFS
 	fs := w.a.mounted("a")
-	w.a.must(z.SetProperties(w.ctx, fs, map[string]string{"flocker:volume": "v"}))
+	w.a.must(z.SetProperties(w.ctx, fs, map[string]string{"flocker:prepared": "v"}))
 	// Names against the order of time, as two in one second.
 	for _, n := range []string{"z", "m", "a"} {
 		w.a.write(fs, "f", data(1, 50000))
-		w.a.must(z.Snapshot(w.ctx, []string{fs + "@" + n}, map[string]string{"flocker:name": "of " + n}))
+		w.a.must(z.Snapshot(w.ctx, []string{fs + "@" + n}, map[string]string{"flocker:prepared": "of " + n}))
 	}
 	list := w.a.snapshots(fs)
 	if got := w.a.names(fs); got != "z m a" {
@@ -41,7 +41,7 @@ func testSnapshots(w *world, _ Env) {
 			w.Errorf("creation of %s: %s", s.Name, s.Creation)
 		}
 		// Its own, not what the filesystem has.
-		if len(s.User) != 1 || s.User["flocker:name"] != "of "+s.Name {
+		if len(s.User) != 1 || s.User["flocker:prepared"] != "of "+s.Name {
 			w.Errorf("user properties of %s: %v", s.Name, s.User)
 		}
 	}
@@ -55,8 +55,8 @@ func testSnapshots(w *world, _ Env) {
 	if s := w.a.snap(fs, "idle"); s.Written != 0 {
 		w.Errorf("written of an idle snapshot: %d", s.Written)
 	}
-	w.a.must(z.SetProperties(w.ctx, fs+"@z", map[string]string{"flocker:name": "later"}))
-	if s := w.a.snapshot(fs, "z"); s.User["flocker:name"] != "later" {
+	w.a.must(z.SetProperties(w.ctx, fs+"@z", map[string]string{"flocker:prepared": "later"}))
+	if s := w.a.snapshot(fs, "z"); s.User["flocker:prepared"] != "later" {
 		w.Errorf("property set on a snapshot: %v", s.User)
 	}
 
@@ -70,14 +70,14 @@ func testSnapshotsAtOnce(w *world, _ Env) {
 	z := w.a.ZFS
 	a, b, c := w.a.create("a"), w.a.create("b"), w.a.create("b/c")
 	all := []string{a + "@1", b + "@1", c + "@1"}
-	w.a.must(z.Snapshot(w.ctx, all, map[string]string{"flocker:name": "x"}))
+	w.a.must(z.Snapshot(w.ctx, all, map[string]string{"flocker:prepared": "x"}))
 	list, err := z.Snapshots(w.ctx, w.a.Root, true)
 	w.a.must(err)
 	if len(list) != 3 {
 		w.Fatalf("%d snapshots, want 3", len(list))
 	}
 	for _, s := range list {
-		if s.CreateTXG != list[0].CreateTXG || s.User["flocker:name"] != "x" || !slices.Contains(all, s.FullName()) {
+		if s.CreateTXG != list[0].CreateTXG || s.User["flocker:prepared"] != "x" || !slices.Contains(all, s.FullName()) {
 			w.Errorf("one of several: %+v", s)
 		}
 	}
@@ -100,7 +100,7 @@ func testSnapshotsNamed(w *world, _ Env) {
 	a, b, c := w.a.mounted("a"), w.a.create("b"), w.a.create("c")
 	for _, n := range []string{"z", "m", "x"} {
 		w.a.write(a, "f", data(1, 50000))
-		w.a.must(z.Snapshot(w.ctx, []string{a + "@" + n, b + "@" + n}, map[string]string{"flocker:name": "of " + n}))
+		w.a.must(z.Snapshot(w.ctx, []string{a + "@" + n, b + "@" + n}, map[string]string{"flocker:prepared": "of " + n}))
 	}
 	w.a.snap(c, "other")
 	w.a.must(z.Hold(w.ctx, "keep", a+"@z"))
@@ -112,7 +112,7 @@ func testSnapshotsNamed(w *world, _ Env) {
 	all, err := z.Snapshots(w.ctx, w.a.Root, true)
 	w.a.must(err)
 	for _, s := range all {
-		if strings.HasPrefix(s.FullName(), a+"@") && s.User["flocker:name"] != "of "+s.Name {
+		if strings.HasPrefix(s.FullName(), a+"@") && s.User["flocker:prepared"] != "of "+s.Name {
 			w.Errorf("user properties of %s: %v", s.FullName(), s.User)
 		}
 		s.User = nil

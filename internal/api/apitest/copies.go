@@ -87,31 +87,35 @@ func (f *Fake) Snapshots(ctx context.Context, ref string) ([]api.Snapshot, error
 }
 
 // TakeSnapshot implements api.Backend.
-func (f *Fake) TakeSnapshot(ctx context.Context, req api.SnapshotRequest) error {
+func (f *Fake) TakeSnapshot(ctx context.Context, req api.SnapshotRequest) (out api.SnapshotReply, err error) {
 	defer f.mu.Unlock()
 	if err := f.enter(ctx, "TakeSnapshot", req); err != nil {
-		return err
+		return out, err
 	}
 	if err := volume.ValidateSnapshotName(req.Name); err != nil {
-		return err
+		return out, err
 	}
 	var ids []volume.ID
 	for _, ref := range req.Volumes {
 		i, err := f.findVolume(ref, false)
 		if err != nil {
-			return err
+			return out, err
 		}
 		v := f.volumes[i]
 		if slices.ContainsFunc(f.snapshots[v.ID], func(s api.Snapshot) bool { return s.Name == req.Name }) {
-			return volume.Errorf(volume.CodeConflict, "volume %q has a snapshot %s already", v.Name, req.Name)
+			return out, volume.Errorf(volume.CodeConflict, "volume %q has a snapshot %s already", v.Name, req.Name)
+		}
+		if v.Name == "pgdata" && !req.NoHooks { // its container gets ready, and does not go on as it should
+			out.Prepared = []string{"pg"}
+			out.Warnings = []string{"container pg: its flocker.post-snapshot (/thaw) ended with code 1: no"}
 		}
 		ids = append(ids, v.ID)
 	}
 	for _, id := range ids {
 		f.made++
-		f.snapshots[id] = append(f.snapshots[id], api.Snapshot{Name: req.Name, GUID: uint64(f.made), Taken: Now, Kind: "user", Referenced: 2 << 30})
+		f.snapshots[id] = append(f.snapshots[id], api.Snapshot{Name: req.Name, GUID: uint64(f.made), Taken: Now, Kind: "user", Referenced: 2 << 30, Prepared: out.Prepared})
 	}
-	return nil
+	return out, nil
 }
 
 // RemoveSnapshot implements api.Backend.

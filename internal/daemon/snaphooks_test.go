@@ -1,0 +1,370 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	protocol "github.com/docker/go-plugins-helpers/volume"
+
+	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/container/containerfake"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+func TestPlanSnapHooks(t *testing.T) {
+	id := func(name string) (volume.ID, bool) { return volume.ID(name), name != "strange" }
+	use := func(name string, state container.State, labels string, volumes ...string) container.Use {
+		u := container.Use{Container: "id-" + name, Name: name, State: state, Labels: map[string]string{}}
+		for _, l := range strings.Fields(labels) {
+			u.Labels["flocker."+l+"-snapshot"] = "x"
+		}
+		for _, v := range volumes {
+			u.Volumes = append(u.Volumes, container.Mount{Volume: v})
+		}
+		return u
+	}
+	users := []container.Use{
+		use("web", container.Running, "", "a"),
+		use("two", container.Running, "pre post", "a", "b"),
+		use("one", container.Running, "pre", "b"),
+		use("after", container.Running, "post", "a"),
+		use("other", container.Running, "pre post", "c"),
+		use("ended", container.Exited, "pre post", "a"),
+		use("paused", container.Paused, "pre", "a"),
+		use("odd", container.Running, "pre", "strange"),
+		use("none", container.Running, "pre"),
+	}
+	for _, c := range []struct{ of, want string }{
+		{"a", "after paused two"},
+		{"b", "one two"},
+		{"a b", "after one paused two"},
+		{"c", "other"},
+		{"d", ""},
+		{"any", "after odd one other paused two"},
+	} {
+		var of []volume.ID
+		for _, v := range strings.Fields(c.of) {
+			of = append(of, volume.ID(v))
+		}
+		if c.of == "any" {
+			of = nil
+		}
+		var got []string
+		for _, h := range planSnapHooks(users, id, of) {
+			got = append(got, h.name)
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("of %q: %q, want %q", c.of, got, c.want)
+		}
+	}
+}
+
+func TestSnapHookFailed(t *testing.T) {
+	hook := container.SnapshotHook{Label: container.LabelPreSnapshot, Name: "freeze\n  now"}
+	for _, c := range []struct {
+		err  error
+		took time.Duration
+		want string
+	}{
+		{&container.ExitError{Code: 3, Said: "one\ntwo\n"}, time.Second, "container db: its flocker.pre-snapshot (freeze now) ended with code 3: two"},
+		{&container.ExitError{Code: 1}, time.Second, "container db: its flocker.pre-snapshot (freeze now) ended with code 1"},
+		{&container.ExitError{Code: 137, Said: "waiting"}, 30 * time.Second, "container db: its flocker.pre-snapshot (freeze now) did not end within 30s: waiting"},
+		{fmt.Errorf("run it: %w", context.DeadlineExceeded), 33 * time.Second, "container db: its flocker.pre-snapshot (freeze now) did not end within 30s"},
+		{&container.ExitError{Code: 1, Said: "a\x1b[2Jb\rc"}, 0, "container db: its flocker.pre-snapshot (freeze now) ended with code 1: a [2Jb c"},
+		{errors.New("it is paused"), 0, "container db: its flocker.pre-snapshot (freeze now) cannot be run: it is paused"},
+	} {
+		if got := snapHookFailed("db", hook, "", c.err, c.took); got != c.want {
+			t.Errorf("%v: %q, want %q", c.err, got, c.want)
+		}
+	}
+}
+
+func TestApart(t *testing.T) {
+	err := apart(map[string][]string{"n1": {"a"}, "n2": {"b", "c"}, "n3": {"d"}})
+	for _, want := range []string{"a on n1; b, c on n2; d on n3", "flockctl migrate a n2; flockctl migrate d n2"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v; want %q in it", err, want)
+		}
+	}
+}
+
+// hooksWorld is snapHooks over an engine whose containers say what they have done.
+type hooksWorld struct {
+	*testing.T
+	*snapHooks
+	engine *containerfake.Engine
+	stop   func()
+
+	mu  sync.Mutex
+	ran []string
+	how map[string]error // by container:command
+}
+
+// inHooks runs f in a bubble with containers db and cache, which use the volumes a and b.
+func inHooks(t *testing.T, f func(w *hooksWorld)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &hooksWorld{T: t, engine: containerfake.New("n1"), how: map[string]error{}}
+		w.engine.OnExec(func(ctx context.Context, name string, command []string) (string, error) {
+			i := slices.IndexFunc(command, func(s string) bool { return s == "freeze" || s == "thaw" })
+			key := name + ":" + command[i]
+			w.mu.Lock()
+			w.ran = append(w.ran, key)
+			err := w.how[key]
+			w.mu.Unlock()
+			if errors.Is(err, errHangs) {
+				<-ctx.Done()
+				return "", context.Cause(ctx)
+			}
+			return "", err
+		})
+		w.engine.SetDriver(anyVolume{})
+		for name, v := range map[string]string{"db": "a", "cache": "b"} {
+			labels := map[string]string{container.LabelPreSnapshot: "freeze", container.LabelPostSnapshot: "thaw"}
+			if err := errors.Join(w.engine.CreateVolume(v, nil), w.engine.Run(name, containerfake.RunOptions{Labels: labels}, v)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.start()
+		w.settled("cache:thaw db:thaw")
+		time.Sleep(snapHookPatience)
+		w.settled("cache:thaw db:thaw") // what was begun before it is over now
+		time.Sleep(time.Hour)
+		w.settled("")
+		f(w)
+		w.stop()
+	})
+}
+
+var errHangs = errors.New("it hangs")
+
+// anyVolume is a driver that has every volume.
+type anyVolume struct{}
+
+func (anyVolume) Create(*protocol.CreateRequest) error  { return nil }
+func (anyVolume) List() (*protocol.ListResponse, error) { return &protocol.ListResponse{}, nil }
+func (anyVolume) Get(r *protocol.GetRequest) (*protocol.GetResponse, error) {
+	return &protocol.GetResponse{Volume: &protocol.Volume{Name: r.Name}}, nil
+}
+func (anyVolume) Remove(*protocol.RemoveRequest) error { return nil }
+func (anyVolume) Path(r *protocol.PathRequest) (*protocol.PathResponse, error) {
+	return &protocol.PathResponse{Mountpoint: "/" + r.Name}, nil
+}
+func (anyVolume) Mount(r *protocol.MountRequest) (*protocol.MountResponse, error) {
+	return &protocol.MountResponse{Mountpoint: "/" + r.Name}, nil
+}
+func (anyVolume) Unmount(*protocol.UnmountRequest) error { return nil }
+func (anyVolume) Capabilities() *protocol.CapabilitiesResponse {
+	return &protocol.CapabilitiesResponse{}
+}
+
+// start runs a new life of flockd.
+func (w *hooksWorld) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	h := newSnapHooks(w.engine, func(name string) (volume.ID, bool) { return volume.ID(name), true }, slog.New(slog.DiscardHandler))
+	w.snapHooks = h
+	var over sync.WaitGroup
+	over.Go(func() { h.run(ctx) })
+	w.stop = func() { cancel(); over.Wait() }
+}
+
+// settled checks what was done since it was last asked, in the order of names where that
+// is at the same time.
+func (w *hooksWorld) settled(want string) {
+	w.Helper()
+	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if got := strings.Join(slices.Sorted(slices.Values(w.ran)), " "); got != want {
+		w.Errorf("it ran %q, want %q", got, want)
+	}
+	w.ran = nil
+}
+
+func (w *hooksWorld) becomes(key string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.how[key] = err
+}
+
+// during is what ran before the snapshot itself.
+func (w *hooksWorld) during(of []volume.ID, take error) (ran string, ready, after []string, err error) {
+	ready, after, err = w.around(w.Context(), of, func([]string) error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		ran = strings.Join(slices.Sorted(slices.Values(w.ran)), " ")
+		return take
+	})
+	return ran, ready, after, err
+}
+
+// All get ready before the one moment, and go on after it, also when there was none.
+func TestSnapHooksAround(t *testing.T) {
+	inHooks(t, func(w *hooksWorld) {
+		ran, ready, after, err := w.during([]volume.ID{"a", "b"}, nil)
+		if err != nil || len(after) > 0 || !slices.Equal(ready, []string{"cache", "db"}) || ran != "cache:freeze db:freeze" {
+			w.Errorf("%v; %q were ready after %q, and then %q", err, ready, ran, after)
+		}
+		w.settled("cache:freeze cache:thaw db:freeze db:thaw")
+
+		full := errors.New("the pool is full")
+		if _, _, _, err := w.during([]volume.ID{"a"}, full); !errors.Is(err, full) {
+			w.Errorf("a snapshot that was not taken: %v", err)
+		}
+		w.settled("db:freeze db:thaw")
+
+		w.becomes("db:freeze", &container.ExitError{Code: 2, Said: "no"})
+		ran, _, _, err = w.during([]volume.ID{"a", "b"}, nil)
+		if ran != "" || volume.CodeOf(err) != volume.CodeRefused || !strings.Contains(err.Error(), "container db: its flocker.pre-snapshot (freeze) ended with code 2: no") ||
+			!strings.Contains(err.Error(), "--no-hooks") {
+			w.Errorf("one is not ready: %v, and a snapshot was taken after %q", err, ran)
+		}
+		w.settled("cache:freeze cache:thaw db:freeze db:thaw")
+	})
+}
+
+// Who asks and goes away leaves nobody frozen, and nobody waits for ever.
+func TestSnapHooksBounded(t *testing.T) {
+	inHooks(t, func(w *hooksWorld) {
+		w.becomes("db:freeze", errHangs)
+		began := time.Now()
+		_, _, _, err := w.during([]volume.ID{"a"}, nil)
+		if err == nil || !strings.Contains(err.Error(), "did not end within 30s") || time.Since(began) > time.Minute {
+			w.Errorf("after %s: %v", time.Since(began), err)
+		}
+		w.settled("db:freeze db:thaw")
+
+		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
+		defer cancel()
+		if _, _, err := w.around(ctx, []volume.ID{"a"}, func([]string) error { w.Error("it is taken"); return nil }); !errors.Is(err, context.DeadlineExceeded) {
+			w.Errorf("who asked is gone: %v", err)
+		}
+		w.settled("db:freeze db:thaw")
+
+		w.engine.Crash(true)
+		_, _, _, err = w.during([]volume.ID{"a"}, nil)
+		if err == nil || !strings.Contains(err.Error(), "cannot be asked") {
+			w.Errorf("without an engine: %v", err)
+		}
+		w.engine.Boot()
+	})
+}
+
+// One snapshot's end is not another one's middle.
+func TestSnapHooksOneAtATime(t *testing.T) {
+	inHooks(t, func(w *hooksWorld) {
+		var all sync.WaitGroup
+		for range 5 {
+			all.Go(func() {
+				if _, _, err := w.around(w.Context(), []volume.ID{"a"}, func([]string) error { time.Sleep(time.Second); return nil }); err != nil {
+					w.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		synctest.Wait()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if got := strings.Join(w.ran, " "); got != strings.TrimSpace(strings.Repeat("db:freeze db:thaw ", 5)) {
+			w.Errorf("it ran %q", got)
+		}
+		w.ran = nil
+	})
+}
+
+// A container that was not let go yet after one snapshot does not get ready for another.
+func TestSnapHooksLetGoFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newSnapHooks(containerfake.New("n1"), nil, slog.New(slog.DiscardHandler))
+		db := hooked{id: "1", name: "db", post: container.SnapshotHook{Command: []string{"thaw"}}}
+		d := h.owe([]hooked{db})[0] // and nobody pays it
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := h.claim(ctx, []hooked{db}); volume.CodeOf(err) != volume.CodeTimeout {
+			t.Errorf("it is not let go yet: %v", err)
+		}
+		close(d.tried)
+		if err := h.claim(t.Context(), []hooked{db}); err != nil {
+			t.Errorf("that was tried: %v", err)
+		}
+	})
+}
+
+// What is owed is paid until it is, but not to who does not run any more; and by the next
+// flockd when this one was stopped before.
+func TestSnapHooksOwed(t *testing.T) {
+	inHooks(t, func(w *hooksWorld) {
+		w.becomes("db:thaw", &container.ExitError{Code: 1, Said: "busy"})
+		_, _, after, err := w.during([]volume.ID{"a"}, nil)
+		if err != nil || len(after) != 1 || !strings.Contains(after[0], "container db: its flocker.post-snapshot (thaw) ended with code 1: busy") {
+			w.Errorf("%v, %q", err, after)
+		}
+		if p := w.problems(); len(p) != 1 || !strings.Contains(p[0], "may still be") {
+			w.Errorf("problems: %q", p)
+		}
+		w.settled("db:freeze db:thaw")
+		time.Sleep(debtPause + time.Second)
+		w.settled("db:thaw")
+		w.becomes("db:thaw", nil)
+		time.Sleep(debtMost)
+		w.settled("db:thaw")
+		if p := w.problems(); len(p) > 0 {
+			w.Errorf("problems: %q", p)
+		}
+
+		// Nothing is owed to one that has ended.
+		w.becomes("db:thaw", &container.ExitError{Code: 1})
+		w.during([]volume.ID{"a"}, nil)
+		if err := w.engine.Stop("db"); err != nil {
+			w.Error(err)
+		}
+		w.settled("db:freeze db:thaw")
+		time.Sleep(2 * debtMost)
+		w.settled("")
+		if p := w.problems(); len(p) > 0 {
+			w.Errorf("problems: %q", p)
+		}
+		if err := w.engine.Start("db"); err != nil {
+			w.Error(err)
+		}
+
+		// flockd stops while it gets ready: it is let go at once.
+		w.becomes("db:thaw", nil)
+		w.becomes("db:freeze", errHangs)
+		ctx, cancel := context.WithCancel(w.Context())
+		var asked sync.WaitGroup
+		asked.Go(func() { w.around(ctx, []volume.ID{"a"}, func([]string) error { return nil }) })
+		synctest.Wait()
+		asked.Go(w.stop)
+		synctest.Wait()
+		cancel()
+		asked.Wait()
+		w.settled("db:freeze db:thaw")
+
+		// And where that does not end, by the next one.
+		w.start()
+		w.settled("cache:thaw db:thaw")
+		w.becomes("db:thaw", errHangs)
+		ctx, cancel = context.WithCancel(w.Context())
+		asked.Go(func() { w.around(ctx, []volume.ID{"a"}, func([]string) error { return nil }) })
+		synctest.Wait()
+		began := time.Now()
+		cancel()
+		w.stop()
+		if took := time.Since(began); took > lastTry+time.Second {
+			w.Errorf("flockd took %s to stop", took)
+		}
+		asked.Wait()
+		w.settled("db:freeze db:thaw")
+		w.becomes("db:thaw", nil)
+		w.start()
+		w.settled("cache:thaw db:thaw")
+	})
+}
