@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/volume"
 )
 
 // world is what a run of flockctl sees of the machine.
@@ -54,6 +55,9 @@ type app struct {
 // defaultTimeout covers the longest thing that flockd does in one call: waiting for
 // a failover.
 const defaultTimeout = 2 * time.Minute
+
+// maxTimeout is for ever, as far as anybody waits.
+const maxTimeout = 365 * 24 * time.Hour
 
 // run does what args (without the program's name) say and returns the exit code.
 func run(args []string, w world) int {
@@ -147,7 +151,7 @@ The global options --json, --quiet, --timeout and --socket may stand here, too: 
 // unknownCommand is the action of what is only a group of commands.
 func unknownCommand(c *cli.Context) error {
 	name := c.Args().First()
-	if name == "" {
+	if c.NArg() == 0 {
 		if c.Command.Name == "flockctl" {
 			return cli.ShowAppHelp(c)
 		}
@@ -155,7 +159,7 @@ func unknownCommand(c *cli.Context) error {
 	}
 	err := fmt.Errorf("there is no command %q", name)
 	for _, sub := range c.Command.Subcommands {
-		if !sub.Hidden && (strings.HasPrefix(sub.Name, name) || strings.HasPrefix(name, sub.Name)) {
+		if name != "" && !sub.Hidden && (strings.HasPrefix(sub.Name, name) || strings.HasPrefix(name, sub.Name)) {
 			err = fmt.Errorf("%w, did you mean %q?", err, sub.Name)
 			break
 		}
@@ -168,6 +172,12 @@ func (a *app) prepare(c *cli.Context) error {
 	a.patient = !c.IsSet("timeout")
 	if a.timeout <= 0 {
 		return usageError{errors.New("--timeout has to be more than nothing"), "flockctl"}
+	}
+	if a.timeout > maxTimeout {
+		return usageError{fmt.Errorf("--timeout is at most %s", volume.FormatPeriod(maxTimeout)), "flockctl"}
+	}
+	if a.socket == "" {
+		return usageError{errors.New("--socket is empty"), "flockctl"}
 	}
 	if a.asJSON && a.quiet {
 		return usageError{errors.New("--json and --quiet cannot be combined"), "flockctl"}
@@ -200,6 +210,9 @@ func (a *app) untimed(least, most int, f func(ctx context.Context, c *cli.Contex
 			return usage(c, "%s is missing", firstWords(c.Command.ArgsUsage, least, n))
 		case most >= 0 && n > most:
 			return usage(c, "unexpected argument %q", c.Args().Get(most))
+		}
+		if err := checkWords(c); err != nil {
+			return err
 		}
 		return f(c.Context, c)
 	}

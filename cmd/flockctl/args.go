@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 )
@@ -17,6 +19,8 @@ type words struct {
 	rest    []string
 	// open is an option at the end of the line whose value is still to come.
 	open cli.Flag
+	// help says that only help is wanted.
+	help bool
 	// dashes says that a "--" has ended the options.
 	dashes bool
 }
@@ -38,6 +42,9 @@ func parse(root *cli.App, args []string) words {
 			if f == nil {
 				if f = lookup(root.Flags, arg); f != nil {
 					to = &w.global
+				} else if name := strings.TrimLeft(arg, "-"); name == "help" || name == "h" {
+					w.help = true
+					continue
 				}
 			}
 			*to = append(*to, arg)
@@ -75,6 +82,11 @@ func arrange(root *cli.App, args []string) ([]string, error) {
 		return nil, usageError{fmt.Errorf("option %s needs a value", args[len(args)-1]), strings.Join(append([]string{root.Name}, w.path...), " ")}
 	}
 	out := append(w.global, w.path...)
+	group := w.command == nil || len(w.command.Subcommands) > 0 && w.command.ArgsUsage == ""
+	if w.help && (!group || len(w.rest) == 0) {
+		// Of arguments the library would want to have help.
+		return append(out, "--help"), nil
+	}
 	out = append(out, w.options...)
 	// Without the dashes, an argument that begins with one would be an option. For a
 	// group, what is left is a command that there is not.
@@ -116,4 +128,63 @@ func named(commands []*cli.Command, name string) *cli.Command {
 		}
 	}
 	return nil
+}
+
+// maxWord is the longest argument that means something, in bytes.
+const maxWord = 64 << 10
+
+// checkWords refuses what nobody means to give: arguments and values of options that are empty,
+// as of a variable that is not set, or that have something in them that no terminal shows. Only
+// files may have such names.
+func checkWords(c *cli.Context) error {
+	places := strings.Fields(c.Command.ArgsUsage)
+	for i, arg := range c.Args().Slice() {
+		place := "argument"
+		if len(places) > 0 {
+			place = strings.TrimSuffix(strings.Trim(places[min(i, len(places)-1)], "[]"), "...")
+		}
+		file := strings.Contains(place, "PATH") || strings.Contains(place, "DEST")
+		if why := badWord(arg, file); why != "" {
+			return usage(c, "%s %s", place, why)
+		}
+	}
+	for _, f := range c.Command.Flags {
+		name := f.Names()[0]
+		if !c.IsSet(name) {
+			continue
+		}
+		var values []string
+		switch f.(type) {
+		case *cli.StringFlag:
+			values = []string{c.String(name)}
+		case *cli.StringSliceFlag:
+			values = c.StringSlice(name)
+		}
+		about, file := f.(cli.DocGenerationFlag).GetUsage(), false
+		for _, word := range []string{"`PATH`", "`FILE`"} {
+			file = file || strings.Contains(about, word)
+		}
+		for _, v := range values {
+			if why := badWord(v, file); why != "" {
+				return usage(c, "--%s %s", name, why)
+			}
+		}
+	}
+	return nil
+}
+
+// badWord is what is wrong with an argument, "" if nothing is.
+func badWord(word string, file bool) string {
+	switch {
+	case word == "":
+		return "is empty"
+	case len(word) > maxWord:
+		return fmt.Sprintf("has %d bytes, at most %d are possible", len(word), maxWord)
+	case strings.ContainsRune(word, 0):
+		return "has a zero byte in it"
+	case file:
+	case !utf8.ValidString(word), strings.ContainsFunc(word, func(r rune) bool { return !strconv.IsPrint(r) }):
+		return fmt.Sprintf("has characters in it that cannot be shown: %q", word)
+	}
+	return ""
 }

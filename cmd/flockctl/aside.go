@@ -91,7 +91,7 @@ func (a *app) unheard(all api.Asides) {
 		for _, n := range all.Unheard {
 			names = append(names, n.String())
 		}
-		fmt.Fprintf(a.stderr, "flockctl: not shown is what may be on %s: not heard of lately\n", strings.Join(names, ", "))
+		a.say("flockctl: not shown is what may be on %s: not heard of lately\n", strings.Join(names, ", "))
 	}
 }
 

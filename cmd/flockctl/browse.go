@@ -98,7 +98,7 @@ func (a *app) diff(ctx context.Context, c *cli.Context) error {
 		if b.Fresh {
 			what = "taken for this"
 		}
-		fmt.Fprintf(a.stderr, "flockctl: until %s@%s, %s\n", b.Volume, b.Snapshot, what)
+		a.say("flockctl: until %s@%s, %s\n", b.Volume, b.Snapshot, what)
 	}
 	var some []browse.Change
 	flush := func() error {
@@ -147,7 +147,7 @@ func (a *app) browse(ctx context.Context, c *cli.Context, as api.BrowseAs) (*api
 		return nil, nil, err
 	}
 	if name == "" && !a.quiet && !a.asJSON {
-		fmt.Fprintf(a.stderr, "flockctl: in %s@%s, taken %s ago\n", b.Volume, b.Snapshot, a.ago(b.Taken))
+		a.say("flockctl: in %s@%s, taken %s ago\n", b.Volume, b.Snapshot, a.ago(b.Taken))
 	}
 	return b, end, nil
 }
@@ -231,12 +231,12 @@ func (a *app) jsonLines(b *api.Browsed, name string, all func(out func(any) erro
 	if err != nil {
 		return err
 	}
-	a.printf("%s,\"%s\":[", bytes.TrimSuffix(head, []byte("}")), name)
+	a.printf("%s,\"%s\":[", printable(bytes.TrimSuffix(head, []byte("}"))), name)
 	sep := "\n"
 	err = all(func(x any) error {
 		line, err := json.Marshal(x)
 		if err == nil {
-			_, err = fmt.Fprintf(a.stdout, "%s%s", sep, line)
+			_, err = fmt.Fprintf(a.stdout, "%s%s", sep, printable(line))
 		}
 		sep = ",\n"
 		return err
@@ -312,10 +312,10 @@ func (a *app) getFiles(ctx context.Context, c *cli.Context) error {
 		return badDestination(dest, err)
 	}
 	if made.Lefts > 0 {
-		fmt.Fprintf(a.stderr, "flockctl: left out, since they are no files: %s\n", leftOut(made))
+		a.say("flockctl: left out, since they are no files: %s\n", leftOut(made))
 	}
 	if made.Plain > 0 {
-		fmt.Fprintf(a.stderr, "flockctl: without the bits setuid and setgid that they had: %s\n", plural(int(made.Plain), "file"))
+		a.say("flockctl: without the bits setuid and setgid that they had: %s\n", plural(int(made.Plain), "file"))
 	}
 	switch {
 	case a.asJSON:
@@ -375,6 +375,9 @@ func badDestination(dest string, err error) error {
 		return err
 	case errors.Is(err, fs.ErrNotExist):
 		return volume.Errorf(volume.CodeInvalid, "there is no directory for %s", dest).WithHint("make it first")
+	case errors.Is(err, fs.ErrExist):
+		return volume.Errorf(volume.CodeConflict, "%s is there already, and nothing is overwritten", dest).
+			WithHint("give another destination, or move it away")
 	case errors.Is(err, fs.ErrPermission):
 		return volume.Errorf(volume.CodeDenied, "no permission to write %s: %v", dest, err)
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -65,7 +64,7 @@ func (a *app) printContainers(all []api.Container) error {
 	}
 	for _, c := range all {
 		for _, text := range slices.Concat(c.Obstacles, c.Notes, c.Problems) {
-			fmt.Fprintf(a.stdout, "%s: %s\n", c.Name, text)
+			a.printf("%s: %s\n", c.Name, text)
 		}
 	}
 	return nil

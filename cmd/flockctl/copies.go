@@ -119,7 +119,7 @@ func (a *app) showAwaited(ctx context.Context, v api.Volume) (stop func()) {
 			case <-tick.C:
 			}
 			if now, err := a.client.Volume(ctx, string(v.ID)); err == nil {
-				fmt.Fprintf(a.stderr, "\r\x1b[K%s", awaited(now, time.Since(began)))
+				fmt.Fprintf(a.stderr, "\r\x1b[K%s", visible(awaited(now, time.Since(began))))
 			}
 		}
 	})
@@ -236,7 +236,7 @@ func (a *app) showReading(ctx context.Context, ref string) (stop func()) {
 			case a.progress:
 				p.draw(lines)
 			default:
-				fmt.Fprintln(a.stderr, text)
+				a.say("%s\n", text)
 				shown = text
 			}
 		}
@@ -280,7 +280,7 @@ type picture struct {
 
 func (p *picture) draw(lines []string) {
 	p.erase()
-	fmt.Fprint(p.w, strings.Join(lines, "\n"))
+	fmt.Fprint(p.w, visibleLines(strings.Join(lines, "\n")))
 	p.lines = len(lines)
 }
 

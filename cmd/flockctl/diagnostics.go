@@ -56,7 +56,7 @@ func (a *app) diagnosticsCommand() *cli.Command {
 func (a *app) saveDiagnostics(ctx context.Context, file, name string, since time.Duration) error {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return fmt.Errorf("making the archive: %w", err)
+		return badDestination(file, err)
 	}
 	missing, err := a.writeDiagnostics(ctx, f, name, since)
 	if err = errors.Join(err, f.Close()); err != nil {

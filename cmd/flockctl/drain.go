@@ -100,10 +100,10 @@ func (a *app) watchDrain(ctx context.Context, d api.Drain) (api.Drain, error) {
 // after it elsewhere.
 func (a *app) showProgress(text string) {
 	if a.progress {
-		fmt.Fprintf(a.stderr, "\r\x1b[K%s", text)
+		fmt.Fprintf(a.stderr, "\r\x1b[K%s", visible(text))
 		return
 	}
-	fmt.Fprintln(a.stderr, text)
+	a.say("%s\n", text)
 }
 
 func (a *app) endProgress() {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -24,6 +23,9 @@ func (a *app) eventsCommand() *cli.Command {
 			&cli.IntFlag{Name: "tail", Aliases: []string{"n"}, Usage: "of those that are there, only the last `N`", DefaultText: "all"},
 		},
 		Action: a.untimed(0, 0, func(ctx context.Context, c *cli.Context) error {
+			if c.Int("tail") < 0 {
+				return usage(c, "--tail is a number of events, from 0")
+			}
 			after := c.Uint64("after")
 			first, cancel := a.within(ctx)
 			es, err := a.client.Events(first, api.EventsQuery{After: after})
@@ -35,7 +37,7 @@ func (a *app) eventsCommand() *cli.Command {
 				after = es[len(es)-1].Seq
 			}
 			if c.IsSet("tail") {
-				es = es[max(0, len(es)-max(0, c.Int("tail"))):]
+				es = es[max(0, len(es)-c.Int("tail")):]
 			}
 			if err := a.printEvents(es); err != nil || !c.Bool("follow") {
 				return err
@@ -95,11 +97,11 @@ func (a *app) printEvents(es []api.Event) error {
 		var err error
 		switch {
 		case a.asJSON:
-			err = json.NewEncoder(a.stdout).Encode(e)
+			err = a.printJSONLine(e)
 		case a.quiet:
-			_, err = fmt.Fprintln(a.stdout, e.Message)
+			_, err = fmt.Fprintln(a.stdout, visible(e.Message))
 		default:
-			_, err = fmt.Fprintf(a.stdout, "%6d  %s  %-18s  %s\n", e.Seq, e.At.UTC().Format(time.RFC3339), e.Kind, e.Message)
+			_, err = fmt.Fprintf(a.stdout, "%6d  %s  %-18s  %s\n", e.Seq, e.At.UTC().Format(time.RFC3339), visible(e.Kind), visible(e.Message))
 		}
 		if err != nil {
 			return err

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/urfave/cli/v2"
 
@@ -38,7 +37,7 @@ func (a *app) failoverCommand() *cli.Command {
 				a.printf("%s\n", v.Name)
 			default:
 				a.printf("%s is on %s\n", v.Name, v.Primary)
-				fmt.Fprintf(a.stderr, "flockctl: what may be missing is in flockctl events\n")
+				a.say("flockctl: what may be missing is in flockctl events\n")
 			}
 			return nil
 		}),

@@ -1,33 +1,89 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
 // printJSON prints v for programs.
 func (a *app) printJSON(v any) error {
-	e := json.NewEncoder(a.stdout)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+	return a.encode(v, "  ")
 }
 
 // printJSONLine prints v on one line, for programs that read as it comes.
 func (a *app) printJSONLine(v any) error {
-	e := json.NewEncoder(a.stdout)
-	e.SetEscapeHTML(false)
-	return e.Encode(v)
+	return a.encode(v, "")
 }
 
+func (a *app) encode(v any, indent string) error {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", indent)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := a.stdout.Write(printable(b.Bytes()))
+	return err
+}
+
+// printable is JSON that means the same and tells no terminal what to do: encoding/json escapes
+// only part of what does.
+func printable(text []byte) []byte {
+	if !bytes.ContainsFunc(text, unprintable) {
+		return text
+	}
+	var b bytes.Buffer
+	for _, r := range string(text) { // outside of strings there is nothing else
+		if !unprintable(r) {
+			b.WriteRune(r)
+			continue
+		}
+		for _, u := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&b, "\\u%04x", u)
+		}
+	}
+	return b.Bytes()
+}
+
+func unprintable(r rune) bool { return r != '\n' && r != utf8.RuneError && !strconv.IsPrint(r) }
+
+// printf prints to stdout. Whatever is in it, it tells the terminal nothing but to begin a line.
 func (a *app) printf(format string, args ...any) {
-	fmt.Fprintf(a.stdout, format, args...)
+	fmt.Fprint(a.stdout, visibleLines(fmt.Sprintf(format, args...)))
+}
+
+// say prints to stderr, in the same way.
+func (a *app) say(format string, args ...any) {
+	fmt.Fprint(a.stderr, visibleLines(fmt.Sprintf(format, args...)))
+}
+
+// visibleLines is visible for text of several lines, with tabs.
+func visibleLines(text string) string {
+	lines := strings.SplitAfter(text, "\n")
+	for i, line := range lines {
+		line, end := strings.CutSuffix(line, "\n")
+		fields := strings.Split(line, "\t")
+		for j, f := range fields {
+			fields[j] = visible(f)
+		}
+		lines[i] = strings.Join(fields, "\t")
+		if end {
+			lines[i] += "\n"
+		}
+	}
+	return strings.Join(lines, "")
 }
 
 // table is rows under a head, in columns.
@@ -38,9 +94,7 @@ func newTable(head ...string) *table { return &table{rows: [][]string{head}} }
 // add adds a row. What is empty shows as a dash, so that awk finds its columns.
 func (t *table) add(cells ...string) {
 	for i, c := range cells {
-		if c == "" {
-			cells[i] = "-"
-		}
+		cells[i] = cmp.Or(visible(c), "-")
 	}
 	t.rows = append(t.rows, cells)
 }
@@ -57,7 +111,7 @@ func (t *table) print(w io.Writer) error {
 type facts struct{ rows [][2]string }
 
 func (f *facts) add(name, format string, args ...any) {
-	f.rows = append(f.rows, [2]string{name, fmt.Sprintf(format, args...)})
+	f.rows = append(f.rows, [2]string{name, visible(fmt.Sprintf(format, args...))})
 }
 
 func (f *facts) print(w io.Writer) {

@@ -67,7 +67,7 @@ func (a *app) agree(ctx context.Context, plan api.Rebalance) error {
 			return err
 		}
 	}
-	fmt.Fprintf(a.stderr, "Type yes to begin with %s: ", plural(len(plan.Moves), "move"))
+	a.say("Type yes to begin with %s: ", plural(len(plan.Moves), "move"))
 	answer := make(chan string, 1)
 	go func() { // left behind when interrupted; the process ends then
 		line, _ := bufio.NewReader(a.stdin).ReadString('\n')

@@ -213,7 +213,7 @@ func (a *app) watchLinks(ctx context.Context, refs []string, worst bool) error {
 			return a.watchEnded(ctx)
 		}
 		if a.screen && !a.asJSON {
-			a.printf("\x1b[H\x1b[J") // home, clear to the end
+			fmt.Fprint(a.stdout, "\x1b[H\x1b[J") // home, clear to the end
 		}
 		switch volume.CodeOf(err) {
 		case volume.CodeUnavailable, volume.CodeTimeout, volume.CodeNoQuorum:

@@ -53,7 +53,7 @@ func (a *app) rollbackCommand() *cli.Command {
 				case !a.terminal:
 					return volume.Errorf(volume.CodeRefused, "nothing was rolled back, since nobody can be asked here").WithHint("--yes rolls back without asking")
 				}
-				fmt.Fprint(a.stderr, a.rollbackPlan(plan))
+				a.say("%s", a.rollbackPlan(plan))
 				if err := a.confirmed(ctx, bufio.NewReader(a.stdin), arg); err != nil {
 					return err
 				}
@@ -72,7 +72,7 @@ func (a *app) rollbackCommand() *cli.Command {
 
 // confirmed has a person type what is to be rolled back to.
 func (a *app) confirmed(ctx context.Context, in *bufio.Reader, arg string) error {
-	fmt.Fprintf(a.stderr, "Type %s to roll it back: ", arg)
+	a.say("Type %s to roll it back: ", arg)
 	answer := make(chan string, 1)
 	go func() { // left behind when interrupted; the process ends then
 		line, _ := in.ReadString('\n')

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -143,7 +142,7 @@ func (a *app) listRoutes(ctx context.Context, _ *cli.Context) error {
 		for _, n := range all.Unheard {
 			names = append(names, n.String())
 		}
-		fmt.Fprintf(a.stderr, "flockctl: clients that came to %s are not counted: no answer\n", strings.Join(names, ", "))
+		a.say("flockctl: clients that came to %s are not counted: no answer\n", strings.Join(names, ", "))
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -119,7 +118,7 @@ func (a *app) printSettings(s api.Settings) error {
 		}
 	}
 	for _, w := range s.Warnings {
-		fmt.Fprintln(a.stderr, "flockctl:", w)
+		a.say("flockctl: %s\n", w)
 	}
 	return nil
 }

@@ -131,7 +131,7 @@ func (a *app) made(v api.Volume) error {
 	}
 	a.printf("%s\n", v.Name)
 	if !a.quiet && v.Health == api.HealthDegraded {
-		fmt.Fprintf(a.stderr, "flockctl: volume %s is %s\n", v.Name, because(string(v.Health), v.Reason))
+		a.say("flockctl: volume %s is %s\n", v.Name, because(string(v.Health), v.Reason))
 	}
 	return nil
 }
@@ -396,7 +396,7 @@ func (a *app) confirm(ctx context.Context, in *bufio.Reader, v api.Volume) error
 
 // typed asks a person a question that a name answers.
 func (a *app) typed(ctx context.Context, in *bufio.Reader, what, name, question string) error {
-	fmt.Fprint(a.stderr, question)
+	a.say("%s", question)
 	answer := make(chan string, 1)
 	go func() { // left behind when interrupted; the process ends then
 		line, _ := in.ReadString('\n')
@@ -421,6 +421,9 @@ func (a *app) volumeUndelete() *cli.Command {
 		Flags:       []cli.Flag{&cli.StringFlag{Name: "name", Usage: "bring it back under another `NAME`"}},
 		Action: a.action(1, 1, func(ctx context.Context, c *cli.Context) error {
 			v, err := a.client.UndeleteVolume(ctx, c.Args().First(), api.UndeleteRequest{Name: c.String("name")})
+			if volume.CodeOf(err) == volume.CodeNotFound {
+				return volume.Errorf(volume.CodeNotFound, "no volume %q in the trash", c.Args().First()).WithHint("`flockctl volume list --trash` shows what there is")
+			}
 			if err != nil {
 				return err
 			}

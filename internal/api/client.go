@@ -252,7 +252,7 @@ func at(base, what, ref string) (string, error) {
 	case "":
 		return "", volume.Errorf(volume.CodeInvalid, "no %s given", what).WithHint("give its name or id")
 	case ".", "..":
-		return "", volume.Errorf(volume.CodeNotFound, "no %s %q", what, ref)
+		return "", noSuch(what, ref)
 	}
 	return base + url.PathEscape(ref), nil
 }

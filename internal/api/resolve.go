@@ -50,7 +50,21 @@ func Resolve(what, ref string, candidates []Candidate) (id string, err error) {
 				WithHint("it may be %s", list(found))
 		}
 	}
-	return "", volume.Errorf(volume.CodeNotFound, "no %s %q", what, ref)
+	return "", noSuch(what, ref)
+}
+
+// noSuch is the refusal of a ref that means nothing, with the command that lists what there is.
+func noSuch(what, ref string) error {
+	err := volume.Errorf(volume.CodeNotFound, "no %s %q", what, ref)
+	switch what {
+	case "volume", "node", "token", "container":
+		return err.WithHint("`flockctl %s list` shows what there is", what)
+	case "snapshot":
+		return err.WithHint("`flockctl snapshot list VOLUME` shows what there is")
+	case "set-aside copy":
+		return err.WithHint("`flockctl aside list` shows what there is")
+	}
+	return err
 }
 
 // list is candidates in words, the first few of them.

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -413,6 +415,47 @@ type TokenRequest struct {
 	TTL     time.Duration `json:"ttl,omitempty"`      // 0: 24 hours
 	MaxUses int           `json:"max_uses,omitempty"` // 0: any number
 	Note    string        `json:"note,omitempty"`
+}
+
+// What a token may be at most.
+const (
+	MaxTokenTTL  = 10 * 365 * 24 * time.Hour
+	MaxTokenUses = 1_000_000
+	MaxTokenNote = 200 // bytes
+)
+
+// Check says what is wrong with a request for a token.
+func (r TokenRequest) Check() error {
+	switch {
+	case r.TTL < 0 || r.MaxUses < 0:
+		return volume.Errorf(volume.CodeInvalid, "a token's life and number of uses cannot be negative")
+	case r.TTL > MaxTokenTTL:
+		return volume.Errorf(volume.CodeInvalid, "a token is good for at most %s, not for %s", volume.FormatPeriod(MaxTokenTTL), volume.FormatDuration(r.TTL)).
+			WithHint("ask for less")
+	case r.MaxUses > MaxTokenUses:
+		return volume.Errorf(volume.CodeInvalid, "a token has at most %d uses, not %d", MaxTokenUses, r.MaxUses).
+			WithHint("ask for fewer, or leave it out for any number")
+	}
+	return volume.CheckText("the note", r.Note, MaxTokenNote)
+}
+
+// What a label of a node may be at most, in bytes.
+const (
+	MaxLabelKey   = 128
+	MaxLabelValue = 256
+)
+
+// Check says what is wrong with the labels that a request sets.
+func (r LabelRequest) Check() error {
+	for _, key := range slices.Sorted(maps.Keys(r.Set)) {
+		if err := volume.CheckText("the label", key, MaxLabelKey); err != nil {
+			return err
+		}
+		if err := volume.CheckText("the value of label "+key, r.Set[key], MaxLabelValue); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Token lets machines join. Text and JoinCommand are there only in the answer to

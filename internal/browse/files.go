@@ -131,5 +131,6 @@ func Has(f Files, name string) error {
 
 // NotThere is the error of a path that a snapshot does not have.
 func NotThere(name string) error {
-	return volume.Errorf(volume.CodeNotFound, "the snapshot has no %s", shown(name))
+	return volume.Errorf(volume.CodeNotFound, "the snapshot has no %s", shown(name)).
+		WithHint("`flockctl browse list` shows what a directory has")
 }

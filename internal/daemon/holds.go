@@ -54,6 +54,9 @@ func (m *member) refuseHeld(v *state.Volume, h *state.Hold) error {
 // HoldSnapshot implements api.Backend. It is the primary that proposes it: when it knows of the
 // hold, and what it was destroying is destroyed, a snapshot that is there stays.
 func (m *member) HoldSnapshot(ctx context.Context, ref, name string, req api.HoldRequest) error {
+	if err := volume.CheckText("the note", req.Note, state.MaxHoldNote); err != nil {
+		return err
+	}
 	v, err := findVolume(m.cluster.State(), ref, live)
 	if err != nil {
 		return err

@@ -126,6 +126,9 @@ func (m *member) LabelNode(ctx context.Context, ref string, req api.LabelRequest
 	if err != nil {
 		return api.Node{}, err
 	}
+	if err := req.Check(); err != nil {
+		return api.Node{}, err
+	}
 	cmd := state.UpdateNode{ID: id, SetLabels: req.Set, DropLabels: req.Drop}
 	if req.Zone != nil {
 		zone := volume.Zone(*req.Zone)
@@ -362,8 +365,8 @@ func (m *member) leaseOf(v view, n *state.Node) *api.Lease {
 
 // CreateToken implements api.Backend.
 func (m *member) CreateToken(ctx context.Context, req api.TokenRequest) (api.Token, error) {
-	if req.TTL < 0 || req.MaxUses < 0 {
-		return api.Token{}, volume.Errorf(volume.CodeInvalid, "a token's life and number of uses cannot be negative")
+	if err := req.Check(); err != nil {
+		return api.Token{}, err
 	}
 	tok, text, err := m.cluster.NewToken(m.now(), req.TTL, req.MaxUses)
 	if err != nil {

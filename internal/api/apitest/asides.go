@@ -31,7 +31,7 @@ func (f *Fake) findAside(ref, node string) (int, error) {
 		found = i
 	}
 	if found < 0 {
-		return -1, volume.Errorf(volume.CodeNotFound, "no set-aside copy %q", ref)
+		return -1, volume.Errorf(volume.CodeNotFound, "no set-aside copy %q", ref).WithHint("`flockctl aside list` shows what there is")
 	}
 	return found, nil
 }
@@ -40,6 +40,9 @@ func (f *Fake) findAside(ref, node string) (int, error) {
 func (f *Fake) RestoreAside(ctx context.Context, ref string, req api.RestoreAsideRequest) (api.Volume, error) {
 	defer f.mu.Unlock()
 	if err := f.enter(ctx, "RestoreAside", ref, req); err != nil {
+		return api.Volume{}, err
+	}
+	if err := volume.ValidateName(req.Name); err != nil {
 		return api.Volume{}, err
 	}
 	i, err := f.findAside(ref, req.Node)

@@ -46,7 +46,7 @@ func (f *Fake) Browse(ctx context.Context, ref string, req api.BrowseRequest) (*
 		}
 	}
 	if at < 0 {
-		return nil, volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, req.Snapshot)
+		return nil, volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, req.Snapshot).WithHint("`flockctl snapshot list %s` shows what there is", v.Name)
 	}
 	if req.As == api.AsDiff {
 		return changes(ctx, v.Name, list, at, req)
@@ -58,7 +58,7 @@ func (f *Fake) Browse(ctx context.Context, ref string, req api.BrowseRequest) (*
 func changes(ctx context.Context, name string, list []api.Snapshot, at int, req api.BrowseRequest) (*api.Browsed, error) {
 	since := slices.IndexFunc(list, func(s api.Snapshot) bool { return s.Name == req.Since })
 	if since < 0 {
-		return nil, volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", name, req.Since)
+		return nil, volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", name, req.Since).WithHint("`flockctl snapshot list %s` shows what there is", name)
 	}
 	b := &api.Browsed{Volume: name, Snapshot: list[at].Name, GUID: list[at].GUID, Taken: list[at].Taken, Node: Alpha, As: req.As,
 		Since: req.Since, SinceTaken: list[since].Taken, Fresh: req.Snapshot == ""}

@@ -34,7 +34,7 @@ func (f *Fake) ForgetContainer(ctx context.Context, name, node string) error {
 	}
 	i := slices.IndexFunc(f.containers, func(c api.Container) bool { return c.Name == name && (node == "" || c.Node.Name == node) })
 	if i < 0 {
-		return volume.Errorf(volume.CodeNotFound, "no container %q follows its volumes", name)
+		return volume.Errorf(volume.CodeNotFound, "no container %q follows its volumes", name).WithHint("see `flockctl container list`")
 	}
 	f.containers = slices.Delete(f.containers, i, i+1)
 	return nil

@@ -133,7 +133,7 @@ func (f *Fake) RemoveSnapshot(ctx context.Context, ref, name string) error {
 	at := slices.IndexFunc(list, func(s api.Snapshot) bool { return s.Name == name })
 	switch {
 	case at < 0:
-		return volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, name)
+		return volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, name).WithHint("`flockctl snapshot list %s` shows what there is", v.Name)
 	case list[at].Kind == "engine":
 		return volume.Errorf(volume.CodeRefused, "snapshot %s is one that replication works with", name)
 	case list[at].Hold != nil:
@@ -225,7 +225,7 @@ func (f *Fake) snapshot(ref, name string) (v api.Volume, s *api.Snapshot, err er
 			return v, &list[i], nil
 		}
 	}
-	return v, nil, volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, name)
+	return v, nil, volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, name).WithHint("`flockctl snapshot list %s` shows what there is", v.Name)
 }
 
 // Snapshot implements api.Backend: replicas have what is older than a second, and gamma does
@@ -254,6 +254,9 @@ func (f *Fake) Snapshot(ctx context.Context, ref, name string) (out api.Snapshot
 func (f *Fake) HoldSnapshot(ctx context.Context, ref, name string, req api.HoldRequest) error {
 	defer f.mu.Unlock()
 	if err := f.enter(ctx, "HoldSnapshot", ref, name, req); err != nil {
+		return err
+	}
+	if err := volume.CheckText("the note", req.Note, 200); err != nil {
 		return err
 	}
 	_, s, err := f.snapshot(ref, name)

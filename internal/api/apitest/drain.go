@@ -119,8 +119,8 @@ func (f *Fake) RemoveNode(ctx context.Context, ref string, req api.RemoveNodeReq
 			rep.Electing = append(rep.Electing, v.Name)
 		}
 	}
-	if len(rep.Electing) > 0 && req.ConfirmFenced == "" {
-		return api.RemoveNodeReply{}, volume.Errorf(volume.CodeRefused, "nothing proves that node %s does not write %s", n.Name, rep.Electing[0])
+	if len(rep.Electing) > 0 && req.ConfirmFenced != n.Name && req.ConfirmFenced != string(n.ID) {
+		return api.RemoveNodeReply{}, volume.Errorf(volume.CodeRefused, "nothing proves that node %s does not write %s", n.Name, rep.Electing[0]).WithHint("make sure that it is off, and say so with --confirm-fenced %s", n.Name)
 	}
 	f.nodes = slices.Delete(f.nodes, i, i+1)
 	f.index++

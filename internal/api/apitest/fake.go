@@ -111,6 +111,14 @@ func (f *Fake) Emit(kind, name, message string) {
 	f.emit(kind, name, message)
 }
 
+// EmitOf adds an event of a volume.
+func (f *Fake) EmitOf(kind string, id volume.ID, name, message string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.emit(kind, name, message)
+	f.events[len(f.events)-1].Volume = id
+}
+
 func (f *Fake) emit(kind, name, message string) {
 	f.events = append(f.events, api.Event{
 		Seq: uint64(len(f.events) + 1), At: Now, Kind: kind, Name: name, Message: message,
@@ -215,7 +223,7 @@ func (f *Fake) Init(ctx context.Context, req api.InitRequest) (api.InitReply, er
 		if req.IfNew {
 			return api.InitReply{ClusterID: f.status.ClusterID, Node: f.status.Node, Existed: true}, nil
 		}
-		return api.InitReply{}, volume.Errorf(volume.CodeConflict, "this node is in cluster %s already", f.status.ClusterID)
+		return api.InitReply{}, volume.Errorf(volume.CodeConflict, "this node is in cluster %s already", f.status.ClusterID).WithHint("with --if-new nothing is done then")
 	}
 	self := f.become(req.NodeSetup, api.RoleLeader)
 	t := f.token(api.TokenRequest{TTL: 24 * time.Hour})
@@ -232,7 +240,7 @@ func (f *Fake) Join(ctx context.Context, req api.JoinRequest) (api.JoinReply, er
 	case f.status.Initialized && req.IfNew:
 		return api.JoinReply{ClusterID: f.status.ClusterID, Node: f.status.Node, Existed: true}, nil
 	case f.status.Initialized:
-		return api.JoinReply{}, volume.Errorf(volume.CodeConflict, "this node is in cluster %s already", f.status.ClusterID)
+		return api.JoinReply{}, volume.Errorf(volume.CodeConflict, "this node is in cluster %s already", f.status.ClusterID).WithHint("with --if-new nothing is done then")
 	case !strings.HasPrefix(req.Token, "flk1-"):
 		return api.JoinReply{}, volume.Errorf(volume.CodeDenied, "the cluster refuses the token").WithHint("flockctl token create on a member makes a new one")
 	}
@@ -286,6 +294,14 @@ func (f *Fake) LabelNode(ctx context.Context, ref string, req api.LabelRequest) 
 	i, err := f.findNode(ref)
 	if err != nil {
 		return api.Node{}, err
+	}
+	if err := req.Check(); err != nil {
+		return api.Node{}, err
+	}
+	if req.Zone != nil {
+		if err := volume.ValidateName(*req.Zone); err != nil {
+			return api.Node{}, volume.Errorf(volume.CodeInvalid, "zone: %v", err)
+		}
 	}
 	n := &f.nodes[i]
 	labels := map[string]string{}
@@ -379,7 +395,7 @@ func (f *Fake) cloned(from volume.Source, opts map[string]string) (volume.Spec, 
 	if name == "" {
 		name = "flk-0000000000000001-000000000099"
 	} else if !slices.ContainsFunc(f.snapshots[v.ID], func(s api.Snapshot) bool { return s.Name == name }) {
-		return volume.Spec{}, nil, volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, name)
+		return volume.Spec{}, nil, volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, name).WithHint("`flockctl snapshot list %s` shows what there is", v.Name)
 	}
 	spec, err := v.Spec.Clone(opts)
 	return spec, &api.CloneOf{Volume: v.ID, Name: v.Name, Snapshot: name, GUID: 7}, err
@@ -492,6 +508,9 @@ func (f *Fake) UndeleteVolume(ctx context.Context, ref string, req api.UndeleteR
 	}
 	v := &f.volumes[i]
 	name := cmp.Or(req.Name, v.Name)
+	if err := volume.ValidateName(name); err != nil {
+		return api.Volume{}, err
+	}
 	if _, err := f.findVolume(name, false); err == nil {
 		return api.Volume{}, volume.Errorf(volume.CodeConflict, "there is a volume %q already", name).WithHint("give another name with --name")
 	}
@@ -519,6 +538,9 @@ func (f *Fake) PurgeVolume(ctx context.Context, ref string) error {
 func (f *Fake) CreateToken(ctx context.Context, req api.TokenRequest) (api.Token, error) {
 	defer f.mu.Unlock()
 	if err := f.enter(ctx, "CreateToken", req); err != nil {
+		return api.Token{}, err
+	}
+	if err := req.Check(); err != nil {
 		return api.Token{}, err
 	}
 	return f.token(req), nil

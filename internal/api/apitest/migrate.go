@@ -19,6 +19,9 @@ func (f *Fake) MigrateVolume(ctx context.Context, ref string, req api.MigrateReq
 	if err != nil {
 		return api.Migration{}, err
 	}
+	if req.MaxPauseSeconds < 0 || req.MaxPauseSeconds > 110 {
+		return api.Migration{}, volume.Errorf(volume.CodeInvalid, "clients cannot wait for %g s: take more than 0 and at most 110 s", req.MaxPauseSeconds)
+	}
 	v := f.volumes[i]
 	j := slices.IndexFunc(v.Replicas, func(r api.Replica) bool { return req.To == "" || req.To == r.Node.Name })
 	switch {

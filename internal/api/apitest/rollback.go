@@ -22,7 +22,7 @@ func (f *Fake) RollBack(ctx context.Context, ref string, req api.RollbackRequest
 	list := f.snapshots[v.ID]
 	j := slices.IndexFunc(list, func(s api.Snapshot) bool { return s.Name == req.Snapshot })
 	if j < 0 {
-		return api.Rollback{}, volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, req.Snapshot)
+		return api.Rollback{}, volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, req.Snapshot).WithHint("`flockctl snapshot list %s` shows what there is", v.Name)
 	}
 	b := api.Rollback{Volume: v.ID, Name: v.Name, Node: v.Primary, Snapshot: req.Snapshot, State: api.RollbackPlanned,
 		Taken: list[j].Taken, Containers: []string{}, Index: f.index}

@@ -3,6 +3,7 @@ package apitest
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -56,12 +57,23 @@ func (f *Fake) ChangeSettings(ctx context.Context, req api.SettingsRequest) (api
 		if !known && (len(key) < 10 || key[:10] != "bandwidth:") {
 			return api.Settings{}, volume.Errorf(volume.CodeInvalid, "there is no setting %q", key).WithHint("there is trash-retention")
 		}
+		value := req.Set[key]
+		_, err := volume.ParsePeriod(value)
+		if !known && value != "none" {
+			_, err = volume.ParseSize(strings.TrimSuffix(value, "/s"))
+		}
+		if err != nil && (known || value != "none") {
+			return api.Settings{}, volume.Errorf(volume.CodeInvalid, "setting %s: %v", key, err)
+		}
 		drop(key)
-		if req.Set[key] != "none" {
-			f.settings = append(f.settings, api.Setting{Key: key, Value: req.Set[key], About: "a limit"})
+		if value != "none" {
+			f.settings = append(f.settings, api.Setting{Key: key, Value: value, About: "a limit"})
 		}
 	}
 	for _, key := range req.Reset {
+		if !slices.ContainsFunc(f.showSettings().Settings, func(s api.Setting) bool { return s.Key == key }) {
+			return api.Settings{}, volume.Errorf(volume.CodeInvalid, "there is no setting %q", key).WithHint("there is trash-retention")
+		}
 		drop(key)
 	}
 	f.index++
