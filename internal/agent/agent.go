@@ -34,6 +34,7 @@ type Disk interface {
 	Datasets(ctx context.Context, root string) ([]zfs.Dataset, error)
 	Dataset(ctx context.Context, name string) (zfs.Dataset, error)
 	Snapshots(ctx context.Context, root string, recursive bool) ([]zfs.Snapshot, error)
+	SnapshotsNamed(ctx context.Context, names []string) ([]zfs.Snapshot, error)
 	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
 	Clone(ctx context.Context, snapshot, name string, props map[string]string) error
 	SetProperties(ctx context.Context, name string, props map[string]string) error

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -29,34 +28,37 @@ func (a *Agent) clone(ctx context.Context, v *state.Volume, props map[string]str
 	abort := func(reason string) error {
 		return a.propose(ctx, state.AbortCreate{ID: v.ID, Epoch: v.Epoch, Reason: reason})
 	}
+	// What is just going to the trash, or being destroyed, is looked for before or after.
 	ds, from, mine := a.layout.Dataset(v.ID), v.Clone, false
-	d, err := a.zfs.Dataset(ctx, ds)
-	if errors.Is(err, zfs.ErrNotFound) {
-		// What is just going to the trash, or being destroyed, is looked for before or after.
-		unlock, err := a.locks.lock(ctx, from.Volume)
-		if err != nil {
-			return err
-		}
-		defer unlock()
-		origin, err := a.snapshotOf(ctx, from.Volume, from.GUID)
-		if err != nil {
-			return err
-		}
-		if origin == "" {
-			return abort(fmt.Sprintf("snapshot %s of volume %q is not on %s any more", from.Snapshot, from.Name, a.name()))
-		}
-		if err := a.zfs.Clone(ctx, origin, ds, props); err != nil {
-			if permanent(err) {
-				return abort(err.Error())
-			}
+	unlock, err = a.locks.lock(ctx, from.Volume)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	origin, err := a.snapshotOf(ctx, from)
+	if err != nil {
+		return err
+	}
+	if origin != "" {
+		// People wait, and each question is a program to be started: whether the clone is there
+		// already, zfs says when it is made.
+		err := a.zfs.Clone(ctx, origin, ds, props)
+		switch {
+		case err == nil:
+			mine = true
+			a.repl.Refresh(from.Volume) // which has a snapshot now that cannot be destroyed
+		case errors.Is(err, zfs.ErrExists):
+		case permanent(err):
+			return abort(err.Error())
+		default:
 			return err // perhaps it was renamed, or is gone: the next time tells
 		}
-		mine = true
-		a.repl.Refresh(from.Volume) // which has a snapshot now that cannot be destroyed
-		if d, err = a.zfs.Dataset(ctx, ds); err != nil {
-			return err
-		}
-	} else if err != nil {
+	}
+	d, err := a.zfs.Dataset(ctx, ds)
+	if errors.Is(err, zfs.ErrNotFound) && origin == "" {
+		return abort(fmt.Sprintf("snapshot %s of volume %q is not on %s any more", from.Snapshot, from.Name, a.name()))
+	}
+	if err != nil {
 		return err
 	}
 	switch right, err := a.standsOn(ctx, d, from.GUID); {
@@ -72,13 +74,18 @@ func (a *Agent) clone(ctx context.Context, v *state.Volume, props map[string]str
 }
 
 // snapshotOf is the full name of the snapshot with that GUID in this node's copy of a
-// volume, wherever it is kept; "" when it has none. Replication changes copies without the
-// volume's lock: an error says that it is just doing so, and that the snapshot may be in
-// what it has half done. It may also have moved from where is looked next to where was
-// looked before, so it is not there only if it is not found twice.
-func (a *Agent) snapshotOf(ctx context.Context, id volume.ID, guid uint64) (string, error) {
+// volume, wherever it is kept; "" when it has none. It is mostly where it is expected.
+// Replication changes copies without the volume's lock: an error says that it is just doing
+// so, and that the snapshot may be in what it has half done. It may also have moved from
+// where is looked next to where was looked before, so it is not there only if it is not
+// found twice.
+func (a *Agent) snapshotOf(ctx context.Context, of *state.CloneOf) (string, error) {
+	name := a.layout.Dataset(of.Volume) + "@" + of.Snapshot
+	if there, err := a.isSnapshot(ctx, name, of.GUID); err != nil || there {
+		return name, err
+	}
 	for range 2 {
-		if name, err := a.lookFor(ctx, id, guid); err != nil || name != "" {
+		if name, err := a.lookFor(ctx, of.Volume, of.GUID); err != nil || name != "" {
 			return name, err
 		}
 	}
@@ -121,21 +128,20 @@ func (a *Agent) lookFor(ctx context.Context, id volume.ID, guid uint64) (string,
 	return "", nil
 }
 
+// isSnapshot says that there is a snapshot of that full name, with that GUID.
+func (a *Agent) isSnapshot(ctx context.Context, name string, guid uint64) (bool, error) {
+	found, err := a.zfs.SnapshotsNamed(ctx, []string{name})
+	return len(found) == 1 && found[0].GUID == guid, err
+}
+
 // standsOn says that a dataset is a clone of the snapshot with that GUID, or has it: then
 // it was promoted since.
 func (a *Agent) standsOn(ctx context.Context, d zfs.Dataset, guid uint64) (bool, error) {
-	origin, name, _ := strings.Cut(d.Origin, "@")
-	for _, ds := range []string{origin, d.Name} {
-		if ds == "" {
-			continue
-		}
-		list, err := a.zfs.Snapshots(ctx, ds, false)
-		if err != nil {
-			return false, err
-		}
-		if slices.ContainsFunc(list, func(s zfs.Snapshot) bool { return s.GUID == guid && (ds == d.Name || s.Name == name) }) {
-			return true, nil
+	if d.Origin != "" {
+		if right, err := a.isSnapshot(ctx, d.Origin, guid); err != nil || right {
+			return right, err
 		}
 	}
-	return false, nil
+	list, err := a.zfs.Snapshots(ctx, d.Name, false)
+	return slices.ContainsFunc(list, func(s zfs.Snapshot) bool { return s.GUID == guid }), err
 }

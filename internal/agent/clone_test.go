@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -82,6 +83,15 @@ func TestClone(t *testing.T) {
 		must(t, err)
 		if acts := Diff(f.s, got, self, func(volume.ID) bool { return false }); !slices.Equal(acts, []Action{create}) {
 			t.Errorf("after a crash it would be %v, and only making it looks what it is", acts)
+		}
+	})
+	t.Run("by few commands, since people wait", func(t *testing.T) {
+		a, host, f, _ := cloning(t)
+		host.ResetCommands()
+		must(t, a.do(ctx, create))
+		want := map[string]int{"snapshots-named": 2, "clone": 1, "dataset": 1}
+		if got := host.Commands(); !maps.Equal(got, want) || len(f.proposed) != 1 {
+			t.Errorf("it took %v, want %v; proposed: %+v", got, want, f.proposed)
 		}
 	})
 	t.Run("of a copy in the trash", func(t *testing.T) {
