@@ -20,6 +20,9 @@ const (
 	// snapHookPatience is a little more than the container itself gives a hook: what was
 	// done before is then over when what is done after begins.
 	snapHookPatience = container.SnapshotHookLimit + 3*time.Second
+	// takePatience is how long containers stand still, at most, for the snapshot itself: of a pool
+	// that hangs none comes.
+	takePatience = 30 * time.Second
 	// debtPause is the first pause after what is done after a snapshot has failed, debtMost
 	// the longest.
 	debtPause = 5 * time.Second
@@ -107,14 +110,14 @@ func planSnapHooks(users []container.Use, id func(name string) (volume.ID, bool)
 // around calls take between what the containers of these volumes do before and after it,
 // with the names of those that got ready. It returns what went wrong after, too, in
 // sentences; who asked and does not wait any more is not told.
-func (h *snapHooks) around(ctx context.Context, of []volume.ID, take func(ready []string) error) (ready, after []string, err error) {
+func (h *snapHooks) around(ctx context.Context, of []volume.ID, take func(ctx context.Context, ready []string) error) (ready, after []string, err error) {
 	users, err := h.users(ctx)
 	if err != nil {
 		return nil, nil, noSnapshot(fmt.Sprintf("nobody knows whether containers have to get ready for it: the container engine cannot be asked: %v", err))
 	}
 	with := planSnapHooks(users, h.id, of)
 	if len(with) == 0 {
-		return nil, nil, take(nil)
+		return nil, nil, take(ctx, nil)
 	}
 	if err := h.claim(ctx, with); err != nil {
 		return nil, nil, err
@@ -132,7 +135,10 @@ func (h *snapHooks) around(ctx context.Context, of []volume.ID, take func(ready 
 				ready = append(ready, c.name)
 			}
 		}
-		err = take(ready)
+		tctx, cancel := context.WithTimeoutCause(ctx, takePatience, volume.Errorf(volume.CodeTimeout, "it was not there after %s, and containers stood still for it", takePatience).
+			WithHint("flockctl snapshot list shows whether it came after all"))
+		err = take(tctx, ready)
+		cancel()
 	}
 	h.release(with)
 	for _, d := range debts {

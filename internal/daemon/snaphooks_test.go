@@ -196,7 +196,7 @@ func (w *hooksWorld) becomes(key string, err error) {
 
 // during is what ran before the snapshot itself.
 func (w *hooksWorld) during(of []volume.ID, take error) (ran string, ready, after []string, err error) {
-	ready, after, err = w.around(w.Context(), of, func([]string) error {
+	ready, after, err = w.around(w.Context(), of, func(context.Context, []string) error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		ran = strings.Join(slices.Sorted(slices.Values(w.ran)), " ")
@@ -243,8 +243,19 @@ func TestSnapHooksBounded(t *testing.T) {
 
 		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
 		defer cancel()
-		if _, _, err := w.around(ctx, []volume.ID{"a"}, func([]string) error { w.Error("it is taken"); return nil }); !errors.Is(err, context.DeadlineExceeded) {
+		if _, _, err := w.around(ctx, []volume.ID{"a"}, func(context.Context, []string) error { w.Error("it is taken"); return nil }); !errors.Is(err, context.DeadlineExceeded) {
 			w.Errorf("who asked is gone: %v", err)
+		}
+		w.settled("db:freeze db:thaw")
+
+		w.becomes("db:freeze", nil)
+		began = time.Now()
+		_, _, err = w.around(w.Context(), []volume.ID{"a"}, func(ctx context.Context, _ []string) error {
+			<-ctx.Done()
+			return context.Cause(ctx)
+		})
+		if volume.CodeOf(err) != volume.CodeTimeout || !strings.Contains(err.Error(), "stood still") || time.Since(began) > time.Minute {
+			w.Errorf("the pool hangs: after %s: %v", time.Since(began), err)
 		}
 		w.settled("db:freeze db:thaw")
 
@@ -263,7 +274,7 @@ func TestSnapHooksOneAtATime(t *testing.T) {
 		var all sync.WaitGroup
 		for range 5 {
 			all.Go(func() {
-				if _, _, err := w.around(w.Context(), []volume.ID{"a"}, func([]string) error { time.Sleep(time.Second); return nil }); err != nil {
+				if _, _, err := w.around(w.Context(), []volume.ID{"a"}, func(context.Context, []string) error { time.Sleep(time.Second); return nil }); err != nil {
 					w.Error(err)
 				}
 			})
@@ -340,7 +351,7 @@ func TestSnapHooksOwed(t *testing.T) {
 		w.becomes("db:freeze", errHangs)
 		ctx, cancel := context.WithCancel(w.Context())
 		var asked sync.WaitGroup
-		asked.Go(func() { w.around(ctx, []volume.ID{"a"}, func([]string) error { return nil }) })
+		asked.Go(func() { w.around(ctx, []volume.ID{"a"}, func(context.Context, []string) error { return nil }) })
 		synctest.Wait()
 		asked.Go(w.stop)
 		synctest.Wait()
@@ -353,7 +364,7 @@ func TestSnapHooksOwed(t *testing.T) {
 		w.settled("cache:thaw db:thaw")
 		w.becomes("db:thaw", errHangs)
 		ctx, cancel = context.WithCancel(w.Context())
-		asked.Go(func() { w.around(ctx, []volume.ID{"a"}, func([]string) error { return nil }) })
+		asked.Go(func() { w.around(ctx, []volume.ID{"a"}, func(context.Context, []string) error { return nil }) })
 		synctest.Wait()
 		began := time.Now()
 		cancel()

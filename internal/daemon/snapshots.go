@@ -84,7 +84,7 @@ func (m *member) takeHere(ctx context.Context, ids []volume.ID, req api.Snapshot
 	if err := m.repl.MayTake(ctx, ids, req.Name); err != nil {
 		return out, err
 	}
-	out.Prepared, out.Warnings, err = m.snapHooks.around(ctx, ids, func(ready []string) error {
+	out.Prepared, out.Warnings, err = m.snapHooks.around(ctx, ids, func(ctx context.Context, ready []string) error {
 		return m.repl.TakeSnapshot(ctx, ids, req.Name, ready...)
 	})
 	return out, err
