@@ -29,12 +29,13 @@ type world struct {
 	// that stderr is one, where a line may come and go.
 	screen, progress bool
 	now              func() time.Time
+	called           string // the name that it was called by
 }
 
 func system() world {
 	return world{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-		terminal: isatty.IsTerminal(os.Stdin.Fd()), now: time.Now,
+		terminal: isatty.IsTerminal(os.Stdin.Fd()), now: time.Now, called: calledAs(os.Args[0]),
 		screen: isatty.IsTerminal(os.Stdout.Fd()), progress: isatty.IsTerminal(os.Stderr.Fd()),
 	}
 }
@@ -66,7 +67,10 @@ func run(args []string, w world) int {
 
 	a := &app{world: w}
 	root := a.root()
-	args, err := arrange(root, args)
+	if len(args) == 0 && w.called == oldName {
+		a.printf("%s", oldHelp)
+	}
+	args, err := a.understand(root, args)
 	if err == nil {
 		err = root.RunContext(ctx, append([]string{root.Name}, args...))
 	}
@@ -75,6 +79,18 @@ func run(args []string, w world) int {
 	}
 	a.printError(err)
 	return exitCode(err)
+}
+
+// understand puts a command line, of ours or of Flocker's, into the order that the library wants.
+func (a *app) understand(root *cli.App, args []string) ([]string, error) {
+	if len(args) > 0 && args[0] == completeName {
+		return args, nil
+	}
+	args, err := fromFlocker(root, args)
+	if err != nil {
+		return nil, err
+	}
+	return arrange(root, args)
 }
 
 // root is the whole command line.

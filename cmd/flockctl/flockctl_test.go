@@ -30,13 +30,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
-		"flockctl": func() {
-			w := system()
-			w.now = func() time.Time { return apitest.Now } // the fake flockd's clock
-			os.Exit(run(os.Args[1:], w))
-		},
-	})
+	flockctl := func() {
+		w := system()
+		w.now = func() time.Time { return apitest.Now } // the fake flockd's clock
+		os.Exit(run(os.Args[1:], w))
+	}
+	testscript.Main(m, map[string]func(){"flockctl": flockctl, oldName: flockctl})
 }
 
 // TestStories runs testdata/*.txtar against a fake flockd. Besides testscript's own,
