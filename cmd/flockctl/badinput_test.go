@@ -44,6 +44,7 @@ var lines = map[string]line{
 	"join": {args: []string{"flk1-x"}, codes: []string{"24"}, switches: []string{"--peer=192.0.2.1"},
 		values: map[string]string{"peer": "24", "name": "24", "zone": "24", "advertise": "24", "pool": "24", "pool-file": "2", "pool-path": "2"}},
 	"status":           {},
+	"top":              {values: map[string]string{"sort": "2"}},
 	"node list":        {},
 	"node inspect":     {args: []string{"alpha"}, codes: []string{"3"}},
 	"node label":       {args: []string{"alpha", "disk=x"}, codes: []string{"3", "2"}, values: map[string]string{"zone": "2"}},

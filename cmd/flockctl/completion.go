@@ -305,6 +305,10 @@ func (a *app) completeValue(ctx context.Context, option string, add func(word, a
 			value, _, _ := volume.OptionHelp(name)
 			add(name+"=", value)
 		}
+	case "sort":
+		for _, order := range []topOrder{byLag, byName, bySize} {
+			add(string(order), "")
+		}
 	case "failover":
 		for _, p := range []volume.Failover{volume.FailoverAuto, volume.FailoverManual, volume.FailoverNever} {
 			add(string(p), "")

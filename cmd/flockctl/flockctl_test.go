@@ -336,6 +336,7 @@ func TestComplete(t *testing.T) {
 		{"create --n", []string{"--node"}},
 		{"create --node b", []string{"beta"}},
 		{"create x --failover ", []string{"auto", "manual", "never"}},
+		{"top --sort n", []string{"name"}},
 		{"create x --profile d", []string{"database", "default"}},
 		{"create -o rep", []string{"replicas="}},
 		{"node inspect ", []string{"alpha", "beta", "gamma"}},
