@@ -305,6 +305,15 @@ func TestDestroyOriginal(t *testing.T) {
 			t.Errorf("the clone has %v", got)
 		}
 	})
+	t.Run("whose newer clone is found first", func(t *testing.T) {
+		a, host, _ := begin(t)
+		s, later := engines(guidOf(t, host, from, "s")), engines(guidOf(t, host, from, "later"))
+		first := "tank/flocker/" + string(vol3)
+		must(t, host.Rename(ctx, third, first), a.destroy(ctx, from))
+		if got, newer := names(t, host, to), names(t, host, first); !slices.Equal(got, []string{s}) || !slices.Equal(newer, []string{later}) {
+			t.Errorf("the clones have %v and %v", got, newer)
+		}
+	})
 	t.Run("of one of replication's snapshots", func(t *testing.T) {
 		a, host, _ := begin(t)
 		flk := "flk-0000000000000004-000000000007"
