@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -17,6 +18,9 @@ const (
 
 // Replaced is the name that a container of a name has while another one takes its place.
 func Replaced(name string) string { return name + replacedSuffix }
+
+// IsReplaced says that a container has such a name: another one has its place, or is about to.
+func IsReplaced(name string) bool { return strings.HasSuffix(name, replacedSuffix) }
 
 // ErrUndecided is the answer to whether a container stays when nobody knows: then nothing is
 // removed.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
 )
 
 // restartPause is the shortest time between two attempts to start one container, and
@@ -23,7 +24,8 @@ const (
 // fencer has killed.
 //
 // Only containers all of whose volumes this node is the primary of are started: for
-// any other, starting it would take the volume away from the node that has it.
+// any other, starting it would take the volume away from the node that has it. Nor is one that
+// has been superseded: what follows the volume here is another container in its place.
 type restarts struct {
 	m    *member
 	next map[string]attempt // by container ID
@@ -75,7 +77,7 @@ func (r *restarts) try(ctx context.Context) {
 			continue
 		}
 		a := r.next[c.Container]
-		if r.m.mayStart(c) && !r.m.now().Before(a.at) {
+		if r.m.mayStart(c) && !superseded(r.m.cluster.State(), r.m.self, c) && !r.m.now().Before(a.at) {
 			err := r.m.use.engine.StartAgain(ctx, c.Container)
 			if err == nil {
 				r.m.log.Info("started a container whose volume can be mounted again", "container", c.Name)
@@ -109,7 +111,7 @@ func (r *restarts) victims(ctx context.Context) (killed []container.Use, done []
 	for _, id := range ids {
 		i := slices.IndexFunc(all, func(u container.Use) bool { return u.Container == id })
 		switch {
-		case i < 0 || all[i].State.Live() || r.m.elsewhere(all[i]):
+		case i < 0 || all[i].State.Live() || r.m.elsewhere(all[i]) || superseded(r.m.cluster.State(), r.m.self, all[i]):
 			done = append(done, id)
 		default:
 			killed = append(killed, all[i])
@@ -125,6 +127,27 @@ func (m *member) elsewhere(c container.Use) bool {
 		v := s.VolumeByName(mount.Volume)
 		return v == nil || v.Phase == state.PhaseActive && v.Placement.Primary != m.self
 	})
+}
+
+// superseded says that a container went away from this node, as is recorded, or that another one
+// has its place by now. When their volume is back, the follower makes or starts the one that is
+// meant; both would write.
+func superseded(s *state.State, self volume.NodeID, c container.Use) bool {
+	if container.IsReplaced(c.Name) {
+		return true
+	}
+	for _, mount := range c.Volumes {
+		v := s.VolumeByName(mount.Volume)
+		if v == nil {
+			continue
+		}
+		for _, r := range s.ContainersOf(v.ID) {
+			if r.Left[self] == c.Container {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // mayStart says that every volume of a container can be mounted here now.
