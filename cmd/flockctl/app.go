@@ -28,6 +28,7 @@ type world struct {
 	// screen says that stdout is a terminal, whose picture can be drawn again; progress,
 	// that stderr is one, where a line may come and go.
 	screen, progress bool
+	width            func() int // of the terminal that stderr is; nil: nobody knows
 	now              func() time.Time
 	called           string // the name that it was called by
 }
@@ -37,6 +38,7 @@ func system() world {
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 		terminal: isatty.IsTerminal(os.Stdin.Fd()), now: time.Now, called: calledAs(os.Args[0]),
 		screen: isatty.IsTerminal(os.Stdout.Fd()), progress: isatty.IsTerminal(os.Stderr.Fd()),
+		width: func() int { w, _ := terminalSize(os.Stderr); return w },
 	}
 }
 

@@ -307,7 +307,18 @@ func (a *app) getFiles(ctx context.Context, c *cli.Context) error {
 		return err
 	}
 	defer end()
-	made, err := browse.Extract(dir, filepath.Base(dest), browse.Keep{Owners: os.Geteuid() == 0, Setuid: c.Bool("setuid")}, b.Body)
+	from := &counted{Reader: b.Body}
+	began := a.now()
+	stop := a.meanwhile(ctx, func(context.Context) []string {
+		n := from.bytes.Load()
+		text := fmt.Sprintf("%s: %s copied", dest, size(n))
+		if took := a.now().Sub(began).Seconds(); took >= 1 {
+			text += fmt.Sprintf(", %s/s", size(int64(float64(n)/took)))
+		}
+		return []string{text}
+	})
+	made, err := browse.Extract(dir, filepath.Base(dest), browse.Keep{Owners: os.Geteuid() == 0, Setuid: c.Bool("setuid")}, from)
+	stop()
 	if err != nil {
 		return badDestination(dest, err)
 	}

@@ -5,8 +5,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -99,31 +99,16 @@ func (a *app) printSync(rep api.SyncReply) {
 	}
 }
 
-// showAwaited says on a terminal, every second until stop, which replicas do not hold
-// yet what was written before it was called.
+// showAwaited says until stop which replicas do not hold yet what was written before it was called.
 func (a *app) showAwaited(ctx context.Context, v api.Volume) (stop func()) {
-	if !a.progress || a.quiet {
-		return func() {}
-	}
-	ctx, cancel := context.WithCancel(ctx)
 	began := time.Now()
-	var all sync.WaitGroup
-	all.Go(func() {
-		defer fmt.Fprint(a.stderr, "\r\x1b[K")
-		tick := time.NewTicker(time.Second)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			if now, err := a.client.Volume(ctx, string(v.ID)); err == nil {
-				fmt.Fprintf(a.stderr, "\r\x1b[K%s", visible(awaited(now, time.Since(began))))
-			}
+	return a.meanwhile(ctx, func(ctx context.Context) []string {
+		now, err := a.client.Volume(ctx, string(v.ID))
+		if err != nil {
+			return nil
 		}
+		return []string{awaited(now, time.Since(began))}
 	})
-	return func() { cancel(); all.Wait() }
 }
 
 // awaited says which replicas lag by more than the time since a moment, so that they
@@ -187,61 +172,31 @@ func (a *app) verifyOne(ctx context.Context, ref string) (api.VerifyReply, error
 	return a.client.VerifyVolume(ctx, ref, req)
 }
 
-// readingEvery is the time between two looks at how far a verify is, and where there is no
-// terminal as many of them pass from one line to the next.
-const (
-	readingEvery = time.Second
-	readingLines = 10
-)
-
-// showReading says until stop how far each node is with reading its copy: on a terminal a
-// line for each, again and again, elsewhere one line now and then. What cannot be asked is
-// only not shown.
+// showReading says until stop how far each node is with reading its copy: on a terminal a line for
+// each. What cannot be asked is only not shown.
 func (a *app) showReading(ctx context.Context, ref string) (stop func()) {
 	if a.quiet || a.asJSON {
 		return func() {}
 	}
-	ctx, cancel := context.WithCancel(ctx)
 	v, err := a.client.Volume(ctx, ref)
 	if err != nil {
-		return cancel // the verify will say so
+		return func() {} // the verify will say so
 	}
 	old := map[volume.NodeID]uint64{} // what was read before
 	for _, r := range v.Readings {
 		old[r.Node.ID] = r.GUID
 	}
-	var all sync.WaitGroup
-	all.Go(func() {
-		p := picture{w: a.stderr}
-		defer p.erase()
-		tick := time.NewTicker(readingEvery)
-		defer tick.Stop()
-		shown := ""
-		for n := 1; ; n++ {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			if !a.progress && n%readingLines != 0 {
-				continue
-			}
-			now, err := a.client.Volume(ctx, string(v.ID))
-			if err != nil {
-				continue
-			}
-			lines := readings(now.Readings, old)
-			switch text := v.Name + ": " + strings.Join(lines, "; "); {
-			case len(lines) == 0 || text == shown:
-			case a.progress:
-				p.draw(lines)
-			default:
-				a.say("%s\n", text)
-				shown = text
-			}
+	return a.meanwhile(ctx, func(ctx context.Context) []string {
+		now, err := a.client.Volume(ctx, string(v.ID))
+		if err != nil {
+			return nil
 		}
+		lines := readings(now.Readings, old)
+		if !a.progress && len(lines) > 0 {
+			lines[0] = v.Name + ": " + lines[0]
+		}
+		return lines
 	})
-	return func() { cancel(); all.Wait() }
 }
 
 // readings says of each node how far it is with what it did not read before; nothing when
@@ -275,12 +230,19 @@ func readings(all []api.Reading, old map[volume.NodeID]uint64) []string {
 // picture is a few lines on a terminal, each time in the place of the last ones.
 type picture struct {
 	w     io.Writer
+	fit   func(string) string // a line that takes one line; nil: each does
 	lines int
 }
 
 func (p *picture) draw(lines []string) {
 	p.erase()
-	fmt.Fprint(p.w, visibleLines(strings.Join(lines, "\n")))
+	lines = slices.Clone(lines)
+	for i, line := range lines {
+		if lines[i] = visible(line); p.fit != nil {
+			lines[i] = p.fit(line)
+		}
+	}
+	fmt.Fprint(p.w, strings.Join(lines, "\n"))
 	p.lines = len(lines)
 }
 

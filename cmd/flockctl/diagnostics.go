@@ -128,9 +128,14 @@ func (a *app) writeDiagnostics(ctx context.Context, w io.Writer, name string, si
 	if err != nil {
 		lacks("the other nodes", err)
 	}
-	for _, n := range nodes {
+	p := a.newProgress()
+	defer p.end()
+	for i, n := range nodes {
 		if n.ID == own.Node.ID {
 			continue
+		}
+		if a.progress { // it is soon done, so that a pipe has nothing to tell
+			p.show(fmt.Sprintf("asking node %s, %d of %d", n.Name, i+1, len(nodes)))
 		}
 		d, err := a.client.Diagnostics(ctx, api.DiagnosticsQuery{Node: string(n.ID), Since: since})
 		if err != nil {

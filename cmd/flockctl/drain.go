@@ -51,65 +51,25 @@ func (a *app) nodeDrain() *cli.Command {
 
 // watchDrain shows how a drain goes on until it is done, or ends with what is left.
 func (a *app) watchDrain(ctx context.Context, d api.Drain) (api.Drain, error) {
-	patience := a.timeout
-	if a.patient {
-		patience = drainPatience
-	}
-	wctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	total, shown := len(d.Left), ""
-	for {
-		if text := drainLine(d, total); text != shown && !a.asJSON && !a.quiet {
-			a.showProgress(text)
-			shown = text
-		}
-		switch {
-		case d.Done:
-			a.endProgress()
-			return d, nil
-		case d.Availability != "drain":
-			a.endProgress()
-			return d, volume.Errorf(volume.CodeConflict, "the drain of %s was ended by somebody else", d.Node)
-		}
-		select {
-		case <-wctx.Done():
-			a.endProgress()
-			if ctx.Err() != nil {
-				return d, detached(d)
-			}
-			return d, leftOver(d, patience)
-		case <-time.After(drainPause):
-		}
-		now, err := timed(a, wctx, func(ctx context.Context) (api.Drain, error) { return a.client.Drain(ctx, string(d.Node.ID)) })
-		switch volume.CodeOf(err) {
-		case volume.CodeUnavailable, volume.CodeTimeout, volume.CodeNoQuorum:
-			continue // the drain goes on without this node
-		}
-		if err != nil && wctx.Err() == nil {
-			a.endProgress()
-			return d, err
-		}
-		if err == nil {
-			d = now
+	patience, total := a.watchFor(drainPatience), len(d.Left)
+	return watch(ctx, a, d, watched[api.Drain]{
+		pause: drainPause, most: patience,
+		line: func(d api.Drain) string {
 			total = max(total, len(d.Left))
-		}
-	}
-}
-
-// showProgress shows a line in place of the last one where there is a terminal, and
-// after it elsewhere.
-func (a *app) showProgress(text string) {
-	if a.progress {
-		fmt.Fprintf(a.stderr, "\r\x1b[K%s", visible(text))
-		return
-	}
-	a.say("%s\n", text)
-}
-
-func (a *app) endProgress() {
-	if a.progress && !a.asJSON && !a.quiet {
-		fmt.Fprint(a.stderr, "\r\x1b[K")
-	}
+			return drainLine(d, total)
+		},
+		over: func(d api.Drain) (bool, error) {
+			if !d.Done && d.Availability != "drain" {
+				return true, volume.Errorf(volume.CodeConflict, "the drain of %s was ended by somebody else", d.Node)
+			}
+			return d.Done, nil
+		},
+		look: func(ctx context.Context, d api.Drain) (api.Drain, error) {
+			return a.client.Drain(ctx, string(d.Node.ID))
+		},
+		late: func(d api.Drain) error { return leftOver(d, patience) },
+		left: func(_ context.Context, d api.Drain) (api.Drain, error) { return d, detached(d) },
+	})
 }
 
 // drainLine is a drain on one line: how much is done, and what is going on or in the way.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/urfave/cli/v2"
 
@@ -25,9 +26,11 @@ func (a *app) failoverCommand() *cli.Command {
 			&cli.StringFlag{Name: "confirm-fenced", Usage: "the primary, `NODE`, is off, and does not come back before it can ask the others"},
 		},
 		Action: a.action(1, 1, func(ctx context.Context, c *cli.Context) error {
+			stop := a.showElecting(ctx, c.Args().First())
 			v, err := a.client.FailoverVolume(ctx, c.Args().First(), api.FailoverRequest{
 				To: c.String("to"), AcceptLoss: c.Bool("accept-loss"), ConfirmFenced: c.String("confirm-fenced"),
 			})
+			stop()
 			switch {
 			case err != nil:
 				return err
@@ -42,4 +45,15 @@ func (a *app) failoverCommand() *cli.Command {
 			return nil
 		}),
 	}
+}
+
+// showElecting says until stop what a volume waits for that gets another primary.
+func (a *app) showElecting(ctx context.Context, ref string) (stop func()) {
+	return a.meanwhile(ctx, func(ctx context.Context) []string {
+		v, err := a.client.Volume(ctx, ref)
+		if err != nil {
+			return nil
+		}
+		return []string{fmt.Sprintf("%s: %s", v.Name, because(string(v.Health), v.Reason))}
+	})
 }

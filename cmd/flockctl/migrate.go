@@ -100,52 +100,29 @@ func (a *app) abortMigration(ctx context.Context, c *cli.Context) error {
 // watchMigration shows how a migration goes on until it is over. When ctx ends it is
 // called off, unless the volume has arrived by then.
 func (a *app) watchMigration(ctx context.Context, m api.Migration) (api.Migration, error) {
-	wctx, cancel := ctx, context.CancelFunc(func() {})
-	if !a.patient {
-		wctx, cancel = context.WithTimeout(ctx, a.timeout)
-	}
-	defer cancel()
-	shown := ""
-	for {
-		if text := migrationLine(m); text != shown && !a.asJSON && !a.quiet && m.State == api.MigrationRunning {
-			a.showProgress(text)
-			shown = text
-		}
-		switch m.State {
-		case api.MigrationDone:
-			a.endProgress()
-			return m, nil
-		case api.MigrationFailed:
-			a.endProgress()
-			return m, volume.Errorf(volume.CodeRefused, "volume %s was not migrated to %s: %s", m.Name, m.To, m.Reason)
-		}
-		select {
-		case <-wctx.Done():
-			a.endProgress()
-			if ctx.Err() == nil {
-				return m, volume.Errorf(volume.CodeTimeout, "volume %s is not on %s after %s", m.Name, m.To, volume.FormatDuration(a.timeout)).
-					WithHint("the migration goes on: `flockctl migrate %s %s` watches it, and Ctrl-C there calls it off", m.Name, m.To)
+	return watch(ctx, a, m, watched[api.Migration]{
+		pause: migratePause, most: a.watchFor(0), line: migrationLine,
+		over: func(m api.Migration) (bool, error) {
+			switch m.State {
+			case api.MigrationDone:
+				return true, nil
+			case api.MigrationFailed:
+				return true, volume.Errorf(volume.CodeRefused, "volume %s was not migrated to %s: %s", m.Name, m.To, m.Reason)
 			}
-			return a.callOff(context.WithoutCancel(ctx), m)
-		case <-time.After(migratePause):
-		}
-		now, err := timed(a, wctx, func(ctx context.Context) (api.Migration, error) {
-			return a.client.Migration(ctx, string(m.Volume), m.ID)
-		})
-		switch volume.CodeOf(err) {
-		case volume.CodeUnavailable, volume.CodeTimeout, volume.CodeNoQuorum:
-			continue // the migration goes on without this node
-		}
-		if err != nil && wctx.Err() == nil {
-			a.endProgress()
-			return m, err
-		}
-		if err == nil {
+			return false, nil
+		},
+		look: func(ctx context.Context, was api.Migration) (api.Migration, error) {
+			now, err := a.client.Migration(ctx, string(m.Volume), m.ID)
 			// The last prediction was made just before the pause, and is told with what came of it.
-			now.PredictedSeconds = cmp.Or(now.PredictedSeconds, m.PredictedSeconds)
-			m = now
-		}
-	}
+			now.PredictedSeconds = cmp.Or(now.PredictedSeconds, was.PredictedSeconds)
+			return now, err
+		},
+		late: func(m api.Migration) error {
+			return volume.Errorf(volume.CodeTimeout, "volume %s is not on %s after %s", m.Name, m.To, volume.FormatDuration(a.timeout)).
+				WithHint("the migration goes on: `flockctl migrate %s %s` watches it, and Ctrl-C there calls it off", m.Name, m.To)
+		},
+		left: a.callOff,
+	})
 }
 
 // callOff ends a migration that its user does not want any more.
@@ -164,8 +141,11 @@ func (a *app) callOff(ctx context.Context, m api.Migration) (api.Migration, erro
 	return m, fmt.Errorf("the migration of volume %s could not be called off and goes on: %w", m.Name, err)
 }
 
-// migrationLine is a migration on one line.
+// migrationLine is a migration on one line, "" when none is under way.
 func migrationLine(m api.Migration) string {
+	if m.State != api.MigrationRunning {
+		return ""
+	}
 	text := fmt.Sprintf("%s from %s to %s", m.Name, m.From, m.To)
 	switch {
 	case m.Doing != "":

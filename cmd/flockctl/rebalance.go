@@ -87,54 +87,44 @@ func (a *app) agree(ctx context.Context, plan api.Rebalance) error {
 // carryRebalance takes moves further, step by step, until all are over, and returns them as
 // they are then.
 func (a *app) carryRebalance(ctx context.Context, moves []api.RebalanceMove) ([]api.RebalanceMove, error) {
-	wctx, cancel := ctx, context.CancelFunc(func() {})
-	if !a.patient {
-		wctx, cancel = context.WithTimeout(ctx, a.timeout)
-	}
-	defer cancel()
-	defer a.endProgress()
-	moves, shown := slices.Clone(moves), ""
-	req := api.RebalanceRequest{Request: strings.ToLower(rand.Text()[:16])}
-	for {
-		var open []int // moves that are not over
-		req.Moves = nil
+	id := strings.ToLower(rand.Text()[:16])
+	carry := func(ctx context.Context, moves []api.RebalanceMove) ([]api.RebalanceMove, error) {
+		next, open := slices.Clone(moves), []int(nil) // moves that are not over
+		req := api.RebalanceRequest{Request: id}
 		for i, m := range moves {
 			if !m.Over() {
 				open, req.Moves = append(open, i), append(req.Moves, m)
 			}
 		}
-		if len(open) == 0 {
-			return moves, failedMoves(moves)
+		rep, err := a.client.CarryRebalance(ctx, req)
+		if err != nil {
+			return nil, err
 		}
-		rep, err := timed(a, wctx, func(ctx context.Context) (api.RebalanceReply, error) { return a.client.CarryRebalance(ctx, req) })
-		switch code := volume.CodeOf(err); {
-		case err == nil && len(rep.Moves) == len(open):
-			for j, i := range open {
-				moves[i] = rep.Moves[j]
+		if len(rep.Moves) != len(open) {
+			return nil, fmt.Errorf("asked about %d moves, flockd answered about %d", len(open), len(rep.Moves))
+		}
+		for j, i := range open {
+			next[i] = rep.Moves[j]
+		}
+		return next, nil
+	}
+	return watch(ctx, a, moves, watched[[]api.RebalanceMove]{
+		pause: rebalancePause, most: a.watchFor(0), first: true, line: rebalanceLine, look: carry,
+		over: func(moves []api.RebalanceMove) (bool, error) {
+			if slices.ContainsFunc(moves, func(m api.RebalanceMove) bool { return !m.Over() }) {
+				return false, nil
 			}
-		case err == nil:
-			return moves, fmt.Errorf("asked about %d moves, flockd answered about %d", len(open), len(rep.Moves))
-		case code != volume.CodeUnavailable && code != volume.CodeTimeout && code != volume.CodeNoQuorum && wctx.Err() == nil:
-			return moves, err
-		}
-		if text := rebalanceLine(moves); text != shown && !a.asJSON && !a.quiet {
-			a.showProgress(text)
-			shown = text
-		}
-		if !slices.ContainsFunc(moves, func(m api.RebalanceMove) bool { return !m.Over() }) {
-			continue
-		}
-		select {
-		case <-wctx.Done():
-			if ctx.Err() == nil {
-				return moves, volume.Errorf(volume.CodeTimeout, "%d of %s are done after %s", doneMoves(moves), plural(len(moves), "move"), volume.FormatDuration(a.timeout)).
-					WithHint("what has begun comes to its end by itself; `flockctl rebalance` plans the rest anew")
-			}
+			return true, failedMoves(moves)
+		},
+		late: func(moves []api.RebalanceMove) error {
+			return volume.Errorf(volume.CodeTimeout, "%d of %s are done after %s", doneMoves(moves), plural(len(moves), "move"), volume.FormatDuration(a.timeout)).
+				WithHint("what has begun comes to its end by itself; `flockctl rebalance` plans the rest anew")
+		},
+		left: func(_ context.Context, moves []api.RebalanceMove) ([]api.RebalanceMove, error) {
 			return moves, fmt.Errorf("%w: %d of %s are done; what has begun comes to its end by itself, and `flockctl rebalance` plans the rest anew",
 				errDetached, doneMoves(moves), plural(len(moves), "move"))
-		case <-time.After(rebalancePause):
-		}
-	}
+		},
+	})
 }
 
 func doneMoves(moves []api.RebalanceMove) (n int) {

@@ -91,52 +91,37 @@ func (a *app) confirmed(ctx context.Context, in *bufio.Reader, arg string) error
 }
 
 // watchRollback shows how a rollback goes on until it is over. It goes on when ctx ends.
-func (a *app) watchRollback(ctx context.Context, b api.Rollback) (api.Rollback, error) {
-	wctx, cancel := ctx, context.CancelFunc(func() {})
-	if !a.patient {
-		wctx, cancel = context.WithTimeout(ctx, a.timeout)
-	}
-	defer cancel()
-	began, shown := b, ""
-	for {
-		if b.Doing != shown && b.Doing != "" && !a.asJSON && !a.quiet {
-			a.showProgress(fmt.Sprintf("%s: %s", b.Name, b.Doing))
-			shown = b.Doing
-		}
-		switch b.State {
-		case api.RollbackDone:
-			a.endProgress()
-			return b, nil
-		case api.RollbackFailed:
-			a.endProgress()
-			return b, volume.Errorf(volume.CodeRefused, "volume %s was not rolled back: %s", b.Name, b.Reason)
-		}
-		select {
-		case <-wctx.Done():
-			a.endProgress()
-			if ctx.Err() == nil {
-				return b, volume.Errorf(volume.CodeTimeout, "the rollback of volume %s is not over after %s: %s", b.Name, volume.FormatDuration(a.timeout), b.Doing).
-					WithHint("it goes on; see `flockctl volume inspect %s` and `flockctl aside list`", b.Name)
+func (a *app) watchRollback(ctx context.Context, began api.Rollback) (api.Rollback, error) {
+	return watch(ctx, a, began, watched[api.Rollback]{
+		pause: migratePause, most: a.watchFor(0),
+		line: func(b api.Rollback) string {
+			if b.Doing == "" {
+				return ""
 			}
-			return b, fmt.Errorf("%w: the rollback of volume %s goes on", errDetached, b.Name)
-		case <-time.After(migratePause):
-		}
-		now, err := timed(a, wctx, func(ctx context.Context) (api.Rollback, error) {
-			return a.client.Rollback(ctx, string(b.Volume), b.ID)
-		})
-		switch volume.CodeOf(err) {
-		case volume.CodeUnavailable, volume.CodeTimeout, volume.CodeNoQuorum:
-			continue // the rollback goes on without this node
-		}
-		if err != nil && wctx.Err() == nil {
-			a.endProgress()
-			return b, err
-		}
-		if err == nil {
+			return fmt.Sprintf("%s: %s", b.Name, b.Doing)
+		},
+		over: func(b api.Rollback) (bool, error) {
+			switch b.State {
+			case api.RollbackDone:
+				return true, nil
+			case api.RollbackFailed:
+				return true, volume.Errorf(volume.CodeRefused, "volume %s was not rolled back: %s", b.Name, b.Reason)
+			}
+			return false, nil
+		},
+		look: func(ctx context.Context, _ api.Rollback) (api.Rollback, error) {
+			now, err := a.client.Rollback(ctx, string(began.Volume), began.ID)
 			now.Snapshot, now.Taken, now.WrittenBytes, now.Newer, now.Containers = began.Snapshot, began.Taken, began.WrittenBytes, began.Newer, began.Containers
-			b = now
-		}
-	}
+			return now, err
+		},
+		late: func(b api.Rollback) error {
+			return volume.Errorf(volume.CodeTimeout, "the rollback of volume %s is not over after %s: %s", b.Name, volume.FormatDuration(a.timeout), b.Doing).
+				WithHint("it goes on; see `flockctl volume inspect %s` and `flockctl aside list`", b.Name)
+		},
+		left: func(_ context.Context, b api.Rollback) (api.Rollback, error) {
+			return b, fmt.Errorf("%w: the rollback of volume %s goes on", errDetached, b.Name)
+		},
+	})
 }
 
 // rollbackPlan says what would be undone.

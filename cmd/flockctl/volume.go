@@ -80,7 +80,9 @@ func (a *app) create(ctx context.Context, c *cli.Context, name string, opts map[
 		}
 		req.Node = n.ID
 	}
+	stop := a.making(ctx, name)
 	v, err := a.client.CreateVolume(ctx, req)
+	stop()
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Whatever takes long shows how far it is: on a terminal in a line, or some, that come and go, in a
+// pipe in lines one after the other. It is quiet with --quiet and --json.
+
+// watched is something that goes on in the cluster, whoever looks at it.
+type watched[T any] struct {
+	pause time.Duration // between two looks
+	most  time.Duration // how long it is watched; 0: as long as it takes
+	// first: before it was looked at nothing goes on, so that is done at once.
+	first bool
+	line  func(T) string
+	// over says that it is, and how it ended.
+	over func(T) (bool, error)
+	look func(context.Context, T) (T, error)
+	// late is the error when it took longer than most, and left when a person wants to watch no
+	// longer; left may still do something about it.
+	late func(T) error
+	left func(context.Context, T) (T, error)
+}
+
+// watch shows how something goes on until it is over, and returns it as it was seen last. That
+// flockd cannot be asked, as when it starts anew, ends nothing: what is watched goes on without it.
+func watch[T any](ctx context.Context, a *app, now T, w watched[T]) (T, error) {
+	wctx, cancel := ctx, context.CancelFunc(func() {})
+	if w.most > 0 {
+		wctx, cancel = context.WithTimeout(ctx, w.most)
+	}
+	defer cancel()
+	p := a.newProgress()
+	defer p.end()
+	for {
+		pause := w.pause
+		if w.first {
+			w.first, pause = false, 0
+		} else {
+			p.show(w.line(now))
+		}
+		if over, err := w.over(now); over {
+			return now, err
+		}
+		select {
+		case <-wctx.Done():
+			p.end()
+			if ctx.Err() == nil {
+				return now, w.late(now)
+			}
+			return w.left(context.WithoutCancel(ctx), now)
+		case <-time.After(pause):
+		}
+		next, err := timed(a, wctx, func(ctx context.Context) (T, error) { return w.look(ctx, now) })
+		switch code := volume.CodeOf(err); {
+		case err == nil:
+			now = next
+		case code == volume.CodeUnavailable, code == volume.CodeTimeout, code == volume.CodeNoQuorum, wctx.Err() != nil:
+		default:
+			return now, err
+		}
+	}
+}
+
+// watchFor is how long somebody who gave no --timeout watches.
+func (a *app) watchFor(patience time.Duration) time.Duration {
+	if a.patient {
+		return patience
+	}
+	return a.timeout
+}
+
+// progressLine is one line of progress.
+type progressLine struct {
+	a     *app
+	shown string
+}
+
+func (a *app) newProgress() *progressLine { return &progressLine{a: a} }
+
+// show shows a line, if it is another one than the last, in place of that where there is a terminal.
+func (p *progressLine) show(text string) {
+	if text == "" || text == p.shown || p.a.asJSON || p.a.quiet {
+		return
+	}
+	p.shown = text
+	if !p.a.progress {
+		p.a.say("%s\n", strings.ReplaceAll(text, "\n", " "))
+		return
+	}
+	fmt.Fprintf(p.a.stderr, "\r\x1b[K%s", p.a.fitting(text))
+}
+
+// end takes the line away.
+func (p *progressLine) end() {
+	if p.a.progress && p.shown != "" {
+		fmt.Fprint(p.a.stderr, "\r\x1b[K")
+	}
+	p.shown = ""
+}
+
+// fitting is a line that does not go on in the next one of the terminal, which would stay.
+func (a *app) fitting(line string) string {
+	line = visible(line)
+	if a.width == nil {
+		return line
+	}
+	return cutLine(line, max(0, a.width()-1))
+}
+
+// What waits for one call asks how far it is each second, and without a terminal it says so each
+// tenth time.
+const (
+	meanwhileEvery = time.Second
+	meanwhileLines = 10
+)
+
+// meanwhile shows until stop what lines says; nothing while it says nothing.
+func (a *app) meanwhile(ctx context.Context, lines func(context.Context) []string) (stop func()) {
+	if a.quiet || a.asJSON {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	all.Go(func() {
+		p := picture{w: a.stderr, fit: a.fitting}
+		defer p.erase()
+		tick := time.NewTicker(meanwhileEvery)
+		defer tick.Stop()
+		shown := ""
+		for n := 1; ; n++ {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if !a.progress && n%meanwhileLines != 0 {
+				continue
+			}
+			now := lines(ctx)
+			if len(now) == 0 || ctx.Err() != nil {
+				continue
+			}
+			if a.progress {
+				p.draw(now)
+			} else if text := strings.Join(now, "; "); text != shown {
+				a.say("%s\n", text)
+				shown = text
+			}
+		}
+	})
+	return func() { cancel(); all.Wait() }
+}
+
+// making shows what becomes of a volume that is being made.
+func (a *app) making(ctx context.Context, name string) (stop func()) {
+	began := a.now()
+	return a.meanwhile(ctx, func(ctx context.Context) []string {
+		v, err := a.client.Volume(ctx, name)
+		if err != nil || v.Phase != "creating" && v.Health != api.HealthCreating {
+			return []string{fmt.Sprintf("%s: waiting for %s", name, age(a.now().Sub(began)))}
+		}
+		return []string{fmt.Sprintf("%s: %s on %s, for %s", name, because(string(v.Health), v.Reason), v.Primary, age(a.now().Sub(began)))}
+	})
+}
+
+// counted counts what is read through it.
+type counted struct {
+	io.Reader
+	bytes atomic.Int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.bytes.Add(int64(n))
+	return n, err
+}

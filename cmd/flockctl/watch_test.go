@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/api/apitest"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+func TestWatch(t *testing.T) {
+	bad, late, left, failed := errors.New("bad"), errors.New("late"), errors.New("left"), errors.New("failed")
+	away := volume.Errorf(volume.CodeUnavailable, "flockd is being restarted")
+	slow := volume.Errorf(volume.CodeTimeout, "no answer")
+	denied := volume.Errorf(volume.CodeDenied, "not you")
+	for _, tt := range []struct {
+		name      string
+		looks     []error // what each look says; nil: a step further
+		most      time.Duration
+		interrupt time.Duration
+		first     bool
+		ended     error // how it ends after three steps
+		want      error
+		at        int           // how far it was
+		took      time.Duration // a look takes no time
+		lines     string
+	}{
+		{name: "it goes well", at: 3, took: 3 * time.Second, lines: "step 0|step 1|step 2|step 3|"},
+		{name: "it fails", ended: failed, want: failed, at: 3, took: 3 * time.Second, lines: "step 0|step 1|step 2|step 3|"},
+		{name: "flockd is away", looks: []error{nil, away, slow}, at: 3, took: 5 * time.Second, lines: "step 0|step 1|step 2|step 3|"},
+		{name: "it is refused", looks: []error{nil, denied}, want: denied, at: 1, took: 2 * time.Second, lines: "step 0|step 1|"},
+		{name: "a bug", looks: []error{bad}, want: bad, at: 0, took: time.Second, lines: "step 0|"},
+		{name: "too long", most: 1500 * time.Millisecond, want: late, at: 1, took: 1500 * time.Millisecond, lines: "step 0|step 1|"},
+		{name: "interrupted", interrupt: 2500 * time.Millisecond, most: time.Hour, want: left, at: 2, took: 2500 * time.Millisecond, lines: "step 0|step 1|step 2|"},
+		{name: "begun by the first look", first: true, at: 3, took: 2 * time.Second, lines: "step 1|step 2|step 3|"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var out strings.Builder
+				a := &app{world: world{stderr: &out, now: time.Now}, timeout: defaultTimeout}
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				if tt.interrupt > 0 {
+					time.AfterFunc(tt.interrupt, cancel)
+				}
+				began := time.Now()
+				at, err := watch(ctx, a, 0, watched[int]{
+					pause: time.Second, most: tt.most, first: tt.first,
+					line: func(n int) string { return fmt.Sprintf("step %d", n) },
+					over: func(n int) (bool, error) { return n == 3, tt.ended },
+					look: func(_ context.Context, n int) (int, error) {
+						if len(tt.looks) > 0 {
+							err := tt.looks[0]
+							tt.looks = tt.looks[1:]
+							if err != nil {
+								return -1, err
+							}
+						}
+						return n + 1, nil
+					},
+					late: func(int) error { return late },
+					left: func(ctx context.Context, n int) (int, error) {
+						if ctx.Err() != nil {
+							t.Error("who is interrupted cannot do anything about it any more")
+						}
+						return n, left
+					},
+				})
+				lines := strings.ReplaceAll(out.String(), "\n", "|")
+				if at != tt.at || err != tt.want || time.Since(began) != tt.took || lines != tt.lines {
+					t.Errorf("got %d, %v after %s, with %q; want %d, %v after %s, with %q", at, err, time.Since(began), lines, tt.at, tt.want, tt.took, tt.lines)
+				}
+			})
+		})
+	}
+}
+
+func TestProgressLine(t *testing.T) {
+	show := func(w world, quiet bool) string {
+		var out strings.Builder
+		w.stderr = &out
+		p := (&app{world: w, quiet: quiet}).newProgress()
+		p.end()
+		p.show("")
+		p.show("a long line")
+		p.show("a long line")
+		p.show("two\x1b[2J")
+		p.end()
+		p.end()
+		return out.String()
+	}
+	narrow := func() int { return 8 }
+	for _, tt := range []struct {
+		name  string
+		w     world
+		quiet bool
+		want  string
+	}{
+		{"pipe", world{width: narrow}, false, "a long line\ntwo\\x1b[2J\n"},
+		{"terminal", world{progress: true}, false, "\r\x1b[Ka long line\r\x1b[Ktwo\\x1b[2J\r\x1b[K"},
+		{"narrow terminal", world{progress: true, width: narrow}, false, "\r\x1b[Ka long \r\x1b[Ktwo\\x1b\r\x1b[K"},
+		{"quiet", world{progress: true}, true, ""},
+	} {
+		if got := show(tt.w, tt.quiet); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+// What waits for one call says how far it is: on a terminal each second, else each ten.
+func TestMeanwhile(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		w    world
+		json bool
+		want string
+	}{
+		{"pipe", world{}, false, "step 10; of 25\nstep 20; of 25\n"},
+		{"terminal", world{progress: true}, false, "step 24\nof 25\r\x1b[A\x1b[Jstep 25\nof 25\r\x1b[A\x1b[J"},
+		{"for programs", world{progress: true}, true, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var out strings.Builder
+			tt.w.stderr = &out
+			a, n := &app{world: tt.w, asJSON: tt.json}, 0
+			began := time.Now()
+			stop := a.meanwhile(t.Context(), func(context.Context) []string {
+				n = int(time.Since(began) / time.Second)
+				return []string{fmt.Sprintf("step %d", n), "of 25"}
+			})
+			time.Sleep(25*time.Second + time.Millisecond)
+			stop()
+			if got := out.String(); got != tt.want && !(tt.w.progress && !tt.json && strings.HasSuffix(got, tt.want)) {
+				t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+			}
+		})
+	}
+}
+
+// Who waits for one call sees what it waits for.
+func TestWaitsAreShown(t *testing.T) {
+	fake := apitest.Cluster()
+	fake.SetVolume(api.Volume{ID: "5eed000000000009", Name: "new", Phase: "creating", Health: api.HealthCreating, Reason: "its dataset is being made", Primary: apitest.Alpha})
+	if err := fake.Lose("uploads"); err != nil {
+		t.Fatal(err)
+	}
+	l := apitest.NewListener()
+	serving, end := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	log := slog.New(slog.DiscardHandler)
+	wg.Go(func() { api.ServeLocal(serving, l, api.NewHandler(fake, nil, log), log) })
+	defer wg.Wait()
+	defer end()
+	for want, show := range map[string]func(*app) func(){
+		"new: creating: its dataset is being made on alpha, for 0s": func(a *app) func() { return a.making(t.Context(), "new") },
+		"other: waiting for 0s": func(a *app) func() { return a.making(t.Context(), "other") },
+		"uploads: unavailable: getting another primary: its copies are being asked": func(a *app) func() { return a.showElecting(t.Context(), "uploads") },
+	} {
+		out := &spotter{text: want, found: make(chan struct{})}
+		a := &app{world: world{stderr: out, progress: true, now: func() time.Time { return apitest.Now }}, client: api.NewClient(l.Dial)}
+		stop := show(a)
+		select {
+		case <-out.found:
+		case <-time.After(time.Minute):
+			t.Errorf("not shown within a minute: %s", want)
+		}
+		stop()
+		a.client.Close()
+		if !strings.HasSuffix(out.String(), "\r\x1b[J") {
+			t.Errorf("something stays on the terminal: %q", out.String())
+		}
+	}
+}
