@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -27,6 +28,25 @@ func TestManualIsUpToDate(t *testing.T) {
 	}
 	if err := os.WriteFile(file, []byte(now), 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The page is one that man can show, without a warning.
+func TestManPageIsShown(t *testing.T) {
+	if _, err := exec.LookPath("groff"); err != nil {
+		t.Skip("there is no groff here")
+	}
+	var said strings.Builder
+	c := exec.Command("groff", "-man", "-Tutf8", "-P-cbou", "-ww", "-rLL=200n")
+	c.Stdin, c.Stderr = strings.NewReader(manual.Man((&app{world: system()}).root(), 1, "v1")), &said
+	shown, err := c.Output()
+	if err != nil || said.Len() > 0 {
+		t.Fatalf("groff: %v: %s", err, said.String())
+	}
+	for _, want := range []string{"flockctl volume create [options] NAME", "flockctl top", "no such volume"} {
+		if !strings.Contains(string(shown), want) {
+			t.Errorf("what man shows has no %q", want)
+		}
 	}
 }
 
