@@ -205,6 +205,13 @@ func (a *Agent) takeOver(ctx context.Context, v *state.Volume, c Copy) error {
 			return fmt.Errorf("taking volume %q over: %w", v.Name, err)
 		}
 		stands := marked && v.Start.Same(line.Start())
+		if !held[v.Start.GUID] && !stands && v.MayCallOff() && v.RolledBack.Node == a.self && held[v.RolledBack.Final.GUID] {
+			// Somebody has destroyed it by hand since the commit, and nothing was undone yet.
+			if err := a.propose(ctx, state.CallOffRollback{ID: v.ID, Epoch: v.Epoch, Attempt: v.RolledBack.Attempt}); err != nil {
+				return err
+			}
+			return volume.Errorf(volume.CodeUnavailable, "volume %q: its snapshot %s is gone, so it stays as it was", v.Name, v.RolledBack.Snapshot).WithHint("try again")
+		}
 		if !held[v.Start.GUID] && !stands {
 			return volume.Errorf(volume.CodeRefused,
 				"volume %q: the copy on %s lacks the snapshot it was handed over with", v.Name, a.name()).

@@ -173,6 +173,50 @@ func TestRollbackWithoutSnapshot(t *testing.T) {
 	}
 }
 
+// A primary that finds the snapshot destroyed when it is to go back, and all that was to be undone,
+// has the rollback called off, and goes on with what it has. One that lacks something does not.
+func TestRollbackCalledOff(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		ctx := t.Context()
+		_, host, f, _ := quiet(t)
+		layout := Layout{Pool: "tank", MountBase: "/v"}
+		name := layout.Dataset(vol1)
+		rolledBack(t, host, f, layout)
+		mount := func() error {
+			a := New(Config{Self: self, Layout: layout, Cluster: f, ZFS: host, Files: free{}, Use: books{lonely{}},
+				Repl: replicate.New(replicate.Config{Node: self, Root: layout.Root(), Pool: host})})
+			close(a.fresh)
+			_, err := a.Mount(ctx, vol1, "m")
+			return err
+		}
+		must(t, host.DestroySnapshots(ctx, name, []string{"before"}))
+		if lost {
+			must(t, host.DestroySnapshots(ctx, name, []string{volume.Position{Epoch: 1, Seq: 2}.SnapshotName()}))
+		}
+		if err := mount(); err == nil || len(host.Mounts()) > 0 {
+			t.Fatalf("it is mounted: %v", err)
+		}
+		off := state.CallOffRollback{ID: vol1, Epoch: 2, Attempt: "a"}
+		if lost {
+			if len(f.proposed) != 0 {
+				t.Errorf("without its last snapshot it proposed %+v", f.proposed)
+			}
+			continue
+		}
+		if len(f.proposed) != 1 || f.proposed[0] != off {
+			t.Fatalf("proposed %+v", f.proposed)
+		}
+		f.apply(t, off)
+		must(t, mount())
+		if got, err := host.ReadFile(name, "tail"); err != nil || string(got) != "undone" {
+			t.Errorf("what was to be undone is %q, %v", got, err)
+		}
+		if asides, err := host.Datasets(ctx, layout.Aside()); err != nil || len(asides) != 1 {
+			t.Errorf("set aside: %v, %v", asides, err)
+		}
+	}
+}
+
 // rolledBack is a volume with a snapshot "before", and more after it, whose rollback was just
 // committed. It returns the guids of that snapshot and of the newest one that is undone.
 func rolledBack(t *testing.T, host *zfsfake.Host, f *fixed, layout Layout) (before, final uint64) {

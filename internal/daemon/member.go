@@ -718,6 +718,8 @@ func (m *member) mayPropose(from volume.NodeID, c state.Command) error {
 		id = c.ID
 	case state.CommitRollback:
 		id = c.ID
+	case state.CallOffRollback:
+		id = c.ID
 	case state.OpenRoutes:
 		id = c.ID
 	case state.CommitDelete:

@@ -78,6 +78,8 @@ func (t *txn) apply(c Command) Result {
 		return t.beginRollback(c)
 	case CommitRollback:
 		return t.commitRollback(c)
+	case CallOffRollback:
+		return t.callOffRollback(c)
 	case StartMigration:
 		return t.startMigration(c)
 	case EndMigration:

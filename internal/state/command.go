@@ -283,6 +283,8 @@ var decoders = map[string]func([]byte) (Command, error){
 	"remove-node":     decode[RemoveNode],
 	"pause-route":     decode[PauseRoute],
 
+	"call-off-rollback": decode[CallOffRollback],
+
 	"hold-snapshot":    decode[HoldSnapshot],
 	"release-snapshot": decode[ReleaseSnapshot],
 }

@@ -451,6 +451,7 @@ func (t *txn) promote(c Promote) Result {
 	v.Placement = t.rezone(p)
 	// Whoever waits for an attempt of the epoch before still reads why it came to nothing.
 	v.Start, v.Phase, v.Election = c.Start, PhaseActive, nil
+	v.RolledBackBefore = nil // the last rollback stands, or there is none any more
 	if c.Start.Epoch < v.Line().Epoch {
 		// Nobody has what it was rolled back to, and an operator has accepted that: it goes on
 		// from a copy of before.

@@ -58,10 +58,20 @@ type (
 		Base    volume.Position `json:"base,omitzero"`
 		Kept    []volume.NodeID `json:"kept,omitempty"`
 	}
+	// CallOffRollback undoes a rollback whose snapshot was destroyed between its commit and the first
+	// that the primary does about it. Only that proposes it: it finds the snapshot gone, and what was
+	// to be undone whole, and has written nothing in the epoch that was begun.
+	CallOffRollback struct {
+		ID      volume.ID    `json:"id"`
+		Epoch   volume.Epoch `json:"epoch"`
+		Attempt string       `json:"attempt"`
+	}
 )
 
 func (BeginRollback) kind() string  { return "begin-rollback" }
 func (CommitRollback) kind() string { return "commit-rollback" }
+
+func (CallOffRollback) kind() string { return "call-off-rollback" }
 
 // Line is where the volume's history goes on since its last rollback. A copy whose newest
 // snapshot of the engine is of an epoch below holds what was undone: nobody may write it
@@ -130,6 +140,7 @@ func (t *txn) commitRollback(c CommitRollback) Result {
 	// What is written into logs and snapshots of the state is read again on nodes of other zones.
 	c.Final.Taken = c.Final.Taken.UTC()
 	c.Base.Taken = time.Time{} // by which nothing goes
+	v.RolledBackBefore = v.RolledBack
 	v.RolledBack = &RolledBack{RollbackTo: *p.Rollback, Attempt: p.Attempt, Epoch: v.Epoch, Final: c.Final, Base: c.Base,
 		Node: v.Placement.Primary, Kept: slices.Clone(c.Kept), Began: p.Began, At: t.at}
 	v.Start = v.Line().Start()
@@ -138,5 +149,30 @@ func (t *txn) commitRollback(c CommitRollback) Result {
 	t.putVolume(v)
 	t.event(Event{Kind: "volume.rolled-back", Volume: v.ID, Name: v.Name, Node: v.Placement.Primary,
 		Message: fmt.Sprintf("volume %s goes on from its snapshot %s; what was written after that is set aside on %s", v.Name, p.Rollback.Snapshot, t.s.NodeName(v.Placement.Primary))})
+	return Result{Volume: v.ID}
+}
+
+// MayCallOff says that nobody but the primary that committed it can have done anything about the
+// last rollback of a volume.
+func (v *Volume) MayCallOff() bool {
+	r := v.RolledBack
+	return r != nil && !r.Passed && v.Phase == PhaseActive && v.Epoch == r.Epoch && r.Node != "" && v.Placement.Primary == r.Node
+}
+
+func (t *txn) callOffRollback(c CallOffRollback) Result {
+	v, bad := t.at1(c.ID, c.Epoch)
+	if bad != nil {
+		return *bad
+	}
+	if !v.MayCallOff() || v.RolledBack.Attempt != c.Attempt {
+		return failed(volume.CodeConflict, "volume %q: that rollback cannot be called off any more", v.Name)
+	}
+	r := v.RolledBack
+	reason := fmt.Sprintf("its snapshot %s was destroyed on %s before it had gone back", r.Snapshot, t.s.NodeName(r.Node))
+	v.Start, v.RolledBack, v.RolledBackBefore = r.Final, v.RolledBackBefore, nil
+	v.LastRefusal = &Refusal{Attempt: r.Attempt, Reason: reason, At: t.at, Follow: true}
+	t.putVolume(v)
+	t.event(Event{Kind: "volume.rollback-refused", Volume: v.ID, Name: v.Name, Node: r.Node,
+		Message: fmt.Sprintf("volume %s stays as it is: %s", v.Name, reason)})
 	return Result{Volume: v.ID}
 }

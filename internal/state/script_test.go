@@ -31,6 +31,7 @@ import (
 //	migrate NAME to=n2 try=a      end-migration NAME try=a [REASON]
 //	rollback NAME to=SNAPSHOT try=a [guid=N]
 //	commit-rollback NAME try=a [final=EPOCH] [guid=N] [base=SEQ] [kept=n2]   the epoch and guid of what is undone
+//	call-off-rollback NAME try=a
 //	remove NAME try=a            commit-remove NAME try=a   abort-remove NAME try=a REASON
 //	undelete NAME [as=NEW]
 //	differs NAME TEXT    the primary has found copies that are not alike
@@ -314,6 +315,8 @@ func (sc *script) do(words []string) string {
 			roll.Kept = []volume.NodeID{nodeID(opt["kept"])}
 		}
 		c = roll
+	case "call-off-rollback":
+		c = CallOffRollback{ID: id, Epoch: epoch, Attempt: opt["try"]}
 	case "remove":
 		c = BeginDelete{ID: id, Epoch: epoch, Attempt: opt["try"]}
 	case "commit-remove":

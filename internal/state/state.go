@@ -164,6 +164,8 @@ type Volume struct {
 	// RolledBack is the last rollback, for ever: a node that was away may come back with
 	// what it has undone. See Volume.Line.
 	RolledBack *RolledBack `json:"rolled_back,omitempty"`
+	// RolledBackBefore is the one before it, in case that it is called off.
+	RolledBackBefore *RolledBack `json:"rolled_back_before,omitempty"`
 	// LastFailover is how it last came to a primary without the one before; nil: never.
 	LastFailover *EndedFailover `json:"last_failover,omitempty"`
 	// Adopt, until the volume is confirmed, is the set-aside copy on the primary that it
