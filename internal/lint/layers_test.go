@@ -22,6 +22,7 @@ var layers = map[string][]string{
 	"internal/state":     {"internal/volume", "internal/lease"},
 	"internal/transport": {"internal/volume"},
 	"internal/browse":    {"internal/volume"},
+	"internal/backup":    {"internal/volume"},
 	"internal/doctor":    {"internal/volume"},
 	"internal/warm":      {"internal/mounts"}, // its test looks there
 	"internal/manual":    {},
@@ -51,7 +52,7 @@ var layers = map[string][]string{
 		"internal/state", // what `flockd recover` prints of it
 		"zfs/zfsfake",    // the trial mode: a node without a pool to try things on
 	},
-	"cmd/flockctl": {"internal/api", "internal/browse", "internal/doctor", "internal/manual", "internal/volume", "internal/version"},
+	"cmd/flockctl": {"internal/api", "internal/backup", "internal/browse", "internal/doctor", "internal/manual", "internal/volume", "internal/version"},
 
 	// Fakes and suites stand beside what they stand in for.
 	"zfs/zfsfake":                      {"zfs"},

@@ -1,0 +1,513 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+var epoch = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
+
+func clock() time.Time { return epoch }
+
+const shop volume.ID = "0123456789abcdef"
+
+// small chunks make many of a short stream.
+const small = 64
+
+func about(n int) *Manifest {
+	return &Manifest{
+		ID: fmt.Sprintf("20260304T1200%02dZ-0000000a", n), Volume: shop, Name: "shop", Cluster: "c0ffee", Options: map[string]string{"replicas": "2"},
+		Snapshot: Snapshot{Name: fmt.Sprintf("s%d", n), GUID: uint64(100 + n), Taken: epoch.Add(time.Duration(n) * time.Hour)}, Own: true, Began: epoch, ChunkSize: small,
+	}
+}
+
+// memory is a store that fails when it is told to.
+type memory struct {
+	mu      sync.Mutex
+	objects map[string][]byte
+	puts    int
+	failAt  int // this put, from 1, and all after it fail
+}
+
+var errFull = errors.New("the store is full")
+
+func newMemory() *memory { return &memory{objects: map[string][]byte{}} }
+
+func (m *memory) put(name string, content []byte, only bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.puts++; m.failAt > 0 && m.puts >= m.failAt {
+		return errFull
+	}
+	if _, there := m.objects[name]; there && only {
+		return fs.ErrExist
+	}
+	m.objects[name] = bytes.Clone(content)
+	return nil
+}
+
+func (m *memory) Put(_ context.Context, name string, content []byte) error {
+	return m.put(name, content, false)
+}
+
+func (m *memory) PutNew(_ context.Context, name string, content []byte) error {
+	return m.put(name, content, true)
+}
+
+func (m *memory) Get(_ context.Context, name string, limit int64) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b, ok := m.objects[name]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	return readLimited(bytes.NewReader(b), limit)
+}
+
+func (m *memory) List(_ context.Context, prefix string, f func(string, int64) error) error {
+	m.mu.Lock()
+	all := maps.Clone(m.objects)
+	m.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if strings.HasPrefix(name, prefix) {
+			if err := f(name, int64(len(all[name]))); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (m *memory) Remove(_ context.Context, name string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.objects, name)
+	return nil
+}
+
+func content(n int) []byte {
+	b := make([]byte, n)
+	r := rand.New(rand.NewPCG(1, uint64(n)))
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return b
+}
+
+// newKey is a pair of keys.
+func newKey(t testing.TB) (*Seal, *Keys) {
+	t.Helper()
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seal, err := NewSeal([]string{id.Recipient().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := ParseKeys(strings.NewReader("# a comment\n" + id.String() + "\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return seal, keys
+}
+
+func write(t testing.TB, s Store, m *Manifest, seal *Seal, b []byte) *Manifest {
+	t.Helper()
+	done, err := Writing{Store: s, Manifest: m, Seal: seal, Now: clock}.Write(t.Context(), bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return done
+}
+
+// names are those of all objects.
+func names(t testing.TB, s Store) (out []string) {
+	t.Helper()
+	if err := s.List(t.Context(), "", func(name string, _ int64) error { out = append(out, name); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func onDisk(t testing.TB) Store {
+	t.Helper()
+	s, err := Open("file://"+t.TempDir()+"/backups", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestRoundTrip(t *testing.T) {
+	seal, keys := newKey(t)
+	for _, n := range []int{1, small - 1, small, small + 1, 5*small + 7} {
+		for _, sealed := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d bytes, encrypted %v", n, sealed), func(t *testing.T) {
+				s, to := onDisk(t), seal
+				if !sealed {
+					to = nil
+				}
+				want := content(n)
+				done := write(t, s, about(1), to, want)
+				all, err := Load(t.Context(), s)
+				if err != nil || len(all.Backups) != 1 || len(all.Partial)+len(all.Broken) != 0 {
+					t.Fatalf("found %+v, %v", all, err)
+				}
+				m, err := all.Find("shop")
+				if err != nil || m.ID != done.ID || m.Size != int64(n) || m.Encrypted() != sealed || !m.Ended.Equal(epoch) {
+					t.Fatalf("found %+v, %v", m, err)
+				}
+				if err := Complete(t.Context(), s, m); err != nil {
+					t.Error(err)
+				}
+				if err := Verify(t.Context(), s, m, nil, nil); err != nil {
+					t.Error(err)
+				}
+				if got, err := io.ReadAll(Stream(t.Context(), s, m, keys)); err != nil || !bytes.Equal(got, want) {
+					t.Errorf("read %d bytes, %v", len(got), err)
+				}
+				if objects := names(t, s); len(objects) != len(m.Chunks)+1 {
+					t.Errorf("left are %q", objects)
+				}
+			})
+		}
+	}
+}
+
+// What is encrypted is not there in the clear, and is read with its key only.
+func TestEncrypted(t *testing.T) {
+	s := newMemory()
+	seal, keys := newKey(t)
+	_, other := newKey(t)
+	want := bytes.Repeat([]byte("secret"), 100)
+	m := write(t, s, about(1), seal, want)
+	for name, b := range s.objects {
+		if bytes.Contains(b, []byte("secret")) {
+			t.Errorf("%s has it in the clear", name)
+		}
+	}
+	if got, err := io.ReadAll(Stream(t.Context(), s, m, keys)); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("read %q, %v", got, err)
+	}
+	for key, code := range map[*Keys]volume.Code{other: volume.CodeDenied, nil: volume.CodeInvalid} {
+		if got, err := io.ReadAll(Stream(t.Context(), s, m, key)); volume.CodeOf(err) != code || len(got) > 0 {
+			t.Errorf("read %q, %v", got, err)
+		}
+	}
+	if err := Verify(t.Context(), s, m, other, nil); err == nil {
+		t.Error("verified with a key that does not fit")
+	}
+	for _, bad := range []string{"", "age1", "AGE-SECRET-KEY-1", "age1x\nage1y"} {
+		if _, err := NewSeal([]string{bad}); volume.CodeOf(err) != volume.CodeInvalid {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	if _, err := ParseKeys(strings.NewReader("nothing")); volume.CodeOf(err) != volume.CodeInvalid {
+		t.Error(err)
+	}
+}
+
+// Whatever one object of a backup has become, it is seen, and what was read before is as it
+// was, up to the end of a chunk.
+func TestDamage(t *testing.T) {
+	seal, keys := newKey(t)
+	want := content(3*small + 5)
+	harms := map[string]func([]byte) []byte{
+		"first byte":  func(b []byte) []byte { b[0] ^= 1; return b },
+		"middle byte": func(b []byte) []byte { b[len(b)/2] ^= 0x80; return b },
+		"last byte":   func(b []byte) []byte { b[len(b)-1] ^= 1; return b },
+		"truncated":   func(b []byte) []byte { return b[:len(b)-1] },
+		"empty":       func(b []byte) []byte { return nil },
+		"longer":      func(b []byte) []byte { return append(b, 0) },
+		"missing":     nil,
+	}
+	for _, to := range []*Seal{nil, seal} {
+		s := newMemory()
+		m := write(t, s, about(1), to, want)
+		for name, was := range maps.Clone(s.objects) {
+			for harm, do := range harms {
+				t.Run(fmt.Sprintf("%s of %s", harm, name), func(t *testing.T) {
+					defer func() { s.objects[name] = was }()
+					if do == nil {
+						delete(s.objects, name)
+					} else {
+						s.objects[name] = do(bytes.Clone(was))
+					}
+					if strings.HasSuffix(name, manifestName) {
+						all, err := Load(t.Context(), s)
+						if err != nil || len(all.Backups) > 0 || len(all.Broken) == 0 && do != nil {
+							t.Fatalf("found %+v, %v", all, err)
+						}
+						if _, err := all.Find(m.ID); volume.CodeOf(err) != volume.CodeNotFound {
+							t.Error(err)
+						}
+						return
+					}
+					if err := Verify(t.Context(), s, m, nil, nil); volume.CodeOf(err) != volume.CodeRefused {
+						t.Errorf("verified: %v", err)
+					}
+					got, err := io.ReadAll(Stream(t.Context(), s, m, keys))
+					if volume.CodeOf(err) != volume.CodeRefused || !bytes.HasPrefix(want, got) || len(got)%small != 0 || len(got) == len(want) {
+						t.Errorf("read %d bytes, %v", len(got), err)
+					}
+					if sized := Complete(t.Context(), s, m); (sized == nil) != strings.Contains(harm, "byte") {
+						t.Errorf("complete: %v", sized)
+					}
+				})
+			}
+		}
+	}
+}
+
+// Two chunks that have changed places have their own checksums, but not their own names.
+func TestExchanged(t *testing.T) {
+	s := newMemory()
+	m := write(t, s, about(1), nil, content(2*small))
+	a, b := m.object(chunkName(0, m.Chunks[0].Sum)), m.object(chunkName(1, m.Chunks[1].Sum))
+	s.objects[a], s.objects[b] = s.objects[b], s.objects[a]
+	if err := Verify(t.Context(), s, m, nil, nil); volume.CodeOf(err) != volume.CodeRefused {
+		t.Error(err)
+	}
+	// A manifest is that of its own place only.
+	s.objects["0123456789abcde0/"+m.ID+"/manifest"] = s.objects[m.object(manifestName)]
+	if all, err := Load(t.Context(), s); err != nil || len(all.Backups) != 1 || len(all.Broken) != 1 {
+		t.Errorf("found %+v, %v", all, err)
+	}
+}
+
+// Wherever it is interrupted it is no backup, and the same again makes one of what is there,
+// of the same stream and of one that has come out otherwise. Nothing else is left.
+func TestInterrupted(t *testing.T) {
+	seal, keys := newKey(t)
+	same := content(6*small + 3)
+	other := bytes.Clone(same)
+	other[3*small] ^= 1
+	for _, to := range []*Seal{nil, seal} {
+		for _, again := range [][]byte{same, other, same[:2*small]} {
+			for at := 1; ; at++ {
+				s := newMemory()
+				s.failAt = at
+				_, err := Writing{Store: s, Manifest: about(1), Seal: to, Now: clock}.Write(t.Context(), bytes.NewReader(same))
+				if err == nil {
+					break
+				}
+				if !errors.Is(err, errFull) {
+					t.Fatal(err)
+				}
+				all, err := Load(t.Context(), s)
+				if err != nil || len(all.Backups) > 0 || len(all.Broken) > 0 || len(all.Partial) > 0 != (at > 1) {
+					t.Fatalf("after %d: found %+v, %v", at, all, err)
+				}
+				m := about(1)
+				if len(all.Partial) > 0 {
+					m = all.Partial[0]
+					if _, err := all.Find(m.ID); volume.CodeOf(err) != volume.CodeRefused {
+						t.Errorf("what is not finished: %v", err)
+					}
+				}
+				var stored, reused int64
+				s.failAt = 0
+				w := Writing{Store: s, Manifest: m, Seal: to, Now: clock, Progress: func(a, b int64) { stored, reused = a, b }}
+				done, err := w.Write(t.Context(), bytes.NewReader(again))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got, err := io.ReadAll(Stream(t.Context(), s, done, keys)); err != nil || !bytes.Equal(got, again) {
+					t.Errorf("after %d: read %d bytes, %v", at, len(got), err)
+				}
+				if objects := names(t, s); len(objects) != len(done.Chunks)+1 {
+					t.Errorf("after %d: left are %q", at, objects)
+				}
+				if stored+reused != int64(len(again)) {
+					t.Errorf("after %d: stored %d, reused %d", at, stored, reused)
+				}
+				// One put begins it, and each chunk is one, or two when it is encrypted.
+				each := 1
+				if to != nil {
+					each = 2
+				}
+				if want := int64(max(0, (at-2)/each)) * small; &again[0] == &same[0] && len(again) == len(same) && reused != min(want, int64(len(same))) {
+					t.Errorf("after %d: reused %d, want %d", at, reused, want)
+				}
+			}
+		}
+	}
+}
+
+// failing is a stream that ends with an error.
+type failing struct {
+	io.Reader
+	err error
+}
+
+func (f failing) Read(b []byte) (int, error) {
+	n, err := f.Reader.Read(b)
+	if err == io.EOF {
+		err = f.err
+	}
+	return n, err
+}
+
+// A stream that is cut is never taken for one that has ended, wherever it is cut.
+func TestCutStream(t *testing.T) {
+	for _, n := range []int{0, 1, small, small + 1, 3 * small} {
+		for _, cut := range []error{io.ErrUnexpectedEOF, errors.New("the connection is lost")} {
+			s := newMemory()
+			_, err := Writing{Store: s, Manifest: about(1), Now: clock}.Write(t.Context(), failing{bytes.NewReader(content(n)), cut})
+			if !errors.Is(err, cut) {
+				t.Errorf("%d bytes: %v", n, err)
+			}
+			if all, err := Load(t.Context(), s); err != nil || len(all.Backups) > 0 {
+				t.Errorf("%d bytes: found %+v, %v", n, all, err)
+			}
+		}
+	}
+	if _, err := (Writing{Store: newMemory(), Manifest: about(1), Now: clock}).Write(t.Context(), strings.NewReader("")); err == nil {
+		t.Error("nothing is a backup")
+	}
+}
+
+// Of two that finish the same backup one is told so, and the backup is whole.
+func TestFinishedTwice(t *testing.T) {
+	s := newMemory()
+	m := write(t, s, about(1), nil, content(100))
+	_, err := Writing{Store: s, Manifest: about(1), Now: clock}.Write(t.Context(), bytes.NewReader(content(100)))
+	if err == nil || !strings.Contains(err.Error(), "finished by another") {
+		t.Error(err)
+	}
+	if err := Verify(t.Context(), s, m, nil, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// What was removed in part is no backup, and the rest of it can be removed.
+func TestRemove(t *testing.T) {
+	for _, s := range []Store{newMemory(), onDisk(t)} {
+		kept := write(t, s, about(1), nil, content(100))
+		m := write(t, s, about(2), nil, content(300))
+		if err := s.Remove(t.Context(), m.object(manifestName)); err != nil {
+			t.Fatal(err)
+		}
+		if err := Remove(t.Context(), s, m); err != nil {
+			t.Fatal(err)
+		}
+		all, err := Load(t.Context(), s)
+		if err != nil || len(all.Backups) != 1 || len(all.Partial) > 0 || len(names(t, s)) != len(kept.Chunks)+1 {
+			t.Errorf("found %+v, %v; %q", all, err, names(t, s))
+		}
+		if err := Verify(t.Context(), s, kept, nil, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	// Cut short, it is found as one that is not finished.
+	s := newMemory()
+	m := write(t, s, about(1), nil, content(300))
+	stuck := &unremovable{memory: s, name: m.object(chunkName(1, m.Chunks[1].Sum))}
+	if err := Remove(t.Context(), stuck, m); !errors.Is(err, errFull) {
+		t.Error(err)
+	}
+	all, err := Load(t.Context(), s)
+	if err != nil || len(all.Backups) > 0 || len(all.Partial) != 1 {
+		t.Fatalf("found %+v, %v", all, err)
+	}
+	if err := Remove(t.Context(), s, all.Partial[0]); err != nil || len(s.objects) > 0 {
+		t.Errorf("%v; left are %q", err, names(t, s))
+	}
+}
+
+type unremovable struct {
+	*memory
+	name string
+}
+
+func (u *unremovable) Remove(ctx context.Context, name string) error {
+	if name == u.name {
+		return errFull
+	}
+	return u.memory.Remove(ctx, name)
+}
+
+func TestStores(t *testing.T) {
+	t.Run("memory", func(t *testing.T) { testStore(t, newMemory()) })
+	t.Run("directory", func(t *testing.T) { testStore(t, onDisk(t)) })
+}
+
+// testStore is the contract of Store.
+func testStore(t *testing.T, s Store) {
+	ctx := t.Context()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := names(t, s); len(got) > 0 {
+		t.Fatalf("begins with %q", got)
+	}
+	must(s.Put(ctx, "a/b/c", []byte("one")))
+	must(s.Put(ctx, "a/b/c", []byte("two")))
+	must(s.Put(ctx, "a/b2/c", []byte("three")))
+	if err := s.PutNew(ctx, "a/b/c", []byte("four")); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("put over what is there: %v", err)
+	}
+	must(s.PutNew(ctx, "a/b/new", []byte("5")))
+	if got, err := s.Get(ctx, "a/b/c", 3); err != nil || string(got) != "two" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if got, err := s.Get(ctx, "a/b/c", 2); !errors.Is(err, errTooLong) {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if got, err := s.Get(ctx, "a/b/nothing", 3); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %q, %v", got, err)
+	}
+	list := map[string]int64{}
+	must(s.List(ctx, "a/b/", func(name string, size int64) error { list[name] = size; return nil }))
+	if !maps.Equal(list, map[string]int64{"a/b/c": 3, "a/b/new": 1}) {
+		t.Errorf("listed %v", list)
+	}
+	must(s.List(ctx, "nothing/", func(name string, _ int64) error { return errors.New(name) }))
+	if err := s.List(ctx, "", func(string, int64) error { return errFull }); !errors.Is(err, errFull) {
+		t.Errorf("listed: %v", err)
+	}
+	large := content(1 << 20)
+	must(s.Put(ctx, "large", large))
+	if got, err := s.Get(ctx, "large", 1<<20); err != nil || !bytes.Equal(got, large) {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+	for _, name := range []string{"large", "a/b/c", "a/b/c", "a/b/new", "a/b2/c"} {
+		must(s.Remove(ctx, name))
+	}
+	if got := names(t, s); len(got) > 0 {
+		t.Errorf("ends with %q", got)
+	}
+}
+
+func TestOpen(t *testing.T) {
+	for dest, code := range map[string]volume.Code{
+		"": volume.CodeInvalid, "ftp://x/y": volume.CodeInvalid, "file://host/x": volume.CodeInvalid,
+		"ftp://key:secret@bucket/x": volume.CodeInvalid, t.TempDir() + "/no/such": volume.CodeInvalid,
+	} {
+		if _, err := Open(dest, true); volume.CodeOf(err) != code || strings.Contains(fmt.Sprint(err), "secret@") {
+			t.Errorf("%q: %v", dest, err)
+		}
+	}
+	if _, err := Open(t.TempDir()+"/none", false); volume.CodeOf(err) != volume.CodeInvalid {
+		t.Error(err)
+	}
+}

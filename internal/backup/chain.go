@@ -1,0 +1,181 @@
+package backup
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Catalog is what there is in a store.
+type Catalog struct {
+	// Backups are finished, by volume, each volume's in the order of their snapshots.
+	Backups []*Manifest
+	// Partial are those that were begun and not finished.
+	Partial []*Manifest
+	// Broken are manifests that cannot be read, and why. What they were is unknown, so that
+	// other backups may stand on them.
+	Broken []Broken
+}
+
+// Broken is something in a store that cannot be read.
+type Broken struct {
+	Object string `json:"object"`
+	Reason string `json:"reason"`
+}
+
+func (c *Catalog) sort() {
+	for _, list := range [][]*Manifest{c.Backups, c.Partial} {
+		slices.SortFunc(list, func(a, b *Manifest) int {
+			return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Volume, b.Volume), a.Snapshot.Taken.Compare(b.Snapshot.Taken), cmp.Compare(a.ID, b.ID))
+		})
+	}
+}
+
+// Of are the backups of one volume, oldest first.
+func (c *Catalog) Of(id volume.ID) (out []*Manifest) {
+	for _, m := range c.Backups {
+		if m.Volume == id {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// Find is the backup that ref means: its id, the start of one that only one has, or the
+// newest one of a volume, by its name or id.
+func (c *Catalog) Find(ref string) (*Manifest, error) {
+	var begun []*Manifest
+	volumes := map[volume.ID]*Manifest{}
+	for _, m := range c.Backups {
+		switch {
+		case m.ID == ref:
+			return m, nil
+		case m.Name == ref, string(m.Volume) == ref:
+			volumes[m.Volume] = m // the newest is the last
+		case len(ref) >= 4 && strings.HasPrefix(m.ID, ref):
+			begun = append(begun, m)
+		}
+	}
+	found := begun
+	if len(volumes) > 0 {
+		found = nil
+		for _, m := range volumes {
+			found = append(found, m)
+		}
+	}
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) > 1:
+		var may []string
+		for _, m := range found {
+			may = append(may, m.ID)
+		}
+		slices.Sort(may)
+		return nil, volume.Errorf(volume.CodeConflict, "%q is ambiguous: it may be %s", ref, strings.Join(may, ", ")).WithHint("give the id of the backup")
+	}
+	for _, m := range c.Partial {
+		if m.ID == ref {
+			return nil, volume.Errorf(volume.CodeRefused, "backup %s of volume %q was never finished, so it is none", m.ID, m.Name).
+				WithHint("flockctl backup create %s goes on with it", m.Name)
+		}
+	}
+	err := volume.Errorf(volume.CodeNotFound, "there is no backup %q", ref)
+	if len(c.Broken) > 0 {
+		return nil, err.WithHint("one cannot be read: %s: %s", c.Broken[0].Object, c.Broken[0].Reason)
+	}
+	return nil, err.WithHint("flockctl backup list shows what there is")
+}
+
+// Chain is what is needed to restore one: a full one first, then each increment, it last.
+func (c *Catalog) Chain(m *Manifest) ([]*Manifest, error) {
+	chain := []*Manifest{m}
+	for m.Base != nil {
+		i := slices.IndexFunc(c.Backups, func(b *Manifest) bool { return b.ID == m.Base.ID })
+		if i < 0 {
+			err := volume.Errorf(volume.CodeRefused, "backup %s is an increment on %s, which is not there", m.ID, m.Base.ID)
+			if len(c.Broken) > 0 {
+				err = err.WithHint("one cannot be read: %s: %s", c.Broken[0].Object, c.Broken[0].Reason)
+			}
+			return nil, err
+		}
+		b := c.Backups[i]
+		switch {
+		case b.Snapshot.GUID != m.Base.GUID || b.Volume != m.Volume:
+			return nil, volume.Errorf(volume.CodeRefused, "backup %s is an increment on another snapshot than backup %s has", m.ID, b.ID)
+		case slices.Contains(chain, b):
+			return nil, volume.Errorf(volume.CodeRefused, "backup %s is an increment on itself, by way of others", m.ID)
+		}
+		chain = append(chain, b)
+		m = b
+	}
+	slices.Reverse(chain)
+	return chain, nil
+}
+
+// Bases are the backups of a volume that another one may be an increment on, newest first:
+// those that can be restored. There are none when the newest is that many increments on each
+// other: then it is time for a full one.
+func (c *Catalog) Bases(id volume.ID, increments int) (out []*Manifest) {
+	for _, m := range slices.Backward(c.Of(id)) {
+		switch chain, err := c.Chain(m); {
+		case err != nil:
+		case len(chain) <= increments:
+			out = append(out, m)
+		case len(out) == 0:
+			return nil
+		}
+	}
+	return out
+}
+
+// Removable says why these cannot be removed: others need them, that stay.
+func (c *Catalog) Removable(ids []string) error {
+	for _, m := range c.Backups {
+		if m.Base != nil && slices.Contains(ids, m.Base.ID) && !slices.Contains(ids, m.ID) {
+			return volume.Errorf(volume.CodeRefused, "backup %s is needed: %s is an increment on it", m.Base.ID, m.ID).
+				WithHint("remove that one with it, or first")
+		}
+	}
+	if len(c.Broken) > 0 {
+		return volume.Errorf(volume.CodeRefused, "what cannot be read may need what is to be removed: %s: %s", c.Broken[0].Object, c.Broken[0].Reason).
+			WithHint("repair or delete that object first")
+	}
+	return nil
+}
+
+// Expired are the backups of a volume that go when only the newest are kept: those that are
+// none of them, and that none of them needs, increments before what they stand on. Where
+// something cannot be read, none goes.
+func (c *Catalog) Expired(id volume.ID, keep int) ([]*Manifest, error) {
+	all := c.Of(id)
+	if keep <= 0 || len(all) <= keep {
+		return nil, nil
+	}
+	if len(c.Broken) > 0 {
+		return nil, fmt.Errorf("no old backups are removed, for they may be needed by what cannot be read: %s: %s", c.Broken[0].Object, c.Broken[0].Reason)
+	}
+	needed := map[string]bool{}
+	for _, m := range all[len(all)-keep:] {
+		for m != nil && !needed[m.ID] {
+			needed[m.ID] = true
+			base := m.Base
+			m = nil
+			if base != nil {
+				if i := slices.IndexFunc(all, func(b *Manifest) bool { return b.ID == base.ID }); i >= 0 {
+					m = all[i]
+				}
+			}
+		}
+	}
+	var out []*Manifest
+	for _, m := range slices.Backward(all) {
+		if !needed[m.ID] {
+			out = append(out, m)
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,17 @@
+// Package backup is the format in which a volume's snapshots are kept outside of a cluster,
+// and where they are kept: a directory, or one stream. flockctl uses it; no
+// node sees a place of backups, or a key.
+//
+// A backup is one zfs stream, full or an increment on another backup, cut into chunks. Each
+// chunk is an object whose name has the checksum of its content in it, and the manifest, which
+// lists them, is written last: what has no manifest is no backup. Nothing of a chunk is handed
+// on before all of it was read and is what the manifest says.
+//
+//	VOLUMEID/BACKUPID/partial       what it will be; there until the manifest is
+//	VOLUMEID/BACKUPID/000000-SUM    a chunk
+//	VOLUMEID/BACKUPID/000000.clear  only while an encrypted one is unfinished, to go on from
+//	VOLUMEID/BACKUPID/manifest
+//
+// What it guards against is damage and what was cut short. Who may write to a store can put
+// another backup there; encryption keeps them from reading one.
+package backup
