@@ -191,6 +191,9 @@ func (e *Engine) noteAside(ctx context.Context, name, reason string) (string, er
 	return reason, err
 }
 
+// AsideNote is what is written onto a dataset that becomes a set-aside copy.
+func AsideNote(at time.Time, reason string) string { return asideNote(at, reason) }
+
 // asideNote is the value of propAside.
 func asideNote(at time.Time, reason string) string {
 	printable := strings.Map(func(r rune) rune {

@@ -22,6 +22,12 @@ func (l Layout) Trash() string { return l.Pool + "/flocker-trash" }
 // Aside holds copies that were replaced but may contain the only copy of something.
 func (l Layout) Aside() string { return l.Pool + "/flocker-aside" }
 
+// Restores holds what is received from backups until it is whole.
+func (l Layout) Restores() string { return l.Pool + "/flocker-restore" }
+
+// Restore is what is received of one.
+func (l Layout) Restore(id string) string { return l.Restores() + "/" + id }
+
 // Dataset of a volume.
 func (l Layout) Dataset(id volume.ID) string { return l.Root() + "/" + string(id) }
 

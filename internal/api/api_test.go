@@ -18,6 +18,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
@@ -307,6 +308,15 @@ var calls = []struct {
 	{"browse what changed", func(ctx context.Context, b both) (any, error) {
 		return browsed(b.Browse(ctx, "pgdata", api.BrowseRequest{Snapshot: "before-upgrade", Since: "auto-1h-20260304T100000Z", Path: ".", As: api.AsDiff}))
 	}},
+	{"browse a stream", func(ctx context.Context, b both) (any, error) {
+		return browsed(b.Browse(ctx, "pgdata", api.BrowseRequest{Snapshot: "before-upgrade", Path: ".", As: api.AsStream, Bases: []uint64{1<<64 - 1, 101}}))
+	}},
+	{"browse a stream by guid", func(ctx context.Context, b both) (any, error) {
+		return browsed(b.Browse(ctx, "pgdata", api.BrowseRequest{GUID: 102, Path: ".", As: api.AsStream}))
+	}},
+	{"browse no increment", func(ctx context.Context, b both) (any, error) {
+		return browsed(b.Browse(ctx, "pgdata", api.BrowseRequest{GUID: 102, Path: ".", As: api.AsStream, Bases: []uint64{7}}))
+	}},
 	{"browse no snapshot", func(ctx context.Context, b both) (any, error) {
 		return browsed(b.Browse(ctx, "pgdata", api.BrowseRequest{Snapshot: "a b", Path: ".", As: api.AsList}))
 	}},
@@ -377,6 +387,8 @@ var calls = []struct {
 	}},
 }
 
+const restore = "00000000000000aa"
+
 var localCalls = []struct {
 	name string
 	do   func(context.Context, both) (any, error)
@@ -387,6 +399,25 @@ var localCalls = []struct {
 	{"join", func(ctx context.Context, b both) (any, error) {
 		return two(b.Join(ctx, api.JoinRequest{NodeSetup: api.NodeSetup{Pool: "tank"}, Token: "flk1-x", Peers: []string{"192.0.2.1"}, Witness: true}))
 	}},
+	{"begin a restore", func(ctx context.Context, b both) (any, error) {
+		return two(b.BeginRestore(ctx, api.BeginRestoreRequest{ID: restore, Name: "back", GUIDs: []uint64{7, 1<<64 - 1}, Bytes: 1 << 40}))
+	}},
+	{"receive", func(ctx context.Context, b both) (any, error) {
+		return one(b.ReceiveRestore(ctx, restore, api.ReceiveRequest{GUID: 7}, strings.NewReader("a stream")))
+	}},
+	{"receive what does not go on", func(ctx context.Context, b both) (any, error) {
+		return one(b.ReceiveRestore(ctx, restore, api.ReceiveRequest{GUID: 9, Base: 8}, strings.NewReader("a stream")))
+	}},
+	{"receive an increment", func(ctx context.Context, b both) (any, error) {
+		return one(b.ReceiveRestore(ctx, restore, api.ReceiveRequest{GUID: 1<<64 - 1, Base: 7}, strings.NewReader("another")))
+	}},
+	{"finish what is not whole", func(ctx context.Context, b both) (any, error) {
+		return two(b.FinishRestore(ctx, restore, api.FinishRestoreRequest{Name: "back", GUID: 8}))
+	}},
+	{"finish a restore", func(ctx context.Context, b both) (any, error) {
+		return two(b.FinishRestore(ctx, restore, api.FinishRestoreRequest{Name: "back", GUID: 1<<64 - 1, Options: map[string]string{"replicas": "0"}}))
+	}},
+	{"drop a restore", func(ctx context.Context, b both) (any, error) { return one(b.DropRestore(ctx, restore)) }},
 }
 
 var peerCalls = []struct {
@@ -591,6 +622,15 @@ func TestStrictRequests(t *testing.T) {
 		{"acquire for a bad node", peer, "POST", "/v1/peer/acquire", `{"volume":"0b5e55ed00000001","node":"beta"}`, 400, "node id"},
 		{"sum of a bad id", peer, "POST", "/v1/peer/sum", `{"volume":"../x","guid":"1"}`, 400, "volume id"},
 		{"holds of a bad id", peer, "POST", "/v1/peer/holds", `{"volume":"../x","guids":[1]}`, 400, "volume id"},
+		{"peer restores", peer, "POST", "/v1/restores", `{}`, 403, "own administrator"},
+		{"restore with a bad id", local, "POST", "/v1/restores", `{"id":"../x","name":"x","guids":[1],"bytes":1}`, 400, "id of a restore"},
+		{"receive with a bad id", local, "POST", "/v1/restores/x/receive?guid=1", ``, 400, "id of a restore"},
+		{"receive of nothing", local, "POST", "/v1/restores/00000000000000aa/receive", ``, 400, "guid is missing"},
+		{"bad bases", local, "GET", "/v1/volumes/pgdata/browse?as=stream&guid=1&bases=1,x", ``, 400, "is no guid"},
+		{"too many bases", local, "GET", "/v1/volumes/pgdata/browse?as=stream&guid=1&bases=1" + strings.Repeat(",1", 64), ``, 400, "more than 64"},
+		{"bases of a list", local, "GET", "/v1/volumes/pgdata/browse?as=list&bases=1", ``, 400, "for as=stream"},
+		{"stream of nothing", local, "GET", "/v1/volumes/pgdata/browse?as=stream", ``, 400, "of one snapshot"},
+		{"stream of a file", local, "GET", "/v1/volumes/pgdata/browse?as=stream&guid=1&path=conf", ``, 400, "has no path"},
 		{"report of a newer version", peer, "POST", "/v1/peer/report", `{"report":{"node":"be7a0000000000000000000000000002","mood":"fine"}}`, 200, "leader"},
 	}
 	for _, tt := range tests {
@@ -867,4 +907,25 @@ func FuzzHandler(f *testing.F) {
 			t.Fatalf("%s %s: the reply is not JSON: %v", method, target, err)
 		}
 	})
+}
+
+// A stream is as long as it is, and one that is cut does not arrive as a whole one.
+func TestReceiveRestore(t *testing.T) {
+	f := apitest.Cluster()
+	client := startLocal(t, f)
+	if _, err := client.BeginRestore(t.Context(), api.BeginRestoreRequest{ID: restore, Name: "back", GUIDs: []uint64{7}}); err != nil {
+		t.Fatal(err)
+	}
+	long := strings.Repeat("x", 5<<20)
+	cut := errors.New("the disk does not answer")
+	err := client.ReceiveRestore(t.Context(), restore, api.ReceiveRequest{GUID: 7}, io.MultiReader(strings.NewReader(long), iotest.ErrReader(cut)))
+	if err == nil || len(f.Received()) > 0 {
+		t.Errorf("%v, and received %d", err, len(f.Received()))
+	}
+	if err := client.ReceiveRestore(t.Context(), restore, api.ReceiveRequest{GUID: 7}, strings.NewReader(long)); err != nil {
+		t.Error(err)
+	}
+	if got := f.Received(); len(got) != 1 || string(got[0]) != long {
+		t.Errorf("received %d", len(got))
+	}
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"io"
 
 	"github.com/flocker-io/flocker/internal/doctor"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -115,6 +116,15 @@ type Backend interface {
 	// RemoveAside destroys a set-aside copy for good. Node is a ref of a node, "" for
 	// any.
 	RemoveAside(ctx context.Context, ref, node string) error
+
+	// BeginRestore says what the asked node has already of a volume that is to be made of
+	// streams there. ReceiveRestore takes one, whose snapshot is a full one or an increment on
+	// the one before; what is not what it was said to be is refused. FinishRestore makes the
+	// volume, and DropRestore throws away what is none yet. Local callers only.
+	BeginRestore(ctx context.Context, req BeginRestoreRequest) (RestoreState, error)
+	ReceiveRestore(ctx context.Context, id string, req ReceiveRequest, stream io.Reader) error
+	FinishRestore(ctx context.Context, id string, req FinishRestoreRequest) (Volume, error)
+	DropRestore(ctx context.Context, id string) error
 
 	// Rebalance says which moves would even out the nodes. It moves nothing.
 	Rebalance(ctx context.Context) (Rebalance, error)

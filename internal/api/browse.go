@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/browse"
@@ -29,9 +30,11 @@ const (
 	// AsDiff is a line of JSON, a browse.Change, for each thing that is not the same in two
 	// snapshots.
 	AsDiff BrowseAs = "diff"
+	// AsStream is the snapshot itself as zfs sends it, full or as an increment.
+	AsStream BrowseAs = "stream"
 )
 
-var contentTypes = map[BrowseAs]string{AsList: "application/x-ndjson", AsFile: "application/octet-stream", AsTar: "application/x-tar", AsDiff: "application/x-ndjson"}
+var contentTypes = map[BrowseAs]string{AsList: "application/x-ndjson", AsFile: "application/octet-stream", AsTar: "application/x-tar", AsDiff: "application/x-ndjson", AsStream: "application/octet-stream"}
 
 // BrowseRequest asks for something of a snapshot.
 type BrowseRequest struct {
@@ -41,6 +44,12 @@ type BrowseRequest struct {
 	Since    string // the other one, for AsDiff
 	Path     string // from the top of the volume
 	As       BrowseAs
+
+	// GUID is that of the snapshot, for AsStream, instead of its name.
+	GUID uint64
+	// Bases, for AsStream, are guids of earlier snapshots: the stream is an increment on the
+	// first of them that there is. Where there is none it is CodeUnavailable, not a full one.
+	Bases []uint64
 }
 
 // BrowseCopyRequest is the same of one node's copy.
@@ -54,6 +63,7 @@ type BrowseCopyRequest struct {
 	Since     string   `json:"since,omitempty"`
 	Path      string   `json:"path"`
 	As        BrowseAs `json:"as"`
+	Bases     []uint64 `json:"bases,omitempty"`
 }
 
 // Browsed is something of a snapshot, to be read from Body, which has to be closed: until
@@ -67,9 +77,11 @@ type Browsed struct {
 	Since      string    `json:"since,omitempty"`
 	SinceTaken time.Time `json:"since_taken,omitzero"`
 	Fresh      bool      `json:"fresh,omitempty"`
+	// SinceGUID is that of the base of a stream; 0: it is a full one.
+	SinceGUID uint64 `json:"since_guid,string,omitempty"`
 
 	Node NodeRef       `json:"node"`           // which has read it
-	Size int64         `json:"size,omitempty"` // of a file
+	Size int64         `json:"size,omitempty"` // of a file; of a stream, about
 	As   BrowseAs      `json:"as"`
 	Body io.ReadCloser `json:"-"`
 }
@@ -109,6 +121,12 @@ func (c *Client) Browse(ctx context.Context, ref string, req BrowseRequest) (*Br
 	query := url.Values{"snapshot": {req.Snapshot}, "path": {req.Path}, "as": {string(req.As)}}
 	if req.Since != "" {
 		query.Set("since", req.Since)
+	}
+	if req.GUID != 0 {
+		query.Set("guid", strconv.FormatUint(req.GUID, 10))
+	}
+	if len(req.Bases) > 0 {
+		query.Set("bases", joinGUIDs(req.Bases))
 	}
 	return c.browsed(ctx, request{method: "GET", path: path + "/browse", query: query})
 }
@@ -224,17 +242,60 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, b *Browsed) {
 func validBrowse(path string, as BrowseAs, since string) (string, error) {
 	switch {
 	case contentTypes[as] == "":
-		return "", volume.Errorf(volume.CodeInvalid, "as=%q: want list, file, tar or diff", as)
+		return "", volume.Errorf(volume.CodeInvalid, "as=%q: want list, file, tar, diff or stream", as)
 	case (as == AsDiff) != (since != ""):
 		return "", volume.Errorf(volume.CodeInvalid, "since is for as=diff, which needs it")
 	}
 	return browse.Clean(path)
 }
 
+// validStream refuses what does not go together.
+func validStream(as BrowseAs, snapshot string, guid uint64, bases int, path string) error {
+	switch {
+	case as != AsStream && (guid != 0 || bases > 0):
+		return volume.Errorf(volume.CodeInvalid, "guid and bases are for as=stream")
+	case as == AsStream && (snapshot == "") == (guid == 0):
+		return volume.Errorf(volume.CodeInvalid, "as=stream is of one snapshot, by its name or its guid")
+	case as == AsStream && path != "" && path != ".":
+		return volume.Errorf(volume.CodeInvalid, "as=stream is of all there is, and has no path")
+	case bases > MaxBases:
+		return volume.Errorf(volume.CodeInvalid, "%d bases are more than %d", bases, MaxBases)
+	}
+	return nil
+}
+
+// MaxBases is how many snapshots may be named for an increment.
+const MaxBases = 64
+
+func joinGUIDs(guids []uint64) string {
+	var b strings.Builder
+	for i, g := range guids {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(strconv.FormatUint(g, 10))
+	}
+	return b.String()
+}
+
+func splitGUIDs(s string) (guids []uint64, err error) {
+	if s == "" {
+		return nil, nil
+	}
+	for _, text := range strings.Split(s, ",") {
+		g, err := strconv.ParseUint(text, 10, 64)
+		if err != nil || g == 0 {
+			return nil, volume.Errorf(volume.CodeInvalid, "query parameter bases: %q is no guid", text)
+		}
+		guids = append(guids, g)
+	}
+	return guids, nil
+}
+
 func browseRoutes(b Backend) []route {
 	return []route{
 		{"GET", "/v1/volumes/{ref}/browse", anyone, func(r *http.Request) (any, error) {
-			q, err := query(r, "snapshot", "since", "path", "as")
+			q, err := query(r, "snapshot", "since", "path", "as", "guid", "bases")
 			if err != nil {
 				return nil, err
 			}
@@ -242,6 +303,15 @@ func browseRoutes(b Backend) []route {
 				return nil, err
 			}
 			req := BrowseRequest{Snapshot: q["snapshot"], Since: q["since"], Path: q["path"], As: BrowseAs(q["as"])}
+			if req.GUID, err = q.number("guid"); err != nil {
+				return nil, err
+			}
+			if req.Bases, err = splitGUIDs(q["bases"]); err != nil {
+				return nil, err
+			}
+			if err := validStream(req.As, req.Snapshot, req.GUID, len(req.Bases), req.Path); err != nil {
+				return nil, err
+			}
 			if req.Path, err = validBrowse(req.Path, req.As, req.Since); err != nil {
 				return nil, err
 			}

@@ -261,8 +261,9 @@ func at(base, what, ref string) (string, error) {
 type request struct {
 	method, path string
 	query        url.Values
-	in, out      any  // JSON; nil for none
-	repeatable   bool // may be sent again on a fresh connection when a kept one turns out dead
+	in, out      any       // JSON; nil for none
+	body         io.Reader // what is sent, instead of in
+	repeatable   bool      // may be sent again on a fresh connection when a kept one turns out dead
 }
 
 // maxReply bounds what a broken server can make us hold.
@@ -289,7 +290,7 @@ func (c *Client) call(ctx context.Context, rq request) error {
 
 // send returns the reply to a call that was not refused.
 func (c *Client) send(ctx context.Context, rq request) (*http.Response, error) {
-	var body io.Reader
+	body := rq.body
 	if rq.in != nil {
 		b, err := json.Marshal(rq.in)
 		if err != nil {

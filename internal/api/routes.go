@@ -2,6 +2,7 @@ package api
 
 import (
 	_ "embed"
+	"math"
 	"net/http"
 	"slices"
 
@@ -31,6 +32,9 @@ type route struct {
 }
 
 func (rt route) bodyLimit() int64 {
+	if rt.path == receivePath {
+		return math.MaxInt64 // it is not held
+	}
 	if rt.who == peers {
 		return maxPeerBody
 	}
@@ -159,7 +163,7 @@ func routes(b Backend, p Peer) []route {
 			return eventsReply{notNil(es)}, err
 		}},
 	}
-	rs = slices.Concat(rs, copiesRoutes(b), failoverRoutes(b), migrateRoutes(b), rebalanceRoutes(b), snapshotRoutes(b), rollbackRoutes(b), browseRoutes(b), asideRoutes(b), containerRoutes(b), proxyRoutes(b), settingsRoutes(b), drainRoutes(b), doctorRoutes(b), diagnosticsRoutes(b))
+	rs = slices.Concat(rs, copiesRoutes(b), failoverRoutes(b), migrateRoutes(b), rebalanceRoutes(b), snapshotRoutes(b), rollbackRoutes(b), browseRoutes(b), asideRoutes(b), restoreRoutes(b), containerRoutes(b), proxyRoutes(b), settingsRoutes(b), drainRoutes(b), doctorRoutes(b), diagnosticsRoutes(b))
 	if p == nil {
 		return rs
 	}

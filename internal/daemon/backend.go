@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"io"
 
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/doctor"
@@ -208,6 +209,24 @@ func (b backend) Asides(ctx context.Context) (api.Asides, error) {
 
 func (b backend) RestoreAside(ctx context.Context, ref string, req api.RestoreAsideRequest) (api.Volume, error) {
 	return ask(b.d, func(m *member) (api.Volume, error) { return m.RestoreAside(ctx, ref, req) })
+}
+
+func (b backend) BeginRestore(ctx context.Context, req api.BeginRestoreRequest) (api.RestoreState, error) {
+	return ask(b.d, func(m *member) (api.RestoreState, error) { return m.BeginRestore(ctx, req) })
+}
+
+func (b backend) ReceiveRestore(ctx context.Context, id string, req api.ReceiveRequest, stream io.Reader) error {
+	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.ReceiveRestore(ctx, id, req, stream) })
+	return err
+}
+
+func (b backend) FinishRestore(ctx context.Context, id string, req api.FinishRestoreRequest) (api.Volume, error) {
+	return ask(b.d, func(m *member) (api.Volume, error) { return m.FinishRestore(ctx, id, req) })
+}
+
+func (b backend) DropRestore(ctx context.Context, id string) error {
+	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.DropRestore(ctx, id) })
+	return err
 }
 
 func (b backend) RemoveAside(ctx context.Context, ref, node string) error {

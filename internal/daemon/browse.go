@@ -55,7 +55,7 @@ func (m *member) Browse(ctx context.Context, ref string, req api.BrowseRequest) 
 	if err != nil {
 		return nil, err
 	}
-	one := api.BrowseCopyRequest{Volume: v.ID, Snapshot: req.Snapshot, Since: req.Since, Path: req.Path, As: req.As}
+	one := api.BrowseCopyRequest{Volume: v.ID, GUID: req.GUID, Snapshot: req.Snapshot, Since: req.Since, Path: req.Path, As: req.As, Bases: req.Bases}
 	if req.Snapshot != "" || req.Since != "" {
 		list, err := m.Snapshots(ctx, string(v.ID))
 		if ctx.Err() != nil {
@@ -72,7 +72,11 @@ func (m *member) Browse(ctx context.Context, ref string, req api.BrowseRequest) 
 	}
 	var why []string
 	var missing error // what those say who may be behind
-	for _, r := range sources(v, m.self, req.Snapshot == "", m.mayRead) {
+	may := m.mayRead
+	if req.As == api.AsStream {
+		may = m.maySend
+	}
+	for _, r := range sources(v, m.self, req.Snapshot == "" && req.GUID == 0, may) {
 		if r.why != "" {
 			why = append(why, m.cluster.State().NodeName(r.node)+": "+r.why)
 			continue
@@ -99,6 +103,9 @@ func (m *member) Browse(ctx context.Context, ref string, req api.BrowseRequest) 
 			WithHint("what its primary has may be more: try again later")
 	}
 	what := "a snapshot of volume " + fmt.Sprintf("%q", v.Name)
+	if len(req.Bases) > 0 {
+		what = "an increment of volume " + fmt.Sprintf("%q", v.Name)
+	}
 	if req.Snapshot != "" {
 		what = fmt.Sprintf("snapshot %s of volume %q", req.Snapshot, v.Name)
 	}
@@ -224,17 +231,22 @@ func (m *member) BrowseCopy(ctx context.Context, req api.BrowseCopyRequest) (*ap
 	if v == nil || m.repl == nil || m.trees == nil {
 		return nil, volume.Errorf(volume.CodeUnavailable, "this node has no copy that it could read")
 	}
-	if !m.browsing.take() {
+	// A backup takes hours, and keeps nobody from a file.
+	turn := &m.browsing
+	if req.As == api.AsStream {
+		turn = &m.sending
+	}
+	if !turn.take() {
 		return nil, volume.Errorf(volume.CodeUnavailable, "%d snapshots are being read there already", browseSlots).WithHint("try again later")
 	}
 	read, end, err := m.readers.begin(ctx, m.dataset(v.ID))
 	if err != nil {
-		m.browsing.give()
+		turn.give()
 		return nil, err
 	}
 	done := func() {
 		end()
-		m.browsing.give()
+		turn.give()
 	}
 	b, err := m.browseCopy(read, v, req)
 	if err != nil {
@@ -279,6 +291,9 @@ func (m *member) browseCopy(ctx context.Context, v *state.Volume, req api.Browse
 	list, err := m.repl.Snapshots(ctx, req.Volume)
 	if err != nil {
 		return nil, volume.Errorf(volume.CodeUnavailable, "%v", err)
+	}
+	if req.As == api.AsStream {
+		return m.sendCopy(ctx, v, list, req)
 	}
 	if req.As == api.AsDiff {
 		b, err := m.compare(ctx, v, list, req)

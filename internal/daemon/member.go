@@ -50,8 +50,10 @@ type member struct {
 	tidied  chan struct{} // closed when nothing of an earlier life is open in trees
 
 	verifier verifier
-	browsing slots
+	browsing slots // who reads files
+	sending  slots // who reads whole snapshots, for backups
 	readers  readers
+	restores restores
 	promises *promises // nil on a witness
 	follow   *follower // nil on a node without containers
 	linker   *linker   // the same
@@ -416,6 +418,7 @@ func (m *member) report(ctx context.Context) error {
 		rep.Problems = append(rep.Problems, m.verifier.problems(m.cluster.State(), m.self)...)
 		rep.Reading = m.verifier.told()
 		rep.Browse = m.trees != nil
+		rep.Streams = rep.Browse
 		if m.follow != nil {
 			m.follow.report(&rep)
 			m.linker.report(&rep)

@@ -37,6 +37,8 @@ type Report struct {
 	HoldSnapshots bool `json:"hold_snapshots,omitempty"`
 	// Browse says that others may read snapshots of its copies.
 	Browse bool `json:"browse,omitempty"`
+	// Streams says that others may have it send snapshots of its copies.
+	Streams bool `json:"streams,omitempty"`
 	// HoldMost says the same of hold-service and hold-node.
 	HoldMost bool `json:"hold_most,omitempty"`
 	// Clones says that it knows what a clone is.

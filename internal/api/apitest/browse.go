@@ -37,16 +37,19 @@ func (f *Fake) Browse(ctx context.Context, ref string, req api.BrowseRequest) (*
 	}
 	v := f.volumes[i]
 	list := f.snapshots[v.ID]
-	at := slices.IndexFunc(list, func(s api.Snapshot) bool { return s.Name == req.Snapshot })
+	at := slices.IndexFunc(list, func(s api.Snapshot) bool { return s.Name == req.Snapshot || req.GUID != 0 && s.GUID == req.GUID })
 	if req.Snapshot == "" && req.As == api.AsDiff {
 		at = len(list) - 1
-	} else if req.Snapshot == "" && len(list) > 0 {
+	} else if req.Snapshot == "" && req.GUID == 0 && len(list) > 0 {
 		if at = len(list) - 1; browse.Has(files(false), req.Path) != nil {
 			at = 0
 		}
 	}
 	if at < 0 {
 		return nil, volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, req.Snapshot).WithHint("`flockctl snapshot list %s` shows what there is", v.Name)
+	}
+	if req.As == api.AsStream {
+		return f.stream(v, list[at], req.Bases)
 	}
 	if req.As == api.AsDiff {
 		return changes(ctx, v.Name, list, at, req)

@@ -42,6 +42,8 @@ type Fake struct {
 	settings   []api.Setting
 	snapshots  map[volume.ID][]api.Snapshot
 	asides     []api.Aside
+	restore    *received // the last, and its id
+	restoreID  string
 	containers []api.Container
 	routes     []api.Route
 	// differs is the node whose copies verify finds to be unlike; unread, one whose

@@ -1,0 +1,198 @@
+package scenario
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// streamOf is a snapshot as a node sends it, and what it said of it.
+func streamOf(t *testing.T, w *World, m *Machine, req api.BrowseRequest) (*api.Browsed, []byte) {
+	t.Helper()
+	req.As = api.AsStream
+	b, err := m.API().Browse(w.ctx(), "pg", req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(b.Body)
+	if err = errors.Join(err, b.Body.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b, got
+}
+
+// A volume is backed up from a replica, removed, and made again of the streams, on another
+// node. What is cut, damaged or not what it was said to be is no volume, and what was whole
+// before it is gone on with.
+func TestBackupStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t, 3)
+		defer w.Close()
+		w.Script(`
+			cluster
+			create n1 pg replicas=1 snapshots=none
+			run n1 web pg
+			write n1 pg a one
+			await pg ok
+			snapshot n1 first pg
+			write n1 pg a two
+			write n1 pg b three
+			await pg ok
+			snapshot n1 second pg
+			write n1 pg a four
+			await pg ok`)
+		n1, n3 := w.Machine("n1"), w.Machine("n3")
+		v, err := n1.API().Volume(w.ctx(), "pg")
+		if err != nil {
+			t.Fatal(err)
+		}
+		from := w.Machine(v.Replicas[0].Node.Name)
+		w.Script("on " + from.Name + " pg second")
+
+		full, one := streamOf(t, w, from, api.BrowseRequest{Snapshot: "first"})
+		if full.Node.Name != from.Name || full.SinceGUID != 0 {
+			t.Fatalf("got %+v", full)
+		}
+		inc, two := streamOf(t, w, from, api.BrowseRequest{Snapshot: "second", Bases: []uint64{7, full.GUID}})
+		if inc.SinceGUID != full.GUID || inc.Since != "@first" || len(two) == 0 {
+			t.Fatalf("got %+v", inc)
+		}
+		// By its guid, also when it comes from elsewhere, and never on what comes after it.
+		far, again := streamOf(t, w, n1, api.BrowseRequest{GUID: inc.GUID, Bases: []uint64{inc.GUID, full.GUID}})
+		if far.GUID != inc.GUID || far.SinceGUID != full.GUID || len(again) != len(two) {
+			t.Fatalf("got %+v", far)
+		}
+		for _, req := range []api.BrowseRequest{{Snapshot: "second", Bases: []uint64{7}}, {Snapshot: "first", Bases: []uint64{inc.GUID}}, {GUID: 7}} {
+			req.As = api.AsStream
+			if _, err := n1.API().Browse(w.ctx(), "pg", req); volume.CodeOf(err) != volume.CodeUnavailable {
+				t.Errorf("%+v: %v", req, err)
+			}
+		}
+
+		const id = "00000000000000aa"
+		begin := api.BeginRestoreRequest{ID: id, Name: "back", GUIDs: []uint64{full.GUID, inc.GUID}, Bytes: int64(len(one) + len(two))}
+		have := func(want int) {
+			t.Helper()
+			if s, err := n3.API().BeginRestore(w.ctx(), begin); err != nil || s.Have != want {
+				t.Fatalf("have %+v, %v; want %d", s, err, want)
+			}
+		}
+		receive := func(guid, base uint64, r io.Reader) error {
+			return n3.API().ReceiveRestore(w.ctx(), id, api.ReceiveRequest{GUID: guid, Base: base}, r)
+		}
+		finish := func(guid uint64) error {
+			_, err := n3.API().FinishRestore(w.ctx(), id, api.FinishRestoreRequest{Name: "back", GUID: guid, Options: map[string]string{"replicas": "1", "snapshots": "none"}})
+			return err
+		}
+		refused := func(code volume.Code, err error) {
+			t.Helper()
+			if volume.CodeOf(err) != code {
+				t.Errorf("%v, want %s", err, code)
+			}
+		}
+		_, err = n3.API().BeginRestore(w.ctx(), api.BeginRestoreRequest{ID: id, Name: "pg", GUIDs: begin.GUIDs})
+		refused(volume.CodeConflict, err)
+		_, err = n3.API().BeginRestore(w.ctx(), api.BeginRestoreRequest{ID: id, Name: "back", GUIDs: begin.GUIDs, Bytes: 1 << 60})
+		refused(volume.CodeRefused, err)
+		have(0)
+		refused(volume.CodeConflict, finish(inc.GUID))
+		refused(volume.CodeConflict, receive(inc.GUID, full.GUID, bytes.NewReader(two)))
+		refused(volume.CodeRefused, receive(inc.GUID, 0, bytes.NewReader(one)))
+		refused(volume.CodeRefused, receive(inc.GUID, 0, bytes.NewReader(two)))
+		refused(volume.CodeRefused, receive(full.GUID, 0, strings.NewReader(strings.Repeat("no stream", 100))))
+		refused(volume.CodeInvalid, receive(full.GUID, 0, strings.NewReader("short")))
+		refused(volume.CodeUnavailable, receive(full.GUID, 0, bytes.NewReader(one[:len(one)-1])))
+		refused(volume.CodeUnavailable, receive(full.GUID, 0, io.MultiReader(bytes.NewReader(one[:len(one)-1]), iotest.ErrReader(errors.New("damaged")))))
+		have(0)
+		if err := receive(full.GUID, 0, bytes.NewReader(one)); err != nil {
+			t.Fatal(err)
+		}
+		have(1)
+		bad := bytes.Clone(two)
+		bad[len(bad)-1] ^= 1
+		refused(volume.CodeUnavailable, receive(inc.GUID, full.GUID, bytes.NewReader(bad)))
+		refused(volume.CodeConflict, receive(full.GUID, 0, bytes.NewReader(one)))
+		refused(volume.CodeConflict, finish(inc.GUID))
+		have(1)
+		if err := receive(inc.GUID, full.GUID, bytes.NewReader(two)); err != nil {
+			t.Fatal(err)
+		}
+		have(2)
+		if _, err := n3.API().Volume(w.ctx(), "back"); volume.CodeOf(err) != volume.CodeNotFound {
+			t.Errorf("a volume before it was made: %v", err)
+		}
+		w.Script(`
+			stop n1 web
+			unmounted pg
+			remove n2 pg`)
+		if err := finish(inc.GUID); err != nil {
+			t.Fatal(err)
+		}
+		w.Script(`
+			primary back n3
+			await back ok
+			run n3 look back
+			has n3 back a two
+			has n3 back b three
+			asides n3`)
+		if err := n3.API().DropRestore(w.ctx(), id); err != nil {
+			t.Error(err)
+		}
+		w.Script("has n3 back a two")
+	})
+}
+
+// What is thrown away, or was left for long, is gone, and only that.
+func TestRestoreDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t, 1)
+		defer w.Close()
+		w.Script(`
+			cluster
+			create n1 pg replicas=0 snapshots=none
+			run n1 web pg
+			write n1 pg a one
+			snapshot n1 first pg`)
+		n1 := w.Machine("n1")
+		full, one := streamOf(t, w, n1, api.BrowseRequest{Snapshot: "first"})
+		begin := func(id string, want int) {
+			t.Helper()
+			s, err := n1.API().BeginRestore(w.ctx(), api.BeginRestoreRequest{ID: id, Name: "back", GUIDs: []uint64{full.GUID}})
+			if err != nil || s.Have != want {
+				t.Fatalf("%s: have %+v, %v; want %d", id, s, err, want)
+			}
+		}
+		receive := func(id string) {
+			t.Helper()
+			begin(id, 0)
+			if err := n1.API().ReceiveRestore(w.ctx(), id, api.ReceiveRequest{GUID: full.GUID}, bytes.NewReader(one)); err != nil {
+				t.Fatal(err)
+			}
+			begin(id, 1)
+		}
+		const a, b = "00000000000000aa", "00000000000000bb"
+		receive(a)
+		if err := n1.API().DropRestore(w.ctx(), a); err != nil {
+			t.Fatal(err)
+		}
+		begin(a, 0)
+		receive(a)
+		receive(b)
+		begin(a, 1)
+		last := map[string]string{"flocker:restore": time.Now().Add(-8 * 24 * time.Hour).UTC().Format(time.RFC3339)}
+		if err := n1.ZFS.SetProperties(w.ctx(), Pool+"/flocker-restore/"+a, last); err != nil {
+			t.Fatal(err)
+		}
+		begin(b, 1) // which sweeps
+		begin(a, 0)
+		w.Script("has n1 pg a one")
+	})
+}
