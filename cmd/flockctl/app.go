@@ -113,6 +113,7 @@ func (a *app) root() *cli.App {
 		},
 		Commands: slices.Concat(
 			[]*cli.Command{a.initCommand(), a.joinCommand(), a.statusCommand(), a.topCommand(), a.nodeCommand(), a.volumeCommand(), a.replicationCommand(), a.snapshotCommand(), a.rollbackCommand(), a.cloneCommand(), a.browseCommand(), a.diffCommand(), a.migrateCommand(), a.rebalanceCommand(), a.failoverCommand(), a.trashCommand(), a.asideCommand(), a.containerCommand(), a.routeCommand(), a.settingsCommand()},
+			[]*cli.Command{a.backupCommand(), a.exportCommand(), a.importCommand()},
 			a.volumeShortcuts(),
 			[]*cli.Command{a.tokenCommand(), a.eventsCommand(), a.doctorCommand(), a.diagnosticsCommand(), a.versionCommand(), a.completionCommand(), a.completeCommand(), a.manCommand()},
 		),

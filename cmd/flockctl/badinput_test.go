@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -83,6 +84,14 @@ var lines = map[string]line{
 	"aside list":       {},
 	"aside restore":    {args: []string{"dead0000beef0000", "back"}, codes: []string{"3", "2"}, values: map[string]string{"node": "3", "option": "2"}},
 	"aside remove":     {args: []string{"dead0000beef0000"}, codes: []string{"3"}, switches: []string{"--yes"}, values: map[string]string{"node": "3"}},
+	"backup create":    {args: []string{"pgdata", "backups"}, codes: []string{"23", outside}, values: map[string]string{"recipient": "2"}},
+	"backup list":      {args: []string{"backups", "pgdata"}, codes: []string{outside, "3"}},
+	"backup inspect":   {args: []string{"backups", "20260304T120000Z-0000000a"}, codes: []string{outside, "3"}},
+	"backup verify":    {args: []string{"backups", "20260304T120000Z-0000000a"}, codes: []string{outside, "3"}, values: map[string]string{"identity": outside}},
+	"backup restore":   {args: []string{"backups", "20260304T120000Z-0000000a", "new"}, codes: []string{outside, "3", "2"}, values: map[string]string{"identity": outside, "option": "2"}},
+	"backup remove":    {args: []string{"backups", "20260304T120000Z-0000000a"}, codes: []string{outside, "3"}, switches: []string{"--yes"}},
+	"export":           {args: []string{"pgdata@before-upgrade"}, codes: []string{"23"}, values: map[string]string{"recipient": "2"}},
+	"import":           {args: []string{"new"}, codes: []string{"2"}, values: map[string]string{"identity": outside, "option": "2"}},
 	"container list":   {},
 	"container forget": {args: []string{"shop_db_1"}, codes: []string{"3"}, values: map[string]string{"node": "3"}},
 	"route list":       {},
@@ -141,6 +150,9 @@ func wrong(place string) (words []string, codes string) {
 func TestBadInput(t *testing.T) {
 	w := newWitness(t)
 	t.Chdir(t.TempDir())
+	if err := os.Mkdir("backups", 0o700); err != nil {
+		t.Fatal(err)
+	}
 	root := (&app{world: system()}).root()
 	seen := map[string]bool{}
 	w.bad("2", "")

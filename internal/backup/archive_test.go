@@ -79,7 +79,7 @@ func TestArchiveUnpacked(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s, err := Open(dir, false)
+	s, err := Open(t.Context(), dir, false)
 	if err != nil {
 		t.Fatal(err)
 	}

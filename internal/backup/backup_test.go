@@ -147,7 +147,7 @@ func names(t testing.TB, s Store) (out []string) {
 
 func onDisk(t testing.TB) Store {
 	t.Helper()
-	s, err := Open("file://"+t.TempDir()+"/backups", true)
+	s, err := Open(t.Context(), "file://"+t.TempDir()+"/backups", true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -499,15 +499,21 @@ func testStore(t *testing.T, s Store) {
 }
 
 func TestOpen(t *testing.T) {
+	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", t.TempDir()+"/none")
+	t.Setenv("AWS_CONFIG_FILE", t.TempDir()+"/none")
 	for dest, code := range map[string]volume.Code{
 		"": volume.CodeInvalid, "ftp://x/y": volume.CodeInvalid, "file://host/x": volume.CodeInvalid,
-		"ftp://key:secret@bucket/x": volume.CodeInvalid, t.TempDir() + "/no/such": volume.CodeInvalid,
+		"ftp://key:secret@bucket/x": volume.CodeInvalid, "s3://": volume.CodeInvalid,
+		"s3://key:secret@bucket/x": volume.CodeInvalid, "s3://bucket/x?y": volume.CodeInvalid, "s3://bucket/x": volume.CodeDenied, t.TempDir() + "/no/such": volume.CodeInvalid,
 	} {
-		if _, err := Open(dest, true); volume.CodeOf(err) != code || strings.Contains(fmt.Sprint(err), "secret@") {
+		if _, err := Open(t.Context(), dest, true); volume.CodeOf(err) != code || strings.Contains(fmt.Sprint(err), "secret@") {
 			t.Errorf("%q: %v", dest, err)
 		}
 	}
-	if _, err := Open(t.TempDir()+"/none", false); volume.CodeOf(err) != volume.CodeInvalid {
+	if _, err := Open(t.Context(), t.TempDir()+"/none", false); volume.CodeOf(err) != volume.CodeInvalid {
 		t.Error(err)
 	}
 }

@@ -75,7 +75,7 @@ func (c *Catalog) Find(ref string) (*Manifest, error) {
 			may = append(may, m.ID)
 		}
 		slices.Sort(may)
-		return nil, volume.Errorf(volume.CodeConflict, "%q is ambiguous: it may be %s", ref, strings.Join(may, ", ")).WithHint("give the id of the backup")
+		return nil, volume.Errorf(volume.CodeConflict, "%.100q is ambiguous: it may be %s", ref, strings.Join(may, ", ")).WithHint("give the id of the backup")
 	}
 	for _, m := range c.Partial {
 		if m.ID == ref {
@@ -83,7 +83,7 @@ func (c *Catalog) Find(ref string) (*Manifest, error) {
 				WithHint("flockctl backup create %s goes on with it", m.Name)
 		}
 	}
-	err := volume.Errorf(volume.CodeNotFound, "there is no backup %q", ref)
+	err := volume.Errorf(volume.CodeNotFound, "there is no backup %.100q", ref)
 	if len(c.Broken) > 0 {
 		return nil, err.WithHint("one cannot be read: %s: %s", c.Broken[0].Object, c.Broken[0].Reason)
 	}

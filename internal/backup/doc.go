@@ -1,6 +1,6 @@
 // Package backup is the format in which a volume's snapshots are kept outside of a cluster,
-// and where they are kept: a directory, or one stream. flockctl uses it; no
-// node sees a place of backups, or a key.
+// and where they are kept: a directory, an S3-compatible store, or one
+// stream. flockctl uses it; no node sees a place of backups, its credentials or a key.
 //
 // A backup is one zfs stream, full or an increment on another backup, cut into chunks. Each
 // chunk is an object whose name has the checksum of its content in it, and the manifest, which

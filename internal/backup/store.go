@@ -31,20 +31,24 @@ type Store interface {
 	Remove(ctx context.Context, name string) error
 }
 
-// Open is the store that dest names: a directory, by its path or as file:///path. For what is
-// to be written it is made, if that in which it stands is there.
-func Open(dest string, write bool) (Store, error) {
+// Open is the store that dest names: a directory, by its path or as file:///path, or
+// s3://bucket/prefix. For what is to be written a directory is made, if that in which it
+// stands is there.
+func Open(ctx context.Context, dest string, write bool) (Store, error) {
 	if !strings.Contains(dest, "://") {
 		return openDir(dest, write)
 	}
 	u, err := url.Parse(dest)
 	if err != nil {
-		return nil, volume.Errorf(volume.CodeInvalid, "this is no place for backups: %v", err)
+		return nil, volume.Errorf(volume.CodeInvalid, "%.100q is no place for backups", dest)
 	}
-	if u.Scheme == "file" && u.Host == "" && path.IsAbs(u.Path) {
+	switch {
+	case u.Scheme == "file" && u.Host == "" && path.IsAbs(u.Path):
 		return openDir(u.Path, write)
+	case u.Scheme == "s3":
+		return openS3(ctx, u)
 	}
-	return nil, volume.Errorf(volume.CodeInvalid, "%q is no place for backups", u.Redacted()).WithHint("give a directory, or file:///PATH")
+	return nil, volume.Errorf(volume.CodeInvalid, "%.100q is no place for backups", u.Redacted()).WithHint("give a directory, file:///PATH or s3://BUCKET/PREFIX")
 }
 
 // dir is a store in a directory.
@@ -52,18 +56,27 @@ type dir struct{ root *os.Root }
 
 func openDir(at string, write bool) (Store, error) {
 	if at == "" {
-		return nil, volume.Errorf(volume.CodeInvalid, "no place for backups is given").WithHint("give a directory, or file:///PATH")
+		return nil, volume.Errorf(volume.CodeInvalid, "no place for backups is given").WithHint("give a directory, file:///PATH or s3://BUCKET/PREFIX")
 	}
 	if write {
 		if err := os.Mkdir(at, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, volume.Errorf(volume.CodeInvalid, "no backups can be kept in %s: %v", at, err)
+			return nil, volume.Errorf(volume.CodeInvalid, "no backups can be kept in %.100q: %v", at, why(err))
 		}
 	}
 	r, err := os.OpenRoot(at)
 	if err != nil {
-		return nil, volume.Errorf(volume.CodeInvalid, "there are no backups in %s: %v", at, err)
+		return nil, volume.Errorf(volume.CodeInvalid, "there are no backups in %.100q: %v", at, why(err))
 	}
 	return &dir{r}, nil
+}
+
+// why is an error without the path that it is about.
+func why(err error) error {
+	var e *fs.PathError
+	if errors.As(err, &e) {
+		return e.Err
+	}
+	return err
 }
 
 // part is what an object is called until it is whole. After a crash it stays until the

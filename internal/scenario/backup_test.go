@@ -77,8 +77,19 @@ func TestBackupStreams(t *testing.T) {
 			}
 		}
 
+		// A name comes back as that of another snapshot.
+		w.Script(`
+			drop n1 pg first
+			write n1 pg a five
+			snapshot n1 first pg
+			await pg ok`)
+		later, three := streamOf(t, w, n1, api.BrowseRequest{Snapshot: "first", Bases: []uint64{inc.GUID}})
+		if later.GUID == full.GUID || later.SinceGUID != inc.GUID {
+			t.Fatalf("got %+v", later)
+		}
+
 		const id = "00000000000000aa"
-		begin := api.BeginRestoreRequest{ID: id, Name: "back", GUIDs: []uint64{full.GUID, inc.GUID}, Bytes: int64(len(one) + len(two))}
+		begin := api.BeginRestoreRequest{ID: id, Name: "back", GUIDs: []uint64{full.GUID, inc.GUID, later.GUID}, Bytes: int64(len(one) + len(two) + len(three))}
 		have := func(want int) {
 			t.Helper()
 			if s, err := n3.API().BeginRestore(w.ctx(), begin); err != nil || s.Have != want {
@@ -126,6 +137,11 @@ func TestBackupStreams(t *testing.T) {
 			t.Fatal(err)
 		}
 		have(2)
+		if err := receive(later.GUID, inc.GUID, bytes.NewReader(three)); err != nil {
+			t.Fatal(err)
+		}
+		have(3)
+		refused(volume.CodeConflict, finish(inc.GUID))
 		if _, err := n3.API().Volume(w.ctx(), "back"); volume.CodeOf(err) != volume.CodeNotFound {
 			t.Errorf("a volume before it was made: %v", err)
 		}
@@ -133,20 +149,20 @@ func TestBackupStreams(t *testing.T) {
 			stop n1 web
 			unmounted pg
 			remove n2 pg`)
-		if err := finish(inc.GUID); err != nil {
+		if err := finish(later.GUID); err != nil {
 			t.Fatal(err)
 		}
 		w.Script(`
 			primary back n3
 			await back ok
 			run n3 look back
-			has n3 back a two
+			has n3 back a five
 			has n3 back b three
 			asides n3`)
 		if err := n3.API().DropRestore(w.ctx(), id); err != nil {
 			t.Error(err)
 		}
-		w.Script("has n3 back a two")
+		w.Script("has n3 back a five")
 	})
 }
 

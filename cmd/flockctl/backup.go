@@ -1,0 +1,801 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/backup"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+const backupHelp = `DEST is a directory (PATH or file:///PATH) or s3://BUCKET/PREFIX, which flockctl itself reads and
+writes: keys and credentials stay in its environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+AWS_ENDPOINT_URL, AWS_REGION) and never reach the cluster. Many volumes may have one DEST.`
+
+func (a *app) backupCommand() *cli.Command {
+	return &cli.Command{
+		Name: "backup", Aliases: []string{"backups"}, Usage: "keep copies of volumes outside of the cluster, and restore them", Description: backupHelp,
+		Subcommands: []*cli.Command{a.backupCreate(), a.backupList(), a.backupInspect(), a.backupVerify(), a.backupRestore(), a.backupRemove()},
+	}
+}
+
+func recipients() *cli.StringSliceFlag {
+	return &cli.StringSliceFlag{Name: "recipient", Aliases: []string{"r"}, Usage: "encrypt to this public `KEY` of age; repeat it for several"}
+}
+
+func identity() *cli.StringFlag {
+	return &cli.StringFlag{Name: "identity", Aliases: []string{"i"}, Usage: "decrypt with the secret keys in `FILE`, as age-keygen writes it"}
+}
+
+func (a *app) backupCreate() *cli.Command {
+	return &cli.Command{
+		Name: "create", Usage: "back a volume up and print the id of the backup", ArgsUsage: "VOLUME[@SNAPSHOT] DEST",
+		Description: backupHelp + "\n\n" +
+			"Without @SNAPSHOT one is taken, backup-TIME; it stays until the next backup there is made, which is an\n" +
+			"increment on it. What was interrupted is gone on with. With - for DEST, one full backup goes to the\n" +
+			"standard output, as flockctl export does it.",
+		Flags: []cli.Flag{
+			recipients(),
+			&cli.BoolFlag{Name: "full", Usage: "make it a full one, whatever there is to begin from"},
+			&cli.IntFlag{Name: "increments", Value: 30, Usage: "make a full one after `N` increments on each other"},
+			&cli.IntFlag{Name: "keep", Usage: "when it is done, remove all backups of the volume but the newest `N` and what these need"},
+		},
+		Action: a.untimed(2, 2, a.createBackup),
+	}
+}
+
+// source takes VOLUME[@SNAPSHOT] apart.
+func source(c *cli.Context, arg string) (ref, name string, err error) {
+	ref, name, at := strings.Cut(arg, "@")
+	if ref == "" || at && name == "" {
+		return "", "", usage(c, "%q is not VOLUME or VOLUME@SNAPSHOT", arg)
+	}
+	return ref, name, nil
+}
+
+func (a *app) createBackup(ctx context.Context, c *cli.Context) error {
+	ref, name, err := source(c, c.Args().First())
+	if err != nil {
+		return err
+	}
+	if c.Int("keep") < 0 || c.Int("increments") < 0 {
+		return usage(c, "--keep and --increments are numbers from 0 on")
+	}
+	dest := c.Args().Get(1)
+	if dest == "-" {
+		return a.export(ctx, c, ref, name)
+	}
+	seal, err := backup.NewSeal(c.StringSlice("recipient"))
+	if err != nil {
+		return err
+	}
+	v, m, err := a.aboutVolume(ctx, ref)
+	if err != nil {
+		return err
+	}
+	store, err := backup.Open(ctx, dest, true)
+	if err != nil {
+		return err
+	}
+	all, err := backup.Load(ctx, store)
+	if err != nil {
+		return err
+	}
+	job := &backupJob{app: a, store: store, seal: seal, volume: v, all: all}
+	var bases []*backup.Manifest
+	if !c.Bool("full") {
+		bases = all.Bases(v.ID, c.Int("increments"))
+	}
+	done, err := job.goOn(ctx, name, c.Bool("full"))
+	if err == nil && done == nil {
+		done, err = job.begin(ctx, m, name, bases)
+	}
+	if err != nil {
+		return err
+	}
+	job.dropSnapshots(ctx, done)
+	if n := c.Int("keep"); n > 0 {
+		if err := job.keep(ctx, n); err != nil {
+			return err
+		}
+	}
+	if a.asJSON {
+		return a.printJSON(summary(done))
+	}
+	a.printf("%s\n", done.ID)
+	return nil
+}
+
+// aboutVolume is what every backup of a volume says of it.
+func (a *app) aboutVolume(ctx context.Context, ref string) (api.Volume, backup.Manifest, error) {
+	v, err := timed(a, ctx, func(ctx context.Context) (api.Volume, error) { return a.client.Volume(ctx, ref) })
+	if err != nil {
+		return v, backup.Manifest{}, err
+	}
+	if !v.Deleted.IsZero() {
+		return v, backup.Manifest{}, volume.Errorf(volume.CodeRefused, "volume %q is in the trash", v.Name).WithHint("flockctl volume undelete %s brings it back", v.Name)
+	}
+	s, err := timed(a, ctx, a.client.Status)
+	if err != nil {
+		return v, backup.Manifest{}, err
+	}
+	now := a.now().UTC().Truncate(time.Second)
+	return v, backup.Manifest{ID: backup.NewID(now), Volume: v.ID, Name: v.Name, Cluster: s.ClusterID, Options: v.Spec.Options(), Began: now}, nil
+}
+
+// backupJob is a backup being made of a volume.
+type backupJob struct {
+	*app
+	store  backup.Store
+	seal   *backup.Seal
+	volume api.Volume
+	all    *backup.Catalog
+}
+
+func (j *backupJob) stream(ctx context.Context, req api.BrowseRequest) (*api.Browsed, context.CancelFunc, error) {
+	req.As = api.AsStream
+	return j.open(ctx, string(j.volume.ID), req)
+}
+
+func (j *backupJob) note(format string, args ...any) {
+	if !j.quiet {
+		fmt.Fprintf(j.stderr, "flockctl: "+format+"\n", args...)
+	}
+}
+
+// goOn goes on with a backup that was interrupted, if there is one that this may be: nil when
+// there is none.
+func (j *backupJob) goOn(ctx context.Context, name string, full bool) (*backup.Manifest, error) {
+	for _, p := range slices.Backward(j.all.Partial) {
+		if p.Volume != j.volume.ID || name != "" && p.Snapshot.Name != name || full && p.Base != nil || !slices.Equal(p.Recipients, j.seal.Recipients()) {
+			continue
+		}
+		if _, err := j.all.Chain(p); err != nil {
+			continue // what it is an increment on was removed
+		}
+		req := api.BrowseRequest{GUID: p.Snapshot.GUID}
+		if p.Base != nil {
+			req.Bases = []uint64{p.Base.GUID}
+		}
+		b, end, err := j.stream(ctx, req)
+		switch code := volume.CodeOf(err); {
+		case code == volume.CodeUnavailable || code == volume.CodeNotFound:
+			j.note("backup %s, which was interrupted, is not gone on with: %v", p.ID, err)
+			continue
+		case err != nil:
+			return nil, err
+		}
+		defer end()
+		j.note("going on with backup %s, which was interrupted", p.ID)
+		return j.write(ctx, p, b)
+	}
+	return nil, nil
+}
+
+// begin makes a new one.
+func (j *backupJob) begin(ctx context.Context, m backup.Manifest, name string, bases []*backup.Manifest) (*backup.Manifest, error) {
+	var guids []uint64
+	for _, b := range bases[:min(len(bases), api.MaxBases)] {
+		guids = append(guids, b.Snapshot.GUID)
+	}
+	if name == "" {
+		var err error
+		if name, err = j.takeSnapshot(ctx, j.volume); err != nil {
+			return nil, err
+		}
+		m.Own = true
+	}
+	b, end, err := j.stream(ctx, api.BrowseRequest{Snapshot: name, Bases: guids})
+	if len(guids) > 0 && volume.CodeOf(err) == volume.CodeUnavailable {
+		why := err
+		if b, end, err = j.stream(ctx, api.BrowseRequest{Snapshot: name}); err == nil {
+			j.note("a full backup: %v", why)
+		}
+	}
+	if err != nil {
+		if m.Own {
+			j.dropSnapshot(ctx, name, 0)
+		}
+		return nil, err
+	}
+	defer end()
+	for _, old := range j.all.Of(j.volume.ID) {
+		if old.Snapshot.GUID == b.GUID {
+			j.note("that snapshot is in backup %s already", old.ID)
+			return old, nil
+		}
+	}
+	m.Snapshot = backup.Snapshot{Name: b.Snapshot, GUID: b.GUID, Taken: b.Taken}
+	for _, base := range bases {
+		if b.SinceGUID != 0 && base.Snapshot.GUID == b.SinceGUID {
+			m.Base = &backup.Base{ID: base.ID, GUID: b.SinceGUID}
+			break
+		}
+	}
+	if b.SinceGUID != 0 && m.Base == nil {
+		return nil, fmt.Errorf("flockd sends an increment on snapshot %d, which it was not asked for", b.SinceGUID)
+	}
+	return j.write(ctx, &m, b)
+}
+
+func (j *backupJob) write(ctx context.Context, m *backup.Manifest, b *api.Browsed) (*backup.Manifest, error) {
+	p := j.meter(b.Size)
+	defer p.end()
+	w := backup.Writing{Store: j.store, Manifest: m, Seal: j.seal, Now: j.now, Progress: func(stored, reused int64) { p.at(stored + reused) }}
+	done, err := w.Write(ctx, b.Body)
+	if err != nil && ctx.Err() != nil {
+		err = volume.Errorf(volume.CodeUnavailable, "interrupted: backup %s is not finished", m.ID).WithHint("the same command goes on with it")
+	}
+	return done, err
+}
+
+// takeSnapshot takes one for a backup.
+func (a *app) takeSnapshot(ctx context.Context, v api.Volume) (string, error) {
+	name := "backup-" + a.now().UTC().Format("20060102T150405Z")
+	rep, err := timed(a, ctx, func(ctx context.Context) (api.SnapshotReply, error) {
+		return a.client.TakeSnapshot(ctx, api.SnapshotRequest{Volumes: []string{string(v.ID)}, Name: name})
+	})
+	for _, text := range rep.Warnings {
+		fmt.Fprintf(a.stderr, "flockctl: %s; it is tried again\n", text)
+	}
+	var e *volume.Error
+	if errors.As(err, &e) && e.Code == volume.CodeUnavailable && e.Hint == "" {
+		err = e.WithHint("flockctl backup create %s@SNAPSHOT takes one that is there", v.Name)
+	}
+	return name, err
+}
+
+// dropSnapshots removes what was taken for earlier backups there: the next one begins from
+// this one's.
+func (j *backupJob) dropSnapshots(ctx context.Context, done *backup.Manifest) {
+	for _, m := range j.all.Of(j.volume.ID) {
+		if m.Own && m.ID != done.ID && !m.Snapshot.Taken.After(done.Snapshot.Taken) {
+			j.dropSnapshot(ctx, m.Snapshot.Name, m.Snapshot.GUID)
+		}
+	}
+}
+
+// dropSnapshot removes a snapshot, if it is that one: its name may be another one's by now.
+// With guid 0 it was taken just now. That it stays is told, and hurts nobody.
+func (j *backupJob) dropSnapshot(ctx context.Context, name string, guid uint64) {
+	_, err := timed(j.app, context.WithoutCancel(ctx), func(ctx context.Context) (any, error) {
+		list, err := j.client.Snapshots(ctx, string(j.volume.ID))
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(list, func(s api.Snapshot) bool { return s.Name == name && (guid == 0 || s.GUID == guid) }) {
+			return nil, nil
+		}
+		return nil, j.client.RemoveSnapshot(ctx, string(j.volume.ID), name)
+	})
+	if err != nil {
+		j.note("snapshot %s@%s, taken for a backup, stays: %v", j.volume.Name, name, err)
+	}
+}
+
+// keep removes old backups.
+func (j *backupJob) keep(ctx context.Context, n int) error {
+	all, err := backup.Load(ctx, j.store)
+	if err != nil {
+		return err
+	}
+	old, err := all.Expired(j.volume.ID, n)
+	if err != nil {
+		return err
+	}
+	for _, m := range old {
+		if err := backup.Remove(ctx, j.store, m); err != nil {
+			return err
+		}
+		j.note("backup %s of %s is removed", m.ID, m.Snapshot.Taken.UTC().Format(time.DateOnly))
+	}
+	return nil
+}
+
+func (a *app) exportCommand() *cli.Command {
+	return &cli.Command{
+		Name: "export", Usage: "write a volume to the standard output, for flockctl import or a file", ArgsUsage: "VOLUME[@SNAPSHOT]",
+		Description: "It is one full backup as a tar stream: unpacked into a directory it is a backup in that. Without\n" +
+			"@SNAPSHOT one is taken, and removed again.",
+		Flags: []cli.Flag{recipients()},
+		Action: a.untimed(1, 1, func(ctx context.Context, c *cli.Context) error {
+			ref, name, err := source(c, c.Args().First())
+			if err != nil {
+				return err
+			}
+			return a.export(ctx, c, ref, name)
+		}),
+	}
+}
+
+func (a *app) export(ctx context.Context, c *cli.Context, ref, name string) error {
+	if a.screen || a.asJSON {
+		return usage(c, "a volume is not written to a terminal, and is no JSON: give a file or a pipe")
+	}
+	seal, err := backup.NewSeal(c.StringSlice("recipient"))
+	if err != nil {
+		return err
+	}
+	v, m, err := a.aboutVolume(ctx, ref)
+	if err != nil {
+		return err
+	}
+	out := backup.NewArchive(a.stdout, a.now)
+	j := &backupJob{app: a, store: out, seal: seal, volume: v, all: &backup.Catalog{}}
+	taken := name == ""
+	if taken {
+		if name, err = a.takeSnapshot(ctx, v); err != nil {
+			return err
+		}
+		defer j.dropSnapshot(ctx, name, 0)
+	}
+	if _, err := j.begin(ctx, m, name, nil); err != nil {
+		return err
+	}
+	return out.Close()
+}
+
+// summary is a manifest without what only programs of ours need.
+func summary(m *backup.Manifest) any {
+	type manifest backup.Manifest
+	x := struct {
+		manifest
+		Stored int64      `json:"stored"`
+		Chunks []struct{} `json:"chunks,omitempty"` // hides those
+	}{manifest(*m), m.Stored(), nil}
+	return x
+}
+
+func (a *app) backupList() *cli.Command {
+	return &cli.Command{
+		Name: "list", Aliases: []string{"ls"}, Usage: "list the backups in a place, by volume, oldest first", ArgsUsage: "DEST [VOLUME]",
+		Description: backupHelp + "\n\nVOLUME is the name or the id that it had. ON is the backup that an increment needs.",
+		Action: a.untimed(1, 2, func(ctx context.Context, c *cli.Context) error {
+			_, all, err := a.backups(ctx, c)
+			if err != nil {
+				return err
+			}
+			of := func(m *backup.Manifest) bool {
+				ref := c.Args().Get(1)
+				return ref == "" || m.Name == ref || string(m.Volume) == ref
+			}
+			all.Backups = slices.DeleteFunc(all.Backups, func(m *backup.Manifest) bool { return !of(m) })
+			all.Partial = slices.DeleteFunc(all.Partial, func(m *backup.Manifest) bool { return !of(m) })
+			if c.NArg() > 1 && len(all.Backups)+len(all.Partial) == 0 {
+				return firstError(a.broken(all), volume.Errorf(volume.CodeNotFound, "there are no backups of volume %.100q", c.Args().Get(1)).
+					WithHint("flockctl backup list DEST shows of which there are"))
+			}
+			switch {
+			case a.asJSON:
+				out := struct {
+					Backups    []any           `json:"backups"`
+					Unfinished []any           `json:"unfinished"`
+					Broken     []backup.Broken `json:"broken"`
+				}{[]any{}, []any{}, append([]backup.Broken{}, all.Broken...)}
+				for _, m := range all.Backups {
+					out.Backups = append(out.Backups, summary(m))
+				}
+				for _, m := range all.Partial {
+					out.Unfinished = append(out.Unfinished, summary(m))
+				}
+				return a.printJSON(out)
+			case a.quiet:
+				for _, m := range all.Backups {
+					a.printf("%s\n", m.ID)
+				}
+			default:
+				t := newTable("BACKUP", "VOLUME", "SNAPSHOT", "TAKEN", "ON", "SIZE", "STORED", "ENCRYPTED")
+				for _, m := range all.Backups {
+					on, sealed := "full", ""
+					if m.Base != nil {
+						on = m.Base.ID
+					}
+					if m.Encrypted() {
+						sealed = "yes"
+					}
+					t.add(m.ID, m.Name, m.Snapshot.Name, a.ago(m.Snapshot.Taken)+" ago", on, size(m.Size), size(m.Stored()), sealed)
+				}
+				if err := t.print(a.stdout); err != nil {
+					return err
+				}
+				for _, m := range all.Partial {
+					fmt.Fprintf(a.stderr, "flockctl: backup %s of volume %s was never finished, so it is none\n", m.ID, m.Name)
+				}
+			}
+			return a.broken(all)
+		}),
+	}
+}
+
+// broken tells of what cannot be read; it is an error, for it may have been a backup.
+func (a *app) broken(all *backup.Catalog) error {
+	if len(all.Broken) == 0 {
+		return nil
+	}
+	b := all.Broken[0]
+	err := volume.Errorf(volume.CodeRefused, "%s cannot be read: %s", b.Object, b.Reason)
+	if n := len(all.Broken) - 1; n > 0 {
+		err = err.WithHint("so can %d more not", n)
+	}
+	return err
+}
+
+// backups are those in the place that the first argument names.
+func (a *app) backups(ctx context.Context, c *cli.Context) (backup.Store, *backup.Catalog, error) {
+	store, err := backup.Open(ctx, c.Args().First(), false)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := backup.Load(ctx, store)
+	return store, all, err
+}
+
+func (a *app) backupInspect() *cli.Command {
+	return &cli.Command{
+		Name: "inspect", Usage: "show all there is to know of a backup", ArgsUsage: "DEST BACKUP",
+		Description: backupHelp + "\n\nBACKUP is its id, the start of that, or a volume's name for its newest one.",
+		Action: a.untimed(2, 2, func(ctx context.Context, c *cli.Context) error {
+			_, all, err := a.backups(ctx, c)
+			if err != nil {
+				return err
+			}
+			m, err := all.Find(c.Args().Get(1))
+			if err != nil {
+				return err
+			}
+			chain, missing := all.Chain(m)
+			if a.asJSON {
+				return firstError(a.printJSON(summary(m)), missing)
+			}
+			var f facts
+			f.add("Backup", "%s", m.ID)
+			f.add("Volume", "%s (%s)", m.Name, m.Volume)
+			f.add("Cluster", "%s", m.Cluster)
+			f.add("Snapshot", "%s, guid %d", m.Snapshot.Name, m.Snapshot.GUID)
+			f.add("Taken", "%s", a.moment(m.Snapshot.Taken))
+			f.add("Made", "%s, in %s", a.moment(m.Began), age(m.Ended.Sub(m.Began)))
+			f.add("Size", "%s, stored as %s in %s", size(m.Size), size(m.Stored()), plural(len(m.Chunks), "chunk"))
+			for _, key := range m.Recipients {
+				f.add("Encrypted to", "%s", key)
+			}
+			for _, b := range chain[:max(0, len(chain)-1)] {
+				f.add("Needs", "%s, %s", b.ID, size(b.Size))
+			}
+			for _, k := range slices.Sorted(maps.Keys(m.Options)) {
+				f.add("Option", "%s=%s", k, m.Options[k])
+			}
+			f.print(a.stdout)
+			return missing
+		}),
+	}
+}
+
+func (a *app) backupVerify() *cli.Command {
+	return &cli.Command{
+		Name: "verify", Usage: "read backups and print the ids of those that are whole", ArgsUsage: "DEST [BACKUP...]",
+		Description: backupHelp + "\n\nWithout BACKUP it is all of them. No key is needed; with one, it is also seen that they can be decrypted.",
+		Flags:       []cli.Flag{identity()},
+		Action: a.untimed(1, -1, func(ctx context.Context, c *cli.Context) error {
+			keys, err := a.keys(c)
+			if err != nil {
+				return err
+			}
+			store, all, err := a.backups(ctx, c)
+			if err != nil {
+				return err
+			}
+			refs := c.Args().Slice()[1:]
+			if len(refs) == 0 {
+				for _, m := range all.Backups {
+					refs = append(refs, m.ID)
+				}
+			}
+			err = a.each(refs, func(ref string) (string, error) {
+				m, err := all.Find(ref)
+				if err != nil {
+					return "", err
+				}
+				if _, err := all.Chain(m); err != nil {
+					return "", err
+				}
+				p := a.meter(m.Size)
+				defer p.end()
+				return m.ID, backup.Verify(ctx, store, m, keys, p.more)
+			})
+			return firstError(err, a.broken(all))
+		}),
+	}
+}
+
+// keys are those of --identity, nil without.
+func (a *app) keys(c *cli.Context) (*backup.Keys, error) {
+	if !c.IsSet("identity") {
+		return nil, nil
+	}
+	name := c.String("identity")
+	f, err := os.Open(name)
+	if err != nil {
+		var e *fs.PathError
+		if errors.As(err, &e) {
+			err = e.Err
+		}
+		return nil, volume.Errorf(volume.CodeInvalid, "the secret keys in %.100q cannot be read: %v", name, err)
+	}
+	defer f.Close()
+	return backup.ParseKeys(f)
+}
+
+const restoreHelp = `The volume is a new one, made on the node that this is typed on; none is overwritten. It has the options that
+the original had, but no ports, and, in another cluster, no preferences of place; -o changes them. What is
+interrupted is gone on with by the same command. Nothing that is damaged gets into a volume.`
+
+func restoreFlags() []cli.Flag {
+	return []cli.Flag{identity(), &cli.StringSliceFlag{Name: "option", Aliases: []string{"o"}, Usage: "`KEY=VALUE` as in flockctl volume create; repeat it for several"}}
+}
+
+func (a *app) backupRestore() *cli.Command {
+	return &cli.Command{
+		Name: "restore", Usage: "make a volume of a backup and print its name", ArgsUsage: "DEST BACKUP NAME",
+		Description: backupHelp + "\n\nBACKUP is its id, the start of that, or a volume's name for its newest one.\n" + restoreHelp,
+		Flags:       restoreFlags(),
+		Action:      a.untimed(3, 3, a.restoreBackup),
+	}
+}
+
+func (a *app) importCommand() *cli.Command {
+	return &cli.Command{
+		Name: "import", Usage: "make a volume of what flockctl export wrote, from the standard input", ArgsUsage: "NAME",
+		Description: restoreHelp,
+		Flags:       restoreFlags(),
+		Action: a.untimed(1, 1, func(ctx context.Context, c *cli.Context) error {
+			opts, keys, err := a.restoreOptions(c, c.Args().First())
+			if err != nil {
+				return err
+			}
+			in, err := backup.OpenArchive(bufio.NewReaderSize(a.stdin, 1<<20), keys)
+			if err != nil {
+				return err
+			}
+			return a.restore(ctx, c.Args().First(), opts, []*backup.Manifest{in.Manifest}, keys, func(*backup.Manifest) io.Reader { return in.Stream() })
+		}),
+	}
+}
+
+// restoreOptions are what is given to make a volume of a backup.
+func (a *app) restoreOptions(c *cli.Context, name string) (map[string]string, *backup.Keys, error) {
+	if err := volume.ValidateName(name); err != nil {
+		return nil, nil, err
+	}
+	opts, err := keyValues(c, c.StringSlice("option"))
+	if err != nil {
+		return nil, nil, err
+	}
+	keys, err := a.keys(c)
+	return opts, keys, err
+}
+
+func (a *app) restoreBackup(ctx context.Context, c *cli.Context) error {
+	opts, keys, err := a.restoreOptions(c, c.Args().Get(2))
+	if err != nil {
+		return err
+	}
+	store, all, err := a.backups(ctx, c)
+	if err != nil {
+		return err
+	}
+	m, err := all.Find(c.Args().Get(1))
+	if err != nil {
+		return err
+	}
+	chain, err := all.Chain(m)
+	if err != nil {
+		return err
+	}
+	for _, m := range chain {
+		if err := backup.Complete(ctx, store, m); err != nil {
+			return err
+		}
+	}
+	return a.restore(ctx, c.Args().Get(2), opts, chain, keys, func(m *backup.Manifest) io.Reader { return backup.Stream(ctx, store, m, keys) })
+}
+
+// restore makes a volume of a chain of backups.
+func (a *app) restore(ctx context.Context, name string, given map[string]string, chain []*backup.Manifest, keys *backup.Keys, stream func(*backup.Manifest) io.Reader) error {
+	last := chain[len(chain)-1]
+	status, err := timed(a, ctx, a.client.Status)
+	if err != nil {
+		return err
+	}
+	opts := restoredOptions(last, status.ClusterID)
+	maps.Copy(opts, given)
+	req := api.BeginRestoreRequest{ID: restoreID(name, chain), Name: name}
+	for _, m := range chain {
+		if m.Encrypted() && keys == nil {
+			return volume.Errorf(volume.CodeInvalid, "backup %s is encrypted, and no key is given", m.ID).WithHint("--identity FILE gives the one of a recipient")
+		}
+		req.GUIDs, req.Bytes = append(req.GUIDs, m.Snapshot.GUID), req.Bytes+m.Size
+	}
+	at, err := timed(a, ctx, func(ctx context.Context) (api.RestoreState, error) { return a.client.BeginRestore(ctx, req) })
+	if err != nil {
+		return err
+	}
+	if at.Have > 0 && !a.quiet {
+		fmt.Fprintf(a.stderr, "flockctl: %d of %s were restored already; going on\n", at.Have, plural(len(chain), "backup"))
+	}
+	p := a.meter(req.Bytes)
+	defer p.end()
+	for i, m := range chain {
+		if i < at.Have {
+			p.more(m.Size)
+			continue
+		}
+		if err := a.restoreOne(ctx, req.ID, m, stream(m), p); err != nil {
+			return err
+		}
+	}
+	p.end()
+	v, err := timed(a, ctx, func(ctx context.Context) (api.Volume, error) {
+		return a.client.FinishRestore(ctx, req.ID, api.FinishRestoreRequest{Name: name, GUID: last.Snapshot.GUID, Options: opts})
+	})
+	if err != nil {
+		return err
+	}
+	return a.made(v)
+}
+
+// restoreOne has the node receive one stream. What cannot be read counts for more than what
+// the node says of that; with what is damaged nobody goes on.
+func (a *app) restoreOne(ctx context.Context, id string, m *backup.Manifest, stream io.Reader, p *meter) error {
+	in := &readStream{r: stream, p: p}
+	req := api.ReceiveRequest{GUID: m.Snapshot.GUID}
+	if m.Base != nil {
+		req.Base = m.Base.GUID
+	}
+	err := a.client.ReceiveRestore(ctx, id, req, in)
+	if in.err == nil {
+		return err
+	}
+	if volume.CodeOf(in.err) == volume.CodeRefused {
+		_, err := timed(a, context.WithoutCancel(ctx), func(ctx context.Context) (any, error) { return nil, a.client.DropRestore(ctx, id) })
+		if err != nil {
+			fmt.Fprintf(a.stderr, "flockctl: what was restored of it stays for a while: %v\n", err)
+		}
+	}
+	return in.err
+}
+
+// readStream is a stream whose error is kept, for http tells it in its own words.
+type readStream struct {
+	r   io.Reader
+	p   *meter
+	err error
+}
+
+func (w *readStream) Read(b []byte) (int, error) {
+	n, err := w.r.Read(b)
+	w.p.more(int64(n))
+	if err != nil && err != io.EOF {
+		w.err = err
+	}
+	return n, err
+}
+
+// restoreID is the same for the same backup and name, so that what was interrupted is found.
+func restoreID(name string, chain []*backup.Manifest) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\n", name)
+	for _, m := range chain {
+		fmt.Fprintf(h, "%s %d\n", m.ID, m.Snapshot.GUID)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// restoredOptions are those of a volume that is made of a backup. Ports are the original's, and
+// nodes and zones mean something in its own cluster only.
+func restoredOptions(m *backup.Manifest, cluster string) map[string]string {
+	opts := maps.Clone(m.Options)
+	if opts == nil {
+		opts = map[string]string{}
+	}
+	delete(opts, "ports")
+	if m.Cluster != cluster {
+		for _, name := range []string{"prefer", "avoid", "zone"} {
+			delete(opts, name)
+		}
+	}
+	return opts
+}
+
+func (a *app) backupRemove() *cli.Command {
+	return &cli.Command{
+		Name: "remove", Aliases: []string{"rm"}, Usage: "remove backups, for good", ArgsUsage: "DEST BACKUP...",
+		Description: backupHelp + "\n\nBACKUP is its id. One that another is an increment on is removed only with that.",
+		Flags:       []cli.Flag{&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"}},
+		Action:      a.untimed(2, -1, a.removeBackups),
+	}
+}
+
+func (a *app) removeBackups(ctx context.Context, c *cli.Context) error {
+	store, all, err := a.backups(ctx, c)
+	if err != nil {
+		return err
+	}
+	refs := c.Args().Slice()[1:]
+	for _, ref := range refs {
+		same := func(m *backup.Manifest) bool { return m.ID == ref }
+		if !slices.ContainsFunc(all.Backups, same) && !slices.ContainsFunc(all.Partial, same) {
+			return volume.Errorf(volume.CodeNotFound, "there is no backup %.100q", ref).WithHint("flockctl backup list shows their ids")
+		}
+	}
+	if err := all.Removable(refs); err != nil {
+		return err
+	}
+	yes := c.Bool("yes")
+	if !yes && !a.terminal {
+		return volume.Errorf(volume.CodeRefused, "nothing was removed, since nobody can be asked here").WithHint("--yes removes without asking")
+	}
+	in := bufio.NewReader(a.stdin)
+	// Increments go before what they stand on, so that what is cut short leaves whole ones.
+	var list []*backup.Manifest
+	for _, m := range slices.Concat(all.Backups, all.Partial) {
+		if slices.Contains(refs, m.ID) {
+			list = append([]*backup.Manifest{m}, list...)
+		}
+	}
+	refs = nil
+	for _, m := range list {
+		refs = append(refs, m.ID)
+	}
+	return a.each(refs, func(ref string) (string, error) {
+		m := list[slices.Index(refs, ref)]
+		if !yes {
+			question := fmt.Sprintf("Backup %s of volume %s, of %s, will be removed and cannot be brought back.\nType the name of the volume to remove it: ",
+				m.ID, m.Name, m.Snapshot.Taken.UTC().Format(time.DateOnly))
+			if err := a.typed(ctx, in, "backup of volume", m.Name, question); err != nil {
+				return "", err
+			}
+		}
+		return m.ID, backup.Remove(ctx, store, m)
+	})
+}
+
+// meter shows on a terminal how far something is.
+type meter struct {
+	a           *app
+	total, done int64
+	shown       time.Time
+}
+
+func (a *app) meter(total int64) *meter { return &meter{a: a, total: total} }
+
+func (p *meter) more(n int64) { p.at(p.done + n) }
+
+func (p *meter) at(n int64) {
+	p.done = n
+	if now := time.Now(); p.a.progress && !p.a.quiet && now.Sub(p.shown) > time.Second/2 {
+		p.shown = now
+		fmt.Fprintf(p.a.stderr, "\r\x1b[K%s of about %s", size(p.done), size(max(p.done, p.total)))
+	}
+}
+
+// end takes the line away.
+func (p *meter) end() {
+	if !p.shown.IsZero() {
+		fmt.Fprint(p.a.stderr, "\r\x1b[K")
+		p.shown = time.Time{}
+	}
+}

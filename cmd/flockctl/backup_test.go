@@ -1,0 +1,349 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	agekey "filippo.io/age"
+
+	"github.com/flocker-io/flocker/internal/api/apitest"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// backups is a flockd that keeps still while it is backed up, and a place for it.
+type backups struct {
+	*testing.T
+	server
+	dest string
+	now  time.Time
+}
+
+func newBackups(t *testing.T) *backups {
+	b := &backups{T: t, server: server{socket: filepath.Join(t.TempDir(), "s")}, dest: filepath.Join(t.TempDir(), "backups"), now: apitest.Now}
+	if err := b.start(apitest.Cluster()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.stop)
+	return b
+}
+
+// try runs flockctl; each run is a minute after the one before.
+func (b *backups) try(in io.Reader, args ...string) (out, said string, code int) {
+	var stdout, stderr bytes.Buffer
+	b.now = b.now.Add(time.Minute)
+	now := b.now
+	code = run(append([]string{"--socket", b.socket}, args...), world{stdin: in, stdout: &stdout, stderr: &stderr, now: func() time.Time { return now }})
+	return stdout.String(), stderr.String(), code
+}
+
+func (b *backups) run(args ...string) string {
+	b.Helper()
+	out, said, code := b.try(strings.NewReader(""), args...)
+	if code != 0 {
+		b.Fatalf("flockctl %s: exit %d, %s", strings.Join(args, " "), code, said)
+	}
+	return strings.TrimSpace(out)
+}
+
+// fails runs what is to be refused with that exit code and those words.
+func (b *backups) fails(code int, words string, args ...string) {
+	b.Helper()
+	if out, said, got := b.try(strings.NewReader(""), args...); got != code || !strings.Contains(said, words) {
+		b.Errorf("flockctl %s: exit %d, %q, %s; want %d and %q", strings.Join(args, " "), got, out, said, code, words)
+	}
+}
+
+// snapshots of pgdata that were taken for backups.
+func (b *backups) snapshots() (out []string) {
+	b.Helper()
+	for _, line := range strings.Fields(b.run("snapshot", "list", "pgdata", "-q")) {
+		if _, name, _ := strings.Cut(line, "@"); strings.HasPrefix(name, "backup-") {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// streams are those of snapshots since others, as the fake sends them.
+func streams(guids ...uint64) (out [][]byte) {
+	base := uint64(0)
+	for _, g := range guids {
+		out = append(out, apitest.Stream(g, base))
+		base = g
+	}
+	return out
+}
+
+// chunk is the one chunk of a backup.
+func (b *backups) chunk(id string) string {
+	b.Helper()
+	list, err := filepath.Glob(filepath.Join(b.dest, "*", id, "000000-*"))
+	if err != nil || len(list) != 1 {
+		b.Fatalf("chunks of %s: %q, %v", id, list, err)
+	}
+	return list[0]
+}
+
+func flip(t testing.TB, name string) {
+	t.Helper()
+	c, err := os.ReadFile(name)
+	if err == nil {
+		c[len(c)/2] ^= 1
+		err = os.WriteFile(name, c, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sealed is a manifest with the checksum of its body.
+func sealed(body []byte) []byte {
+	sum := sha256.Sum256(body)
+	return append(fmt.Appendf(nil, "flocker-backup 1 %x\n", sum), body...)
+}
+
+func equal(a, b [][]byte) bool { return slices.EqualFunc(a, b, bytes.Equal) }
+
+// A full one, increments on it, and back again.
+func TestBackupAndRestore(t *testing.T) {
+	b := newBackups(t)
+	const before = 102 // the guid of before-upgrade
+	full := b.run("backup", "create", "pgdata@before-upgrade", b.dest)
+	if again := b.run("backup", "create", "pgdata@before-upgrade", b.dest); again != full {
+		t.Errorf("the same snapshot once more: %s, was %s", again, full)
+	}
+	one := b.run("backup", "create", "pgdata", b.dest)
+	taken := b.snapshots()
+	two := b.run("backup", "create", "pgdata", b.dest)
+	if now := b.snapshots(); len(taken) != 1 || len(now) != 1 || now[0] == taken[0] {
+		t.Errorf("snapshots for backups: %v, then %v", taken, now)
+	}
+	if got := strings.Fields(b.run("backup", "list", b.dest, "-q")); !slices.Equal(got, []string{full, one, two}) {
+		t.Errorf("listed %q", got)
+	}
+	var list struct {
+		Backups []struct {
+			ID       string
+			Base     *struct{ ID string }
+			Snapshot struct {
+				GUID uint64 `json:"guid,string"`
+			}
+			Own bool
+		}
+	}
+	if err := json.Unmarshal([]byte(b.run("backup", "list", b.dest, "pgdata", "--json")), &list); err != nil || len(list.Backups) != 3 {
+		t.Fatal(list, err)
+	}
+	if l := list.Backups; l[0].Base != nil || l[0].Own || l[1].Base.ID != full || !l[1].Own || l[2].Base.ID != one {
+		t.Errorf("listed %+v", l)
+	}
+	if out := b.run("backup", "inspect", b.dest, "pgdata"); !strings.Contains(out, "Needs") || !strings.Contains(out, two) || !strings.Contains(out, full) {
+		t.Errorf("inspected: %s", out)
+	}
+	if got := strings.Fields(b.run("backup", "verify", b.dest)); len(got) != 3 {
+		t.Errorf("verified %q", got)
+	}
+
+	guids := []uint64{before, list.Backups[1].Snapshot.GUID, list.Backups[2].Snapshot.GUID}
+	if got := b.run("backup", "restore", b.dest, "pgdata", "back", "-o", "replicas=0"); got != "back" {
+		t.Errorf("restored %q", got)
+	}
+	if got := b.fake.Received(); !equal(got, streams(guids...)) {
+		t.Errorf("received %q", got)
+	}
+	b.run("backup", "restore", b.dest, one, "back1")
+	if got := b.fake.Received(); !equal(got, streams(guids[:2]...)) {
+		t.Errorf("received %q", got)
+	}
+	b.fails(4, `there is a volume "back" already`, "backup", "restore", b.dest, "pgdata", "back")
+	b.fails(3, "there is no backup", "backup", "restore", b.dest, "nothing", "new")
+
+	// A full one begins anew, and old ones go as far as nothing needs them.
+	b.fails(4, "is needed", "backup", "remove", b.dest, one, "--yes")
+	anew := b.run("backup", "create", "pgdata", b.dest, "--full", "--keep", "2")
+	if got := strings.Fields(b.run("backup", "list", b.dest, "-q")); !slices.Equal(got, []string{full, one, two, anew}) {
+		t.Errorf("kept %q", got)
+	}
+	last := b.run("backup", "create", "pgdata", b.dest, "--keep", "2")
+	if got := strings.Fields(b.run("backup", "list", b.dest, "-q")); !slices.Equal(got, []string{anew, last}) {
+		t.Errorf("kept %q", got)
+	}
+	chained := b.run("backup", "create", "pgdata", b.dest, "--increments", "1")
+	if out := b.run("backup", "inspect", b.dest, chained); strings.Contains(out, "Needs") {
+		t.Errorf("after one increment: %s", out)
+	}
+	b.fails(4, "nobody can be asked", "backup", "remove", b.dest, last)
+	b.run("backup", "remove", b.dest, anew, last, chained, "-y")
+	if left, err := os.ReadDir(b.dest); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+}
+
+// One flipped byte is refused, before the node gets any of what it is in.
+func TestBackupDamaged(t *testing.T) {
+	b := newBackups(t)
+	full := b.run("backup", "create", "pgdata@before-upgrade", b.dest)
+	one := b.run("backup", "create", "pgdata", b.dest)
+	flip(t, b.chunk(one))
+	b.fails(4, "its checksum does not fit", "backup", "verify", b.dest)
+	b.fails(4, "its checksum does not fit", "backup", "restore", b.dest, one, "back")
+	if len(b.fake.Received()) != 0 {
+		t.Errorf("received %q, and it was not thrown away", b.fake.Received())
+	}
+	b.run("backup", "restore", b.dest, full, "back")
+	if err := os.Remove(b.chunk(one)); err != nil {
+		t.Fatal(err)
+	}
+	b.fails(4, "it is not there", "backup", "restore", b.dest, one, "other")
+	// What cannot be read is not passed over.
+	flip(t, filepath.Join(filepath.Dir(b.chunk(full)), "manifest"))
+	b.fails(4, "cannot be read", "backup", "list", b.dest)
+	b.fails(4, "which is not there", "backup", "restore", b.dest, one, "other")
+	b.fails(4, "may need", "backup", "remove", b.dest, one, "-y")
+}
+
+// What was interrupted is gone on with, of the same snapshot, and no other is taken.
+func TestBackupInterrupted(t *testing.T) {
+	b := newBackups(t)
+	b.run("backup", "create", "pgdata@before-upgrade", b.dest)
+	one := b.run("backup", "create", "pgdata", b.dest)
+	// Without its manifest it is one that was not finished.
+	at := filepath.Dir(b.chunk(one))
+	if err := os.Rename(filepath.Join(at, "manifest"), filepath.Join(at, "was")); err != nil {
+		t.Fatal(err)
+	}
+	partial := func() {
+		t.Helper()
+		m, err := os.ReadFile(filepath.Join(at, "was"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, body, _ := strings.Cut(string(m), "\n")
+		var x map[string]any
+		d := json.NewDecoder(strings.NewReader(body))
+		d.UseNumber()
+		if err := d.Decode(&x); err != nil {
+			t.Fatal(err)
+		}
+		delete(x, "chunks")
+		delete(x, "ended")
+		x["size"] = 0
+		y, err := json.Marshal(x)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(at, "partial"), sealed(y), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	partial()
+	if _, said, code := b.try(nil, "backup", "list", b.dest); code != 0 || !strings.Contains(said, "was never finished") {
+		t.Errorf("exit %d, %s", code, said)
+	}
+	b.fails(4, "was never finished", "backup", "restore", b.dest, one, "back")
+	taken := b.snapshots()
+	out, said, code := b.try(nil, "backup", "create", "pgdata", b.dest)
+	if code != 0 || strings.TrimSpace(out) != one || !strings.Contains(said, "going on with backup "+one) {
+		t.Errorf("exit %d, %q, %s", code, out, said)
+	}
+	if now := b.snapshots(); !slices.Equal(now, taken) {
+		t.Errorf("snapshots for backups: %v, were %v", now, taken)
+	}
+	if _, err := os.Stat(filepath.Join(at, "was")); err == nil {
+		t.Error("what does not belong to it is left")
+	}
+	b.run("backup", "restore", b.dest, one, "back")
+}
+
+// Where no base is left it is a full one, and said so; a snapshot that was taken in vain goes.
+func TestBackupBases(t *testing.T) {
+	b := newBackups(t)
+	b.run("backup", "create", "pgdata", b.dest)
+	b.run("snapshot", "remove", "pgdata@"+b.snapshots()[0], "--yes")
+	out, said, code := b.try(nil, "backup", "create", "pgdata", b.dest)
+	if code != 0 || !strings.Contains(said, "a full backup: ") || strings.Contains(b.run("backup", "inspect", b.dest, strings.TrimSpace(out)), "Needs") {
+		t.Errorf("exit %d, %s", code, said)
+	}
+	had := b.snapshots()
+	b.fake.Fail("Browse", volume.Errorf(volume.CodeUnavailable, "no node sends it"))
+	b.fails(6, "no node sends it", "backup", "create", "pgdata", b.dest)
+	if now := b.snapshots(); !slices.Equal(now, had) {
+		t.Errorf("snapshots for backups: %v, were %v", now, had)
+	}
+}
+
+// A stream is the same, and where it is encrypted only a key opens it.
+func TestExportImport(t *testing.T) {
+	b := newBackups(t)
+	id, err := agekey.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(key, []byte(id.String()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	clear, _, code := b.try(nil, "export", "pgdata@before-upgrade")
+	if code != 0 {
+		t.Fatal(code)
+	}
+	if _, said, code := b.try(strings.NewReader(clear), "import", "one"); code != 0 || !equal(b.fake.Received(), streams(102)) {
+		t.Errorf("exit %d, %s", code, said)
+	}
+	secret, _, code := b.try(nil, "backup", "create", "pgdata", "-", "--recipient", id.Recipient().String())
+	if code != 0 || len(b.snapshots()) > 0 {
+		t.Errorf("exit %d, snapshots %v", code, b.snapshots())
+	}
+	if _, said, code := b.try(strings.NewReader(secret), "import", "two"); code != 2 || !strings.Contains(said, "no key is given") {
+		t.Errorf("exit %d, %s", code, said)
+	}
+	if _, said, code := b.try(strings.NewReader(secret), "import", "two", "--identity", key); code != 0 {
+		t.Errorf("exit %d, %s", code, said)
+	}
+	bad := []byte(clear)
+	bad[len(bad)/2] ^= 1
+	for what, in := range map[string]string{"flipped": string(bad), "cut": clear[:len(clear)-2048], "half": clear[:len(clear)/2]} {
+		if _, said, code := b.try(strings.NewReader(in), "import", "three"); code != 4 || !strings.Contains(said, "is damaged") {
+			t.Errorf("%s: exit %d, %s", what, code, said)
+		}
+		if len(b.fake.Received()) > 0 {
+			t.Errorf("%s: something is left", what)
+		}
+	}
+	b.fails(2, "this is no backup", "import", "three")
+	b.fails(3, "", "backup", "inspect", t.TempDir(), "three")
+	b.fails(2, "is no place", "backup", "list", "ftp://x")
+
+	// In a directory likewise.
+	enc := b.run("backup", "create", "pgdata@before-upgrade", b.dest, "-r", id.Recipient().String())
+	b.fails(2, "no key is given", "backup", "restore", b.dest, enc, "four")
+	b.run("backup", "verify", b.dest, enc, "-i", key)
+	b.run("backup", "restore", b.dest, enc, "four", "-i", key)
+	if !equal(b.fake.Received(), streams(102)) {
+		t.Error("it came out otherwise")
+	}
+	b.fails(2, "is no public key", "backup", "create", "pgdata", b.dest, "-r", "nonsense")
+	err = filepath.WalkDir(b.dest, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		c, err := os.ReadFile(name)
+		if bytes.Contains(c, []byte("snapshot 102 since")) {
+			t.Errorf("%s has it in the clear", name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
