@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -119,5 +121,54 @@ func TestArchiveDamage(t *testing.T) {
 	}
 	if _, err := unarchived(b[:len(b)/2], nil); err == nil {
 		t.Error("half of it is all of it")
+	}
+}
+
+// One that lacks a chunk, or ends as another one, is not whole, though all that is in it is.
+func TestArchiveLacks(t *testing.T) {
+	want := content(2*small + 1)
+	lacks := func(b, end []byte, drop string) []byte {
+		var out bytes.Buffer
+		w := tar.NewWriter(&out)
+		for _, in := range [][]byte{b, end} {
+			r := tar.NewReader(bytes.NewReader(in))
+			for {
+				h, err := r.Next()
+				if err == io.EOF {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				last := filepath.Base(h.Name) == manifestName
+				if bytes.Equal(in, end) != last || strings.HasPrefix(filepath.Base(h.Name), drop) {
+					continue
+				}
+				if err := w.WriteHeader(h); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.Copy(w, r); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return out.Bytes()
+	}
+	b := archived(t, about(1), nil, want)
+	later := about(1)
+	later.Snapshot.GUID++
+	for what, bad := range map[string][]byte{
+		"the last chunk": lacks(b, slices.Concat(b, []byte{0}), "000002-"),
+		"another end":    lacks(b, archived(t, later, nil, want), "nothing"),
+	} {
+		if got, err := unarchived(bad, nil); volume.CodeOf(err) != volume.CodeRefused {
+			t.Errorf("%s: read %d bytes, %v", what, len(got), err)
+		}
+	}
+	if got, err := unarchived(lacks(b, slices.Concat(b, []byte{0}), "nothing"), nil); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("all of it: read %d bytes, %v", len(got), err)
 	}
 }

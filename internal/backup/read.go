@@ -46,7 +46,7 @@ func Verify(ctx context.Context, s Store, m *Manifest, open *Keys, progress func
 			return err
 		}
 		if open != nil {
-			if b, err = opened(m, i, b, open); err != nil {
+			if _, err := opened(m, i, b, open); err != nil {
 				return err
 			}
 		}
