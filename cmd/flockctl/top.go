@@ -113,9 +113,6 @@ func (l *topLooker) look(ctx context.Context, c *api.Client) (s cluster, err err
 			l.moving = append(l.moving, e.Volume)
 		}
 	}
-	l.moving = slices.DeleteFunc(l.moving, func(id volume.ID) bool {
-		return !slices.ContainsFunc(s.volumes, func(v api.Volume) bool { return v.ID == id })
-	})
 	var open []volume.ID
 	for i, id := range l.moving {
 		if i >= maxMoves {

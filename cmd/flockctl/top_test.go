@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -57,6 +58,7 @@ func TestTopLines(t *testing.T) {
 			Data: int64(i) << 20, Primary: apitest.Alpha, Replicas: []api.Replica{{Node: apitest.Beta, State: volume.LinkLagging, LagSeconds: &seconds, Rate: 1 << 20}}})
 	}
 	hostile := fake
+	hostile.status.Problems = []string{"node \x1b[2J has\ntwo lines"}
 	hostile.volumes = []api.Volume{{ID: "0b5e55ed00000009", Name: "x", Health: api.HealthOK, Primary: apitest.Alpha,
 		Holders: []api.Holder{{Holder: volume.Holder{Name: "a\x1b[2Jb\nc"}, Node: apitest.Alpha}}}}
 	stale := fake
@@ -123,8 +125,20 @@ func TestTopMoves(t *testing.T) {
 	if s := lookAt(t, f, l); len(s.moves) != 1 || s.moves[0].Name != "uploads" {
 		t.Errorf("moves while one is under way: %v", s.moves)
 	}
-	if s := lookAt(t, f, l); len(s.moves) > 0 || len(l.moving) > 0 {
-		t.Errorf("moves when it is over: %v, asked about next: %v", s.moves, l.moving)
+	for range 2 {
+		if s := lookAt(t, f, l); len(s.moves) > 0 {
+			t.Errorf("moves when it is over: %v", s.moves)
+		}
+	}
+	var asked []any
+	for _, c := range f.Calls() {
+		if c.Method == "Migration" {
+			asked = append(asked, c.Args[0])
+		}
+	}
+	// Until it was over, and whether the other one is.
+	if want := []any{"0b5e55ed00000002", "5c4a7c0000000003", "0b5e55ed00000002"}; !slices.Equal(asked, want) {
+		t.Errorf("asked about %v, want %v", asked, want)
 	}
 }
 
@@ -142,11 +156,11 @@ func TestTopLoop(t *testing.T) {
 	down := volume.Errorf(volume.CodeUnavailable, "flockd is being restarted")
 	synctest.Test(t, func(t *testing.T) {
 		p := &paper{make(chan byte), make(chan []string)}
-		answers := make(chan error)
+		answers, resized := make(chan error), make(chan os.Signal)
 		a := &app{world: world{now: time.Now}, patient: true, timeout: defaultTimeout}
 		done := make(chan error, 1)
 		go func() {
-			done <- a.top(t.Context(), p, nil, byLag, func(ctx context.Context) (cluster, error) {
+			done <- a.top(t.Context(), p, resized, byLag, func(ctx context.Context) (cluster, error) {
 				select {
 				case err := <-answers:
 					return cluster{status: api.ClusterStatus{Initialized: true, Quorum: true}}, err
@@ -167,8 +181,14 @@ func TestTopLoop(t *testing.T) {
 		if got := <-p.drawn; !strings.Contains(got[1], "flockd is being restarted") {
 			t.Errorf("drawn while flockd is away: %q", got)
 		}
+		began = time.Now()
 		p.keys <- 'n'
 		<-p.drawn
+		resized <- syscall.SIGWINCH
+		<-p.drawn
+		if took := time.Since(began); took != 0 {
+			t.Errorf("drawn %s after a key and another size, want at once", took)
+		}
 		p.keys <- 'q'
 		if err := <-done; err != nil {
 			t.Errorf("it ended with %v", err)
@@ -355,7 +375,12 @@ func TestScreenAfterAPanic(t *testing.T) {
 	if _, err := master.WriteString("xyz\n"); err != nil {
 		t.Fatal(err)
 	}
-	if err := onScreen(terminal, terminal, func(*screen) error { return errNot }); err != errNot {
+	if err := onScreen(terminal, terminal, func(s *screen) error {
+		if key := <-s.Keys(); key != 'x' {
+			t.Errorf("the key is %q", key)
+		}
+		return errNot
+	}); err != errNot {
 		t.Errorf("got %v", err)
 	}
 	null, err := os.Open(os.DevNull)
