@@ -270,7 +270,7 @@ var (
 	copySnapsGauge = newGauge("flocker_copy_snapshots", "Snapshots of a copy on this node, those of replication included.", "volume", "role")
 	asidesGauge    = newGauge("flocker_asides", "Set-aside copies on this node.")
 	asideGauge     = newGauge("flocker_aside_bytes", "Bytes that removing the set-aside copies of this node would free.")
-	healthGauge    = newGauge("flocker_volume_state", "1 for the state a volume is in, 0 for the others; on its primary.", "volume", "state")
+	healthGauge    = newGauge("flocker_volume_state", "1 for the state a volume is in, 0 for the others; on its primary, or the leader while it has none.", "volume", "state")
 	usedGauge      = newGauge("flocker_volume_used_bytes", "Bytes on the primary's disk, snapshots included.", "volume")
 	failedOver     = newGauge("flocker_volume_last_failover_timestamp_seconds", "When a volume last came to a primary without the one before; absent if never. On its primary, as the two below.", "volume")
 	lossGauge      = newGauge("flocker_volume_last_failover_loss_seconds", "The most that was missing after that, in time; +Inf if nobody could bound it.", "volume")
@@ -380,12 +380,16 @@ func (v view) measure(self volume.NodeID, leads, quorum bool, set func(g gauge, 
 		if known && vol.Live() && st.Exists {
 			set(copySnapsGauge, float64(st.Snapshots), vol.Name, string(st.Role))
 		}
-		if !vol.Live() || vol.Placement.Primary != self {
+		// Without a primary nobody else would tell that it is unavailable.
+		if !vol.Live() || vol.Placement.Primary != self && (vol.Placement.Primary != "" || !leads) {
 			continue
 		}
 		av := v.volume(vol)
 		for _, h := range healths {
 			set(healthGauge, flag(av.Health == h), av.Name, string(h))
+		}
+		if vol.Placement.Primary != self {
+			continue
 		}
 		set(usedGauge, float64(av.Used), av.Name)
 		if f := av.LastFailover; f != nil {

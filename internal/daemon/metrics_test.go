@@ -146,6 +146,29 @@ func TestGauges(t *testing.T) {
 	}
 }
 
+// A volume without a primary is unavailable, which its leader tells, and only it.
+func TestElectingGauge(t *testing.T) {
+	s, res := state.Apply(testState(t, confirmed), 100, state.Envelope{At: time.Unix(60, 0), Command: state.BeginElection{ID: "v", Epoch: testState(t, confirmed).Volume("v").Epoch, Fenced: true}})
+	if res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	name := s.Volume("v").Name
+	for _, self := range []volume.NodeID{"n1", "n2", "n3"} {
+		for _, leads := range []bool{false, true} {
+			got := map[string]float64{}
+			v := view{state: s, heard: func(volume.NodeID) (heard, bool) { return heard{}, false }}
+			v.measure(self, leads, true, func(g gauge, value float64, labels ...string) {
+				if len(labels) > 0 && labels[0] == name {
+					got[strings.Join(append([]string{g.Name}, labels[1:]...), " ")] = value
+				}
+			})
+			if leads && (got["flocker_volume_state unavailable"] != 1 || len(got) != len(healths)) || !leads && len(got) > 0 {
+				t.Errorf("%s, leads %v: %v", self, leads, got)
+			}
+		}
+	}
+}
+
 func ptr[T any](v T) *T { return &v }
 
 // failOver takes a volume from its primary and gives it to another node, or back to it.
