@@ -59,14 +59,18 @@ func fenceCommand(out, errOut io.Writer) *cli.Command {
 			{Name: "status", Usage: "print what the fencer does, how surely, and what it has stopped",
 				Action: client(func(c *cli.Context, f *fence.Client) (fence.Status, error) { return f.Status(c.Context) })},
 			{Name: "may-restart", Usage: "say whether the fencer may be restarted now, without a writer being left unguarded",
-				Description: "For upgrades: its exit code is 0 when the lease lasts for longer than a restart takes, or nothing is to be stopped.\n" +
-					"flockd has to run meanwhile: it stops the writers if the fencer does not come up again.",
+				Description: "For upgrades: its exit code is 0 when the lease was renewed just now, or nothing is to be stopped.\n" +
+					"flockd has to run meanwhile: it stops the writers if the fencer does not come up again, or takes longer than two seconds.",
 				Flags: []cli.Flag{
 					&cli.DurationFlag{Name: "wait", Value: 10 * time.Second, Usage: "wait this `LONG` for such a moment"},
 				},
 				Action: func(c *cli.Context) error {
 					cfg, err := config(c)
 					if err != nil {
+						return err
+					}
+					// With this the next process would not begin; what runs may have been started with something else.
+					if _, err := fence.ParsePolicy(c.String("reset")); err != nil {
 						return err
 					}
 					f := fence.Dial(fence.Socket(cfg.RunDir))

@@ -458,3 +458,14 @@ func leaseWord(s *state.State, c state.Command) string {
 	b, err := json.Marshal(c)
 	return fmt.Sprintf("%s %v", b, err)
 }
+
+// A fencer that is restarted when it may be is back before this node gives its lease up for that.
+func TestPatienceOutlastsRestart(t *testing.T) {
+	for _, name := range lease.Profiles() {
+		timers, _ := lease.Profile(name)
+		tn := &tenure{timers: timers}
+		if left := tn.patience() - fence.Fresh(timers.TTL); left < fence.Away {
+			t.Errorf("profile %s: a restart may take %s, and after %s the fencer counts as gone", name, fence.Away, left)
+		}
+	}
+}

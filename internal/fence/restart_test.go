@@ -13,20 +13,26 @@ import (
 // Only while nobody has to be stopped for longer than a restart takes.
 func TestMayRestart(t *testing.T) {
 	const now = lease.Moment(time.Hour)
-	armed := func(left time.Duration) Status {
-		return Status{State: PhaseArmed, Lease: Lease{No: 7, Until: now.Add(left), Fence: time.Minute}}
+	armed := func(left, ttl time.Duration) Status {
+		return Status{State: PhaseArmed, Lease: Lease{No: 7, Until: now.Add(left), Fence: time.Minute, TTL: ttl}}
 	}
+	ttl, fast, slow := lease.Default.TTL, lease.Fast.TTL, lease.Lab.TTL
 	for _, tc := range []struct {
 		name string
 		s    Status
 		want string // part of the refusal; "" for none
 	}{
 		{"nothing is armed", Status{State: PhaseIdle}, ""},
-		{"a lease just renewed", armed(10 * time.Second), ""},
-		{"the fast profile's, just renewed", armed(5 * time.Second), ""},
-		{"just enough", armed(away), ""},
-		{"about to end", armed(away - 1), "lease 7 ends in 4s"},
-		{"ended, and not noticed yet", armed(-time.Millisecond), "lease 7 ends"},
+		{"a lease just renewed", armed(ttl, ttl), ""},
+		{"renewed a moment ago", armed(ttl-Fresh(ttl), ttl), ""},
+		{"not renewed lately", armed(ttl-Fresh(ttl)-1, ttl), "lease 7 ends in 9s"},
+		{"the fast profile's, just renewed", armed(fast-Fresh(fast), fast), ""},
+		{"the fast profile's, not renewed lately", armed(fast-Fresh(fast)-1, fast), "lease 7 ends in 5.4s"},
+		{"the lab profile's, renewed a moment ago", armed(slow-Fresh(slow), slow), ""},
+		{"the lab profile's, not renewed lately", armed(slow-Fresh(slow)-1, slow), "lease 7 ends in 54s"},
+		{"of a flockd that does not say how long it lasts", armed(2*Away, 0), ""},
+		{"the same, about to end", armed(2*Away-1, 0), "lease 7 ends in 4s"},
+		{"ended, and not noticed yet", armed(-time.Millisecond, ttl), "lease 7 ends"},
 		{"at work", Status{State: PhaseFencing}, "being stopped (fencing)"},
 		{"too late already", Status{State: PhaseFailed}, "being stopped (failed)"},
 		{"its work is done", Status{State: PhaseFenced}, ""},

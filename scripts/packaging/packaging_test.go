@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"debug/elf"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -14,45 +15,86 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
 
 var units = []string{"flockd.service", "flockd-fence.service", "flockd-proxy.service"}
 
-// host is a directory that dpkg's scripts take for the machine, with a systemd that only writes down what it is told.
+// host is a directory that dpkg's scripts take for the machine, with a systemd that writes down what it is told.
 type host struct {
 	t    *testing.T
 	root string
 	bin  string
 	log  string
+	sys  string // what systemd knows: each unit's state and main process, the program that it starts, whether it is enabled
 }
 
-// newHost where active units run, and what contains one of failing fails.
-func newHost(t *testing.T, active []string, failing ...string) *host {
+// newHost where active units run and are enabled. Where systemd is told one of others, that happens, in the words of a shell in
+// the folder of what it knows; then only what these words do not end (exit) comes about.
+func newHost(t *testing.T, active []string, others map[string]string) *host {
 	t.Helper()
 	dir := t.TempDir()
-	h := &host{t: t, root: filepath.Join(dir, "root"), bin: filepath.Join(dir, "bin"), log: filepath.Join(dir, "log")}
+	h := &host{t: t, root: filepath.Join(dir, "root"), bin: filepath.Join(dir, "bin"), log: filepath.Join(dir, "log"), sys: filepath.Join(dir, "sys")}
 	h.write("proc/mounts", "/dev/sda1 / ext4 rw 0 0\ntank /tank zfs rw 0 0\ntank/other/x /srv zfs rw 0 0\n")
 	h.write("var/lib/flocker/node.key", "only here")
 	h.write("run/systemd/system/x", "")
-	if err := os.MkdirAll(h.bin, 0o755); err != nil {
+	h.write("usr/bin/flockd", "this version")
+	if err := errors.Join(os.MkdirAll(h.bin, 0o755), os.MkdirAll(h.sys, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	fake := `#!/bin/sh
-case "$(basename "$0") $*" in
-"systemctl --quiet is-active "*) case " ` + strings.Join(active, " ") + ` " in *" $3 "*) exit 0 ;; esac; exit 3 ;;
-esac
-echo "$(basename "$0") $*" >>` + h.log + "\n"
-	for _, f := range failing {
-		fake += `case "$*" in *"` + f + `"*) echo "it fails"; exit 1 ;; esac` + "\n"
+	for _, u := range units {
+		h.set(strings.TrimSuffix(u, ".service"), "inactive")
+		h.set(strings.TrimSuffix(u, ".service")+".path", "/usr/bin/flockd")
 	}
-	for _, name := range []string{"systemctl", "systemd-run"} {
-		if err := os.WriteFile(filepath.Join(h.bin, name), []byte(fake), 0o755); err != nil {
+	for _, u := range active {
+		h.set(u, "active")
+		h.set(u+".pid", "1")
+		h.set(u+".enabled", "")
+	}
+	fake := `#!/bin/sh
+cd ` + h.sys + `
+name=$(basename "$0")
+for unit; do :; done
+value() { cat "$1" 2>/dev/null || echo "$2"; }
+case "$name $*" in
+"systemctl show --property=MainPID --value "*) value "$unit.pid" 0; exit ;;
+"systemctl show --property=ActiveState --value "*) value "$unit"; exit ;;
+"systemctl show --property=LoadState --value "*) value "$unit.load" loaded; exit ;;
+"systemctl show --property=ExecStart --value "*) echo "{ path=$(cat "$unit.path") ; argv[]=$(cat "$unit.path") x ; ignore_errors=no }"; exit ;;
+"systemctl -q is-active "*) [ "$(value "$unit")" = active ]; exit ;;
+"systemctl --quiet is-enabled "*) [ -e "$unit.enabled" ]; exit ;;
+esac
+echo "$name $*" >>` + h.log + `
+case "$name $*" in
+`
+	for _, told := range slices.Sorted(maps.Keys(others)) {
+		fake += `*" ` + told + `") ` + others[told] + " ;;\n"
+	}
+	fake += `esac
+case "$1" in
+kill) echo 0 >"$unit.pid"; echo activating >"$unit" ;;
+start | restart | reload)
+	echo active >"$unit"
+	[ "$1" = start ] && [ "$(value "$unit.pid" 0)" != 0 ] || echo $$ >"$unit.pid" ;;
+stop) shift; for unit; do echo inactive >"$unit"; echo 0 >"$unit.pid"; done ;;
+esac
+`
+	for name, text := range map[string]string{"systemctl": fake, "systemd-run": fake, "sleep": "#!/bin/sh\n"} {
+		if err := os.WriteFile(filepath.Join(h.bin, name), []byte(text), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return h
+}
+
+// set what systemd knows.
+func (h *host) set(name, value string) {
+	h.t.Helper()
+	if err := os.WriteFile(filepath.Join(h.sys, name), []byte(value+"\n"), 0o644); err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 func (h *host) write(name, text string) {
@@ -80,6 +122,9 @@ func (h *host) run(script string, args ...string) (out string, did []string, err
 	return string(b), h.did(), err
 }
 
+// killFencer is how the fencer is ended: at once, and only it.
+const killFencer = "kill --kill-who=main --signal=KILL flockd-fence"
+
 func (h *host) did() (did []string) {
 	h.t.Helper()
 	told, err := os.ReadFile(h.log)
@@ -91,7 +136,11 @@ func (h *host) did() (did []string) {
 		if i := strings.Index(line, "/usr/bin/flockd "); i >= 0 {
 			line = line[i+len("/usr/bin/"):]
 		}
-		did = append(did, strings.TrimPrefix(line, "--quiet "))
+		line = strings.TrimPrefix(line, "--quiet ")
+		if line == killFencer {
+			line = "kill flockd-fence"
+		}
+		did = append(did, line)
 	}
 	return did
 }
@@ -99,35 +148,73 @@ func (h *host) did() (did []string) {
 // What dpkg and rpm run does no more to a machine than it may.
 func TestScripts(t *testing.T) {
 	all := []string{"flockd", "flockd-fence", "flockd-proxy"}
-	const ask = "flockd fence may-restart"
+	const (
+		mayRestart = "flockd fence may-restart"
+		fencer     = mayRestart + ", kill flockd-fence, start flockd-fence"
+		proxy      = "daemon-reload, reload flockd-proxy"
+		whole      = proxy + ", " + fencer + ", " + mayRestart + ", restart flockd"
+	)
+	refuse := "echo it fails; exit 1"
+	mute := func(from int) map[string]string { // the fencer's answer from then on
+		return map[string]string{"/usr/bin/" + mayRestart: fmt.Sprintf(`[ $(echo x >>asked; wc -l <asked) -lt %d ] || { echo it does not answer; exit 1; }`, from)}
+	}
 	for _, tc := range []struct {
-		name    string
-		script  string
-		args    string
-		active  []string
-		failing string
-		mounts  string // more of /proc/mounts
-		want    string // what systemd is told
-		says    string
-		fails   bool
+		name   string
+		script string
+		args   string
+		active []string
+		others map[string]string // see newHost
+		known  map[string]string // what else systemd knows
+		mounts string            // more of /proc/mounts
+		want   string            // what systemd is told
+		says   string
+		fails  bool
 	}{
 		{name: "installed", script: "postinst", args: "configure", want: "daemon-reload", says: "systemctl enable --now"},
 		{name: "installed by rpm", script: "postinst", args: "1", want: "daemon-reload"},
-		{name: "upgraded", script: "postinst", args: "configure 1.0", active: all,
-			want: "daemon-reload, reload flockd-proxy, " + ask + ", restart flockd-fence, restart flockd"},
-		{name: "upgraded by rpm", script: "postinst", args: "2", active: all,
-			want: "daemon-reload, reload flockd-proxy, " + ask + ", restart flockd-fence, restart flockd"},
+		{name: "upgraded", script: "postinst", args: "configure 1.0", active: all, want: whole},
+		{name: "upgraded by rpm", script: "postinst", args: "2", active: all, want: whole},
 		{name: "upgraded where nothing runs", script: "postinst", args: "configure 1.0", want: "daemon-reload"},
-		{name: "the lease is about to end", script: "postinst", args: "configure 1.0", active: all, failing: "may-restart",
-			want: "daemon-reload, reload flockd-proxy, " + ask + ", restart flockd", says: "goes on with the version before: it fails"},
-		{name: "nobody would stand in for the fencer", script: "postinst", args: "configure 1.0", active: []string{"flockd-fence", "flockd-proxy"},
-			want: "daemon-reload, reload flockd-proxy", says: "nobody would stand in"},
-		{name: "the new fencer does not come up", script: "postinst", args: "configure 1.0", active: all, failing: "restart flockd-fence",
-			want: "daemon-reload, reload flockd-proxy, " + ask + ", restart flockd-fence", says: "in the fencer's place", fails: true},
-		{name: "the new proxy does not come up", script: "postinst", args: "configure 1.0", active: all, failing: "reload flockd-proxy",
-			want: "daemon-reload, reload flockd-proxy, " + ask + ", restart flockd-fence, restart flockd", says: "the proxy goes on"},
-		{name: "the new flockd does not come up", script: "postinst", args: "configure 1.0", active: []string{"flockd"}, failing: "restart flockd",
-			want: "daemon-reload, restart flockd", says: "flockd does not come up", fails: true},
+		{name: "upgraded where only the proxy runs", script: "postinst", args: "configure 1.0", active: all[2:], want: proxy},
+
+		// A restart that kills containers, or leaves them without a guard, is worse than an old version.
+		{name: "the lease was not renewed", script: "postinst", args: "configure 1.0", active: all, others: mute(1),
+			want: proxy + ", " + mayRestart, says: "flockd and the fencer go on with the version before: it does not answer", fails: true},
+		{name: "no beat is answered after the fencer's restart", script: "postinst", args: "configure 1.0", active: all, others: mute(2),
+			want: proxy + ", " + fencer + ", " + mayRestart, says: "flockd goes on with the version before: it does not answer", fails: true},
+		{name: "nobody would stand in for the fencer", script: "postinst", args: "configure 1.0", active: all[1:], want: proxy, says: "nobody would stand in"},
+		{name: "the fencer comes and goes", script: "postinst", args: "configure 1.0", active: all, known: map[string]string{"flockd-fence": "activating"},
+			want: proxy, says: "nothing was restarted: the fencer is activating", fails: true},
+		{name: "the fencer has failed", script: "postinst", args: "configure 1.0", active: all, known: map[string]string{"flockd-fence": "failed"},
+			want: proxy, says: "nothing was restarted: the fencer is failed", fails: true},
+		{name: "the fencer is not wanted", script: "postinst", args: "configure 1.0", active: []string{"flockd", "flockd-proxy"},
+			want: proxy, says: "nothing was restarted: the fencer is inactive"},
+		{name: "the fencer runs, and is not to be found", script: "postinst", args: "configure 1.0", active: all,
+			others: map[string]string{killFencer: refuse}, want: proxy + ", " + mayRestart + ", kill flockd-fence", says: "in the fencer's place", fails: true},
+		{name: "the new fencer does not come up", script: "postinst", args: "configure 1.0", active: all, others: map[string]string{"start flockd-fence": refuse},
+			want: proxy + ", " + fencer, says: "in the fencer's place", fails: true},
+		{name: "the new fencer is not started, which is no failure", script: "postinst", args: "configure 1.0", active: all,
+			others: map[string]string{"start flockd-fence": "echo inactive >flockd-fence; exit 0"}, want: proxy + ", " + fencer, says: "in the fencer's place", fails: true},
+		{name: "the new flockd does not come up", script: "postinst", args: "configure 1.0", active: all, others: map[string]string{"restart flockd": refuse},
+			want: whole, says: "flockd does not come up", fails: true},
+		{name: "the new flockd is not started, which is no failure", script: "postinst", args: "configure 1.0", active: all,
+			others: map[string]string{"restart flockd": "echo inactive >flockd; exit 0"}, want: whole, says: "flockd does not come up", fails: true},
+		{name: "the proxy is not reloaded", script: "postinst", args: "configure 1.0", active: all, others: map[string]string{"reload flockd-proxy": refuse},
+			want: whole, says: "the proxy goes on"},
+		{name: "the new proxy does not come up, of which reload says nothing", script: "postinst", args: "configure 1.0", active: all,
+			others: map[string]string{"reload flockd-proxy": "exit 0"}, want: whole, says: "the proxy goes on"},
+
+		// Units that scripts/provision has left: a restart is that of another program, or of none.
+		{name: "units of provision", script: "postinst", args: "configure 1.0", active: all, known: map[string]string{"flockd.path": "/usr/local/bin/flockd"},
+			want: "daemon-reload", says: "(flockd:/usr/local/bin/flockd)"},
+		{name: "units of provision, whose program is gone", script: "postinst", args: "configure 1.0", active: all, known: map[string]string{"flockd-fence.path": "/usr/local/bin/gone"},
+			want: "daemon-reload", says: "put it back now", fails: true},
+		{name: "units of provision, of which none runs", script: "postinst", args: "configure", known: map[string]string{"flockd-fence.path": "/usr/local/bin/gone"},
+			want: "daemon-reload", says: "nothing was restarted"},
+		{name: "units of provision, whose program is the package's", script: "postinst", args: "configure 1.0", active: all, known: map[string]string{"flockd.path": "/usr/local/bin/link"},
+			want: whole},
+		{name: "the proxy is not wanted", script: "postinst", args: "configure 1.0", active: all[:2], known: map[string]string{"flockd-proxy.path": "", "flockd-proxy.load": "masked"},
+			want: "daemon-reload, " + fencer + ", " + mayRestart + ", restart flockd"},
 		{name: "an upgrade that was taken back", script: "postinst", args: "abort-upgrade 1.0", active: all},
 
 		{name: "before an upgrade", script: "prerm", args: "upgrade 1.1", active: all, mounts: "tank/flocker/v1 /v zfs rw 0 0\n"},
@@ -144,11 +231,15 @@ func TestScripts(t *testing.T) {
 		{name: "after an upgrade by rpm", script: "postrm", args: "1"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			var failing []string
-			if tc.failing != "" {
-				failing = append(failing, tc.failing)
+			h := newHost(t, tc.active, tc.others)
+			h.write("usr/local/bin/flockd", "of another version")
+			if err := errors.Join(os.Chmod(filepath.Join(h.root, "usr/local/bin/flockd"), 0o755),
+				os.Symlink("../../bin/flockd", filepath.Join(h.root, "usr/local/bin/link"))); err != nil {
+				t.Fatal(err)
 			}
-			h := newHost(t, tc.active, failing...)
+			for name, value := range tc.known {
+				h.set(name, value)
+			}
 			if tc.mounts != "" {
 				h.write("proc/mounts", "tank /tank zfs rw 0 0\n"+tc.mounts)
 			}
@@ -175,9 +266,107 @@ func TestScripts(t *testing.T) {
 	}
 }
 
+// dpkg runs what has failed again, by itself with the next package. That is refused for as long as the reason is there, and
+// ends well after it.
+func TestUpgradeAgain(t *testing.T) {
+	h := newHost(t, []string{"flockd", "flockd-fence", "flockd-proxy"}, map[string]string{"start flockd-fence": "[ -e mended ] || exit 1"})
+	for range 2 {
+		if out, did, err := h.run("postinst", "configure", "1.0"); err == nil || slices.Contains(did, "restart flockd") {
+			t.Errorf("without a fencer: %v, %v: %s", did, err, out)
+		}
+	}
+	h.set("mended", "")
+	h.set("flockd-fence", "active")
+	h.set("flockd-fence.pid", "7")
+	if out, did, err := h.run("postinst", "configure", "1.0"); err != nil || did[len(did)-1] != "restart flockd" {
+		t.Errorf("mended: %v, %v: %s", did, err, out)
+	}
+}
+
+// provision runs words of a shell in scripts/provision, in place of what it does by itself.
+func (h *host) provision(words string) (out string, did []string, err error) {
+	h.t.Helper()
+	b, err := os.ReadFile("../provision")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	text, ok := strings.CutSuffix(string(b), "\nmain \"$@\"\n")
+	if !ok {
+		h.t.Fatal("scripts/provision does not end with main")
+	}
+	_ = os.Remove(h.log)
+	cmd := exec.Command("bash", "-c", text+"\n"+words)
+	cmd.Env = h.env()
+	got, err := cmd.CombinedOutput()
+	return string(got), h.did(), err
+}
+
+// Where the package is, provision puts no units in front of its, and no programs beside them.
+func TestProvisionPackaged(t *testing.T) {
+	const there = "packaged() { true; }; find_units() { echo 'units are looked for'; exit 1; }; apt() { echo 'it goes on'; exit 1; }; "
+	h := newHost(t, []string{"flockd", "flockd-fence", "flockd-proxy"}, nil)
+	if out, did, err := h.provision(there + "install_flocker"); err != nil || len(did) > 0 || !strings.Contains(out, "left as they are") {
+		t.Errorf("%v, systemd was told %v: %s", err, did, out)
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("the rest refuses whoever is not root before")
+	}
+	if out, _, err := h.provision(there + ". () { ID=debian; }; main --binaries /nowhere"); err == nil || !strings.Contains(out, "installed as a package") {
+		t.Errorf("--binaries: %v: %s", err, out)
+	}
+}
+
+// It restarts what runs by the package's rules.
+func TestProvisionRestarts(t *testing.T) {
+	all := []string{"flockd", "flockd-fence", "flockd-proxy"}
+	const ask = "systemd-run --quiet --pipe --wait --collect -p EnvironmentFile=-/etc/default/flockd /usr/local/bin/flockd fence may-restart"
+	const fencer = ask + ", restart flockd-fence"
+	for _, tc := range []struct {
+		name   string
+		active []string
+		others map[string]string
+		want   string
+		fails  bool
+	}{
+		{"all goes over", all, nil, fencer + ", reload-or-restart flockd-proxy, " + ask + ", restart flockd", false},
+		{"nothing has run yet", nil, nil, "restart flockd-fence, reload-or-restart flockd-proxy, " + ask + ", restart flockd", false},
+		{"not now", all, map[string]string{"/usr/local/bin/flockd fence may-restart": "exit 1"}, ask, true},
+		{"nobody would stand in", all[1:], nil, "", true},
+		{"the fencer does not come up", all, map[string]string{"restart flockd-fence": "exit 1"}, fencer, true},
+		{"the fencer is not started, which is no failure", all, map[string]string{"restart flockd-fence": "echo inactive >flockd-fence; exit 0"}, fencer, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			out, did, err := newHost(t, tc.active, tc.others).provision("restart_flocker")
+			if got := strings.Join(did, ", "); got != tc.want || (err != nil) != tc.fails {
+				t.Errorf("systemd was told: %s\nwant: %s\nended with %v, want failure %v: %s", got, tc.want, err, tc.fails, out)
+			}
+		})
+	}
+}
+
+// needrestart, which looks for processes of files that were replaced, leaves all units alone.
+func TestNeedrestart(t *testing.T) {
+	b, err := os.ReadFile("needrestart.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^\$nrconf\{override_rc\}\{qr\((.*)\)\} = 0;$`).FindSubmatch(b)
+	if m == nil {
+		t.Fatalf("it overrides nothing:\n%s", b)
+	}
+	for _, u := range units {
+		if !regexp.MustCompile(string(m[1])).MatchString(u) {
+			t.Errorf("%s would be restarted", u)
+		}
+	}
+	if list, err := os.ReadFile("nfpm.yaml"); err != nil || !strings.Contains(string(list), "scripts/packaging/needrestart.conf, dst: /etc/needrestart/conf.d/flocker.conf") {
+		t.Errorf("it is not in the package: %v", err)
+	}
+}
+
 // A volume that is mounted between the look and the end of flockd is seen.
 func TestMountedWhileRemoved(t *testing.T) {
-	h := newHost(t, []string{"flockd"})
+	h := newHost(t, []string{"flockd"}, nil)
 	stop := "#!/bin/sh\necho \"$*\" >>" + h.log + "\ncase \"$*\" in \"stop flockd\") echo 'tank/flocker/v2 /v/v2 zfs rw 0 0' >>" + h.root + "/proc/mounts ;; esac\n"
 	if err := os.WriteFile(filepath.Join(h.bin, "systemctl"), []byte(stop), 0o755); err != nil {
 		t.Fatal(err)
@@ -272,6 +461,7 @@ func output(t *testing.T, env []string, name string, args ...string) string {
 // debFiles are all files of the .deb, with their modes.
 var debFiles = map[string]string{
 	"/etc/default/flockd":                                "-rw-r--r--",
+	"/etc/needrestart/conf.d/flocker.conf":               "-rw-r--r--",
 	"/usr/bin/flockctl":                                  "-rwxr-xr-x",
 	"/usr/bin/flockd":                                    "-rwxr-xr-x",
 	"/usr/lib/systemd/system/flockd-fence.service":       "-rw-r--r--",
@@ -313,7 +503,7 @@ func TestNativeDebContents(t *testing.T) {
 	if !dirs["/etc/flocker"] || dirs["/var/lib/flocker"] {
 		t.Errorf("folders %v: the configuration's is the package's, the state's is not", slices.Sorted(maps.Keys(dirs)))
 	}
-	if got := output(t, nil, "dpkg-deb", "-I", deb, "conffiles"); got != "/etc/default/flockd\n" {
+	if got := output(t, nil, "dpkg-deb", "-I", deb, "conffiles"); got != "/etc/default/flockd\n/etc/needrestart/conf.d/flocker.conf\n" {
 		t.Errorf("conffiles: %q", got)
 	}
 	if got := output(t, nil, "dpkg-deb", "-f", deb, "Depends", "Pre-Depends"); got != "" {
@@ -341,7 +531,8 @@ func TestNativeDebContents(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := strings.ReplaceAll(string(ours), "/usr/local/bin/", "/usr/bin/"); string(packed) != want || strings.Contains(want, "/usr/local") {
+		want := regexp.MustCompile(`(?m)^ConditionPathExists=.*\n`).ReplaceAllString(string(ours), "")
+		if want = strings.ReplaceAll(want, "/usr/local/bin/", "/usr/bin/"); string(packed) != want || strings.Contains(want, "/usr/local") {
 			t.Errorf("%s is not the repository's", unit)
 		}
 	}
@@ -423,7 +614,8 @@ func TestNativeDebLife(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("dpkg --root chowns what it unpacks: only for root")
 	}
-	h := newHost(t, []string{"flockd", "flockd-fence", "flockd-proxy"})
+	h := newHost(t, nil, nil)
+	_ = os.Remove(filepath.Join(h.root, "usr/bin/flockd"))
 	for _, f := range []string{"status", "available", "updates/x", "info/format", "triggers/x"} {
 		h.write("var/lib/dpkg/"+f, map[string]string{"info/format": "1\n"}[f])
 	}
@@ -447,7 +639,12 @@ func TestNativeDebLife(t *testing.T) {
 	h.write("etc/flocker/flockd.yml", "log_level: debug\n")
 
 	// The same again is an upgrade.
-	want := []string{"daemon-reload", "reload flockd-proxy", "flockd fence may-restart", "restart flockd-fence", "restart flockd"}
+	for i, u := range []string{"flockd", "flockd-fence", "flockd-proxy"} {
+		h.set(u, "active")
+		h.set(u+".pid", strconv.Itoa(i+1))
+	}
+	want := []string{"daemon-reload", "reload flockd-proxy", "flockd fence may-restart", "kill flockd-fence", "start flockd-fence",
+		"flockd fence may-restart", "restart flockd"}
 	if got := dpkg("-i", deb); !slices.Equal(got, want) {
 		t.Errorf("upgraded: systemd was told %v, want %v", got, want)
 	}
@@ -473,6 +670,9 @@ func TestNativeRpm(t *testing.T) {
 	}
 	want := []string{"/etc/flocker"}
 	for name := range debFiles {
+		if strings.HasPrefix(name, "/etc/needrestart/") {
+			continue // Debian's and Ubuntu's
+		}
 		name = strings.Replace(name, "zsh/vendor-completions", "zsh/site-functions", 1)
 		want = append(want, strings.Replace(name, "doc/flocker/copyright", "licenses/flocker/LICENSE", 1))
 	}
