@@ -193,7 +193,7 @@ const (
 	propEpoch    = "flocker:epoch"
 	propAside    = "flocker:aside"    // of a copy set aside: when, and why
 	propLine     = "flocker:line"     // of a copy that is known to be on a volume.Line: its Mark
-	propPrepared = "flocker:prepared" // of a snapshot: Snapshot.Prepared, with commas between
+	propPrepared = "flocker:prepared" // of a snapshot: each Prepared as name:id:id, with commas between
 )
 
 // dataset is where a volume's copy lives.

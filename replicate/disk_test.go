@@ -234,7 +234,7 @@ func TestTakeTogether(t *testing.T) {
 			t.Error("taken of one alone")
 		}
 		a.host.ResetCommands()
-		w.must(a.eng().TakeSnapshot(ctx, ids, "marked", "db", "cache"))
+		w.must(a.eng().TakeSnapshot(ctx, ids, "marked", Prepared{"db", ids}, Prepared{"cache", ids[1:]}))
 		if got := a.host.Commands()["snapshot"]; got != 1 {
 			t.Errorf("two volumes took %d commands", got)
 		}
@@ -245,6 +245,9 @@ func TestTakeTogether(t *testing.T) {
 				want := ""
 				if s.Name == "marked" {
 					want = "db cache"
+					if id == ids[0] {
+						want = "db" // what got ready for another volume alone
+					}
 				}
 				if got := strings.Join(s.Prepared, " "); got != want {
 					t.Errorf("snapshot %s of %s is prepared by %q, want %q", s.Name, id, got, want)

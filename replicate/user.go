@@ -41,12 +41,22 @@ type Snapshot struct {
 	Prepared []string
 }
 
-func describe(z zfs.Snapshot) Snapshot {
+// Prepared is a container that got ready for a snapshot of several volumes, with those of them
+// that it uses.
+type Prepared struct {
+	Container string
+	Volumes   []volume.ID
+}
+
+// describe is of a snapshot of the copy of id.
+func describe(z zfs.Snapshot, id volume.ID) Snapshot {
 	s := Snapshot{Name: z.Name, GUID: z.GUID, Taken: z.Creation, Kind: KindUser,
 		Used: z.Used, Referenced: z.Referenced, Written: z.Written, Held: z.UserRefs > 0 || len(z.Clones) > 0,
 		Holds: int(z.UserRefs), Clones: z.Clones}
-	if names := z.User[propPrepared]; names != "" {
-		s.Prepared = strings.Split(names, ",")
+	for one := range strings.SplitSeq(z.User[propPrepared], ",") {
+		if name, of, _ := strings.Cut(one, ":"); slices.Contains(strings.Split(of, ":"), string(id)) {
+			s.Prepared = append(s.Prepared, name)
+		}
 	}
 	switch n := newSnap(z); {
 	case n.engine():
@@ -83,7 +93,7 @@ func (e *Engine) Snapshots(ctx context.Context, id volume.ID) ([]Snapshot, error
 	}
 	out := make([]Snapshot, 0, len(list))
 	for _, z := range list {
-		out = append(out, describe(z))
+		out = append(out, describe(z, id))
 	}
 	return out, nil
 }
@@ -165,7 +175,7 @@ func (e *Engine) primaryOf(id volume.ID) (*Assignment, *localCopy, error) {
 // volume.ValidateSnapshotName; prepared are the containers that got ready for it. It
 // returns when they are on this node's disk; the
 // engine's next snapshot, which is due because of them, carries them to the replicas.
-func (e *Engine) TakeSnapshot(ctx context.Context, ids []volume.ID, name string, prepared ...string) error {
+func (e *Engine) TakeSnapshot(ctx context.Context, ids []volume.ID, name string, prepared ...Prepared) error {
 	if err := acquire(ctx, e.snapping); err != nil {
 		return err
 	}
@@ -205,21 +215,26 @@ func (e *Engine) MayTake(ctx context.Context, ids []volume.ID, name string) erro
 	return e.noneFrozen(ids) // while the copies of others were read
 }
 
-// maxPrepared is how long the names of containers on a snapshot may be together: zfs takes
-// 8 KiB.
+// maxPrepared is how long what says of containers that they got ready may be together: zfs
+// takes 8 KiB.
 const maxPrepared = 4 << 10
 
-// preparedProperty is set with the snapshots, not after them: what has it was taken so.
-func preparedProperty(containers []string) map[string]string {
+// preparedProperty is set with the snapshots, not after them: what has it was taken so. One
+// command takes all of them, with the same properties, so it says who is ready for which.
+func preparedProperty(containers []Prepared) map[string]string {
 	var value strings.Builder
-	for _, name := range containers {
-		if value.Len()+1+len(name) > maxPrepared {
+	for _, c := range containers {
+		one := c.Container
+		for _, id := range c.Volumes {
+			one += ":" + string(id)
+		}
+		if value.Len()+1+len(one) > maxPrepared {
 			break
 		}
 		if value.Len() > 0 {
 			value.WriteByte(',')
 		}
-		value.WriteString(name)
+		value.WriteString(one)
 	}
 	if value.Len() == 0 {
 		return nil
@@ -392,7 +407,7 @@ func (e *Engine) PrunePlan(ctx context.Context, id volume.ID, policy volume.Snap
 	}
 	var plan []Snapshot
 	for _, z := range e.prunable(id, list, policy) {
-		plan = append(plan, describe(z))
+		plan = append(plan, describe(z, id))
 	}
 	return plan, nil
 }
@@ -449,7 +464,7 @@ func (e *Engine) Prune(ctx context.Context, id volume.ID) ([]Snapshot, error) {
 		if why := failed[z.FullName()]; why != nil {
 			left = append(left, fmt.Errorf("snapshot %s of volume %s stays: %w", z.Name, id, why))
 		} else {
-			gone = append(gone, describe(z))
+			gone = append(gone, describe(z, id))
 		}
 	}
 	return gone, errors.Join(left...)

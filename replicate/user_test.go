@@ -108,7 +108,7 @@ func TestPreparedProperty(t *testing.T) {
 		t.Errorf("of nobody: %v", got)
 	}
 	long := strings.Repeat("x", 3000)
-	if got := preparedProperty([]string{"db", long, long})[propPrepared]; got != "db,"+long {
+	if got := preparedProperty([]Prepared{{"db", []volume.ID{"a", "b"}}, {long, nil}, {long, nil}})[propPrepared]; got != "db:a:b,"+long {
 		t.Errorf("it has %d bytes", len(got))
 	}
 }

@@ -1,7 +1,13 @@
 package container
 
 import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -52,4 +58,111 @@ func TestLimited(t *testing.T) {
 			t.Errorf("%s: %q, %v; want %q", c.script, out, err, c.want)
 		}
 	}
+}
+
+// What docs/SNAPSHOTS.md tells people to write does what it says: the command ends as the
+// freeze does, and its limit thaws what it froze, but not what was frozen for a later snapshot.
+func TestDocumentedLimit(t *testing.T) {
+	text, err := os.ReadFile("../../docs/SNAPSHOTS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := map[string]string{}
+	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
+		for _, label := range []string{LabelPreSnapshot, LabelPostSnapshot} {
+			if s, ok := strings.CutPrefix(strings.TrimSpace(lines.Text()), label+"="); ok {
+				script[label] = s
+			}
+		}
+	}
+	if !strings.Contains(script[LabelPreSnapshot], "sleep 150") || !strings.Contains(script[LabelPostSnapshot], "mythaw") {
+		t.Fatalf("the document has %q", script)
+	}
+	dir := t.TempDir()
+	file := func(name string) string { return filepath.Join(dir, name) }
+	for name, body := range map[string]string{
+		"myfreeze": "echo frozen >>$DIR/log; exit $(cat $DIR/code)",
+		"mythaw":   "echo thawed >>$DIR/log",
+		// Time passes when somebody writes into the pipe that the caller has made.
+		"sleep": "read x <$DIR/time-$(cat $DIR/round); true",
+	} {
+		if err := os.WriteFile(file(name), []byte("#!/bin/sh\n"+body+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// run runs one of them as a container does, with a directory of its own for /tmp. over says
+	// that whatever it left running has ended.
+	run := func(label string) (over *os.File, err error) {
+		t.Helper()
+		over, held, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { over.Close() })
+		argv := limited(strings.ReplaceAll(script[label], "/tmp/", dir+"/"))
+		cmd := exec.Command(argv[0], argv[1:]...)
+		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "DIR="+dir)
+		cmd.ExtraFiles = []*os.File{held}
+		out, err := cmd.CombinedOutput() // ends when nothing has its output any more
+		held.Close()
+		if len(out) > 0 {
+			t.Errorf("%s says %q", label, out)
+		}
+		return over, err
+	}
+	said := func(want string) {
+		t.Helper()
+		got, err := os.ReadFile(file("log"))
+		if s := strings.Join(strings.Fields(string(got)), " "); err != nil || s != want {
+			t.Errorf("it did %q, %v; want %q", s, err, want)
+		}
+	}
+	// freeze runs the first. pass has the time of its limit come, and waits for its end.
+	freeze := func(n, code string) (pass func(), err error) {
+		t.Helper()
+		for name, s := range map[string]string{"round": n, "code": code} {
+			if err := os.WriteFile(file(name), []byte(s), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if out, err := exec.Command("mkfifo", file("time-"+n)).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		over, err := run(LabelPreSnapshot)
+		gate, gerr := os.OpenFile(file("time-"+n), os.O_WRONLY, 0) // waits for the sleeper
+		if gerr != nil {
+			t.Fatal(gerr)
+		}
+		return func() {
+			t.Helper()
+			_, werr := gate.WriteString("now\n")
+			_, rerr := io.ReadAll(over)
+			if err := errors.Join(werr, gate.Close(), rerr); err != nil {
+				t.Error(err)
+			}
+		}, err
+	}
+	thaw := func() {
+		t.Helper()
+		if _, err := run(LabelPostSnapshot); err != nil {
+			t.Error(err)
+		}
+	}
+	first, err := freeze("1", "0")
+	if err != nil {
+		t.Error(err)
+	}
+	said("frozen")
+	thaw()
+	said("frozen thawed")
+	thaw() // as after each start of flockd
+	second, err := freeze("2", "3")
+	if err == nil {
+		t.Error("that it did not freeze is not told")
+	}
+	said("frozen thawed thawed frozen")
+	first()
+	said("frozen thawed thawed frozen")
+	second()
+	said("frozen thawed thawed frozen thawed")
 }

@@ -90,6 +90,7 @@ type Captured struct {
 	ID       string
 	State    State
 	Started  bool   // it has run at least once
+	Since    string // when it was started last, as its engine writes it: another one is another run
 	ExitCode int    // of the last run
 	Restarts int    // by its engine alone, since somebody has started it
 	Error    string // why the last start failed
@@ -244,6 +245,7 @@ func Capture(raw []byte, driver string) (Captured, error) {
 	c := Captured{
 		ID: in.ID, State: State(in.State.Status), ExitCode: in.State.ExitCode, Restarts: in.RestartCount, Error: in.State.Error,
 		Started: in.State.StartedAt != "" && in.State.StartedAt != neverStarted,
+		Since:   in.State.StartedAt,
 		Labels:  stringMap(in.Config["Labels"]),
 		Ports:   in.portsOf(),
 		Spec: Spec{

@@ -185,6 +185,7 @@ func (f *follower) stopAll(ctx context.Context, id volume.ID, attempt string, go
 			f.undoHooks(ctx, going)
 		}
 	}()
+	f.letGo(ctx, going) // before clients wait
 	if f.m.router != nil {
 		began := time.Now()
 		f.tellStops(going, id, attempt, volume.MoveStep{Phase: volume.MoveParking})

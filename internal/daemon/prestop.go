@@ -64,6 +64,7 @@ func (f *follower) copyAhead(ctx context.Context, v *state.Volume, going []*stat
 	if len(going) == 0 && v.Pending.Follow {
 		rounds = 1 // it is Swarm that stops what runs on it
 	}
+	f.letGo(ctx, going)
 	for _, c := range going {
 		rounds = max(rounds, f.preStop(ctx, v, c))
 	}
@@ -101,6 +102,18 @@ func (f *follower) copyAhead(ctx context.Context, v *state.Volume, going []*stat
 	here := f.stopTook[v.ID]
 	f.mu.Unlock()
 	return slowStop(stopPredicted(v, here), ahead.predicted(), limit, f.m.hold(), timeLeft(time.Since(arrived), f.m.quietFor()))
+}
+
+// letGo waits until containers that are to be stopped do not stand still for a snapshot.
+func (f *follower) letGo(ctx context.Context, going []*state.Container) {
+	if f.m.snapHooks == nil || len(going) == 0 {
+		return
+	}
+	var ids []string
+	for _, c := range going {
+		ids = append(ids, c.ID)
+	}
+	f.m.snapHooks.letGo(ctx, ids)
 }
 
 // copyAhead is what copies ahead of a pause have shown.

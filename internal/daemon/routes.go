@@ -521,6 +521,9 @@ func knowsClones(r volume.Report) bool    { return r.Clones }
 func knowsRollback(r volume.Report) bool  { return r.Rollback }
 func knowsHeld(r volume.Report) bool      { return r.HoldSnapshots }
 
+// knowsSnapshotHooks is of versions that have containers get ready for snapshots.
+func knowsSnapshotHooks(r volume.Report) bool { return r.SnapshotHooks }
+
 // knowsPrestart is of versions that know what is told of containers started ahead.
 func knowsPrestart(r volume.Report) bool { return r.Prestart }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/replicate"
 )
 
 const (
@@ -29,6 +31,11 @@ const (
 	debtMost  = time.Minute
 	// lastTry is how long flockd, when it stops, gives what is still to be done.
 	lastTry = 5 * time.Second
+	// stopPatience is how long a container that is to be stopped for a move may still stand
+	// still for a snapshot, and stopBar how long after that it gets ready for no other one: it
+	// is stopped by then, or stays.
+	stopPatience = snapHookPatience + lastTry
+	stopBar      = time.Minute
 )
 
 // snapHooks has containers get ready for snapshots of people, and go on after them.
@@ -40,6 +47,11 @@ const (
 // containers here, and has them once more when a command that the one before has left running
 // is over: what lets a container go on must do no harm to one that does.
 //
+// The end of a wait for a command is not the command's end. So who asks and goes away does
+// not end what containers get ready with: that is waited for, and then let go. Where nobody
+// knows when a command ended, what is done after it is done at once, and again when the
+// command must be over.
+//
 // A container gets ready for one snapshot at a time. Else the end of one would let it go on
 // while another is being taken.
 type snapHooks struct {
@@ -50,24 +62,44 @@ type snapHooks struct {
 	jobs   sync.WaitGroup
 
 	mu      sync.Mutex
-	busy    map[string]bool  // containers, by ID, that get ready or go on
-	owed    map[string]*debt // by container
-	changed chan struct{}    // closed at the next change of busy and owed
+	busy    map[string]bool      // containers, by ID, that get ready or go on
+	owed    map[string]*debt     // by container
+	barred  map[string]time.Time // containers that are about to be stopped, until when that holds
+	changed chan struct{}        // closed at the next change of busy and owed
+	ending  bool                 // no job begins any more
+	quit    chan struct{}        // closed then
 }
 
 // debt is what is to be done in a container after a snapshot.
 type debt struct {
 	of    hooked
 	tried chan struct{} // closed after the first try
-	err   error         // of the last one
+	bad   hookFailure   // of the last one
 	next  time.Time
 	pause time.Duration
+	// until is when what is done before is over for sure; what is done after is done once
+	// more then.
+	until time.Time
 }
 
 // hooked is a container with something to do before or after a snapshot.
 type hooked struct {
 	id, name  string
+	volumes   []volume.ID // of those that are asked for
+	since     string      // which run of it this is, see container.Captured
 	pre, post container.SnapshotHook
+}
+
+// hookFailure says how a hook failed, in a sentence that anybody may read. Not everybody may
+// read what it said last, which only who asked for the snapshot is told. The zero value: it
+// did not fail.
+type hookFailure struct{ text, said string }
+
+func (f hookFailure) full() string {
+	if f.said == "" {
+		return f.text
+	}
+	return f.text + ": " + f.said
 }
 
 func (d *debt) untried() bool {
@@ -85,7 +117,8 @@ func (d *debt) untried() bool {
 func newSnapHooks(engine container.Engine, id func(string) (volume.ID, bool), log *slog.Logger) *snapHooks {
 	return &snapHooks{
 		engine: engine, id: id, log: log, wake: make(chan struct{}, 1),
-		busy: map[string]bool{}, owed: map[string]*debt{}, changed: make(chan struct{}),
+		busy: map[string]bool{}, owed: map[string]*debt{}, barred: map[string]time.Time{},
+		changed: make(chan struct{}), quit: make(chan struct{}),
 	}
 }
 
@@ -95,10 +128,12 @@ func newSnapHooks(engine container.Engine, id func(string) (volume.ID, bool), lo
 func planSnapHooks(users []container.Use, id func(name string) (volume.ID, bool), of []volume.ID) (out []hooked) {
 	for _, u := range users {
 		h := hooked{id: u.Container, name: u.Name, pre: container.PreSnapshotOf(u.Labels), post: container.PostSnapshotOf(u.Labels)}
-		uses := slices.ContainsFunc(u.Volumes, func(m container.Mount) bool {
-			v, ok := id(m.Volume)
-			return of == nil || ok && slices.Contains(of, v)
-		})
+		uses := of == nil && len(u.Volumes) > 0
+		for _, m := range u.Volumes {
+			if v, ok := id(m.Volume); ok && slices.Contains(of, v) {
+				uses, h.volumes = true, append(h.volumes, v)
+			}
+		}
 		if uses && u.State.Live() && (h.pre.Command != nil || h.post.Command != nil) {
 			out = append(out, h)
 		}
@@ -108,31 +143,46 @@ func planSnapHooks(users []container.Use, id func(name string) (volume.ID, bool)
 }
 
 // around calls take between what the containers of these volumes do before and after it,
-// with the names of those that got ready. It returns what went wrong after, too, in
-// sentences; who asked and does not wait any more is not told.
-func (h *snapHooks) around(ctx context.Context, of []volume.ID, take func(ctx context.Context, ready []string) error) (ready, after []string, err error) {
-	users, err := h.users(ctx)
+// with those that got ready. It returns what went wrong after, too, in sentences; who asked
+// and does not wait any more is not told.
+func (h *snapHooks) around(ctx context.Context, of []volume.ID, take func(ctx context.Context, ready []replicate.Prepared) error) (names, after []string, err error) {
+	with, err := h.claimAll(ctx, of)
 	if err != nil {
-		return nil, nil, noSnapshot(fmt.Sprintf("nobody knows whether containers have to get ready for it: the container engine cannot be asked: %v", err))
+		return nil, nil, err
 	}
-	with := planSnapHooks(users, h.id, of)
 	if len(with) == 0 {
 		return nil, nil, take(ctx, nil)
 	}
-	if err := h.claim(ctx, with); err != nil {
-		return nil, nil, err
-	}
 	debts := h.owe(with)
-	failed := h.before(ctx, with)
+	over := make(chan []string, 1)
+	if !h.begin(func() { over <- h.before(with) }) {
+		h.release(with)
+		return nil, nil, volume.Errorf(volume.CodeUnavailable, "no snapshot was taken: flockd is being stopped").WithHint("try again")
+	}
+	var failed []string
+	select {
+	case failed = <-over:
+	case <-ctx.Done():
+		last := func() { <-over; h.release(with) }
+		if !h.begin(last) {
+			last() // nothing is waited for any more
+		}
+		return nil, nil, context.Cause(ctx)
+	}
+	if ctx.Err() == nil && len(failed) == 0 {
+		failed = h.others(ctx, of, with)
+	}
 	switch {
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
 	case len(failed) > 0:
 		err = noSnapshot(strings.Join(failed, "; "))
 	default:
+		var ready []replicate.Prepared
 		for _, c := range with {
 			if c.pre.Command != nil {
-				ready = append(ready, c.name)
+				names = append(names, c.name)
+				ready = append(ready, replicate.Prepared{Container: c.name, Volumes: c.volumes})
 			}
 		}
 		tctx, cancel := context.WithTimeoutCause(ctx, takePatience, volume.Errorf(volume.CodeTimeout, "it was not there after %s, and containers stood still for it", takePatience).
@@ -144,13 +194,90 @@ func (h *snapHooks) around(ctx context.Context, of []volume.ID, take func(ctx co
 	for _, d := range debts {
 		select {
 		case <-d.tried:
-			if text := h.failure(d); text != "" {
-				after = append(after, text)
+			if bad := h.failure(d); bad.text != "" {
+				after = append(after, bad.full())
 			}
 		case <-ctx.Done():
 		}
 	}
-	return ready, after, err
+	return names, after, err
+}
+
+// begin runs f as a job of its own, unless flockd is being stopped.
+func (h *snapHooks) begin(f func()) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.ending {
+		h.jobs.Go(f)
+	}
+	return !h.ending
+}
+
+// claimAll claims the containers that have something to do around a snapshot of these
+// volumes. They are looked for again once they are claimed: that may have taken minutes.
+func (h *snapHooks) claimAll(ctx context.Context, of []volume.ID) ([]hooked, error) {
+	for {
+		with, err := h.plan(ctx, of)
+		if err != nil || len(with) == 0 {
+			return nil, err
+		}
+		if err := h.claim(ctx, with); err != nil {
+			return nil, err
+		}
+		now, err := h.plan(ctx, of)
+		same := slices.EqualFunc(with, now, func(a, b hooked) bool { return a.id == b.id })
+		if err == nil && same {
+			return now, nil
+		}
+		h.release(with)
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// plan asks the engine for planSnapHooks, and for which runs these are.
+func (h *snapHooks) plan(ctx context.Context, of []volume.ID) ([]hooked, error) {
+	users, err := h.users(ctx)
+	if err != nil {
+		return nil, unasked(err)
+	}
+	with := planSnapHooks(users, h.id, of)
+	for i := range with {
+		c, err := h.inspect(ctx, with[i].id)
+		if err != nil && !errors.Is(err, container.ErrNotFound) {
+			return nil, unasked(err)
+		}
+		with[i].since = c.Since
+	}
+	return with, nil
+}
+
+func unasked(err error) error {
+	return noSnapshot(fmt.Sprintf("nobody knows whether containers have to get ready for it: the container engine cannot be asked: %v", err))
+}
+
+// others says which containers are not what they were when these got ready: what got ready
+// then is gone, or something writes that did not get ready.
+func (h *snapHooks) others(ctx context.Context, of []volume.ID, with []hooked) (out []string) {
+	now, err := h.plan(ctx, of)
+	if err != nil {
+		return []string{"nobody knows whether containers that got ready still are: " + err.Error()}
+	}
+	find := func(in []hooked, c hooked) bool {
+		return slices.ContainsFunc(in, func(o hooked) bool { return o.id == c.id && o.since == c.since })
+	}
+	for _, c := range with {
+		if !find(now, c) {
+			out = append(out, fmt.Sprintf("container %s ended or was started again while it was got ready for", c.name))
+		}
+	}
+	for _, c := range now {
+		if !slices.ContainsFunc(with, func(o hooked) bool { return o.id == c.id }) {
+			out = append(out, fmt.Sprintf("container %s was started while others got ready", c.name))
+		}
+	}
+	return out
 }
 
 func noSnapshot(why string) error {
@@ -164,21 +291,47 @@ func (h *snapHooks) users(ctx context.Context) ([]container.Use, error) {
 	return h.engine.Users(ctx)
 }
 
-// before has all get ready, at the same time, and says of those that did not why.
-func (h *snapHooks) before(ctx context.Context, with []hooked) (failed []string) {
+// before has all get ready, at the same time, and says of those that did not why. Only the
+// end of flockd ends its waiting: see snapHooks.
+func (h *snapHooks) before(with []hooked) (failed []string) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	texts := make([]string, len(with))
 	var all sync.WaitGroup
 	for i, c := range with {
 		if c.pre.Command != nil {
-			all.Go(func() { texts[i] = h.do(ctx, c, c.pre) })
+			all.Go(func() {
+				began := time.Now()
+				bad, ended := h.do(ctx, c, c.pre)
+				if texts[i] = bad.full(); !ended {
+					h.linger(c.id, began.Add(snapHookPatience))
+				}
+			})
 		}
 	}
-	all.Wait()
+	done := make(chan struct{})
+	go func() { all.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-h.quit:
+		cancel()
+		<-done
+	}
 	return slices.DeleteFunc(texts, func(t string) bool { return t == "" })
 }
 
-// do runs one hook and says how it failed; "" when it did not.
-func (h *snapHooks) do(ctx context.Context, c hooked, hook container.SnapshotHook) string {
+// linger notes that what is done before may go on in a container until then.
+func (h *snapHooks) linger(id string, until time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if d := h.owed[id]; d != nil {
+		d.until = until
+	}
+}
+
+// do runs one hook. It says how it failed, and whether it has ended, which one that could
+// not be waited for may not have.
+func (h *snapHooks) do(ctx context.Context, c hooked, hook container.SnapshotHook) (bad hookFailure, ended bool) {
 	ctx, cancel := context.WithTimeout(ctx, snapHookPatience)
 	defer cancel()
 	began := time.Now()
@@ -186,15 +339,16 @@ func (h *snapHooks) do(ctx context.Context, c hooked, hook container.SnapshotHoo
 	took := time.Since(began)
 	if err == nil {
 		h.log.Info("a container has done what it does around a snapshot", "container", c.name, "label", hook.Label, "took", took.Round(time.Millisecond))
-		return ""
+		return hookFailure{}, true
 	}
-	return snapHookFailed(c.name, hook, said, err, took)
+	var exit *container.ExitError
+	return snapHookFailed(c.name, hook, said, err, took), errors.As(err, &exit)
 }
 
-// snapHookFailed is a sentence with all that is known: which container, what it ran, how that
-// ended and what it said last.
-func snapHookFailed(name string, hook container.SnapshotHook, said string, err error, took time.Duration) string {
-	text := fmt.Sprintf("container %s: its %s (%s) ", name, hook.Label, sentence(hook.Name, 100))
+// snapHookFailed says which container, which of its labels, how that ended and what it said
+// last. What the label says is left out: such commands have passwords in them.
+func snapHookFailed(name string, hook container.SnapshotHook, said string, err error, took time.Duration) hookFailure {
+	text := fmt.Sprintf("container %s: its %s ", name, hook.Label)
 	var exit *container.ExitError
 	if errors.As(err, &exit) {
 		said = cmp.Or(exit.Said, said)
@@ -205,12 +359,9 @@ func snapHookFailed(name string, hook container.SnapshotHook, said string, err e
 	case exit != nil:
 		text += fmt.Sprintf("ended with code %d", exit.Code)
 	default:
-		return text + "cannot be run: " + sentence(err.Error(), maxHookError)
+		return hookFailure{text: text + "cannot be run: " + sentence(err.Error(), maxHookError)}
 	}
-	if last := lastLine(said); last != "" {
-		text += ": " + last
-	}
-	return text
+	return hookFailure{text, lastLine(said)}
 }
 
 func lastLine(text string) string {
@@ -234,6 +385,12 @@ func sentence(text string, n int) string {
 func (h *snapHooks) claim(ctx context.Context, with []hooked) error {
 	for {
 		h.mu.Lock()
+		now := time.Now()
+		maps.DeleteFunc(h.barred, func(_ string, until time.Time) bool { return !until.After(now) })
+		if i := slices.IndexFunc(with, func(c hooked) bool { return !h.barred[c.id].IsZero() }); i >= 0 {
+			h.mu.Unlock()
+			return volume.Errorf(volume.CodeUnavailable, "no snapshot was taken: container %s is about to be stopped, for a move or a rollback", with[i].name).WithHint("try again when that is over")
+		}
 		i := slices.IndexFunc(with, func(c hooked) bool { return h.busy[c.id] || h.owed[c.id].untried() })
 		if i < 0 {
 			for _, c := range with {
@@ -249,6 +406,33 @@ func (h *snapHooks) claim(ctx context.Context, with []hooked) error {
 		case <-changed:
 		case <-ctx.Done():
 			return volume.Errorf(volume.CodeTimeout, "no snapshot was taken: container %s was busy with what is done around another one", with[i].name).WithHint("try again")
+		}
+	}
+}
+
+// letGo waits until containers that are about to be stopped do not stand still for a snapshot,
+// for one that does neither obeys nor answers what is done before its stop. They get ready
+// for no other one meanwhile. It does not wait for ever.
+func (h *snapHooks) letGo(ctx context.Context, ids []string) {
+	ctx, cancel := context.WithTimeout(ctx, stopPatience)
+	defer cancel()
+	for {
+		h.mu.Lock()
+		waits := false
+		for _, id := range ids {
+			h.barred[id] = time.Now().Add(stopBar)
+			waits = waits || h.busy[id] || h.owed[id].untried()
+		}
+		changed := h.changed
+		h.mu.Unlock()
+		if !waits {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			h.log.Warn("containers are stopped while they may stand still for a snapshot", "err", context.Cause(ctx))
+			return
 		}
 	}
 }
@@ -285,6 +469,9 @@ func (h *snapHooks) owe(with []hooked) (debts []*debt) {
 	for _, c := range with {
 		if c.post.Command != nil {
 			d := &debt{of: c, tried: make(chan struct{})}
+			if was := h.owed[c.id]; was != nil {
+				d.until = was.until
+			}
 			h.owed[c.id] = d
 			debts = append(debts, d)
 		}
@@ -292,13 +479,10 @@ func (h *snapHooks) owe(with []hooked) (debts []*debt) {
 	return debts
 }
 
-func (h *snapHooks) failure(d *debt) string {
+func (h *snapHooks) failure(d *debt) hookFailure {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if d.err == nil {
-		return ""
-	}
-	return d.err.Error()
+	return d.bad
 }
 
 // run pays what is owed until ctx ends.
@@ -327,6 +511,10 @@ func (h *snapHooks) run(ctx context.Context) error {
 		}
 		due.Stop()
 	}
+	h.mu.Lock()
+	h.ending = true
+	h.mu.Unlock()
+	close(h.quit)
 	late := time.AfterFunc(lastTry, cancel)
 	defer late.Stop()
 	// What is being got ready for a snapshot is given up now, and then owed.
@@ -390,19 +578,28 @@ func (h *snapHooks) pay(ctx context.Context, now time.Time) (soonest time.Durati
 
 // settle tries once to pay a debt.
 func (h *snapHooks) settle(ctx context.Context, d *debt) {
-	text := ""
-	if h.runs(ctx, d.of.id) {
-		text = h.do(ctx, d.of, d.of.post)
+	var bad hookFailure
+	runs := h.runs(ctx, d.of.id)
+	if runs {
+		bad, _ = h.do(ctx, d.of, d.of.post)
 	}
 	h.mu.Lock()
-	if text == "" {
-		d.err = nil
+	switch {
+	case !runs && d.untried() && d.of.pre.Command != nil:
+		// Its processes stand still no more, but what they left in a file may have others do so.
+		d.bad = hookFailure{text: fmt.Sprintf("container %s ended before its %s; what it left in its volumes for the snapshot is still there", d.of.name, d.of.post.Label)}
+		h.log.Warn("a container has not done what it does after a snapshot", "container", d.of.name, "problem", d.bad.text)
 		delete(h.owed, d.of.id)
-	} else {
-		if d.err == nil || d.err.Error() != text {
-			h.log.Warn("a container has not done what it does after a snapshot", "container", d.of.name, "problem", text)
+	case bad.text == "" && runs && time.Now().Before(d.until):
+		d.bad, d.pause, d.next = hookFailure{}, 0, d.until
+	case bad.text == "":
+		d.bad = hookFailure{}
+		delete(h.owed, d.of.id)
+	default:
+		if d.bad.text != bad.text {
+			h.log.Warn("a container has not done what it does after a snapshot", "container", d.of.name, "problem", bad.text)
 		}
-		d.err = errors.New(text)
+		d.bad = bad
 		d.pause = min(max(2*d.pause, debtPause), debtMost)
 		d.next = time.Now().Add(d.pause)
 	}
@@ -416,13 +613,17 @@ func (h *snapHooks) settle(ctx context.Context, d *debt) {
 // runs says that a container may have processes: only what is known to have none has
 // nothing left of what was done before the snapshot.
 func (h *snapHooks) runs(ctx context.Context, id string) bool {
-	ctx, cancel := context.WithTimeout(ctx, followInspect)
-	defer cancel()
-	c, err := h.engine.Inspect(ctx, id)
+	c, err := h.inspect(ctx, id)
 	if errors.Is(err, container.ErrNotFound) {
 		return false
 	}
 	return err != nil || c.State.Live()
+}
+
+func (h *snapHooks) inspect(ctx context.Context, id string) (container.Captured, error) {
+	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	return h.engine.Inspect(ctx, id)
 }
 
 // problems says what is still to be done after snapshots and was tried.
@@ -430,8 +631,8 @@ func (h *snapHooks) problems() (out []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, d := range h.owed {
-		if d.err != nil {
-			out = append(out, d.err.Error()+"; it may still be as it was made ready for a snapshot, and it is tried again")
+		if d.bad.text != "" {
+			out = append(out, d.bad.text+"; it may still be as it was made ready for a snapshot, and it is tried again")
 		}
 	}
 	slices.Sort(out)

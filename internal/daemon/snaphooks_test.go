@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -14,9 +15,11 @@ import (
 
 	protocol "github.com/docker/go-plugins-helpers/volume"
 
+	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/container/containerfake"
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/replicate"
 )
 
 func TestPlanSnapHooks(t *testing.T) {
@@ -68,20 +71,25 @@ func TestPlanSnapHooks(t *testing.T) {
 }
 
 func TestSnapHookFailed(t *testing.T) {
-	hook := container.SnapshotHook{Label: container.LabelPreSnapshot, Name: "freeze\n  now"}
+	hook := container.SnapshotHook{Label: container.LabelPreSnapshot, Name: "freeze --password=secret"}
 	for _, c := range []struct {
 		err  error
 		took time.Duration
-		want string
+		want string // what is for who asked alone in brackets
 	}{
-		{&container.ExitError{Code: 3, Said: "one\ntwo\n"}, time.Second, "container db: its flocker.pre-snapshot (freeze now) ended with code 3: two"},
-		{&container.ExitError{Code: 1}, time.Second, "container db: its flocker.pre-snapshot (freeze now) ended with code 1"},
-		{&container.ExitError{Code: 137, Said: "waiting"}, 30 * time.Second, "container db: its flocker.pre-snapshot (freeze now) did not end within 30s: waiting"},
-		{fmt.Errorf("run it: %w", context.DeadlineExceeded), 33 * time.Second, "container db: its flocker.pre-snapshot (freeze now) did not end within 30s"},
-		{&container.ExitError{Code: 1, Said: "a\x1b[2Jb\rc"}, 0, "container db: its flocker.pre-snapshot (freeze now) ended with code 1: a [2Jb c"},
-		{errors.New("it is paused"), 0, "container db: its flocker.pre-snapshot (freeze now) cannot be run: it is paused"},
+		{&container.ExitError{Code: 3, Said: "one\ntwo\n"}, time.Second, "container db: its flocker.pre-snapshot ended with code 3[: two]"},
+		{&container.ExitError{Code: 1}, time.Second, "container db: its flocker.pre-snapshot ended with code 1"},
+		{&container.ExitError{Code: 137, Said: "waiting"}, 30 * time.Second, "container db: its flocker.pre-snapshot did not end within 30s[: waiting]"},
+		{fmt.Errorf("run it: %w", context.DeadlineExceeded), 33 * time.Second, "container db: its flocker.pre-snapshot did not end within 30s"},
+		{&container.ExitError{Code: 1, Said: "a\x1b[2Jb\rc"}, 0, "container db: its flocker.pre-snapshot ended with code 1[: a [2Jb c]"},
+		{errors.New("it is paused"), 0, "container db: its flocker.pre-snapshot cannot be run: it is paused"},
 	} {
-		if got := snapHookFailed("db", hook, "", c.err, c.took); got != c.want {
+		bad := snapHookFailed("db", hook, "", c.err, c.took)
+		got := bad.text
+		if rest := strings.TrimPrefix(bad.full(), bad.text); rest != "" {
+			got += "[" + rest + "]"
+		}
+		if got != c.want {
 			t.Errorf("%v: %q, want %q", c.err, got, c.want)
 		}
 	}
@@ -106,24 +114,46 @@ type hooksWorld struct {
 	mu  sync.Mutex
 	ran []string
 	how map[string]error // by container:command
+
+	lasts  map[string]time.Duration // likewise; it has effect at its end
+	frozen map[string]bool
 }
 
 // inHooks runs f in a bubble with containers db and cache, which use the volumes a and b.
 func inHooks(t *testing.T, f func(w *hooksWorld)) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &hooksWorld{T: t, engine: containerfake.New("n1"), how: map[string]error{}}
+		w := &hooksWorld{T: t, engine: containerfake.New("n1"), how: map[string]error{}, lasts: map[string]time.Duration{}, frozen: map[string]bool{}}
+		var running sync.WaitGroup
 		w.engine.OnExec(func(ctx context.Context, name string, command []string) (string, error) {
 			i := slices.IndexFunc(command, func(s string) bool { return s == "freeze" || s == "thaw" })
 			key := name + ":" + command[i]
 			w.mu.Lock()
 			w.ran = append(w.ran, key)
-			err := w.how[key]
+			err, lasts := w.how[key], w.lasts[key]
 			w.mu.Unlock()
 			if errors.Is(err, errHangs) {
 				<-ctx.Done()
 				return "", context.Cause(ctx)
 			}
-			return "", err
+			// As in a real engine it goes on when nobody waits for it any more.
+			over := make(chan struct{})
+			running.Go(func() {
+				time.Sleep(lasts)
+				w.mu.Lock()
+				w.frozen[name] = command[i] == "freeze"
+				w.mu.Unlock()
+				close(over)
+			})
+			if errors.Is(err, errLost) {
+				time.Sleep(time.Second)
+				return "", err
+			}
+			select {
+			case <-over:
+				return "", err
+			case <-ctx.Done():
+				return "", context.Cause(ctx)
+			}
 		})
 		w.engine.SetDriver(anyVolume{})
 		for name, v := range map[string]string{"db": "a", "cache": "b"} {
@@ -140,10 +170,14 @@ func inHooks(t *testing.T, f func(w *hooksWorld)) {
 		w.settled("")
 		f(w)
 		w.stop()
+		running.Wait()
 	})
 }
 
-var errHangs = errors.New("it hangs")
+var (
+	errHangs = errors.New("it hangs")
+	errLost  = errors.New("the connection is lost") // while the command goes on
+)
 
 // anyVolume is a driver that has every volume.
 type anyVolume struct{}
@@ -188,6 +222,22 @@ func (w *hooksWorld) settled(want string) {
 	w.ran = nil
 }
 
+func (w *hooksWorld) takes(key string, long time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lasts[key] = long
+}
+
+func (w *hooksWorld) thawed(name string) {
+	w.Helper()
+	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.frozen[name] {
+		w.Errorf("%s stands still", name)
+	}
+}
+
 func (w *hooksWorld) becomes(key string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -195,10 +245,11 @@ func (w *hooksWorld) becomes(key string, err error) {
 }
 
 // during is what ran before the snapshot itself.
-func (w *hooksWorld) during(of []volume.ID, take error) (ran string, ready, after []string, err error) {
-	ready, after, err = w.around(w.Context(), of, func(context.Context, []string) error {
+func (w *hooksWorld) during(of []volume.ID, take error) (ran string, ready []replicate.Prepared, after []string, err error) {
+	_, after, err = w.around(w.Context(), of, func(_ context.Context, with []replicate.Prepared) error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
+		ready = with
 		ran = strings.Join(slices.Sorted(slices.Values(w.ran)), " ")
 		return take
 	})
@@ -209,7 +260,7 @@ func (w *hooksWorld) during(of []volume.ID, take error) (ran string, ready, afte
 func TestSnapHooksAround(t *testing.T) {
 	inHooks(t, func(w *hooksWorld) {
 		ran, ready, after, err := w.during([]volume.ID{"a", "b"}, nil)
-		if err != nil || len(after) > 0 || !slices.Equal(ready, []string{"cache", "db"}) || ran != "cache:freeze db:freeze" {
+		if err != nil || len(after) > 0 || !reflect.DeepEqual(ready, []replicate.Prepared{{Container: "cache", Volumes: []volume.ID{"b"}}, {Container: "db", Volumes: []volume.ID{"a"}}}) || ran != "cache:freeze db:freeze" {
 			w.Errorf("%v; %q were ready after %q, and then %q", err, ready, ran, after)
 		}
 		w.settled("cache:freeze cache:thaw db:freeze db:thaw")
@@ -222,7 +273,7 @@ func TestSnapHooksAround(t *testing.T) {
 
 		w.becomes("db:freeze", &container.ExitError{Code: 2, Said: "no"})
 		ran, _, _, err = w.during([]volume.ID{"a", "b"}, nil)
-		if ran != "" || volume.CodeOf(err) != volume.CodeRefused || !strings.Contains(err.Error(), "container db: its flocker.pre-snapshot (freeze) ended with code 2: no") ||
+		if ran != "" || volume.CodeOf(err) != volume.CodeRefused || !strings.Contains(err.Error(), "container db: its flocker.pre-snapshot ended with code 2: no") ||
 			!strings.Contains(err.Error(), "--no-hooks") {
 			w.Errorf("one is not ready: %v, and a snapshot was taken after %q", err, ran)
 		}
@@ -243,14 +294,16 @@ func TestSnapHooksBounded(t *testing.T) {
 
 		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
 		defer cancel()
-		if _, _, err := w.around(ctx, []volume.ID{"a"}, func(context.Context, []string) error { w.Error("it is taken"); return nil }); !errors.Is(err, context.DeadlineExceeded) {
+		if _, _, err := w.around(ctx, []volume.ID{"a"}, func(context.Context, []replicate.Prepared) error { w.Error("it is taken"); return nil }); !errors.Is(err, context.DeadlineExceeded) {
 			w.Errorf("who asked is gone: %v", err)
 		}
-		w.settled("db:freeze db:thaw")
+		w.settled("db:freeze")
+		time.Sleep(snapHookPatience)
+		w.settled("db:thaw")
 
 		w.becomes("db:freeze", nil)
 		began = time.Now()
-		_, _, err = w.around(w.Context(), []volume.ID{"a"}, func(ctx context.Context, _ []string) error {
+		_, _, err = w.around(w.Context(), []volume.ID{"a"}, func(ctx context.Context, _ []replicate.Prepared) error {
 			<-ctx.Done()
 			return context.Cause(ctx)
 		})
@@ -274,7 +327,7 @@ func TestSnapHooksOneAtATime(t *testing.T) {
 		var all sync.WaitGroup
 		for range 5 {
 			all.Go(func() {
-				if _, _, err := w.around(w.Context(), []volume.ID{"a"}, func(context.Context, []string) error { time.Sleep(time.Second); return nil }); err != nil {
+				if _, _, err := w.around(w.Context(), []volume.ID{"a"}, func(context.Context, []replicate.Prepared) error { time.Sleep(time.Second); return nil }); err != nil {
 					w.Error(err)
 				}
 			})
@@ -314,11 +367,13 @@ func TestSnapHooksOwed(t *testing.T) {
 	inHooks(t, func(w *hooksWorld) {
 		w.becomes("db:thaw", &container.ExitError{Code: 1, Said: "busy"})
 		_, _, after, err := w.during([]volume.ID{"a"}, nil)
-		if err != nil || len(after) != 1 || !strings.Contains(after[0], "container db: its flocker.post-snapshot (thaw) ended with code 1: busy") {
+		if err != nil || len(after) != 1 || !strings.Contains(after[0], "container db: its flocker.post-snapshot ended with code 1: busy") {
 			w.Errorf("%v, %q", err, after)
 		}
 		if p := w.problems(); len(p) != 1 || !strings.Contains(p[0], "may still be") {
 			w.Errorf("problems: %q", p)
+		} else if strings.Contains(p[0], "busy") {
+			w.Errorf("what it said, which may be a secret, is for all to read: %q", p)
 		}
 		w.settled("db:freeze db:thaw")
 		time.Sleep(debtPause + time.Second)
@@ -351,7 +406,9 @@ func TestSnapHooksOwed(t *testing.T) {
 		w.becomes("db:freeze", errHangs)
 		ctx, cancel := context.WithCancel(w.Context())
 		var asked sync.WaitGroup
-		asked.Go(func() { w.around(ctx, []volume.ID{"a"}, func(context.Context, []string) error { return nil }) })
+		asked.Go(func() {
+			w.around(ctx, []volume.ID{"a"}, func(context.Context, []replicate.Prepared) error { return nil })
+		})
 		synctest.Wait()
 		asked.Go(w.stop)
 		synctest.Wait()
@@ -364,7 +421,9 @@ func TestSnapHooksOwed(t *testing.T) {
 		w.settled("cache:thaw db:thaw")
 		w.becomes("db:thaw", errHangs)
 		ctx, cancel = context.WithCancel(w.Context())
-		asked.Go(func() { w.around(ctx, []volume.ID{"a"}, func(context.Context, []string) error { return nil }) })
+		asked.Go(func() {
+			w.around(ctx, []volume.ID{"a"}, func(context.Context, []replicate.Prepared) error { return nil })
+		})
 		synctest.Wait()
 		began := time.Now()
 		cancel()
@@ -378,4 +437,179 @@ func TestSnapHooksOwed(t *testing.T) {
 		w.start()
 		w.settled("cache:thaw db:thaw")
 	})
+}
+
+// What freezes a container may end long after who asked for it has gone, and is thawed then.
+func TestSnapHooksOutlive(t *testing.T) {
+	taken := func(t *testing.T) func(context.Context, []replicate.Prepared) error {
+		return func(context.Context, []replicate.Prepared) error { t.Error("it is taken"); return nil }
+	}
+	for _, c := range []struct {
+		name string
+		how  error
+		then func(w *hooksWorld, gone func())
+		ran  string // in all
+	}{
+		{"who asked hangs up", nil, func(_ *hooksWorld, gone func()) { gone() }, "db:freeze db:thaw"},
+		{"the engine hangs up", errLost, func(*hooksWorld, func()) {}, "db:freeze db:thaw db:thaw"},
+		{"flockd is stopped", nil, func(w *hooksWorld, gone func()) {
+			gone()
+			w.stop()
+			w.start()
+		}, "cache:thaw cache:thaw db:freeze db:thaw db:thaw db:thaw"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inHooks(t, func(w *hooksWorld) {
+				w.takes("db:freeze", 5*time.Second)
+				w.becomes("db:freeze", c.how)
+				ctx, gone := context.WithCancel(w.Context())
+				defer gone()
+				var asked sync.WaitGroup
+				asked.Go(func() {
+					if _, _, err := w.around(ctx, []volume.ID{"a"}, taken(w.T)); err == nil {
+						w.Error("it was not refused")
+					}
+				})
+				time.Sleep(time.Second)
+				synctest.Wait()
+				began := time.Now()
+				c.then(w, gone)
+				asked.Wait()
+				if took := time.Since(began); took > time.Second {
+					w.Errorf("who asked waits for %s", took)
+				}
+				time.Sleep(snapHookPatience)
+				w.thawed("db")
+				w.settled(c.ran)
+			})
+		})
+	}
+}
+
+// What was got ready is what runs when the snapshot is taken, and all of it.
+func TestSnapHooksSameContainers(t *testing.T) {
+	late := func(w *hooksWorld) error {
+		labels := map[string]string{container.LabelPreSnapshot: "freeze", container.LabelPostSnapshot: "thaw"}
+		return w.engine.Run("late", containerfake.RunOptions{Labels: labels}, "a")
+	}
+	for _, c := range []struct {
+		name string
+		then func(w *hooksWorld) error
+		want string
+	}{
+		{"started again", func(w *hooksWorld) error { return errors.Join(w.engine.Stop("db"), w.engine.Start("db")) }, "container db ended or was started again"},
+		{"ended", func(w *hooksWorld) error { return w.engine.Stop("db") }, "container db ended or was started again"},
+		{"another one", late, "container late was started while"},
+		{"one that has nothing to do", func(w *hooksWorld) error { return w.engine.Run("idle", containerfake.RunOptions{}, "a") }, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inHooks(t, func(w *hooksWorld) {
+				w.takes("cache:freeze", 25*time.Second)
+				var all sync.WaitGroup
+				all.Go(func() {
+					_, _, _, err := w.during([]volume.ID{"a", "b"}, nil)
+					if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+						w.Errorf("%v, want %q", err, c.want)
+					}
+				})
+				time.Sleep(5 * time.Second)
+				if err := c.then(w); err != nil {
+					w.Error(err)
+				}
+				all.Wait()
+			})
+		})
+	}
+	// While it waits for another snapshot's end.
+	inHooks(t, func(w *hooksWorld) {
+		var all sync.WaitGroup
+		all.Go(func() {
+			w.around(w.Context(), []volume.ID{"a"}, func(context.Context, []replicate.Prepared) error { time.Sleep(10 * time.Second); return nil })
+		})
+		time.Sleep(time.Second)
+		all.Go(func() {
+			if ran, _, _, err := w.during([]volume.ID{"a"}, nil); err != nil || !strings.Contains(ran, "late:freeze") {
+				w.Errorf("%v; %q ran", err, ran)
+			}
+		})
+		time.Sleep(time.Second)
+		if err := late(w); err != nil {
+			w.Error(err)
+		}
+		all.Wait()
+	})
+}
+
+// One that is to be stopped is let go first, and does not get ready for another snapshot.
+func TestSnapHooksStop(t *testing.T) {
+	inHooks(t, func(w *hooksWorld) {
+		users, err := w.engine.Users(w.Context())
+		if err != nil {
+			w.Fatal(err)
+		}
+		id := users[slices.IndexFunc(users, func(u container.Use) bool { return u.Name == "db" })].Container
+		w.takes("db:freeze", 10*time.Second)
+		var all sync.WaitGroup
+		all.Go(func() { w.during([]volume.ID{"a"}, nil) })
+		time.Sleep(time.Second)
+		w.letGo(w.Context(), []string{id})
+		w.thawed("db")
+		w.settled("db:freeze db:thaw")
+		if _, _, _, err := w.during([]volume.ID{"a"}, nil); volume.CodeOf(err) != volume.CodeUnavailable || !strings.Contains(err.Error(), "about to be stopped") {
+			w.Errorf("meanwhile: %v", err)
+		}
+		w.settled("")
+		if _, _, _, err := w.during([]volume.ID{"b"}, nil); err != nil {
+			w.Errorf("another one: %v", err)
+		}
+		w.settled("cache:freeze cache:thaw")
+		time.Sleep(stopBar)
+		if _, _, _, err := w.during([]volume.ID{"a"}, nil); err != nil {
+			w.Errorf("it stays after all: %v", err)
+		}
+		w.settled("db:freeze db:thaw")
+
+		// It does not wait for ever.
+		w.becomes("db:freeze", errHangs)
+		w.becomes("db:thaw", errHangs)
+		all.Go(func() { w.during([]volume.ID{"a"}, nil) })
+		synctest.Wait()
+		began := time.Now()
+		w.letGo(w.Context(), []string{id})
+		if took := time.Since(began); took != stopPatience {
+			w.Errorf("it waits for %s", took)
+		}
+		all.Wait()
+		w.becomes("db:thaw", nil)
+		time.Sleep(debtMost)
+		w.settled("db:freeze db:thaw db:thaw")
+	})
+}
+
+// Who asked is told that nothing was done after: what froze may have left a file.
+func TestSnapHooksEnded(t *testing.T) {
+	inHooks(t, func(w *hooksWorld) {
+		_, after, err := w.around(w.Context(), []volume.ID{"a"}, func(context.Context, []replicate.Prepared) error { return w.engine.Stop("db") })
+		if err != nil || len(after) != 1 || !strings.Contains(after[0], "container db ended before its flocker.post-snapshot") {
+			w.Errorf("%v, %q", err, after)
+		}
+		w.settled("db:freeze")
+	})
+}
+
+func TestNotAsked(t *testing.T) {
+	for _, c := range []struct {
+		who   string
+		taken api.SnapshotReply
+		want  int
+	}{
+		{"", api.SnapshotReply{}, 0},
+		{"n1", api.SnapshotReply{}, 1},
+		{"n1", api.SnapshotReply{Prepared: []string{"db"}}, 0}, // it was heard of through an older leader
+		{"n1", api.SnapshotReply{Warnings: []string{"db is not thawed"}}, 0},
+	} {
+		if got := notAsked(c.who, c.taken); len(got) != c.want || c.want > 0 && !strings.Contains(got[0], c.who) {
+			t.Errorf("%q, %+v: %q", c.who, c.taken, got)
+		}
+	}
 }

@@ -58,12 +58,16 @@ func (m *member) TakeSnapshot(ctx context.Context, req api.SnapshotRequest) (out
 			ids, refs = append(ids, v.ID), append(refs, string(v.ID))
 		}
 		if primary != nil {
+			who := m.hookless(vs[0].Placement.Primary)
 			ask := api.SnapshotRequest{Volumes: refs, Name: req.Name, NoHooks: req.NoHooks}
 			out, err = primary.TakeSnapshot(ctx, ask)
 			if ask.NoHooks && volume.CodeOf(err) == volume.CodeInvalid && strings.Contains(err.Error(), "no_hooks") {
 				// One of an older version does not know the word, and has no hooks.
 				ask.NoHooks = false
 				out, err = primary.TakeSnapshot(ctx, ask)
+			}
+			if err == nil && !req.NoHooks {
+				out.Warnings = append(out.Warnings, notAsked(who, out)...)
 			}
 			return err
 		}
@@ -76,6 +80,23 @@ func (m *member) TakeSnapshot(ctx context.Context, req api.SnapshotRequest) (out
 	return out, err
 }
 
+// hookless is the name of a node whose version knows nothing of what containers do around
+// snapshots; "" of one that does.
+func (m *member) hookless(node volume.NodeID) string {
+	return unaware(m.cluster.State(), m.reports.All(m.now()), m.self, func(r volume.Report) bool {
+		return r.Node != node || knowsSnapshotHooks(r)
+	})
+}
+
+// notAsked says that no container got ready because the node that took a snapshot is said to
+// be hookless. It may not be so: an older leader passes on only what it knows of a report.
+func notAsked(hookless string, taken api.SnapshotReply) []string {
+	if hookless == "" || len(taken.Prepared) > 0 || len(taken.Warnings) > 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("no container got ready for it: %s is said to run a version of flocker that knows nothing of flocker.pre-snapshot", hookless)}
+}
+
 // takeHere is TakeSnapshot on the primary.
 func (m *member) takeHere(ctx context.Context, ids []volume.ID, req api.SnapshotRequest) (out api.SnapshotReply, err error) {
 	if m.snapHooks == nil || req.NoHooks {
@@ -84,7 +105,7 @@ func (m *member) takeHere(ctx context.Context, ids []volume.ID, req api.Snapshot
 	if err := m.repl.MayTake(ctx, ids, req.Name); err != nil {
 		return out, err
 	}
-	out.Prepared, out.Warnings, err = m.snapHooks.around(ctx, ids, func(ctx context.Context, ready []string) error {
+	out.Prepared, out.Warnings, err = m.snapHooks.around(ctx, ids, func(ctx context.Context, ready []replicate.Prepared) error {
 		return m.repl.TakeSnapshot(ctx, ids, req.Name, ready...)
 	})
 	return out, err

@@ -71,12 +71,17 @@ func (h *hooks) run(ctx context.Context, name string, command []string) (string,
 	return "changed", nil
 }
 
-// stopping checks that what a hook has written was copied before its container is stopped.
+// stopping checks that what a hook has written was copied before its container is stopped,
+// and that it does not stand still for a snapshot.
 func (h *hooks) stopping(name string) {
 	h.mu.Lock()
 	ds := h.written[name]
 	delete(h.written, name)
+	frozen := h.frozen[name]
 	h.mu.Unlock()
+	if frozen {
+		h.machine.world.t.Errorf("container %s on %s is stopped while it stands still for a snapshot", name, h.machine.Name)
+	}
 	w := h.machine.world
 	if ds != "" && !slices.ContainsFunc(w.Names(), func(other string) bool {
 		_, err := w.nodes[other].ZFS.ReadFile(ds, hookFile)
@@ -105,7 +110,8 @@ func (w *World) datasetUnder(name string) string {
 //	hook NODE works|fails|hangs [COMMAND]  what becomes of it there, or of freeze or thaw alone
 //	hooks NODE CONTAINER..         it was done in these there, in this order, undoing it included;
 //	                               CONTAINER:freeze and CONTAINER:thaw are those of snapshots
-//	run-hooked NODE CONTAINER VOLUME..  docker run of one that freezes before and thaws after a snapshot
+//	run-hooked NODE CONTAINER VOLUME..  docker run of one that freezes before and thaws after a snapshot;
+//	                               run-following-hooked: and follows its volumes
 //	frozen NODE CONTAINER, thawed NODE CONTAINER  until it is
 //	prepared-by NODE VOLUME NAME CONTAINER..  that snapshot was prepared by these, as list and inspect say
 //	snapshot-begins NODE NAME VOLUME..  flockctl snapshot create, which flockd does not live to do
@@ -116,10 +122,12 @@ func (w *World) hookStep(words []string) (ok bool, err error) {
 	m := w.nodes[words[1]]
 	h := m.hooks
 	switch words[0] {
-	case "run-hooked":
-		return true, m.Engine.Run(words[2], containerfake.RunOptions{Restart: "always", Labels: map[string]string{
-			container.LabelPreSnapshot: "freeze", container.LabelPostSnapshot: "thaw",
-		}}, words[3:]...)
+	case "run-hooked", "run-following-hooked":
+		labels := map[string]string{container.LabelPreSnapshot: "freeze", container.LabelPostSnapshot: "thaw"}
+		if words[0] == "run-following-hooked" {
+			labels[container.LabelEnable] = "true"
+		}
+		return true, m.Engine.Run(words[2], containerfake.RunOptions{Restart: "always", Labels: labels}, words[3:]...)
 	case "frozen", "thawed":
 		w.Await(strings.Join(words, " "), func() bool {
 			h.mu.Lock()

@@ -35,6 +35,8 @@ type Report struct {
 	Hold bool `json:"hold,omitempty"`
 	// HoldSnapshots says that it knows of snapshots that are held.
 	HoldSnapshots bool `json:"hold_snapshots,omitempty"`
+	// SnapshotHooks says that it has containers get ready for snapshots of people.
+	SnapshotHooks bool `json:"snapshot_hooks,omitempty"`
 	// Browse says that others may read snapshots of its copies.
 	Browse bool `json:"browse,omitempty"`
 	// Streams says that others may have it send snapshots of its copies.

@@ -107,7 +107,7 @@ func (f *Fake) TakeSnapshot(ctx context.Context, req api.SnapshotRequest) (out a
 		}
 		if v.Name == "pgdata" && !req.NoHooks { // its container gets ready, and does not go on as it should
 			out.Prepared = []string{"pg"}
-			out.Warnings = []string{"container pg: its flocker.post-snapshot (/thaw) ended with code 1: no"}
+			out.Warnings = []string{"container pg: its flocker.post-snapshot ended with code 1: no"}
 		}
 		ids = append(ids, v.ID)
 	}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/container"
 )
@@ -59,6 +60,7 @@ func (e *Engine) Inspect(_ context.Context, ref string) (container.Captured, err
 		Ports: container.Ports{Published: c.publish, Exposed: c.expose},
 	}
 	if c.state == container.Running {
+		out.Since = c.since.Format(time.RFC3339Nano)
 		out.Ports.Address = c.ip
 	}
 	for _, n := range c.networks {
@@ -208,7 +210,7 @@ func (e *Engine) Said(_ context.Context, ref string, _ int) (string, error) {
 }
 
 // OnExec says what commands in containers do; without it they succeed and say nothing.
-// f must heed ctx.
+// f must heed ctx, and may go on in the container after it.
 func (e *Engine) OnExec(f func(ctx context.Context, name string, command []string) (string, error)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
