@@ -316,6 +316,44 @@ func TestProvisionPackaged(t *testing.T) {
 	}
 }
 
+// With --package what was provisioned before gives way to it, in an order in which each unit has its program at any time.
+func TestProvisionPackage(t *testing.T) {
+	const end = "start flockd-fence flockd-proxy flockd"
+	const enable = "reenable -q flockd-fence.service flockd-proxy.service flockd.service"
+	for _, provisioned := range []bool{false, true} {
+		h := newHost(t, []string{"flockd", "flockd-fence", "flockd-proxy"}, nil)
+		want := []string{"package", enable, end}
+		if provisioned {
+			want = []string{"package", "program of its own", enable, "postinst configure", end}
+			h.write("usr/local/bin/flockd", "before")
+			h.write("usr/local/bin/flockctl", "before")
+			for _, u := range units {
+				h.write("etc/systemd/system/"+u, "before")
+			}
+		}
+		h.write("var/lib/dpkg/info/flocker.postinst", "#!/bin/sh\necho postinst $* >>"+h.log+"\n")
+		if err := os.Chmod(filepath.Join(h.root, "var/lib/dpkg/info/flocker.postinst"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		out, did, err := h.provision("export PROVISION_ROOT=" + h.root + "; package=x.deb; " +
+			"apt() { echo package >>" + h.log + "; [[ ! -f $PROVISION_ROOT/usr/local/bin/flockd ]] || echo program of its own >>" + h.log + "; }; install_flocker")
+		if err != nil || !slices.Equal(did, want) {
+			t.Errorf("provisioned before: %v: %v, did %q, want %q: %s", provisioned, err, did, want, out)
+		}
+		if !provisioned {
+			continue
+		}
+		if to, err := os.Readlink(filepath.Join(h.root, "usr/local/bin/flockd")); err != nil || to != "/usr/bin/flockd" {
+			t.Errorf("the name of the program leads to %q: %v", to, err)
+		}
+		for _, name := range []string{"usr/local/bin/flockctl", "etc/systemd/system/flockd.service", "etc/systemd/system/flockd-fence.service", "etc/systemd/system/flockd-proxy.service"} {
+			if _, err := os.Stat(filepath.Join(h.root, name)); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("/%s stands in front of the package's: %v", name, err)
+			}
+		}
+	}
+}
+
 // It restarts what runs by the package's rules.
 func TestProvisionRestarts(t *testing.T) {
 	all := []string{"flockd", "flockd-fence", "flockd-proxy"}
