@@ -101,10 +101,12 @@ unit: ## all tests without machines: unit, simulation, scenarios, stories on the
 .PHONY: native
 native: natives package ## real servers that move under real clients behind the proxy, the packages, the alerts, on this machine
 	FLOCKER_NATIVE=1 $(go_test) -count=1 -v -run '^TestNative' ./scripts/packaging ./internal/daemon ./proxy
+	PATH="$(CURDIR)/bin:$$PATH" $(go_test) -count=1 -v -run '^TestS3' ./internal/backup
 
 .PHONY: natives
 natives: ## install the programs that the native tests run
 	@tools/need $(NATIVES)
+	@test -x bin/versitygw || GOBIN="$(CURDIR)/bin" go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
 .PHONY: histories
 histories: export FLOCKER_SEEDS := $(or $(FLOCKER_SEEDS),$(shell date +%s%N))

@@ -46,11 +46,12 @@ func (a *app) backupCreate() *cli.Command {
 		Name: "create", Usage: "back a volume up and print the id of the backup", ArgsUsage: "VOLUME[@SNAPSHOT] DEST",
 		Description: backupHelp + "\n\n" +
 			"Without @SNAPSHOT one is taken, backup-TIME; it stays until the next backup there is made, which is an\n" +
-			"increment on it. What was interrupted is gone on with. With - for DEST, one full backup goes to the\n" +
-			"standard output, as flockctl export does it.",
+			"increment on it. What was interrupted is gone on with, but not while another flockctl may write it. With -\n" +
+			"for DEST, one full backup goes to the standard output, as flockctl export does it.",
 		Flags: []cli.Flag{
 			recipients(),
-			&cli.BoolFlag{Name: "full", Usage: "make it a full one, whatever there is to begin from"},
+			&cli.BoolFlag{Name: "full", Usage: "make it a full one, whatever there is to begin from, or has the snapshot already"},
+			&cli.BoolFlag{Name: "resume", Usage: "go on with what was interrupted although its flockctl was heard of in the last 15 minutes"},
 			&cli.IntFlag{Name: "increments", Value: 30, Usage: "make a full one after `N` increments on each other"},
 			&cli.IntFlag{Name: "keep", Usage: "when it is done, remove all backups of the volume but the newest `N` and what these need"},
 		},
@@ -91,34 +92,50 @@ func (a *app) createBackup(ctx context.Context, c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	all, err := backup.Load(ctx, store)
-	if err != nil {
+	job := &backupJob{app: a, store: store, seal: seal, volume: v, resume: c.Bool("resume")}
+	if err := job.look(ctx); err != nil {
 		return err
-	}
-	job := &backupJob{app: a, store: store, seal: seal, volume: v, all: all}
-	var bases []*backup.Manifest
-	if !c.Bool("full") {
-		bases = all.Bases(v.ID, c.Int("increments"))
 	}
 	done, err := job.goOn(ctx, name, c.Bool("full"))
-	if err == nil && done == nil {
-		done, err = job.begin(ctx, m, name, bases)
-	}
 	if err != nil {
 		return err
 	}
-	job.dropSnapshots(ctx, done)
-	if n := c.Int("keep"); n > 0 {
-		if err := job.keep(ctx, n); err != nil {
+	if done != nil && name == "" && a.now().Sub(done.Snapshot.Taken) > staleAfter {
+		// What was asked for is one of today.
+		job.note("backup %s is finished, and of %s ago; another one follows", done.ID, a.ago(done.Snapshot.Taken))
+		job.dropSnapshots(ctx, done)
+		if err := job.look(ctx); err != nil {
+			return err
+		}
+		m.ID, done = backup.NewID(a.now()), nil
+	}
+	if done == nil {
+		var bases []*backup.Manifest
+		if !c.Bool("full") {
+			bases = job.all.Bases(v.ID, c.Int("increments"), seal.Recipients())
+			if n := len(job.all.Of(v.ID)); n > 0 && !slices.ContainsFunc(job.all.Of(v.ID), job.fits) {
+				job.note("a full backup: none of the %d there can be restored by the same keys", n)
+			}
+		}
+		if done, err = job.begin(ctx, m, name, bases, c.Bool("full")); err != nil {
 			return err
 		}
 	}
+	job.dropSnapshots(ctx, done)
+	var kept error
+	if n := c.Int("keep"); n > 0 {
+		kept = job.keep(ctx, n, done)
+	}
+	// It is made, whatever became of the old ones.
 	if a.asJSON {
-		return a.printJSON(summary(done))
+		return firstError(kept, a.printJSON(summary(done)))
 	}
 	a.printf("%s\n", done.ID)
-	return nil
+	return kept
 }
+
+// staleAfter is how old a snapshot may be that is gone on with in place of a new one.
+const staleAfter = 6 * time.Hour
 
 // aboutVolume is what every backup of a volume says of it.
 func (a *app) aboutVolume(ctx context.Context, ref string) (api.Volume, backup.Manifest, error) {
@@ -144,6 +161,18 @@ type backupJob struct {
 	seal   *backup.Seal
 	volume api.Volume
 	all    *backup.Catalog
+	resume bool // go on also with what another flockctl was heard to write just now
+}
+
+// look reads what there is of the volume.
+func (j *backupJob) look(ctx context.Context) (err error) {
+	j.all, err = backup.LoadOf(ctx, j.store, j.volume.ID)
+	return err
+}
+
+// fits says that a backup can be restored by who can read this one.
+func (j *backupJob) fits(m *backup.Manifest) bool {
+	return m.SealedTo(j.seal.Recipients()) && j.all.Restorable(m) == nil
 }
 
 func (j *backupJob) stream(ctx context.Context, req api.BrowseRequest) (*api.Browsed, context.CancelFunc, error) {
@@ -158,65 +187,103 @@ func (j *backupJob) note(format string, args ...any) {
 }
 
 // goOn goes on with a backup that was interrupted, if there is one that this may be: nil when
-// there is none.
+// there is none. Without a name it is one whose snapshot was taken for it. While another
+// flockctl backs the volume up to the same place, there is nothing to do here.
 func (j *backupJob) goOn(ctx context.Context, name string, full bool) (*backup.Manifest, error) {
+	for _, p := range j.all.Partial {
+		if !j.resume && backup.Busy(p.Heard(), j.now()) {
+			return nil, volume.Errorf(volume.CodeConflict, "backup %s of volume %q is being made there: the flockctl that writes it was heard of %s ago", p.ID, p.Name, j.ago(p.Heard())).
+				WithHint("wait for it; if it was killed, --resume goes on at once")
+		}
+	}
 	for _, p := range slices.Backward(j.all.Partial) {
-		if p.Volume != j.volume.ID || name != "" && p.Snapshot.Name != name || full && p.Base != nil || !slices.Equal(p.Recipients, j.seal.Recipients()) {
+		if p.Removed() || name != "" && p.Snapshot.Name != name || name == "" && !p.Own || full && p.Base != nil || !p.SealedTo(j.seal.Recipients()) {
 			continue
 		}
-		if _, err := j.all.Chain(p); err != nil {
-			continue // what it is an increment on was removed
+		if err := j.stands(p); err != nil {
+			j.note("backup %s, which was interrupted, is not gone on with: %v", p.ID, err)
+			continue
 		}
+		// By name it is the one that has it now, which may be another.
 		req := api.BrowseRequest{GUID: p.Snapshot.GUID}
+		if name != "" {
+			req = api.BrowseRequest{Snapshot: name}
+		}
 		if p.Base != nil {
 			req.Bases = []uint64{p.Base.GUID}
 		}
 		b, end, err := j.stream(ctx, req)
 		switch code := volume.CodeOf(err); {
-		case code == volume.CodeUnavailable || code == volume.CodeNotFound:
+		case code == volume.CodeConflict || code == volume.CodeNotFound:
 			j.note("backup %s, which was interrupted, is not gone on with: %v", p.ID, err)
 			continue
 		case err != nil:
+			// Not to be able to ask is no reason to begin anew.
+			j.note("backup %s was interrupted and cannot be gone on with now; flockctl backup remove gives it up", p.ID)
 			return nil, err
 		}
 		defer end()
+		if b.GUID != p.Snapshot.GUID {
+			j.note("backup %s, which was interrupted, is not gone on with: it is of another snapshot that was called %s", p.ID, name)
+			continue
+		}
 		j.note("going on with backup %s, which was interrupted", p.ID)
-		return j.write(ctx, p, b)
+		w, err := j.writing(p).Begin(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return j.write(ctx, w, p, b)
 	}
 	return nil, nil
 }
 
+// stands says why what was interrupted could not be restored: what it is an increment on.
+func (j *backupJob) stands(p *backup.Manifest) error {
+	chain, err := j.all.Chain(p)
+	if err != nil || len(chain) == 1 {
+		return err
+	}
+	return j.all.Restorable(chain[len(chain)-2])
+}
+
 // begin makes a new one.
-func (j *backupJob) begin(ctx context.Context, m backup.Manifest, name string, bases []*backup.Manifest) (*backup.Manifest, error) {
+func (j *backupJob) begin(ctx context.Context, m backup.Manifest, name string, bases []*backup.Manifest, full bool) (*backup.Manifest, error) {
 	var guids []uint64
 	for _, b := range bases[:min(len(bases), api.MaxBases)] {
 		guids = append(guids, b.Snapshot.GUID)
 	}
+	begun := false
 	if name == "" {
 		var err error
-		if name, err = j.takeSnapshot(ctx, j.volume); err != nil {
+		if name, err = j.takeSnapshot(ctx); err != nil {
 			return nil, err
 		}
 		m.Own = true
+		// Until something in the store names it, nobody would remove it.
+		defer func() {
+			if !begun {
+				j.dropSnapshot(ctx, name, 0)
+			}
+		}()
 	}
 	b, end, err := j.stream(ctx, api.BrowseRequest{Snapshot: name, Bases: guids})
-	if len(guids) > 0 && volume.CodeOf(err) == volume.CodeUnavailable {
+	// That is what they say who have the snapshot and no base, when all could be asked.
+	if len(guids) > 0 && volume.CodeOf(err) == volume.CodeConflict {
 		why := err
 		if b, end, err = j.stream(ctx, api.BrowseRequest{Snapshot: name}); err == nil {
 			j.note("a full backup: %v", why)
 		}
 	}
 	if err != nil {
-		if m.Own {
-			j.dropSnapshot(ctx, name, 0)
-		}
 		return nil, err
 	}
 	defer end()
-	for _, old := range j.all.Of(j.volume.ID) {
-		if old.Snapshot.GUID == b.GUID {
-			j.note("that snapshot is in backup %s already", old.ID)
-			return old, nil
+	if !full {
+		for _, old := range j.all.Of(j.volume.ID) {
+			if old.Snapshot.GUID == b.GUID && j.fits(old) {
+				j.note("that snapshot is in backup %s already", old.ID)
+				return old, nil
+			}
 		}
 	}
 	m.Snapshot = backup.Snapshot{Name: b.Snapshot, GUID: b.GUID, Taken: b.Taken}
@@ -229,13 +296,23 @@ func (j *backupJob) begin(ctx context.Context, m backup.Manifest, name string, b
 	if b.SinceGUID != 0 && m.Base == nil {
 		return nil, fmt.Errorf("flockd sends an increment on snapshot %d, which it was not asked for", b.SinceGUID)
 	}
-	return j.write(ctx, &m, b)
+	w, err := j.writing(&m).Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	begun = true
+	return j.write(ctx, w, &m, b)
 }
 
-func (j *backupJob) write(ctx context.Context, m *backup.Manifest, b *api.Browsed) (*backup.Manifest, error) {
+func (j *backupJob) writing(m *backup.Manifest) *backup.Writing {
+	return &backup.Writing{Store: j.store, Manifest: m, Seal: j.seal, Now: j.now, Resume: j.resume,
+		Warn: func(err error) { j.note("what backup %s does not need is left in the store: %v", m.ID, err) }}
+}
+
+func (j *backupJob) write(ctx context.Context, w *backup.Begun, m *backup.Manifest, b *api.Browsed) (*backup.Manifest, error) {
 	p := j.meter(b.Size)
 	defer p.end()
-	w := backup.Writing{Store: j.store, Manifest: m, Seal: j.seal, Now: j.now, Progress: func(stored, reused int64) { p.at(stored + reused) }}
+	w.Progress = func(stored, reused int64) { p.at(stored + reused) }
 	done, err := w.Write(ctx, b.Body)
 	if err != nil && ctx.Err() != nil {
 		err = volume.Errorf(volume.CodeUnavailable, "interrupted: backup %s is not finished", m.ID).WithHint("the same command goes on with it")
@@ -244,15 +321,19 @@ func (j *backupJob) write(ctx context.Context, m *backup.Manifest, b *api.Browse
 }
 
 // takeSnapshot takes one for a backup.
-func (a *app) takeSnapshot(ctx context.Context, v api.Volume) (string, error) {
-	name := "backup-" + a.now().UTC().Format("20060102T150405Z")
-	rep, err := timed(a, ctx, func(ctx context.Context) (api.SnapshotReply, error) {
-		return a.client.TakeSnapshot(ctx, api.SnapshotRequest{Volumes: []string{string(v.ID)}, Name: name})
+func (j *backupJob) takeSnapshot(ctx context.Context) (string, error) {
+	v, name := j.volume, "backup-"+j.now().UTC().Format("20060102T150405Z")
+	rep, err := timed(j.app, ctx, func(ctx context.Context) (api.SnapshotReply, error) {
+		return j.client.TakeSnapshot(ctx, api.SnapshotRequest{Volumes: []string{string(v.ID)}, Name: name})
 	})
 	for _, text := range rep.Warnings {
-		fmt.Fprintf(a.stderr, "flockctl: %s; it is tried again\n", text)
+		fmt.Fprintf(j.stderr, "flockctl: %s; it is tried again\n", text)
 	}
 	var e *volume.Error
+	if err != nil && !(errors.As(err, &e) && slices.Contains([]volume.Code{volume.CodeConflict, volume.CodeNotFound, volume.CodeRefused, volume.CodeInvalid, volume.CodeDenied}, e.Code)) {
+		// It may have been taken all the same.
+		j.dropSnapshot(ctx, name, 0)
+	}
 	if errors.As(err, &e) && e.Code == volume.CodeUnavailable && e.Hint == "" {
 		err = e.WithHint("flockctl backup create %s@SNAPSHOT takes one that is there", v.Name)
 	}
@@ -266,6 +347,19 @@ func (j *backupJob) dropSnapshots(ctx context.Context, done *backup.Manifest) {
 		if m.Own && m.ID != done.ID && !m.Snapshot.Taken.After(done.Snapshot.Taken) {
 			j.dropSnapshot(ctx, m.Snapshot.Name, m.Snapshot.GUID)
 		}
+	}
+	// So does what was interrupted and is not gone on with any more: this one is newer, and for the
+	// same keys.
+	for _, p := range j.all.Partial {
+		if !p.Own || p.Removed() || p.ID == done.ID || p.Snapshot.Taken.After(done.Snapshot.Taken) || !p.SealedTo(done.Recipients) {
+			continue
+		}
+		if err := backup.Remove(ctx, j.store, p, j.now()); err != nil {
+			j.note("backup %s, which was interrupted, stays: %v", p.ID, err)
+			continue
+		}
+		j.note("backup %s, which was interrupted, is removed: %s is newer", p.ID, done.ID)
+		j.dropSnapshot(ctx, p.Snapshot.Name, p.Snapshot.GUID)
 	}
 }
 
@@ -287,18 +381,17 @@ func (j *backupJob) dropSnapshot(ctx context.Context, name string, guid uint64) 
 	}
 }
 
-// keep removes old backups.
-func (j *backupJob) keep(ctx context.Context, n int) error {
-	all, err := backup.Load(ctx, j.store)
-	if err != nil {
+// keep removes old backups, but not the one just made.
+func (j *backupJob) keep(ctx context.Context, n int, done *backup.Manifest) error {
+	if err := j.look(ctx); err != nil {
 		return err
 	}
-	old, err := all.Expired(j.volume.ID, n)
+	old, err := j.all.Expired(j.volume.ID, n, done.ID)
 	if err != nil {
 		return err
 	}
 	for _, m := range old {
-		if err := backup.Remove(ctx, j.store, m); err != nil {
+		if err := backup.Remove(ctx, j.store, m, j.now()); err != nil {
 			return err
 		}
 		j.note("backup %s of %s is removed", m.ID, m.Snapshot.Taken.UTC().Format(time.DateOnly))
@@ -338,12 +431,12 @@ func (a *app) export(ctx context.Context, c *cli.Context, ref, name string) erro
 	j := &backupJob{app: a, store: out, seal: seal, volume: v, all: &backup.Catalog{}}
 	taken := name == ""
 	if taken {
-		if name, err = a.takeSnapshot(ctx, v); err != nil {
+		if name, err = j.takeSnapshot(ctx); err != nil {
 			return err
 		}
 		defer j.dropSnapshot(ctx, name, 0)
 	}
-	if _, err := j.begin(ctx, m, name, nil); err != nil {
+	if _, err := j.begin(ctx, m, name, nil, true); err != nil {
 		return err
 	}
 	return out.Close()
@@ -486,7 +579,7 @@ func (a *app) backupInspect() *cli.Command {
 
 func (a *app) backupVerify() *cli.Command {
 	return &cli.Command{
-		Name: "verify", Usage: "read backups and print the ids of those that are whole", ArgsUsage: "DEST [BACKUP...]",
+		Name: "verify", Usage: "read backups, with what they stand on, and print the ids of those that are whole", ArgsUsage: "DEST [BACKUP...]",
 		Description: backupHelp + "\n\nWithout BACKUP it is all of them. No key is needed; with one, it is also seen that they can be decrypted.",
 		Flags:       []cli.Flag{identity()},
 		Action: a.untimed(1, -1, func(ctx context.Context, c *cli.Context) error {
@@ -504,17 +597,34 @@ func (a *app) backupVerify() *cli.Command {
 					refs = append(refs, m.ID)
 				}
 			}
+			read := map[string]error{} // each once, however many stand on it
 			err = a.each(refs, func(ref string) (string, error) {
 				m, err := all.Find(ref)
 				if err != nil {
 					return "", err
 				}
-				if _, err := all.Chain(m); err != nil {
+				chain, err := all.Chain(m)
+				if err != nil {
 					return "", err
 				}
-				p := a.meter(m.Size)
-				defer p.end()
-				return m.ID, backup.Verify(ctx, store, m, keys, p.more)
+				for _, b := range chain {
+					err, ok := read[b.ID]
+					if !ok {
+						p := a.meter(b.Size)
+						err = backup.Verify(ctx, store, b, keys, p.more)
+						p.end()
+						read[b.ID] = err
+					}
+					switch {
+					case err != nil && b != m:
+						return "", fmt.Errorf("backup %s cannot be restored, for it stands on another: %w", m.ID, err)
+					case err != nil:
+						return "", err
+					case b.Removed():
+						return "", volume.Errorf(volume.CodeRefused, "backup %s is being removed", b.ID)
+					}
+				}
+				return m.ID, nil
 			})
 			return firstError(err, a.broken(all))
 		}),
@@ -540,8 +650,8 @@ func (a *app) keys(c *cli.Context) (*backup.Keys, error) {
 }
 
 const restoreHelp = `The volume is a new one, made on the node that this is typed on; none is overwritten. It has the options that
-the original had, but no ports, and, in another cluster, no preferences of place; -o changes them. What is
-interrupted is gone on with by the same command. Nothing that is damaged gets into a volume.`
+the original had, but no ports, and, in another cluster, no preferences of place; -o changes them, and -o KEY=
+drops one. What is interrupted is gone on with by the same command. Nothing that is damaged gets into a volume.`
 
 func restoreFlags() []cli.Flag {
 	return []cli.Flag{identity(), &cli.StringSliceFlag{Name: "option", Aliases: []string{"o"}, Usage: "`KEY=VALUE` as in flockctl volume create; repeat it for several"}}
@@ -622,10 +732,18 @@ func (a *app) restore(ctx context.Context, name string, given map[string]string,
 	}
 	opts := restoredOptions(last, status.ClusterID)
 	maps.Copy(opts, given)
+	maps.DeleteFunc(opts, func(_, value string) bool { return value == "" })
+	// Better now than when all of it was sent.
+	if _, err := volume.ParseOptions(opts); err != nil {
+		return fmt.Errorf("backup %s: %w", last.ID, err)
+	}
 	req := api.BeginRestoreRequest{ID: restoreID(name, chain), Name: name}
 	for _, m := range chain {
 		if m.Encrypted() && keys == nil {
 			return volume.Errorf(volume.CodeInvalid, "backup %s is encrypted, and no key is given", m.ID).WithHint("--identity FILE gives the one of a recipient")
+		}
+		if !m.Encrypted() && keys != nil {
+			return volume.Errorf(volume.CodeRefused, "backup %s is not encrypted, although a key is given: somebody may have put it there", m.ID).WithHint("without --identity it is restored as it is")
 		}
 		req.GUIDs, req.Bytes = append(req.GUIDs, m.Snapshot.GUID), req.Bytes+m.Size
 	}
@@ -769,7 +887,7 @@ func (a *app) removeBackups(ctx context.Context, c *cli.Context) error {
 				return "", err
 			}
 		}
-		return m.ID, backup.Remove(ctx, store, m)
+		return m.ID, backup.Remove(ctx, store, m, a.now())
 	})
 }
 

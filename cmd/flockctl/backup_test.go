@@ -265,6 +265,179 @@ func TestBackupInterrupted(t *testing.T) {
 	b.run("backup", "restore", b.dest, one, "back")
 }
 
+// begun makes a finished backup one that somebody writes, or has left.
+func (b *backups) begun(id string, change func(map[string]any), heard time.Time) {
+	b.Helper()
+	at := filepath.Dir(b.chunk(id))
+	m, err := os.ReadFile(filepath.Join(at, "manifest"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, body, _ := strings.Cut(string(m), "\n")
+	var x map[string]any
+	d := json.NewDecoder(strings.NewReader(body))
+	d.UseNumber()
+	if err := d.Decode(&x); err != nil {
+		b.Fatal(err)
+	}
+	delete(x, "chunks")
+	delete(x, "ended")
+	x["size"] = 0
+	if change != nil {
+		change(x)
+	}
+	y, err := json.Marshal(x)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(at, "partial"), sealed(y), 0o600)
+	}
+	if err == nil && !heard.IsZero() {
+		err = os.WriteFile(filepath.Join(at, "writer"), []byte("somebody "+heard.UTC().Format(time.RFC3339)+"\n"), 0o600)
+	}
+	if err == nil {
+		err = os.Remove(filepath.Join(at, "manifest"))
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// What another flockctl writes is left alone until it is dead, or said to be.
+func TestBackupBusy(t *testing.T) {
+	b := newBackups(t)
+	full := b.run("backup", "create", "pgdata@before-upgrade", b.dest)
+	one := b.run("backup", "create", "pgdata", b.dest)
+	taken := b.snapshots()
+	b.begun(one, nil, b.now)
+	b.fails(4, "is being made", "backup", "create", "pgdata", b.dest)
+	b.fails(4, "is being made", "backup", "create", "pgdata", b.dest, "--full", "--keep", "1")
+	b.fails(4, "is being made", "backup", "remove", b.dest, one, "-y")
+	b.fails(4, "is needed", "backup", "remove", b.dest, full, "-y")
+	if got := b.run("backup", "create", "pgdata", b.dest, "--resume"); got != one || !slices.Equal(b.snapshots(), taken) {
+		t.Errorf("made %s, snapshots %v", got, b.snapshots())
+	}
+	b.begun(one, nil, b.now)
+	b.now = b.now.Add(15 * time.Minute)
+	if got := b.run("backup", "create", "pgdata", b.dest); got != one {
+		t.Errorf("made %s", got)
+	}
+	// What is old is finished, and then there is one of today.
+	b.begun(one, nil, time.Time{})
+	b.now = b.now.Add(24 * time.Hour)
+	if got := b.run("backup", "create", "pgdata", b.dest); got == one || len(strings.Fields(b.run("backup", "verify", b.dest))) != 3 {
+		t.Errorf("made %s", got)
+	}
+}
+
+// Without a name none is gone on with that had one, and with a name only what has it now.
+func TestBackupGoesOnWithItsOwn(t *testing.T) {
+	b := newBackups(t)
+	old := b.run("backup", "create", "pgdata@before-upgrade", b.dest)
+	b.begun(old, nil, time.Time{})
+	if got := b.run("backup", "create", "pgdata", b.dest); got == old || len(b.snapshots()) != 1 {
+		t.Errorf("made %s, snapshots %v", got, b.snapshots())
+	}
+	other := map[string]any{"name": "before-upgrade", "guid": "7", "taken": b.now}
+	if got := b.run("backup", "create", "pgdata@before-upgrade", b.dest); got != old {
+		t.Errorf("made %s", got)
+	}
+	b.begun(old, func(x map[string]any) { x["snapshot"] = other }, time.Time{})
+	if got := b.run("backup", "create", "pgdata@before-upgrade", b.dest); got == old {
+		t.Errorf("made %s", got)
+	}
+	// Who cannot be asked has it, for all that is known: no full one, and none is begun anew.
+	b = newBackups(t)
+	one := b.run("backup", "create", "pgdata", b.dest)
+	b.begun(one, nil, time.Time{})
+	b.fake.Fail("Browse", volume.Errorf(volume.CodeUnavailable, "4 snapshots are being read there already"))
+	b.fails(6, "being read", "backup", "create", "pgdata", b.dest)
+	b.fake.Fail("Browse", nil)
+	if got := b.run("backup", "create", "pgdata", b.dest); got != one {
+		t.Errorf("made %s", got)
+	}
+	b.fake.Fail("Browse", volume.Errorf(volume.CodeUnavailable, "4 snapshots are being read there already"))
+	b.fails(6, "being read", "backup", "create", "pgdata", b.dest)
+	if got := b.snapshots(); len(got) != 1 {
+		t.Errorf("snapshots %v", got)
+	}
+}
+
+// --keep spares the one just made; increments and "already there" are only on what can be
+// restored by the same keys; and verify prints nothing that stands on what is damaged.
+func TestBackupCanBeRestored(t *testing.T) {
+	b := newBackups(t)
+	b.run("backup", "create", "pgdata", b.dest)
+	b.run("backup", "create", "pgdata", b.dest)
+	if got := b.run("backup", "create", "pgdata@before-upgrade", b.dest, "--full", "--keep", "1"); !strings.Contains(b.run("backup", "list", b.dest, "-q"), got) {
+		t.Errorf("%s was removed", got)
+	}
+	id, err := agekey.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := id.Recipient().String()
+	if out := b.run("backup", "inspect", b.dest, b.run("backup", "create", "pgdata", b.dest, "-r", key)); strings.Contains(out, "Needs") || !strings.Contains(out, key) {
+		t.Errorf("to another key: %s", out)
+	}
+	first := b.run("backup", "create", "pgdata@before-upgrade", b.dest)
+	if got := b.run("backup", "create", "pgdata@before-upgrade", b.dest, "-r", key); got == first {
+		t.Error("what is not encrypted is said to be")
+	}
+	if got := b.run("backup", "create", "pgdata@before-upgrade", b.dest, "--full"); got == first {
+		t.Error("no full one was made")
+	}
+
+	b = newBackups(t)
+	full := b.run("backup", "create", "pgdata@before-upgrade", b.dest)
+	one := b.run("backup", "create", "pgdata", b.dest)
+	flip(t, b.chunk(full))
+	if out, said, code := b.try(nil, "backup", "verify", b.dest, one); code != 4 || out != "" || !strings.Contains(said, "stands on another") {
+		t.Errorf("verified: exit %d, %q, %s", code, out, said)
+	}
+	if err := os.Remove(b.chunk(full)); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.run("backup", "inspect", b.dest, b.run("backup", "create", "pgdata", b.dest)); strings.Contains(got, "Needs") {
+		t.Errorf("on what is damaged: %s", got)
+	}
+	again := b.run("backup", "create", "pgdata@before-upgrade", b.dest)
+	if again == full {
+		t.Error("what is damaged counts as there")
+	}
+	b.fails(2, "size", "backup", "restore", b.dest, again, "new", "-o", "size=1Q")
+	b.fails(4, "is not encrypted", "backup", "restore", b.dest, again, "new", "-i", b.secret(id.String()))
+}
+
+// secret is a file with a key.
+func (b *backups) secret(key string) string {
+	b.Helper()
+	name := filepath.Join(b.TempDir(), "key")
+	if err := os.WriteFile(name, []byte(key+"\n"), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	return name
+}
+
+// A store that takes nothing leaves no snapshot behind.
+func TestBackupNowhere(t *testing.T) {
+	b := newBackups(t)
+	id := b.run("backup", "create", "pgdata", b.dest)
+	had := b.snapshots()
+	// A file where the volume's directory should be: nothing can be made below it.
+	at := filepath.Dir(filepath.Dir(b.chunk(id)))
+	if err := os.Rename(at, at+"-was"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(at, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, _, code := b.try(nil, "backup", "create", "pgdata", b.dest); code == 0 {
+		t.Errorf("made %s", out)
+	}
+	if now := b.snapshots(); !slices.Equal(now, had) {
+		t.Errorf("snapshots %v, were %v", now, had)
+	}
+}
+
 // Where no base is left it is a full one, and said so; a snapshot that was taken in vain goes.
 func TestBackupBases(t *testing.T) {
 	b := newBackups(t)

@@ -311,7 +311,7 @@ func TestInterrupted(t *testing.T) {
 					t.Fatal(err)
 				}
 				all, err := Load(t.Context(), s)
-				if err != nil || len(all.Backups) > 0 || len(all.Broken) > 0 || len(all.Partial) > 0 != (at > 1) {
+				if err != nil || len(all.Backups) > 0 || len(all.Broken) > 0 || len(all.Partial) > 0 != (at > 2) {
 					t.Fatalf("after %d: found %+v, %v", at, all, err)
 				}
 				m := about(1)
@@ -337,12 +337,12 @@ func TestInterrupted(t *testing.T) {
 				if stored+reused != int64(len(again)) {
 					t.Errorf("after %d: stored %d, reused %d", at, stored, reused)
 				}
-				// One put begins it, and each chunk is one, or two when it is encrypted.
+				// Two puts begin it, and each chunk is one, or two when it is encrypted.
 				each := 1
 				if to != nil {
 					each = 2
 				}
-				if want := int64(max(0, (at-2)/each)) * small; &again[0] == &same[0] && len(again) == len(same) && reused != min(want, int64(len(same))) {
+				if want := int64(max(0, (at-3)/each)) * small; &again[0] == &same[0] && len(again) == len(same) && reused != min(want, int64(len(same))) {
 					t.Errorf("after %d: reused %d, want %d", at, reused, want)
 				}
 			}
@@ -404,7 +404,7 @@ func TestRemove(t *testing.T) {
 		if err := s.Remove(t.Context(), m.object(manifestName)); err != nil {
 			t.Fatal(err)
 		}
-		if err := Remove(t.Context(), s, m); err != nil {
+		if err := Remove(t.Context(), s, m, epoch); err != nil {
 			t.Fatal(err)
 		}
 		all, err := Load(t.Context(), s)
@@ -419,14 +419,14 @@ func TestRemove(t *testing.T) {
 	s := newMemory()
 	m := write(t, s, about(1), nil, content(300))
 	stuck := &unremovable{memory: s, name: m.object(chunkName(1, m.Chunks[1].Sum))}
-	if err := Remove(t.Context(), stuck, m); !errors.Is(err, errFull) {
+	if err := Remove(t.Context(), stuck, m, epoch); !errors.Is(err, errFull) {
 		t.Error(err)
 	}
 	all, err := Load(t.Context(), s)
 	if err != nil || len(all.Backups) > 0 || len(all.Partial) != 1 {
 		t.Fatalf("found %+v, %v", all, err)
 	}
-	if err := Remove(t.Context(), s, all.Partial[0]); err != nil || len(s.objects) > 0 {
+	if err := Remove(t.Context(), s, all.Partial[0], epoch); err != nil || len(s.objects) > 0 {
 		t.Errorf("%v; left are %q", err, names(t, s))
 	}
 }
@@ -515,5 +515,208 @@ func TestOpen(t *testing.T) {
 	}
 	if _, err := Open(t.Context(), t.TempDir()+"/none", false); volume.CodeOf(err) != volume.CodeInvalid {
 		t.Error(err)
+	}
+}
+
+// during calls f when the first bytes are read.
+type during struct {
+	io.Reader
+	f func()
+}
+
+func (d *during) Read(b []byte) (int, error) {
+	if d.f != nil {
+		d.f()
+		d.f = nil
+	}
+	return d.Reader.Read(b)
+}
+
+// What is removed while it is made, or was of what it stands on, is never said to be done.
+func TestRemovedWhileMade(t *testing.T) {
+	base := about(1)
+	harms := map[string]func(s *memory, m *Manifest) error{
+		"itself":  func(s *memory, m *Manifest) error { return Remove(t.Context(), s, m, epoch.Add(time.Hour)) },
+		"partial": func(s *memory, m *Manifest) error { return s.Remove(t.Context(), m.object(partialName)) },
+		"a piece": func(s *memory, m *Manifest) error {
+			return s.Remove(t.Context(), m.object(chunkName(0, sumOf(content(3 * small)[:small]))))
+		},
+		"base is being removed": func(s *memory, _ *Manifest) error { return s.Put(t.Context(), base.object(removedName), []byte("x")) },
+		"manifest of the base":  func(s *memory, _ *Manifest) error { return s.Remove(t.Context(), base.object(manifestName)) },
+		"a piece of the base": func(s *memory, _ *Manifest) error {
+			return s.Remove(t.Context(), base.object(chunkName(0, sumOf(content(70)[:small]))))
+		},
+	}
+	for what, harm := range harms {
+		for _, late := range []bool{false, true} {
+			if late && what == "partial" {
+				continue // it has served
+			}
+			s := newMemory()
+			write(t, s, base, nil, content(70))
+			m := about(2)
+			m.Base = &Base{ID: base.ID, GUID: base.Snapshot.GUID}
+			do := func() {
+				if err := harm(s, m); err != nil {
+					t.Fatal(what, err)
+				}
+			}
+			w := Writing{Store: s, Manifest: m, Now: clock}
+			from := io.Reader(bytes.NewReader(content(3 * small)))
+			if late {
+				w.Store = &lateStore{s, do} // when it was looked at, and nothing was amiss
+			} else {
+				from = io.MultiReader(bytes.NewReader(content(3 * small)[:2*small]), &during{bytes.NewReader(content(3 * small)[2*small:]), do})
+			}
+			if _, err := w.Write(t.Context(), from); err == nil {
+				t.Errorf("%s, late %v: it is done", what, late)
+			}
+			if has(s.lengths(), m.object(manifestName)) {
+				t.Errorf("%s, late %v: it has a manifest", what, late)
+			}
+		}
+	}
+	// Nobody removes what it stands on by the ordinary way, or it, before it is dead.
+	s := newMemory()
+	write(t, s, base, nil, content(70))
+	m := about(2)
+	m.Base = &Base{ID: base.ID, GUID: base.Snapshot.GUID}
+	b, err := Writing{Store: s, Manifest: m, Now: clock}.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Remove(t.Context(), s, base, epoch.Add(time.Hour)); volume.CodeOf(err) != volume.CodeRefused {
+		t.Error(err)
+	}
+	if err := Remove(t.Context(), s, m, epoch.Add(aliveFor-time.Second)); volume.CodeOf(err) != volume.CodeConflict {
+		t.Error(err)
+	}
+	if _, err := b.Write(t.Context(), bytes.NewReader(content(3*small))); err != nil {
+		t.Error(err)
+	}
+}
+
+func (m *memory) lengths() map[string]int64 {
+	out := map[string]int64{}
+	for name, b := range m.objects {
+		out[name] = int64(len(b))
+	}
+	return out
+}
+
+// lateStore does something just before a manifest is put.
+type lateStore struct {
+	*memory
+	do func()
+}
+
+func (l *lateStore) PutNew(ctx context.Context, name string, content []byte) error {
+	l.do()
+	return l.memory.PutNew(ctx, name, content)
+}
+
+// Of two that write to one backup one is refused, also when it was there first and was only
+// slow; what the other makes is whole.
+func TestTwoWriters(t *testing.T) {
+	seal, keys := newKey(t)
+	for _, to := range []*Seal{nil, seal} {
+		for _, s := range []Store{newMemory(), onDisk(t)} {
+			for _, done := range []bool{false, true} {
+				m, want := about(1), content(5*small)
+				now := epoch
+				w := Writing{Store: s, Manifest: m, Seal: to, Now: func() time.Time { now = now.Add(time.Second); return now }}
+				a, err := w.Begin(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := w.Begin(t.Context()); volume.CodeOf(err) != volume.CodeConflict || !strings.Contains(err.Error(), "being made") {
+					t.Errorf("a second one: %v", err)
+				}
+				now = now.Add(aliveFor)
+				b, err := w.Begin(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if done {
+					if _, err := b.Write(t.Context(), bytes.NewReader(want)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if _, err := a.Write(t.Context(), bytes.NewReader(want)); volume.CodeOf(err) != volume.CodeConflict {
+					t.Errorf("the slow one, done %v: %v", done, err)
+				}
+				if !done {
+					if _, err := b.Write(t.Context(), bytes.NewReader(want)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				all, err := Load(t.Context(), s)
+				if err != nil || len(all.Backups) != 1 {
+					t.Fatal(all, err)
+				}
+				if got, err := io.ReadAll(Stream(t.Context(), s, all.Backups[0], keys)); err != nil || !bytes.Equal(got, want) {
+					t.Errorf("read %d bytes, %v", len(got), err)
+				}
+				if err := Remove(t.Context(), s, all.Backups[0], now.Add(time.Hour)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	if one, two := part("a/b"), part("a/b"); one == two {
+		t.Error("two write to one file")
+	}
+}
+
+// Whose answer was lost has finished all the same, and what cannot be swept is only told.
+func TestAnswerLost(t *testing.T) {
+	s := &lossy{memory: newMemory()}
+	m, err := Writing{Store: s, Manifest: about(1), Now: clock}.Write(t.Context(), bytes.NewReader(content(100)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Verify(t.Context(), s, m, nil, nil); err != nil || len(s.objects) != len(m.Chunks)+1 {
+		t.Errorf("%v; left are %q", err, names(t, s))
+	}
+	var told error
+	stuck := &unremovable{memory: newMemory(), name: about(1).object(partialName)}
+	if _, err := (Writing{Store: stuck, Manifest: about(1), Now: clock, Warn: func(err error) { told = err }}).Write(t.Context(), bytes.NewReader(content(100))); err != nil || !errors.Is(told, errFull) {
+		t.Error(err, told)
+	}
+}
+
+type lossy struct{ *memory }
+
+func (l *lossy) PutNew(ctx context.Context, name string, content []byte) error {
+	return errors.Join(l.memory.PutNew(ctx, name, content), fs.ErrExist) // as one that was tried again hears
+}
+
+// A store that takes nothing more can be emptied; what is cut short there is found.
+func TestRemoveFromFull(t *testing.T) {
+	s := newMemory()
+	m := write(t, s, about(1), nil, content(300))
+	s.failAt = 1
+	stuck := &unremovable{memory: s, name: m.object(chunkName(1, m.Chunks[1].Sum))}
+	if err := Remove(t.Context(), stuck, m, epoch); !errors.Is(err, errFull) {
+		t.Error(err)
+	}
+	all, err := Load(t.Context(), s)
+	if err != nil || len(all.Backups) != 1 || all.Restorable(all.Backups[0]) == nil {
+		t.Fatal(all, err)
+	}
+	if err := Remove(t.Context(), s, all.Backups[0], epoch); err != nil || len(s.objects) > 0 {
+		t.Errorf("%v; left are %q", err, names(t, s))
+	}
+	// What a crash left of an object that never was whole goes as well.
+	d := onDisk(t).(*dir)
+	m = write(t, d, about(1), nil, content(300))
+	if err := d.root.WriteFile(part(m.object("000009-x")), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Remove(t.Context(), d, m, epoch); err != nil {
+		t.Error(err)
+	}
+	if left, err := fs.ReadDir(d.root.FS(), "."); err != nil || len(left) > 0 {
+		t.Error(left, err)
 	}
 }

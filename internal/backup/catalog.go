@@ -6,29 +6,35 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
 )
 
 // Load reads what there is in a store.
-func Load(ctx context.Context, s Store) (*Catalog, error) {
-	type place struct{ manifest, partial bool }
-	places := map[string]*place{}
+func Load(ctx context.Context, s Store) (*Catalog, error) { return load(ctx, s, "") }
+
+// LoadOf reads what there is of one volume.
+func LoadOf(ctx context.Context, s Store, id volume.ID) (*Catalog, error) {
+	return load(ctx, s, string(id)+"/")
+}
+
+func load(ctx context.Context, s Store, prefix string) (*Catalog, error) {
+	places := map[string]map[string]int64{}
 	var order []string
-	err := s.List(ctx, "", func(name string, _ int64) error {
+	err := s.List(ctx, prefix, func(name string, size int64) error {
 		parts := strings.Split(name, "/")
-		if len(parts) != 3 || parts[2] != manifestName && parts[2] != partialName {
+		if len(parts) != 3 {
 			return nil
 		}
 		at := path.Dir(name)
 		if places[at] == nil {
-			places[at] = &place{}
+			places[at] = map[string]int64{}
 			order = append(order, at)
 		}
-		if parts[2] == manifestName {
-			places[at].manifest = true
-		} else {
-			places[at].partial = true
-		}
+		places[at][parts[2]] = size
 		return nil
 	})
 	if err != nil {
@@ -36,23 +42,38 @@ func Load(ctx context.Context, s Store) (*Catalog, error) {
 	}
 	c := &Catalog{}
 	for _, at := range order {
-		name, whole := at+"/"+partialName, false
-		if places[at].manifest {
-			name, whole = at+"/"+manifestName, true
+		have := places[at]
+		var what string
+		for _, what = range []string{manifestName, partialName, removedName, ""} {
+			if has(have, what) {
+				break
+			}
 		}
-		m, err := read(ctx, s, name, whole)
+		if what == "" {
+			continue
+		}
+		name := at + "/" + what
+		m, err := read(ctx, s, name, what == manifestName)
 		var bad *damage
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // it was removed, or finished, meanwhile
+			continue
 		case errors.As(err, &bad):
 			c.Broken = append(c.Broken, Broken{name, bad.Error()})
+			continue
 		case err != nil:
 			return nil, fmt.Errorf("reading %s: %w", name, err)
-		case whole:
-			c.Backups = append(c.Backups, m)
-		default:
-			c.Partial = append(c.Partial, m)
 		}
+		m.found.removed = has(have, removedName)
+		if what == manifestName {
+			m.found.lacks = lacks(m, have)
+			c.Backups = append(c.Backups, m)
+			continue
+		}
+		if _, m.found.heard, err = readMark(ctx, s, m); err != nil {
+			return nil, err
+		}
+		c.Partial = append(c.Partial, m)
 	}
 	c.sort()
 	return c, nil
@@ -80,25 +101,56 @@ func read(ctx context.Context, s Store, name string, whole bool) (*Manifest, err
 	return m, nil
 }
 
-// Remove takes a backup away, finished or not. Its manifest goes first: what remains when
-// this is cut short is no backup, and goes when it is called again.
-func Remove(ctx context.Context, s Store, m *Manifest) error {
-	// Who looks at what remains finds what it was, and can remove it.
-	if b, err := (&Manifest{ID: m.ID, Volume: m.Volume, Name: m.Name, Cluster: m.Cluster, Snapshot: m.Snapshot, Base: m.Base, Began: m.Began, Recipients: m.Recipients, ChunkSize: m.ChunkSize}).encode(); err != nil {
-		return err
-	} else if err := s.Put(ctx, m.object(partialName), b); err != nil {
-		return fmt.Errorf("removing backup %s: %w", m.ID, err)
-	}
-	if err := s.Remove(ctx, m.object(manifestName)); err != nil {
-		return fmt.Errorf("removing backup %s: %w", m.ID, err)
-	}
-	if err := sweep(ctx, s, m, func(name string) bool { return name == partialName }); err != nil {
+// Remove takes a backup away, finished or not, unless it is being made or another stands on
+// it. What remains when this is cut short is no backup, and goes when it is called again.
+func Remove(ctx context.Context, s Store, m *Manifest, now time.Time) error {
+	_, heard, err := readMark(ctx, s, m)
+	if err != nil {
 		return err
 	}
-	if err := s.Remove(ctx, m.object(partialName)); err != nil {
-		return fmt.Errorf("removing backup %s: %w", m.ID, err)
+	if Busy(heard, now) {
+		return beingMade(m, heard, now).WithHint("end that first; what was killed can be removed %s after it was heard of", aliveFor)
+	}
+	// Who looks at what remains finds what it was, and can remove it; and who makes an
+	// increment on it sees that it goes.
+	head := *m
+	head.Ended, head.Size, head.Chunks = time.Time{}, 0, nil
+	b, err := head.encode()
+	if err != nil {
+		return err
+	}
+	said := s.Put(ctx, m.object(removedName), b)
+	if err := unneeded(ctx, s, m); err != nil {
+		if !m.found.removed {
+			err = errors.Join(err, s.Remove(ctx, m.object(removedName)))
+		}
+		return err
+	}
+	order := []string{manifestName, "", partialName, removedName}
+	if said != nil {
+		// A full store takes nothing. Then the manifest goes last, so that the rest is found.
+		order = []string{"", partialName, manifestName, removedName}
+	}
+	for _, name := range order {
+		if name == "" {
+			err = sweep(ctx, s, m, func(name string) bool { return slices.Contains(order, name) })
+		} else if err = s.Remove(ctx, m.object(name)); err != nil {
+			err = fmt.Errorf("removing backup %s: %w", m.ID, err)
+		}
+		if err != nil {
+			return errors.Join(err, said)
+		}
 	}
 	return nil
+}
+
+// unneeded is an error when something stands on a backup, finished or not.
+func unneeded(ctx context.Context, s Store, m *Manifest) error {
+	all, err := LoadOf(ctx, s, m.Volume)
+	if err != nil {
+		return err
+	}
+	return all.Removable([]string{m.ID})
 }
 
 // sweep removes the objects of a backup but for some.
@@ -117,6 +169,9 @@ func sweep(ctx context.Context, s Store, m *Manifest, keep func(name string) boo
 		if err := s.Remove(ctx, name); err != nil {
 			return fmt.Errorf("removing %s: %w", name, err)
 		}
+	}
+	if t, ok := s.(interface{ tidy(prefix string) error }); ok {
+		return t.tidy(m.prefix())
 	}
 	return nil
 }

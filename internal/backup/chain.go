@@ -116,13 +116,33 @@ func (c *Catalog) Chain(m *Manifest) ([]*Manifest, error) {
 	return chain, nil
 }
 
+// Restorable says why a backup could not be restored, as far as it is seen without reading
+// all of it.
+func (c *Catalog) Restorable(m *Manifest) error {
+	chain, err := c.Chain(m)
+	if err != nil {
+		return err
+	}
+	for _, b := range chain {
+		if b.found.removed {
+			return volume.Errorf(volume.CodeRefused, "backup %s is being removed", b.ID)
+		}
+		if b.found.lacks != nil {
+			return b.found.lacks
+		}
+	}
+	return nil
+}
+
 // Bases are the backups of a volume that another one may be an increment on, newest first:
-// those that can be restored. There are none when the newest is that many increments on each
-// other: then it is time for a full one.
-func (c *Catalog) Bases(id volume.ID, increments int) (out []*Manifest) {
+// those that can be restored, by who can read the new one. There are none when the newest is
+// that many increments on each other: then it is time for a full one.
+func (c *Catalog) Bases(id volume.ID, increments int, recipients []string) (out []*Manifest) {
 	for _, m := range slices.Backward(c.Of(id)) {
-		switch chain, err := c.Chain(m); {
-		case err != nil:
+		chain, err := c.Chain(m)
+		switch {
+		case err != nil || c.Restorable(m) != nil:
+		case slices.ContainsFunc(chain, func(b *Manifest) bool { return !b.SealedTo(recipients) }):
 		case len(chain) <= increments:
 			out = append(out, m)
 		case len(out) == 0:
@@ -132,34 +152,48 @@ func (c *Catalog) Bases(id volume.ID, increments int) (out []*Manifest) {
 	return out
 }
 
-// Removable says why these cannot be removed: others need them, that stay.
+// Removable says why these cannot be removed: others need them, that stay, or are being made.
 func (c *Catalog) Removable(ids []string) error {
-	for _, m := range c.Backups {
-		if m.Base != nil && slices.Contains(ids, m.Base.ID) && !slices.Contains(ids, m.ID) {
+	for _, m := range slices.Concat(c.Backups, c.Partial) {
+		if m.Base != nil && !m.found.removed && slices.Contains(ids, m.Base.ID) && !slices.Contains(ids, m.ID) {
 			return volume.Errorf(volume.CodeRefused, "backup %s is needed: %s is an increment on it", m.Base.ID, m.ID).
 				WithHint("remove that one with it, or first")
 		}
 	}
-	if len(c.Broken) > 0 {
-		return volume.Errorf(volume.CodeRefused, "what cannot be read may need what is to be removed: %s: %s", c.Broken[0].Object, c.Broken[0].Reason).
-			WithHint("repair or delete that object first")
+	for _, m := range slices.Concat(c.Backups, c.Partial) {
+		if slices.Contains(ids, m.ID) {
+			if b := c.brokenOf(m.Volume); len(b) > 0 {
+				return volume.Errorf(volume.CodeRefused, "what cannot be read may need what is to be removed: %s: %s", b[0].Object, b[0].Reason).
+					WithHint("repair or delete that object first")
+			}
+		}
 	}
 	return nil
 }
 
+// brokenOf is what of a volume cannot be read.
+func (c *Catalog) brokenOf(id volume.ID) (out []Broken) {
+	for _, b := range c.Broken {
+		if strings.HasPrefix(b.Object, string(id)+"/") {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
 // Expired are the backups of a volume that go when only the newest are kept: those that are
-// none of them, and that none of them needs, increments before what they stand on. Where
-// something cannot be read, none goes.
-func (c *Catalog) Expired(id volume.ID, keep int) ([]*Manifest, error) {
+// none of them, nor the one just made, and that none of these and nothing unfinished needs,
+// increments before what they stand on. Where something cannot be read, none goes.
+func (c *Catalog) Expired(id volume.ID, keep int, done string) ([]*Manifest, error) {
 	all := c.Of(id)
 	if keep <= 0 || len(all) <= keep {
 		return nil, nil
 	}
-	if len(c.Broken) > 0 {
-		return nil, fmt.Errorf("no old backups are removed, for they may be needed by what cannot be read: %s: %s", c.Broken[0].Object, c.Broken[0].Reason)
+	if b := c.brokenOf(id); len(b) > 0 {
+		return nil, fmt.Errorf("no old backups are removed, for they may be needed by what cannot be read: %s: %s", b[0].Object, b[0].Reason)
 	}
 	needed := map[string]bool{}
-	for _, m := range all[len(all)-keep:] {
+	need := func(m *Manifest) {
 		for m != nil && !needed[m.ID] {
 			needed[m.ID] = true
 			base := m.Base
@@ -171,10 +205,30 @@ func (c *Catalog) Expired(id volume.ID, keep int) ([]*Manifest, error) {
 			}
 		}
 	}
+	for i, m := range all {
+		if i >= len(all)-keep || m.ID == done {
+			need(m)
+		}
+	}
+	for _, m := range c.Partial {
+		if m.Volume == id && !m.found.removed {
+			need(m)
+		}
+	}
 	var out []*Manifest
 	for _, m := range slices.Backward(all) {
 		if !needed[m.ID] {
 			out = append(out, m)
+		}
+	}
+	// By time an increment may be before what it stands on, where clocks differ.
+	for i := range out {
+		for j := i; j < len(out); j++ {
+			if !slices.ContainsFunc(out[i:], func(m *Manifest) bool { return m.Base != nil && m.Base.ID == out[j].ID }) {
+				m := out[j]
+				out = slices.Insert(slices.Delete(out, j, j+1), i, m)
+				break
+			}
 		}
 	}
 	return out, nil

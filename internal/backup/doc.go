@@ -10,7 +10,9 @@
 //	VOLUMEID/BACKUPID/partial       what it will be; there until the manifest is
 //	VOLUMEID/BACKUPID/000000-SUM    a chunk
 //	VOLUMEID/BACKUPID/000000.clear  only while an encrypted one is unfinished, to go on from
+//	VOLUMEID/BACKUPID/writer        who writes it, renewed every minute: two never write to one
 //	VOLUMEID/BACKUPID/manifest
+//	VOLUMEID/BACKUPID/removed       it is being removed, and nothing may begin to stand on it
 //
 // What it guards against is damage and what was cut short. Who may write to a store can put
 // another backup there; encryption keeps them from reading one.

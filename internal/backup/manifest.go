@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,6 +50,26 @@ type Manifest struct {
 	ChunkSize  int64    `json:"chunk_size"`
 	Size       int64    `json:"size"` // of the stream
 	Chunks     []Chunk  `json:"chunks,omitempty"`
+
+	found found
+}
+
+// found is what Load saw beside a manifest.
+type found struct {
+	lacks   error     // why it cannot be restored
+	removed bool      // it is being removed
+	heard   time.Time // of who writes it
+}
+
+// Heard is when the flockctl that writes it was last heard of; zero: none does.
+func (m *Manifest) Heard() time.Time { return m.found.heard }
+
+// Removed says that somebody began to remove it.
+func (m *Manifest) Removed() bool { return m.found.removed }
+
+// SealedTo says whether it is encrypted to those, and to no others.
+func (m *Manifest) SealedTo(recipients []string) bool {
+	return slices.Equal(slices.Compact(slices.Sorted(slices.Values(m.Recipients))), slices.Compact(slices.Sorted(slices.Values(recipients))))
 }
 
 // Snapshot is the one that a backup is of.
@@ -97,6 +118,8 @@ var (
 const (
 	manifestName = "manifest"
 	partialName  = "partial"
+	writerName   = "writer"
+	removedName  = "removed"
 )
 
 func (m *Manifest) prefix() string            { return string(m.Volume) + "/" + m.ID + "/" }

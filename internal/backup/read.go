@@ -12,21 +12,48 @@ import (
 
 // Complete says what of a backup is not there, without reading it.
 func Complete(ctx context.Context, s Store, m *Manifest) error {
-	have := map[string]int64{}
-	err := s.List(ctx, m.prefix(), func(name string, size int64) error {
-		have[name] = size
-		return nil
-	})
+	have, err := objects(ctx, s, m)
 	if err != nil {
 		return fmt.Errorf("listing backup %s: %w", m.ID, err)
 	}
+	return lacks(m, have)
+}
+
+// lacks says what of a backup is not among those.
+func lacks(m *Manifest, have map[string]int64) error {
 	for i, c := range m.Chunks {
-		switch size, ok := have[m.object(chunkName(i, c.Sum))]; {
+		switch size, ok := have[chunkName(i, c.Sum)]; {
 		case !ok:
 			return m.damaged(i, errors.New("it is not there"))
 		case size != c.Stored:
 			return m.damaged(i, fmt.Errorf("it has %d bytes and should have %d", size, c.Stored))
 		}
+	}
+	return nil
+}
+
+// stands says why what a backup is an increment on cannot be relied on. It is read anew.
+func stands(ctx context.Context, s Store, m *Manifest) error {
+	seen := map[string]bool{m.ID: true}
+	for base := m.Base; base != nil; {
+		b := &Manifest{ID: base.ID, Volume: m.Volume}
+		have, err := objects(ctx, s, b)
+		if err != nil {
+			return fmt.Errorf("listing backup %s: %w", base.ID, err)
+		}
+		if has(have, removedName) || !has(have, manifestName) {
+			return volume.Errorf(volume.CodeConflict, "backup %s, on which this one is an increment, was removed meanwhile", base.ID).WithHint("make another one")
+		}
+		if b, err = read(ctx, s, b.object(manifestName), true); err != nil {
+			return fmt.Errorf("reading backup %s, on which this one is an increment: %w", base.ID, err)
+		}
+		if b.Snapshot.GUID != base.GUID || seen[b.ID] {
+			return volume.Errorf(volume.CodeRefused, "backup %s is an increment on another snapshot than backup %s has", m.ID, b.ID)
+		}
+		if err := lacks(b, have); err != nil {
+			return err
+		}
+		seen[b.ID], base = true, b.Base
 	}
 	return nil
 }

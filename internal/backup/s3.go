@@ -125,7 +125,7 @@ func (b *bucket) refine(err error) error {
 		return err
 	case "NoSuchKey", "NotFound":
 		return fs.ErrNotExist
-	case "PreconditionFailed", "ConditionalRequestConflict":
+	case "PreconditionFailed":
 		return fs.ErrExist
 	case "NoSuchBucket":
 		return volume.Errorf(volume.CodeNotFound, "there is no bucket %q", b.name).WithHint("make it first; flockctl makes none")

@@ -115,7 +115,7 @@ func TestS3(t *testing.T) {
 		t.Fatalf("found %+v, %v", all, err)
 	}
 	for _, m := range all.Backups {
-		if err := Remove(t.Context(), s, m); err != nil {
+		if err := Remove(t.Context(), s, m, epoch); err != nil {
 			t.Error(err)
 		}
 	}

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"io/fs"
@@ -79,16 +80,36 @@ func why(err error) error {
 	return err
 }
 
-// part is what an object is called until it is whole. After a crash it stays until the
-// object is made again, or removed.
-func part(name string) string { return path.Join(path.Dir(name), "."+path.Base(name)+".part") }
+// part is what an object is called until it is whole: two that make one of the same name never
+// write to one file. After a crash it stays until what is beside it is swept.
+func part(name string) string {
+	return path.Join(path.Dir(name), "."+path.Base(name)+"."+rand.Text()[:10]+partSuffix)
+}
+
+const partSuffix = ".part"
+
+// tidy removes what is left of objects that never were whole, next to a backup that is
+// finished or removed: nobody is to write there any more.
+func (d *dir) tidy(prefix string) error {
+	list, err := fs.ReadDir(d.root.FS(), path.Clean(prefix))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range list {
+		if strings.HasPrefix(e.Name(), ".") && strings.HasSuffix(e.Name(), partSuffix) && e.Type().IsRegular() {
+			errs = append(errs, gone(d.root.Remove(prefix+e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
 
 func (d *dir) put(name string, content []byte, commit func(from, to string) error) (err error) {
 	if err := d.root.MkdirAll(path.Dir(name), 0o700); err != nil {
 		return err
 	}
 	from := part(name)
-	f, err := d.root.OpenFile(from, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := d.root.OpenFile(from, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -197,8 +218,7 @@ func (d *dir) List(ctx context.Context, prefix string, f func(name string, size 
 }
 
 func (d *dir) Remove(_ context.Context, name string) error {
-	err := errors.Join(gone(d.root.Remove(name)), gone(d.root.Remove(part(name))))
-	if err != nil {
+	if err := gone(d.root.Remove(name)); err != nil {
 		return err
 	}
 	if err := gone(d.sync(path.Dir(name))); err != nil {

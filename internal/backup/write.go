@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,6 +11,8 @@ import (
 	"io/fs"
 	"strings"
 	"time"
+
+	"github.com/flocker-io/flocker/internal/volume"
 )
 
 // Writing is a backup being made.
@@ -22,11 +25,34 @@ type Writing struct {
 	Now      func() time.Time
 	// Progress hears how much of the stream was stored, or was there already. It may be nil.
 	Progress func(stored, reused int64)
+	// Resume goes on with it although another flockctl was heard of just now.
+	Resume bool
+	// Warn hears of what is left there and should not be. It may be nil.
+	Warn func(error)
+}
+
+// Begun is a backup that this flockctl may write to.
+type Begun struct {
+	Writing
+	m       *Manifest
+	have    map[string]int64
+	owner   string
+	renewed time.Time
 }
 
 // Write stores a stream, and at its end the manifest, with which it is a backup. A stream that
 // does not end with io.EOF is not whole. What was stored until an error stays, to go on from.
 func (w Writing) Write(ctx context.Context, stream io.Reader) (*Manifest, error) {
+	b, err := w.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return b.Write(ctx, stream)
+}
+
+// Begin says in the store what it will be, and that this flockctl writes it. Of two that write
+// to one backup, one is refused: what they store would be each other's remains.
+func (w Writing) Begin(ctx context.Context) (*Begun, error) {
 	m := *w.Manifest
 	m.Recipients, m.Size, m.Chunks = w.Seal.Recipients(), 0, nil
 	if m.ChunkSize == 0 {
@@ -35,23 +61,137 @@ func (w Writing) Write(ctx context.Context, stream io.Reader) (*Manifest, error)
 	if err := m.check(false); err != nil {
 		return nil, fmt.Errorf("this cannot be backed up: %w", err)
 	}
-	have := map[string]int64{}
-	err := w.Store.List(ctx, m.prefix(), func(name string, size int64) error {
-		have[strings.TrimPrefix(name, m.prefix())] = size
-		return nil
-	})
+	have, err := objects(ctx, w.Store, &m)
 	if err != nil {
 		return nil, fmt.Errorf("looking for what is there already: %w", err)
 	}
-	if _, begun := have[partialName]; !begun {
-		b, err := m.encode()
-		if err == nil {
-			err = w.Store.Put(ctx, m.object(partialName), b)
+	switch {
+	case has(have, manifestName):
+		return nil, finishedByAnother(&m)
+	case has(have, removedName):
+		return nil, volume.Errorf(volume.CodeConflict, "backup %s is being removed", m.ID)
+	}
+	b := &Begun{Writing: w, m: &m, have: have}
+	if !b.alone() {
+		b.owner = NewID(w.Now())
+		if !w.Resume {
+			_, heard, err := readMark(ctx, w.Store, &m)
+			if err != nil {
+				return nil, err
+			}
+			if Busy(heard, w.Now()) {
+				return nil, beingMade(&m, heard, w.Now()).WithHint("wait for it; if it was killed, --resume goes on with it at once")
+			}
 		}
-		if err != nil {
+		if err := b.mark(ctx); err != nil {
 			return nil, fmt.Errorf("beginning backup %s: %w", m.ID, err)
 		}
 	}
+	if !has(have, partialName) {
+		c, err := m.encode()
+		if err == nil {
+			err = w.Store.Put(ctx, m.object(partialName), c)
+		}
+		if err != nil {
+			b.release(ctx)
+			return nil, fmt.Errorf("beginning backup %s: %w", m.ID, err)
+		}
+	}
+	return b, nil
+}
+
+func has(have map[string]int64, name string) bool { _, ok := have[name]; return ok }
+
+// objects are what there is of a backup, by name, with sizes.
+func objects(ctx context.Context, s Store, m *Manifest) (map[string]int64, error) {
+	have := map[string]int64{}
+	err := s.List(ctx, m.prefix(), func(name string, size int64) error {
+		have[strings.TrimPrefix(name, m.prefix())] = size
+		return nil
+	})
+	return have, err
+}
+
+// alone says that nobody else can write there.
+func (b *Begun) alone() bool { _, ok := b.Store.(*archive); return ok }
+
+// mark says who writes, and when that was.
+func (b *Begun) mark(ctx context.Context) error {
+	b.renewed = b.Now()
+	return b.Store.Put(ctx, b.m.object(writerName), fmt.Appendf(nil, "%s %s\n", b.owner, b.renewed.UTC().Format(time.RFC3339)))
+}
+
+// own is an error when somebody else writes to it by now.
+func (b *Begun) own(ctx context.Context) error {
+	if b.alone() {
+		return nil
+	}
+	owner, _, err := readMark(ctx, b.Store, b.m)
+	if err != nil {
+		return err
+	}
+	if owner != b.owner {
+		return volume.Errorf(volume.CodeConflict, "backup %s was taken over by another flockctl, or removed, meanwhile", b.m.ID)
+	}
+	return nil
+}
+
+// release lets others go on with it at once. That it cannot makes them wait.
+func (b *Begun) release(ctx context.Context) {
+	if b.alone() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if b.own(ctx) == nil {
+		b.warn(b.Store.Remove(ctx, b.m.object(writerName)))
+	}
+}
+
+func (b *Begun) warn(err error) {
+	if err != nil && b.Warn != nil {
+		b.Warn(err)
+	}
+}
+
+const (
+	// aliveFor is how long after it was last heard of nobody goes on with what a flockctl
+	// writes: that may only be slow.
+	aliveFor = 15 * time.Minute
+	renew    = time.Minute
+)
+
+// Busy says that what was heard of then is being written. Whose clock is ahead is, too.
+func Busy(heard, now time.Time) bool { return !heard.IsZero() && now.Sub(heard) < aliveFor }
+
+func beingMade(m *Manifest, heard, now time.Time) *volume.Error {
+	return volume.Errorf(volume.CodeConflict, "backup %s of volume %q is being made: the flockctl that writes it was heard of %s ago", m.ID, m.Name, max(0, now.Sub(heard)).Round(time.Second))
+}
+
+// readMark is who writes to a backup, and when that was last heard of; nobody is "".
+func readMark(ctx context.Context, s Store, m *Manifest) (owner string, heard time.Time, err error) {
+	b, err := s.Get(ctx, m.object(writerName), 1000)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", time.Time{}, nil
+	}
+	if err != nil {
+		return "", time.Time{}, fmt.Errorf("looking who writes backup %s: %w", m.ID, err)
+	}
+	owner, text, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
+	if heard, err = time.Parse(time.RFC3339, text); err != nil {
+		return "", time.Time{}, nil // what nobody can read nobody renews
+	}
+	return owner, heard, nil
+}
+
+// Write is as that of Writing.
+func (b *Begun) Write(ctx context.Context, stream io.Reader) (_ *Manifest, err error) {
+	defer func() {
+		if err != nil {
+			b.release(ctx)
+		}
+	}()
+	m := *b.m
 	buf := make([]byte, m.ChunkSize)
 	var stored, reused int64
 	for i := 0; ; i++ {
@@ -60,7 +200,15 @@ func (w Writing) Write(ctx context.Context, stream io.Reader) (*Manifest, error)
 			return nil, fmt.Errorf("reading the snapshot: %w", end)
 		}
 		if n > 0 {
-			c, again, err := w.chunk(ctx, &m, i, buf[:n], have)
+			if !b.alone() && b.Now().Sub(b.renewed) >= renew {
+				if err := b.own(ctx); err != nil {
+					return nil, err
+				}
+				if err := b.mark(ctx); err != nil {
+					return nil, fmt.Errorf("storing backup %s: %w", m.ID, err)
+				}
+			}
+			c, again, err := b.chunk(ctx, &m, i, buf[:n], b.have)
 			if err != nil {
 				return nil, fmt.Errorf("storing backup %s: %w", m.ID, err)
 			}
@@ -70,15 +218,18 @@ func (w Writing) Write(ctx context.Context, stream io.Reader) (*Manifest, error)
 			} else {
 				stored += c.Size
 			}
-			if w.Progress != nil {
-				w.Progress(stored, reused)
+			if b.Progress != nil {
+				b.Progress(stored, reused)
 			}
 		}
 		if end != nil {
 			break
 		}
 	}
-	return &m, w.finish(ctx, &m)
+	if err := b.finish(ctx, &m); err != nil {
+		return nil, err
+	}
+	return &m, nil
 }
 
 // fill reads until buf is full or the stream has ended. Not io.ReadFull, for which a stream
@@ -138,26 +289,69 @@ func clearTag(id string, i int, clear []byte) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// finish makes it a backup. What was stored on the way and is not part of it goes.
-func (w Writing) finish(ctx context.Context, m *Manifest) error {
-	m.Ended = w.Now().UTC().Truncate(time.Second)
+func finishedByAnother(m *Manifest) error {
+	return volume.Errorf(volume.CodeConflict, "backup %s was finished by another flockctl meanwhile", m.ID)
+}
+
+// finish makes it a backup. Before, and again when it is one, it is seen that all of it is
+// there and what it stands on, for somebody may have removed that: who removes looks for what
+// stands on it after having said so, and one of the two sees the other. What was stored on the
+// way and is not part of it goes.
+func (b *Begun) finish(ctx context.Context, m *Manifest) error {
+	m.Ended = b.Now().UTC().Truncate(time.Second)
 	if err := m.check(true); err != nil {
 		return fmt.Errorf("backup %s: %w", m.ID, err)
 	}
-	b, err := m.encode()
+	c, err := m.encode()
 	if err != nil {
 		return err
 	}
-	err = w.Store.PutNew(ctx, m.object(manifestName), b)
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("backup %s was finished by another flockctl meanwhile", m.ID)
+	if len(c) > maxManifest {
+		return volume.Errorf(volume.CodeRefused, "backup %s is too large: nobody would read its list of %d chunks", m.ID, len(m.Chunks))
 	}
-	if err != nil {
-		return fmt.Errorf("finishing backup %s: %w", m.ID, err)
+	if b.alone() {
+		return b.Store.PutNew(ctx, m.object(manifestName), c)
+	}
+	if err := b.own(ctx); err != nil {
+		return err
+	}
+	if err := b.relied(ctx, m, partialName); err != nil {
+		return err
+	}
+	// An answer may be lost: what counts is what is there.
+	put := b.Store.PutNew(ctx, m.object(manifestName), c)
+	ctx = context.WithoutCancel(ctx)
+	switch is, err := b.Store.Get(ctx, m.object(manifestName), maxManifest); {
+	case err == nil && bytes.Equal(is, c):
+	case err == nil || errors.Is(put, fs.ErrExist):
+		return finishedByAnother(m)
+	default:
+		return fmt.Errorf("finishing backup %s: %w", m.ID, errors.Join(put, err))
+	}
+	if err := b.relied(ctx, m, manifestName); err != nil {
+		// It is mine, and cannot be restored: it is none.
+		return errors.Join(err, b.Store.Remove(ctx, m.object(manifestName)))
 	}
 	mine := map[string]bool{manifestName: true}
 	for i, c := range m.Chunks {
 		mine[chunkName(i, c.Sum)] = true
 	}
-	return sweep(ctx, w.Store, m, func(name string) bool { return mine[name] })
+	b.warn(sweep(ctx, b.Store, m, func(name string) bool { return mine[name] }))
+	return nil
+}
+
+// relied is an error when it could not be restored, or is being removed. name is what says
+// that it is there at all.
+func (b *Begun) relied(ctx context.Context, m *Manifest, name string) error {
+	have, err := objects(ctx, b.Store, m)
+	if err != nil {
+		return fmt.Errorf("looking whether backup %s is whole: %w", m.ID, err)
+	}
+	if !has(have, name) || has(have, removedName) {
+		return volume.Errorf(volume.CodeConflict, "backup %s was removed while it was made", m.ID).WithHint("make another one")
+	}
+	if err := lacks(m, have); err != nil {
+		return err
+	}
+	return stands(ctx, b.Store, m)
 }

@@ -72,16 +72,20 @@ func (m *member) Browse(ctx context.Context, ref string, req api.BrowseRequest) 
 	}
 	var why []string
 	var missing error // what those say who may be behind
+	unknown := false  // somebody could not be asked
 	may := m.mayRead
 	if req.As == api.AsStream {
 		may = m.maySend
 	}
 	for _, r := range sources(v, m.self, req.Snapshot == "" && req.GUID == 0, may) {
 		if r.why != "" {
-			why = append(why, m.cluster.State().NodeName(r.node)+": "+r.why)
+			why, unknown = append(why, m.cluster.State().NodeName(r.node)+": "+r.why), true
 			continue
 		}
 		b, err := m.browseOn(ctx, r.node, one)
+		if volume.CodeOf(err) != volume.CodeConflict {
+			unknown = true
+		}
 		switch {
 		case err == nil:
 			if r.node != m.self {
@@ -109,7 +113,18 @@ func (m *member) Browse(ctx context.Context, ref string, req api.BrowseRequest) 
 	if req.Snapshot != "" {
 		what = fmt.Sprintf("snapshot %s of volume %q", req.Snapshot, v.Name)
 	}
-	return nil, volume.Errorf(volume.CodeUnavailable, "%s can be read on no node now: %s", what, strings.Join(why, "; ")).
+	if req.As == api.AsStream && !unknown && len(why) > 0 {
+		code, text := volume.CodeNotFound, "%s is on no node: %s"
+		if len(req.Bases) > 0 {
+			code, text = volume.CodeConflict, "%s cannot be sent as what came since an earlier backup: %s"
+		}
+		return nil, volume.Errorf(code, text, what, strings.Join(why, "; "))
+	}
+	hint := ""
+	if len(req.Bases) > 0 {
+		hint = "; a full backup does not need what could not be asked"
+	}
+	return nil, volume.Errorf(volume.CodeUnavailable, "%s can be read on no node now: %s%s", what, strings.Join(why, "; "), hint).
 		WithHint("flockctl snapshot list %s shows what its primary has", v.Name)
 }
 

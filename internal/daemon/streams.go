@@ -24,11 +24,12 @@ func (m *member) maySend(node volume.NodeID) string {
 }
 
 // sendCopy opens a snapshot of this node's copy as zfs sends it. While zfs sends it, it cannot
-// be destroyed.
+// be destroyed. It is volume.CodeConflict that this copy has not what was asked for, and of
+// nothing else: who has asked all copies then knows that a full stream is needed.
 func (m *member) sendCopy(ctx context.Context, v *state.Volume, list []replicate.Snapshot, req api.BrowseCopyRequest) (*api.Browsed, error) {
 	found := wanted(list, req)
 	if len(found) == 0 {
-		return nil, volume.Errorf(volume.CodeUnavailable, "it has no such snapshot")
+		return nil, volume.Errorf(volume.CodeConflict, "it has no such snapshot")
 	}
 	s, ds := found[0], m.dataset(v.ID)
 	b := m.browsed(v, s, req.As)
@@ -39,7 +40,7 @@ func (m *member) sendCopy(ctx context.Context, v *state.Volume, list []replicate
 			return nil, volume.Errorf(volume.CodeUnavailable, "%v", err)
 		}
 		if b.Since, b.SinceGUID = baseOf(list, marks, s, req.Bases); b.SinceGUID == 0 {
-			return nil, volume.Errorf(volume.CodeUnavailable, "it has no snapshot of an earlier backup, to send what came since")
+			return nil, volume.Errorf(volume.CodeConflict, "it has no snapshot of an earlier backup, to send what came since")
 		}
 		send.From = ds + b.Since
 	}

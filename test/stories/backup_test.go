@@ -39,7 +39,7 @@ func TestBackup(t *testing.T) {
 		// Killed as soon as something is stored; if it was too quick for that, it is whole.
 		nodes[0].Sh("flockctl backup create shop " + dest + " > /dev/null 2>&1 & p=$!; " +
 			"for i in $(seq 200); do ls " + dest + "/*/*/partial > /dev/null 2>&1 && break; sleep 0.02; done; kill -9 $p; wait $p || true")
-		out := nodes[0].Flockctl("backup", "create", "shop", dest)
+		out := nodes[0].Flockctl("backup", "create", "--resume", "shop", dest)
 		inc = strings.TrimSpace(out)
 		if out := nodes[0].Flockctl("backup", "verify", dest); !strings.Contains(out, full) || !strings.Contains(out, inc) {
 			t.Errorf("verified are %q", out)

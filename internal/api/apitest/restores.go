@@ -41,7 +41,7 @@ func (f *Fake) stream(v api.Volume, s api.Snapshot, bases []uint64) (*api.Browse
 			}
 		}
 		if b.SinceGUID == 0 {
-			return nil, volume.Errorf(volume.CodeUnavailable, "volume %q has no such base", v.Name)
+			return nil, volume.Errorf(volume.CodeConflict, "volume %q has no such base", v.Name)
 		}
 	}
 	content := Stream(s.GUID, b.SinceGUID)
