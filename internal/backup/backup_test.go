@@ -720,3 +720,18 @@ func TestRemoveFromFull(t *testing.T) {
 		t.Error(left, err)
 	}
 }
+
+// Who was taken over after its last piece does not finish either.
+func TestTakenOverAtTheEnd(t *testing.T) {
+	s := newMemory()
+	w := Writing{Store: s, Manifest: about(1), Now: clock, Resume: true}
+	other := func() {
+		if _, err := w.Begin(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	_, err := w.Write(t.Context(), io.MultiReader(bytes.NewReader(content(100)), &during{strings.NewReader(""), other}))
+	if volume.CodeOf(err) != volume.CodeConflict || has(s.lengths(), about(1).object(manifestName)) {
+		t.Error(err)
+	}
+}
