@@ -14,7 +14,7 @@ COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
 
 module  := $(shell sed -n 's/^module //p' go.mod)
 ldflags  = -s -w -X $(module)/internal/version.Version=$(VERSION) -X $(module)/internal/version.Commit=$(COMMIT)
-go_test := go test -tags $(TAGS) -timeout 20m
+go_test := go test -tags $(TAGS) -timeout 30m
 # The lab's stories are run by scripts/test alone: they need machines.
 packages = $(shell go list -tags $(TAGS) ./... | grep -v '^$(module)/test\(/\|$$\)')
 # Packages whose tests run in a bubble of testing/synctest.
