@@ -346,16 +346,32 @@ func TestBackupGoesOnWithItsOwn(t *testing.T) {
 	}
 	// Who cannot be asked has it, for all that is known: no full one, and none is begun anew.
 	b = newBackups(t)
+	once := func(words string, args ...string) {
+		t.Helper()
+		asked := func() (n int) {
+			for _, c := range b.fake.Calls() {
+				if c.Method == "Browse" {
+					n++
+				}
+			}
+			return n
+		}
+		before := asked()
+		b.fails(6, words, args...)
+		if n := asked() - before; n != 1 {
+			t.Errorf("flockctl %s: it was asked %d times", strings.Join(args, " "), n)
+		}
+	}
 	one := b.run("backup", "create", "pgdata", b.dest)
 	b.begun(one, nil, time.Time{})
 	b.fake.Fail("Browse", volume.Errorf(volume.CodeUnavailable, "4 snapshots are being read there already"))
-	b.fails(6, "being read", "backup", "create", "pgdata", b.dest)
+	once("being read", "backup", "create", "pgdata", b.dest)
 	b.fake.Fail("Browse", nil)
 	if got := b.run("backup", "create", "pgdata", b.dest); got != one {
 		t.Errorf("made %s", got)
 	}
 	b.fake.Fail("Browse", volume.Errorf(volume.CodeUnavailable, "4 snapshots are being read there already"))
-	b.fails(6, "being read", "backup", "create", "pgdata", b.dest)
+	once("being read", "backup", "create", "pgdata", b.dest)
 	if got := b.snapshots(); len(got) != 1 {
 		t.Errorf("snapshots %v", got)
 	}
