@@ -218,7 +218,7 @@ func TestCoreMain(t *testing.T) {
 
 // Docker, flockd and the power of all nodes come and go under a writing database;
 // nothing that was committed is lost and everything comes back by itself.
-func TestCoreRestart(t *testing.T) {
+func TestRestart(t *testing.T) {
 	c := start(t)
 	var db database
 	var w *writer
