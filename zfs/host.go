@@ -15,7 +15,7 @@ import (
 // UserProperties are the user properties that the engine keeps on datasets.
 var UserProperties = []string{
 	"flocker:volume", "flocker:epoch", "flocker:released", "flocker:name",
-	"flocker:aside", "flocker:trashed", "flocker:subdir", "flocker:line",
+	"flocker:aside", "flocker:trashed", "flocker:subdir", "flocker:line", "flocker:restore",
 }
 
 // SnapshotProperties are those that it keeps on snapshots. A copy may have thousands: each
