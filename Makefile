@@ -127,7 +127,7 @@ bench: ## Go benchmarks, then flocker beside other ways to replicate, on the lab
 # ---- with the lab: real virtual machines, OpenZFS and Docker
 
 .PHONY: test
-test: natives check unit native fuzz ## everything a change must pass: check, unit, native, fuzz, one lab story per capability; about an hour on two cores
+test: natives check unit native fuzz ## everything a change must pass: check, unit, native, fuzz, one lab story per capability; an hour to an hour and a quarter on two cores
 	scripts/test core
 
 .PHONY: test-full
