@@ -161,13 +161,14 @@ func (c cluster) checkLeftovers() {
 	}
 }
 
+// What a container uses is what its own kernel view has mounted: the engine names as a mount's
+// source only where the volume was mounted when the container was made.
 func leftovers(n *lab.Node) error {
 	out, err := n.Try(`
 zfs list -H -r -o name -t filesystem tank | grep -E -- '-(seed|receiving|partial)|/%recv|^tank/check-' | sed 's/^/half made: /'
-zfs get -H -r -o name -s local,received readonly tank/flocker 2>/dev/null | grep -c . >/dev/null
-in_use=$(docker ps -q | xargs -r docker inspect -f '{{range .Mounts}}{{if eq .Driver "flocker"}}{{.Source}} {{end}}{{end}}')
-awk '$3 == "zfs" && $1 ~ "^tank/flocker/" { print $2 }' /proc/mounts | while read -r dir; do
-	case " $in_use " in *" $dir/data "*) ;; *) echo "mounted, not in use: $dir" ;; esac
+in_use=$(docker ps -q | xargs -r docker inspect -f '{{.State.Pid}}' | while read -r pid; do awk '$3 == "zfs" { print $1 }' "/proc/$pid/mounts"; done)
+awk '$3 == "zfs" && $1 ~ "^tank/flocker/" { print $1, $2 }' /proc/mounts | while read -r dataset dir; do
+	printf '%s\n' "$in_use" | grep -qxF "$dataset" || echo "mounted, not in use: $dir"
 done
 ps -eo pid,etimes,args | awk '$2 > 60 && $3 ~ /^(\/s?bin\/|\/usr\/s?bin\/)?(zfs|zpool)$/ { print "old command: " $0 }'
 true`)
