@@ -374,6 +374,73 @@ END;
 	t.Logf("%d transactions were acknowledged, and as many are there, over %d moves", want, movesHere())
 }
 
+// pgbench's own script, as people measure with it, on the tables that it makes itself, through the
+// gate, too: each transaction that it counts has changed an account, a teller and a branch by the same
+// sum, once, and is in the history, and no other.
+func TestNativePgbench(t *testing.T) {
+	s := newPostgresServer(t)
+	pgbench := filepath.Join(s.bin, "pgbench")
+	if _, err := os.Stat(pgbench); err != nil {
+		lacks(t, pgbench)
+	}
+	const clients, each = 4, 25
+	for _, mode := range []string{"simple", "prepared"} {
+		t.Run(mode, func(t *testing.T) {
+			g, port := postgresGate(t, s, PostgresOptions{}, patient)
+			at := []string{"-h", "127.0.0.1", "-p", fmt.Sprint(port), "-U", "postgres"}
+			if _, err := output(pgbench, append(at, "-i", "-q", "-s", "2", "postgres")...); err != nil {
+				t.Fatal(err)
+			}
+			check := func() *pgClient {
+				c := dialPostgres(t, s.port)
+				t.Cleanup(func() { _ = c.conn.Close() })
+				return c
+			}
+			// What is read at the end is something at all only if the script has changed it since.
+			check().asks("SELECT (SELECT count(*) FROM pgbench_accounts), (SELECT count(*) FROM pgbench_history), (SELECT sum(abs(abalance)) FROM pgbench_accounts)", "200000|0|0")
+
+			over, end := context.WithCancel(t.Context())
+			defer end()
+			var committed atomic.Int64
+			var load sync.WaitGroup
+			load.Go(func() {
+				// -n, or it empties the history first. A thread for each client: one that waits keeps no other.
+				_, err := again(over.Done(), func(int) (int, error) {
+					out, err := output(pgbench, append(at, "-n", "-M", mode, "-c", fmt.Sprint(clients), "-j", fmt.Sprint(clients), "-t", fmt.Sprint(each), "postgres")...)
+					if err != nil {
+						return 0, err
+					}
+					n, err := wants(out, fmt.Sprintf(`processed: (%d)/%[1]d`, clients*each), `number of failed transactions: [1-9]`)
+					committed.Add(int64(n))
+					return n, err
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+			var longest time.Duration
+			for range movesHere() {
+				before := committed.Load()
+				eventually(t, "there is some load between two moves", func() bool { return committed.Load() > before || t.Failed() })
+				if t.Failed() {
+					break
+				}
+				_, paused := s.moveUnder(g)
+				longest = max(longest, paused)
+			}
+			end()
+			load.Wait()
+			want := committed.Load()
+			check().asks(`SELECT count(*), count(*) FILTER (WHERE delta <> 0) > 0,
+				sum(delta) = (SELECT sum(abalance) FROM pgbench_accounts), sum(delta) = (SELECT sum(tbalance) FROM pgbench_tellers),
+				sum(delta) = (SELECT sum(bbalance) FROM pgbench_branches) FROM pgbench_history`, fmt.Sprintf("%d|t|t|t|t", want))
+			check().asks(`SELECT count(*) FROM pgbench_accounts a LEFT JOIN (SELECT aid, sum(delta) AS d FROM pgbench_history GROUP BY aid) h USING (aid)
+				WHERE a.abalance <> coalesce(h.d, 0)`, "0")
+			t.Logf("%d transactions were acknowledged, and as many are there, over %d moves; the longest pause was %s", want, movesHere(), longest)
+		})
+	}
+}
+
 // What a session holds comes along, or is named.
 func TestNativePostgresSessions(t *testing.T) {
 	s := newPostgresServer(t)
