@@ -66,6 +66,15 @@ func TestRulesBite(t *testing.T) {
 		{"named tests", "docs/x.md", "shown by `TestNobody`", "no test is called so"},
 		{"named tests", "docs/x.md", "shown by *nobody3*, and", "not in internal/scenario/testdata"},
 		{"named tests", "docs/x.md", "a *test* by `testers`", ""},
+
+		{"properties", "zfs/a.go", `package zfs; var UserProperties = []string{"flocker:a"}; const p = "flocker:b"`, "zfs is not asked for flocker:b"},
+		{"properties", "zfs/a.go", `package zfs; var UserProperties = []string{"flocker:a"}; const p = "flocker:a"`, ""},
+		{"properties", "zfs/a.go", `package zfs; var SnapshotProperties = []string{"flocker:a"}; const p = "flocker:a"`, ""},
+		{"properties", "zfs/a.go", `package zfs; var others = []string{"flocker:a"}`, "zfs is not asked for flocker:a"},
+		{"properties", "replicate/a.go", `package replicate; const p = "flocker:a"`, "zfs is not asked for flocker:a"},
+		{"properties", "replicate/a.go", `package replicate; const p = "flocker:canary"`, ""},
+		{"properties", "replicate/a.go", `package replicate; const p = "flocker: no such thing"`, ""},
+		{"properties", "replicate/a_test.go", `package replicate; const p = "flocker:a"`, ""},
 	} {
 		r := newRepo(mod)
 		if err := r.add(tc.file, []byte(tc.text)); err != nil {

@@ -71,6 +71,18 @@ func (f *goFile) selectors(see func(n ast.Node, pkg, name string)) {
 	})
 }
 
+// strings calls see with every text that stands below n.
+func (f *goFile) strings(n ast.Node, see func(n ast.Node, s string)) {
+	ast.Inspect(n, func(n ast.Node) bool {
+		if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+			if s, err := strconv.Unquote(lit.Value); err == nil {
+				see(n, s)
+			}
+		}
+		return true
+	})
+}
+
 // packages are the directories with Go files, sorted.
 func (r *repo) packages() []string {
 	var out []string

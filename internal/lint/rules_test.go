@@ -26,6 +26,7 @@ var rules = []struct {
 	{"private places", privatePlaces},
 	{"links", links},
 	{"named tests", namedTests},
+	{"properties", properties},
 }
 
 func TestRepository(t *testing.T) {
@@ -270,6 +271,53 @@ func namedTests(r *repo) (problems []string) {
 	}
 	return problems
 }
+
+// properties: zfs tells only of those user properties that it is asked for by name, so one
+// that the lists of package zfs lack is never read, whatever wrote it.
+func properties(r *repo) (problems []string) {
+	written := map[string]string{
+		"flocker:canary": "what counts is that it can be written; nobody reads it",
+	}
+	asked := map[string]bool{}
+	lists := map[ast.Node]bool{}
+	for _, f := range r.goFiles {
+		if f.pkg != "zfs" || f.isTest() {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			v, ok := n.(*ast.ValueSpec)
+			if !ok || len(v.Values) != 1 || v.Names[0].Name != "UserProperties" && v.Names[0].Name != "SnapshotProperties" {
+				return true
+			}
+			lists[n] = true
+			f.strings(v.Values[0], func(_ ast.Node, s string) { asked[s] = true })
+			return false
+		})
+	}
+	for _, f := range r.goFiles {
+		if f.isTest() || isStory(f.pkg) || isFake(f.pkg) {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			if lists[n] {
+				return false
+			}
+			if lit, ok := n.(*ast.BasicLit); ok {
+				f.strings(lit, func(n ast.Node, s string) {
+					if property.MatchString(s) && !asked[s] && written[s] == "" {
+						problems = append(problems, fmt.Sprintf(
+							"%s: zfs is not asked for %s: add it to UserProperties or SnapshotProperties of package zfs, or say in internal/lint/rules_test.go why nobody reads it",
+							f.at(n), s))
+					}
+				})
+			}
+			return true
+		})
+	}
+	return problems
+}
+
+var property = regexp.MustCompile(`^flocker:[a-z0-9:._-]+$`)
 
 var (
 	namedTest   = regexp.MustCompile("`((?:Test|Benchmark|Fuzz)[A-Z][A-Za-z0-9]*)")

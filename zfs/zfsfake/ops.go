@@ -148,12 +148,18 @@ func (h *Host) describe(d *dataset) zfs.Dataset {
 	if d.partial != nil && d.partial.resumable && d.partial.kept {
 		out.ResumeToken = d.partial.token()
 	}
-	for key, value := range d.props {
-		if strings.Contains(key, ":") {
-			if out.User == nil {
-				out.User = map[string]string{}
+	out.User = told(d.props, zfs.UserProperties)
+	return out
+}
+
+// told are those properties that zfs is asked for by name: it says nothing of others.
+func told(props map[string]string, asked []string) (out map[string]string) {
+	for _, key := range asked {
+		if value, ok := props[key]; ok {
+			if out == nil {
+				out = map[string]string{}
 			}
-			out.User[key] = value
+			out[key] = value
 		}
 	}
 	return out
@@ -249,7 +255,7 @@ func (d *dataset) describeSnapshot(i int) zfs.Snapshot {
 	out := zfs.Snapshot{
 		Dataset: s.ds.name, Name: s.name, GUID: s.guid, CreateTXG: s.txg, Creation: s.creation,
 		Used: s.tree.unique(), Referenced: datasetOver + s.tree.size, UserRefs: len(s.holds),
-		User: maps.Clone(s.props),
+		User: told(s.props, zfs.SnapshotProperties),
 	}
 	switch {
 	case before == nil:

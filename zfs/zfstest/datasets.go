@@ -197,6 +197,12 @@ func testProperties(w *world, _ Env) {
 	if d := w.a.dataset(fs); d.User["flocker:epoch"] != "0000000000000002" || len(d.User) != 1 || d.RefQuota != 0 {
 		w.Errorf("after inherit: %+v", d)
 	}
+	// Of what nobody asks for nothing is told, though it is there.
+	w.a.must(z.SetProperties(w.ctx, fs, map[string]string{"flocker:unasked": "1"}))
+	if d := w.a.dataset(fs); len(d.User) != 1 {
+		w.Errorf("properties that were not asked for are told: %v", d.User)
+	}
+	w.a.must(z.Inherit(w.ctx, fs, "flocker:unasked"))
 	// The parent's mountpoint none comes back, as does readonly=off.
 	w.a.must(z.Inherit(w.ctx, child, "mountpoint"))
 	w.a.must(z.Inherit(w.ctx, fs, "mountpoint"))

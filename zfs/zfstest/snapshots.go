@@ -59,6 +59,10 @@ func testSnapshots(w *world, _ Env) {
 	if s := w.a.snapshot(fs, "z"); s.User["flocker:prepared"] != "later" {
 		w.Errorf("property set on a snapshot: %v", s.User)
 	}
+	w.a.must(z.SetProperties(w.ctx, fs+"@z", map[string]string{"flocker:volume": "v"}))
+	if s := w.a.snapshot(fs, "z"); len(s.User) != 1 {
+		w.Errorf("properties of a snapshot that were not asked for are told: %v", s.User)
+	}
 
 	w.wantKind("same name", z.Snapshot(w.ctx, []string{fs + "@z"}, nil), zfs.ErrExists)
 	w.wantKind("of nothing", z.Snapshot(w.ctx, []string{w.a.name("nope") + "@z"}, nil), zfs.ErrNotFound)
