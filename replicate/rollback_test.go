@@ -200,6 +200,41 @@ func TestRollbackWithoutSnapshot(t *testing.T) {
 	})
 }
 
+// What a replica stands on that stopped before the snapshot goes along, though only a bookmark is
+// left of it: it gets an increment, and sets nothing aside.
+func TestRollbackKeepsBookmarks(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.pair("one")
+		ctx := context.Background()
+		_, base := b.newest()
+		w.partition("a", "b", true)
+		a.write("f", "two")
+		_, err := a.eng().SyncTo(ctx, testVol, nil)
+		w.must(err)
+		w.must(a.eng().TakeSnapshot(ctx, []volume.ID{testVol}, "before"))
+		a.write("tail", "undone")
+		_, err = a.eng().SyncTo(ctx, testVol, nil)
+		w.must(err)
+		w.must(a.host.Bookmark(ctx, a.dataset()+"@"+base, a.dataset()+"#"+base))
+		w.must(a.host.DestroySnapshots(ctx, a.dataset(), []string{base}))
+		a.assign()
+		w.must(a.goBack(2))
+		w.hasAside(a, "tail")
+		w.partition("a", "b", false)
+		w.assignLine(2, a.before(2), "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		if got, err := b.disk.ReadFile(b.dataset(), "f"); string(got) != "two" {
+			t.Errorf("f is %q, %v on the replica", got, err)
+		}
+		if n := a.streams(kindFull); n != 1 {
+			t.Errorf("%d full streams, want that of the first copy", n)
+		}
+		if n := b.count(setAside); n != 0 {
+			t.Errorf("the replica has set aside %d copies", n)
+		}
+	})
+}
+
 // What a volume is to go back to is not pruned from under it, and what is gone is known to be.
 func TestPin(t *testing.T) {
 	inBubble(t, "a b", func(w *world) {
