@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -418,21 +419,40 @@ func advertised(host, listen, gossipListen string) (addr, gossip string, err err
 // ownAddress is the machine's only global unicast address; with several the operator
 // has to choose.
 func ownAddress() (string, error) {
-	addrs, err := net.InterfaceAddrs()
+	interfaces, err := net.Interfaces()
 	if err != nil {
-		return "", fmt.Errorf("asking for this machine's addresses: %w", err)
+		return "", fmt.Errorf("asking for this machine's interfaces: %w", err)
 	}
 	var found []string
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
-			found = append(found, n.IP.String())
+	for _, i := range interfaces {
+		addrs, err := i.Addrs()
+		if err != nil {
+			return "", fmt.Errorf("asking for this machine's addresses: %w", err)
 		}
+		found = append(found, reachableAt(i.Name, addrs)...)
 	}
 	if len(found) != 1 {
 		return "", volume.Errorf(volume.CodeInvalid, "this machine has %d addresses (%s)", len(found), strings.Join(found, ", ")).
 			WithHint("say with --advertise at which one the other nodes reach it")
 	}
 	return found[0], nil
+}
+
+// engineBridge are the interfaces of Docker's networks on its machine. Every machine with an
+// engine has one, at an address that all of them have and no other machine reaches.
+var engineBridge = regexp.MustCompile(`^(docker0|docker_gwbridge|br-[0-9a-f]{12})$`)
+
+// reachableAt are the addresses of an interface at which other nodes may reach the machine.
+func reachableAt(name string, addrs []net.Addr) (found []string) {
+	if engineBridge.MatchString(name) {
+		return nil
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
+			found = append(found, n.IP.String())
+		}
+	}
+	return found
 }
 
 // Version implements api.Backend.
