@@ -11,8 +11,8 @@ import (
 )
 
 // What go-zfs carries: the dataset verbs whose command line is exactly ours and
-// which end in one short transaction: Rename, Destroy (of filesystems and
-// bookmarks) and Mount. It takes no context, so those calls look at ctx before
+// which end in one short transaction: Rename and Destroy (of filesystems and
+// bookmarks). It takes no context, so those calls look at ctx before
 // and after and run to their end; its process-wide timeout, which would also kill
 // streams, stays unset.
 //
@@ -20,11 +20,12 @@ import (
 // nor user properties, and one process per dataset is too many), pools (no guid,
 // and no file system options at creation), properties (one per process), create
 // and clone (no -u; clone -p would make missing parents), snapshots (one per
-// process), bookmarks, holds, promote, unmount (tried again while busy, under a
+// process), bookmarks, holds, promote, mount (it would list the dataset after it,
+// while the clients of a move wait), unmount (tried again while busy, under a
 // context) and streams (no flags, no resume, and its receive hangs on an ordinary
 // reader after the child has gone).
 //
-// It "acts, then lists": after Rename and Mount it reads the dataset again, and an
+// It "acts, then lists": after Rename it reads the dataset again, and an
 // error of that reading looks like one of the act. A caller treats every error as
 // "state unknown" anyway.
 
@@ -111,21 +112,4 @@ func (h *Host) DestroyBookmark(ctx context.Context, bookmark string) error {
 		return (&gozfs.Dataset{Name: bookmark}).Destroy(gozfs.DestroyDefault)
 	})
 	return unless(err, ErrNotFound)
-}
-
-// Mount implements System.
-func (h *Host) Mount(ctx context.Context, name string, write bool) error {
-	if err := check("mount", CheckDataset(name)); err != nil {
-		return err
-	}
-	argv := []string{"zfs", "mount", name}
-	var opts []string
-	if write {
-		argv = []string{"zfs", "mount", "-o", "rw", name}
-		opts = []string{"rw"}
-	}
-	return h.viaGoZFS(ctx, "mount", argv, func() error {
-		_, err := (&gozfs.Dataset{Name: name}).Mount(false, opts)
-		return err
-	})
 }

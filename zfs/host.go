@@ -430,12 +430,29 @@ func (h *Host) DestroySnapshots(ctx context.Context, dataset string, snaps []str
 	return nil
 }
 
+// Mount implements System.
+func (h *Host) Mount(ctx context.Context, name string, write bool) error {
+	if err := check("mount", CheckDataset(name)); err != nil {
+		return err
+	}
+	argv := []string{"zfs", "mount", name}
+	if write {
+		argv = []string{"zfs", "mount", "-o", "rw", name}
+	}
+	_, err := h.run(ctx, command{op: "mount", argv: argv})
+	return err
+}
+
 // Unmount implements System.
 func (h *Host) Unmount(ctx context.Context, name string) error {
 	if err := check("unmount", CheckDataset(name)); err != nil {
 		return err
 	}
-	return h.unmount(ctx, command{op: "unmount", argv: []string{"zfs", "unmount", name}}, "not currently mounted")
+	argv := []string{"zfs", "unmount", name}
+	if h.unmountByKernel(name, argv) {
+		return nil
+	}
+	return h.unmount(ctx, command{op: "unmount", argv: argv}, "not currently mounted")
 }
 
 // unmount goes on for a moment while what is to be unmounted is busy. Not mounted,
