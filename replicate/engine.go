@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
 )
 
 // Engine replicates the volumes of one node.
@@ -380,18 +381,90 @@ func (e *Engine) Settled(ctx context.Context, id volume.ID, f func(context.Conte
 	})
 }
 
-// SettledCopy is Settle, and says which snapshots the copy has then, by guid, as they were
-// read from the disk for it.
-func (e *Engine) SettledCopy(ctx context.Context, id volume.ID) (guids map[uint64]bool, err error) {
-	guids = map[uint64]bool{}
+// SettledCopy is Settle, and says how the copy stands then, as it was read from the disk for it:
+// its dataset, zero where there is none, and which snapshots it has, by guid. Where it has the one that is asked for, and
+// what is known of the copy is recent, others may be missing from the answer: clients wait for
+// it, and so it is two commands, and not all that Settle reads.
+func (e *Engine) SettledCopy(ctx context.Context, id volume.ID, want volume.Position) (d zfs.Dataset, guids map[uint64]bool, err error) {
 	err = e.claimed(ctx, id, func(ctx context.Context) error {
+		var ok bool
+		if d, guids, ok, err = e.standsSettled(ctx, id, want); ok || err != nil {
+			return err
+		}
 		s, err := e.tidy(ctx, id, tidyAll)
+		if err != nil {
+			return err
+		}
+		d, guids = s.dataset, map[uint64]bool{}
 		for _, sn := range s.snaps {
 			guids[uint64(sn.guid)] = true
 		}
-		return err
+		return nil
 	})
-	return guids, err
+	return d, guids, err
+}
+
+// standsSettled is SettledCopy of a copy of which a recent look has shown that nothing is left of
+// anything beside it, and to which nothing was done since but that whole streams came: then
+// it says that the dataset and the snapshots that these streams brought, or that are wanted, are
+// as they are known. ok is false where any of that is not so. The caller has claimed the volume.
+func (e *Engine) standsSettled(ctx context.Context, id volume.ID, want volume.Position) (d zfs.Dataset, guids map[uint64]bool, ok bool, err error) {
+	s, ok := e.remembered(id, time.Now())
+	if !ok || s.token != "" || s.badEpoch != "" {
+		return d, nil, false, nil
+	}
+	at := slices.IndexFunc(s.snaps, func(sn snap) bool { return sn.guid == guid(want.GUID) })
+	if at < 0 {
+		return d, nil, false, nil
+	}
+	asked := time.Now()
+	if d, err = e.cfg.Pool.Dataset(ctx, e.cfg.dataset(id)); err != nil || d.ResumeToken != "" {
+		return d, nil, false, nil // it is looked at as a whole
+	}
+	list, err := e.cfg.Pool.SnapshotsNamed(ctx, e.namesToRead(id, s.snaps[at].name))
+	if err != nil {
+		return d, nil, false, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.copies[id]
+	if c == nil || !c.known {
+		return d, nil, false, nil
+	}
+	e.touch(c)
+	c.setDataset(d)
+	c.listed = asked
+	guids = map[uint64]bool{}
+	found := make(map[string]zfs.Snapshot, len(list))
+	for _, z := range list {
+		found[z.Name], guids[z.GUID] = z, true
+	}
+	for _, sn := range c.unread() {
+		z, here := found[sn.name]
+		if !here || guid(z.GUID) != sn.guid {
+			c.known = false
+			return d, nil, false, nil
+		}
+		c.confirm(z)
+	}
+	return d, guids, guids[want.GUID], nil
+}
+
+// namesToRead are the snapshots of a copy that nobody has read yet, and one more, in full.
+func (e *Engine) namesToRead(id volume.ID, also string) (names []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.copies[id]
+	if c == nil {
+		return []string{e.cfg.dataset(id) + "@" + also}
+	}
+	names = []string{c.dataset + "@" + also}
+	for _, sn := range c.unread() {
+		if sn.name != also {
+			names = append(names, c.dataset+"@"+sn.name)
+		}
+	}
+	return names
 }
 
 func (e *Engine) settled(ctx context.Context, id volume.ID, f func(context.Context) error) error {

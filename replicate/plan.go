@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
 )
 
 // standing is how a receiver's disk stands when an offer comes.
@@ -18,6 +19,8 @@ type standing struct {
 	modified bool
 	line     string // the mark of the line that it is on
 	written  bool   // since its newest snapshot, as zfs counts; it may say so of what is not
+
+	dataset zfs.Dataset // as a look has just read it; zero of what is only remembered
 
 	seeds []seed
 	fork  bool // a set-aside has begun and not ended

@@ -356,7 +356,7 @@ func (e *Engine) look(ctx context.Context, id volume.ID, reread bool) (standing,
 		c.known = true
 		c.remember(time.Now())
 	}
-	s.mounted, s.token = d.Mounted, d.ResumeToken
+	s.dataset, s.mounted, s.token = d, d.Mounted, d.ResumeToken
 	s.epoch, s.badEpoch = c.epoch, c.badEpoch
 	s.snaps, s.modified = c.snaps, c.modified
 	s.line, s.written = c.line, c.written != 0

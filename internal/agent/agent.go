@@ -85,7 +85,7 @@ type Replicator interface {
 	Flush(ctx context.Context, id volume.ID, to volume.NodeID) (volume.Position, error)
 	Links(id volume.ID) []volume.LinkStatus
 	Positions() map[volume.ID]volume.Position
-	SettledCopy(ctx context.Context, id volume.ID) (guids map[uint64]bool, err error)
+	SettledCopy(ctx context.Context, id volume.ID, want volume.Position) (d zfs.Dataset, guids map[uint64]bool, err error)
 	Settled(ctx context.Context, id volume.ID, f func(context.Context) error) error
 	SetAside(ctx context.Context, id volume.ID, reason string) error
 	Promise(ctx context.Context, id volume.ID, epoch volume.Epoch, line volume.Line) (volume.Promise, error)
@@ -137,6 +137,9 @@ type Config struct {
 	// from this node, by what all volumes that go along have in common. What it returns is told how
 	// that ended: moved, refused, or "" where it is not known, or tried again. Nil: nobody is.
 	Moving func(move string) (ended func(result string, times state.MoveTimes))
+	// Arriving is told when a part of what the clients of a volume that came here wait for is over:
+	// PartTakeover, or PartMount; and when it begins, PartArrival. Nil: nobody is.
+	Arriving func(id volume.ID, epoch volume.Epoch, part string)
 	// RolledBack is told how each rollback here ended: committed, or refused; nil: nobody is.
 	RolledBack func(committed bool)
 	// Lease is this node's right to write; nil: it always may.
@@ -148,6 +151,20 @@ type Config struct {
 	// reason is content with one that began after the last look. Its datasets are not
 	// changed. Nil: nobody lists.
 	Listed func() (list []zfs.Dataset, began time.Time)
+}
+
+// Parts of an arrival: see Config.Arriving.
+const (
+	PartArrival  = "arrival"
+	PartTakeover = "takeover"
+	PartMount    = "mount"
+)
+
+// arrives tells Config.Arriving.
+func (a *Agent) arrives(v *state.Volume, part string) {
+	if a.arriving != nil {
+		a.arriving(v.ID, v.Epoch, part)
+	}
 }
 
 // Stopped says how containers were stopped for a move.
@@ -175,6 +192,7 @@ type Agent struct {
 	prepareStop   func(context.Context, volume.ID) error
 	stopFollowing func(context.Context, volume.ID) (Stopped, error)
 	moving        func(string) func(string, state.MoveTimes)
+	arriving      func(volume.ID, volume.Epoch, string)
 	rolledBack    func(committed bool)
 	clock         func() time.Time
 	lease         Lease
@@ -199,8 +217,10 @@ type Agent struct {
 	failed  map[volume.ID]failure
 	logged  map[volume.ID]bool // copies whose intent log was not replayed since flockd started
 	made    map[volume.ID]made // datasets made since the listing began that was last looked at
-	acting  int                // what is under way and may change what a look has shown, but for made
-	actedAt time.Time          // when the last of it began or ended
+	taken   map[volume.ID]taken
+	acting  int       // what is under way and may change what a look has shown, but for made
+	actedAt time.Time // when the last of it began or ended
+	hushed  int       // volumes that are given up while clients wait
 
 	// The loop's alone.
 	trashAt  time.Time     // when the trash was listed
@@ -234,10 +254,10 @@ func New(c Config) *Agent {
 	}
 	return &Agent{
 		self: c.Self, version: c.Version, bootID: c.BootID, layout: c.Layout, cluster: c.Cluster,
-		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, prepareStop: c.PrepareStop, stopFollowing: c.StopFollowing, moving: c.Moving, rolledBack: c.RolledBack,
+		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, prepareStop: c.PrepareStop, stopFollowing: c.StopFollowing, moving: c.Moving, arriving: c.Arriving, rolledBack: c.RolledBack,
 		clock: c.Clock, lease: c.Lease, log: c.Log, poll: c.Poll, listed: c.Listed,
 		fresh: make(chan struct{}), wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
-		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{}, logged: map[volume.ID]bool{}, made: map[volume.ID]made{},
+		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{}, logged: map[volume.ID]bool{}, made: map[volume.ID]made{}, taken: map[volume.ID]taken{},
 	}
 }
 
@@ -334,6 +354,9 @@ func (a *Agent) rest(ctx context.Context, d time.Duration) {
 // step looks once, or where that is as good remembers, and starts what there is to do. It
 // returns how long nothing will change by itself, and why to look then.
 func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup, why cause) (wait time.Duration, then cause) {
+	if later := a.looksLater(time.Now()); why == byReason && later > 0 {
+		return later, byReason
+	}
 	s := a.cluster.State()
 	var got Actual
 	var holders map[volume.ID][]volume.Holder
@@ -469,10 +492,13 @@ func (a *Agent) do(ctx context.Context, act Action) error {
 		if v.Placement.Role(a.self) != volume.RolePrimary {
 			return nil
 		}
+		if c, ok := a.seenCopy(v.ID); ok && mustSettle(v, c) {
+			return a.takeOver(ctx, v, c) // by what is there: it is read for that
+		}
 		d, err := a.zfs.Dataset(ctx, ds)
 		if errors.Is(err, zfs.ErrNotFound) && !v.Line().IsZero() {
 			// A rollback was cut short between two renames: it is finished first.
-			if _, err = a.repl.SettledCopy(ctx, v.ID); err == nil {
+			if _, _, err = a.repl.SettledCopy(ctx, v.ID, v.Start); err == nil {
 				d, err = a.zfs.Dataset(ctx, ds)
 			}
 		}

@@ -105,9 +105,11 @@ type idle struct {
 	asked   func() // what happens while the primary is asked
 }
 
-func (i *idle) Unused(string, string) error                                     { return nil }
-func (i *idle) Idle(volume.ID) bool                                             { return true }
-func (i *idle) SettledCopy(context.Context, volume.ID) (map[uint64]bool, error) { return nil, nil }
+func (i *idle) Unused(string, string) error { return nil }
+func (i *idle) Idle(volume.ID) bool         { return true }
+func (i *idle) SettledCopy(context.Context, volume.ID, volume.Position) (d zfs.Dataset, guids map[uint64]bool, err error) {
+	return d, nil, nil
+}
 func (i *idle) Settled(ctx context.Context, _ volume.ID, f func(context.Context) error) error {
 	i.settled = true
 	defer func() { i.settled = false }()

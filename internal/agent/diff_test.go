@@ -84,6 +84,8 @@ func diffCase(t *testing.T, cols []string) (*state.Volume, Actual) {
 		case "quota":
 			c.RefQuota = int64(num)
 			got.Copies[v.ID] = c
+		case "start":
+			v.Start = volume.Position{Epoch: 1, Seq: 1, GUID: uint64(num)}
 		case "trash":
 			got.Trash[v.ID] = Copy{}
 		case "adopted":

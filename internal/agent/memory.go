@@ -23,8 +23,69 @@ type made struct {
 // tells says that an action leaves nothing on the disk that a.made does not tell.
 func (act Action) tells() bool { return act.Do == StepCreate || act.Do == StepConfirm }
 
+// taken is a dataset that this node has given all that a primary needs, and nothing else since.
+type taken struct {
+	epoch volume.Epoch
+	size  int64
+	at    time.Time
+}
+
+// takenFor is how long that is believed: the containers of a move are started at once.
+const takenFor = time.Minute
+
+// noteTaken notes it. The caller holds the volume's lock.
+func (a *Agent) noteTaken(v *state.Volume) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.taken[v.ID] = taken{v.Epoch, v.Spec.Size, time.Now()}
+}
+
+// isTaken says that nothing has to be done before a volume is mounted here. The caller holds the
+// volume's lock.
+func (a *Agent) isTaken(v *state.Volume) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t, ok := a.taken[v.ID]
+	return ok && t.epoch == v.Epoch && t.size == v.Spec.Size && time.Since(t.at) < takenFor
+}
+
+// seenCopy is what the last look has shown of a volume's copy.
+func (a *Agent) seenCopy(id volume.ID) (Copy, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c, ok := a.actual.Copies[id]
+	return c, ok && !c.Logged
+}
+
+// hushFor is how old the last look may be while clients wait for a volume to be given up here: each
+// container that ends is a reason to look, and a look is what this machine does slowest just then.
+const hushFor = 3 * time.Second
+
+// hushing has the loop look less often for reasons from outside until what it returns is called.
+func (a *Agent) hushing() (over func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.hushed++
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.hushed--
+	}
+}
+
+// looksLater says how much later it is early enough to look, for a reason; 0: now.
+func (a *Agent) looksLater(now time.Time) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.hushed == 0 || a.seen.IsZero() {
+		return 0
+	}
+	return max(hushFor-now.Sub(a.lookedAt), 0)
+}
+
 // begins and ended note what makes a look out of date. The caller holds mu.
 func (a *Agent) begins(act Action) {
+	delete(a.taken, act.Volume)
 	if !act.tells() {
 		delete(a.made, act.Volume)
 		a.acting++
@@ -45,6 +106,7 @@ func (a *Agent) changing(id volume.ID) (done func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.made, id)
+	delete(a.taken, id)
 	a.acting++
 	a.actedAt = time.Now()
 	return func() {
@@ -106,9 +168,13 @@ func (a *Agent) undisturbed(now time.Time) bool {
 
 // suffices says that a state can be obeyed, by these actions, without another look than the
 // one that showed got: that there is nothing to do, or only what zfs refuses where it is
-// done already, and that nothing is missing which may be there by now.
+// done already, or what reads by itself what is there, and that nothing is missing which may be
+// there by now.
 func suffices(s *state.State, got Actual, self volume.NodeID, actions []Action) bool {
-	if slices.ContainsFunc(actions, func(act Action) bool { return !act.tells() }) || got.NoTrash && trashMatters(s, got, self) {
+	looks := func(act Action) bool { // is begun by a look alone
+		return !act.tells() && !(act.Do == StepPromote && mustSettle(s.Volume(act.Volume), got.Copies[act.Volume]))
+	}
+	if slices.ContainsFunc(actions, looks) || got.NoTrash && trashMatters(s, got, self) {
 		return false
 	}
 	for v := range s.Volumes() {

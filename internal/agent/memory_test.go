@@ -26,6 +26,9 @@ func TestSuffices(t *testing.T) {
 		active primary   | copy         | idle | yes
 		active primary   | none         | idle | no: a first copy may have come in, and this node be the primary by it
 		active primary   | copy epoch=1 | idle | no: it is to be taken over
+		active primary   | copy epoch=1 start=7   | idle | yes: that reads by itself what is there
+		active primary   | copy quota=1 start=7   | idle | no: it has been taken over
+		active primary   | logged epoch=1 start=7 | idle | no: it is to be replayed
 		active primary   | mounted      | idle | no: it is to be unmounted
 		active primary   | mounted      | used | yes
 		active replica   | copy quota=0 | idle | yes

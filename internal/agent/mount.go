@@ -41,6 +41,7 @@ func (a *Agent) mount(ctx context.Context, id volume.ID, mountID string, into In
 	if err != nil {
 		return "", err
 	}
+	ready := a.isTaken(v)
 	defer a.changing(id)()
 	a.use.Mounting(id, mountID)
 	defer func() {
@@ -48,23 +49,13 @@ func (a *Agent) mount(ctx context.Context, id volume.ID, mountID string, into In
 			a.use.MountFailed(id, mountID)
 		}
 	}()
-	ds, err := a.wantedBack(ctx, id)
-	if errors.Is(err, zfs.ErrNotFound) {
-		return "", volume.Errorf(volume.CodeRefused,
-			"volume %q: its dataset is missing on this node", v.Name).
-			WithHint("a replica still holds the data; see `flockctl volume inspect %s`", v.Name)
-	}
-	if err != nil {
-		return "", err
-	}
-	if err := a.takeOver(ctx, v, copyOf(ds)); err != nil && !errors.As(err, new(*errQuota)) {
-		return "", err
-	}
-	if !ds.Mounted {
-		if err := a.zfs.Mount(ctx, ds.Name, true); err != nil && !errors.Is(err, zfs.ErrExists) {
-			return "", fmt.Errorf("mounting volume %q: %w", v.Name, err)
+	name := a.layout.Dataset(id)
+	if !ready || !a.mountTaken(ctx, name) {
+		if err := a.mountAsIs(ctx, v); err != nil {
+			return "", err
 		}
 	}
+	a.arrives(v, PartMount)
 	dir, err = a.files.Prepare(a.layout.Mountpoint(id), v.Spec)
 	if err != nil {
 		return "", fmt.Errorf("mounting volume %q: %w", v.Name, err)
@@ -81,13 +72,42 @@ func (a *Agent) mount(ctx context.Context, id volume.ID, mountID string, into In
 		if werr := withdraw(); werr != nil {
 			err = errors.Join(err, fmt.Errorf("taking volume %q from its container again: %w", v.Name, werr))
 		}
-		if uerr := a.zfs.Unmount(ctx, ds.Name); uerr != nil {
+		if uerr := a.zfs.Unmount(ctx, name); uerr != nil {
 			err = errors.Join(err, fmt.Errorf("unmounting volume %q again: %w", v.Name, uerr))
 		}
 		return "", err
 	}
 	a.use.Mounted(id, mountID)
 	return dir, nil
+}
+
+// mountAsIs mounts a volume by what its dataset says of itself. Caller holds the lock.
+func (a *Agent) mountAsIs(ctx context.Context, v *state.Volume) error {
+	ds, err := a.wantedBack(ctx, v.ID)
+	if errors.Is(err, zfs.ErrNotFound) {
+		return volume.Errorf(volume.CodeRefused,
+			"volume %q: its dataset is missing on this node", v.Name).
+			WithHint("a replica still holds the data; see `flockctl volume inspect %s`", v.Name)
+	}
+	if err != nil {
+		return err
+	}
+	if err := a.takeOver(ctx, v, copyOf(ds)); err != nil && !errors.As(err, new(*errQuota)) {
+		return err
+	}
+	if !ds.Mounted {
+		if err := a.zfs.Mount(ctx, ds.Name, true); err != nil && !errors.Is(err, zfs.ErrExists) {
+			return fmt.Errorf("mounting volume %q: %w", v.Name, err)
+		}
+	}
+	return nil
+}
+
+// mountTaken mounts a dataset that this node has just taken over, and says whether it is mounted
+// then. Where it is not, its dataset tells why. Caller holds the lock.
+func (a *Agent) mountTaken(ctx context.Context, name string) bool {
+	err := a.zfs.Mount(ctx, name, true)
+	return err == nil || errors.Is(err, zfs.ErrExists)
 }
 
 // stillWritable refuses a mount during which v was taken from this node. Its lease may
@@ -186,18 +206,40 @@ func (a *Agent) writable(id volume.ID) (*state.Volume, error) {
 	return v, nil
 }
 
-// takeOver gives a dataset what a primary of v needs. Caller holds the lock.
+// mustSettle says that a copy of an earlier epoch is taken over only once nothing comes into it any
+// more, and that it has what the volume goes on from.
+func mustSettle(v *state.Volume, c Copy) bool { return c.Epoch < v.Epoch && v.Start.GUID != 0 }
+
+// takeOver gives a dataset what a primary of v needs. Where mustSettle says so the copy is read
+// once more, so c may be what was seen some time ago. Caller holds the lock.
 func (a *Agent) takeOver(ctx context.Context, v *state.Volume, c Copy) error {
-	if c.Epoch > v.Epoch {
+	newer := func() error {
+		if c.Epoch <= v.Epoch {
+			return nil
+		}
 		return volume.Errorf(volume.CodeRefused,
 			"volume %q: its dataset has accepted epoch %s, newer than the cluster's %s", v.Name, c.Epoch, v.Epoch)
 	}
-	if c.Epoch < v.Epoch && v.Start.GUID != 0 {
+	if err := newer(); err != nil {
+		return err
+	}
+	held := map[uint64]bool{}
+	if mustSettle(v, c) {
+		a.arrives(v, PartArrival)
 		// What another primary may have begun to send must not come in any more.
-		held, err := a.repl.SettledCopy(ctx, v.ID)
+		d, has, err := a.repl.SettledCopy(ctx, v.ID, v.Start)
 		if err != nil {
 			return fmt.Errorf("taking volume %q over: ending what was being received: %w", v.Name, err)
 		}
+		if d.Name != "" {
+			c = copyOf(d)
+		}
+		if err := newer(); err != nil {
+			return err
+		}
+		held = has
+	}
+	if mustSettle(v, c) {
 		// What a volume was rolled back to may be removed once it goes on from there.
 		line := v.Line()
 		marked, err := line.Marked(v.ID, c.Line)
@@ -243,6 +285,10 @@ func (a *Agent) takeOver(ctx context.Context, v *state.Volume, c Copy) error {
 	// that cannot be.
 	failed := a.zfs.SetProperties(ctx, a.layout.Dataset(v.ID), want)
 	if failed == nil {
+		a.noteTaken(v)
+		if want[propEpoch] != "" {
+			a.arrives(v, PartTakeover)
+		}
 		return nil
 	}
 	limited := want["refquota"] != ""

@@ -21,23 +21,27 @@ func inUse(by string) error { return &errKept{"it is in use by " + by} }
 
 // letGo unmounts the volume if nobody uses it, and makes sure that it is unmounted.
 // In the phases in which it is called Mount refuses, so it stays unmounted.
-// *errKept: it is in use, or may be, or there is nothing to give.
-func (a *Agent) letGo(ctx context.Context, id volume.ID) error {
+// *errKept: it is in use, or may be, or there is nothing to give. hurried: clients may wait, so what
+// was mounted at the last look is unmounted without asking once more: if it is not mounted by now
+// that does nothing, and if it is gone that says so.
+func (a *Agent) letGo(ctx context.Context, id volume.ID, hurried bool) error {
 	unlock, err := a.locks.lock(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 
-	ds, err := a.zfs.Dataset(ctx, a.layout.Dataset(id))
-	if errors.Is(err, zfs.ErrNotFound) {
-		return &errKept{fmt.Sprintf("its dataset is missing on its primary %s, or the pool is not there; a replica still holds the data", a.name())}
-	}
-	if err != nil {
-		return err
-	}
-	if !ds.Mounted {
-		return a.verifyUnused(ds.Name)
+	name := a.layout.Dataset(id)
+	missing := &errKept{fmt.Sprintf("its dataset is missing on its primary %s, or the pool is not there; a replica still holds the data", a.name())}
+	if c, _ := a.seenCopy(id); !hurried || !c.Mounted {
+		switch ds, err := a.zfs.Dataset(ctx, name); {
+		case errors.Is(err, zfs.ErrNotFound):
+			return missing
+		case err != nil:
+			return err
+		case !ds.Mounted:
+			return a.verifyUnused(name)
+		}
 	}
 	holders, err := a.use.Refresh(ctx, []volume.ID{id})
 	switch {
@@ -48,13 +52,16 @@ func (a *Agent) letGo(ctx context.Context, id volume.ID) error {
 	case !a.use.Idle(id):
 		return inUse("a container that is starting on " + a.name())
 	}
-	if err := a.files.Unused(ds.Name, a.layout.Mountpoint(id)); err != nil {
+	if err := a.files.Unused(name, a.layout.Mountpoint(id)); err != nil {
 		return inUse(fmt.Sprintf("a process on %s (%v)", a.name(), err))
 	}
-	if err := a.zfs.Unmount(ctx, ds.Name); err != nil {
+	switch err := a.zfs.Unmount(ctx, name); {
+	case errors.Is(err, zfs.ErrNotFound):
+		return missing
+	case err != nil:
 		return inUse(fmt.Sprintf("a process on %s (%v)", a.name(), err))
 	}
-	return a.verifyUnused(ds.Name)
+	return a.verifyUnused(name)
 }
 
 // verifyUnused believes an unmount only when no mount namespace shows the dataset.
@@ -127,6 +134,7 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 			return refuse(err.Error())
 		}
 	}
+	defer a.hushing()()
 	var stopped Stopped
 	if v.Pending.Follow && a.stopFollowing != nil {
 		var err error
@@ -136,14 +144,14 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	}
 	times := state.MoveTimes{Park: stopped.Park, Stop: stopped.Stop}
 	began := time.Now()
-	err := a.letGo(ctx, id)
+	err := a.letGo(ctx, id, v.Pending.Follow)
 	kept := (*errKept)(nil)
 	// An engine says that a container has stopped before it gives its volumes back.
 	wait := backSoon
 	for v.Pending.Follow && errors.As(err, &kept) && time.Since(began) < backPatience && (!stopped.late() || a.partGone(v)) && ctx.Err() == nil && pending(a.cluster.State()) {
 		a.rest(ctx, wait)
 		wait = min(2*wait, backPause)
-		err = a.letGo(ctx, id)
+		err = a.letGo(ctx, id, true)
 	}
 	if errors.As(err, &kept) {
 		return refuse(kept.reason)
@@ -334,7 +342,7 @@ func (a *Agent) agree(ctx context.Context, id volume.ID) error {
 	if v == nil || v.Phase != state.PhaseDeleting || v.Placement.Primary != a.self {
 		return nil
 	}
-	err := a.letGo(ctx, id)
+	err := a.letGo(ctx, id, false)
 	if kept := (*errKept)(nil); errors.As(err, &kept) {
 		return a.propose(ctx, state.AbortDelete{ID: id, Epoch: v.Epoch, Attempt: v.Pending.Attempt, Reason: kept.reason})
 	}
