@@ -30,10 +30,12 @@ type Docker struct {
 	Driver string // the name of our volume driver
 
 	making sync.Mutex // of networks: two of a name must not be made
+	lists  listings
 
 	mu     sync.Mutex
 	client *client.Client      // nil until an engine answered
 	hosts  map[string][]string // of the containers with links that were seen last, by ID
+	layers map[string]string   // of images, by ID: what has an ID never changes
 }
 
 var _ Engine = (*Docker)(nil)
@@ -123,12 +125,12 @@ func (d *Docker) Info(ctx context.Context) (Info, error) {
 // Users lists the containers with volumes of our driver.
 func (d *Docker) Users(ctx context.Context) ([]Use, error) {
 	return ask(ctx, d, "list containers", callTimeout, func(ctx context.Context, c *client.Client) ([]Use, error) {
-		list, err := c.ContainerList(ctx, client.ContainerListOptions{All: true})
+		list, err := d.all(ctx, c)
 		if err != nil {
 			return nil, err
 		}
 		var out []Use
-		for _, s := range list.Items {
+		for _, s := range list {
 			u := Use{Container: s.ID, State: State(s.State), Labels: s.Labels, Ports: portsOfSummary(s)}
 			if len(s.Names) > 0 {
 				u.Name = strings.TrimPrefix(s.Names[0], "/")

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -42,11 +43,7 @@ func (d *Docker) Inspect(ctx context.Context, ref string) (Captured, error) {
 		if err != nil {
 			return Captured{}, err
 		}
-		image, err := c.ImageInspect(ctx, got.Spec.Image.ID)
-		switch {
-		case err == nil:
-			got.Spec.Image.Layers = layersOf(image.RootFS.Layers)
-		case !cerrdefs.IsNotFound(err): // a container outlives its image's removal
+		if got.Spec.Image.Layers, err = d.layersOf(ctx, c, got.Spec.Image.ID); err != nil {
 			return Captured{}, err
 		}
 		for i := range got.Spec.Networks {
@@ -68,6 +65,35 @@ func (d *Docker) Inspect(ctx context.Context, ref string) (Captured, error) {
 		return got, nil
 	})
 }
+
+// layersOf are the layers of an image, by its ID; "" when it is not here: a container outlives its
+// image's removal. They are asked for once: containers are inspected while clients wait for them.
+func (d *Docker) layersOf(ctx context.Context, c *client.Client, image string) (string, error) {
+	d.mu.Lock()
+	known, ok := d.layers[image]
+	d.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	got, err := c.ImageInspect(ctx, image)
+	switch {
+	case cerrdefs.IsNotFound(err):
+		return "", nil
+	case err != nil:
+		return "", err
+	}
+	layers := layersOf(got.RootFS.Layers)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.layers == nil || len(d.layers) >= maxLayers {
+		d.layers = map[string]string{}
+	}
+	d.layers[image] = layers
+	return layers, nil
+}
+
+// maxLayers bounds of how many images the layers are remembered.
+const maxLayers = 1000
 
 // defineNetwork makes the request for a network like this one. Only bridges are made:
 // others are part of something larger, or belong to a machine's interfaces. The
@@ -109,7 +135,7 @@ func (d *Docker) Target(ctx context.Context) (Target, error) {
 		if err != nil {
 			return Target{}, err
 		}
-		containers, err := c.ContainerList(ctx, client.ContainerListOptions{All: true})
+		containers, err := d.all(ctx, c)
 		if err != nil {
 			return Target{}, err
 		}
@@ -122,7 +148,7 @@ func (d *Docker) Target(ctx context.Context) (Target, error) {
 				}
 			}
 		}
-		for _, s := range containers.Items {
+		for _, s := range containers {
 			for _, name := range s.Names {
 				// With a link a container is called by another name below its partner's.
 				if name = strings.TrimPrefix(name, "/"); !strings.Contains(name, "/") {
@@ -273,13 +299,20 @@ type dockerMaker struct{ d *Docker }
 // Find looks the name up in the list: asked for "db", an engine without a container of that
 // name describes one whose ID begins with db.
 func (m dockerMaker) Find(ctx context.Context, name string) (Captured, error) {
-	there, err := m.d.Target(ctx)
+	id, err := ask(ctx, m.d, "list containers", callTimeout, func(ctx context.Context, c *client.Client) (string, error) {
+		list, err := m.d.all(ctx, c)
+		if err != nil {
+			return "", err
+		}
+		for _, s := range list {
+			if slices.Contains(s.Names, "/"+name) {
+				return s.ID, nil
+			}
+		}
+		return "", fmt.Errorf("container %s: %w", name, ErrNotFound)
+	})
 	if err != nil {
 		return Captured{}, err
-	}
-	id := there.Containers[name]
-	if id == "" {
-		return Captured{}, fmt.Errorf("container %s: %w", name, ErrNotFound)
 	}
 	return m.d.Inspect(ctx, id)
 }

@@ -46,6 +46,7 @@ func (f *follower) fetchImages(ctx context.Context) error {
 	var images deaf
 	for ctx.Err() == nil {
 		changed := f.m.cluster.Changed()
+		f.m.letArrive(ctx)
 		s := f.m.cluster.State()
 		f.foresee(ctx, s) // before what follows says that all is ready
 		asked := map[string]bool{}
@@ -84,6 +85,36 @@ func (f *follower) fetchImages(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// imagesYield is for how long this loop leaves the engine to containers that are just being started
+// here for a move: their clients wait.
+const imagesYield = 5 * time.Second
+
+// letArrive waits, though not for long, while a volume is here whose containers are on their way.
+func (m *member) letArrive(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, imagesYield)
+	defer cancel()
+	for ctx.Err() == nil {
+		changed := m.cluster.Changed()
+		if !arrived(m.cluster.State(), m.self) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// arrived says that a node has a volume that came with a move, and whose containers are on their way.
+func arrived(s *state.State, node volume.NodeID) bool {
+	for v := range s.Volumes() {
+		if v.Placement.Primary == node && v.Moved != nil && len(s.Starting(v)) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // mayGetImage says that a node has a copy of a volume of a container that is elsewhere, and
