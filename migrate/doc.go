@@ -15,5 +15,5 @@
 //     start, internal/placement/follow.go takes everything back.
 //
 // A drain hands volumes over in the same way (internal/placement/drain.go). docs/CONTAINERS.md
-// is the user's side, docs/ARCHITECTURE.md has the walk.
+// is the user's side, docs/ARCHITECTURE.md has the walk, DESIGN.md all that clients wait for.
 package migrate

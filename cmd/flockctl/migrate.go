@@ -69,6 +69,11 @@ func (a *app) migrateCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			if !req.DryRun && !a.asJSON {
+				for _, text := range m.Notes {
+					a.say("note: %s\n", text)
+				}
+			}
 			if !req.DryRun && !c.Bool("detach") {
 				m, err = a.watchMigration(ctx, m)
 			}
@@ -191,6 +196,10 @@ func (a *app) printMigration(m api.Migration) error {
 		case m.PausedSeconds > 0 && t != nil:
 			a.printf("its clients waited for %.2f s: %.2f s until they were quiet, %.2f s for the stop, %.2f s to unmount, %.2f s for the last copy, %.2f s for the start\n",
 				m.PausedSeconds, t.Park, t.Stop, t.Unmount, t.Copy, t.Start)
+			if t.Open > 0 {
+				a.printf("of the start: %.2f s for the commit, %.2f s to take the volume over, %.2f s to mount it, %.2f s until its containers were started, %.2f s until one answered, %.2f s until the routes led there\n",
+					t.Commit, t.Takeover, t.Mount, t.Run, t.Ready, t.Open)
+			}
 			if m.PredictedSeconds > 0 {
 				a.printf("predicted were %.2f s, besides the stop and the start\n", m.PredictedSeconds)
 			}

@@ -64,7 +64,8 @@ type Migration struct {
 	With       []string `json:"with"`
 	// Services are those of a Swarm whose tasks go along: Swarm stops and starts them.
 	Services []string `json:"services,omitempty"`
-	// Notes, of a dry run, are what its clients would notice, in sentences.
+	// Notes, of a dry run, are what its clients would notice, in sentences; of the answer to a
+	// request what of it is not kept.
 	Notes []string `json:"notes,omitempty"`
 	// Reason is why it failed.
 	Reason string    `json:"reason,omitempty"`
@@ -93,6 +94,15 @@ type MoveTimes struct {
 	Copy    float64 `json:"copy"`    // of what was written last
 	// Start is the rest of the pause: until a server was open to them. 0 without routes.
 	Start float64 `json:"start,omitempty"`
+	// What Start consisted of, one after the other: until the new node had heard of the handoff,
+	// had taken the dataset over, had mounted it, its engine had started the containers, a server
+	// answered, and the routes led there. Absent from a cluster with an older node.
+	Commit   float64 `json:"commit,omitempty"`
+	Takeover float64 `json:"takeover,omitempty"`
+	Mount    float64 `json:"mount,omitempty"`
+	Run      float64 `json:"run,omitempty"`
+	Ready    float64 `json:"ready,omitempty"`
+	Open     float64 `json:"open,omitempty"`
 }
 
 // MigrateVolume implements Backend.

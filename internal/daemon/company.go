@@ -353,12 +353,7 @@ func slowStop(stop, last, maxPause, hold, left time.Duration) error {
 	case limit == 0:
 		return nil
 	case wait > left:
-		what := ""
-		if stop > 0 {
-			what = fmt.Sprintf("its containers took %s to stop the last time, and ", short(stop))
-		}
-		return fmt.Errorf("%sthe last copy takes about %s, which has to be over within %s: a move is given up after %s, and they would be stopped in vain (let the containers end at SIGTERM, or stop them before; --force does not ask)",
-			what, short(last), short(left), placement.PendingLimit)
+		return fmt.Errorf("%w (let the containers end at SIGTERM, or stop them before; --force does not ask)", neverOver(stop, last, left))
 	case stop == 0 || wait <= limit:
 		return nil
 	}
@@ -368,6 +363,34 @@ func slowStop(stop, last, maxPause, hold, left time.Duration) error {
 	}
 	return fmt.Errorf("its containers took %s to stop the last time, so with the last copy its clients would wait for about %s before they could be told to go on, and what they ask for is refused after %s (let the containers end at SIGTERM, or give them a shorter stop timeout; %s--max-pause %s, or --force, moves it all the same)",
 		short(stop), short(wait), hold, longer, wait.Round(time.Second)+time.Second)
+}
+
+// inVain is why containers are not stopped for an attempt to move their volume: slowStop where clients
+// of routes wait for them, and neverOver of a drain, routes or not.
+func inVain(attempt string, routes bool, stop, last, maxPause, hold, left time.Duration) error {
+	switch {
+	case maxPause == 0 && placement.OfDrain(attempt):
+		return neverOver(stop, last, left)
+	case !routes:
+		return nil
+	}
+	return slowStop(stop, last, maxPause, hold, left)
+}
+
+// neverOver is why containers are not stopped whose move would not be over in the time that it has
+// left; nil where it will be. A drain is held to it, too, which asks for nothing else: it would stop
+// them again and again, and its node would never be empty of them.
+func neverOver(stop, last, left time.Duration) error {
+	if stop+last <= left {
+		return nil
+	}
+	short := func(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond) }
+	what := ""
+	if stop > 0 {
+		what = fmt.Sprintf("its containers took %s to stop the last time, and ", short(stop))
+	}
+	return fmt.Errorf("%sthe last copy takes about %s, which has to be over within %s: a move is given up after %s, and they would be stopped in vain",
+		what, short(last), short(left), placement.PendingLimit)
 }
 
 // stopBegan says that clients may wait already for this attempt.

@@ -66,6 +66,59 @@ func TestSlowStop(t *testing.T) {
 	}
 }
 
+// A drain asks for no limit, and is held to the time that a move has: else the containers of a volume
+// that cannot be handed over in that would be stopped in vain every ten minutes.
+func TestNeverOver(t *testing.T) {
+	const s = time.Second
+	for _, c := range []struct {
+		stop, last, left time.Duration
+		want             string
+	}{
+		{0, 0, 0, ""},
+		{60 * s, 40 * s, 100 * s, ""},
+		{60 * s, 40*s + 1, 100 * s, "took 1m0s to stop the last time, and the last copy takes about 40s, which has to be over within 1m40s"},
+		{0, 101 * s, 100 * s, "the last copy takes about 1m41s"},
+	} {
+		err := neverOver(c.stop, c.last, c.left)
+		if (err != nil) != (c.want != "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("stop %s, copy %s of %s: %v, want %q", c.stop, c.last, c.left, err, c.want)
+		}
+	}
+}
+
+// Who forces a move, or has no routes, has said, or does not mind, that it may be in vain; a drain has not.
+func TestInVain(t *testing.T) {
+	const s = time.Second
+	for _, c := range []struct {
+		attempt string
+		routes  bool
+		last    time.Duration
+		limit   time.Duration
+		want    bool
+	}{
+		{"drain-7", true, 101 * s, 0, true}, {"drain-7", false, 101 * s, 0, true}, {"drain-7", true, 99 * s, 0, false},
+		{"migrate-7", true, 101 * s, 0, false}, {"migrate-7", true, 101 * s, s, true}, {"migrate-7", false, 101 * s, s, false},
+	} {
+		if err := inVain(c.attempt, c.routes, 0, c.last, c.limit, 10*s, 100*s); (err != nil) != c.want {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+// A limit that an older node does not know is said not to be kept; who asks for none hears nothing.
+func TestUnlimited(t *testing.T) {
+	for _, c := range []struct {
+		limit time.Duration
+		who   string
+		want  bool
+	}{{time.Second, "n2", true}, {time.Second, "", false}, {0, "n2", false}} {
+		got := unlimited(c.limit, c.who)
+		if (len(got) > 0) != c.want || c.want && !(strings.Contains(got[0], "more than 1s") && strings.Contains(got[0], "node n2")) {
+			t.Errorf("%s, %q: %q", c.limit, c.who, got)
+		}
+	}
+}
+
 func TestLimitsOf(t *testing.T) {
 	for _, c := range []struct {
 		s    state.Settings

@@ -54,6 +54,7 @@ type member struct {
 	sending  slots // who reads whole snapshots, for backups
 	readers  readers
 	restores restores
+	arrivals arrivals
 	promises *promises // nil on a witness
 	follow   *follower // nil on a node without containers
 	linker   *linker   // the same
@@ -140,7 +141,8 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	}
 	m.agent = agent.New(agent.Config{
 		PrepareStop: prepareStop, StopFollowing: stopFollowing, Moving: p.Metrics.moving, RolledBack: p.Metrics.rolledBack,
-		Self: m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,
+		Arriving: func(id volume.ID, epoch volume.Epoch, part string) { m.arrivals.note(id, epoch, part, time.Now()) },
+		Self:     m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,
 		Cluster: agentCluster{m}, ZFS: m.zfs, Files: p.Files, Use: m.use, Repl: m.repl, Log: m.log, Poll: p.Timers.Poll,
 		Listed: seen.newest, Peers: peers{m}, Clock: m.cautiousClock, Lease: m.tenure,
 	})
@@ -426,7 +428,7 @@ func (m *member) report(ctx context.Context) error {
 		}
 	}
 	rep.Routes, rep.Hosts, rep.Rebalance, rep.Prestart, rep.Loss, rep.Starts, rep.Hold, rep.HoldMost, rep.Clones, rep.Rollback = true, true, true, true, true, true, true, true, true, true
-	rep.HoldSnapshots, rep.SnapshotHooks = true, true
+	rep.HoldSnapshots, rep.SnapshotHooks, rep.Arrivals = true, true, true
 	if m.router != nil {
 		m.router.report(&rep)
 	}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -70,7 +71,7 @@ func (m *member) migrateHere(ctx context.Context, ref string, req api.MigrateReq
 	if req.DryRun {
 		out := m.describeMigration(v, state.Migration{From: v.Placement.Primary, To: to}, api.MigrationPlanned)
 		out.Doing, out.Why, out.Containers, out.Services, out.With = plan.Doing, plan.Why, plan.Containers, plan.Services, plan.With
-		out.Notes = m.migrationNotes(ctx, v, to, plan.Containers, maxPause(req))
+		out.Notes = append(m.migrationNotes(ctx, v, to, plan.Containers, maxPause(req)), unlimited(maxPause(req), m.unaware(knowsRoutes))...)
 		out.PredictedSeconds = placement.PredictPause(view, v, to).Seconds()
 		return out, nil
 	}
@@ -86,7 +87,20 @@ func (m *member) migrateHere(ctx context.Context, ref string, req api.MigrateReq
 	if v = m.cluster.State().Volume(v.ID); v == nil {
 		return api.Migration{}, volume.Errorf(volume.CodeNotFound, "no volume %s", ref)
 	}
-	return m.migration(v, "")
+	out, err := m.migration(v, "")
+	if err == nil {
+		out.Notes = unlimited(maxPause(req), m.unaware(knowsRoutes))
+	}
+	return out, err
+}
+
+// unlimited says that a limit to a pause is not kept where a node does not know it (see forOlder):
+// all nodes have to know what the state has of a move. It goes on as before there were limits.
+func unlimited(limit time.Duration, who string) []string {
+	if limit == 0 || who == "" {
+		return nil
+	}
+	return []string{fmt.Sprintf("clients may have to wait for more than %s: node %s runs a version of flocker that knows no such limit, so the move has none; upgrade it first, or call the move off", volume.FormatDuration(limit), who)}
 }
 
 // checkMaxPause says what is wrong with a limit that nobody could mean, or that no move could
@@ -167,6 +181,9 @@ func (m *member) migration(v *state.Volume, id string) (api.Migration, error) {
 			if last.Paused > 0 {
 				out.PausedSeconds = last.Paused.Seconds()
 				out.Times.Start = max(last.Paused-t.Park-t.Stop-t.Unmount-t.Copy, 0).Seconds()
+				a := t.Arrival
+				out.Times.Commit, out.Times.Takeover, out.Times.Mount = t.Commit(last.Paused).Seconds(), a.Takeover.Seconds(), a.Mount.Seconds()
+				out.Times.Run, out.Times.Ready, out.Times.Open = a.Run.Seconds(), a.Ready.Seconds(), a.Open.Seconds()
 			}
 		}
 		return out, nil

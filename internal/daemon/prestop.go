@@ -95,13 +95,14 @@ func (f *follower) copyAhead(ctx context.Context, v *state.Volume, going []*stat
 	if err := ahead.refusal(limit); err != nil {
 		return err
 	}
-	if len(going) == 0 || f.m.router == nil || len(stopsWith(f.m.cluster.State(), f.m.self, v.ID)) == 0 {
+	if len(going) == 0 {
 		return nil
 	}
+	routes := f.m.router != nil && len(stopsWith(f.m.cluster.State(), f.m.self, v.ID)) > 0
 	f.mu.Lock()
 	here := f.stopTook[v.ID]
 	f.mu.Unlock()
-	return slowStop(stopPredicted(v, here), ahead.predicted(), limit, f.m.hold(), timeLeft(time.Since(arrived), f.m.quietFor()))
+	return inVain(v.Pending.Attempt, routes, stopPredicted(v, here), ahead.predicted(), limit, f.m.hold(), timeLeft(time.Since(arrived), f.m.quietFor()))
 }
 
 // letGo waits until containers that are to be stopped do not stand still for a snapshot.

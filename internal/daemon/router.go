@@ -193,10 +193,11 @@ func (r *router) tell(ctx context.Context, v *state.Volume) {
 	}
 	r.telling[v.ID] = v.Epoch
 	opened := time.Now()
+	took := r.m.arrivals.opened(v.ID, v.Epoch, opened)
 	r.probes.Go(func() {
 		for ctx.Err() == nil {
 			// An answer, whatever it is, ends it: it is told, or the volume has moved on.
-			_, err := r.m.propose(ctx, state.OpenRoutes{ID: v.ID, Epoch: v.Epoch, Ago: time.Since(opened)})
+			_, err := r.m.propose(ctx, state.OpenRoutes{ID: v.ID, Epoch: v.Epoch, Ago: time.Since(opened), Arrival: took})
 			if err == nil || volume.CodeOf(err) == volume.CodeDenied {
 				r.count(v)
 				break

@@ -406,6 +406,10 @@ func understood(c state.Command, unaware func(of func(volume.Report) bool) strin
 		p.Missing = nil // the failover must not wait for an upgrade, and its event says it in words
 		c = p
 	}
+	if o, ok := c.(state.OpenRoutes); ok && o.Arrival != (state.ArrivalTimes{}) && unaware(knowsArrivals) != "" {
+		o.Arrival = state.ArrivalTimes{} // all nodes say the same of it
+		c = o
+	}
 	if t, ok := c.(state.Tell); ok {
 		who := ""
 		switch {
@@ -520,6 +524,7 @@ func knowsHoldMost(r volume.Report) bool  { return r.HoldMost }
 func knowsClones(r volume.Report) bool    { return r.Clones }
 func knowsRollback(r volume.Report) bool  { return r.Rollback }
 func knowsHeld(r volume.Report) bool      { return r.HoldSnapshots }
+func knowsArrivals(r volume.Report) bool  { return r.Arrivals }
 
 // knowsSnapshotHooks is of versions that have containers get ready for snapshots.
 func knowsSnapshotHooks(r volume.Report) bool { return r.SnapshotHooks }

@@ -207,6 +207,17 @@ func TestUnaware(t *testing.T) {
 			t.Errorf("a snapshot that is held, for a node that knows of that (%t): got %+v, %v", knows, got, err)
 		}
 	}
+	opens := state.OpenRoutes{ID: "v", Epoch: 2, Ago: 1, Arrival: state.ArrivalTimes{Mount: time.Second}}
+	for _, knows := range []bool{false, true} {
+		older[1].Report.Arrivals = knows
+		want := opens
+		if !knows {
+			want.Arrival = state.ArrivalTimes{}
+		}
+		if got, err := understood(opens, lacks(older)); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("what an arrival took, for a node that knows of that (%t): got %+v, %v", knows, got, err)
+		}
+	}
 	name := volume.Spec{Ports: []volume.Route{{Listen: 81, Port: 80, Mode: volume.RouteHTTP}, {Listen: 80, Port: 80, Mode: volume.RouteHTTP, Host: "a.example.org"}}}
 	plain := volume.Spec{Ports: name.Ports[:1]}
 	for _, tt := range []struct {

@@ -97,6 +97,7 @@ func times(n int) string {
 // before it was started: one that was since may end as if it had done all it had to do, and must run
 // where it goes.
 func (f *follower) stays(ctx context.Context, r *state.Container, id string, halts int) error {
+	f.noteContainer(r, partRun)
 	f.watch(r.RecordKey(), true)
 	defer f.watch(r.RecordKey(), false)
 	held := heldBy(f.m.cluster.State(), r)
@@ -131,6 +132,7 @@ func (f *follower) stays(ctx context.Context, r *state.Container, id string, hal
 		f.loops(r, c, err)
 		return fmt.Errorf("container %s: %w: %w", r.Name, errLoops, container.ErrUndecided)
 	case startRuns, startEnds:
+		f.noteContainer(r, partReady)
 		if f.started(ctx, r, c) {
 			return nil
 		}

@@ -24,6 +24,9 @@ const (
 // drainAttempt begins the attempts of handoffs that a drain asks for.
 const drainAttempt = "drain-"
 
+// OfDrain says that an attempt is one of a drain: nobody has said that it may be in vain.
+func OfDrain(attempt string) bool { return strings.HasPrefix(attempt, drainAttempt) }
+
 // Left is a copy that a drained node still has to give away.
 type Left struct {
 	Node   volume.NodeID

@@ -157,6 +157,8 @@ type (
 		ID    volume.ID     `json:"id"`
 		Epoch volume.Epoch  `json:"epoch"`
 		Ago   time.Duration `json:"ago,omitempty"`
+		// Arrival is what it took there, as far as it is known.
+		Arrival ArrivalTimes `json:"arrival,omitzero"`
 	}
 	// AbortHandoff keeps the volume where it is. Anybody may propose it.
 	AbortHandoff struct {

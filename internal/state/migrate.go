@@ -100,16 +100,28 @@ func (t *txn) openRoutes(c OpenRoutes) Result {
 	}
 	moved := *m
 	moved.Opened = t.at.Add(-max(c.Ago, 0))
+	moved.Times.Arrival = c.Arrival
 	v.Moved = &moved
 	if last := v.LastMigration; last != nil && last.Reason == "" && moved.Attempt == MigrateAttempt+last.Attempt {
 		ended := *last
-		ended.Paused = moved.Paused()
+		ended.Paused, ended.Times.Arrival = moved.Paused(), c.Arrival
 		v.LastMigration = &ended
 	}
 	t.putVolume(v)
 	t.event(Event{Kind: "volume.routes-open", Volume: v.ID, Name: v.Name, Node: v.Placement.Primary,
-		Message: fmt.Sprintf("volume %s: the clients of its routes go on on %s; they waited for %.2f s", v.Name, t.s.NodeName(v.Placement.Primary), moved.Paused().Seconds())})
+		Message: fmt.Sprintf("volume %s: the clients of its routes go on on %s; they waited for %.2f s%s", v.Name, t.s.NodeName(v.Placement.Primary), moved.Paused().Seconds(), moved.Times.parts(moved.Paused()))})
 	return Result{Volume: v.ID}
+}
+
+// parts lists what a pause consisted of, for people; "" where the new primary did not tell.
+func (t MoveTimes) parts(paused time.Duration) string {
+	a := t.Arrival
+	if a == (ArrivalTimes{}) {
+		return ""
+	}
+	return fmt.Sprintf(": quiet %.2f, stop %.2f, unmount %.2f, last copy %.2f, commit %.2f, takeover %.2f, mount %.2f, start %.2f, ready %.2f, release %.2f",
+		t.Park.Seconds(), t.Stop.Seconds(), t.Unmount.Seconds(), t.Copy.Seconds(), t.Commit(paused).Seconds(),
+		a.Takeover.Seconds(), a.Mount.Seconds(), a.Run.Seconds(), a.Ready.Seconds(), a.Open.Seconds())
 }
 
 // overMigration ends a volume's migration, if there is one, and tells how: with a reason,

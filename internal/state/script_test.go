@@ -289,7 +289,8 @@ func (sc *script) do(words []string) string {
 		c = CommitHandoff{ID: id, Epoch: epoch, Attempt: opt["try"], Final: volume.Position{Epoch: epoch, Seq: 1, GUID: 7},
 			Times: MoveTimes{Held: span(opt["held"])}}
 	case "open-routes":
-		c = OpenRoutes{ID: id, Epoch: epoch, Ago: span(opt["ago"])}
+		c = OpenRoutes{ID: id, Epoch: epoch, Ago: span(opt["ago"]), Arrival: ArrivalTimes{
+			Takeover: span(opt["takeover"]), Mount: span(opt["mount"]), Run: span(opt["run"]), Ready: span(opt["ready"]), Open: span(opt["open"])}}
 	case "abort-move":
 		c = AbortHandoff{ID: id, Epoch: epoch, Attempt: opt["try"], Reason: reason}
 	case "migrate":

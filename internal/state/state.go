@@ -244,6 +244,32 @@ type MoveTimes struct {
 	Copy    time.Duration `json:"copy,omitempty"`    // of what was written last
 	// Held is all of it: from when the routes were paused; 0: there was none.
 	Held time.Duration `json:"held,omitempty"`
+	// Arrival is what came after it, at the new primary.
+	Arrival ArrivalTimes `json:"arrival,omitzero"`
+}
+
+// ArrivalTimes are how long the parts of a move with containers took at the new primary, by its
+// own clock and one after the other: each begins where the one before it has ended. The first
+// begins when this node begins to take the volume over; until then it is the handoff's commit
+// that took the time, and the news of it.
+type ArrivalTimes struct {
+	Takeover time.Duration `json:"takeover,omitempty"` // until the dataset was a primary's
+	Mount    time.Duration `json:"mount,omitempty"`    // until it was mounted for its containers
+	Run      time.Duration `json:"run,omitempty"`      // until these were started
+	Ready    time.Duration `json:"ready,omitempty"`    // until a server answered, or they were seen to stay
+	Open     time.Duration `json:"open,omitempty"`     // until that was committed and the routes led there
+}
+
+// Sum is all of it.
+func (t ArrivalTimes) Sum() time.Duration { return t.Takeover + t.Mount + t.Run + t.Ready + t.Open }
+
+// Commit is how long the handoff's commit took, and until its new primary heard of it, of a
+// pause that took so long; 0: not known.
+func (t MoveTimes) Commit(paused time.Duration) time.Duration {
+	if t.Arrival == (ArrivalTimes{}) {
+		return 0
+	}
+	return max(paused-t.Held-t.Arrival.Sum(), 0)
 }
 
 // Migration is an operator's wish that a volume, and what runs on it, be on another node.

@@ -31,6 +31,8 @@ type Report struct {
 	Loss bool `json:"loss,omitempty"`
 	// Starts says that it knows what is told of containers that do not come up.
 	Starts bool `json:"starts,omitempty"`
+	// Arrivals says that it knows state.OpenRoutes.Arrival.
+	Arrivals bool `json:"arrivals,omitempty"`
 	// Hold says that it knows the setting of that name.
 	Hold bool `json:"hold,omitempty"`
 	// HoldSnapshots says that it knows of snapshots that are held.

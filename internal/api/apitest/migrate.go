@@ -86,7 +86,7 @@ func (f *Fake) migrated(ref, id string) (api.Migration, error) {
 			m.StoppedSeconds = 1.5
 		}
 		if m.To == Gamma {
-			m.PausedSeconds, m.Times = 0.43, &api.MoveTimes{Park: 0.01, Stop: 0.1, Unmount: 0.02, Copy: 0.06, Start: 0.24}
+			m.PausedSeconds, m.Times = 0.43, &api.MoveTimes{Park: 0.01, Stop: 0.1, Unmount: 0.02, Copy: 0.06, Start: 0.24, Commit: 0.02, Takeover: 0.03, Mount: 0.02, Run: 0.1, Ready: 0.05, Open: 0.02}
 		}
 		f.volumes[i].Primary = m.To
 	}

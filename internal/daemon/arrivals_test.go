@@ -1,0 +1,67 @@
+package daemon
+
+import (
+	"testing"
+	"time"
+
+	"github.com/flocker-io/flocker/internal/agent"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// The parts of an arrival follow one another, whatever was seen of them and in which order, and
+// together they are all of it; what is told once is forgotten.
+func TestArrivals(t *testing.T) {
+	const id, ms = volume.ID("v"), time.Millisecond
+	type seen struct {
+		at    time.Duration
+		epoch volume.Epoch
+		part  string
+	}
+	for name, c := range map[string]struct {
+		seen []seen
+		want state.ArrivalTimes
+	}{
+		"all of it": {
+			[]seen{{0, 2, agent.PartArrival}, {10 * ms, 2, agent.PartTakeover}, {30 * ms, 2, agent.PartMount}, {60 * ms, 2, partRun}, {70 * ms, 2, partReady}},
+			state.ArrivalTimes{Takeover: 10 * ms, Mount: 20 * ms, Run: 30 * ms, Ready: 10 * ms, Open: 30 * ms},
+		},
+		"the last container counts, and the first mount": {
+			[]seen{{0, 2, agent.PartArrival}, {10 * ms, 2, agent.PartTakeover}, {20 * ms, 2, agent.PartMount}, {40 * ms, 2, partRun}, {50 * ms, 2, partReady},
+				{60 * ms, 2, agent.PartMount}, {70 * ms, 2, partRun}, {80 * ms, 2, partReady}},
+			state.ArrivalTimes{Takeover: 10 * ms, Mount: 10 * ms, Run: 50 * ms, Ready: 10 * ms, Open: 20 * ms},
+		},
+		"not all was seen": {
+			[]seen{{0, 2, agent.PartArrival}, {60 * ms, 2, partRun}},
+			state.ArrivalTimes{Run: 60 * ms, Open: 40 * ms},
+		},
+		"it was started before it was mounted": {
+			[]seen{{0, 2, agent.PartArrival}, {30 * ms, 2, partRun}, {50 * ms, 2, agent.PartMount}},
+			state.ArrivalTimes{Mount: 50 * ms, Open: 50 * ms},
+		},
+		"it has come back since":       {[]seen{{0, 1, agent.PartArrival}, {10 * ms, 1, agent.PartTakeover}, {20 * ms, 2, agent.PartArrival}}, state.ArrivalTimes{Open: 80 * ms}},
+		"it came before flockd began":  {[]seen{{10 * ms, 2, partRun}, {20 * ms, 2, partReady}}, state.ArrivalTimes{}},
+		"what is seen is of before it": {[]seen{{0, 1, agent.PartArrival}, {10 * ms, 1, partRun}}, state.ArrivalTimes{}},
+		"nothing":                      {nil, state.ArrivalTimes{}},
+	} {
+		var a arrivals
+		zero := time.Now()
+		for _, s := range c.seen {
+			a.note(id, s.epoch, s.part, zero.Add(s.at))
+		}
+		if got := a.opened(id, 2, zero.Add(100*ms)); got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
+		if got := a.opened(id, 2, zero.Add(200*ms)); got != (state.ArrivalTimes{}) {
+			t.Errorf("%s: told twice: %+v", name, got)
+		}
+	}
+
+	// Of volumes without routes nobody ever asks.
+	var a arrivals
+	a.note("old", 1, agent.PartArrival, time.Unix(0, 0))
+	a.note("new", 1, agent.PartArrival, time.Unix(0, 0).Add(arrivalFor+1))
+	if len(a.of) != 1 || a.of["new"] == nil {
+		t.Errorf("%d arrivals are remembered for ever", len(a.of))
+	}
+}
