@@ -1,6 +1,7 @@
 package stories
 
 import (
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -47,11 +48,7 @@ func TestBrowse(t *testing.T) {
 		if out := third.Flockctl("diff", "shop", "before"); !slices.Contains(strings.Split(out, "\n"), "-  /orders/lost") {
 			t.Errorf("the diff says %q", out)
 		}
-		third.Sh("rm -rf /tmp/found && mkdir /tmp/found")
-		t.Logf("%s", third.Flockctl("browse", "get", "shop", "orders/lost", "/tmp/found"))
-		if got := third.Sh("sha256sum < /tmp/found/lost"); !strings.HasPrefix(got, sum) {
-			t.Errorf("the file is %s, was %s", got, sum)
-		}
+		c.getBack(third, "shop", "orders/lost", sum)
 		if out, err := third.TryFlockctl("browse", "cat", "shop@before", "out"); err == nil || strings.Contains(out, "root:") {
 			t.Errorf("a link out of the volume was followed: %q", out)
 		}
@@ -77,4 +74,14 @@ func TestBrowse(t *testing.T) {
 			return nil
 		})
 	})
+}
+
+// getBack has one command find a file that was deleted and bring it into /tmp/found of a node.
+func (c cluster) getBack(n *lab.Node, volume, file, sum string) {
+	c.Helper()
+	n.Sh("rm -rf /tmp/found && mkdir /tmp/found")
+	c.Logf("%s", n.Flockctl("browse", "get", volume, file, "/tmp/found"))
+	if got := n.Sh("sha256sum < /tmp/found/" + path.Base(file)); !strings.HasPrefix(got, sum) {
+		c.Errorf("the file is %s, was %s", got, sum)
+	}
 }

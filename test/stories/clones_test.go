@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/test/lab"
 )
 
@@ -24,19 +25,6 @@ func TestClones(t *testing.T) {
 	w.more(200)
 	v, _ := c.waitVolume(c.n1, "pg", "ok with two replicas", healthy)
 
-	// grown checks a clone that was made after before rows were acknowledged.
-	grown := func(clone database, before int64) int64 {
-		t.Helper()
-		k, after := clone.rows(), w.last()
-		if k < before || k > after+onTheWay {
-			t.Fatalf("the clone holds rows 1 to %d; %d were committed before it was made, %d since", k, before, after)
-		}
-		if said := clone.node.Sh("docker logs " + clone.container + " 2>&1"); !strings.Contains(said, "ready to accept connections") || strings.Contains(said, "PANIC") {
-			t.Fatalf("recovery was not clean:\n%s", said)
-		}
-		return k
-	}
-
 	var tester database
 	var tested int64
 	c.Step("a clone on a replica's node, under load, recovers there and holds what was committed", func() {
@@ -44,19 +32,9 @@ func TestClones(t *testing.T) {
 		began := time.Now()
 		c.n2.Flockctl("clone", "pg", "tester", "--node", "n2", "-o", "replicas=1")
 		c.Logf("    the clone was there after %s", time.Since(began).Round(10*time.Millisecond))
-		clone, err := c.n2.Volume("tester")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if clone.Primary.Name != "n2" || clone.From == nil || clone.From.Name != "pg" {
-			t.Fatalf("the clone is %+v", clone)
-		}
-		origin := strings.TrimSpace(c.n2.Sh("zfs get -H -o value origin " + copyOf(clone)))
-		if !strings.HasPrefix(origin, copyOf(v)+"@") {
-			t.Fatalf("it was copied: its origin is %q", origin)
-		}
+		c.shares(c.n2, "tester", v)
 		tester = c.runPostgres(c.n2, "tester", "tester")
-		tested = grown(tester, before)
+		tested = tester.recovered(before, w.last()+onTheWay)
 	})
 
 	c.Step("ten clones of one snapshot, for ten testers", func() {
@@ -69,9 +47,7 @@ func TestClones(t *testing.T) {
 		c.Logf("    ten clones took %s, by hand %s (%.1f times)", ten.Round(10*time.Millisecond), byHand.Round(10*time.Millisecond), float64(ten)/float64(byHand))
 		for _, name := range []string{"t1", "t10"} {
 			one := c.runPostgres(c.n1, name, name)
-			if k := grown(one, before); k > after+onTheWay {
-				t.Fatalf("%s holds rows 1 to %d, and the snapshot was taken when %d were committed", name, k, after)
-			}
+			one.recovered(before, after+onTheWay)
 		}
 		c.refuse("a snapshot with clones", func() (string, error) { return c.n1.TryFlockctl("snapshot", "remove", "-y", "pg@release") }, "has clones", "t10")
 	})
@@ -106,6 +82,35 @@ func TestClones(t *testing.T) {
 		c.waitMounted(c.n1, "t10", false)
 		c.waitMounted(c.n2, "tester", false)
 	})
+}
+
+// shares checks that a volume is a clone that has its data in common with a node's copy of another: nothing was copied.
+func (c cluster) shares(n *lab.Node, name string, of api.Volume) {
+	c.Helper()
+	clone, err := n.Volume(name)
+	if err != nil {
+		c.Fatal(err)
+	}
+	if clone.Primary.Name != n.Name || clone.From == nil || clone.From.Name != of.Name {
+		c.Fatalf("the clone is %+v", clone)
+	}
+	if origin := strings.TrimSpace(n.Sh("zfs get -H -o value origin " + copyOf(clone))); !strings.HasPrefix(origin, copyOf(of)+"@") {
+		c.Fatalf("it was copied: its origin is %q", origin)
+	}
+}
+
+// recovered checks a database that was started on what one had on disk while it ran: it came up cleanly, and holds the rows 1 to k,
+// which it returns, for a k within these bounds.
+func (db database) recovered(least, most int64) int64 {
+	db.c.Helper()
+	k := db.rows()
+	if k < least || k > most {
+		db.c.Fatalf("%s holds rows 1 to %d, want %d to %d of them", db.container, k, least, most)
+	}
+	if said := db.node.Sh("docker logs " + db.container + " 2>&1"); !strings.Contains(said, "ready to accept connections") || strings.Contains(said, "PANIC") {
+		db.c.Fatalf("recovery was not clean:\n%s", said)
+	}
+	return k
 }
 
 // nanos is how long commands in a node take there.

@@ -173,14 +173,7 @@ func (c cluster) compose(n *lab.Node) string {
 func TestComposeExample(t *testing.T) {
 	c := start(t)
 	compose := c.compose(c.n1)
-	example, err := os.ReadFile(filepath.Join(c.Root(), "docs/examples/compose.yml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(string(example), "image: redis:7\n") {
-		t.Fatal("the example has another image; the lab has its own Redis for redis:7")
-	}
-	c.n1.Put("/root/story/docker-compose.yml", strings.Replace(string(example), "image: redis:7\n", "image: "+redisImage+"\n", 1), 0o644)
+	c.n1.Put("/root/story/docker-compose.yml", c.example("compose.yml"), 0o644)
 	c.Step("docker compose up: Redis answers on every node", func() {
 		c.n1.Sh("cd /root/story && " + compose + " up -d")
 		c.waitVolume(c.n1, "counter", "ok with its replicas", healthy)
@@ -196,11 +189,7 @@ func TestComposeExample(t *testing.T) {
 			if err != nil || done.State != api.MigrationDone {
 				t.Fatalf("it ended with %+v, %v", done, err)
 			}
-			for _, n := range c.Nodes() {
-				if err := lab.Want("the word, read on "+n.Name, strings.TrimSpace(n.Sh("redis-cli -h "+n.Addr()+" get word")), "here"); err != nil {
-					t.Error(err)
-				}
-			}
+			c.checkWord("here")
 			c.waitVolume(to, "counter", "ok with its replicas", healthy)
 			c.waitFollows(to, "redis")
 		})
@@ -209,6 +198,30 @@ func TestComposeExample(t *testing.T) {
 		c.n1.Sh("cd /root/story && " + compose + " down")
 		c.waitMounted(c.n1, "counter", false)
 	})
+}
+
+// example is a file of the documents, with the lab's own Redis in it.
+func (c cluster) example(name string) string {
+	c.Helper()
+	text, err := os.ReadFile(filepath.Join(c.Root(), "docs/examples", name))
+	if err != nil {
+		c.Fatal(err)
+	}
+	const image = "image: redis:7\n"
+	if !strings.Contains(string(text), image) {
+		c.Fatalf("docs/examples/%s has another image; the lab has its own Redis for redis:7", name)
+	}
+	return strings.Replace(string(text), image, "image: "+redisImage+"\n", 1)
+}
+
+// checkWord asks Redis on every node's port for what was written.
+func (c cluster) checkWord(want string) {
+	c.Helper()
+	for _, n := range c.Nodes() {
+		if err := lab.Want("the word, read on "+n.Name, strings.TrimSpace(n.Sh("redis-cli -h "+n.Addr()+" get word")), want); err != nil {
+			c.Error(err)
+		}
+	}
 }
 
 // A Compose file with a flocker volume works as it stands.

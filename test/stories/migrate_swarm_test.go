@@ -37,13 +37,7 @@ func TestMigrateSwarm(t *testing.T) {
 	for _, to := range []*lab.Node{c.n3, c.n2} {
 		c.Step("it is migrated from "+from.Name+" to "+to.Name, func() {
 			told.wait(c, told.last()+10)
-			var plan api.Migration
-			c.Until("the service to go along", soon, func() (err error) {
-				if plan, err = lab.Ask[api.Migration](c.n1, "migrate", "v", to.Name, "--dry-run"); err == nil && fmt.Sprint(plan.Services) != "[tally]" {
-					err = fmt.Errorf("what goes along: %+v", plan)
-				}
-				return err
-			})
+			c.waitGoesAlong("v", "tally", to)
 			began := time.Now()
 			done, err := lab.Ask[api.Migration](c.n1, "migrate", "--force", "v", to.Name)
 			if err != nil || done.State != api.MigrationDone {
@@ -58,12 +52,7 @@ func TestMigrateSwarm(t *testing.T) {
 			if first := fresh.first(); first <= told.last() || first > told.last()+onTheWay {
 				t.Errorf("it goes on with %d, and had said %d", first, told.last())
 			}
-			if out := from.Docker("ps", "-q"); out != "" {
-				t.Errorf("on %s runs %s", from, out)
-			}
-			if is, err := mounted(from, v); err != nil || is {
-				t.Errorf("%s has the volume mounted: %v, %v", from, is, err)
-			}
+			c.checkLeft(v, from)
 			c.waitLabel("v", to.Name)
 			fresh.wait(c, fresh.first()+10)
 			told, from = fresh, to
@@ -96,6 +85,80 @@ func TestMigrateSwarm(t *testing.T) {
 		}
 		c.Logf("    it counts to %d; %d was said", count, told.last())
 	})
+}
+
+// The stack file of the documents does what it says: Swarm runs Redis where its volume is, and port 6379 of every node leads to it, before
+// and after it has moved. The volume outlives the stack.
+func TestStackExample(t *testing.T) {
+	c := start(t)
+	c.Step("a swarm of three, whose n1 manages and runs no tasks", func() { c.swarm(t) })
+	c.n1.Put("/root/story/stack.yml", c.example("stack.yml"), 0o644)
+
+	var v api.Volume
+	from, to := c.n2, c.n3
+	c.Step("docker stack deploy: Redis answers on every node", func() {
+		c.n1.Docker("stack", "deploy", "--resolve-image", "never", "-c", "/root/story/stack.yml", "counter")
+		// Its first task makes the volume, on the node that Swarm was told.
+		v, _ = c.waitVolume(c.n1, "counter", "ok with its replicas", healthy)
+		if v.Primary.Name == to.Name {
+			from, to = to, from
+		}
+		if v.Primary.Name != from.Name {
+			t.Fatalf("its primary is %s, where Swarm gives no tasks to", v.Primary)
+		}
+		c.waitLabel("counter", from.Name)
+		for _, n := range c.Nodes() {
+			c.waitRedis(n, "6379")
+		}
+		c.n1.Sh("redis-cli -h " + c.n1.Addr() + " set word here")
+		c.checkWord("here")
+	})
+
+	c.Step("it moves to another node, with what was written, and answers on every node", func() {
+		c.waitGoesAlong("counter", "counter_redis", to)
+		done, err := lab.Ask[api.Migration](c.n1, "migrate", "--force", "counter", to.Name)
+		if err != nil || done.State != api.MigrationDone {
+			t.Fatalf("it ended with %+v, %v", done, err)
+		}
+		for _, n := range c.Nodes() {
+			c.waitRedis(n, "6379")
+		}
+		c.checkWord("here")
+		c.checkLeft(v, from)
+		c.waitLabel("counter", to.Name)
+		c.waitVolume(to, "counter", "ok with its replicas", healthy)
+	})
+
+	c.Step("docker stack rm: the volume stays, alike on all nodes", func() {
+		c.n1.Docker("stack", "rm", "counter")
+		c.waitMounted(to, "counter", false)
+		c.waitLabel("counter", "")
+		c.waitVolume(to, "counter", "ok", healthy)
+		c.checkEqual(v)
+	})
+}
+
+// waitGoesAlong waits until a migration of the volume would take its service along.
+func (c cluster) waitGoesAlong(name, service string, to *lab.Node) {
+	c.Helper()
+	c.Until("the service to go along", soon, func() error {
+		plan, err := lab.Ask[api.Migration](c.n1, "migrate", name, to.Name, "--dry-run")
+		if err == nil && fmt.Sprint(plan.Services) != "["+service+"]" {
+			err = fmt.Errorf("what goes along: %+v", plan)
+		}
+		return err
+	})
+}
+
+// checkLeft checks that a node from which a service has gone has nothing of it.
+func (c cluster) checkLeft(v api.Volume, n *lab.Node) {
+	c.Helper()
+	if out := n.Docker("ps", "-q"); out != "" {
+		c.Errorf("on %s runs %s", n, out)
+	}
+	if is, err := mounted(n, v); err != nil || is {
+		c.Errorf("%s has the volume mounted: %v, %v", n, is, err)
+	}
 }
 
 // waitLabel waits until exactly one node of the Swarm has the label of a volume; "": none.

@@ -58,13 +58,7 @@ func TestRollback(t *testing.T) {
 	full := c.fullStreams()
 	c.Step("it goes back, asked for on n3", func() {
 		begin := time.Now()
-		var err error
-		if done, err = lab.Ask[api.Rollback](c.n3, "rollback", "pgdata@before", "--yes"); err != nil {
-			t.Fatal(err)
-		}
-		if done.State != api.RollbackDone || done.Node.Name != c.n2.Name || done.Undone == "" {
-			t.Fatalf("it ended with %+v", done)
-		}
+		done = c.rollBack(c.n3, "pgdata@before", c.n2)
 		db.wait()
 		rows := db.rows()
 		if rows < least || rows > most {
@@ -90,11 +84,7 @@ func TestRollback(t *testing.T) {
 	})
 
 	c.Step("what was undone is all there, under another name", func() {
-		c.n1.Flockctl("aside", "restore", "--node", done.Node.Name, done.Undone, "undone")
-		old := c.runPostgres(c.n2, "pg-undone", "undone")
-		if rows := old.rows(); rows != all {
-			t.Errorf("%d rows are in what was undone, %d were committed", rows, all)
-		}
+		old := c.undone(c.n2, done, all)
 		names, err := lab.Ask[[]struct{ Name, Kind string }](c.n1, "snapshot", "list", "undone")
 		if err != nil {
 			t.Fatal(err)
@@ -106,6 +96,30 @@ func TestRollback(t *testing.T) {
 		db.rows()
 		db.stop()
 	})
+}
+
+// rollBack takes a volume back, with a yes, and returns how its primary has done that.
+func (c cluster) rollBack(n *lab.Node, to string, primary *lab.Node) api.Rollback {
+	c.Helper()
+	done, err := lab.Ask[api.Rollback](n, "rollback", to, "--yes")
+	if err != nil {
+		c.Fatal(err)
+	}
+	if done.State != api.RollbackDone || done.Node.Name != primary.Name || done.Undone == "" {
+		c.Fatalf("it ended with %+v", done)
+	}
+	return done
+}
+
+// undone makes the volume "undone" of what a rollback of a database has set aside, and starts that there: it holds all rows.
+func (c cluster) undone(n *lab.Node, done api.Rollback, all int64) database {
+	c.Helper()
+	n.Flockctl("aside", "restore", "--node", done.Node.Name, done.Undone, "undone")
+	old := c.runPostgres(n, "pg-undone", "undone")
+	if rows := old.rows(); rows != all {
+		c.Errorf("%d rows are in what was undone, %d were committed", rows, all)
+	}
+	return old
 }
 
 // fullStreams is how many full streams all nodes have sent.

@@ -49,19 +49,11 @@ func TestSnapshotHooks(t *testing.T) {
 		}
 	})
 
-	prepared := func(volume, name string) []string {
-		t.Helper()
-		s, err := lab.Ask[api.SnapshotDetails](c.n2, "snapshot", "inspect", volume+"@"+name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s.Prepared
-	}
 	c.Step("a snapshot of the database has all that was committed before it", func() {
 		before := w.last()
 		c.n2.Flockctl("snapshot", "create", "pgdata@ready")
 		after := w.last() + onTheWay
-		if got := prepared("pgdata", "ready"); !slices.Equal(got, []string{"pg"}) {
+		if got := c.prepared("pgdata", "ready"); !slices.Equal(got, []string{"pg"}) {
 			t.Errorf("it was prepared by %q, want pg", got)
 		}
 		c.n1.Flockctl("clone", "pgdata@ready", "then", "--node", "n1", "-o", "replicas=0")
@@ -87,7 +79,7 @@ func TestSnapshotHooks(t *testing.T) {
 			if a, b := number("a", name), number("b", name); a != b && a != b+1 {
 				t.Errorf("%s: a is at %d and b at %d, so they are of two instants", name, a, b)
 			}
-			if got := prepared("a", name); len(got) > 0 {
+			if got := c.prepared("a", name); len(got) > 0 {
 				t.Errorf("%s was prepared by %q", name, got)
 			}
 		}
@@ -112,7 +104,7 @@ func TestSnapshotHooks(t *testing.T) {
 				t.Errorf("%s: a is at %d and b at %d", name, a, b)
 			}
 			for _, v := range []string{"a", "b"} {
-				if got := prepared(v, name); !slices.Equal(got, []string{"pair"}) {
+				if got := c.prepared(v, name); !slices.Equal(got, []string{"pair"}) {
 					t.Errorf("%s of %s was prepared by %q, want pair", name, v, got)
 				}
 			}
@@ -148,4 +140,14 @@ func TestSnapshotHooks(t *testing.T) {
 		w.stop()
 		db.stop()
 	})
+}
+
+// prepared are the containers that got ready for a snapshot.
+func (c cluster) prepared(volume, name string) []string {
+	c.Helper()
+	s, err := lab.Ask[api.SnapshotDetails](c.n2, "snapshot", "inspect", volume+"@"+name)
+	if err != nil {
+		c.Fatal(err)
+	}
+	return s.Prepared
 }
