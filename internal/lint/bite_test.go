@@ -60,8 +60,13 @@ func TestRulesBite(t *testing.T) {
 		{"private places", "docs/x.md", "see /wo" + "rk/shared/x", "names"},
 
 		{"links", "docs/x.md", "see [y](y.md)", "not there"},
-		{"links", "docs/x.md", "see [x](x.md#part), [out](https://example.org/y), [docs](../docs), [me](#here)", ""},
+		{"links", "docs/x.md", "# Part: `one`\nsee [x](x.md#part-one), [out](https://example.org/y#z), [docs](../docs), [me](#here)\n## Here", ""},
+		{"links", "docs/x.md", "see [x](x.md#part)", "no such heading"},
+		{"links", "docs/x.md", "# Part\nsee [me](#here)", "no such heading"},
 		{"links", "docs/x.md", "call `f[i](y)`", ""},
+
+		{"labels", "zfs/a.go", `package zfs; const LabelOne = "flocker.one"`, "is not in docs/DOCKER.md"},
+		{"labels", "zfs/a.go", `package zfs; const LabelOther, prefix = "other.one", "flocker.one"`, ""},
 
 		{"named tests", "docs/x.md", "shown by `TestNobody`", "no test is called so"},
 		{"named tests", "docs/x.md", "shown by *nobody3*, and", "not in internal/scenario/testdata"},

@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"go/ast"
 	"go/format"
+	"go/token"
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 // rules are checked one by one. Each returns its complaints, which say what to do.
@@ -27,6 +30,7 @@ var rules = []struct {
 	{"links", links},
 	{"named tests", namedTests},
 	{"properties", properties},
+	{"labels", labels},
 }
 
 func TestRepository(t *testing.T) {
@@ -213,7 +217,7 @@ func privatePlaces(r *repo) (problems []string) {
 
 var link = regexp.MustCompile(`\]\(<?([^)\s>]+)>?[^)]*\)`)
 
-// links: what a document links to in this repository is there.
+// links: what a document links to in this repository is there, with its heading.
 func links(r *repo) (problems []string) {
 	dirs := map[string]bool{".": true}
 	for name := range r.texts {
@@ -227,18 +231,80 @@ func links(r *repo) (problems []string) {
 		}
 		text := fenced.ReplaceAllString(string(r.texts[name]), "")
 		for _, m := range link.FindAllStringSubmatch(text, -1) {
-			target, _, _ := strings.Cut(m[1], "#")
-			if target == "" || strings.Contains(target, ":") {
-				continue // within the page, or somewhere else
+			target, heading, _ := strings.Cut(m[1], "#")
+			if strings.Contains(target, ":") {
+				continue // somewhere else
 			}
 			to := path.Join(path.Dir(name), target)
-			if strings.HasPrefix(target, "/") {
+			switch {
+			case target == "":
+				to = name
+			case strings.HasPrefix(target, "/"):
 				to = path.Clean(target[1:])
 			}
-			if _, ok := r.texts[to]; !ok && !dirs[to] {
+			_, ok := r.texts[to]
+			switch {
+			case !ok && !dirs[to]:
 				problems = append(problems, fmt.Sprintf("%s links to %s, which is not there", name, m[1]))
+			case ok && heading != "" && path.Ext(to) == ".md" && !slices.Contains(headings(string(r.texts[to])), heading):
+				problems = append(problems, fmt.Sprintf("%s links to %s, and %s has no such heading", name, m[1], to))
 			}
 		}
+	}
+	return problems
+}
+
+// headings of a document, as links name them.
+func headings(text string) (out []string) {
+	for _, m := range heading.FindAllStringSubmatch(block.ReplaceAllString(text, ""), -1) {
+		out = append(out, strings.Map(func(c rune) rune {
+			switch {
+			case unicode.IsLetter(c), unicode.IsDigit(c), c == '-', c == '_':
+				return unicode.ToLower(c)
+			case c == ' ':
+				return '-'
+			}
+			return -1
+		}, strings.TrimSpace(m[1])))
+	}
+	return out
+}
+
+var (
+	heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	block   = regexp.MustCompile("(?ms)^```.*?^```")
+)
+
+// labels: each label of containers that flocker knows is on the page for those who use Docker.
+func labels(r *repo) (problems []string) {
+	page := string(r.texts["docs/DOCKER.md"])
+	for _, f := range r.goFiles {
+		if f.isTest() {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			spec, ok := n.(*ast.ValueSpec)
+			if !ok {
+				return true
+			}
+			for i, name := range spec.Names {
+				if i >= len(spec.Values) || !strings.HasPrefix(strings.ToLower(name.Name), "label") {
+					continue
+				}
+				lit, ok := spec.Values[i].(*ast.BasicLit)
+				if !ok || lit.Kind != token.STRING {
+					continue
+				}
+				label, err := strconv.Unquote(lit.Value)
+				if err != nil || !strings.HasPrefix(label, "flocker.") {
+					continue
+				}
+				if !regexp.MustCompile("`" + regexp.QuoteMeta(label) + "([^a-z.-]|$)").MatchString(page) {
+					problems = append(problems, fmt.Sprintf("%s: label %s is not in docs/DOCKER.md: say there what it does", f.at(n), label))
+				}
+			}
+			return true
+		})
 	}
 	return problems
 }
