@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// row is a line of a table, by its cells.
+// rowsOf are the lines of the table that begins with this head, by their cells.
 func rowsOf(page, head string) (rows [][]string) {
 	_, table, _ := strings.Cut(page, "\n| "+head+" |")
 	_, table, _ = strings.Cut(table, "\n") // the rest of the head
