@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ func TestWatch(t *testing.T) {
 	bad, late, left, failed := errors.New("bad"), errors.New("late"), errors.New("left"), errors.New("failed")
 	away := volume.Errorf(volume.CodeUnavailable, "flockd is being restarted")
 	slow := volume.Errorf(volume.CodeTimeout, "no answer")
+	leaderless := volume.Errorf(volume.CodeNoQuorum, "nobody leads")
 	denied := volume.Errorf(volume.CodeDenied, "not you")
 	for _, tt := range []struct {
 		name      string
@@ -36,6 +38,7 @@ func TestWatch(t *testing.T) {
 		{name: "it goes well", at: 3, took: 3 * time.Second, lines: "step 0|step 1|step 2|step 3|"},
 		{name: "it fails", ended: failed, want: failed, at: 3, took: 3 * time.Second, lines: "step 0|step 1|step 2|step 3|"},
 		{name: "flockd is away", looks: []error{nil, away, slow}, at: 3, took: 5 * time.Second, lines: "step 0|step 1|step 2|step 3|"},
+		{name: "nobody leads", looks: []error{leaderless}, at: 3, took: 4 * time.Second, lines: "step 0|step 1|step 2|step 3|"},
 		{name: "it is refused", looks: []error{nil, denied}, want: denied, at: 1, took: 2 * time.Second, lines: "step 0|step 1|"},
 		{name: "a bug", looks: []error{bad}, want: bad, at: 0, took: time.Second, lines: "step 0|"},
 		{name: "too long", most: 1500 * time.Millisecond, want: late, at: 1, took: 1500 * time.Millisecond, lines: "step 0|step 1|"},
@@ -80,6 +83,95 @@ func TestWatch(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A look may hang: it has the time that any call has, and what ends it is then the end of that
+// alone, or of the watching, and no failure of the look.
+func TestWatchHangingLook(t *testing.T) {
+	late, left := errors.New("late"), errors.New("left")
+	for _, tt := range []struct {
+		name      string
+		most      time.Duration
+		interrupt time.Duration
+		hangs     int // so many looks
+		want      error
+		at        int
+		took      time.Duration
+	}{
+		{name: "once", hangs: 1, at: 3, took: defaultTimeout + 4*time.Second},
+		{name: "until it has taken too long", most: 5 * time.Second, hangs: 9, want: late, took: 5 * time.Second},
+		{name: "until who watches goes", interrupt: 5 * time.Second, hangs: 9, want: left, took: 5 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := &app{world: world{stderr: io.Discard, now: time.Now}, timeout: defaultTimeout}
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				if tt.interrupt > 0 {
+					time.AfterFunc(tt.interrupt, cancel)
+				}
+				began := time.Now()
+				at, err := watch(ctx, a, 0, watched[int]{
+					pause: time.Second, most: tt.most,
+					line: func(n int) string { return fmt.Sprint(n) },
+					over: func(n int) (bool, error) { return n == 3, nil },
+					look: func(ctx context.Context, n int) (int, error) {
+						if tt.hangs--; tt.hangs < 0 {
+							return n + 1, nil
+						}
+						<-ctx.Done()
+						if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+							return 0, volume.Errorf(volume.CodeTimeout, "no answer")
+						}
+						return 0, ctx.Err() // as a client says it that is told to stop
+					},
+					late: func(int) error { return late },
+					left: func(_ context.Context, n int) (int, error) { return n, left },
+				})
+				if at != tt.at || err != tt.want || time.Since(began) != tt.took {
+					t.Errorf("got %d, %v after %s; want %d, %v after %s", at, err, time.Since(began), tt.at, tt.want, tt.took)
+				}
+			})
+		})
+	}
+}
+
+// What is said at the end is not written behind a line that shows how far it was.
+func TestWatchClearsItsLine(t *testing.T) {
+	for _, interrupted := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			var out strings.Builder
+			a := &app{world: world{stderr: &out, now: time.Now, progress: true}, timeout: defaultTimeout}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			w := watched[int]{
+				pause: time.Second, most: time.Minute,
+				line: func(int) string { return "under way" },
+				over: func(int) (bool, error) { return false, nil },
+				look: func(context.Context, int) (int, error) { return 0, nil },
+				late: func(int) error { out.WriteString("it takes too long"); return nil },
+				left: func(context.Context, int) (int, error) { out.WriteString("it goes on"); return 0, nil },
+			}
+			want := "\r\x1b[Kunder way\r\x1b[Kit takes too long"
+			if interrupted {
+				time.AfterFunc(1500*time.Millisecond, cancel)
+				want = "\r\x1b[Kunder way\r\x1b[Kit goes on"
+			}
+			if _, err := watch(ctx, a, 0, w); err != nil || out.String() != want {
+				t.Errorf("%q, %v; want %q", out.String(), err, want)
+			}
+		})
+	}
+}
+
+// Who has given a time watches for that, others as long as the command says.
+func TestWatchFor(t *testing.T) {
+	if got := (&app{patient: true, timeout: time.Second}).watchFor(time.Hour); got != time.Hour {
+		t.Errorf("without --timeout: %s", got)
+	}
+	if got := (&app{timeout: time.Second}).watchFor(time.Hour); got != time.Second {
+		t.Errorf("with --timeout 1s: %s", got)
 	}
 }
 
@@ -143,6 +235,55 @@ func TestMeanwhile(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The same is not said twice, nothing is said of nothing, and nothing once it is over.
+func TestMeanwhileSaysWhatIsNew(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		w    world
+		says func(second int) []string
+		want string
+	}{
+		{"the same in a pipe", world{}, func(n int) []string { return []string{fmt.Sprint("part ", n/25)} }, "part 0\npart 1\n"},
+		{"nothing in a pipe", world{}, func(n int) []string {
+			if n == 20 {
+				return nil
+			}
+			return []string{"step"}
+		}, "step\n"},
+		{"nothing on a terminal", world{progress: true}, func(int) []string { return nil }, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var out strings.Builder
+			tt.w.stderr = &out
+			began := time.Now()
+			stop := (&app{world: tt.w}).meanwhile(t.Context(), func(context.Context) []string { return tt.says(int(time.Since(began) / time.Second)) })
+			time.Sleep(45 * time.Second)
+			stop()
+			if out.String() != tt.want {
+				t.Errorf("%s: %q, want %q", tt.name, out.String(), tt.want)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		var out strings.Builder
+		stop := (&app{world: world{stderr: &out, progress: true}}).meanwhile(t.Context(), func(ctx context.Context) []string {
+			<-ctx.Done()
+			return []string{"too late"}
+		})
+		time.Sleep(5 * time.Second)
+		stop()
+		if out.String() != "" {
+			t.Errorf("after its end: %q", out.String())
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		var out strings.Builder
+		stop := (&app{world: world{stderr: &out, progress: true}, quiet: true}).meanwhile(t.Context(), func(context.Context) []string { t.Error("it is asked for nobody"); return nil })
+		time.Sleep(15 * time.Second)
+		stop()
+	})
 }
 
 // Who waits for one call sees what it waits for.
