@@ -18,8 +18,13 @@ import (
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
-// topPause is between two looks of top.
-const topPause = 2 * time.Second
+// topPause is between two looks of top, unless somebody wants another one. Each look asks for all
+// volumes.
+const (
+	topPause    = 2 * time.Second
+	leastPause  = 500 * time.Millisecond
+	longestRest = time.Hour
+)
 
 // topOrder is what the volumes and links of top are sorted by.
 type topOrder string
@@ -40,11 +45,18 @@ func (a *app) topCommand() *cli.Command {
 			"is that of the worst replica. Links: those that are sending, behind or in trouble. Moves: migrations under way.\n\n" +
 			"Keys: q ends it; l, n and s sort by lag, name and size. Where there is no terminal it prints one picture, whole,\n" +
 			"and ends.",
-		Flags: []cli.Flag{&cli.StringFlag{Name: "sort", Value: string(byLag), Usage: "begin with `ORDER` lag, name or size"}},
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "sort", Value: string(byLag), Usage: "begin with `ORDER` lag, name or size"},
+			&cli.DurationFlag{Name: "interval", Value: topPause, Usage: "look again after this `TIME`, 500ms to 1h"},
+		},
 		Action: a.untimed(0, 0, func(ctx context.Context, c *cli.Context) error {
 			order := topOrder(c.String("sort"))
 			if !slices.Contains([]topOrder{byLag, byName, bySize}, order) {
 				return usage(c, "--sort %q is not lag, name or size", order)
+			}
+			pause := c.Duration("interval")
+			if pause < leastPause || pause > longestRest {
+				return usage(c, "--interval %s is not from %s to %s", pause, age(leastPause), age(longestRest))
 			}
 			if a.asJSON || a.quiet {
 				return usage(c, "top is for people: flockctl status, node list and volume list have --json and --quiet")
@@ -69,7 +81,7 @@ func (a *app) topCommand() *cli.Command {
 				resized := make(chan os.Signal, 1)
 				signal.Notify(resized, syscall.SIGWINCH)
 				defer signal.Stop(resized)
-				return a.top(ctx, s, resized, order, func(ctx context.Context) (cluster, error) { return l.look(ctx, a.client) })
+				return a.top(ctx, s, resized, order, pause, func(ctx context.Context) (cluster, error) { return l.look(ctx, a.client) })
 			})
 		}),
 	}
@@ -141,7 +153,7 @@ type topScreen interface {
 
 // top shows the cluster until ctx ends or a person wants no more. What flockd does not answer is
 // said above what it answered last.
-func (a *app) top(ctx context.Context, t topScreen, resized <-chan os.Signal, order topOrder, look func(context.Context) (cluster, error)) error {
+func (a *app) top(ctx context.Context, t topScreen, resized <-chan os.Signal, order topOrder, pause time.Duration, look func(context.Context) (cluster, error)) error {
 	type looked struct {
 		cluster
 		err error
@@ -167,7 +179,7 @@ func (a *app) top(ctx context.Context, t topScreen, resized <-chan os.Signal, or
 
 	var now cluster
 	shown := false
-	tick := time.NewTimer(topPause)
+	tick := time.NewTimer(pause)
 	defer tick.Stop()
 	for {
 		select {
@@ -186,7 +198,7 @@ func (a *app) top(ctx context.Context, t topScreen, resized <-chan os.Signal, or
 				asking = true
 				ask()
 			}
-			tick.Reset(topPause)
+			tick.Reset(pause)
 			continue
 		case l := <-answers:
 			asking = false

@@ -160,7 +160,7 @@ func TestTopLoop(t *testing.T) {
 		a := &app{world: world{now: time.Now}, patient: true, timeout: defaultTimeout}
 		done := make(chan error, 1)
 		go func() {
-			done <- a.top(t.Context(), p, resized, byLag, func(ctx context.Context) (cluster, error) {
+			done <- a.top(t.Context(), p, resized, byLag, 3*time.Second, func(ctx context.Context) (cluster, error) {
 				select {
 				case err := <-answers:
 					return cluster{status: api.ClusterStatus{Initialized: true, Quorum: true}}, err
@@ -175,8 +175,8 @@ func TestTopLoop(t *testing.T) {
 		}
 		began := time.Now()
 		answers <- down // the next look
-		if took := time.Since(began); took != topPause {
-			t.Errorf("looks again after %s, want %s", took, topPause)
+		if took := time.Since(began); took != 3*time.Second {
+			t.Errorf("looks again after %s, want 3s", took)
 		}
 		if got := <-p.drawn; !strings.Contains(got[1], "flockd is being restarted") {
 			t.Errorf("drawn while flockd is away: %q", got)
@@ -208,7 +208,7 @@ func TestTopLoop(t *testing.T) {
 			a := &app{world: world{now: time.Now}, timeout: defaultTimeout}
 			done := make(chan error, 1)
 			go func() {
-				done <- a.top(ctx, &paper{}, nil, byLag, func(ctx context.Context) (cluster, error) {
+				done <- a.top(ctx, &paper{}, nil, byLag, topPause, func(ctx context.Context) (cluster, error) {
 					select {
 					case err := <-answers:
 						return cluster{}, err
