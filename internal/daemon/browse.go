@@ -439,8 +439,15 @@ func (m *member) compare(ctx context.Context, v *state.Volume, list []replicate.
 func content(ctx context.Context, f browse.Files, req api.BrowseCopyRequest, size *int64) (io.ReadCloser, error) {
 	if req.As == api.AsFile {
 		file, n, err := browse.Open(f, req.Path)
+		if err != nil {
+			return nil, err
+		}
 		*size = n
-		return file, err
+		p := pipe(func(w io.Writer) error {
+			_, err := io.CopyBuffer(w, struct{ io.Reader }{file}, make([]byte, 64<<10))
+			return err
+		})
+		return &closing{Reader: p, closers: []func() error{p.Close, file.Close}}, nil
 	}
 	if err := browse.Has(f, req.Path); err != nil {
 		return nil, err
@@ -460,15 +467,28 @@ type produced struct {
 	done chan struct{}
 }
 
+// produce has it written in pieces that are worth their way.
 func produce(write func(io.Writer) error) *produced {
-	r, w := io.Pipe()
-	p := &produced{r, make(chan struct{})}
-	go func() {
-		defer close(p.done)
+	return pipe(func(w io.Writer) error {
 		b := bufio.NewWriterSize(w, 64<<10)
 		err := write(b)
 		if err == nil {
 			err = b.Flush()
+		}
+		return err
+	})
+}
+
+// pipe has it written with the lowest priority: what people look for can wait for what
+// containers do.
+func pipe(write func(io.Writer) error) *produced {
+	r, w := io.Pipe()
+	p := &produced{r, make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		err := lowest()
+		if err == nil {
+			err = write(w)
 		}
 		w.CloseWithError(err)
 	}()

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -140,15 +139,13 @@ func (t *osTree) Files() (browse.Files, error) { return browse.In(t.root(), data
 // Close implements Tree.
 func (t *osTree) Close() error { return t.top.Close() }
 
-// Walk implements Tree. It reads with the lowest priority, on a thread of its own that
-// ends with it. Names of one directory are held at a time for each level, and one
+// Walk implements Tree. It reads with the lowest priority. Names of one directory are held at a time for each level, and one
 // directory is open, however deep the tree is.
 func (t *osTree) Walk(ctx context.Context, f func(Entry) error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is not used for anything else
-		if err := unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 19); err != nil {
-			done <- fmt.Errorf("lowering the priority: %w", err)
+		if err := lowest(); err != nil {
+			done <- err
 			return
 		}
 		done <- t.walk(ctx, f)
