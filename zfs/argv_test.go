@@ -187,6 +187,8 @@ func dispatch(t *testing.T, h *zfs.Host, words []string) string {
 		result, err = h.Datasets(ctx, arg(0))
 	case "Dataset":
 		result, err = h.Dataset(ctx, arg(0))
+	case "Properties":
+		result, err = h.Properties(ctx, arg(0), args[1:])
 	case "Snapshots":
 		result, err = h.Snapshots(ctx, arg(0), flags["-r"])
 	case "SnapshotsNamed":

@@ -15,7 +15,7 @@ import (
 // UserProperties are the user properties that the engine keeps on datasets.
 var UserProperties = []string{
 	"flocker:volume", "flocker:epoch", "flocker:released", "flocker:name",
-	"flocker:aside", "flocker:trashed", "flocker:subdir", "flocker:line", "flocker:restore",
+	"flocker:aside", "flocker:trashed", "flocker:subdir", "flocker:line", "flocker:restore", "flocker:import",
 }
 
 // SnapshotProperties are those that it keeps on snapshots. A copy may have thousands: each
@@ -192,6 +192,33 @@ func (h *Host) datasets(ctx context.Context, op, root string, flags ...string) (
 		return nil, &Error{Op: op, Args: argv, Err: err}
 	}
 	return list, nil
+}
+
+// Properties implements System.
+func (h *Host) Properties(ctx context.Context, name string, props []string) (map[string]Property, error) {
+	errs := []error{CheckDataset(name)}
+	for _, p := range props {
+		errs = append(errs, checkKey(p))
+	}
+	if err := check("properties", errs...); err != nil {
+		return nil, err
+	}
+	argv := []string{"zfs", "get", "-Hp", "-t", "filesystem,volume", "-o", "name,property,value,source", strings.Join(props, ","), name}
+	out, err := h.run(ctx, command{op: "properties", argv: argv})
+	if err != nil {
+		return nil, err
+	}
+	rows, err := parseRows(out)
+	if err != nil {
+		return nil, &Error{Op: "properties", Args: argv, Err: err}
+	}
+	found := map[string]Property{}
+	for _, r := range rows {
+		if r.value != "-" {
+			found[r.prop] = Property{Value: r.value, Own: r.own()}
+		}
+	}
+	return found, nil
 }
 
 func props(native, user []string) string { return strings.Join(slices.Concat(native, user), ",") }

@@ -33,6 +33,9 @@ type System interface {
 	Datasets(ctx context.Context, root string) ([]Dataset, error)
 	// Dataset is the filesystem named.
 	Dataset(ctx context.Context, name string) (Dataset, error)
+	// Properties are these properties of a filesystem or a volume of ZFS, by name; one
+	// that has no value there is not among them. Sizes are bytes, 0 for none.
+	Properties(ctx context.Context, name string, props []string) (map[string]Property, error)
 	// Snapshots lists the snapshots of root, and of everything below it when
 	// recursive, in one command, each dataset's in the order they were taken.
 	Snapshots(ctx context.Context, root string, recursive bool) ([]Snapshot, error)
@@ -196,6 +199,13 @@ type Dataset struct {
 	ResumeToken string // of an interrupted receive; ""
 	// User properties that are set on this dataset itself (not inherited).
 	User map[string]string
+}
+
+// Property is one value of a dataset. Own says that it was set on the dataset itself, and is
+// neither inherited nor the default.
+type Property struct {
+	Value string
+	Own   bool
 }
 
 // Snapshot of a filesystem. User holds what was set on the snapshot itself.

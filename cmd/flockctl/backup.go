@@ -668,10 +668,23 @@ func (a *app) backupRestore() *cli.Command {
 
 func (a *app) importCommand() *cli.Command {
 	return &cli.Command{
-		Name: "import", Usage: "make a volume of what flockctl export wrote, from the standard input", ArgsUsage: "NAME",
-		Description: restoreHelp,
-		Flags:       restoreFlags(),
-		Action: a.untimed(1, 1, func(ctx context.Context, c *cli.Context) error {
+		Name: "import", Usage: "make a volume of what flockctl export wrote, from the standard input, or of a dataset that is there", ArgsUsage: "NAME|POOL/DATASET [NAME]",
+		Description: "With NAME alone it reads the standard input. " + restoreHelp + "\n\n" + importHelp,
+		Flags: append(restoreFlags(),
+			&cli.StringFlag{Name: "node", Usage: "the dataset is on `NODE`; this one unless given"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "say what would be done to the dataset, or why it cannot be, and do nothing"},
+		),
+		Action: a.untimed(1, 2, func(ctx context.Context, c *cli.Context) error {
+			// No volume's name has a slash in it, and every dataset's that can be one.
+			if from := c.Args().First(); strings.Contains(from, "/") {
+				return a.importDataset(ctx, c, from)
+			}
+			switch {
+			case c.NArg() > 1:
+				return usage(c, "unexpected argument %q: a stream has one name, and %.100q is not POOL/DATASET", c.Args().Get(1), c.Args().First())
+			case c.IsSet("node") || c.IsSet("dry-run"):
+				return usage(c, "--node and --dry-run are for a dataset, and %.100q is not POOL/DATASET", c.Args().First())
+			}
 			opts, keys, err := a.restoreOptions(c, c.Args().First())
 			if err != nil {
 				return err
@@ -683,6 +696,68 @@ func (a *app) importCommand() *cli.Command {
 			return a.restore(ctx, c.Args().First(), opts, []*backup.Manifest{in.Manifest}, keys, func(*backup.Manifest) io.Reader { return in.Stream() })
 		}),
 	}
+}
+
+const importHelp = `With POOL/DATASET it is that dataset, of the pool that flocker uses on its node, with its files and snapshots:
+it is renamed, and nothing is copied but to its replicas. It may be in use by nobody, is unmounted from where it
+was, and is a file system without others in it, neither encrypted nor shared. The volume is all of it, and
+has its name unless another is given; it keeps properties that volumes may have, and a refquota as its size.`
+
+// importDataset makes a volume of a dataset.
+func (a *app) importDataset(ctx context.Context, c *cli.Context, from string) error {
+	if c.IsSet("identity") {
+		return usage(c, "--identity is for a stream, and %.100q is a dataset", from)
+	}
+	name := c.Args().Get(1)
+	if name == "" {
+		name = from[strings.LastIndexByte(from, '/')+1:]
+	}
+	if err := volume.ValidateName(name); err != nil {
+		return err
+	}
+	opts, err := keyValues(c, c.StringSlice("option"))
+	if err != nil {
+		return err
+	}
+	maps.DeleteFunc(opts, func(_, value string) bool { return value == "" })
+	req := api.ImportRequest{Dataset: from, Name: name, Options: opts, DryRun: c.Bool("dry-run")}
+	ctx, cancel := a.within(ctx)
+	defer cancel()
+	if ref := c.String("node"); ref != "" {
+		n, err := a.client.Node(ctx, ref)
+		if err != nil {
+			return err
+		}
+		req.Node = string(n.ID)
+	}
+	stop := func() {}
+	if !req.DryRun {
+		stop = a.making(ctx, name)
+	}
+	i, err := a.client.Import(ctx, req)
+	stop()
+	switch {
+	case err != nil:
+		return err
+	case i.Volume != nil:
+		return a.made(*i.Volume)
+	case a.asJSON:
+		return a.printJSON(i)
+	case a.quiet:
+		return nil
+	}
+	var f facts
+	f.add("Dataset", "%s on %s", i.Dataset, i.Node)
+	f.add("Volume", "%s, if it is done", name)
+	f.add("Holds", "%s, on disk %s with %s", size(i.Data), size(i.Used), plural(len(i.Snapshots), "snapshot"))
+	for _, s := range i.Steps {
+		f.add("Step", "%s", s)
+	}
+	for _, k := range slices.Sorted(maps.Keys(i.Options)) {
+		f.add("Option", "%s=%s", k, i.Options[k])
+	}
+	f.print(a.stdout)
+	return nil
 }
 
 // restoreOptions are what is given to make a volume of a backup.

@@ -91,7 +91,7 @@ var lines = map[string]line{
 	"backup restore":   {args: []string{"backups", "20260304T120000Z-0000000a", "new"}, codes: []string{outside, "3", "2"}, values: map[string]string{"identity": outside, "option": "2"}},
 	"backup remove":    {args: []string{"backups", "20260304T120000Z-0000000a"}, codes: []string{outside, "3"}, switches: []string{"--yes"}},
 	"export":           {args: []string{"pgdata@before-upgrade"}, codes: []string{"23"}, values: map[string]string{"recipient": "2"}},
-	"import":           {args: []string{"new"}, codes: []string{"2"}, values: map[string]string{"identity": outside, "option": "2"}},
+	"import":           {args: []string{"tank/mail", "new"}, codes: []string{"23", "2"}, values: map[string]string{"identity": outside, "option": "2", "node": "3"}},
 	"container list":   {},
 	"container forget": {args: []string{"shop_db_1"}, codes: []string{"3"}, values: map[string]string{"node": "3"}},
 	"route list":       {},

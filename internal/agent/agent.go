@@ -33,6 +33,7 @@ type Cluster interface {
 type Disk interface {
 	Datasets(ctx context.Context, root string) ([]zfs.Dataset, error)
 	Dataset(ctx context.Context, name string) (zfs.Dataset, error)
+	Properties(ctx context.Context, name string, props []string) (map[string]zfs.Property, error)
 	Snapshots(ctx context.Context, root string, recursive bool) ([]zfs.Snapshot, error)
 	SnapshotsNamed(ctx context.Context, names []string) ([]zfs.Snapshot, error)
 	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
@@ -51,14 +52,18 @@ type Disk interface {
 // Files is what the agent does with mounted datasets besides zfs.
 type Files interface {
 	// Prepare makes the data directory of a dataset mounted writable at mountpoint
-	// and returns its path. Owner and mode are set only when it makes the directory.
-	// It fails when mountpoint is not a mounted, writable filesystem of its own.
+	// and returns its path. Owner and mode are set only when it makes the directory. Of a
+	// volume that is all of its dataset it is mountpoint itself, as it is. It fails when mountpoint is not a mounted, writable filesystem of its own.
 	Prepare(mountpoint string, spec volume.Spec) (dir string, err error)
 	// Unused makes sure that no process, in any mount namespace, has the dataset mounted
 	// besides our own mount at mountpoint ("": not even that); the error names who has,
 	// and an answer that is not known is one too. A successful unmount of ours does not
 	// end a container's own mount.
 	Unused(dataset, mountpoint string) error
+	// Users are the processes that have something open below what is mounted at mountpoint in
+	// our own mount namespace, or are in it, for people. That there are none is a hint; an unmount
+	// that succeeds is the proof.
+	Users(mountpoint string) ([]string, error)
 }
 
 // Use keeps the books on who uses the volumes of this node.

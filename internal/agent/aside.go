@@ -396,6 +396,9 @@ func guidsOf(snaps []zfs.Snapshot) []uint64 {
 // adopt makes the volume's dataset of a set-aside copy. Done again after a crash, it
 // goes on. The caller holds the lock of the volume.
 func (a *Agent) adopt(ctx context.Context, v *state.Volume, props map[string]string) error {
+	if isDataset(v.Adopt) {
+		return a.adoptDataset(ctx, v, props)
+	}
 	from, to := a.layout.Aside()+"/"+v.Adopt, a.layout.Dataset(v.ID)
 	x, ok := replicate.ParseAside(zfs.Dataset{Name: from}, a.layout.Aside())
 	if !ok {
@@ -445,6 +448,9 @@ func (a *Agent) adopt(ctx context.Context, v *state.Volume, props map[string]str
 func (a *Agent) giveBack(ctx context.Context, v *state.Volume) error {
 	if v.Phase != state.PhasePurged || v.Adopt == "" {
 		return nil
+	}
+	if isDataset(v.Adopt) {
+		return a.returnDataset(ctx, v)
 	}
 	defer a.LookAside()
 	name := v.Adopt

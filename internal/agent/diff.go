@@ -77,6 +77,8 @@ func diffVolume(v *state.Volume, got Actual, self volume.NodeID, inUse func(volu
 		return ""
 	case state.PhasePurged:
 		switch {
+		case exists && isDataset(v.Adopt):
+			return StepGiveBack // also when the machine mounted it where it was
 		case exists && c.Mounted:
 			return StepUnmount
 		case exists && v.Adopt != "":
@@ -104,7 +106,9 @@ func diffVolume(v *state.Volume, got Actual, self volume.NodeID, inUse func(volu
 	}
 	switch v.Phase {
 	case state.PhaseCreating:
-		if !exists || v.Clone != nil { // only a clone of the right snapshot is confirmed
+		// Only a clone of the right snapshot is confirmed, and only a dataset that has become
+		// like that of a volume.
+		if !exists || v.Clone != nil || isDataset(v.Adopt) {
 			return StepCreate
 		}
 		return StepConfirm

@@ -38,8 +38,13 @@ func (l Layout) TrashDataset(id volume.ID) string { return l.Trash() + "/" + str
 func (l Layout) Mountpoint(id volume.ID) string { return path.Join(l.MountBase, string(id)) }
 
 // DataDir is what containers get: a directory inside the dataset, so that an
-// unmounted dataset can never be written by accident.
-func (l Layout) DataDir(id volume.ID) string { return path.Join(l.Mountpoint(id), "data") }
+// unmounted dataset can never be written by accident, or all of an imported one.
+func (l Layout) DataDir(id volume.ID, spec volume.Spec) string {
+	if spec.Whole() {
+		return l.Mountpoint(id)
+	}
+	return path.Join(l.Mountpoint(id), "data")
+}
 
 // volumeIn is the volume whose dataset this is, if it stands directly below parent.
 func volumeIn(parent, dataset string) (volume.ID, bool) {

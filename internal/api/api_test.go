@@ -437,6 +437,16 @@ var peerCalls = []struct {
 		}))
 	}},
 	{"propose", func(ctx context.Context, b both) (any, error) { return two(b.Propose(ctx, []byte("\x00\xff{}"))) }},
+	{"import", func(ctx context.Context, b both) (any, error) {
+		return two(b.Import(ctx, api.ImportRequest{Dataset: "tank/mail", Name: "mail", Node: "beta", Options: map[string]string{"replicas": "0"}, Request: "r10"}))
+	}},
+	{"import dry", func(ctx context.Context, b both) (any, error) {
+		return two(b.Import(ctx, api.ImportRequest{Dataset: "tank/mail", Name: "mail", DryRun: true, Request: "r11"}))
+	}},
+	{"import nothing", func(ctx context.Context, b both) (any, error) {
+		return two(b.Import(ctx, api.ImportRequest{Dataset: "tank/nothing", Name: "mail", Request: "r12"}))
+	}},
+	{"importable", func(ctx context.Context, b both) (any, error) { return two(b.Importable(ctx, "tank/mail")) }},
 	{"barrier", func(ctx context.Context, b both) (any, error) { return two(b.Barrier(ctx)) }},
 	{"sum", func(ctx context.Context, b both) (any, error) {
 		return two(b.Sum(ctx, api.SumRequest{Volume: "0b5e55ed00000001", GUID: 1<<64 - 1}))

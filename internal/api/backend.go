@@ -126,6 +126,10 @@ type Backend interface {
 	FinishRestore(ctx context.Context, id string, req FinishRestoreRequest) (Volume, error)
 	DropRestore(ctx context.Context, id string) error
 
+	// Import makes a volume of a dataset where it is, or says what that would do. A refusal
+	// changes nothing.
+	Import(ctx context.Context, req ImportRequest) (Import, error)
+
 	// Rebalance says which moves would even out the nodes. It moves nothing.
 	Rebalance(ctx context.Context) (Rebalance, error)
 	// CarryRebalance takes moves one step further and says how far each is. It does not
@@ -211,6 +215,9 @@ type Peer interface {
 	Holds(ctx context.Context, id volume.ID, guids []uint64) (map[uint64]bool, error)
 	// Point finds a snapshot of the asked node's copy, or takes one there, see PointRequest.
 	Point(ctx context.Context, req PointRequest) (Point, error)
+	// Importable looks whether a dataset of the asked node may become a volume, and changes
+	// nothing.
+	Importable(ctx context.Context, dataset string) (Importable, error)
 	// NodeRoutes is what the asked node's own proxy says.
 	NodeRoutes(ctx context.Context) ([]NodeRoute, error)
 	// Promise makes the asked node take nothing of volumes below an epoch any more, and

@@ -70,7 +70,7 @@ func TestEveryFieldIsDescribed(t *testing.T) {
 		Node{}, LabelRequest{}, Volume{}, Replica{}, CreateVolumeRequest{}, UndeleteRequest{}, TokenRequest{}, Token{}, Event{},
 		UpdateVolumeRequest{}, UpdateVolumeReply{}, Settings{}, Setting{}, SettingsRequest{},
 		SyncRequest{}, SyncReply{}, VerifyRequest{}, VerifyReply{}, Sum{}, CopySum{}, Reading{}, Snapshot{}, Hold{}, HoldRequest{}, SnapshotDetails{}, SnapshotCopy{}, SnapshotRequest{}, PruneRequest{},
-		Failover{}, LastFailover{}, Lease{}, Asides{}, Aside{}, RestoreAsideRequest{}, BeginRestoreRequest{}, RestoreState{}, FinishRestoreRequest{}, Container{}, FailoverRequest{}, DrainRequest{}, Drain{}, LeftCopy{}, RemoveNodeRequest{}, RemoveNodeReply{},
+		Failover{}, LastFailover{}, Lease{}, Asides{}, Aside{}, RestoreAsideRequest{}, ImportRequest{}, Import{}, BeginRestoreRequest{}, RestoreState{}, FinishRestoreRequest{}, Container{}, FailoverRequest{}, DrainRequest{}, Drain{}, LeftCopy{}, RemoveNodeRequest{}, RemoveNodeReply{},
 		browse.Entry{}, browse.Change{},
 		Routes{}, Route{}, RouteSession{}, AddRouteRequest{}, NodeRoute{}, CloneOf{}, Clone{}, Doctor{}, doctor.Finding{}, Diagnostics{}, DiagnosticFile{},
 	}

@@ -163,12 +163,12 @@ func routes(b Backend, p Peer) []route {
 			return eventsReply{notNil(es)}, err
 		}},
 	}
-	rs = slices.Concat(rs, copiesRoutes(b), failoverRoutes(b), migrateRoutes(b), rebalanceRoutes(b), snapshotRoutes(b), rollbackRoutes(b), browseRoutes(b), asideRoutes(b), restoreRoutes(b), containerRoutes(b), proxyRoutes(b), settingsRoutes(b), drainRoutes(b), doctorRoutes(b), diagnosticsRoutes(b))
+	rs = slices.Concat(rs, copiesRoutes(b), failoverRoutes(b), migrateRoutes(b), rebalanceRoutes(b), snapshotRoutes(b), rollbackRoutes(b), browseRoutes(b), asideRoutes(b), restoreRoutes(b), importRoutes(b), containerRoutes(b), proxyRoutes(b), settingsRoutes(b), drainRoutes(b), doctorRoutes(b), diagnosticsRoutes(b))
 	if p == nil {
 		return rs
 	}
 	rs = append(append(rs, failoverPeerRoutes(p)...), proxyPeerRoutes(p)...)
-	rs = append(append(rs, append(browsePeerRoutes(p), cloneRoute(p))...), snapshotPeerRoutes(p)...)
+	rs = append(append(rs, append(browsePeerRoutes(p), cloneRoute(p), importableRoute(p))...), snapshotPeerRoutes(p)...)
 	return append(append(rs, copiesPeerRoutes(p)...),
 		beatRoute(p),
 		route{"POST", "/v1/peer/report", peers, lenient(func(r *http.Request, req reportRequest) (any, error) {

@@ -168,6 +168,10 @@ func (m *member) restoredSpec(a api.Aside, opts map[string]string) (volume.Spec,
 	if v := m.cluster.State().Volume(a.Volume); v != nil {
 		was, all = v.Spec, v.Spec.Options()
 	}
+	if a.Whole {
+		key, value := volume.WholeOption()
+		all[key] = value
+	}
 	maps.Copy(all, opts)
 	spec, err := volume.ParseOptions(all)
 	if err != nil {

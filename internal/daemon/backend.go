@@ -224,6 +224,10 @@ func (b backend) FinishRestore(ctx context.Context, id string, req api.FinishRes
 	return ask(b.d, func(m *member) (api.Volume, error) { return m.FinishRestore(ctx, id, req) })
 }
 
+func (b backend) Import(ctx context.Context, req api.ImportRequest) (api.Import, error) {
+	return ask(b.d, func(m *member) (api.Import, error) { return m.Import(ctx, req) })
+}
+
 func (b backend) DropRestore(ctx context.Context, id string) error {
 	_, err := ask(b.d, func(m *member) (struct{}, error) { return struct{}{}, m.DropRestore(ctx, id) })
 	return err

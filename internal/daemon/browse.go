@@ -381,7 +381,7 @@ func (m *member) openFiles(ctx context.Context, v *state.Volume, s replicate.Sna
 	if err != nil {
 		return nil, nil, fmt.Errorf("opening snapshot %s: %w", s.Name, err)
 	}
-	files, err := tree.Files()
+	files, err := tree.Files(v.Spec.Whole())
 	if errors.Is(err, fs.ErrNotExist) {
 		err = volume.Errorf(volume.CodeNotFound, "the volume had not been used yet when snapshot %s was taken", s.Name)
 	}

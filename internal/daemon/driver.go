@@ -264,7 +264,7 @@ func (m *member) info(v view, vol *state.Volume, full bool) plugin.Info {
 	info := plugin.Info{Name: vol.Name, Created: vol.Created.UTC().Truncate(time.Second)}
 	if vol.Placement.Primary == m.self && m.agent != nil {
 		if st, _, known := v.status(m.self, vol.ID); known && st.Mounted {
-			info.Mountpoint = m.layout.DataDir(vol.ID)
+			info.Mountpoint = m.layout.DataDir(vol.ID, vol.Spec)
 		}
 	}
 	if full {

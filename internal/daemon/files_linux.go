@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -23,7 +25,69 @@ func (osFiles) Prepare(mountpoint string, spec volume.Spec) (string, error) {
 	if err := mountedWritable(mountpoint); err != nil {
 		return "", err
 	}
+	if spec.Whole() {
+		return mountpoint, nil
+	}
 	return makeData(mountpoint, spec)
+}
+
+// Users implements agent.Files. Processes that end meanwhile are no error.
+func (osFiles) Users(mountpoint string) ([]string, error) { return usersBelow("/proc", mountpoint) }
+
+func usersBelow(procfs, mountpoint string) (users []string, err error) {
+	all, err := os.ReadDir(procfs)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range all {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		dir := filepath.Join(procfs, e.Name())
+		uses, err := usesBelow(dir, mountpoint)
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+			return nil, err
+		}
+		if uses {
+			users = append(users, fmt.Sprintf("process %d (%s)", pid, mounts.Command(dir)))
+		}
+	}
+	return users, nil
+}
+
+// usesBelow says that a process is in a directory, or has something of it open or mapped.
+func usesBelow(proc, top string) (bool, error) {
+	below := func(name string) bool { return name == top || strings.HasPrefix(name, top+"/") }
+	var last error
+	for _, name := range []string{"cwd", "root", "exe"} {
+		at, err := os.Readlink(filepath.Join(proc, name))
+		if err == nil && below(at) {
+			return true, nil
+		}
+		if err != nil {
+			last = err
+		}
+	}
+	fds, err := os.ReadDir(filepath.Join(proc, "fd"))
+	if err != nil {
+		last = err
+	}
+	for _, fd := range fds {
+		if at, err := os.Readlink(filepath.Join(proc, "fd", fd.Name())); err == nil && below(at) {
+			return true, nil
+		}
+	}
+	maps, err := os.ReadFile(filepath.Join(proc, "maps"))
+	if err != nil {
+		last = err
+	}
+	for line := range strings.Lines(string(maps)) {
+		if i := strings.IndexByte(line, '/'); i >= 0 && below(strings.TrimSuffix(strings.TrimSuffix(line[i:], "\n"), " (deleted)")) {
+			return true, nil
+		}
+	}
+	return false, last
 }
 
 // makeData makes the data directory at the root of a dataset, unless it is there. It

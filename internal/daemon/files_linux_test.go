@@ -3,6 +3,7 @@ package daemon
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -43,5 +44,60 @@ func TestMakeData(t *testing.T) {
 				t.Errorf("mode %v, want %v (%v)", st.Mode(), tt.mode, err)
 			}
 		})
+	}
+}
+
+// proc makes a process of a machine that is not there.
+func proc(t *testing.T, dir, pid, comm, maps string, links map[string]string) {
+	t.Helper()
+	at := filepath.Join(dir, pid)
+	err := os.MkdirAll(filepath.Join(at, "fd"), 0o700)
+	for name, to := range links {
+		if err == nil {
+			err = os.Symlink(to, filepath.Join(at, name))
+		}
+	}
+	for name, text := range map[string]string{"comm": comm + "\n", "maps": maps} {
+		if err == nil {
+			err = os.WriteFile(filepath.Join(at, name), []byte(text), 0o600)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Whoever is in a file system, or has a file of it open or mapped, uses it.
+func TestUsersBelow(t *testing.T) {
+	dir := t.TempDir()
+	elsewhere := map[string]string{"cwd": "/", "root": "/", "exe": "/bin/sh", "fd/0": "/dev/null", "fd/1": "/srv/pgdata2/f", "fd/2": "pipe:[7]"}
+	with := func(name, to string) map[string]string {
+		out := map[string]string{}
+		for k, v := range elsewhere {
+			out[k] = v
+		}
+		out[name] = to
+		return out
+	}
+	proc(t, dir, "1", "init", "00400000-00401000 r-xp 00000000 08:01 7 /bin/sh\n", elsewhere)
+	proc(t, dir, "2", "in", "", with("cwd", "/srv/pgdata"))
+	proc(t, dir, "3", "reader", "", with("fd/3", "/srv/pgdata/base/1"))
+	proc(t, dir, "4", "mapper", "7f00-7f01 rw-s 00000000 00:2a 9 /srv/pgdata/a file (deleted)\n", elsewhere)
+	proc(t, dir, "5", "jailed", "", with("root", "/srv/pgdata/jail"))
+	proc(t, dir, "6", "program", "", with("exe", "/srv/pgdata/bin/x"))
+	proc(t, dir, "7", "near", "7f00-7f01 rw-s 00000000 00:2a 9 /srv/pgdata2/f\n", elsewhere)
+	if err := os.MkdirAll(filepath.Join(dir, "8"), 0o700); err != nil { // it has ended meanwhile
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "uptime"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := usersBelow(dir, "/srv/pgdata")
+	want := "process 2 (in), process 3 (reader), process 4 (mapper), process 5 (jailed), process 6 (program)"
+	if err != nil || strings.Join(got, ", ") != want {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if _, err := usersBelow(filepath.Join(dir, "nothing"), "/srv/pgdata"); err == nil {
+		t.Error("that nobody could be asked is no error")
 	}
 }

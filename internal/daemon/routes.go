@@ -392,6 +392,11 @@ func understood(c state.Command, unaware func(of func(volume.Report) bool) strin
 			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that knows no clones", who).WithHint("upgrade flocker there first")
 		}
 	}
+	if v, ok := c.(state.CreateVolume); ok && (v.Spec.Whole() || strings.Contains(v.Adopt, "/")) {
+		if who := unaware(knowsImport); who != "" {
+			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that does not know volumes which were imported", who).WithHint("upgrade flocker there first")
+		}
+	}
 	if hasRollback(c) {
 		if who := unaware(knowsRollback); who != "" {
 			return nil, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that does not know rollbacks", who).WithHint("upgrade flocker there first")
@@ -525,6 +530,7 @@ func knowsClones(r volume.Report) bool    { return r.Clones }
 func knowsRollback(r volume.Report) bool  { return r.Rollback }
 func knowsHeld(r volume.Report) bool      { return r.HoldSnapshots }
 func knowsArrivals(r volume.Report) bool  { return r.Arrivals }
+func knowsImport(r volume.Report) bool    { return r.Import }
 
 // knowsSnapshotHooks is of versions that have containers get ready for snapshots.
 func knowsSnapshotHooks(r volume.Report) bool { return r.SnapshotHooks }

@@ -159,6 +159,16 @@ func TestUnaware(t *testing.T) {
 	if got, err := understood(clone, lacks(older)); err != nil || !reflect.DeepEqual(got, clone) {
 		t.Errorf("a clone, to nodes that know it: got %+v, %v", got, err)
 	}
+	for _, c := range []state.CreateVolume{{Adopt: "tank/pgdata"}, {Spec: volume.Spec{}.MakeWhole()}} {
+		older[1].Report.Import = false
+		if got, err := understood(c, lacks(older)); volume.CodeOf(err) != volume.CodeRefused {
+			t.Errorf("%+v, to a node that does not know what that is: got %+v, %v", c, got, err)
+		}
+		older[1].Report.Import = true
+		if got, err := understood(c, lacks(older)); err != nil || !reflect.DeepEqual(got, c) {
+			t.Errorf("%+v, to nodes that know it: got %+v, %v", c, got, err)
+		}
+	}
 	held := state.Settings{Hold: 30 * time.Second}
 	for _, knows := range []bool{false, true} {
 		older[1].Report.Hold = knows

@@ -30,9 +30,10 @@ type Tree interface {
 	// follows from the names alone. It ends with f's error or with ctx. There may be several
 	// at the same time.
 	Walk(ctx context.Context, f func(Entry) error) error
-	// Files are what is below the data directory, as containers see it. fs.ErrNotExist: there
-	// is no such directory. They are closed before the tree is.
-	Files() (browse.Files, error)
+	// Files are what is below the data directory, as containers see it, or, of a volume that is
+	// all of its dataset, everything. fs.ErrNotExist: there is no such directory. They are
+	// closed before the tree is.
+	Files(whole bool) (browse.Files, error)
 	// Close may take as long as the disk does, also after the caller has gone away.
 	Close() error
 }

@@ -134,7 +134,12 @@ type osTree struct{ top *os.File }
 func (t *osTree) root() string { return fmt.Sprintf("/proc/self/fd/%d", t.top.Fd()) }
 
 // Files implements Tree.
-func (t *osTree) Files() (browse.Files, error) { return browse.In(t.root(), dataDir) }
+func (t *osTree) Files(whole bool) (browse.Files, error) {
+	if whole {
+		return browse.In(t.root(), ".")
+	}
+	return browse.In(t.root(), dataDir)
+}
 
 // Close implements Tree.
 func (t *osTree) Close() error { return t.top.Close() }

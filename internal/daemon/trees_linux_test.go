@@ -300,11 +300,20 @@ func TestDetachedMountIsRead(t *testing.T) {
 	if sum, err := sumTree(t.Context(), tree, func(int) {}); err != nil || sum.Files == 0 {
 		t.Errorf("walking it: %+v, %v", sum, err)
 	}
-	files, err := tree.Files()
+	files, err := tree.Files(false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer files.Close()
+	// Of a volume that is all of its dataset it is everything.
+	all, err := tree.Files(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer all.Close()
+	if st, err := all.Stat(dataDir + "/sub/file"); err != nil || !st.Mode().IsRegular() {
+		t.Errorf("all of the dataset does not have it: %v", err)
+	}
 	content, _, err := browse.Open(files, "sub/file")
 	if err != nil {
 		t.Fatal(err)

@@ -110,6 +110,10 @@ func (m *member) CreateVolume(ctx context.Context, req api.CreateVolumeRequest) 
 		if spec, err = volume.ParseOptions(opts); err != nil {
 			return api.Volume{}, err
 		}
+		if spec.Whole() {
+			return api.Volume{}, volume.Errorf(volume.CodeInvalid, "that a volume is all of its dataset (%s) cannot be chosen", volume.Subdir).
+				WithHint("flockctl import POOL/DATASET makes one of a dataset that is there")
+		}
 		req.Node = cmp.Or(req.Node, m.self)
 	}
 	req.Request = cmp.Or(req.Request, newRequest())

@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -42,6 +43,11 @@ import (
 //	on NODE VOLUME NAME            until the node's own disk has that snapshot; gone: until not
 //	copy-on NODE VOLUME            until the node's disk has a copy; no-copy-on: until not
 //	scribble NODE VOLUME FILE TEXT  somebody mounts a copy by hand and writes to it
+//	foreign NODE DATASET FILE TEXT [SNAPSHOT]  somebody writes to a dataset that is none of flocker's, which is made and
+//	  mounted first, and takes a snapshot
+//	occupied NODE DATASET          a process has files of it open; vacated: not any more
+//	found NODE DATASET [mounted]   it is there, and mounted or not
+//	import NODE DATASET NEW [on=NODE] [dry=yes] [KEY=VALUE..]  flockctl import
 //	clone NODE VOLUME[@NAME] NEW [on=NODE] [KEY=VALUE..]  flockctl clone
 //	clones NODE VOLUME [NEW..]     flockctl volume inspect shows exactly these
 //	hangs NODE VOLUME              until its copy there shares what it has with another one; stands: until not
@@ -225,6 +231,26 @@ func (w *World) operatorStep(words []string) error {
 			return err == nil && has == (words[0] == "on")
 		})
 		return nil
+	case "foreign":
+		return node().foreign(w.ctx(), words[2], words[3], words[4], append(words, "")[5])
+	case "occupied", "vacated":
+		return node().ZFS.SetInUse(words[2], words[0] == "occupied")
+	case "found":
+		d, err := node().ZFS.Dataset(w.ctx(), words[2])
+		if err == nil && d.Mounted != slices.Contains(words, "mounted") {
+			err = fmt.Errorf("mounted: %v", d.Mounted)
+		}
+		return err
+	case "import":
+		req := api.ImportRequest{Dataset: words[2], Name: words[3], Options: pairs(words[4:])}
+		req.Node, req.DryRun = req.Options["on"], req.Options["dry"] != ""
+		delete(req.Options, "on")
+		delete(req.Options, "dry")
+		i, err := node().API().Import(w.ctx(), req)
+		if err == nil && (i.Volume == nil) != req.DryRun {
+			err = fmt.Errorf("got %+v", i)
+		}
+		return err
 	case "scribble":
 		ds, err := w.dataset(words[2])
 		if err != nil {
@@ -675,6 +701,21 @@ func verified(rep api.VerifyReply, want []string) error {
 		return fmt.Errorf("the verify found %q: %+v", got, rep)
 	}
 	return nil
+}
+
+// foreign has somebody who knows nothing of flocker write to a dataset of their own.
+func (m *Machine) foreign(ctx context.Context, ds, file, text, snapshot string) error {
+	err := m.ZFS.CreateFilesystem(ctx, ds, map[string]string{"mountpoint": "/srv/" + ds, "recordsize": "16384", "quota": "1073741824"})
+	if err == nil {
+		err = m.ZFS.Mount(ctx, ds, false)
+	}
+	if err != nil && !errors.Is(err, zfs.ErrExists) {
+		return err
+	}
+	if err := errors.Join(m.ZFS.WriteFile(ds, file, []byte(text)), m.ZFS.Sync(ds)); err != nil || snapshot == "" {
+		return err
+	}
+	return m.ZFS.Snapshot(ctx, []string{ds + "@" + snapshot}, nil)
 }
 
 // pairs reads KEY=VALUE words.

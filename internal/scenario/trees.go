@@ -139,7 +139,7 @@ func (t *tree) Walk(ctx context.Context, f func(daemon.Entry) error) error {
 
 // Files implements daemon.Tree. What is in a dataset here is what containers have written:
 // there is no data directory.
-func (t *tree) Files() (browse.Files, error) {
+func (t *tree) Files(bool) (browse.Files, error) {
 	all, err := t.trees.zfs.Files(t.snapshot)
 	if err != nil {
 		return nil, err

@@ -542,9 +542,12 @@ type files struct {
 	mounted func() // called after each mount
 }
 
-func (f *files) Prepare(mountpoint string, _ volume.Spec) (string, error) {
+func (f *files) Prepare(mountpoint string, spec volume.Spec) (string, error) {
 	f.mounted()
 	for _, m := range f.zfs.Mounts() {
+		if m.Path == mountpoint && m.Writable && spec.Whole() {
+			return mountpoint, nil
+		}
 		if m.Path == mountpoint && m.Writable {
 			return path.Join(mountpoint, "data"), nil
 		}
@@ -559,6 +562,15 @@ func (f *files) Unused(dataset, mountpoint string) error {
 		}
 	}
 	return nil
+}
+
+func (f *files) Users(mountpoint string) (users []string, err error) {
+	for _, m := range f.zfs.Mounts() {
+		if m.Path == mountpoint && m.InUse {
+			users = append(users, "process 4711 (postgres)")
+		}
+	}
+	return users, nil
 }
 
 // writer sends a daemon's warnings to the test's log.

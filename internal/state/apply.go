@@ -352,7 +352,11 @@ func (t *txn) adoptable(c CreateVolume) *Result {
 	}
 	for v := range t.s.Volumes() {
 		if v.Adopt == c.Adopt && v.Placement.Primary == c.Placement.Primary && v.Phase == PhaseCreating {
-			r := failed(volume.CodeConflict, "set-aside copy %s is being made volume %q", c.Adopt, v.Name)
+			what := "set-aside copy "
+			if strings.Contains(c.Adopt, "/") {
+				what = "dataset "
+			}
+			r := failed(volume.CodeConflict, "%s%s is being made volume %q", what, c.Adopt, v.Name)
 			return &r
 		}
 	}

@@ -84,7 +84,8 @@ type (
 		Name      string           `json:"name"`
 		Spec      volume.Spec      `json:"spec"`
 		Placement volume.Placement `json:"placement"`
-		// Adopt makes the volume of a set-aside copy on the primary; After is the highest
+		// Adopt makes the volume of a set-aside copy on the primary, or, when there is a slash in
+		// it, of that dataset of its pool, which was not flocker's; After is the highest
 		// epoch that copy has seen, and the volume begins above it.
 		Adopt string       `json:"adopt,omitempty"`
 		After volume.Epoch `json:"after,omitempty"`

@@ -169,7 +169,7 @@ type Volume struct {
 	// LastFailover is how it last came to a primary without the one before; nil: never.
 	LastFailover *EndedFailover `json:"last_failover,omitempty"`
 	// Adopt, until the volume is confirmed, is the set-aside copy on the primary that it
-	// is made of, by its name; "" for a volume that begins empty.
+	// is made of, by its name, or somebody's dataset in its pool; "" for a volume that begins empty.
 	Adopt string `json:"adopt,omitempty"`
 	// Clone is what it is a clone of, or was, for the original may be gone; nil for a volume
 	// that is none.

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"errors"
+	"maps"
 	"math/bits"
 	"slices"
 	"strconv"
@@ -52,6 +53,51 @@ var zfsProperties = map[string]property{
 	"dnodesize":          words("legacy"),
 }
 
+// Subdir is the property of a volume that is all of its dataset, as one is that was
+// imported: its files were at the top before flocker was there, and are so in its old
+// snapshots. Any other volume is the directory data of its dataset. It is among the ZFS
+// properties of the Spec, so that every copy has it, every clone and every backup; it is
+// given when the volume is made, and nobody can choose it.
+const Subdir = "flocker:subdir"
+
+// whole is the only value of Subdir.
+const whole = "."
+
+// Whole says that the volume is all of its dataset, see Subdir.
+func (s Spec) Whole() bool { return s.ZFS[Subdir] == whole }
+
+// MakeWhole is the Spec for a volume that is all of its dataset.
+func (s Spec) MakeWhole() Spec {
+	s.ZFS = maps.Clone(s.ZFS)
+	if s.ZFS == nil {
+		s.ZFS = map[string]string{}
+	}
+	s.ZFS[Subdir] = whole
+	return s
+}
+
+// WholeOption makes it so by an option, for what is made of a copy of such a volume.
+func WholeOption() (key, value string) { return zfsPrefix + Subdir, whole }
+
+// Properties are the ZFS properties that a volume may have, in order.
+func Properties() []string { return slices.Sorted(maps.Keys(zfsProperties)) }
+
+// Carried are the options for a volume that keeps those properties of a dataset which it
+// may have, with values that it may have.
+func Carried(props map[string]string) map[string]string {
+	opts := map[string]string{}
+	for name, value := range props {
+		p, ok := zfsProperties[name]
+		if !ok {
+			continue
+		}
+		if canonical, err := p.parse(value); err == nil {
+			opts[zfsPrefix+name] = canonical
+		}
+	}
+	return opts
+}
+
 // managed are properties that users reach in another way, or not at all.
 var managed = map[string]string{
 	"quota": "use size", "refquota": "use size", "reservation": "volumes are thin", "refreservation": "volumes are thin",
@@ -63,6 +109,9 @@ var managed = map[string]string{
 
 // parseProperty checks a property and returns its canonical value.
 func parseProperty(name, value string) (string, error) {
+	if name == Subdir && value == whole {
+		return value, nil
+	}
 	p, ok := zfsProperties[name]
 	if !ok {
 		if why, ok := managed[name]; ok {

@@ -50,6 +50,9 @@ type Report struct {
 	// Rollback says that it knows what rolls volumes back: a version before would take what
 	// was undone for newer.
 	Rollback bool `json:"rollback,omitempty"`
+	// Import says that it knows volumes that are all of their dataset: a version before would
+	// make an empty directory in it, and give containers that.
+	Import bool `json:"import,omitempty"`
 	// Proxy says that its proxy answers: without it no clients of routes get to a server here.
 	Proxy bool `json:"proxy,omitempty"`
 	// Swarm is the one that its engine belongs to.
@@ -187,6 +190,8 @@ type Aside struct {
 	Reason string    `json:"reason,omitempty"`
 	Used   int64     `json:"used"` // bytes that removing it would free
 	Data   int64     `json:"data"` // bytes a user would see in it
+	// Whole: of a volume that is all of its dataset, see Subdir.
+	Whole bool `json:"whole,omitempty"`
 }
 
 // Holder is one user of a mounted volume on one node.

@@ -93,6 +93,9 @@ func (s Spec) Clone(opts map[string]string) (Spec, error) {
 		return Spec{}, Errorf(CodeInvalid, "a clone has its original's files with their owners and permissions: uid, gid and mode stay %d, %d and %04o", s.UID, s.GID, s.Mode).
 			WithHint("leave these options out, and change the files in the clone")
 	}
+	if out.Whole() != s.Whole() {
+		return Spec{}, Errorf(CodeInvalid, "a clone has its files where its original has them: %s%s cannot be chosen", zfsPrefix, Subdir).WithHint("leave that option out")
+	}
 	return out, nil
 }
 

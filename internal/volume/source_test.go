@@ -74,6 +74,8 @@ func TestSpecClone(t *testing.T) {
 		{"with a long interval", pg, map[string]string{"interval": "10m"}, func(s Spec) bool { return s.Interval == 10*time.Minute && s.MaxLoss == 20*time.Minute }, ""},
 		{"with the owner that it has", pg, map[string]string{"uid": "999"}, func(s Spec) bool { return s.UID == 999 }, ""},
 		{"with another owner", pg, map[string]string{"uid": "7"}, nil, "uid, gid and mode stay 999, 0"},
+		{"of one that is all of its dataset", pg.MakeWhole(), nil, Spec.Whole, ""},
+		{"elsewhere in the dataset", pg, map[string]string{"zfs.flocker:subdir": "."}, nil, "a clone has its files where its original has them"},
 		{"with another mode", pg, map[string]string{"mode": "0700"}, nil, "uid, gid and mode stay"},
 		{"with an option that there is not", pg, map[string]string{"colour": "red"}, nil, "unknown volume option"},
 		{"of a profile that there is not", pg, map[string]string{"profile": "red"}, nil, "profile"},

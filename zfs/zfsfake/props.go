@@ -24,6 +24,7 @@ var native = map[string]string{
 	"redundant_metadata": "any", "snapdir": "hidden visible disabled", "prefetch": "any",
 	"encryption": "off on aes-256-gcm", // at creation only
 	"keyformat":  "raw hex passphrase", "keylocation": "any",
+	"sharenfs": "any", "sharesmb": "any", "zoned": "on off",
 	"direct": "any", "volmode": "any", "aclinherit": "any", "aclmode": "any", "dedup": "any",
 }
 
@@ -80,6 +81,54 @@ func (h *Host) SetProperties(ctx context.Context, name string, props map[string]
 		h.remount(d, slices.Collect(maps.Keys(props)))
 		return nil
 	})
+}
+
+// defaults are those of words that are asked for by name; what is not here has no value
+// unless somebody has set one.
+var defaults = map[string]string{
+	"readonly": "off", "canmount": "on", "atime": "on", "relatime": "on", "sharenfs": "off", "sharesmb": "off", "zoned": "off",
+	"compression": "on", "xattr": "sa", "acltype": "off", "encryption": "off",
+}
+
+// Properties implements zfs.System.
+func (h *Host) Properties(ctx context.Context, name string, props []string) (out map[string]zfs.Property, err error) {
+	errs := []error{zfs.CheckDataset(name)}
+	for _, p := range props {
+		errs = append(errs, zfs.CheckProperty(p, ""))
+	}
+	if err := invalid("properties", errs...); err != nil {
+		return nil, err
+	}
+	err = h.command(ctx, "properties", name, func() error {
+		d, err := h.dataset(name)
+		if err != nil {
+			return err
+		}
+		out = map[string]zfs.Property{}
+		for _, p := range props {
+			own, ok := d.props[p]
+			def := defaults[p]
+			switch {
+			case !strings.Contains(p, ":") && native[p] == "":
+				return fail(zfs.ErrInvalid, "bad property list: invalid property '%s'", p)
+			case native[p] == "size":
+				def = "0"
+			case p == "mountpoint":
+				def = h.mountpoint(d)
+			}
+			value := own
+			if !ok && notInherited[p] {
+				value = def
+			} else if !ok {
+				value = h.effective(d, p, def)
+			}
+			if value != "" {
+				out[p] = zfs.Property{Value: value, Own: ok}
+			}
+		}
+		return nil
+	})
+	return out, err
 }
 
 // Inherit implements zfs.System.

@@ -216,6 +216,28 @@ func testProperties(w *world, _ Env) {
 		w.Errorf("readonly is not inherited: %+v", c)
 	}
 
+	w.a.must(z.SetProperties(w.ctx, fs, map[string]string{"quota": "1073741824", "compression": "zstd"}))
+	got, err := z.Properties(w.ctx, fs, []string{"quota", "reservation", "compression", "sharenfs", "readonly", "flocker:epoch"})
+	w.a.must(err)
+	for name, want := range map[string]zfs.Property{
+		"quota": {Value: "1073741824", Own: true}, "reservation": {Value: "0"}, "compression": {Value: "zstd", Own: true},
+		"sharenfs": {Value: "off"}, "readonly": {Value: "on", Own: true}, "flocker:epoch": {Value: "0000000000000002", Own: true},
+	} {
+		if got[name] != want {
+			w.Errorf("property %s: %+v, want %+v", name, got[name], want)
+		}
+	}
+	got, err = z.Properties(w.ctx, child, []string{"quota", "compression"})
+	w.a.must(err)
+	if got["quota"] != (zfs.Property{Value: "0"}) || got["compression"] != (zfs.Property{Value: "zstd"}) {
+		w.Errorf("properties of what is below: %+v", got)
+	}
+	w.a.must(z.SetProperties(w.ctx, fs, map[string]string{"quota": "none"}))
+	_, err = z.Properties(w.ctx, fs, []string{"nonsense"})
+	w.wantKind("properties that are none", err, zfs.ErrInvalid)
+	_, err = z.Properties(w.ctx, w.a.name("nope"), []string{"quota"})
+	w.wantKind("properties of none", err, zfs.ErrNotFound)
+
 	w.wantKind("unknown property", z.SetProperties(w.ctx, fs, map[string]string{"nonsense": "1"}), zfs.ErrInvalid)
 	w.wantKind("bad value", z.SetProperties(w.ctx, fs, map[string]string{"readonly": "maybe"}), zfs.ErrInvalid)
 	w.wantKind("quota below use", z.SetProperties(w.ctx, fs, map[string]string{"refquota": "1024"}), zfs.ErrInvalid)

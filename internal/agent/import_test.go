@@ -1,0 +1,353 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+	"github.com/flocker-io/flocker/zfs/zfsfake"
+)
+
+func (i *idle) Users(mountpoint string) (users []string, err error) {
+	for _, m := range i.host.Mounts() {
+		if m.Path == mountpoint && m.InUse {
+			users = append(users, "process 7 (sh)")
+		}
+	}
+	return users, nil
+}
+
+func TestMayImport(t *testing.T) {
+	for name, why := range map[string]string{
+		"tank/pgdata": "", "tank/a/b": "", "tank/flocker2": "", "tank/flocker-mine": "",
+		"tank": "a whole pool", "pool/a": "not in tank", "tank/flocker": "flocker's own", "tank/flocker/00000000000000a1": "flocker's own",
+		"tank/flocker-trash/x": "flocker's own", "tank/flocker-aside/x": "flocker's own", "tank/flocker-restore": "flocker's own",
+		"/tank/a": "not the name", "tank/": "not the name", "tank/a@b": "not the name", "": "not the name", "tank/-rf": "not the name", "tank//a": "not the name",
+	} {
+		err := Layout{Pool: "tank"}.MayImport(name)
+		if (err == nil) != (why == "") || err != nil && !strings.Contains(err.Error(), why) {
+			t.Errorf("%q: %v, want %q", name, err, why)
+		}
+	}
+}
+
+// Each reason alone is one.
+func TestImportRefusal(t *testing.T) {
+	plain := func() Importable {
+		return Importable{
+			Dataset:   zfs.Dataset{Name: "tank/a", Encryption: "off", Mounted: true, Mountpoint: "/srv/a"},
+			Snapshots: []zfs.Snapshot{{Dataset: "tank/a", Name: "monday"}, {Dataset: "tank/a", Name: "auto-hourly"}},
+			Props:     map[string]zfs.Property{"sharenfs": {Value: "off"}, "sharesmb": {Value: "off"}, "zoned": {Value: "off"}},
+		}
+	}
+	for _, tt := range []struct {
+		why  string // "": it may be
+		make func(*Importable)
+	}{
+		{"", func(*Importable) {}},
+		{"", func(f *Importable) { f.Dataset.Mounted, f.Dataset.Mountpoint = false, "legacy" }},
+		{"", func(f *Importable) { f.Snapshots, f.Props = nil, nil }},
+		{"is a block device", func(f *Importable) { f.Dataset.Volume = true }},
+		{"is encrypted", func(f *Importable) { f.Dataset.Encryption = "aes-256-gcm" }},
+		{"is not encrypted, and the volumes here are", func(f *Importable) { f.Encrypted = true }},
+		{"has other datasets in it: tank/a/b, tank/a/c, tank/a/d and 1 more", func(f *Importable) { f.Below = []string{"tank/a/b", "tank/a/c", "tank/a/d", "tank/a/e"} }},
+		{"was a volume of flocker", func(f *Importable) { f.Dataset.User = map[string]string{propVolume: string(vol1)} }},
+		{"is a clone of tank/o@x", func(f *Importable) { f.Dataset.Origin = "tank/o@x" }},
+		{"has a clone, tank/c", func(f *Importable) { f.Snapshots[1].Clones = []string{"tank/c"} }},
+		{"called like one of flocker's", func(f *Importable) { f.Snapshots[0].Name = volume.Position{Epoch: 1, Seq: 1}.SnapshotName() }},
+		{"called like one of flocker's", func(f *Importable) { f.Snapshots[1].Name = "auto-1d-20261120T000000Z" }},
+		{"received in part", func(f *Importable) { f.Dataset.ResumeToken = "1-abc" }},
+		{"zoned", func(f *Importable) { f.Props["zoned"] = zfs.Property{Value: "on"} }},
+		{"shared with other machines", func(f *Importable) { f.Props["sharenfs"] = zfs.Property{Value: "on"} }},
+		{"shared with other machines", func(f *Importable) { f.Props["sharesmb"] = zfs.Property{Value: "name=x"} }},
+		{"/etc/fstab", func(f *Importable) { f.Dataset.Mountpoint = "legacy" }},
+		{"in use by process 7 (sh)", func(f *Importable) { f.Users = []string{"process 7 (sh)"} }},
+	} {
+		f := plain()
+		tt.make(&f)
+		err := f.Refusal()
+		if (err == nil) != (tt.why == "") || err != nil && (!strings.Contains(err.Error(), tt.why) || volume.CodeOf(err) != volume.CodeRefused) {
+			t.Errorf("got %v, want %q", err, tt.why)
+		}
+		var e *volume.Error
+		if errors.As(err, &e) && e.Hint == "" {
+			t.Errorf("%v: it does not say what to do", err)
+		}
+	}
+}
+
+func TestImportOptions(t *testing.T) {
+	f := Importable{Dataset: zfs.Dataset{Name: "tank/a", Mounted: true, Mountpoint: "/srv/a", RefQuota: 1 << 30}, Props: map[string]zfs.Property{
+		"recordsize": {Value: "16384", Own: true}, "compression": {Value: "zstd-3", Own: true}, "atime": {Value: "on"},
+		"sync": {Value: "disabled", Own: true}, "quota": {Value: "4096", Own: true}, "refquota": {Value: "1073741824", Own: true}, "reservation": {Value: "0", Own: true},
+	}}
+	want := map[string]string{"zfs.recordsize": "16K", "zfs.compression": "zstd", "size": "1073741824"}
+	if got := f.Options(); !maps.Equal(got, want) {
+		t.Errorf("options %v, want %v", got, want)
+	}
+	steps := []string{"unmount it from /srv/a", "rename it to tank/flocker/ID", "clear quota=4096",
+		"set readonly=on canmount=noauto mountpoint=/v/ID, as of every volume; its primary mounts it writable"}
+	if got := f.Steps(Layout{Pool: "tank", MountBase: "/v"}); !slices.Equal(got, steps) {
+		t.Errorf("steps %q", got)
+	}
+	f.Dataset.Mounted, f.Dataset.RefQuota, f.Props = false, 4096, nil
+	if got := f.Options(); len(got) != 0 {
+		t.Errorf("options %v: a volume cannot be that small", got)
+	}
+	if got := f.Steps(Layout{Pool: "tank", MountBase: "/v"}); len(got) != 2 {
+		t.Errorf("steps %q", got)
+	}
+}
+
+// importing is an agent with a dataset of somebody's, mounted and with a snapshot, of which a
+// volume is to be made.
+func importing(t *testing.T) (a *Agent, host *zfsfake.Host, f *fixed, i *idle) {
+	t.Helper()
+	ctx := context.Background()
+	a, host, f, i = quiet(t)
+	must(t, host.CreateFilesystem(ctx, "tank/pgdata", map[string]string{"mountpoint": "/srv/pgdata", "recordsize": "16384", "quota": "1073741824"}),
+		host.Mount(ctx, "tank/pgdata", false), host.WriteFile("tank/pgdata", "f", []byte("before")), host.Snapshot(ctx, []string{"tank/pgdata@monday"}, nil),
+		host.WriteFile("tank/pgdata", "f", []byte("now")), host.Sync("tank/pgdata"))
+	spec := volume.Spec{ZFS: map[string]string{"compression": "lz4", "recordsize": "16K"}}.MakeWhole()
+	f.apply(t, state.CreateVolume{ID: vol1, Name: "pg", Spec: spec, Placement: volume.Placement{Primary: self}, Adopt: "tank/pgdata"})
+	return a, host, f, i
+}
+
+// like is what matters of a dataset, to compare.
+func like(t *testing.T, host *zfsfake.Host, name string) string {
+	t.Helper()
+	ctx := context.Background()
+	d, err := host.Dataset(ctx, name)
+	must(t, err)
+	props, err := host.Properties(ctx, name, importProps())
+	must(t, err)
+	for _, p := range append(slices.Clone(sized), "canmount") { // which cannot be inherited
+		if v := props[p]; v.Value == "0" || v.Value == "on" {
+			props[p] = zfs.Property{Value: v.Value}
+		}
+	}
+	data, err := host.ReadFile(name, "f")
+	must(t, err)
+	old, err := host.ReadFile(name+"@monday", "f")
+	must(t, err)
+	text, err := json.Marshal([]any{d.GUID, d.Mounted, d.Writable, d.User, props, string(data), string(old)})
+	must(t, err)
+	return string(text)
+}
+
+func whole(t *testing.T, host *zfsfake.Host, f *fixed) {
+	t.Helper()
+	to := "tank/flocker/" + string(vol1)
+	d, err := host.Dataset(context.Background(), to)
+	must(t, err)
+	if d.Mounted || !d.ReadOnly || d.CanMount != "noauto" || d.Mountpoint != "/v/"+string(vol1) || d.User[propVolume] != string(vol1) ||
+		d.User[propEpoch] != f.s.Volume(vol1).Epoch.String() || d.User[volume.Subdir] != "." {
+		t.Errorf("the volume: %+v", d)
+	}
+	props, err := host.Properties(context.Background(), to, []string{"quota", "compression", "recordsize"})
+	must(t, err)
+	if props["quota"].Value != "0" || props["compression"].Value != "lz4" || props["recordsize"].Value != "16384" {
+		t.Errorf("its properties: %+v", props)
+	}
+	for name, want := range map[string]string{to: "now", to + "@monday": "before"} {
+		if got, err := host.ReadFile(name, "f"); string(got) != want || err != nil {
+			t.Errorf("%s has %q, %v", name, got, err)
+		}
+	}
+}
+
+// Cut off before or after any command, flockd or the whole machine, it comes to the same end: a
+// volume, or, given up then, the dataset that it was.
+func TestImportCutShort(t *testing.T) {
+	ctx := context.Background()
+	create := Action{StepCreate, vol1}
+	tried := 0
+	for _, op := range []string{"datasets", "dataset", "snapshots", "properties", "set", "inherit", "unmount", "mount", "rename"} {
+		for nth := 1; ; nth++ {
+			cut := false
+			for _, how := range []string{"fails", "fails afterwards", "loses power", "loses power afterwards"} {
+				for _, given := range []bool{false, true} {
+					what := fmt.Sprintf("%s %d %s, given up: %v", op, nth, how, given)
+					a, host, f, i := importing(t)
+					was := like(t, host, "tank/pgdata")
+					hit := false
+					remove := host.Inject(zfsfake.Rule{Op: op, Nth: nth, Times: 1, After: strings.HasSuffix(how, "afterwards"), Do: func(context.Context, string, string) error {
+						hit = true
+						if strings.HasPrefix(how, "loses") {
+							host.Crash()
+						}
+						return zfsfake.ErrInjected
+					}})
+					first := a.do(ctx, create)
+					remove()
+					if !hit {
+						continue
+					}
+					cut = true
+					tried++
+					boot := strings.HasPrefix(how, "loses")
+					if boot {
+						mountAll(t, host)
+					}
+					if ended(f) {
+						t.Errorf("%s: %v, and it has ended already: %+v", what, first, f.proposed)
+						continue
+					}
+					a = restarted(t, a, host, f, i)
+					if given {
+						f.apply(t, state.AbortCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch, Reason: "given up"})
+						step(t, a, f)
+						if exists(t, host, "tank/flocker/"+string(vol1)) {
+							t.Errorf("%s: there still is a volume", what)
+							continue
+						}
+						must(t, host.Inherit(ctx, "tank/pgdata", propImport)) // nobody obeys it
+						if d, err := host.Dataset(ctx, "tank/pgdata"); err == nil && !d.Mounted {
+							must(t, host.Mount(ctx, "tank/pgdata", false)) // as its user does, or the next boot
+						}
+						if got := like(t, host, "tank/pgdata"); got != was {
+							t.Errorf("%s: it was\n%s, and is\n%s", what, was, got)
+						}
+						continue
+					}
+					step(t, a, f)
+					if c, ok := last(f).(state.ConfirmCreate); !ok || c.ID != vol1 {
+						t.Errorf("%s: proposed %+v", what, f.proposed)
+						continue
+					}
+					whole(t, host, f)
+				}
+			}
+			if !cut {
+				break
+			}
+		}
+	}
+	if tried < 60 {
+		t.Errorf("only %d cuts were tried", tried)
+	}
+}
+
+// mountAll is what a boot does.
+func mountAll(t *testing.T, host *zfsfake.Host) {
+	t.Helper()
+	list, err := host.Datasets(context.Background(), "tank")
+	must(t, err)
+	for _, d := range list {
+		if d.CanMount == "on" && strings.HasPrefix(d.Mountpoint, "/") && !d.Mounted {
+			must(t, host.Mount(context.Background(), d.Name, false))
+		}
+	}
+}
+
+func ended(f *fixed) bool {
+	switch last(f).(type) {
+	case state.AbortCreate:
+		return true
+	}
+	return false
+}
+
+func last(f *fixed) state.Command {
+	if len(f.proposed) == 0 {
+		return nil
+	}
+	return f.proposed[len(f.proposed)-1]
+}
+
+// restarted is the next flockd.
+func restarted(t *testing.T, a *Agent, host *zfsfake.Host, f *fixed, i *idle) *Agent {
+	t.Helper()
+	next := New(Config{Self: self, Layout: a.layout, Cluster: f, ZFS: host, Files: i, Use: i.use(), Repl: i, Peers: i, Log: a.log})
+	must(t, next.prepare(context.Background()))
+	got, err := next.observe(context.Background(), true)
+	must(t, err)
+	next.suspectLogs(got)
+	return next
+}
+
+// step does what is to be done until nothing is, as the loop would.
+func step(t *testing.T, a *Agent, f *fixed) {
+	t.Helper()
+	for range 5 {
+		got, err := a.observe(context.Background(), true)
+		must(t, err)
+		acts := Diff(f.s, got, self, func(volume.ID) bool { return false })
+		if len(acts) == 0 {
+			return
+		}
+		for _, act := range acts {
+			must(t, a.do(context.Background(), act))
+		}
+		if _, done := last(f).(state.ConfirmCreate); done && f.s.Volume(vol1).Phase == state.PhaseCreating {
+			return
+		}
+	}
+	t.Fatal("it comes to no end")
+}
+
+// What may not be is found out before anything is changed, also when it came to be since the
+// volume was asked for.
+func TestImportRefusedLate(t *testing.T) {
+	ctx := context.Background()
+	for name, tt := range map[string]struct {
+		spoil func(host *zfsfake.Host, i *idle) error
+		why   string
+	}{
+		"in use":        {func(host *zfsfake.Host, _ *idle) error { return host.SetInUse("tank/pgdata", true) }, "in use by process 7 (sh)"},
+		"in it another": {func(host *zfsfake.Host, _ *idle) error { return host.CreateFilesystem(ctx, "tank/pgdata/x", nil) }, "has other datasets in it: tank/pgdata/x"},
+		"a clone of it": {func(host *zfsfake.Host, _ *idle) error {
+			return host.Clone(ctx, "tank/pgdata@monday", "tank/test", nil)
+		}, "has a clone, tank/test"},
+		"used at the last moment": {func(host *zfsfake.Host, _ *idle) error {
+			host.Inject(zfsfake.Rule{Op: "unmount", Times: 1, Do: func(context.Context, string, string) error { return host.SetInUse("tank/pgdata", true) }})
+			return nil
+		}, "in use by process 7 (sh)"},
+		"renamed": {func(host *zfsfake.Host, _ *idle) error {
+			return errors.Join(host.Unmount(ctx, "tank/pgdata"), host.Rename(ctx, "tank/pgdata", "tank/other"))
+		}, "there is no dataset tank/pgdata on me"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, host, f, i := importing(t)
+			must(t, tt.spoil(host, i), a.do(ctx, Action{StepCreate, vol1}))
+			c, ok := last(f).(state.AbortCreate)
+			if !ok || !strings.Contains(c.Reason, tt.why) || exists(t, host, "tank/flocker/"+string(vol1)) {
+				t.Fatalf("proposed %+v", f.proposed)
+			}
+			if name != "renamed" {
+				if d, err := host.Dataset(ctx, "tank/pgdata"); err != nil || !d.Mounted || !d.Writable || d.Mountpoint != "/srv/pgdata" {
+					t.Errorf("it is %+v, %v", d, err)
+				}
+			}
+		})
+	}
+}
+
+// What a volume that is given up was has a place of its own when its name is another's by now.
+func TestImportReturnsElsewhere(t *testing.T) {
+	ctx := context.Background()
+	a, host, f, _ := importing(t)
+	must(t, a.do(ctx, Action{StepCreate, vol1}), host.CreateFilesystem(ctx, "tank/pgdata", nil))
+	f.apply(t, state.AbortCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch, Reason: "given up"})
+	step(t, a, f)
+	if got, err := host.ReadFile("tank/pgdata-"+string(vol1), "f"); string(got) != "now" || err != nil {
+		t.Errorf("it has %q, %v", got, err)
+	}
+}
+
+// What is undone is undone to the letter.
+func TestImportUndo(t *testing.T) {
+	n := importNote{Was: map[string]string{"canmount": "", "readonly": "", "mountpoint": "/a", "quota": "5", "refquota": "", "reservation": "0", "atime": "off"}}
+	set, inherit := n.undo()
+	if want := map[string]string{"canmount": "on", "mountpoint": "/a", "quota": "5", "refquota": "none", "reservation": "none", "atime": "off"}; !maps.Equal(set, want) || !slices.Equal(inherit, []string{"readonly"}) {
+		t.Errorf("set %v, inherit %v", set, inherit)
+	}
+}

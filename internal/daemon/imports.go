@@ -1,0 +1,173 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"maps"
+
+	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
+)
+
+// Import implements api.Backend. The leader has the dataset's node look at it, and what comes of
+// it begins with the commit of the volume; the rest is the agent's, see internal/agent/import.go.
+func (m *member) Import(ctx context.Context, req api.ImportRequest) (out api.Import, err error) {
+	if err := volume.ValidateName(req.Name); err != nil {
+		return out, err
+	}
+	if _, err := importSpec(nil, req.Options); err != nil {
+		return out, err
+	}
+	if req.Node == "" {
+		if m.agent == nil {
+			return out, volume.Errorf(volume.CodeRefused, "this node is a witness and has no pool").WithHint("--node says which node has the dataset")
+		}
+		req.Node = string(m.self)
+	}
+	req.Request = cmp.Or(req.Request, newRequest())
+	err = m.onLeader(ctx, func(ctx context.Context, leader *api.Client) (err error) {
+		if leader != nil {
+			out, err = leader.Import(ctx, req)
+			return err
+		}
+		out, err = m.importHere(ctx, req)
+		return err
+	})
+	if err != nil || out.Volume == nil {
+		return out, err
+	}
+	if err := m.cluster.CaughtUp(ctx, out.Volume.Index); err != nil {
+		return out, waited(err, "volume %q is made, but this node has not heard of it yet", req.Name)
+	}
+	return out, nil
+}
+
+// importSpec is the spec of a volume that is made of a dataset: what that has, and over it what
+// its user asks for.
+func importSpec(has, opts map[string]string) (volume.Spec, error) {
+	for _, name := range []string{"uid", "gid", "mode", volume.FromOption} {
+		if _, given := opts[name]; given {
+			return volume.Spec{}, volume.Errorf(volume.CodeInvalid, "what is imported stays as it is: %s cannot be given", name).WithHint("leave that option out")
+		}
+	}
+	all := maps.Clone(has)
+	if all == nil {
+		all = map[string]string{}
+	}
+	// A profile that is asked for counts for more than what the dataset has.
+	for name := range volume.Profile(opts["profile"]) {
+		delete(all, name)
+	}
+	maps.Copy(all, opts)
+	if all["size"] == volume.NoSize {
+		delete(all, "size")
+	}
+	spec, err := volume.ParseOptions(all)
+	if err != nil {
+		return volume.Spec{}, err
+	}
+	return spec.MakeWhole(), nil
+}
+
+// importHere is Import on the leader. As in restoreHere the volume's ID follows from the request.
+func (m *member) importHere(ctx context.Context, req api.ImportRequest) (out api.Import, err error) {
+	if _, err := m.Barrier(ctx); err != nil {
+		return out, err
+	}
+	s := m.cluster.State()
+	node, err := findNode(s, req.Node)
+	if err != nil {
+		return out, err
+	}
+	if n := s.Node(node); n == nil || n.Witness {
+		return out, volume.Errorf(volume.CodeRefused, "node %s is a witness and has no pool", s.NodeName(node))
+	}
+	sum := sha256.Sum256([]byte("import " + req.Request))
+	id := volume.ID(hex.EncodeToString(sum[:8]))
+	out.Node, out.Dataset = m.view().ref(node), req.Dataset
+	if s.Volume(id) == nil {
+		if s.VolumeByName(req.Name) != nil {
+			return out, volume.Errorf(volume.CodeConflict, "there is a volume %q already", req.Name).WithHint("give another name after the dataset")
+		}
+		if who := m.unaware(knowsImport); who != "" {
+			return out, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that does not know volumes which were imported", who).WithHint("upgrade flocker there first")
+		}
+		if out.Importable, err = m.importable(ctx, node, req.Dataset); err != nil {
+			return out, err
+		}
+		spec, err := importSpec(out.Has, req.Options)
+		if err != nil {
+			return out, err
+		}
+		if spec.Size != 0 && spec.Size < out.Data {
+			return out, volume.Errorf(volume.CodeRefused, "%s holds %s, more than size=%s", req.Dataset, volume.FormatSize(out.Data), volume.FormatSize(spec.Size)).
+				WithHint("give a larger size, or none")
+		}
+		if err := m.knowsPlaces(volume.Spec{}, spec); err != nil {
+			return out, err
+		}
+		out.Options = spec.Options()
+		if req.DryRun {
+			return out, nil
+		}
+		// It is where it is, as a set-aside copy is that becomes a volume.
+		here := spec
+		here.Prefer, here.Zone = append([]string{s.NodeName(node)}, spec.Prefer...), ""
+		p, _, err := m.place(ctx, here, node)
+		if err != nil && spec.Strict {
+			return out, err
+		}
+		if err != nil || p.Primary != node {
+			p = volume.Placement{Primary: node}
+		}
+		if _, err := m.commit(ctx, req.Request, state.CreateVolume{ID: id, Name: req.Name, Spec: spec, Placement: p, Adopt: req.Dataset}); err != nil {
+			return out, err
+		}
+	}
+	v, err := m.awaitCreated(ctx, id, req.Name)
+	if err != nil {
+		return out, err
+	}
+	out.Volume, out.Options = &v, v.Spec.Options()
+	return out, nil
+}
+
+// importable asks a node about a dataset of its.
+func (m *member) importable(ctx context.Context, node volume.NodeID, dataset string) (out api.Importable, err error) {
+	if node == m.self {
+		return m.Importable(ctx, dataset)
+	}
+	if !m.hears(node) {
+		return out, volume.Errorf(volume.CodeUnavailable, "node %s is not heard of", m.cluster.State().NodeName(node)).WithHint("try again when it is back")
+	}
+	err = m.whileHeard(ctx, node, func(ctx context.Context) (err error) {
+		out, err = m.client(node).Importable(ctx, dataset)
+		return err
+	})
+	return out, err
+}
+
+// Importable implements api.Peer.
+func (m *member) Importable(ctx context.Context, dataset string) (api.Importable, error) {
+	if m.agent == nil {
+		return api.Importable{}, volume.Errorf(volume.CodeRefused, "this node is a witness and has no pool")
+	}
+	f, err := m.agent.LookImport(ctx, dataset)
+	if err == nil {
+		err = f.Refusal()
+	}
+	if err != nil {
+		return api.Importable{}, err
+	}
+	out := api.Importable{
+		Dataset: f.Dataset.Name, Data: f.Dataset.Referenced, Used: f.Dataset.Used,
+		Snapshots: []string{}, Steps: f.Steps(m.layout), Has: f.Options(),
+	}
+	for _, s := range f.Snapshots {
+		out.Snapshots = append(out.Snapshots, s.Name)
+	}
+	return out, nil
+}
