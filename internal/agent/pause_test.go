@@ -51,6 +51,13 @@ func TestArrivalCommands(t *testing.T) {
 			},
 			denied: "newer than the cluster's",
 		},
+		"what it was handed over with has another name": {
+			since: func(ctx context.Context, w *arriving) error {
+				return w.host.Rename(ctx, w.ds+"@"+w.start.SnapshotName(), w.ds+"@other")
+			},
+			takes:  "dataset snapshots-named dataset datasets snapshots bookmarks set",
+			mounts: "mount",
+		},
 		"half a stream has come": {
 			since: func(ctx context.Context, w *arriving) error {
 				if err := w.host.Receive(ctx, zfs.ReceiveRequest{Dataset: w.ds, Resumable: true}, io.LimitReader(bytes.NewReader(w.more), int64(len(w.more)/2))); err == nil {
