@@ -1,10 +1,13 @@
 package daemon
 
 import (
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/agent"
+	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -64,4 +67,45 @@ func TestArrivals(t *testing.T) {
 	if len(a.of) != 1 || a.of["new"] == nil {
 		t.Errorf("%d arrivals are remembered for ever", len(a.of))
 	}
+}
+
+// A list of containers is good enough for newer states for a moment, from when it was asked for; one
+// that could not be had, and one that an engine has said something since, never is.
+func TestLastUsers(t *testing.T) {
+	asked, fails := 0, false
+	var l lastUsers
+	zero := time.Now()
+	stirred := false
+	get := func(after time.Duration) (string, error) {
+		list, err := l.get(zero.Add(after), stirred, func() ([]container.Use, error) {
+			asked++
+			if fails {
+				return nil, errors.New("no answer")
+			}
+			return []container.Use{{Name: fmt.Sprint(asked)}}, nil
+		})
+		if err != nil {
+			return "", err
+		}
+		return list[0].Name, nil
+	}
+	want := func(what string, after time.Duration, name string) {
+		t.Helper()
+		if got, err := get(after); err != nil || got != name {
+			t.Errorf("%s: list %s, %v; want %s", what, got, err, name)
+		}
+	}
+	want("the first", 0, "1")
+	want("a moment later", seenFor-1, "1")
+	want("too old", seenFor, "2")
+	stirred = true
+	want("something has changed", seenFor+1, "3")
+	stirred = false
+	want("and that was seen", seenFor+2, "3")
+	fails = true
+	if _, err := get(3 * seenFor); err == nil {
+		t.Error("a list was had of an engine that does not answer")
+	}
+	fails = false
+	want("it answers again", 3*seenFor, "5")
 }

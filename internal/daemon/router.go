@@ -58,8 +58,11 @@ type router struct {
 	acting sync.Mutex
 	told   proxy.Config // last; of the loop alone, as is toldAt
 	toldAt time.Time
-	// hurries: a server here is not yet led to. Of the loop alone.
+	// hurries: a server here is not yet led to. Of the loop alone, as are seen and stirred:
+	// something may have changed since that.
 	hurries bool
+	seen    lastUsers
+	stirred bool
 
 	mu       sync.Mutex
 	stopping map[string]int    // routes whose servers are being stopped, and by how many
@@ -94,7 +97,13 @@ func (r *router) run(ctx context.Context) error {
 	defer every.Stop()
 	for ctx.Err() == nil {
 		changed := r.m.cluster.Changed()
+		select {
+		case <-r.wake:
+			r.stirred = true
+		default:
+		}
 		r.note(r.step(ctx))
+		r.stirred = false
 		if r.hurries {
 			pause(ctx, routeSoon)
 		} else {
@@ -103,11 +112,38 @@ func (r *router) run(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-r.wake:
+			r.stirred = true
 		case <-every.C:
+			r.stirred = true
 		case <-ctx.Done():
 		}
 	}
 	return nil
+}
+
+// seenFor is how long a list of containers is good enough for a newer state, unless an engine, or
+// anybody here, has said meanwhile that something has changed: clients wait for the state that says that
+// their container has come up, and the list that showed where it is was made just before.
+const seenFor = time.Second
+
+// lastUsers is such a list; zero: there is none.
+type lastUsers struct {
+	list []container.Use
+	at   time.Time // when it was asked for
+}
+
+// get is the list, by ask where it is not good enough. stirred: somebody has said that something has
+// changed.
+func (l *lastUsers) get(now time.Time, stirred bool, ask func() ([]container.Use, error)) ([]container.Use, error) {
+	if !stirred && !l.at.IsZero() && now.Sub(l.at) < seenFor {
+		return l.list, nil
+	}
+	list, err := ask()
+	*l = lastUsers{}
+	if err == nil {
+		*l = lastUsers{list, now}
+	}
+	return list, err
 }
 
 // step looks once and tells the proxy what has changed. It returns what is wrong, in
@@ -226,9 +262,11 @@ func (r *router) look(ctx context.Context, s *state.State) (out []servingContain
 	if !owns || r.m.use == nil || r.m.use.engine == nil {
 		return nil, true
 	}
-	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
-	defer cancel()
-	users, err := r.m.use.engine.Users(ctx)
+	users, err := r.seen.get(time.Now(), r.stirred, func() ([]container.Use, error) {
+		ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+		defer cancel()
+		return r.m.use.engine.Users(ctx)
+	})
 	if err != nil {
 		return nil, false
 	}
