@@ -59,6 +59,7 @@ type Pool interface {
 
 	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
 	SetProperties(ctx context.Context, name string, props map[string]string) error
+	Inherit(ctx context.Context, name, prop string) error
 	Rename(ctx context.Context, from, to string) error
 	Clone(ctx context.Context, snapshot, name string, props map[string]string) error
 	Promote(ctx context.Context, name string) error

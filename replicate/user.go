@@ -172,8 +172,8 @@ func (e *Engine) primaryOf(id volume.ID) (*Assignment, *localCopy, error) {
 
 // TakeSnapshot takes a user's snapshot of all these volumes in one transaction
 // group: of all or of none. This node is the primary of each; name is checked by
-// volume.ValidateSnapshotName; prepared are the containers that got ready for it. It
-// returns when they are on this node's disk; the
+// volume.ValidateSnapshotName; prepared are the containers that got ready for it, and are until
+// TakeSnapshot returns or ctx ends. It returns when they are on this node's disk; the
 // engine's next snapshot, which is due because of them, carries them to the replicas.
 func (e *Engine) TakeSnapshot(ctx context.Context, ids []volume.ID, name string, prepared ...Prepared) error {
 	if err := acquire(ctx, e.snapping); err != nil {
@@ -187,9 +187,19 @@ func (e *Engine) TakeSnapshot(ctx context.Context, ids []volume.ID, name string,
 	for _, id := range ids {
 		names[id] = name
 	}
+	mark, left := preparedProperty(prepared)
+	if left > 0 {
+		e.cfg.Log.Warn("not all containers that got ready for a snapshot can be named with it", "snapshot", name, "left out", left)
+	}
+	var said error
 	taken, err := e.shoot(ctx, KindUser, names, func(ctx context.Context, full []string) ([]zfs.Snapshot, error) {
-		return nil, e.cfg.Pool.Snapshot(ctx, full, preparedProperty(prepared))
+		said = e.cfg.Pool.Snapshot(ctx, full, mark)
+		return nil, said
 	}, func(id volume.ID, c *localCopy, s snap) {})
+	// A command of which nobody knows the outcome may have taken them when it was killed, and a pool that hung does so then.
+	if ctx.Err() != nil && err != nil && mark != nil && !errors.Is(said, zfs.ErrExists) {
+		e.notPrepared(context.WithoutCancel(ctx), ids, name)
+	}
 	if errors.Is(err, zfs.ErrExists) {
 		return exists(name, strings.Join(blamed(err), ", "))
 	}
@@ -201,11 +211,34 @@ func (e *Engine) TakeSnapshot(ctx context.Context, ids []volume.ID, name string,
 	return nil
 }
 
+// notPrepared takes back what a snapshot says of containers that got ready for it: it came, if it
+// did, when they had not to be ready any more.
+func (e *Engine) notPrepared(ctx context.Context, ids []volume.ID, name string) {
+	ctx, cancel := context.WithTimeout(ctx, unmarkPatience)
+	defer cancel()
+	for _, id := range ids {
+		if err := e.cfg.Pool.Inherit(ctx, e.cfg.dataset(id)+"@"+name, propPrepared); err != nil && !errors.Is(err, zfs.ErrNotFound) {
+			e.cfg.Log.Error("a snapshot that came late may say of containers that they were ready for it; nobody knows whether they were",
+				"volume", id, "snapshot", name, "err", err)
+		}
+	}
+}
+
+// unmarkPatience is long: the pool has just hung.
+const unmarkPatience = time.Minute
+
+// maxTogether is how many volumes may get snapshots at one moment. That many names fit into one
+// command; of several commands the first would stay when the second fails, and be older.
+const maxTogether = 1000
+
 // MayTake says why TakeSnapshot would refuse, as far as that is known ahead: nobody has
 // to get ready for a snapshot that cannot be.
 func (e *Engine) MayTake(ctx context.Context, ids []volume.ID, name string) error {
 	if err := volume.ValidateSnapshotName(name); err != nil {
 		return err
+	}
+	if len(ids) > maxTogether {
+		return volume.Errorf(volume.CodeInvalid, "%d volumes are too many for one moment: %d at most", len(ids), maxTogether)
 	}
 	for _, id := range ids {
 		if err := e.mayTake(ctx, id, name); err != nil {
@@ -220,15 +253,17 @@ func (e *Engine) MayTake(ctx context.Context, ids []volume.ID, name string) erro
 const maxPrepared = 4 << 10
 
 // preparedProperty is set with the snapshots, not after them: what has it was taken so. One
-// command takes all of them, with the same properties, so it says who is ready for which.
-func preparedProperty(containers []Prepared) map[string]string {
+// command takes all of them, with the same properties, so it says who is ready for which. left
+// is how many containers it does not name for want of room.
+func preparedProperty(containers []Prepared) (props map[string]string, left int) {
 	var value strings.Builder
-	for _, c := range containers {
+	for i, c := range containers {
 		one := c.Container
 		for _, id := range c.Volumes {
 			one += ":" + string(id)
 		}
 		if value.Len()+1+len(one) > maxPrepared {
+			left = len(containers) - i
 			break
 		}
 		if value.Len() > 0 {
@@ -237,9 +272,9 @@ func preparedProperty(containers []Prepared) map[string]string {
 		value.WriteString(one)
 	}
 	if value.Len() == 0 {
-		return nil
+		return nil, left
 	}
-	return map[string]string{propPrepared: value.String()}
+	return map[string]string{propPrepared: value.String()}, left
 }
 
 // blamed are the datasets that zfs named in its complaint.
@@ -256,7 +291,7 @@ func blamed(err error) (names []string) {
 
 func exists(name, of string) error {
 	return volume.Errorf(volume.CodeConflict, "snapshot %s of volume %s exists already", name, of).
-		WithHint("choose another name, or remove that snapshot first")
+		WithHint("flockctl snapshot inspect shows when it was taken, as by a command whose answer was lost; else choose another name, or remove that snapshot first")
 }
 
 // mayTake says why a user's snapshot of this name cannot be taken.

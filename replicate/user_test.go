@@ -104,13 +104,85 @@ func TestListingIsOneCommand(t *testing.T) {
 
 // What zfs would refuse for its length is cut at a name.
 func TestPreparedProperty(t *testing.T) {
-	if got := preparedProperty(nil); got != nil {
-		t.Errorf("of nobody: %v", got)
+	if got, left := preparedProperty(nil); got != nil || left != 0 {
+		t.Errorf("of nobody: %v, and %d more", got, left)
 	}
 	long := strings.Repeat("x", 3000)
-	if got := preparedProperty([]Prepared{{"db", []volume.ID{"a", "b"}}, {long, nil}, {long, nil}})[propPrepared]; got != "db:a:b,"+long {
-		t.Errorf("it has %d bytes", len(got))
+	got, left := preparedProperty([]Prepared{{"db", []volume.ID{"a", "b"}}, {long, nil}, {long, nil}, {"x", nil}})
+	if got[propPrepared] != "db:a:b,"+long || left != 2 {
+		t.Errorf("it has %d bytes, and %d are left out", len(got[propPrepared]), left)
 	}
+}
+
+// A pool that hangs takes what it was asked for when nobody waits any more, and nobody is ready
+// for it any more. So that one says nothing of anybody.
+func TestLateIsNotPrepared(t *testing.T) {
+	inBubble(t, "a", func(w *world) {
+		a, ids := w.node("a"), []volume.ID{testVol}
+		a.create()
+		w.assign(1, "a")
+		take := func(name string, after bool) error {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			defer a.host.Inject(zfsfake.Rule{Op: "snapshot", Match: "@" + name, After: after, Do: func(ctx context.Context, _, _ string) error {
+				time.Sleep(time.Minute) // whatever ctx does
+				return context.Cause(ctx)
+			}})()
+			return a.eng().TakeSnapshot(ctx, ids, name, Prepared{"db", ids})
+		}
+		prepared := func(name string) string {
+			t.Helper()
+			list, err := a.eng().Snapshots(context.Background(), testVol)
+			w.must(err)
+			i := slices.IndexFunc(list, func(s Snapshot) bool { return s.Name == name })
+			if i < 0 {
+				return "it is not there"
+			}
+			return strings.Join(list[i].Prepared, " ")
+		}
+		if err := take("late", true); err == nil {
+			t.Error("it was taken in time")
+		}
+		if got := prepared("late"); got != "" {
+			t.Errorf("what came late is prepared: %q", got)
+		}
+		if err := take("never", false); err == nil || prepared("never") != "it is not there" {
+			t.Errorf("%v: %s", err, prepared("never"))
+		}
+
+		// What is there already is somebody else's.
+		w.must(a.eng().TakeSnapshot(context.Background(), ids, "mine", Prepared{"db", ids}))
+		w.must(a.host.Snapshot(context.Background(), []string{a.dataset() + "@other"}, map[string]string{propPrepared: "db:" + string(testVol)}))
+		if err := take("mine", false); err == nil {
+			t.Error("it was taken twice")
+		}
+		defer a.host.Inject(zfsfake.Rule{Op: "snapshot", Match: "@other", Do: func(ctx context.Context, _, _ string) error {
+			time.Sleep(time.Minute) // of the bubble, as above
+			return zfs.ErrExists
+		}})()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if err := a.eng().TakeSnapshot(ctx, ids, "other", Prepared{"db", ids}); err == nil {
+			t.Error("it was taken twice")
+		}
+		for _, name := range []string{"mine", "other"} {
+			if got := prepared(name); got != "db" {
+				t.Errorf("%s was prepared by db, and now by %q", name, got)
+			}
+		}
+	})
+}
+
+// What does not fit into one command is not taken at one moment.
+func TestTooManyTogether(t *testing.T) {
+	inBubble(t, "a", func(w *world) {
+		var ids []volume.ID
+		for i := range maxTogether + 1 {
+			ids = append(ids, volume.ID(fmt.Sprintf("%016x", i)))
+		}
+		wantError(t, "too many", w.node("a").eng().MayTake(context.Background(), ids, "x"), volume.CodeInvalid, "too many for one moment")
+		wantError(t, "one less", w.node("a").eng().MayTake(context.Background(), ids[1:], "x"), volume.CodeConflict, "not the primary")
+	})
 }
 
 // What the cluster holds is destroyed by nobody, as long as it does; to be sure of it one waits

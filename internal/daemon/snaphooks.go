@@ -23,8 +23,10 @@ const (
 	// done before is then over when what is done after begins.
 	snapHookPatience = container.SnapshotHookLimit + 3*time.Second
 	// takePatience is how long containers stand still, at most, for the snapshot itself: of a pool
-	// that hangs none comes.
+	// that hangs none comes. lateWord is how long after that its refusal is waited for, which says
+	// more than that the time is over.
 	takePatience = 30 * time.Second
+	lateWord     = 3 * time.Second
 	// debtPause is the first pause after what is done after a snapshot has failed, debtMost
 	// the longest.
 	debtPause = 5 * time.Second
@@ -144,7 +146,9 @@ func planSnapHooks(users []container.Use, id func(name string) (volume.ID, bool)
 
 // around calls take between what the containers of these volumes do before and after it,
 // with those that got ready. It returns what went wrong after, too, in sentences; who asked
-// and does not wait any more is not told.
+// and does not wait any more is not told. When the time of ctx is over take is not waited for any
+// more, and the containers go on: zfs in a pool that hangs cannot be ended. Whatever it still does
+// must not count on them.
 func (h *snapHooks) around(ctx context.Context, of []volume.ID, take func(ctx context.Context, ready []replicate.Prepared) error) (names, after []string, err error) {
 	with, err := h.claimAll(ctx, of)
 	if err != nil {
@@ -157,7 +161,7 @@ func (h *snapHooks) around(ctx context.Context, of []volume.ID, take func(ctx co
 	over := make(chan []string, 1)
 	if !h.begin(func() { over <- h.before(with) }) {
 		h.release(with)
-		return nil, nil, volume.Errorf(volume.CodeUnavailable, "no snapshot was taken: flockd is being stopped").WithHint("try again")
+		return nil, nil, stopping()
 	}
 	var failed []string
 	select {
@@ -185,10 +189,7 @@ func (h *snapHooks) around(ctx context.Context, of []volume.ID, take func(ctx co
 				ready = append(ready, replicate.Prepared{Container: c.name, Volumes: c.volumes})
 			}
 		}
-		tctx, cancel := context.WithTimeoutCause(ctx, takePatience, volume.Errorf(volume.CodeTimeout, "it was not there after %s, and containers stood still for it", takePatience).
-			WithHint("flockctl snapshot list shows whether it came after all"))
-		err = take(tctx, ready)
-		cancel()
+		err = h.shoot(ctx, func(ctx context.Context) error { return take(ctx, ready) })
 	}
 	h.release(with)
 	for _, d := range debts {
@@ -201,6 +202,34 @@ func (h *snapHooks) around(ctx context.Context, of []volume.ID, take func(ctx co
 		}
 	}
 	return names, after, err
+}
+
+// shoot calls take and waits for it as long as containers may stand still.
+func (h *snapHooks) shoot(ctx context.Context, take func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, takePatience, volume.Errorf(volume.CodeTimeout, "it was not there after %s, and containers stood still for it", takePatience).
+		WithHint("flockctl snapshot list shows whether it came after all"))
+	taken := make(chan error, 1)
+	if !h.begin(func() { defer cancel(); taken <- take(ctx) }) {
+		cancel()
+		return stopping()
+	}
+	select {
+	case err := <-taken:
+		return err
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(lateWord)
+	defer late.Stop()
+	select {
+	case err := <-taken:
+		return err
+	case <-late.C:
+		return context.Cause(ctx)
+	}
+}
+
+func stopping() error {
+	return volume.Errorf(volume.CodeUnavailable, "no snapshot was taken: flockd is being stopped").WithHint("try again")
 }
 
 // begin runs f as a job of its own, unless flockd is being stopped.

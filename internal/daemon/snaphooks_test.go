@@ -312,6 +312,17 @@ func TestSnapHooksBounded(t *testing.T) {
 		}
 		w.settled("db:freeze db:thaw")
 
+		// A command of zfs that cannot be ended is not waited for: they go on.
+		hung := make(chan struct{})
+		began = time.Now()
+		_, _, err = w.around(w.Context(), []volume.ID{"a"}, func(context.Context, []replicate.Prepared) error { <-hung; return nil })
+		if volume.CodeOf(err) != volume.CodeTimeout || time.Since(began) != takePatience+lateWord {
+			w.Errorf("zfs hangs: after %s: %v", time.Since(began), err)
+		}
+		w.settled("db:freeze db:thaw")
+		w.thawed("db")
+		close(hung)
+
 		w.engine.Crash(true)
 		_, _, _, err = w.during([]volume.ID{"a"}, nil)
 		if err == nil || !strings.Contains(err.Error(), "cannot be asked") {
