@@ -441,6 +441,41 @@ func (t *tenure) report() volume.LeaseReport {
 	return out
 }
 
+// throughout calls take, which takes a snapshot, where this node may write now. When that right
+// has ended meanwhile, nobody knows whether that is one of the volume: who is cut off may not
+// have heard that another has become its primary. One lease after another is not one right: in
+// between another may have written.
+func (t *tenure) throughout(take func() error) error {
+	no, err := t.right()
+	if err != nil {
+		return err
+	}
+	if err := take(); err != nil {
+		return err
+	}
+	now, err := t.right()
+	if err == nil && (now == no || now == 0 || no == 0) {
+		return nil
+	}
+	return volume.Errorf(volume.CodeUnavailable, "nobody knows whether the snapshot that was taken is one of the volume: the right of this node to write it was over meanwhile").
+		WithHint("if another node takes the volume over, it is in what is set aside; else `flockctl snapshot list` shows it")
+}
+
+// right is the number of the lease under which this node may write now, 0 if it needs none, or why
+// it may not.
+func (t *tenure) right() (no uint64, err error) {
+	if ok, why := t.Held(); !ok {
+		return 0, volume.Errorf(volume.CodeUnavailable, "no snapshot was taken: %s", why).WithHint("see `flockctl status`")
+	}
+	s := t.state()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.NeedsLease(t.self) {
+		no = t.holder.No()
+	}
+	return no, nil
+}
+
 // Changed is closed when the right to write comes or goes.
 func (t *tenure) Changed() <-chan struct{} {
 	t.mu.Lock()

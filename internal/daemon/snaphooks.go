@@ -126,22 +126,32 @@ func newSnapHooks(engine container.Engine, id func(string) (volume.ID, bool), lo
 
 // planSnapHooks are the containers that have something to do around a snapshot of these
 // volumes (nil: of any), by their names. One that has processes which cannot be asked just
-// now, as when it is paused, is one of them: nobody can say that it is ready.
-func planSnapHooks(users []container.Use, id func(name string) (volume.ID, bool), of []volume.ID) (out []hooked) {
+// now, as when it is paused, is one of them: nobody can say that it is ready. Of unknown nobody
+// can say whether they are: they use a volume that this node does not know, as when it has not
+// heard yet of one that was just made.
+func planSnapHooks(users []container.Use, id func(name string) (volume.ID, bool), of []volume.ID) (out []hooked, unknown []string) {
 	for _, u := range users {
+		strange := ""
 		h := hooked{id: u.Container, name: u.Name, pre: container.PreSnapshotOf(u.Labels), post: container.PostSnapshotOf(u.Labels)}
 		uses := of == nil && len(u.Volumes) > 0
 		for _, m := range u.Volumes {
-			if v, ok := id(m.Volume); ok && slices.Contains(of, v) {
+			if v, ok := id(m.Volume); !ok {
+				strange = m.Volume
+			} else if slices.Contains(of, v) {
 				uses, h.volumes = true, append(h.volumes, v)
 			}
 		}
-		if uses && u.State.Live() && (h.pre.Command != nil || h.post.Command != nil) {
+		switch {
+		case !u.State.Live() || h.pre.Command == nil && h.post.Command == nil:
+		case uses:
 			out = append(out, h)
+		case strange != "":
+			unknown = append(unknown, fmt.Sprintf("container %s uses %q, which this node does not know", u.Name, strange))
 		}
 	}
+	slices.Sort(unknown)
 	slices.SortFunc(out, func(a, b hooked) int { return cmp.Or(strings.Compare(a.name, b.name), strings.Compare(a.id, b.id)) })
-	return out
+	return out, unknown
 }
 
 // around calls take between what the containers of these volumes do before and after it,
@@ -271,7 +281,10 @@ func (h *snapHooks) plan(ctx context.Context, of []volume.ID) ([]hooked, error) 
 	if err != nil {
 		return nil, unasked(err)
 	}
-	with := planSnapHooks(users, h.id, of)
+	with, unknown := planSnapHooks(users, h.id, of)
+	if len(unknown) > 0 {
+		return nil, noSnapshot("nobody knows whether these have to get ready for it: " + strings.Join(unknown, "; "))
+	}
 	for i := range with {
 		c, err := h.inspect(ctx, with[i].id)
 		if err != nil && !errors.Is(err, container.ErrNotFound) {
@@ -578,7 +591,8 @@ func (h *snapHooks) recall(ctx context.Context) bool {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, c := range planSnapHooks(users, h.id, nil) {
+	all, _ := planSnapHooks(users, h.id, nil)
+	for _, c := range all {
 		// Who gets ready already has its debt.
 		if c.post.Command != nil && h.owed[c.id] == nil && !h.busy[c.id] {
 			h.owed[c.id] = &debt{of: c, tried: make(chan struct{})}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,17 +43,30 @@ func TestPlanSnapHooks(t *testing.T) {
 		use("other", container.Running, "pre post", "c"),
 		use("ended", container.Exited, "pre post", "a"),
 		use("paused", container.Paused, "pre", "a"),
-		use("odd", container.Running, "pre", "strange"),
 		use("none", container.Running, "pre"),
+		use("half", container.Running, "post", "c", "strange"),
 	}
-	for _, c := range []struct{ of, want string }{
-		{"a", "after paused two"},
-		{"b", "one two"},
-		{"a b", "after one paused two"},
-		{"c", "other"},
-		{"d", ""},
-		{"any", "after odd one other paused two"},
+	const odd = `container odd uses "strange", which this node does not know`
+	for _, c := range []struct{ of, more, want, unknown string }{
+		{"a", "", "after paused two", `container half uses "strange", which this node does not know`},
+		{"c", "", "half other", ""}, // that is known to be one of them
+		{"a b c", "", "after half one other paused two", ""},
+		{"b c", "pre", "half one other two", odd},
+		{"b c", "post", "half one other two", odd},
+		{"b c", "none", "half one other two", ""},
+		{"b c", "ended", "half one other two", ""},
+		{"c d", "", "half other", ""},
+		{"any", "pre", "after half odd one other paused two", ""},
 	} {
+		users := users
+		switch c.more {
+		case "pre", "post":
+			users = append(slices.Clip(users), use("odd", container.Running, c.more, "strange"))
+		case "none":
+			users = append(slices.Clip(users), use("odd", container.Running, "", "strange"))
+		case "ended":
+			users = append(slices.Clip(users), use("odd", container.Exited, "pre", "strange"))
+		}
 		var of []volume.ID
 		for _, v := range strings.Fields(c.of) {
 			of = append(of, volume.ID(v))
@@ -61,11 +75,12 @@ func TestPlanSnapHooks(t *testing.T) {
 			of = nil
 		}
 		var got []string
-		for _, h := range planSnapHooks(users, id, of) {
+		with, unknown := planSnapHooks(users, id, of)
+		for _, h := range with {
 			got = append(got, h.name)
 		}
-		if strings.Join(got, " ") != c.want {
-			t.Errorf("of %q: %q, want %q", c.of, got, c.want)
+		if strings.Join(got, " ") != c.want || strings.Join(unknown, "; ") != c.unknown {
+			t.Errorf("of %q, with one more (%q): %q, and %q are unknown; want %q and %q", c.of, c.more, got, unknown, c.want, c.unknown)
 		}
 	}
 }
@@ -114,6 +129,8 @@ type hooksWorld struct {
 	mu  sync.Mutex
 	ran []string
 	how map[string]error // by container:command
+
+	strange atomic.Bool // this node does not know the volume b
 
 	lasts  map[string]time.Duration // likewise; it has effect at its end
 	frozen map[string]bool
@@ -202,7 +219,7 @@ func (anyVolume) Capabilities() *protocol.CapabilitiesResponse {
 // start runs a new life of flockd.
 func (w *hooksWorld) start() {
 	ctx, cancel := context.WithCancel(context.Background())
-	h := newSnapHooks(w.engine, func(name string) (volume.ID, bool) { return volume.ID(name), true }, slog.New(slog.DiscardHandler))
+	h := newSnapHooks(w.engine, func(name string) (volume.ID, bool) { return volume.ID(name), name != "b" || !w.strange.Load() }, slog.New(slog.DiscardHandler))
 	w.snapHooks = h
 	var over sync.WaitGroup
 	over.Go(func() { h.run(ctx) })
@@ -322,6 +339,15 @@ func TestSnapHooksBounded(t *testing.T) {
 		w.settled("db:freeze db:thaw")
 		w.thawed("db")
 		close(hung)
+
+		// What has just been made elsewhere this node may not know yet.
+		w.strange.Store(true)
+		ran, _, _, err := w.during([]volume.ID{"a"}, nil)
+		if volume.CodeOf(err) != volume.CodeRefused || !strings.Contains(err.Error(), `container cache uses "b", which this node does not know`) || ran != "" {
+			w.Errorf("a container with a volume that is not known: %v after %q", err, ran)
+		}
+		w.settled("")
+		w.strange.Store(false)
 
 		w.engine.Crash(true)
 		_, _, _, err = w.during([]volume.ID{"a"}, nil)

@@ -99,15 +99,20 @@ func notAsked(hookless string, taken api.SnapshotReply) []string {
 
 // takeHere is TakeSnapshot on the primary.
 func (m *member) takeHere(ctx context.Context, ids []volume.ID, req api.SnapshotRequest) (out api.SnapshotReply, err error) {
+	take := func(ctx context.Context, ready []replicate.Prepared) error {
+		return m.tenure.throughout(func() error { return m.repl.TakeSnapshot(ctx, ids, req.Name, ready...) })
+	}
 	if m.snapHooks == nil || req.NoHooks {
-		return out, m.repl.TakeSnapshot(ctx, ids, req.Name)
+		return out, take(ctx, nil)
+	}
+	// Nobody gets ready for what cannot be.
+	if _, err := m.tenure.right(); err != nil {
+		return out, err
 	}
 	if err := m.repl.MayTake(ctx, ids, req.Name); err != nil {
 		return out, err
 	}
-	out.Prepared, out.Warnings, err = m.snapHooks.around(ctx, ids, func(ctx context.Context, ready []replicate.Prepared) error {
-		return m.repl.TakeSnapshot(ctx, ids, req.Name, ready...)
-	})
+	out.Prepared, out.Warnings, err = m.snapHooks.around(ctx, ids, take)
 	return out, err
 }
 

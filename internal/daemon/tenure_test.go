@@ -203,6 +203,49 @@ func (w *tenureWorld) describe() string {
 	return out
 }
 
+// A snapshot counts where this node had the right to write from before it until after.
+func TestThroughout(t *testing.T) {
+	const leased = "agreed arm grant n1; agreed complete n1"
+	for _, c := range []struct {
+		name, before, during string
+		want                 string // of the refusal
+		taken                bool
+	}{
+		{"under a lease", leased, "sleep 2s", "", true},
+		{"without one", "", "sleep 2s", "", true},
+		{"failover is armed meanwhile", "", "agreed arm grant n1; agreed complete n1", "", true},
+		{"failover is turned off meanwhile", leased, "agreed disarm", "", true},
+		{"it was over before", leased + "; silent; sleep 11s", "", "no snapshot was taken: the lease of this node is over", false},
+		{"it runs out", leased + "; silent", "sleep 11s", "nobody knows whether", true},
+		{"there is another one after it", leased, "silent; sleep 11s; heard; agreed revoke n1 grant n1; sleep 2s", "nobody knows whether", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := &tenureWorld{t: t}
+			w.start()
+			do := func(steps string) {
+				for step := range strings.SplitSeq(steps, "; ") {
+					if step != "" {
+						w.step(strings.Fields(step))
+					}
+				}
+			}
+			do(c.before)
+			taken := false
+			err := w.node.throughout(func() error { taken = true; do(c.during); return nil })
+			if taken != c.taken || c.want == "" && err != nil || c.want != "" && (volume.CodeOf(err) != volume.CodeUnavailable || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("%v, taken: %v; want %q", err, taken, c.want)
+			}
+			if held, why := w.node.Held(); c.name == "there is another one after it" && !held {
+				t.Errorf("it has no other: %s", why)
+			}
+			full := errors.New("the pool is full")
+			if err := w.node.throughout(func() error { return full }); c.want == "" && !errors.Is(err, full) {
+				t.Errorf("what was not taken: %v", err)
+			}
+		})
+	}
+}
+
 // tenureFencer keeps what it is told, and has stopped all writers when it is told to.
 type tenureFencer struct {
 	is   fence.Status
