@@ -228,13 +228,13 @@ func (d *Docker) Exec(ctx context.Context, id string, command []string) (string,
 	return ask(ctx, d, "run a command in container", startTimeout, func(ctx context.Context, c *client.Client) (string, error) {
 		dir := ""
 		if info, err := c.ContainerInspect(ctx, id, client.ContainerInspectOptions{}); err != nil {
-			return "", notFound(err)
+			return "", NotBegun{Why: notFound(err)}
 		} else if at := info.Container.Config; at != nil {
 			dir = execDir(at.Labels, at.WorkingDir)
 		}
 		made, err := c.ExecCreate(ctx, id, client.ExecCreateOptions{Cmd: command, WorkingDir: dir, AttachStdout: true, AttachStderr: true})
 		if err != nil {
-			return "", notFound(err)
+			return "", NotBegun{Why: notFound(err)}
 		}
 		conn, err := c.ExecAttach(ctx, made.ID, client.ExecAttachOptions{})
 		if err != nil {

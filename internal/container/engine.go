@@ -64,7 +64,7 @@ type Movers interface {
 	Said(ctx context.Context, id string, lines int) (string, error)
 	// Exec runs a command in a running container, with its environment and as its user, and
 	// returns what it says, the end of it; ctx ends the waiting, not the command. An error
-	// says how it ended, an *ExitError its code.
+	// says how it ended, an *ExitError its code; after any other but a NotBegun it may go on.
 	Exec(ctx context.Context, id string, command []string) (output string, err error)
 	// StopContainer stops one as its user would: it has its own time to end.
 	StopContainer(ctx context.Context, id string) error
@@ -85,6 +85,12 @@ type ExitError struct {
 }
 
 func (e *ExitError) Error() string { return fmt.Sprintf("it ended with code %d: %s", e.Code, e.Said) }
+
+// NotBegun is of a command that was never begun.
+type NotBegun struct{ Why error }
+
+func (e NotBegun) Error() string { return e.Why.Error() }
+func (e NotBegun) Unwrap() error { return e.Why }
 
 // Images are moved without a registry.
 type Images interface {

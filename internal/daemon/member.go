@@ -110,7 +110,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 		m.follow = newFollower(m, p.Engine)
 		m.follow.ahead = newPrestarts(m.follow, p.Doors)
 		m.linker = &linker{m: m, engine: p.Engine}
-		m.snapHooks = newSnapHooks(p.Engine, m.use.id, m.log)
+		m.snapHooks = newSnapHooks(p.Engine, cluster.DirDisk(p.StateDir), m.use.id, m.log)
 	}
 	var dirty replicate.Dirty
 	if p.Dirty != nil {

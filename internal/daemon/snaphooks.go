@@ -3,8 +3,10 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"slices"
@@ -38,16 +40,30 @@ const (
 	// is stopped by then, or stays.
 	stopPatience = snapHookPatience + lastTry
 	stopBar      = time.Minute
+	// recallPatience is how long after the start of flockd a container may come to run in which
+	// the one before left something undone: after a boot they do when their volumes are there.
+	recallPatience = 10 * time.Minute
 )
+
+// fileSnapHooks has the IDs of the containers that are as they were made ready for a snapshot, or
+// may be.
+const fileSnapHooks = "snapshot-hooks.json"
+
+// noteDisk keeps files of a node, as cluster.Disk.
+type noteDisk interface {
+	Read(name string) ([]byte, error)
+	Write(name string, data []byte) error
+}
 
 // snapHooks has containers get ready for snapshots of people, and go on after them.
 //
 // What is done after is a debt from before the first command runs: it is paid whatever
 // becomes of the snapshot and of who asked for it, and tried until it succeeds or the
-// container does not run any more. Nothing of that is written down. A flockd that was
-// stopped in between would not know of it, so each one begins with the debts of all
-// containers here, and has them once more when a command that the one before has left running
-// is over: what lets a container go on must do no harm to one that does.
+// container does not run any more. It is written down before that command runs, too: a flockd that
+// is killed in between leaves its debts to the next, which pays them at once, and once more when a
+// command that the one before has left running is over. Where nothing is written down at all, as
+// by a version that did not, each container here may be owed something; what cannot be done in
+// those is tried twice, since most likely there was nothing to do.
 //
 // The end of a wait for a command is not the command's end. So who asks and goes away does
 // not end what containers get ready with: that is waited for, and then let go. Where nobody
@@ -58,6 +74,7 @@ const (
 // while another is being taken.
 type snapHooks struct {
 	engine container.Engine
+	disk   noteDisk
 	id     func(name string) (volume.ID, bool)
 	log    *slog.Logger
 	wake   chan struct{}
@@ -68,8 +85,14 @@ type snapHooks struct {
 	owed    map[string]*debt     // by container
 	barred  map[string]time.Time // containers that are about to be stopped, until when that holds
 	changed chan struct{}        // closed at the next change of busy and owed
+	left    map[string]bool      // containers, by ID, that the flockd before this one has noted, and that have not been seen to run
+	guess   bool                 // it has noted nothing, and any may be owed something
+	asked   bool                 // the engine was asked for those
 	ending  bool                 // no job begins any more
 	quit    chan struct{}        // closed then
+
+	noting sync.Mutex
+	noted  []string // what is written down; nil: nobody knows. With noting.
 }
 
 // debt is what is to be done in a container after a snapshot.
@@ -79,9 +102,10 @@ type debt struct {
 	bad   hookFailure   // of the last one
 	next  time.Time
 	pause time.Duration
-	// until is when what is done before is over for sure; what is done after is done once
-	// more then.
+	// until is when what is done before is over for sure, and what was done after and nobody
+	// could wait for; what is done after is done once more then.
 	until time.Time
+	guess bool // there may be none
 }
 
 // hooked is a container with something to do before or after a snapshot.
@@ -104,6 +128,10 @@ func (f hookFailure) full() string {
 	return f.text + ": " + f.said
 }
 
+// unsettled says that something which belongs to a snapshot may be going on in the container, or
+// begin: another one would be disturbed by it.
+func (d *debt) unsettled(now time.Time) bool { return d.untried() || d != nil && now.Before(d.until) }
+
 func (d *debt) untried() bool {
 	if d == nil {
 		return false
@@ -116,10 +144,10 @@ func (d *debt) untried() bool {
 	}
 }
 
-func newSnapHooks(engine container.Engine, id func(string) (volume.ID, bool), log *slog.Logger) *snapHooks {
+func newSnapHooks(engine container.Engine, disk noteDisk, id func(string) (volume.ID, bool), log *slog.Logger) *snapHooks {
 	return &snapHooks{
-		engine: engine, id: id, log: log, wake: make(chan struct{}, 1),
-		busy: map[string]bool{}, owed: map[string]*debt{}, barred: map[string]time.Time{},
+		engine: engine, disk: disk, id: id, log: log, wake: make(chan struct{}, 1),
+		busy: map[string]bool{}, owed: map[string]*debt{}, barred: map[string]time.Time{}, left: map[string]bool{},
 		changed: make(chan struct{}), quit: make(chan struct{}),
 	}
 }
@@ -166,6 +194,10 @@ func (h *snapHooks) around(ctx context.Context, of []volume.ID, take func(ctx co
 	}
 	if len(with) == 0 {
 		return nil, nil, take(ctx, nil)
+	}
+	if err := h.note(); err != nil {
+		h.release(with)
+		return nil, nil, noSnapshot(fmt.Sprintf("should flockd be killed, the next one would not know that containers got ready for it: %v", err))
 	}
 	debts := h.owe(with)
 	over := make(chan []string, 1)
@@ -384,7 +416,7 @@ func (h *snapHooks) do(ctx context.Context, c hooked, hook container.SnapshotHoo
 		return hookFailure{}, true
 	}
 	var exit *container.ExitError
-	return snapHookFailed(c.name, hook, said, err, took), errors.As(err, &exit)
+	return snapHookFailed(c.name, hook, said, err, took), errors.As(err, &exit) || errors.As(err, &container.NotBegun{})
 }
 
 // snapHookFailed says which container, which of its labels, how that ended and what it said
@@ -422,8 +454,8 @@ func sentence(text string, n int) string {
 	return head(strings.Join(strings.Fields(printable), " "), n)
 }
 
-// claim waits until none of these containers is busy for another snapshot, and what is done
-// after that was tried.
+// claim waits until none of these containers is busy for another snapshot, what is done
+// after that was tried, and nothing of it may still go on.
 func (h *snapHooks) claim(ctx context.Context, with []hooked) error {
 	for {
 		h.mu.Lock()
@@ -433,10 +465,15 @@ func (h *snapHooks) claim(ctx context.Context, with []hooked) error {
 			h.mu.Unlock()
 			return volume.Errorf(volume.CodeUnavailable, "no snapshot was taken: container %s is about to be stopped, for a move or a rollback", with[i].name).WithHint("try again when that is over")
 		}
-		i := slices.IndexFunc(with, func(c hooked) bool { return h.busy[c.id] || h.owed[c.id].untried() })
-		if i < 0 {
-			for _, c := range with {
+		i := slices.IndexFunc(with, func(c hooked) bool {
+			return !h.asked || h.left[c.id] || h.busy[c.id] || h.owed[c.id].unsettled(now)
+		})
+		again := time.Hour
+		for _, c := range with {
+			if d := h.owed[c.id]; i < 0 {
 				h.busy[c.id] = true
+			} else if d != nil && now.Before(d.until) {
+				again = min(again, d.until.Sub(now))
 			}
 		}
 		changed := h.changed
@@ -444,9 +481,13 @@ func (h *snapHooks) claim(ctx context.Context, with []hooked) error {
 		if i < 0 {
 			return nil
 		}
+		later := time.NewTimer(again)
 		select {
 		case <-changed:
+			later.Stop()
+		case <-later.C:
 		case <-ctx.Done():
+			later.Stop()
 			return volume.Errorf(volume.CodeTimeout, "no snapshot was taken: container %s was busy with what is done around another one", with[i].name).WithHint("try again")
 		}
 	}
@@ -532,18 +573,17 @@ func (h *snapHooks) run(ctx context.Context) error {
 	// A try that has begun goes on for a moment when flockd stops.
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	recalls := []time.Time{time.Now(), time.Now().Add(snapHookPatience)}
+	h.load()
+	began, recall := time.Now(), time.Now() // zero: nothing is left to recall
 	for ctx.Err() == nil {
-		if len(recalls) > 0 && !time.Now().Before(recalls[0]) {
-			if h.recall(ctx) {
-				recalls = recalls[1:]
-			} else {
-				recalls[0] = time.Now().Add(debtPause)
+		if !recall.IsZero() && !time.Now().Before(recall) {
+			if recall = time.Now().Add(debtPause); h.recall(ctx, time.Since(began) > recallPatience) {
+				recall = time.Time{}
 			}
 		}
 		soonest := h.pay(work, time.Now())
-		if len(recalls) > 0 {
-			soonest = min(soonest, time.Until(recalls[0]))
+		if !recall.IsZero() {
+			soonest = min(soonest, time.Until(recall))
 		}
 		due := time.NewTimer(soonest)
 		select {
@@ -582,23 +622,86 @@ func (h *snapHooks) untried() bool {
 	return false
 }
 
-// recall notes as owed what a flockd before this one may not have come to. It says whether
-// the engine could be asked.
-func (h *snapHooks) recall(ctx context.Context) bool {
+// load reads what the flockd before this one has noted.
+func (h *snapHooks) load() {
+	var ids []string
+	b, err := h.disk.Read(fileSnapHooks)
+	if err == nil {
+		err = json.Unmarshal(b, &ids)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		h.log.Error("what is to be done after snapshots may be lost, and is done in all containers", "err", err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.guess = err != nil
+	for _, id := range ids {
+		h.left[id] = true
+	}
+}
+
+// note writes down which containers are claimed for a snapshot, or owed what is done after one. It
+// comes before the first command in them.
+func (h *snapHooks) note() error {
+	h.noting.Lock()
+	defer h.noting.Unlock()
+	h.mu.Lock()
+	all := map[string]bool{}
+	maps.Copy(all, h.left)
+	maps.Copy(all, h.busy)
+	for id := range h.owed {
+		all[id] = true
+	}
+	h.mu.Unlock()
+	ids := append([]string{}, slices.Sorted(maps.Keys(all))...)
+	if h.noted != nil && slices.Equal(ids, h.noted) {
+		return nil
+	}
+	h.noted = nil
+	b, err := json.Marshal(ids)
+	if err == nil {
+		err = h.disk.Write(fileSnapHooks, b)
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", fileSnapHooks, err)
+	}
+	h.noted = ids
+	return nil
+}
+
+// recall makes debts of what a flockd before this one has noted and may not have come to. It is
+// called again until done. At last, what has not come to run by then is given up.
+func (h *snapHooks) recall(ctx context.Context, last bool) (done bool) {
 	users, err := h.users(ctx)
 	if err != nil {
 		return false
 	}
 	h.mu.Lock()
-	defer h.mu.Unlock()
+	until := time.Now().Add(snapHookPatience)
 	all, _ := planSnapHooks(users, h.id, nil)
 	for _, c := range all {
-		// Who gets ready already has its debt.
-		if c.post.Command != nil && h.owed[c.id] == nil && !h.busy[c.id] {
-			h.owed[c.id] = &debt{of: c, tried: make(chan struct{})}
+		if c.post.Command != nil && (h.guess || h.left[c.id]) && h.owed[c.id] == nil {
+			h.owed[c.id] = &debt{of: c, tried: make(chan struct{}), until: until, guess: h.guess}
 		}
+		delete(h.left, c.id)
 	}
-	return true
+	maps.DeleteFunc(h.left, func(id string, _ bool) bool {
+		return last || !slices.ContainsFunc(users, func(u container.Use) bool { return u.Container == id })
+	})
+	h.asked, h.guess = true, false
+	done = len(h.left) == 0
+	h.tell()
+	h.mu.Unlock()
+	h.noteLater()
+	return done
+}
+
+// noteLater is note where what is written down already does no harm: at worst, something is done
+// once more.
+func (h *snapHooks) noteLater() {
+	if err := h.note(); err != nil {
+		h.log.Error("what was done after a snapshot is done again by the next flockd", "err", err)
+	}
 }
 
 // pay begins to pay what is due, and says in how long something else is.
@@ -623,10 +726,14 @@ func (h *snapHooks) pay(ctx context.Context, now time.Time) (soonest time.Durati
 func (h *snapHooks) settle(ctx context.Context, d *debt) {
 	var bad hookFailure
 	runs := h.runs(ctx, d.of.id)
+	ended, began := true, time.Now()
 	if runs {
-		bad, _ = h.do(ctx, d.of, d.of.post)
+		bad, ended = h.do(ctx, d.of, d.of.post)
 	}
 	h.mu.Lock()
+	if over := began.Add(snapHookPatience); !ended && d.until.Before(over) {
+		d.until = over
+	}
 	switch {
 	case !runs && d.untried() && d.of.pre.Command != nil:
 		// Its processes stand still no more, but what they left in a file may have others do so.
@@ -637,6 +744,9 @@ func (h *snapHooks) settle(ctx context.Context, d *debt) {
 		d.bad, d.pause, d.next = hookFailure{}, 0, d.until
 	case bad.text == "":
 		d.bad = hookFailure{}
+		delete(h.owed, d.of.id)
+	case d.guess && !time.Now().Before(d.until):
+		h.log.Warn("what a container does after a snapshot has failed; most likely there was none", "container", d.of.name, "problem", bad.text)
 		delete(h.owed, d.of.id)
 	default:
 		if d.bad.text != bad.text {
@@ -651,6 +761,7 @@ func (h *snapHooks) settle(ctx context.Context, d *debt) {
 	}
 	h.mu.Unlock()
 	h.release([]hooked{d.of})
+	h.noteLater()
 }
 
 // runs says that a container may have processes: only what is known to have none has
@@ -674,7 +785,7 @@ func (h *snapHooks) problems() (out []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, d := range h.owed {
-		if d.bad.text != "" {
+		if d.bad.text != "" && !d.guess {
 			out = append(out, d.bad.text+"; it may still be as it was made ready for a snapshot, and it is tried again")
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"reflect"
 	"slices"
@@ -124,6 +125,7 @@ type hooksWorld struct {
 	*testing.T
 	*snapHooks
 	engine *containerfake.Engine
+	disk   notes
 	stop   func()
 
 	mu  sync.Mutex
@@ -196,6 +198,37 @@ var (
 	errLost  = errors.New("the connection is lost") // while the command goes on
 )
 
+// notes is a noteDisk of one file.
+type notes struct {
+	mu   sync.Mutex
+	data []byte // nil: there is none
+	full error
+}
+
+func (n *notes) Read(string) ([]byte, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.data == nil {
+		return nil, fs.ErrNotExist
+	}
+	return n.data, nil
+}
+
+func (n *notes) Write(_ string, data []byte) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.full == nil {
+		n.data = data
+	}
+	return n.full
+}
+
+func (n *notes) becomes(data []byte, full error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.data, n.full = data, full
+}
+
 // anyVolume is a driver that has every volume.
 type anyVolume struct{}
 
@@ -219,7 +252,7 @@ func (anyVolume) Capabilities() *protocol.CapabilitiesResponse {
 // start runs a new life of flockd.
 func (w *hooksWorld) start() {
 	ctx, cancel := context.WithCancel(context.Background())
-	h := newSnapHooks(w.engine, func(name string) (volume.ID, bool) { return volume.ID(name), name != "b" || !w.strange.Load() }, slog.New(slog.DiscardHandler))
+	h := newSnapHooks(w.engine, &w.disk, func(name string) (volume.ID, bool) { return volume.ID(name), name != "b" || !w.strange.Load() }, slog.New(slog.DiscardHandler))
 	w.snapHooks = h
 	var over sync.WaitGroup
 	over.Go(func() { h.run(ctx) })
@@ -383,7 +416,8 @@ func TestSnapHooksOneAtATime(t *testing.T) {
 // A container that was not let go yet after one snapshot does not get ready for another.
 func TestSnapHooksLetGoFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newSnapHooks(containerfake.New("n1"), nil, slog.New(slog.DiscardHandler))
+		h := newSnapHooks(containerfake.New("n1"), nil, nil, slog.New(slog.DiscardHandler))
+		h.asked = true
 		db := hooked{id: "1", name: "db", post: container.SnapshotHook{Command: []string{"thaw"}}}
 		d := h.owe([]hooked{db})[0] // and nobody pays it
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -455,7 +489,9 @@ func TestSnapHooksOwed(t *testing.T) {
 
 		// And where that does not end, by the next one.
 		w.start()
-		w.settled("cache:thaw db:thaw")
+		w.settled("db:thaw")
+		time.Sleep(snapHookPatience)
+		w.settled("db:thaw")
 		w.becomes("db:thaw", errHangs)
 		ctx, cancel = context.WithCancel(w.Context())
 		asked.Go(func() {
@@ -470,9 +506,160 @@ func TestSnapHooksOwed(t *testing.T) {
 		}
 		asked.Wait()
 		w.settled("db:freeze db:thaw")
-		w.becomes("db:thaw", nil)
+		w.becomes("db:thaw", &container.ExitError{Code: 1})
 		w.start()
-		w.settled("cache:thaw db:thaw")
+		w.settled("db:thaw")
+		if p := w.problems(); len(p) != 1 || !strings.Contains(p[0], "container db") {
+			w.Errorf("problems: %q", p)
+		}
+		w.becomes("db:thaw", nil)
+	})
+}
+
+// The next flockd does what the one before has written down, and nothing else.
+func TestSnapHooksNoted(t *testing.T) {
+	// killed leaves db frozen, and a flockd that has begun after that was killed.
+	killed := func(w *hooksWorld) {
+		w.becomes("db:thaw", errHangs)
+		ctx, gone := context.WithCancel(w.Context())
+		var asked sync.WaitGroup
+		asked.Go(func() {
+			w.around(ctx, []volume.ID{"a"}, func(context.Context, []replicate.Prepared) error { gone(); return nil })
+		})
+		synctest.Wait()
+		w.stop()
+		asked.Wait()
+		w.settled("db:freeze db:thaw")
+		w.becomes("db:thaw", nil)
+	}
+	t.Run("nothing", func(t *testing.T) {
+		inHooks(t, func(w *hooksWorld) {
+			w.during([]volume.ID{"a"}, nil)
+			w.settled("db:freeze db:thaw")
+			w.stop()
+			w.start()
+			time.Sleep(time.Hour)
+			w.settled("")
+		})
+	})
+	t.Run("a snapshot waits until all of that is over", func(t *testing.T) {
+		inHooks(t, func(w *hooksWorld) {
+			killed(w)
+			w.start()
+			began := time.Now()
+			ran, _, _, err := w.during([]volume.ID{"a"}, nil)
+			if took := time.Since(began); err != nil || took < snapHookPatience || took > snapHookPatience+time.Second {
+				w.Errorf("after %s: %v", took, err)
+			}
+			if !strings.HasPrefix(ran, "db:freeze db:thaw") {
+				w.Errorf("it ran %q", ran)
+			}
+			w.thawed("db")
+			w.stop()
+			synctest.Wait()
+			w.mu.Lock()
+			w.ran = nil
+			w.mu.Unlock()
+			w.start()
+			w.settled("") // all is done
+		})
+	})
+	t.Run("one that runs later", func(t *testing.T) {
+		inHooks(t, func(w *hooksWorld) {
+			killed(w)
+			if err := w.engine.Stop("db"); err != nil {
+				w.Fatal(err)
+			}
+			w.start()
+			time.Sleep(recallPatience / 2)
+			w.settled("")
+			w.stop()
+			w.start()
+			w.settled("") // it is noted still
+			if err := w.engine.Start("db"); err != nil {
+				w.Fatal(err)
+			}
+			time.Sleep(debtPause)
+			w.settled("db:thaw")
+			w.thawed("db")
+			time.Sleep(time.Hour)
+			w.settled("db:thaw")
+		})
+	})
+	t.Run("one that never does", func(t *testing.T) {
+		inHooks(t, func(w *hooksWorld) {
+			killed(w)
+			if err := w.engine.Stop("db"); err != nil {
+				w.Fatal(err)
+			}
+			w.start()
+			time.Sleep(recallPatience + time.Minute)
+			if err := w.engine.Start("db"); err != nil {
+				w.Fatal(err)
+			}
+			time.Sleep(time.Hour)
+			w.settled("")
+			if b, err := w.disk.Read(""); string(b) != "[]" {
+				w.Errorf("noted is %q, %v", b, err)
+			}
+		})
+	})
+	// Where nothing is known most have nothing to do, and some commands fail then.
+	for name, data := range map[string][]byte{"no file": nil, "a torn file": []byte("[")} {
+		t.Run(name, func(t *testing.T) {
+			inHooks(t, func(w *hooksWorld) {
+				w.stop()
+				w.disk.becomes(data, nil)
+				w.becomes("db:thaw", &container.ExitError{Code: 1, Said: "it is not locked"})
+				w.start()
+				w.settled("cache:thaw db:thaw")
+				if p := w.problems(); len(p) > 0 {
+					w.Errorf("problems: %q", p)
+				}
+				time.Sleep(2 * snapHookPatience)
+				w.mu.Lock()
+				if n := len(w.ran); n < 2 {
+					w.Errorf("then it ran %q", w.ran)
+				}
+				w.ran = nil
+				w.mu.Unlock()
+				time.Sleep(time.Hour)
+				w.settled("") // no more
+				if p := w.problems(); len(p) > 0 {
+					w.Errorf("problems: %q", p)
+				}
+			})
+		})
+	}
+	t.Run("no room", func(t *testing.T) {
+		inHooks(t, func(w *hooksWorld) {
+			w.disk.becomes([]byte("[]"), errors.New("no space left on device"))
+			if ran, _, _, err := w.during([]volume.ID{"a"}, nil); volume.CodeOf(err) != volume.CodeRefused || !strings.Contains(err.Error(), "no space left") || ran != "" {
+				w.Errorf("%v, after %q", err, ran)
+			}
+			w.settled("")
+			w.disk.becomes([]byte("[]"), nil)
+			if _, _, _, err := w.during([]volume.ID{"a"}, nil); err != nil {
+				w.Error(err)
+			}
+			w.settled("db:freeze db:thaw")
+		})
+	})
+}
+
+// One that cannot be run now, as in a container that is paused, has no end to wait for.
+func TestSnapHooksNotBegun(t *testing.T) {
+	inHooks(t, func(w *hooksWorld) {
+		w.becomes("db:freeze", container.NotBegun{Why: errors.New("it is paused")})
+		for range 2 {
+			began := time.Now()
+			if _, _, _, err := w.during([]volume.ID{"a"}, nil); err == nil || !strings.Contains(err.Error(), "cannot be run") || time.Since(began) > time.Second {
+				w.Errorf("after %s: %v", time.Since(began), err)
+			}
+		}
+		w.settled("db:freeze db:freeze db:thaw db:thaw")
+		time.Sleep(time.Hour)
+		w.settled("")
 	})
 }
 
@@ -493,7 +680,7 @@ func TestSnapHooksOutlive(t *testing.T) {
 			gone()
 			w.stop()
 			w.start()
-		}, "cache:thaw cache:thaw db:freeze db:thaw db:thaw db:thaw"},
+		}, "db:freeze db:thaw db:thaw db:thaw"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inHooks(t, func(w *hooksWorld) {

@@ -220,18 +220,18 @@ func (e *Engine) OnExec(f func(ctx context.Context, name string, command []strin
 // Exec implements container.Movers.
 func (e *Engine) Exec(ctx context.Context, ref string, command []string) (string, error) {
 	if err := e.alive(); err != nil {
-		return "", err
+		return "", container.NotBegun{Why: err}
 	}
 	c := e.byRef(ref)
 	if c == nil {
-		return "", fmt.Errorf("container %s: %w", ref, container.ErrNotFound)
+		return "", container.NotBegun{Why: fmt.Errorf("container %s: %w", ref, container.ErrNotFound)}
 	}
 	e.mu.Lock()
 	f, running := e.exec, c.state == container.Running
 	e.mu.Unlock()
 	switch {
 	case !running:
-		return "", fmt.Errorf("container %s is not running", ref)
+		return "", container.NotBegun{Why: fmt.Errorf("container %s is not running", ref)}
 	case f == nil:
 		return "", nil
 	}
