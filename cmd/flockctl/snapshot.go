@@ -77,8 +77,8 @@ func (a *app) snapshotList() *cli.Command {
 		Name: "list", Aliases: []string{"ls"}, Usage: "list the snapshots of volumes, oldest first", ArgsUsage: "VOLUME...",
 		Description: "USED is what removing one snapshot alone would free, WRITTEN what came since the one before it.\n" +
 			"A held one cannot be removed: by 'flockctl snapshot hold', with its note, or by a hold of ZFS or a clone.\n" +
-			"CONSISTENT names the containers that got ready for it (label flocker.pre-snapshot); any other snapshot is\n" +
-			"as a loss of power would leave the data.",
+			"PREPARED names the containers that got ready for it by their label flocker.pre-snapshot, whatever that says.\n" +
+			"To all others that wrote to the volume, and where there is no name, it is what a loss of power would leave.",
 		Flags: []cli.Flag{&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "list those of replication, too"}},
 		Action: a.action(1, -1, func(ctx context.Context, c *cli.Context) error {
 			type of struct {
@@ -105,7 +105,7 @@ func (a *app) snapshotList() *cli.Command {
 				}
 				return err
 			}
-			t := newTable("VOLUME", "NAME", "KIND", "TAKEN", "USED", "REFERENCED", "WRITTEN", "CONSISTENT", "HELD")
+			t := newTable("VOLUME", "NAME", "KIND", "TAKEN", "USED", "REFERENCED", "WRITTEN", "PREPARED", "HELD")
 			for _, s := range list {
 				t.add(s.Volume, s.Name, kindOf(s.Snapshot), a.ago(s.Taken)+" ago", size(s.Used), size(s.Referenced), size(s.Written), strings.Join(s.Prepared, ","), heldBy(s.Snapshot))
 			}
@@ -171,7 +171,7 @@ func (a *app) snapshotInspect() *cli.Command {
 			f.add("Written", "%s since the one before", size(s.Written))
 			f.add("Frees", "%s, if it alone were removed", size(s.Used))
 			if len(s.Prepared) > 0 {
-				f.add("Consistent", "for %s, which got ready for it", strings.Join(s.Prepared, ", "))
+				f.add("Prepared", "by %s", strings.Join(s.Prepared, ", "))
 			}
 			if h := s.Hold; h != nil {
 				f.add("Held", "%s, through %s", a.moment(h.At), h.Node)
