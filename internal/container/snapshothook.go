@@ -69,9 +69,17 @@ func snapshotHook(label, script string) SnapshotHook {
 	return SnapshotHook{Label: label, Name: script, Command: limited(script)}
 }
 
-// limited runs a script for SnapshotHookLimit at most. Where timeout(1) is not, or is one that
-// wants its time in another way, the script runs without.
-func limited(script string) []string {
-	return []string{"/bin/sh", "-c", `if timeout -s KILL 5 true 2>/dev/null; then exec timeout -s KILL "$1" /bin/sh -c "$0"; fi
-exec /bin/sh -c "$0"`, script, strconv.Itoa(int(SnapshotHookLimit / time.Second))}
+// limited runs a script for SnapshotHookLimit at most.
+func limited(script string) []string { return limitedTo(SnapshotHookLimit, script) }
+
+// limitedTo runs a script for so long at most. Busybox's timeout(1) ends the one process that it
+// was given, which leaves what hangs in a script to itself. So that one is a shell which ends the
+// group of the script. Where there is no setsid(1) for that, it is as timeout does it. Where that is
+// not there either, or is one that wants its time in another way, the script runs without.
+func limitedTo(limit time.Duration, script string) []string {
+	return []string{"/bin/sh", "-c", `timeout -s KILL 5 true 2>/dev/null || exec /bin/sh -c "$0"
+setsid true 2>/dev/null || exec timeout -s KILL "$1" /bin/sh -c "$0"
+exec timeout -s TERM "$1" /bin/sh -c 'setsid /bin/sh -c "$0" & group=$!
+trap "kill -KILL -$group; exit 137" TERM
+wait $group' "$0"`, script, strconv.Itoa(int(limit / time.Second))}
 }

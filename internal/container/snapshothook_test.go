@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestSnapshotHooks(t *testing.T) {
@@ -57,6 +58,50 @@ func TestLimited(t *testing.T) {
 		if string(out) != c.want || (err == nil) != c.ok {
 			t.Errorf("%s: %q, %v; want %q", c.script, out, err, c.want)
 		}
+	}
+}
+
+// What hangs is ended with all that it has begun, also where timeout(1) ends one process alone, as
+// busybox's does.
+func TestLimitedEndsAll(t *testing.T) {
+	const busybox = `#!/bin/sh
+signal=$2 after=$3
+shift 3
+[ "$1" != true ] || exit 0
+(sleep "$after"; kill -"$signal" $$) >/dev/null 2>&1 3>&- &
+exec "$@"
+`
+	for _, c := range []struct{ name, timeout string }{{"this machine's", ""}, {"busybox's", busybox}} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if c.timeout != "" {
+				if err := os.WriteFile(filepath.Join(dir, "timeout"), []byte(c.timeout), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			over, held, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer over.Close()
+			argv := limitedTo(time.Second, `echo begun; sh -c 'sleep 60; :'; echo went on`)
+			cmd := exec.Command(argv[0], argv[1:]...)
+			cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+			cmd.ExtraFiles = []*os.File{held} // whatever it has begun has that, too
+			cmd.WaitDelay = 5 * time.Second
+			out, err := cmd.Output()
+			held.Close()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || string(out) != "begun\n" {
+				t.Errorf("it says %q and ends with %v", out, err)
+			}
+			if err := over.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadAll(over); err != nil {
+				t.Errorf("something of it goes on: %v", err)
+			}
+		})
 	}
 }
 
