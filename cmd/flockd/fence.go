@@ -79,6 +79,15 @@ func fenceCommand(out, errOut io.Writer) *cli.Command {
 					defer cancel()
 					return f.MayRestart(ctx)
 				}},
+			{Name: "used", Usage: "say who uses volumes on this machine, also where no mount table shows it",
+				Description: "For the removal of the package: its exit code is 0 when nothing does. It does not need the fencer.",
+				Action: func(*cli.Context) error {
+					who, err := fence.InUse()
+					if err == nil && who != "" {
+						err = errors.New("volumes are " + who)
+					}
+					return err
+				}},
 			{Name: "now", Usage: "stop everything on this node that uses volumes, and keep it so until `flockd fence lift` or a reboot",
 				Description: "For a node that is cut off, before its volumes are failed over by hand. It returns when nothing writes any more.",
 				Flags: []cli.Flag{

@@ -48,7 +48,7 @@ func commandLine(ctx context.Context, out, errOut io.Writer) *cli.App {
 			}
 			return serve(ctx, cfg, errOut)
 		},
-		Commands: []*cli.Command{fenceCommand(out, errOut), proxyCommand(out, errOut), recoverCommand(out, errOut), {
+		Commands: []*cli.Command{fenceCommand(out, errOut), proxyCommand(out, errOut), recoverCommand(out, errOut), mayRunCommand(), {
 			Name: "config", Usage: "check or show the configuration",
 			Subcommands: []*cli.Command{
 				{Name: "check", Usage: "say whether the configuration is valid", Action: func(c *cli.Context) error {

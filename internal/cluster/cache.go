@@ -3,7 +3,9 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"time"
 
@@ -31,6 +33,24 @@ func (c *Cluster) loadCache() {
 		}
 	}
 	c.log.Warn("the saved state cannot be read; waiting for the cluster's", "err", err)
+}
+
+// Readable says, as an error, that the state which this node has seen last was written by a later
+// version, and that this one cannot read it: flockd would stop. A file that is damaged is none:
+// without it flockd waits for the cluster's.
+func Readable(d Disk) error {
+	b, err := d.Read(fileCache)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("reading the saved state: %w", err)
+	}
+	var other *json.UnmarshalTypeError
+	if _, err = state.Unmarshal(bytes.NewReader(b)); errors.Is(err, state.ErrUnknownCommand) || errors.As(err, &other) {
+		return err
+	}
+	return nil
 }
 
 // keepCache saves the state some time after it has changed, and once more at the

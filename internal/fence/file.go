@@ -1,10 +1,12 @@
 package fence
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 )
 
 // load reads what a fencer of this boot has left. What another boot left is of no
@@ -29,6 +31,28 @@ func load(path, boot string) (record, error) {
 	}
 	return r, nil
 }
+
+// Readable says, as an error, that the fencer of another version has left in its run directory what
+// this one would drop, or take for any lease, at which it stops all writers.
+func Readable(runDir string) error {
+	path := filepath.Join(runDir, fileName)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		d := json.NewDecoder(bytes.NewReader(b))
+		d.DisallowUnknownFields()
+		err = d.Decode(&record{})
+	}
+	if err != nil {
+		return fmt.Errorf("reading the fencer's state %s: %w", path, err)
+	}
+	return nil
+}
+
+// fileName is that of the state in the run directory.
+const fileName = "fence.json"
 
 // save replaces the file at once: it is never seen half written. It is on a file system
 // in memory, so that nothing is gained by syncing it.

@@ -20,5 +20,5 @@ func Instead(ctx context.Context, log *slog.Logger, runDir, root string) error {
 	if err != nil {
 		return err
 	}
-	return newFencer(log, filepath.Join(runDir, "fence.json"), boot, readClocks, kernel, nil).instead(ctx, root)
+	return newFencer(log, filepath.Join(runDir, fileName), boot, readClocks, kernel, nil).instead(ctx, root)
 }

@@ -156,6 +156,24 @@ func TestFile(t *testing.T) {
 	if got, err := load(path, "the next boot"); err != nil || !reflect.DeepEqual(got, record{Boot: "the next boot"}) {
 		t.Errorf("after a boot: %+v, %v", got, err)
 	}
+	if err := Readable(filepath.Dir(path)); err != nil {
+		t.Errorf("what this version has written: %v", err)
+	}
+	if err := Readable(t.TempDir()); err != nil {
+		t.Errorf("without a file: %v", err)
+	}
+	written, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, later := range []string{`"later":1,"lease":`, `"lease":"of another form","before":`} {
+		if err := os.WriteFile(path, []byte(strings.Replace(string(written), `"lease":`, later, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := Readable(filepath.Dir(path)); err == nil {
+			t.Errorf("%s may be of a later version, and is taken for this one's", later)
+		}
+	}
 	// Not knowing is not the same as not being armed.
 	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)

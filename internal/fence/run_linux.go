@@ -43,7 +43,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	file := filepath.Join(o.RunDir, "fence.json")
+	file := filepath.Join(o.RunDir, fileName)
 	known, err := load(file, boot)
 	if err != nil {
 		o.Log.Error("what an earlier fencer has left cannot be read", "err", err)
@@ -94,6 +94,20 @@ func bootClock() (lease.Moment, error) {
 // MayRestart waits until the fencer may be restarted without a writer being left unguarded, or ctx ends;
 // then it says why not. It is for who restarts it, and says nothing of a moment later.
 func (c *Client) MayRestart(ctx context.Context) error { return c.mayRestart(ctx, bootClock) }
+
+// InUse says who uses volumes on this machine, in words; "" if nobody does. It looks at all mount
+// namespaces, at ZFS itself and at open files, for what was detached while in use is in no mount table.
+func InUse() (string, error) {
+	k, err := newLinux()
+	if err != nil {
+		return "", err
+	}
+	s, err := k.look("", true)
+	if err != nil || s.nothing() {
+		return "", err
+	}
+	return s.problem(), nil
+}
 
 // readClocks is a clock. That the boot clock can be read was tried before.
 func readClocks() (boot, wall lease.Moment) {

@@ -105,6 +105,15 @@ func (h *host) write(name, text string) {
 	}
 }
 
+// program of a shell's words.
+func (h *host) program(name, words string) {
+	h.t.Helper()
+	h.write(name, "#!/bin/sh\n"+words+"\n")
+	if err := os.Chmod(filepath.Join(h.root, name), 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 func (h *host) env() []string {
 	return append(os.Environ(), "PATH="+h.bin+":"+os.Getenv("PATH"), "DPKG_ROOT="+h.root)
 }
@@ -151,7 +160,8 @@ func TestScripts(t *testing.T) {
 	const (
 		mayRestart = "flockd fence may-restart"
 		fencer     = mayRestart + ", kill flockd-fence, start flockd-fence"
-		proxy      = "daemon-reload, reload flockd-proxy"
+		mayRun     = "daemon-reload, flockd may-run"
+		proxy      = mayRun + ", reload flockd-proxy"
 		whole      = proxy + ", " + fencer + ", " + mayRestart + ", restart flockd"
 	)
 	refuse := "echo it fails; exit 1"
@@ -166,6 +176,7 @@ func TestScripts(t *testing.T) {
 		others map[string]string // see newHost
 		known  map[string]string // what else systemd knows
 		mounts string            // more of /proc/mounts
+		flockd string            // what the package's flockd does, in words of a shell; "": it cannot be run
 		want   string            // what systemd is told
 		says   string
 		fails  bool
@@ -204,6 +215,12 @@ func TestScripts(t *testing.T) {
 		{name: "the new proxy does not come up, of which reload says nothing", script: "postinst", args: "configure 1.0", active: all,
 			others: map[string]string{"reload flockd-proxy": "exit 0"}, want: whole, says: "the proxy goes on"},
 
+		// An earlier version may not know all that a later one has written.
+		{name: "it cannot read what there is", script: "postinst", args: "configure 1.0", active: all, others: map[string]string{"/usr/bin/flockd may-run": "echo a later format; exit 1"},
+			want: mayRun, says: "what the one that runs has written: a later format", fails: true},
+		{name: "it cannot read what there is, and the proxy alone runs", script: "postinst", args: "configure 1.0", active: all[2:],
+			others: map[string]string{"/usr/bin/flockd may-run": refuse}, want: mayRun, says: "install that one again", fails: true},
+
 		// Units that scripts/provision has left: a restart is that of another program, or of none.
 		{name: "units of provision", script: "postinst", args: "configure 1.0", active: all, known: map[string]string{"flockd.path": "/usr/local/bin/flockd"},
 			want: "daemon-reload", says: "(flockd:/usr/local/bin/flockd)"},
@@ -214,8 +231,9 @@ func TestScripts(t *testing.T) {
 		{name: "units of provision, whose program is the package's", script: "postinst", args: "configure 1.0", active: all, known: map[string]string{"flockd.path": "/usr/local/bin/link"},
 			want: whole},
 		{name: "the proxy is not wanted", script: "postinst", args: "configure 1.0", active: all[:2], known: map[string]string{"flockd-proxy.path": "", "flockd-proxy.load": "masked"},
-			want: "daemon-reload, " + fencer + ", " + mayRestart + ", restart flockd"},
+			want: mayRun + ", " + fencer + ", " + mayRestart + ", restart flockd"},
 		{name: "an upgrade that was taken back", script: "postinst", args: "abort-upgrade 1.0", active: all},
+		{name: "a removal that was taken back", script: "postinst", args: "abort-remove", active: all},
 
 		{name: "before an upgrade", script: "prerm", args: "upgrade 1.1", active: all, mounts: "tank/flocker/v1 /v zfs rw 0 0\n"},
 		{name: "before an upgrade by rpm", script: "prerm", args: "1", active: all, mounts: "tank/flocker/v1 /v zfs rw 0 0\n"},
@@ -224,6 +242,17 @@ func TestScripts(t *testing.T) {
 		{name: "before its removal by rpm", script: "prerm", args: "0", active: all,
 			want: "stop flockd, stop flockd-proxy flockd-fence, disable flockd flockd-proxy flockd-fence"},
 		{name: "in use", script: "prerm", args: "remove", active: all, mounts: "tank/flocker/v1 /v/v1 zfs rw 0 0\n", says: "/v/v1", fails: true},
+		{name: "in use where the table does not show it", script: "prerm", args: "remove", active: all,
+			flockd: `[ "$*" != "fence used" ] || { echo "flockd: volumes are still in use: process 7 (postgres)" >&2; exit 1; }`, says: "process 7 (postgres)", fails: true},
+		{name: "nobody knows whether it is in use", script: "prerm", args: "remove", active: all, flockd: "exit 3", says: "ended with code 3", fails: true},
+		{name: "looked at thoroughly, and not in use", script: "prerm", args: "remove", active: all, flockd: "exit 0",
+			want: "stop flockd, stop flockd-proxy flockd-fence, disable flockd flockd-proxy flockd-fence"},
+		{name: "what was stopped does not stay so", script: "prerm", args: "remove", active: all, others: map[string]string{"stop flockd-proxy flockd-fence": refuse},
+			want: "stop flockd, stop flockd-proxy flockd-fence, start flockd-fence flockd-proxy flockd", says: "what ran is started again", fails: true},
+		{name: "what did not run is not started", script: "prerm", args: "remove", active: all[1:], others: map[string]string{"disable flockd flockd-proxy flockd-fence": refuse},
+			want: "stop flockd, stop flockd-proxy flockd-fence, disable flockd flockd-proxy flockd-fence, start flockd-fence flockd-proxy", fails: true},
+		{name: "nothing ran, and nothing is started", script: "prerm", args: "remove", others: map[string]string{"disable flockd flockd-proxy flockd-fence": refuse},
+			want: "stop flockd, stop flockd-proxy flockd-fence, disable flockd flockd-proxy flockd-fence", fails: true},
 
 		{name: "removed", script: "postrm", args: "remove", want: "daemon-reload"},
 		{name: "purged", script: "postrm", args: "purge", says: "all datasets stay"},
@@ -239,6 +268,9 @@ func TestScripts(t *testing.T) {
 			}
 			for name, value := range tc.known {
 				h.set(name, value)
+			}
+			if tc.flockd != "" {
+				h.program("usr/bin/flockd", tc.flockd)
 			}
 			if tc.mounts != "" {
 				h.write("proc/mounts", "tank /tank zfs rw 0 0\n"+tc.mounts)
@@ -404,14 +436,65 @@ func TestNeedrestart(t *testing.T) {
 
 // A volume that is mounted between the look and the end of flockd is seen.
 func TestMountedWhileRemoved(t *testing.T) {
-	h := newHost(t, []string{"flockd"}, nil)
-	stop := "#!/bin/sh\necho \"$*\" >>" + h.log + "\ncase \"$*\" in \"stop flockd\") echo 'tank/flocker/v2 /v/v2 zfs rw 0 0' >>" + h.root + "/proc/mounts ;; esac\n"
-	if err := os.WriteFile(filepath.Join(h.bin, "systemctl"), []byte(stop), 0o755); err != nil {
-		t.Fatal(err)
+	for _, active := range [][]string{{"flockd"}, {"flockd-fence"}} {
+		h := newHost(t, active, map[string]string{"stop flockd": "echo 'tank/flocker/v2 /v/v2 zfs rw 0 0' >>$MOUNTS"})
+		t.Setenv("MOUNTS", h.root+"/proc/mounts")
+		out, did, err := h.run("prerm", "remove")
+		if got := strings.Join(did, ", "); err == nil || got != "stop flockd, start "+active[0] || !strings.Contains(out, "/v/v2") {
+			t.Errorf("%v: %s: %s", err, got, out)
+		}
 	}
-	out, did, err := h.run("prerm", "remove")
-	if got := strings.Join(did, ", "); err == nil || got != "stop flockd, start flockd" || !strings.Contains(out, "/v/v2") {
-		t.Errorf("%v: %s: %s", err, got, out)
+}
+
+// Who removes the package from a node is told that the cluster still counts on it.
+func TestRemovedMember(t *testing.T) {
+	for _, tc := range []struct {
+		files string
+		says  bool
+	}{{"", false}, {"node.json", true}, {"node.json retired.json", false}} {
+		h := newHost(t, []string{"flockd"}, nil)
+		for _, name := range strings.Fields(tc.files) {
+			h.write("var/lib/flocker/"+name, "{}")
+		}
+		if out, _, err := h.run("prerm", "remove"); err != nil || strings.Contains(out, "flockctl node remove NODE, on another one") != tc.says {
+			t.Errorf("with %q: %v: %q", tc.files, err, out)
+		}
+	}
+}
+
+// Another version is not even unpacked where it is an earlier one, unless somebody insists.
+func TestDowngrade(t *testing.T) {
+	if _, err := exec.LookPath("dpkg"); err != nil {
+		t.Skip("dpkg compares the versions: ", err)
+	}
+	for _, tc := range []struct {
+		args   string
+		insist string
+		fails  bool
+	}{
+		{"install", "", false},
+		{"install 1.0 1.1", "", false},
+		{"upgrade 1.0 1.1", "", false},
+		{"upgrade 1.0 1.0", "", false},
+		{"upgrade 1.1~rc1 1.1", "", false},
+		{"upgrade 1.1+5.gabc123 1.1", "", true},
+		{"upgrade 1.1 1.0", "", true},
+		{"upgrade 1.1 1.0", "1", false},
+		{"install 1.1 1.0", "", true}, // removed, and its state is there still
+		{"upgrade 1.1", "", false},    // a dpkg that does not say
+		{"abort-upgrade 1.0", "", false},
+		{"1", "", false},
+		{"2", "", false},
+	} {
+		t.Setenv("FLOCKER_DOWNGRADE", tc.insist)
+		h := newHost(t, []string{"flockd", "flockd-fence", "flockd-proxy"}, nil)
+		out, did, err := h.run("preinst", strings.Fields(tc.args)...)
+		if (err != nil) != tc.fails || len(did) > 0 || tc.fails && !strings.Contains(out, "FLOCKER_DOWNGRADE=1") {
+			t.Errorf("%s, %q: %v, systemd was told %v: %s", tc.args, tc.insist, err, did, out)
+		}
+	}
+	if list, err := os.ReadFile("nfpm.yaml"); err != nil || !strings.Contains(string(list), "preinstall: scripts/packaging/scripts/preinst") {
+		t.Errorf("it is not in the package: %v", err)
 	}
 }
 
@@ -681,13 +764,37 @@ func TestNativeDebLife(t *testing.T) {
 		h.set(u, "active")
 		h.set(u+".pid", strconv.Itoa(i+1))
 	}
-	want := []string{"daemon-reload", "reload flockd-proxy", "flockd fence may-restart", "kill flockd-fence", "start flockd-fence",
+	want := []string{"daemon-reload", "flockd may-run", "reload flockd-proxy", "flockd fence may-restart", "kill flockd-fence", "start flockd-fence",
 		"flockd fence may-restart", "restart flockd"}
 	if got := dpkg("-i", deb); !slices.Equal(got, want) {
 		t.Errorf("upgraded: systemd was told %v, want %v", got, want)
 	}
 	if b, err := os.ReadFile(filepath.Join(h.root, "etc/default/flockd")); string(b) != "FLOCKD_LOG_LEVEL=debug\n" {
 		t.Errorf("the configuration was changed: %q, %v", b, err)
+	}
+
+	// An earlier one is not unpacked, and nothing is told of it; unless somebody insists.
+	tree := t.TempDir()
+	output(t, nil, "dpkg-deb", "-R", deb, tree)
+	control, err := os.ReadFile(filepath.Join(tree, "DEBIAN/control"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	control = regexp.MustCompile(`(?m)^Version: .*$`).ReplaceAll(control, []byte("Version: 0~0"))
+	earlier := filepath.Join(t.TempDir(), "earlier.deb")
+	if err := errors.Join(os.WriteFile(filepath.Join(tree, "DEBIAN/control"), control, 0o644), os.WriteFile(filepath.Join(tree, "usr/share/doc/flocker/earlier"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	output(t, nil, "dpkg-deb", "--root-owner-group", "-b", tree, earlier)
+	_ = os.Remove(h.log)
+	cmd := exec.Command("dpkg", "--root="+h.root, "--log=/dev/null", "--force-script-chrootless", "-i", earlier)
+	cmd.Env = h.env()
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "Nothing was changed") || has("usr/share/doc/flocker/earlier") || len(h.did()) > 0 {
+		t.Errorf("an earlier version: %v, systemd was told %v: %s", err, h.did(), out)
+	}
+	t.Setenv("FLOCKER_DOWNGRADE", "1")
+	if got := dpkg("-i", earlier); !slices.Equal(got, want) || !has("usr/share/doc/flocker/earlier") {
+		t.Errorf("an earlier version, insisted upon: systemd was told %v, want %v", got, want)
 	}
 
 	dpkg("-r", "flocker")
@@ -724,7 +831,7 @@ func TestNativeRpm(t *testing.T) {
 		t.Errorf("configuration: %q", got)
 	}
 	scripts := query("--scripts")
-	for _, name := range []string{"postinst", "prerm", "postrm"} {
+	for _, name := range []string{"preinst", "postinst", "prerm", "postrm"} {
 		b, err := os.ReadFile(filepath.Join("scripts", name))
 		if err != nil {
 			t.Fatal(err)
