@@ -270,7 +270,7 @@ var (
 	copySnapsGauge = newGauge("flocker_copy_snapshots", "Snapshots of a copy on this node, those of replication included.", "volume", "role")
 	asidesGauge    = newGauge("flocker_asides", "Set-aside copies on this node.")
 	asideGauge     = newGauge("flocker_aside_bytes", "Bytes that removing the set-aside copies of this node would free.")
-	healthGauge    = newGauge("flocker_volume_state", "1 for the state a volume is in, 0 for the others; on its primary, or the leader while it has none.", "volume", "state")
+	healthGauge    = newGauge("flocker_volume_state", "1 for the state a volume is in, 0 for the others; on its primary, and on the leader while it has none or nothing is heard of it.", "volume", "state")
 	usedGauge      = newGauge("flocker_volume_used_bytes", "Bytes on the primary's disk, snapshots included.", "volume")
 	failedOver     = newGauge("flocker_volume_last_failover_timestamp_seconds", "When a volume last came to a primary without the one before; absent if never. On its primary, as the two below.", "volume")
 	lossGauge      = newGauge("flocker_volume_last_failover_loss_seconds", "The most that was missing after that, in time; +Inf if nobody could bound it.", "volume")
@@ -287,6 +287,7 @@ var (
 	leaseLeftGauge = newGauge("flocker_lease_left_seconds", "Until this node's lease runs out if no beat is answered; absent while failover is manual or the lease is not held.")
 	safetyGauge    = newGauge("flocker_fencer_safety", "1 for how surely this node's writers are stopped: watchdog, sysrq, software, or none when no fencer runs; 0 for the others.", "level")
 	failoverGauge  = newGauge("flocker_failover_automatic", "1 while volumes of a lost node are taken over by themselves.")
+	lostGauge      = newGauge("flocker_failover_lost", "1 while failover is manual after it was automatic, though the settings want it automatic.")
 
 	connectionsGauge = newGauge("flocker_route_connections", "Connections of clients to this node's listening port of a route.", "port", "mode", "host")
 	parkedGauge      = newGauge("flocker_route_parked", "Connections of clients that have no connection to the server, and need none before they ask for something.", "port", "mode", "host")
@@ -295,7 +296,7 @@ var (
 	pinnedGauge      = newGauge("flocker_route_pinned", "Connections of clients that cannot be moved.", "port", "mode", "host")
 	pausedGauge      = newGauge("flocker_route_paused", "1 while a route is paused on this node.", "port", "mode", "host")
 
-	gauges = []gauge{connectionsGauge, parkedGauge, waitingGauge, heldTotal, pinnedGauge, pausedGauge, leaseHeldGauge, leaseLeftGauge, safetyGauge, failoverGauge,
+	gauges = []gauge{connectionsGauge, parkedGauge, waitingGauge, heldTotal, pinnedGauge, pausedGauge, leaseHeldGauge, leaseLeftGauge, safetyGauge, failoverGauge, lostGauge,
 		leaderGauge, quorumGauge, appliedGauge, poolSizeGauge, poolFreeGauge, copySnapsGauge, asidesGauge, asideGauge,
 		healthGauge, usedGauge, failedOver, lossGauge, lossBytesGauge, linksGauge, lagGauge, lagBytesGauge, successGauge, rateGauge, limitGauge, streamedTotal}
 )
@@ -363,7 +364,10 @@ func (v view) measure(self volume.NodeID, leads, quorum bool, set func(g gauge, 
 		set(asidesGauge, float64(len(h.Asides)))
 		set(asideGauge, float64(bytes))
 	}
-	set(failoverGauge, flag(v.state.Failover().Mode == state.FailoverAutomatic))
+	f := v.state.Failover()
+	set(failoverGauge, flag(f.Mode == state.FailoverAutomatic))
+	// What was never automatic is a cluster that is too small, or being made.
+	set(lostGauge, flag(f.Mode == state.FailoverManual && f.Reason != "" && v.state.Cluster() != nil && v.state.Cluster().Settings.Failover != state.FailoverManual))
 	if h, ok := v.heard(self); ok {
 		l := h.Report.Lease
 		set(leaseHeldGauge, flag(l.Held))
@@ -380,8 +384,9 @@ func (v view) measure(self volume.NodeID, leads, quorum bool, set func(g gauge, 
 		if known && vol.Live() && st.Exists {
 			set(copySnapsGauge, float64(st.Snapshots), vol.Name, string(st.Role))
 		}
-		// Without a primary nobody else would tell that it is unavailable.
-		if !vol.Live() || vol.Placement.Primary != self && (vol.Placement.Primary != "" || !leads) {
+		// Of one without a primary, or whose primary is silent, nobody else would tell.
+		_, _, heard := v.status(vol.Placement.Primary, vol.ID)
+		if !vol.Live() || vol.Placement.Primary != self && (heard || !leads) {
 			continue
 		}
 		av := v.volume(vol)

@@ -123,7 +123,8 @@ func TestGauges(t *testing.T) {
 		"flocker_copy_snapshots pg primary": 9, "flocker_copy_snapshots log replica": 4, "flocker_volume_used_bytes pg": 7,
 		"flocker_volume_last_failover_timestamp_seconds pg": float64(now.Unix()), "flocker_volume_last_failover_loss_seconds pg": 1.5, "flocker_volume_last_failover_loss_bytes pg": 4096,
 		"flocker_volume_state pg ok": 1, "flocker_volume_state pg lagging": 0,
-		"flocker_lease_held": 1, "flocker_lease_left_seconds": 7, "flocker_failover_automatic": 0,
+		"flocker_volume_state log unknown": 1, // nothing is heard of its primary, and this node leads
+		"flocker_lease_held":               1, "flocker_lease_left_seconds": 7, "flocker_failover_automatic": 0, "flocker_failover_lost": 0,
 		"flocker_fencer_safety sysrq": 1, "flocker_fencer_safety watchdog": 0, "flocker_fencer_safety none": 0,
 		"flocker_links sending": 1, "flocker_links in-sync": 0, "flocker_links refused": 0,
 		"flocker_replica_lag_seconds pg n2": 3, "flocker_replica_pending_bytes pg n2": 8,
@@ -142,6 +143,54 @@ func TestGauges(t *testing.T) {
 	for _, g := range gauges {
 		if !slices.ContainsFunc(slices.Collect(keys(got)), func(k string) bool { return k == g.Name || strings.HasPrefix(k, g.Name+" ") }) {
 			t.Errorf("%s has no value", g.Name)
+		}
+	}
+}
+
+// Failover that is off is lost where it was on and is meant to be, for as long as that lasts.
+func TestFailoverLostGauge(t *testing.T) {
+	for _, c := range []struct {
+		agreed         string
+		automatic, off float64
+	}{
+		{"", 0, 0},
+		{"arm", 0, 0},
+		{"arm grant n1 complete n1", 1, 0},
+		{"arm grant n1 complete n1 disarm", 0, 1},
+		{"arm grant n1 complete n1 disarm failover=manual", 0, 0},
+		{"arm grant n1 complete n1 disarm arm", 0, 0},
+	} {
+		v := view{state: leaseState(t, strings.Fields(c.agreed)), heard: func(volume.NodeID) (heard, bool) { return heard{}, false }}
+		got := map[string]float64{}
+		v.measure(nodeID("n1"), false, true, func(g gauge, value float64, _ ...string) { got[g.Name] = value })
+		if got["flocker_failover_automatic"] != c.automatic || got["flocker_failover_lost"] != c.off {
+			t.Errorf("after %q: automatic %v, lost %v", c.agreed, got["flocker_failover_automatic"], got["flocker_failover_lost"])
+		}
+	}
+}
+
+// Of a volume whose primary is silent the leader tells, and only it.
+func TestSilentPrimaryGauge(t *testing.T) {
+	s := testState(t, confirmed)
+	v := s.Volume("v")
+	for _, silent := range []bool{false, true} {
+		for _, leads := range []bool{false, true} {
+			got := map[string]float64{}
+			look := view{state: s, stale: 10 * time.Second, heard: func(id volume.NodeID) (heard, bool) {
+				h := heard{Report: volume.Report{Node: id, Applied: s.Index}}
+				if silent && id == v.Placement.Primary {
+					h.Age = time.Minute
+				}
+				return h, true
+			}}
+			look.measure("n3", leads, true, func(g gauge, value float64, labels ...string) {
+				if len(labels) > 0 && labels[0] == v.Name {
+					got[strings.Join(append([]string{g.Name}, labels[1:]...), " ")] = value
+				}
+			})
+			if want := silent && leads; want && (got["flocker_volume_state unknown"] != 1 || len(got) != len(healths)) || !want && len(got) > 0 {
+				t.Errorf("silent %v, leads %v: %v", silent, leads, got)
+			}
 		}
 	}
 }
