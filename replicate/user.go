@@ -25,7 +25,9 @@ type Snapshot struct {
 	Name  string
 	GUID  uint64
 	Taken time.Time // by ZFS, in whole seconds
-	Kind  string    // KindEngine, KindScheduled or KindUser
+	// CreateTXG orders it among this copy's snapshots and bookmarks; a copy elsewhere has others.
+	CreateTXG uint64
+	Kind      string // KindEngine, KindScheduled or KindUser
 	// Rule is the period of a scheduled one's rule, else 0.
 	Rule time.Duration
 	// Used is what destroying it alone would free, Referenced what it shows, Written
@@ -50,7 +52,7 @@ type Prepared struct {
 
 // describe is of a snapshot of the copy of id.
 func describe(z zfs.Snapshot, id volume.ID) Snapshot {
-	s := Snapshot{Name: z.Name, GUID: z.GUID, Taken: z.Creation, Kind: KindUser,
+	s := Snapshot{Name: z.Name, GUID: z.GUID, Taken: z.Creation, CreateTXG: z.CreateTXG, Kind: KindUser,
 		Used: z.Used, Referenced: z.Referenced, Written: z.Written, Held: z.UserRefs > 0 || len(z.Clones) > 0,
 		Holds: int(z.UserRefs), Clones: z.Clones}
 	for one := range strings.SplitSeq(z.User[propPrepared], ",") {

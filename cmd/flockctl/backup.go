@@ -808,11 +808,7 @@ func (a *app) restore(ctx context.Context, name string, given map[string]string,
 	opts := restoredOptions(last, status.ClusterID)
 	maps.Copy(opts, given)
 	maps.DeleteFunc(opts, func(_, value string) bool { return value == "" })
-	// Better now than when all of it was sent.
-	if _, err := volume.ParseOptions(opts); err != nil {
-		return fmt.Errorf("backup %s: %w", last.ID, err)
-	}
-	req := api.BeginRestoreRequest{ID: restoreID(name, chain), Name: name}
+	req := api.BeginRestoreRequest{ID: restoreID(name, chain), Name: name, Options: opts}
 	for _, m := range chain {
 		if m.Encrypted() && keys == nil {
 			return volume.Errorf(volume.CodeInvalid, "backup %s is encrypted, and no key is given", m.ID).WithHint("--identity FILE gives the one of a recipient")
@@ -823,6 +819,10 @@ func (a *app) restore(ctx context.Context, name string, given map[string]string,
 		req.GUIDs, req.Bytes = append(req.GUIDs, m.Snapshot.GUID), req.Bytes+m.Size
 	}
 	at, err := timed(a, ctx, func(ctx context.Context) (api.RestoreState, error) { return a.client.BeginRestore(ctx, req) })
+	if volume.CodeOf(err) == volume.CodeInvalid {
+		// It may be one of the backup's own.
+		return fmt.Errorf("backup %s: %w", last.ID, err)
+	}
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
@@ -938,4 +939,47 @@ func TestReceiveRestore(t *testing.T) {
 	if got := f.Received(); len(got) != 1 || string(got[0]) != long {
 		t.Errorf("received %d", len(got))
 	}
+}
+
+// Who sends a stream may be slow, but not stop for ever.
+func TestReceiveRestoreIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := apitest.Cluster()
+		client := startLocal(t, f)
+		if _, err := client.BeginRestore(t.Context(), api.BeginRestoreRequest{ID: restore, Name: "back", GUIDs: []uint64{7}}); err != nil {
+			t.Fatal(err)
+		}
+		r, w := io.Pipe()
+		var slow sync.WaitGroup
+		slow.Go(func() {
+			for range 3 {
+				if _, err := io.WriteString(w, "a piece"); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(20 * time.Minute)
+			}
+			w.Close()
+		})
+		if err := client.ReceiveRestore(t.Context(), restore, api.ReceiveRequest{GUID: 7}, r); err != nil {
+			t.Error(err)
+		}
+		slow.Wait()
+
+		r, w = io.Pipe()
+		slow.Go(func() {
+			if _, err := io.WriteString(w, "a piece"); err != nil {
+				t.Error(err)
+			}
+		})
+		began := time.Now()
+		err := client.ReceiveRestore(t.Context(), restore, api.ReceiveRequest{GUID: 8, Base: 7}, r)
+		if took := time.Since(began); volume.CodeOf(err) != volume.CodeUnavailable || !strings.Contains(err.Error(), "nothing came for 30m") || took < 30*time.Minute || took > 31*time.Minute {
+			t.Errorf("after %s: %v", took, err)
+		}
+		w.Close()
+		slow.Wait()
+		if got := f.Received(); len(got) != 1 {
+			t.Errorf("received %q", got)
+		}
+	})
 }

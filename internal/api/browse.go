@@ -169,8 +169,13 @@ func (b browsedBody) Read(p []byte) (int, error) {
 		WithHint("try again; the log of its flockd says why")
 }
 
-// browseIdle is how long somebody who reads may take none of what there is.
-const browseIdle = 5 * time.Minute
+const (
+	// browseIdle is how long somebody who reads may take none of what there is.
+	browseIdle = 5 * time.Minute
+	// streamIdle is that for a stream of a backup, either way: a piece of it is stored somewhere
+	// else, or read there, before the next is asked for or sent, over whatever line there is.
+	streamIdle = 30 * time.Minute
+)
 
 // stream sends what was browsed. A reply that is not whole is cut, which every client notices.
 func (h *handler) stream(w http.ResponseWriter, r *http.Request, b *Browsed) {
@@ -183,6 +188,10 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, b *Browsed) {
 			h.log.Warn("closing a snapshot that was read for somebody", "volume", b.Volume, "snapshot", b.Snapshot, "err", err)
 		}
 	}()
+	idle := browseIdle
+	if b.As == AsStream {
+		idle = streamIdle
+	}
 	buf := make([]byte, 64<<10)
 	n, err := b.Body.Read(buf)
 	if n == 0 && err != nil && err != io.EOF {
@@ -213,7 +222,7 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, b *Browsed) {
 	defer ended()
 	for {
 		if n > 0 {
-			c.SetWriteDeadline(time.Now().Add(browseIdle)) // what cannot have one ends with its connection
+			c.SetWriteDeadline(time.Now().Add(idle)) // what cannot have one ends with its connection
 			if r.Context().Err() != nil {
 				fail(context.Cause(r.Context()))
 				panic(http.ErrAbortHandler)
@@ -225,7 +234,7 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, b *Browsed) {
 		}
 		switch {
 		case err == io.EOF:
-			c.SetWriteDeadline(time.Now().Add(browseIdle))
+			c.SetWriteDeadline(time.Now().Add(idle))
 			c.Flush()
 			c.SetWriteDeadline(time.Time{}) // the connection serves other calls after this
 			return

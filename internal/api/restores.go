@@ -2,10 +2,14 @@ package api
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
+	"sync"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -18,6 +22,9 @@ type BeginRestoreRequest struct {
 	Name  string   `json:"name"`  // of the volume that it will be
 	GUIDs []uint64 `json:"guids"` // of the snapshots that the streams make, in order
 	Bytes int64    `json:"bytes"` // about how much they are
+	// Options are those that the volume will have: what is wrong with them is said before
+	// anything was sent.
+	Options map[string]string `json:"options,omitempty"`
 }
 
 // RestoreState is how far that is.
@@ -63,7 +70,7 @@ func (c *Client) FinishRestore(ctx context.Context, id string, req FinishRestore
 	if err != nil {
 		return v, err
 	}
-	return v, c.call(ctx, request{method: "POST", path: path + "/finish", in: req, out: &v})
+	return v, c.call(ctx, request{method: "POST", path: path + "/finish", in: req, out: &v, repeatable: true})
 }
 
 // DropRestore implements Backend.
@@ -76,6 +83,45 @@ func (c *Client) DropRestore(ctx context.Context, id string) error {
 }
 
 const receivePath = "/v1/restores/{id}/receive"
+
+// patientBody is a stream of which something has to come from time to time: who sends it may
+// have been stopped, or hang, and what receives it would keep its place for ever.
+type patientBody struct {
+	io.ReadCloser
+	deadline func(time.Time) error
+
+	mu    sync.Mutex
+	ended bool // by SetReadDeadline
+}
+
+func (b *patientBody) wait(t time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.ended {
+		_ = b.deadline(t) // what cannot have one ends with its connection
+	}
+}
+
+func (b *patientBody) Read(p []byte) (int, error) {
+	b.wait(time.Now().Add(streamIdle))
+	n, err := b.ReadCloser.Read(p)
+	if err == nil {
+		return n, nil
+	}
+	b.wait(time.Time{}) // the server goes on to look whether the connection is there
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = volume.Errorf(volume.CodeUnavailable, "nothing came for %s", streamIdle)
+	}
+	return n, err
+}
+
+// SetReadDeadline ends a Read.
+func (b *patientBody) SetReadDeadline(t time.Time) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended = !t.IsZero()
+	return b.deadline(t)
+}
 
 func restoreRoutes(b Backend) []route {
 	valid := func(id string) error {

@@ -117,6 +117,9 @@ func (h *handler) route(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		r.Body = http.MaxBytesReader(w, r.Body, rt.bodyLimit())
+		if rt.path == receivePath {
+			r.Body = &patientBody{ReadCloser: r.Body, deadline: http.NewResponseController(w).SetReadDeadline}
+		}
 		out, err := h.call(rt, r)
 		h.logCall(rt, r, time.Since(start), err)
 		files, streamed := out.(*Browsed)

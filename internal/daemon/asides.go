@@ -119,6 +119,12 @@ func (m *member) RestoreAside(ctx context.Context, ref string, req api.RestoreAs
 	return made, m.cluster.CaughtUp(ctx, made.Index)
 }
 
+// asideVolume is the volume that a request makes of a set-aside copy.
+func asideVolume(request string) volume.ID {
+	sum := sha256.Sum256([]byte("restore " + request))
+	return volume.ID(hex.EncodeToString(sum[:8]))
+}
+
 // restoreHere is RestoreAside on the leader. The volume's ID follows from the request,
 // so that a repeat, also by the next leader, knows its own volume from somebody else's
 // of the same name.
@@ -127,8 +133,7 @@ func (m *member) restoreHere(ctx context.Context, ref string, req api.RestoreAsi
 	if _, err := m.Barrier(ctx); err != nil {
 		return api.Volume{}, err
 	}
-	sum := sha256.Sum256([]byte("restore " + req.Request))
-	id := volume.ID(hex.EncodeToString(sum[:8]))
+	id := asideVolume(req.Request)
 	if v := m.cluster.State().VolumeByName(req.Name); v != nil && v.ID != id {
 		return api.Volume{}, volume.Errorf(volume.CodeConflict, "there is a volume %q already", req.Name).WithHint("give another name")
 	}

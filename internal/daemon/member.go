@@ -197,6 +197,7 @@ func (m *member) run(ctx context.Context, h http.Handler) error {
 		g.run("replication", m.whenFresh(m.repl.Run))
 		g.run("streams", m.whenFresh(m.serveStreams))
 		g.run("agent", m.agent.Run)
+		g.run("restores", m.sweepRestoresLater)
 		g.run("promises", func(ctx context.Context) error { return m.promises.run(ctx, m.unled, m.cluster.Changed) })
 		g.run("set-aside copies", m.tellAsides)
 		g.run("lease", m.tenure.run)

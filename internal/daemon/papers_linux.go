@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 
 	"github.com/flocker-io/flocker/internal/agent"
@@ -34,8 +35,14 @@ func papersOf(cfg Config, host *zfs.Host, pool string) []Paper {
 	}
 	all = append(all, Paper{Name: "zpool-status.txt", Ask: func(ctx context.Context) (string, error) { return host.PoolStatus(ctx, pool) }})
 	l := agent.Layout{Pool: pool}
-	for name, root := range map[string]string{"zfs-list.txt": l.Root(), "zfs-list-trash.txt": l.Trash(), "zfs-list-aside.txt": l.Aside()} {
-		all = append(all, Paper{Name: name, Ask: func(ctx context.Context) (string, error) { return host.Listing(ctx, root) }})
+	for name, root := range map[string]string{"zfs-list.txt": l.Root(), "zfs-list-trash.txt": l.Trash(), "zfs-list-aside.txt": l.Aside(), "zfs-list-restore.txt": l.Restores()} {
+		all = append(all, Paper{Name: name, Ask: func(ctx context.Context) (string, error) {
+			out, err := host.Listing(ctx, root)
+			if errors.Is(err, zfs.ErrNotFound) && root == l.Restores() {
+				return "nothing was ever restored here\n", nil
+			}
+			return out, err
+		}})
 	}
 	return all
 }

@@ -30,12 +30,20 @@ const (
 	restoreKeep = 7 * 24 * time.Hour
 	// restorePatience is how long the leader may take to hear of the copy.
 	restorePatience = time.Minute
+	// restoreReserve is the share of a pool that is left free: at its end every writer there stops.
+	restoreReserve = 0.05
+	// restoreWatch is how often it is looked whether that is still there.
+	restoreWatch = 2 * time.Second
+	// restoreSweep is how often what was left is looked for.
+	restoreSweep = time.Hour
 )
 
 // restores are those that somebody is at.
 type restores struct {
 	mu   sync.Mutex
 	busy map[string]bool
+	left map[string]int64     // about how many bytes are to come, of those that were begun
+	made map[string]volume.ID // the volume that was, or is being, made of one
 }
 
 // take is false when another call is at it.
@@ -56,6 +64,69 @@ func (r *restores) give(id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.busy, id)
+}
+
+// expect notes how much is to come of one.
+func (r *restores) expect(id string, bytes int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.left == nil {
+		r.left = map[string]int64{}
+	}
+	r.left[id] = max(0, bytes)
+}
+
+// came notes that some of it has come.
+func (r *restores) came(id string, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if was, ok := r.left[id]; ok {
+		r.left[id] = max(0, was-int64(n))
+	}
+}
+
+// others is how much is to come of what others are at just now.
+func (r *restores) others(id string) (sum int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for other := range r.busy {
+		if other != id {
+			sum += r.left[other]
+		}
+	}
+	return sum
+}
+
+// makes notes of which volume it becomes.
+func (r *restores) makes(id string, v volume.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.made == nil {
+		r.made = map[string]volume.ID{}
+	}
+	r.made[id] = v
+}
+
+// became is the volume that was made of one since flockd was started, or "".
+func (r *restores) became(id string) volume.ID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.made[id]
+}
+
+// room says why a pool has none for so many bytes more, when others are to come as well.
+func room(p zfs.Pool, bytes, others int64) error {
+	keep := int64(restoreReserve * float64(p.Size))
+	if p.Free-keep-others >= bytes {
+		return nil
+	}
+	besides := ""
+	if others > 0 {
+		besides = fmt.Sprintf(", %s for what else is being restored here", volume.FormatSize(others))
+	}
+	return volume.Errorf(volume.CodeRefused, "the pool of this node has %s free, of which %s are kept free%s, and %s are to be restored",
+		volume.FormatSize(p.Free), volume.FormatSize(keep), besides, volume.FormatSize(bytes)).
+		WithHint("run the command on a node with more room, or make room here")
 }
 
 // restoring has a call be the only one at a restore.
@@ -79,33 +150,85 @@ func (m *member) BeginRestore(ctx context.Context, req api.BeginRestoreRequest) 
 	if err := volume.ValidateName(req.Name); err != nil {
 		return out, err
 	}
-	if m.cluster.State().VolumeByName(req.Name) != nil {
+	if v := m.cluster.State().VolumeByName(req.Name); v != nil {
+		if v.ID == m.restores.became(req.ID) {
+			return out, volume.Errorf(volume.CodeConflict, "volume %q is there: it was made of this very backup", req.Name).WithHint("nothing is left to do; to restore it once more, give another name")
+		}
 		return out, volume.Errorf(volume.CodeConflict, "there is a volume %q already", req.Name).WithHint("a backup is restored as a new volume: give another name")
 	}
 	if len(req.GUIDs) == 0 {
 		return out, volume.Errorf(volume.CodeInvalid, "nothing is to be restored")
 	}
+	if err := m.mayBecome(ctx, req.Options); err != nil {
+		return out, err
+	}
 	m.sweepRestores(ctx)
-	_, have, err := m.restored(ctx, req.ID)
+	ds, have, err := m.restored(ctx, req.ID)
 	if err != nil {
 		return out, err
+	}
+	if ds == m.layout.Restore(req.ID) && len(have) == 0 {
+		if err := m.clearRestore(ctx, ds); err != nil {
+			return out, err
+		}
+		ds = ""
 	}
 	if len(have) > len(req.GUIDs) || !slices.Equal(have, req.GUIDs[:len(have)]) {
 		return out, volume.Errorf(volume.CodeConflict, "what was received as restore %s is something else", req.ID)
 	}
 	out.Have = len(have)
-	if out.Have > 0 {
+	if out.Have == len(req.GUIDs) {
 		return out, nil
 	}
+	left := req.Bytes
+	if ds != "" {
+		d, err := m.zfs.Dataset(ctx, ds)
+		if err != nil {
+			return out, err
+		}
+		left = max(0, left-d.Used)
+	}
+	m.restores.expect(req.ID, left)
 	pool, err := m.zfs.Pool(ctx, m.layout.Pool)
 	if err != nil {
 		return out, err
 	}
-	if pool.Free < req.Bytes {
-		return out, volume.Errorf(volume.CodeRefused, "the pool of this node has %s free, and %s are to be restored", volume.FormatSize(pool.Free), volume.FormatSize(req.Bytes)).
-			WithHint("run the command on a node with more room")
+	return out, room(pool, left, m.restores.others(req.ID))
+}
+
+// mayBecome says why no volume with those options can be made here. What only the leader knows
+// it says in the end.
+func (m *member) mayBecome(ctx context.Context, opts map[string]string) error {
+	spec, err := volume.ParseOptions(opts)
+	if err != nil {
+		return err
 	}
-	return out, nil
+	if err := m.knowsPlaces(volume.Spec{}, spec); err != nil || !spec.Strict {
+		return err
+	}
+	here := spec // but for where it would rather be, as for every set-aside copy
+	here.Prefer, here.Zone = append([]string{m.cluster.State().NodeName(m.self)}, spec.Prefer...), ""
+	if _, _, err = m.place(ctx, here, m.self); volume.CodeOf(err) == volume.CodeUnavailable {
+		return nil
+	}
+	return err
+}
+
+// clearRestore destroys what a restore left without any snapshot: nothing goes on from there,
+// and nothing is received over it.
+func (m *member) clearRestore(ctx context.Context, ds string) error {
+	d, err := m.zfs.Dataset(ctx, ds)
+	switch {
+	case errors.Is(err, zfs.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case d.User[propRestore] == "":
+		return volume.Errorf(volume.CodeConflict, "%s is in the way, and is nothing that was received from a backup", ds).
+			WithHint("look what it is, and rename or destroy it by hand")
+	}
+	m.log.Info("what a restore left without a snapshot is destroyed", "dataset", ds)
+	return m.zfs.Destroy(ctx, ds)
 }
 
 // restored is where what was received of a restore is, "" where nothing was, and the guids of
@@ -140,6 +263,17 @@ func (m *member) restoredAside(ctx context.Context, id string) (string, error) {
 		}
 	}
 	return "", err
+}
+
+// sweepRestoresLater destroys what was left, from time to time.
+func (m *member) sweepRestoresLater(ctx context.Context) error {
+	for ctx.Err() == nil {
+		pause(ctx, restoreSweep)
+		if ctx.Err() == nil {
+			m.sweepRestores(ctx)
+		}
+	}
+	return nil
 }
 
 // sweepRestores destroys what was begun long ago and never became a volume.
@@ -199,7 +333,7 @@ func (m *member) ReceiveRestore(ctx context.Context, id string, req api.ReceiveR
 	now := m.now().UTC().Format(time.RFC3339)
 	r := zfs.ReceiveRequest{Dataset: m.layout.Restore(id)}
 	if req.Base == 0 {
-		err := m.zfs.CreateFilesystem(ctx, m.layout.Restores(), map[string]string{"mountpoint": "none", "canmount": "off"})
+		err := m.zfs.CreateFilesystem(ctx, m.layout.Restores(), map[string]string{"mountpoint": "none", "canmount": "off", "readonly": "on"})
 		if err != nil && !errors.Is(err, zfs.ErrExists) {
 			return err
 		}
@@ -207,7 +341,13 @@ func (m *member) ReceiveRestore(ctx context.Context, id string, req api.ReceiveR
 	} else if err := m.readyForMore(ctx, r.Dataset, h, now); err != nil {
 		return err
 	}
-	if err := m.zfs.Receive(ctx, r, in); err != nil {
+	watched, end := m.whileRoom(ctx)
+	defer end()
+	err = m.zfs.Receive(watched, r, counted{in, zfs.ReadDeadline(stream), func(n int) { m.restores.came(id, n) }})
+	if err != nil && watched.Err() != nil && ctx.Err() == nil {
+		return context.Cause(watched)
+	}
+	if err != nil {
 		return volume.Errorf(volume.CodeUnavailable, "the stream could not be received: %v", err).WithHint("what came before it stays; the same command goes on from there")
 	}
 	_, have, err = m.restored(ctx, id)
@@ -218,6 +358,48 @@ func (m *member) ReceiveRestore(ctx context.Context, id string, req api.ReceiveR
 		return fmt.Errorf("the stream was received, but snapshot %d is not here", req.GUID)
 	}
 	return nil
+}
+
+// whileRoom ends when the pool has no more left than what is kept free: others write there, too.
+func (m *member) whileRoom(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for ctx.Err() == nil {
+			p, err := m.zfs.Pool(ctx, m.layout.Pool)
+			// A pool that cannot be asked is not full, for all that is known.
+			if err == nil && room(p, 0, 0) != nil {
+				cancel(volume.Errorf(volume.CodeRefused, "the pool of this node has only %s left, and the restore was stopped before it is full", volume.FormatSize(p.Free)).
+					WithHint("make room; the same command goes on with what came before"))
+			}
+			pause(ctx, restoreWatch)
+		}
+	})
+	return ctx, func() {
+		cancel(nil)
+		watch.Wait()
+	}
+}
+
+// counted is a stream that tells how much of it came.
+type counted struct {
+	r        io.Reader
+	deadline func(time.Time) error
+	came     func(int)
+}
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.came(n)
+	return n, err
+}
+
+// SetReadDeadline ends a Read where that can be.
+func (c counted) SetReadDeadline(t time.Time) error {
+	if c.deadline == nil {
+		return errors.ErrUnsupported
+	}
+	return c.deadline(t)
 }
 
 // fitting says why a stream is not what was announced, or does more than to make a snapshot.
@@ -263,7 +445,10 @@ func (m *member) FinishRestore(ctx context.Context, id string, req api.FinishRes
 	if err := volume.ValidateName(req.Name); err != nil {
 		return api.Volume{}, err
 	}
-	if _, err := volume.ParseOptions(req.Options); err != nil {
+	if v := m.cluster.State().VolumeByName(req.Name); v != nil && v.ID == m.restores.became(id) {
+		return m.awaitCreated(ctx, v.ID, req.Name) // the answer was lost
+	}
+	if err := m.mayBecome(ctx, req.Options); err != nil {
 		return api.Volume{}, err
 	}
 	ds, have, err := m.restored(ctx, id)
@@ -278,11 +463,22 @@ func (m *member) FinishRestore(ctx context.Context, id string, req api.FinishRes
 			return api.Volume{}, err
 		}
 	}
+	// Also when that was cut short before.
+	if err := m.zfs.Inherit(ctx, ds, propRestore); err != nil {
+		return api.Volume{}, err
+	}
 	name := strings.TrimPrefix(ds, m.layout.Aside()+"/")
 	wait, cancel := context.WithTimeout(ctx, restorePatience)
 	defer cancel()
-	for request := newRequest(); ; pause(wait, time.Second) {
+	request := newRequest()
+	m.restores.makes(id, asideVolume(request))
+	for ; ; pause(wait, time.Second) {
 		v, err := m.RestoreAside(ctx, name, api.RestoreAsideRequest{Node: string(m.self), Name: req.Name, Options: req.Options, Request: request})
+		var refused *volume.Error
+		if errors.As(err, &refused) && refused.Code == volume.CodeConflict {
+			return v, refused.WithHint("all of it is here: flockctl aside restore %s NAME makes a volume of another name", name)
+		}
+		// The options were looked at: what is not found is the copy, of which the leader has not heard.
 		if volume.CodeOf(err) != volume.CodeNotFound {
 			return v, err
 		}
@@ -315,9 +511,7 @@ func (m *member) putAside(ctx context.Context, id, reason string) (string, error
 	if err := m.zfs.SetProperties(ctx, ds, map[string]string{"flocker:aside": replicate.AsideNote(m.now(), reason)}); err != nil {
 		return "", err
 	}
-	if err := m.zfs.Inherit(ctx, ds, propRestore); err != nil {
-		return "", err
-	}
+	// What is still there without its new name is known by propRestore, so that goes last.
 	to := fmt.Sprintf("%s/%s-%s-1", m.layout.Aside(), id, epoch)
 	return to, m.zfs.Rename(ctx, ds, to)
 }

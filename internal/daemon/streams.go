@@ -65,7 +65,7 @@ func baseOf(list []replicate.Snapshot, marks []zfs.Bookmark, to replicate.Snapsh
 			}
 			continue // not before it, so nothing to begin from
 		}
-		if i := slices.IndexFunc(marks, func(b zfs.Bookmark) bool { return b.GUID == g && !b.Creation.After(to.Taken) }); i >= 0 {
+		if i := slices.IndexFunc(marks, func(b zfs.Bookmark) bool { return b.GUID == g && b.CreateTXG < to.CreateTXG }); i >= 0 {
 			return "#" + marks[i].Name, g
 		}
 	}

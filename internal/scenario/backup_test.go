@@ -12,6 +12,8 @@ import (
 
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/zfs"
+	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
 
 // streamOf is a snapshot as a node sends it, and what it said of it.
@@ -215,5 +217,140 @@ func TestRestoreDropped(t *testing.T) {
 		begin(b, 1) // which sweeps
 		begin(a, 0)
 		w.Script("has n1 pg a one")
+	})
+}
+
+// What would fail at the end is refused at the beginning, and what goes wrong on the way leaves
+// nothing that is in the way of the next try.
+func TestRestoreTroubles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t, 1)
+		defer w.Close()
+		w.Script(`
+			cluster
+			create n1 pg replicas=0 snapshots=none
+			run n1 web pg
+			write n1 pg a one
+			snapshot n1 first pg`)
+		n1 := w.Machine("n1")
+		full, one := streamOf(t, w, n1, api.BrowseRequest{Snapshot: "first"})
+		const id, other = "00000000000000aa", "00000000000000bb"
+		at := func(id string) string { return Pool + "/flocker-restore/" + id }
+		opts := map[string]string{"replicas": "0", "snapshots": "none"}
+		begin := func(bytes int64, opts map[string]string) (api.RestoreState, error) {
+			return n1.API().BeginRestore(w.ctx(), api.BeginRestoreRequest{ID: id, Name: "back", GUIDs: []uint64{full.GUID}, Bytes: bytes, Options: opts})
+		}
+		must := func(s api.RestoreState, err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		refused := func(code volume.Code, words string, err error) {
+			t.Helper()
+			if volume.CodeOf(err) != code || !strings.Contains(err.Error(), words) {
+				t.Errorf("%v; want %s and %q", err, code, words)
+			}
+		}
+		receive := func(r io.Reader) error {
+			return n1.API().ReceiveRestore(w.ctx(), id, api.ReceiveRequest{GUID: full.GUID}, r)
+		}
+		finish := func(id, name string) (api.Volume, error) {
+			return n1.API().FinishRestore(w.ctx(), id, api.FinishRestoreRequest{Name: name, GUID: full.GUID, Options: opts})
+		}
+
+		for _, bad := range []map[string]string{{"size": "1Q"}, {"nonsense": "1"}, {"prefer": "nobody"}, {"strict": "true", "replicas": "3"}} {
+			if _, err := begin(1, bad); err == nil || volume.CodeOf(err) == "" {
+				t.Errorf("%v: %v", bad, err)
+			}
+		}
+
+		// A pool is not filled to its end, by what was announced or by anybody meanwhile.
+		pool, err := n1.ZFS.Pool(w.ctx(), Pool)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = begin(pool.Free-pool.Size/100, opts)
+		refused(volume.CodeRefused, "are kept free", err)
+		must(begin(int64(len(one)), opts))
+		r, pipe := io.Pipe()
+		got := make(chan error)
+		go func() { got <- receive(r) }()
+		if _, err := pipe.Write(one[:len(one)/2]); err != nil {
+			t.Fatal(err)
+		}
+		n1.ZFS.SetCapacity(Pool, pool.Alloc+pool.Alloc/100)
+		refused(volume.CodeRefused, "before it is full", <-got)
+		pipe.Close()
+		n1.ZFS.SetCapacity(Pool, pool.Size)
+
+		// What was left without a snapshot goes, unless somebody else has put it there.
+		parent := map[string]string{"mountpoint": "none", "canmount": "off"}
+		if err := n1.ZFS.CreateFilesystem(w.ctx(), Pool+"/flocker-restore", parent); err != nil && !errors.Is(err, zfs.ErrExists) {
+			t.Fatal(err)
+		}
+		if err := n1.ZFS.CreateFilesystem(w.ctx(), at(id), parent); err != nil {
+			t.Fatal(err)
+		}
+		_, err = begin(1, opts)
+		refused(volume.CodeConflict, "is in the way", err)
+		if err := n1.ZFS.SetProperties(w.ctx(), at(id), map[string]string{"flocker:restore": time.Now().UTC().Format(time.RFC3339)}); err != nil {
+			t.Fatal(err)
+		}
+		must(begin(1, opts))
+		if err := receive(bytes.NewReader(one)); err != nil {
+			t.Fatal(err)
+		}
+		// Also what goes on has to have room.
+		n1.ZFS.SetCapacity(Pool, pool.Alloc+pool.Alloc/100)
+		_, err = n1.API().BeginRestore(w.ctx(), api.BeginRestoreRequest{ID: id, Name: "back", GUIDs: []uint64{full.GUID, 7}, Bytes: 1 << 30, Options: opts})
+		refused(volume.CodeRefused, "are kept free", err)
+		n1.ZFS.SetCapacity(Pool, pool.Size)
+
+		// A power cut just before it gets its new name leaves what is known, and goes in the end.
+		n1.ZFS.Fail("rename", "flocker-restore", 1, zfsfake.ErrInjected)
+		if _, err := finish(id, "back"); err == nil {
+			t.Error("it was renamed")
+		}
+		d, err := n1.ZFS.Dataset(w.ctx(), at(id))
+		if err != nil || d.User["flocker:restore"] == "" {
+			t.Errorf("%v, %v", d.User, err)
+		}
+		if err := n1.ZFS.SetProperties(w.ctx(), at(id), map[string]string{"flocker:restore": time.Now().Add(-8 * 24 * time.Hour).UTC().Format(time.RFC3339)}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(61 * time.Minute)
+		if _, err := n1.ZFS.Dataset(w.ctx(), at(id)); !errors.Is(err, zfs.ErrNotFound) {
+			t.Errorf("after a week: %v", err)
+		}
+
+		must(begin(1, opts))
+		if err := receive(bytes.NewReader(one)); err != nil {
+			t.Fatal(err)
+		}
+		made, err := finish(id, "back")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := finish(id, "back"); err != nil || again.ID != made.ID {
+			t.Errorf("asked once more, it is %s, %v; it was %s", again.ID, err, made.ID)
+		}
+		_, err = begin(1, opts)
+		refused(volume.CodeConflict, "of this very backup", err)
+
+		// Another one under that name is here when it is refused, and is told how it becomes a volume.
+		if err := n1.API().ReceiveRestore(w.ctx(), other, api.ReceiveRequest{GUID: full.GUID}, bytes.NewReader(one)); err != nil {
+			t.Fatal(err)
+		}
+		_, err = finish(other, "back")
+		refused(volume.CodeConflict, "back", err)
+		var e *volume.Error
+		if !errors.As(err, &e) || !strings.Contains(e.Hint, "flockctl aside restore "+other) {
+			t.Errorf("%v", err)
+		}
+		d, err = n1.ZFS.Dataset(w.ctx(), Pool+"/flocker/"+string(made.ID))
+		if err != nil || d.User["flocker:restore"] != "" {
+			t.Errorf("%v, %v", d.User, err)
+		}
 	})
 }

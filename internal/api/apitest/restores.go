@@ -61,6 +61,9 @@ func (f *Fake) BeginRestore(ctx context.Context, req api.BeginRestoreRequest) (a
 	if err := f.enter(ctx, "BeginRestore", req); err != nil {
 		return api.RestoreState{}, err
 	}
+	if _, err := volume.ParseOptions(req.Options); err != nil {
+		return api.RestoreState{}, err
+	}
 	if _, err := f.findVolume(req.Name, false); err == nil {
 		return api.RestoreState{}, volume.Errorf(volume.CodeConflict, "there is a volume %q already", req.Name)
 	}
