@@ -13,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -47,15 +48,21 @@ func (a *app) backupCreate() *cli.Command {
 		Description: backupHelp + "\n\n" +
 			"Without @SNAPSHOT one is taken, backup-TIME; it stays until the next backup there is made, which is an\n" +
 			"increment on it. What was interrupted is gone on with, but not while another flockctl may write it. With -\n" +
-			"for DEST, one full backup goes to the standard output, as flockctl export does it.",
+			"for DEST, one full backup goes to the standard output, as flockctl export does it.\n\n" +
+			"With --profile or --all each volume is backed up as by its own command, one after the other; what fails\n" +
+			"is told, and the others are made all the same.",
 		Flags: []cli.Flag{
 			recipients(),
+			&cli.StringFlag{Name: "profile", Usage: "back up all volumes that were made with profile `NAME`; no VOLUME is given then"},
+			&cli.BoolFlag{Name: "all", Usage: "back up all volumes; no VOLUME is given then"},
+			&cli.BoolFlag{Name: "here", Usage: "of these only those whose primary is this node: with the same timer on all nodes, one backs each up"},
 			&cli.BoolFlag{Name: "full", Usage: "make it a full one, whatever there is to begin from, or has the snapshot already"},
 			&cli.BoolFlag{Name: "resume", Usage: "go on with what was interrupted although its flockctl was heard of in the last 15 minutes"},
 			&cli.IntFlag{Name: "increments", Value: 30, Usage: "make a full one after `N` increments on each other"},
+			&cli.IntFlag{Name: "uploads", Value: 4, Usage: "store `N` pieces at a time, each of which takes 32 MiB of memory, or twice that when it is encrypted"},
 			&cli.IntFlag{Name: "keep", Usage: "when it is done, remove all backups of the volume but the newest `N` and what these need"},
 		},
-		Action: a.untimed(2, 2, a.createBackup),
+		Action: a.untimed(1, 2, a.createBackups),
 	}
 }
 
@@ -68,44 +75,131 @@ func source(c *cli.Context, arg string) (ref, name string, err error) {
 	return ref, name, nil
 }
 
-func (a *app) createBackup(ctx context.Context, c *cli.Context) error {
-	ref, name, err := source(c, c.Args().First())
-	if err != nil {
-		return err
-	}
+// maxUploads is so many that their memory is noticed.
+const maxUploads = 32
+
+func (a *app) createBackups(ctx context.Context, c *cli.Context) error {
 	if c.Int("keep") < 0 || c.Int("increments") < 0 {
 		return usage(c, "--keep and --increments are numbers from 0 on")
 	}
-	dest := c.Args().Get(1)
-	if dest == "-" {
+	if n := c.Int("uploads"); n < 1 || n > maxUploads {
+		return usage(c, "--uploads is a number from 1 to %d", maxUploads)
+	}
+	profile := c.String("profile")
+	several := c.Bool("all") || profile != ""
+	switch {
+	case several && c.NArg() != 1:
+		return usage(c, "with --profile or --all only DEST is given")
+	case !several && c.NArg() != 2:
+		return usage(c, "DEST is missing")
+	case c.Bool("all") && profile != "":
+		return usage(c, "--all and --profile do not go together")
+	case !several && c.Bool("here"):
+		return usage(c, "--here is for --profile and --all")
+	case profile != "" && !slices.Contains(volume.Profiles(), profile):
+		return usage(c, "there is no profile %q: there are %s", profile, strings.Join(volume.Profiles(), ", "))
+	case several && c.Args().First() == "-":
+		return usage(c, "several volumes are not written to one stream")
+	}
+	if !several {
+		ref, name, err := source(c, c.Args().First())
+		if err != nil {
+			return err
+		}
+		if dest := c.Args().Get(1); dest != "-" {
+			done, err := a.createBackup(ctx, c, ref, name, dest)
+			if done == nil {
+				return err
+			}
+			// It is made, whatever became of the old ones.
+			if a.asJSON {
+				return firstError(err, a.printJSON(summary(done)))
+			}
+			a.printf("%s\n", done.ID)
+			return err
+		}
 		return a.export(ctx, c, ref, name)
 	}
-	seal, err := backup.NewSeal(c.StringSlice("recipient"))
+	all, err := timed(a, ctx, func(ctx context.Context) ([]api.Volume, error) { return a.client.Volumes(ctx, api.VolumesQuery{}) })
 	if err != nil {
 		return err
+	}
+	var self volume.NodeID
+	if c.Bool("here") {
+		s, err := timed(a, ctx, a.client.Status)
+		if err != nil {
+			return err
+		}
+		self = s.Node.ID
+	}
+	list := chosen(all, profile, self)
+	if len(list) == 0 && !a.quiet {
+		fmt.Fprintln(a.stderr, "flockctl: no volume is to be backed up")
+	}
+	var failed error
+	made := []any{}
+	for i, v := range list {
+		if ctx.Err() != nil {
+			failed = firstError(failed, volume.Errorf(volume.CodeUnavailable, "interrupted: %s not backed up", plural(len(list)-i, "volume")))
+			break
+		}
+		done, err := a.createBackup(ctx, c, string(v.ID), "", c.Args().First())
+		if err != nil {
+			a.printError(fmt.Errorf("volume %q: %w", v.Name, err))
+			failed = firstError(failed, told{err})
+		}
+		if done != nil {
+			made = append(made, summary(done))
+		}
+		if done != nil && !a.asJSON {
+			a.printf("%s\n", done.ID)
+		}
+	}
+	if a.asJSON {
+		return firstError(a.printJSON(made), failed)
+	}
+	return failed
+}
+
+// chosen are the volumes to back up: all, or those of a profile, and of these all or those whose primary
+// is one node. None of the trash is.
+func chosen(all []api.Volume, profile string, node volume.NodeID) (out []api.Volume) {
+	for _, v := range all {
+		if v.Deleted.IsZero() && (profile == "" || v.Spec.Profile == profile) && (node == "" || v.Primary.ID == node) {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// createBackup makes one, or goes on with it. With an error it is made all the same, unless it is nil.
+func (a *app) createBackup(ctx context.Context, c *cli.Context, ref, name, dest string) (*backup.Manifest, error) {
+	seal, err := backup.NewSeal(c.StringSlice("recipient"))
+	if err != nil {
+		return nil, err
 	}
 	v, m, err := a.aboutVolume(ctx, ref)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	store, err := backup.Open(ctx, dest, true)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	job := &backupJob{app: a, store: store, seal: seal, volume: v, resume: c.Bool("resume")}
+	job := &backupJob{app: a, store: store, seal: seal, volume: v, resume: c.Bool("resume"), uploads: c.Int("uploads")}
 	if err := job.look(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	done, err := job.goOn(ctx, name, c.Bool("full"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if done != nil && name == "" && a.now().Sub(done.Snapshot.Taken) > staleAfter {
 		// What was asked for is one of today.
 		job.note("backup %s is finished, and of %s ago; another one follows", done.ID, a.ago(done.Snapshot.Taken))
 		job.dropSnapshots(ctx, done)
 		if err := job.look(ctx); err != nil {
-			return err
+			return nil, err
 		}
 		m.ID, done = backup.NewID(a.now()), nil
 	}
@@ -118,20 +212,16 @@ func (a *app) createBackup(ctx context.Context, c *cli.Context) error {
 			}
 		}
 		if done, err = job.begin(ctx, m, name, bases, c.Bool("full")); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	job.dropSnapshots(ctx, done)
+	job.sweep(ctx)
 	var kept error
 	if n := c.Int("keep"); n > 0 {
 		kept = job.keep(ctx, n, done)
 	}
-	// It is made, whatever became of the old ones.
-	if a.asJSON {
-		return firstError(kept, a.printJSON(summary(done)))
-	}
-	a.printf("%s\n", done.ID)
-	return kept
+	return done, kept
 }
 
 // staleAfter is how old a snapshot may be that is gone on with in place of a new one.
@@ -162,6 +252,8 @@ type backupJob struct {
 	volume api.Volume
 	all    *backup.Catalog
 	resume bool // go on also with what another flockctl was heard to write just now
+	// uploads is how many pieces are stored at a time.
+	uploads int
 }
 
 // look reads what there is of the volume.
@@ -306,7 +398,7 @@ func (j *backupJob) begin(ctx context.Context, m backup.Manifest, name string, b
 
 func (j *backupJob) writing(m *backup.Manifest) *backup.Writing {
 	return &backup.Writing{Store: j.store, Manifest: m, Seal: j.seal, Now: j.now, Resume: j.resume,
-		Warn: func(err error) { j.note("what backup %s does not need is left in the store: %v", m.ID, err) }}
+		Warn: func(err error) { j.note("%v", err) }, Uploads: j.uploads}
 }
 
 func (j *backupJob) write(ctx context.Context, w *backup.Begun, m *backup.Manifest, b *api.Browsed) (*backup.Manifest, error) {
@@ -368,6 +460,9 @@ func (j *backupJob) dropSnapshots(ctx context.Context, done *backup.Manifest) {
 func (j *backupJob) dropSnapshot(ctx context.Context, name string, guid uint64) {
 	_, err := timed(j.app, context.WithoutCancel(ctx), func(ctx context.Context) (any, error) {
 		list, err := j.client.Snapshots(ctx, string(j.volume.ID))
+		if volume.CodeOf(err) == volume.CodeNotFound {
+			return nil, nil // nor is the volume
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -378,6 +473,18 @@ func (j *backupJob) dropSnapshot(ctx context.Context, name string, guid uint64) 
 	})
 	if err != nil {
 		j.note("snapshot %s@%s, taken for a backup, stays: %v", j.volume.Name, name, err)
+	}
+}
+
+// sweep removes what is left beside finished backups by who was cut short at their end.
+func (j *backupJob) sweep(ctx context.Context) {
+	for _, m := range j.all.Of(j.volume.ID) {
+		if !m.Rest() || m.Removed() || j.all.Restorable(m) != nil {
+			continue
+		}
+		if err := backup.Sweep(ctx, j.store, m); err != nil {
+			j.note("what backup %s does not need is left in the store: %v", m.ID, err)
+		}
 	}
 }
 
@@ -561,7 +668,7 @@ func (a *app) backupInspect() *cli.Command {
 			f.add("Snapshot", "%s, guid %d", m.Snapshot.Name, m.Snapshot.GUID)
 			f.add("Taken", "%s", a.moment(m.Snapshot.Taken))
 			f.add("Made", "%s, in %s", a.moment(m.Began), age(m.Ended.Sub(m.Began)))
-			f.add("Size", "%s, stored as %s in %s", size(m.Size), size(m.Stored()), plural(len(m.Chunks), "chunk"))
+			f.add("Size", "%s, stored as %s in %s", size(m.Size), size(m.Stored()), plural(m.Pieces(), "chunk"))
 			for _, key := range m.Recipients {
 				f.add("Encrypted to", "%s", key)
 			}
@@ -847,6 +954,15 @@ func (a *app) restore(ctx context.Context, name string, given map[string]string,
 	if err != nil {
 		return err
 	}
+	own := 0
+	for _, m := range chain {
+		if m.Own {
+			own++
+		}
+	}
+	if own > 0 && !a.quiet {
+		fmt.Fprintf(a.stderr, "flockctl: %s has snapshots that were taken for backups (%d); flockctl snapshot remove takes them away\n", name, own)
+	}
 	return a.made(v)
 }
 
@@ -859,32 +975,50 @@ func (a *app) restoreOne(ctx context.Context, id string, m *backup.Manifest, str
 		req.Base = m.Base.GUID
 	}
 	err := a.client.ReceiveRestore(ctx, id, req, in)
-	if in.err == nil {
+	failed := in.end()
+	if failed == nil {
 		return err
 	}
-	if volume.CodeOf(in.err) == volume.CodeRefused {
+	if volume.CodeOf(failed) == volume.CodeRefused {
 		_, err := timed(a, context.WithoutCancel(ctx), func(ctx context.Context) (any, error) { return nil, a.client.DropRestore(ctx, id) })
 		if err != nil {
 			fmt.Fprintf(a.stderr, "flockctl: what was restored of it stays for a while: %v\n", err)
 		}
 	}
-	return in.err
+	return failed
 }
 
-// readStream is a stream whose error is kept, for http tells it in its own words.
+// readStream is a stream whose error is kept, for http tells it in its own words. What http still
+// reads when the node has answered counts no more.
 type readStream struct {
-	r   io.Reader
-	p   *meter
-	err error
+	r io.Reader
+	p *meter
+
+	mu    sync.Mutex
+	err   error
+	ended bool
 }
 
 func (w *readStream) Read(b []byte) (int, error) {
 	n, err := w.r.Read(b)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended {
+		return 0, io.ErrClosedPipe
+	}
 	w.p.more(int64(n))
 	if err != nil && err != io.EOF {
 		w.err = err
 	}
 	return n, err
+}
+
+// end says why it could not be read, if it could not.
+func (w *readStream) end() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended = true
+	return w.err
 }
 
 // restoreID is the same for the same backup and name, so that what was interrupted is found.
@@ -962,7 +1096,15 @@ func (a *app) removeBackups(ctx context.Context, c *cli.Context) error {
 				return "", err
 			}
 		}
-		return m.ID, backup.Remove(ctx, store, m, a.now())
+		if err := backup.Remove(ctx, store, m, a.now()); err != nil {
+			return "", err
+		}
+		// Nothing in the store names it any more, so that no later backup would remove it.
+		if m.Own {
+			job := &backupJob{app: a, volume: api.Volume{ID: m.Volume, Name: m.Name}}
+			job.dropSnapshot(ctx, m.Snapshot.Name, m.Snapshot.GUID)
+		}
+		return m.ID, nil
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -11,11 +12,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	agekey "filippo.io/age"
 
+	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/api/apitest"
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -534,5 +537,182 @@ func TestExportImport(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// All volumes of a profile, or all there are, and of these those of one node.
+func TestBackupSeveral(t *testing.T) {
+	of := func(name, profile, node string, deleted bool) api.Volume {
+		v := api.Volume{Name: name, Spec: volume.Spec{Profile: profile}, Primary: api.NodeRef{ID: volume.NodeID(node)}}
+		if deleted {
+			v.Deleted = apitest.Now
+		}
+		return v
+	}
+	all := []api.Volume{of("a", "database", "n1", false), of("b", "default", "n1", false), of("c", "database", "n2", false), of("d", "database", "n1", true)}
+	for want, got := range map[string][]api.Volume{
+		"a b c": chosen(all, "", ""), "a c": chosen(all, "database", ""), "a": chosen(all, "database", "n1"), "a b": chosen(all, "", "n1"), "": chosen(all, "media", ""),
+	} {
+		var names []string
+		for _, v := range got {
+			names = append(names, v.Name)
+		}
+		if strings.Join(names, " ") != want {
+			t.Errorf("chosen are %q, want %q", names, want)
+		}
+	}
+
+	b := newBackups(t)
+	list := func() (out []string) {
+		t.Helper()
+		var x struct{ Backups []struct{ Name string } }
+		if err := json.Unmarshal([]byte(b.run("backup", "list", b.dest, "--json")), &x); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range x.Backups {
+			out = append(out, m.Name)
+		}
+		return out
+	}
+	if out := strings.Fields(b.run("backup", "create", "--profile", "database", "--here", "--keep", "3", b.dest)); len(out) != 1 || !slices.Equal(list(), []string{"pgdata"}) {
+		t.Errorf("made %q: %q", out, list())
+	}
+	if out := strings.Fields(b.run("backup", "create", "--all", b.dest)); len(out) != 3 || !slices.Equal(list(), []string{"pgdata", "pgdata", "scratch", "uploads"}) {
+		t.Errorf("made %q: %q", out, list())
+	}
+	at, err := filepath.Glob(filepath.Join(b.dest, "0b5e55ed00000001"))
+	if err != nil || len(at) != 1 {
+		t.Fatal(at, err)
+	}
+	if err := errors.Join(os.Rename(at[0], at[0]+"-was"), os.WriteFile(at[0], nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	// What fails keeps the others from nothing, and is told.
+	out, said, code := b.try(nil, "backup", "create", "--all", b.dest)
+	if code == 0 || len(strings.Fields(out)) != 2 || !strings.Contains(said, `volume "pgdata"`) {
+		t.Errorf("exit %d, %q, %s", code, out, said)
+	}
+	if out, said, code := b.try(nil, "backup", "create", "--profile", "media", b.dest); code != 0 || out != "" || !strings.Contains(said, "no volume") {
+		t.Errorf("exit %d, %q, %s", code, out, said)
+	}
+	for words, args := range map[string][]string{
+		"no profile":        {"--profile", "nonsense", b.dest},
+		"only DEST":         {"--all", "pgdata", b.dest},
+		"DEST is missing":   {"pgdata"},
+		"do not go":         {"--all", "--profile", "media", b.dest},
+		"--here is for":     {"--here", "pgdata", b.dest},
+		"to one stream":     {"--all", "-"},
+		"from 1 to":         {"--uploads", "0", "pgdata", b.dest},
+		"numbers from 0 on": {"--keep", "-1", "pgdata", b.dest},
+	} {
+		b.fails(2, words, append([]string{"backup", "create"}, args...)...)
+	}
+}
+
+// The packaged timer's command is one that flockctl knows, as the example of its settings has it.
+func TestBackupUnit(t *testing.T) {
+	const dir = "../../scripts/packaging/backup/"
+	unit, err := os.ReadFile(dir + "flocker-backup@.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	example, err := os.ReadFile(dir + "backup.env")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBackups(t)
+	env := map[string]string{}
+	for line := range strings.Lines(string(example)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(line, "#") {
+			env[name] = strings.Trim(value, `"`)
+		}
+	}
+	if env["DEST"] == "" || env["VOLUMES"] == "" || env["OPTIONS"] == "" {
+		t.Fatalf("the example has %v", env)
+	}
+	env["DEST"] = b.dest
+	var command string
+	for line := range strings.Lines(string(unit)) {
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "ExecStart="); ok {
+			command = rest
+		}
+	}
+	// As systemd does: what is in braces stays one word.
+	var args []string
+	for word := range strings.FieldsSeq(command) {
+		switch {
+		case strings.HasPrefix(word, "${"):
+			args = append(args, env[strings.Trim(word, "${}")])
+		case strings.HasPrefix(word, "$"):
+			args = append(args, strings.Fields(env[word[1:]])...)
+		default:
+			args = append(args, word)
+		}
+	}
+	if len(args) == 0 || filepath.Base(args[0]) != "flockctl" {
+		t.Fatalf("it runs %q", command)
+	}
+	if out := strings.Fields(b.run(args[1:]...)); len(out) != 1 {
+		t.Errorf("made %q", out)
+	}
+	env["VOLUMES"], env["OPTIONS"] = "uploads", ""
+	b.run("backup", "create", env["VOLUMES"], env["DEST"])
+}
+
+// A backup takes its own snapshot with it, and what is beside a finished one goes with the next.
+func TestBackupTidies(t *testing.T) {
+	b := newBackups(t)
+	one := b.run("backup", "create", "pgdata", b.dest)
+	if len(b.snapshots()) != 1 {
+		t.Fatal(b.snapshots())
+	}
+	b.begun(one, nil, time.Time{})
+	b.run("backup", "remove", b.dest, one, "-y")
+	if got := b.snapshots(); len(got) != 0 {
+		t.Errorf("left are %q", got)
+	}
+	// One that people have taken stays.
+	named := b.run("backup", "create", "pgdata@before-upgrade", b.dest)
+	b.run("backup", "remove", b.dest, named, "-y")
+	if got := b.run("snapshot", "list", "pgdata", "-q"); !strings.Contains(got, "before-upgrade") {
+		t.Errorf("left are %q", got)
+	}
+	one = b.run("backup", "create", "pgdata", b.dest)
+	left := filepath.Join(filepath.Dir(b.chunk(one)), "000000.clear")
+	if err := os.WriteFile(left, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.run("backup", "create", "pgdata", b.dest)
+	if _, err := os.Stat(left); err == nil {
+		t.Error("it is still there")
+	}
+	if got := strings.Fields(b.run("backup", "verify", b.dest)); len(got) != 2 {
+		t.Errorf("verified %q", got)
+	}
+	_, said, code := b.try(nil, "backup", "restore", b.dest, "pgdata", "back")
+	if code != 0 || !strings.Contains(said, "taken for backups (2)") {
+		t.Errorf("exit %d, %s", code, said)
+	}
+	// What will be refused in the end is refused before anything is sent.
+	for _, c := range b.fake.Calls() {
+		if c.Method == "BeginRestore" && len(c.Args[0].(api.BeginRestoreRequest).Options) == 0 {
+			t.Errorf("it was begun without the options: %+v", c.Args)
+		}
+	}
+}
+
+// What http still reads of a stream that was answered counts no more.
+func TestReadStreamEnds(t *testing.T) {
+	a := &app{stderr: io.Discard}
+	w := &readStream{r: strings.NewReader(strings.Repeat("x", 1<<20)), p: a.meter(1)}
+	var reading sync.WaitGroup
+	reading.Go(func() { _, _ = io.Copy(io.Discard, w) })
+	if err := w.end(); err != nil {
+		t.Error(err)
+	}
+	was := w.p.done
+	reading.Wait()
+	if n, err := w.Read(make([]byte, 10)); n != 0 || err == nil || w.p.done != was {
+		t.Errorf("read %d, %v; %d counted, %d when it was answered", n, err, w.p.done, was)
 	}
 }

@@ -9,10 +9,12 @@ import (
 	"io/fs"
 	"maps"
 	"math/rand/v2"
+	"path"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"filippo.io/age"
@@ -182,8 +184,11 @@ func TestRoundTrip(t *testing.T) {
 				if got, err := io.ReadAll(Stream(t.Context(), s, m, keys)); err != nil || !bytes.Equal(got, want) {
 					t.Errorf("read %d bytes, %v", len(got), err)
 				}
-				if objects := names(t, s); len(objects) != len(m.Chunks)+1 {
-					t.Errorf("left are %q", objects)
+				if objects := names(t, s); len(objects) != m.Pieces()+1 || m.Stored() != done.Stored() || m.Pieces() != len(done.Chunks) {
+					t.Errorf("left are %q; %d pieces, stored as %d", objects, m.Pieces(), m.Stored())
+				}
+				if len(m.Chunks) > 0 {
+					t.Errorf("%d chunks are kept", len(m.Chunks))
 				}
 			})
 		}
@@ -732,6 +737,188 @@ func TestTakenOverAtTheEnd(t *testing.T) {
 	}
 	_, err := w.Write(t.Context(), io.MultiReader(bytes.NewReader(content(100)), &during{strings.NewReader(""), other}))
 	if volume.CodeOf(err) != volume.CodeConflict || has(s.lengths(), about(1).object(manifestName)) {
+		t.Error(err)
+	}
+}
+
+// afterPut does something when the first object was put.
+type afterPut struct {
+	*memory
+	do func()
+}
+
+func (a *afterPut) Put(ctx context.Context, name string, content []byte) error {
+	err := a.memory.Put(ctx, name, content)
+	if do := a.do; do != nil {
+		a.do = nil
+		do()
+	}
+	return err
+}
+
+// many is a store that knows how many pieces are on their way to it, and lets none through before
+// some others came after it.
+type many struct {
+	*memory
+	mu        sync.Mutex
+	now, most int
+	gate      chan struct{} // closed when so many are on their way
+	want      int
+	fails     string // what has this in its name is not stored
+}
+
+func (m *many) Put(ctx context.Context, name string, content []byte) error {
+	if !strings.Contains(path.Base(name), "-") {
+		return m.memory.Put(ctx, name, content)
+	}
+	m.mu.Lock()
+	m.now++
+	m.most = max(m.most, m.now)
+	if m.now == m.want && m.gate != nil {
+		close(m.gate)
+		m.gate, m.want = nil, 0
+	}
+	gate := m.gate
+	m.mu.Unlock()
+	if gate != nil {
+		<-gate
+	}
+	defer func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.now--
+	}()
+	if m.fails != "" && strings.Contains(name, m.fails) {
+		return errFull
+	}
+	return m.memory.Put(ctx, name, content)
+}
+
+// Several pieces are on their way at a time, no more than asked for, and what they make is the same.
+func TestUploads(t *testing.T) {
+	seal, keys := newKey(t)
+	want := content(20*small + 5)
+	for _, to := range []*Seal{nil, seal} {
+		s := &many{memory: newMemory(), gate: make(chan struct{}), want: 4}
+		var last int64
+		m, err := Writing{Store: s, Manifest: about(1), Seal: to, Now: clock, Uploads: 4, Progress: func(stored, reused int64) {
+			if stored+reused <= last {
+				t.Errorf("%d after %d", stored+reused, last)
+			}
+			last = stored + reused
+		}}.Write(t.Context(), bytes.NewReader(want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.most != 4 || last != int64(len(want)) {
+			t.Errorf("%d at a time, %d bytes in the end", s.most, last)
+		}
+		if got, err := io.ReadAll(Stream(t.Context(), s, m, keys)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("read %d bytes, %v", len(got), err)
+		}
+
+		// One that fails ends it, with its reason; the same again stores only what is not there.
+		s = &many{memory: newMemory(), fails: "/000005-"}
+		_, err = Writing{Store: s, Manifest: about(1), Seal: to, Now: clock, Uploads: 4}.Write(t.Context(), bytes.NewReader(want))
+		if !errors.Is(err, errFull) || has(s.lengths(), about(1).object(manifestName)) {
+			t.Fatal(err)
+		}
+		had := 0
+		for _, name := range names(t, s) {
+			if strings.Contains(path.Base(name), "-") {
+				had++
+			}
+		}
+		s.fails = ""
+		var reused int64
+		m, err = Writing{Store: s, Manifest: about(1), Seal: to, Now: clock, Uploads: 4, Progress: func(_, n int64) { reused = n }}.Write(t.Context(), bytes.NewReader(want))
+		if err != nil || had < 5 || reused != int64(had)*small {
+			t.Errorf("%d were there, %d bytes were not stored again, %v", had, reused, err)
+		}
+		if got, err := io.ReadAll(Stream(t.Context(), s, m, keys)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("read %d bytes, %v", len(got), err)
+		}
+	}
+}
+
+// Who writes is heard of also while one piece takes long, and ends when another one has taken over.
+func TestHeardWhileSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &many{memory: newMemory(), gate: make(chan struct{}), want: 2}
+		gate := s.gate
+		w := Writing{Store: s, Manifest: about(1), Now: time.Now, Uploads: 1}
+		ended := make(chan error)
+		go func() {
+			_, err := w.Write(t.Context(), bytes.NewReader(content(small)))
+			ended <- err
+		}()
+		time.Sleep(2 * aliveFor)
+		if _, err := w.Begin(t.Context()); volume.CodeOf(err) != volume.CodeConflict {
+			t.Errorf("a second one, while the first is slow: %v", err)
+		}
+		other := w
+		other.Resume = true
+		if _, err := other.Begin(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * renew)
+		close(gate)
+		if err := <-ended; volume.CodeOf(err) != volume.CodeConflict {
+			t.Errorf("who was taken over: %v", err)
+		}
+	})
+}
+
+// What Load keeps has no chunks; who reads it reads them again, and sees when it is not what it was.
+func TestHeads(t *testing.T) {
+	s := newMemory()
+	want := content(5 * small)
+	write(t, s, about(1), nil, want)
+	head := func() *Manifest {
+		t.Helper()
+		all, err := Load(t.Context(), s)
+		if err != nil || len(all.Backups) != 1 {
+			t.Fatal(all, err)
+		}
+		return all.Backups[0]
+	}
+	m := head()
+	if got, err := io.ReadAll(Stream(t.Context(), s, m, nil)); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("read %d bytes, %v", len(got), err)
+	}
+	name := m.object(manifestName)
+	was := bytes.Clone(s.objects[name])
+	for what, harm := range map[string]func(){
+		"gone":    func() { delete(s.objects, name) },
+		"flipped": func() { s.objects[name][len(was)/2] ^= 1 },
+		"another": func() {
+			x := about(1)
+			x.Snapshot.GUID = 7
+			other := newMemory()
+			write(t, other, x, nil, content(small))
+			s.objects[name] = other.objects[name]
+		},
+	} {
+		harm()
+		got, err := io.ReadAll(Stream(t.Context(), s, m, nil))
+		if err == nil || len(got) > 0 || Verify(t.Context(), s, m, nil, nil) == nil || Complete(t.Context(), s, m) == nil {
+			t.Errorf("%s: read %d bytes, %v", what, len(got), err)
+		}
+		s.objects[name] = bytes.Clone(was)
+	}
+
+	// What is next to it and none of it is seen, and goes.
+	if m.Rest() {
+		t.Errorf("more than it needs: %q", names(t, s))
+	}
+	s.objects[m.object(clearName(3))] = []byte("x")
+	if m = head(); !m.Rest() {
+		t.Error("nothing is seen beside it")
+	}
+	if err := Sweep(t.Context(), s, m); err != nil || len(s.objects) != m.Pieces()+1 {
+		t.Errorf("%v; left are %q", err, names(t, s))
+	}
+	if err := Verify(t.Context(), s, head(), nil, nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -13,7 +13,8 @@ import (
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
-// Load reads what there is in a store.
+// Load reads what there is in a store. Of the chunks of a backup it keeps nothing: who reads one
+// reads its manifest again.
 func Load(ctx context.Context, s Store) (*Catalog, error) { return load(ctx, s, "") }
 
 // LoadOf reads what there is of one volume.
@@ -67,6 +68,8 @@ func load(ctx context.Context, s Store, prefix string) (*Catalog, error) {
 		m.found.removed = has(have, removedName)
 		if what == manifestName {
 			m.found.lacks = lacks(m, have)
+			m.found.rest = rest(m, have)
+			m.head()
 			c.Backups = append(c.Backups, m)
 			continue
 		}
@@ -77,6 +80,47 @@ func load(ctx context.Context, s Store, prefix string) (*Catalog, error) {
 	}
 	c.sort()
 	return c, nil
+}
+
+// rest says whether there is more than what a backup needs.
+func rest(m *Manifest, have map[string]int64) bool {
+	mine := m.objects()
+	for name := range have {
+		if !mine[name] && name != removedName {
+			return true
+		}
+	}
+	return false
+}
+
+// whole is a manifest with its chunks.
+func whole(ctx context.Context, s Store, m *Manifest) (*Manifest, error) {
+	if len(m.Chunks) > 0 {
+		return m, nil
+	}
+	w, err := read(ctx, s, m.object(manifestName), true)
+	var bad *damage
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, volume.Errorf(volume.CodeConflict, "backup %s was removed meanwhile", m.ID)
+	case errors.As(err, &bad):
+		return nil, volume.Errorf(volume.CodeRefused, "backup %s of volume %q is damaged: %v", m.ID, m.Name, bad)
+	case err != nil:
+		return nil, fmt.Errorf("reading the manifest of backup %s: %w", m.ID, err)
+	case w.Snapshot.GUID != m.Snapshot.GUID || w.Size != m.Size || !w.Ended.Equal(m.Ended):
+		return nil, volume.Errorf(volume.CodeConflict, "backup %s is another one than it was a moment ago", m.ID)
+	}
+	return w, nil
+}
+
+// Sweep removes what is next to a finished backup and is no part of it.
+func Sweep(ctx context.Context, s Store, m *Manifest) error {
+	m, err := whole(ctx, s, m)
+	if err != nil {
+		return err
+	}
+	mine := m.objects()
+	return sweep(ctx, s, m, func(name string) bool { return mine[name] || name == removedName })
 }
 
 // damage is what is wrong with something that was read.

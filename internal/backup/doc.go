@@ -14,6 +14,10 @@
 //	VOLUMEID/BACKUPID/manifest
 //	VOLUMEID/BACKUPID/removed       it is being removed, and nothing may begin to stand on it
 //
+// Pieces may be stored in any order and several at a time; the manifest has their order. Of two
+// flockctl that write to one backup, the mark refuses the second; that of two that get past it one
+// is refused at the end is for PutNew, which is exact where the store is.
+//
 // What it guards against is damage and what was cut short. Who may write to a store can put
 // another backup there; encryption keeps them from reading one.
 package backup

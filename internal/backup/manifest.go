@@ -59,6 +59,27 @@ type found struct {
 	lacks   error     // why it cannot be restored
 	removed bool      // it is being removed
 	heard   time.Time // of who writes it
+	rest    bool      // something is there that it does not need
+	stored  int64     // as Stored, when the chunks were dropped
+	pieces  int       // how many these were
+}
+
+// head drops the chunks, of which there may be millions, of all backups of a place together. They
+// are read again by who needs them.
+func (m *Manifest) head() {
+	m.found.stored, m.found.pieces, m.Chunks = m.Stored(), m.Pieces(), nil
+}
+
+// Rest says that something is there that it does not need, as of who was cut short when it was finished.
+func (m *Manifest) Rest() bool { return m.found.rest }
+
+// objects are the names of what it consists of.
+func (m *Manifest) objects() map[string]bool {
+	names := map[string]bool{manifestName: true}
+	for i, c := range m.Chunks {
+		names[chunkName(i, c.Sum)] = true
+	}
+	return names
 }
 
 // Heard is when the flockctl that writes it was last heard of; zero: none does.
@@ -95,8 +116,14 @@ type Chunk struct {
 // Encrypted says that nobody reads it without a key.
 func (m *Manifest) Encrypted() bool { return len(m.Recipients) > 0 }
 
+// Pieces is how many chunks it has.
+func (m *Manifest) Pieces() int { return max(len(m.Chunks), m.found.pieces) }
+
 // Stored is how much room its chunks take.
 func (m *Manifest) Stored() (n int64) {
+	if len(m.Chunks) == 0 {
+		return m.found.stored
+	}
 	for _, c := range m.Chunks {
 		n += c.Stored
 	}

@@ -12,6 +12,10 @@ import (
 
 // Complete says what of a backup is not there, without reading it.
 func Complete(ctx context.Context, s Store, m *Manifest) error {
+	m, err := whole(ctx, s, m)
+	if err != nil {
+		return err
+	}
 	have, err := objects(ctx, s, m)
 	if err != nil {
 		return fmt.Errorf("listing backup %s: %w", m.ID, err)
@@ -67,6 +71,10 @@ func (m *Manifest) damaged(i int, err error) error {
 // Verify reads all of a backup, and is an error that names the first chunk which is not as it
 // was stored. No key is needed; with one, what is encrypted is decrypted as well.
 func Verify(ctx context.Context, s Store, m *Manifest, open *Keys, progress func(int64)) error {
+	m, err := whole(ctx, s, m)
+	if err != nil {
+		return err
+	}
 	for i := range m.Chunks {
 		b, err := stored(ctx, s, m, i)
 		if err != nil {
@@ -122,12 +130,14 @@ func opened(m *Manifest, i int, b []byte, keys *Keys) ([]byte, error) {
 // io.EOF only when it was whole.
 func Stream(ctx context.Context, s Store, m *Manifest, keys *Keys) io.Reader {
 	i := 0
-	return &pieces{next: func() ([]byte, error) {
+	return &pieces{next: func() (b []byte, err error) {
+		if m, err = whole(ctx, s, m); err != nil {
+			return nil, err
+		}
 		if i == len(m.Chunks) {
 			return nil, io.EOF
 		}
-		b, err := stored(ctx, s, m, i)
-		if err != nil {
+		if b, err = stored(ctx, s, m, i); err != nil {
 			return nil, err
 		}
 		b, err = opened(m, i, b, keys)

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -63,20 +64,58 @@ func (b *bucket) Put(ctx context.Context, name string, content []byte) error {
 	return b.refine(err)
 }
 
+// PutNew asks first, for there are servers that do not mind If-None-Match, and some that refuse it:
+// with these it is only not exact when two come at the same moment.
 func (b *bucket) PutNew(ctx context.Context, name string, content []byte) error {
-	_, err := b.client.PutObject(ctx, &s3.PutObjectInput{Bucket: &b.name, Key: b.key(name), Body: bytes.NewReader(content), IfNoneMatch: aws.String("*")})
-	if code(err) != "NotImplemented" {
-		return b.refine(err)
-	}
-	// A server that cannot do it at once is asked first, which is better than not at all.
-	_, err = b.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &b.name, Key: b.key(name)})
-	switch err = b.refine(err); {
-	case err == nil:
+	_, err := b.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &b.name, Key: b.key(name)})
+	if err = b.refine(err); err == nil {
 		return fs.ErrExist
-	case errors.Is(err, fs.ErrNotExist):
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for range 3 {
+		// A conflict is with somebody who puts or removes it just now: who comes again is told.
+		if err = b.putNew(ctx, name, content); code(err) != "ConditionalRequestConflict" {
+			break
+		}
+		if !wait(ctx, time.Second) {
+			return context.Cause(ctx)
+		}
+	}
+	if code(err) == "NotImplemented" {
 		return b.Put(ctx, name, content)
 	}
+	return b.refine(err)
+}
+
+func (b *bucket) putNew(ctx context.Context, name string, content []byte) error {
+	_, err := b.client.PutObject(ctx, &s3.PutObjectInput{Bucket: &b.name, Key: b.key(name), Body: bytes.NewReader(content), IfNoneMatch: aws.String("*")})
 	return err
+}
+
+// wait is false when ctx has ended before.
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// exclusive puts an object that is there as a new one: who minds If-None-Match refuses it.
+func (b *bucket) exclusive(ctx context.Context, name string, content []byte) (bool, error) {
+	err := b.putNew(ctx, name, content)
+	switch code(err) {
+	case "PreconditionFailed", "ConditionalRequestConflict":
+		return true, nil
+	case "NotImplemented":
+		return false, nil
+	}
+	return false, b.refine(err)
 }
 
 func (b *bucket) Get(ctx context.Context, name string, limit int64) ([]byte, error) {

@@ -46,12 +46,7 @@ func startS3(t *testing.T) {
 			t.Logf("the server says: %s", out.String())
 		}
 	})
-	t.Setenv("AWS_ENDPOINT_URL", "http://"+at)
-	t.Setenv("AWS_ENDPOINT_URL_S3", "")
-	t.Setenv("AWS_REGION", "us-east-1")
-	t.Setenv("AWS_ACCESS_KEY_ID", key)
-	t.Setenv("AWS_SECRET_ACCESS_KEY", secret)
-	t.Setenv("AWS_SESSION_TOKEN", "")
+	s3At(t, "http://"+at, key, secret)
 	store, err := Open(t.Context(), "s3://backups", true)
 	if err != nil {
 		t.Fatal(err)
@@ -64,6 +59,17 @@ func startS3(t *testing.T) {
 			t.Fatalf("the server does not serve: %v", err)
 		}
 	}
+}
+
+// s3At has the environment name a server.
+func s3At(t *testing.T, url, key, secret string) {
+	t.Helper()
+	t.Setenv("AWS_ENDPOINT_URL", url)
+	t.Setenv("AWS_ENDPOINT_URL_S3", "")
+	t.Setenv("AWS_REGION", "us-east-1")
+	t.Setenv("AWS_ACCESS_KEY_ID", key)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", secret)
+	t.Setenv("AWS_SESSION_TOKEN", "")
 }
 
 func TestS3(t *testing.T) {
@@ -90,7 +96,7 @@ func TestS3(t *testing.T) {
 			t.Fatal(err)
 		}
 		var reused int64
-		m, err = Writing{Store: s, Manifest: m, Seal: to, Now: clock, Progress: func(_, n int64) { reused = n }}.Write(t.Context(), bytes.NewReader(want))
+		m, err = Writing{Store: s, Manifest: m, Seal: to, Now: clock, Uploads: 3, Warn: func(err error) { t.Error(err) }, Progress: func(_, n int64) { reused = n }}.Write(t.Context(), bytes.NewReader(want))
 		if err != nil || reused != 4*small {
 			t.Fatalf("reused %d, %v", reused, err)
 		}

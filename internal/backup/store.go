@@ -60,7 +60,11 @@ func openDir(at string, write bool) (Store, error) {
 		return nil, volume.Errorf(volume.CodeInvalid, "no place for backups is given").WithHint("give a directory, file:///PATH or s3://BUCKET/PREFIX")
 	}
 	if write {
-		if err := os.Mkdir(at, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		err := os.Mkdir(at, 0o700)
+		if err == nil {
+			err = syncDir(filepath.Dir(filepath.Clean(at))) // its own name is to outlast a power cut, too
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, volume.Errorf(volume.CodeInvalid, "no backups can be kept in %.100q: %v", at, why(err))
 		}
 	}
@@ -69,6 +73,14 @@ func openDir(at string, write bool) (Store, error) {
 		return nil, volume.Errorf(volume.CodeInvalid, "there are no backups in %.100q: %v", at, why(err))
 	}
 	return &dir{r}, nil
+}
+
+func syncDir(at string) error {
+	f, err := os.Open(at)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // why is an error without the path that it is about.

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -27,8 +29,11 @@ type Writing struct {
 	Progress func(stored, reused int64)
 	// Resume goes on with it although another flockctl was heard of just now.
 	Resume bool
-	// Warn hears of what is left there and should not be. It may be nil.
+	// Warn hears of what is not as it should be and does not keep it from being made. It may be nil.
 	Warn func(error)
+	// Uploads is how many pieces are stored at a time, each of which is in memory, twice when it is
+	// encrypted; 0 is one.
+	Uploads int
 }
 
 // Begun is a backup that this flockctl may write to.
@@ -37,6 +42,7 @@ type Begun struct {
 	m       *Manifest
 	have    map[string]int64
 	owner   string
+	beating sync.Mutex // of renewed
 	renewed time.Time
 }
 
@@ -86,6 +92,9 @@ func (w Writing) Begin(ctx context.Context) (*Begun, error) {
 		if err := b.mark(ctx); err != nil {
 			return nil, fmt.Errorf("beginning backup %s: %w", m.ID, err)
 		}
+		if err := b.sure(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if !has(have, partialName) {
 		c, err := m.encode()
@@ -99,6 +108,31 @@ func (w Writing) Begin(ctx context.Context) (*Begun, error) {
 	}
 	return b, nil
 }
+
+// sure looks whether this flockctl is the one that writes, and what the store does for that.
+func (b *Begun) sure(ctx context.Context) error {
+	if s, ok := b.Store.(exclusive); ok {
+		sure, err := s.exclusive(ctx, b.m.object(writerName), b.marked(b.renewed))
+		if err != nil {
+			b.release(ctx)
+			return fmt.Errorf("beginning backup %s: %w", b.m.ID, err)
+		}
+		if !sure {
+			b.warn(errInexact)
+		}
+	}
+	// Who began at the same moment, and said so later, goes on.
+	return b.own(ctx)
+}
+
+// exclusive is a store of which it has to be found out whether its PutNew is one.
+type exclusive interface {
+	// exclusive says whether of two that put a new object at the same moment one is refused. The
+	// object is there, with this content.
+	exclusive(ctx context.Context, name string, content []byte) (bool, error)
+}
+
+var errInexact = errors.New("the store does not mind If-None-Match: what keeps two flockctl from finishing the same backup there is only the mark of who writes it, so never say --resume while another may run")
 
 func has(have map[string]int64, name string) bool { _, ok := have[name]; return ok }
 
@@ -118,7 +152,11 @@ func (b *Begun) alone() bool { _, ok := b.Store.(*archive); return ok }
 // mark says who writes, and when that was.
 func (b *Begun) mark(ctx context.Context) error {
 	b.renewed = b.Now()
-	return b.Store.Put(ctx, b.m.object(writerName), fmt.Appendf(nil, "%s %s\n", b.owner, b.renewed.UTC().Format(time.RFC3339)))
+	return b.Store.Put(ctx, b.m.object(writerName), b.marked(b.renewed))
+}
+
+func (b *Begun) marked(at time.Time) []byte {
+	return fmt.Appendf(nil, "%s %s\n", b.owner, at.UTC().Format(time.RFC3339))
 }
 
 // own is an error when somebody else writes to it by now.
@@ -144,7 +182,9 @@ func (b *Begun) release(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	if b.own(ctx) == nil {
-		b.warn(b.Store.Remove(ctx, b.m.object(writerName)))
+		if err := b.Store.Remove(ctx, b.m.object(writerName)); err != nil {
+			b.warn(fmt.Errorf("backup %s counts as being made for %s: %w", b.m.ID, aliveFor, err))
+		}
 	}
 }
 
@@ -192,44 +232,154 @@ func (b *Begun) Write(ctx context.Context, stream io.Reader) (_ *Manifest, err e
 		}
 	}()
 	m := *b.m
-	buf := make([]byte, m.ChunkSize)
-	var stored, reused int64
-	for i := 0; ; i++ {
-		n, end := fill(stream, buf)
-		if end != nil && end != io.EOF {
-			return nil, fmt.Errorf("reading the snapshot: %w", end)
-		}
-		if n > 0 {
-			if !b.alone() && b.Now().Sub(b.renewed) >= renew {
-				if err := b.own(ctx); err != nil {
-					return nil, err
-				}
-				if err := b.mark(ctx); err != nil {
-					return nil, fmt.Errorf("storing backup %s: %w", m.ID, err)
-				}
-			}
-			c, again, err := b.chunk(ctx, &m, i, buf[:n], b.have)
-			if err != nil {
-				return nil, fmt.Errorf("storing backup %s: %w", m.ID, err)
-			}
-			m.Chunks, m.Size = append(m.Chunks, c), m.Size+c.Size
-			if again {
-				reused += c.Size
-			} else {
-				stored += c.Size
-			}
-			if b.Progress != nil {
-				b.Progress(stored, reused)
-			}
-		}
-		if end != nil {
-			break
-		}
+	if err := b.store(ctx, &m, stream); err != nil {
+		return nil, err
 	}
 	if err := b.finish(ctx, &m); err != nil {
 		return nil, err
 	}
 	return &m, nil
+}
+
+// storing is what has come of the pieces that were handed out.
+type storing struct {
+	mu             sync.Mutex
+	chunks         []Chunk
+	stored, reused int64
+	err            error // the first
+}
+
+func (s *storing) failed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = cmp.Or(s.err, err)
+}
+
+func (s *storing) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+func (s *storing) done(i int, c Chunk, again bool, progress func(stored, reused int64)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.chunks) <= i {
+		s.chunks = append(s.chunks, Chunk{})
+	}
+	s.chunks[i] = c
+	if again {
+		s.reused += c.Size
+	} else {
+		s.stored += c.Size
+	}
+	if progress != nil {
+		progress(s.stored, s.reused)
+	}
+}
+
+// store stores the pieces of a stream. They may get there in any order, for each has its place in its
+// name: several are on their way at a time, and no more are in memory. It returns when nothing is
+// stored any more.
+func (b *Begun) store(ctx context.Context, m *Manifest, stream io.Reader) error {
+	n := max(1, b.Uploads)
+	if b.alone() {
+		n = 1 // there they are in order
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	type piece struct {
+		i     int
+		clear []byte
+	}
+	s := &storing{}
+	free, pieces := make(chan []byte, n), make(chan piece)
+	var uploads, beats sync.WaitGroup
+	for range n {
+		free <- nil
+		uploads.Go(func() {
+			for p := range pieces {
+				c, again, err := b.chunk(ctx, m, p.i, p.clear, b.have)
+				if err != nil {
+					s.failed(fmt.Errorf("storing backup %s: %w", m.ID, err))
+				} else {
+					s.done(p.i, c, again, b.Progress)
+				}
+				free <- p.clear[:cap(p.clear)]
+			}
+		})
+	}
+	if !b.alone() {
+		// Also while all that there is takes long to get there.
+		beats.Go(func() {
+			t := time.NewTicker(renew)
+			defer t.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-t.C:
+				}
+				// Not to be able to ask says nothing; what it is asked for then fails by itself.
+				if err := b.beat(ctx); volume.CodeOf(err) == volume.CodeConflict {
+					s.failed(err)
+					cancel(err)
+				}
+			}
+		})
+	}
+	err := func() error {
+		for i := 0; ; i++ {
+			buf := <-free
+			if s.failure() != nil {
+				return nil
+			}
+			if buf == nil {
+				buf = make([]byte, m.ChunkSize)
+			}
+			k, end := fill(stream, buf)
+			if end != nil && end != io.EOF {
+				return fmt.Errorf("reading the snapshot: %w", end)
+			}
+			if k > 0 {
+				if err := b.beat(ctx); err != nil {
+					return err
+				}
+				pieces <- piece{i, buf[:k]}
+			}
+			if end != nil {
+				return nil
+			}
+		}
+	}()
+	close(pieces)
+	uploads.Wait()
+	cancel(nil)
+	beats.Wait()
+	if err := cmp.Or(s.failure(), err); err != nil {
+		return err
+	}
+	m.Chunks = s.chunks
+	for _, c := range m.Chunks {
+		m.Size += c.Size
+	}
+	return nil
+}
+
+// beat says from time to time that this flockctl still writes, if it still may.
+func (b *Begun) beat(ctx context.Context) error {
+	b.beating.Lock()
+	defer b.beating.Unlock()
+	if b.alone() || b.Now().Sub(b.renewed) < renew {
+		return nil
+	}
+	if err := b.own(ctx); err != nil {
+		return err
+	}
+	if err := b.mark(ctx); err != nil {
+		return fmt.Errorf("storing backup %s: %w", b.m.ID, err)
+	}
+	return nil
 }
 
 // fill reads until buf is full or the stream has ended. Not io.ReadFull, for which a stream
@@ -332,11 +482,10 @@ func (b *Begun) finish(ctx context.Context, m *Manifest) error {
 		// It is mine, and cannot be restored: it is none.
 		return errors.Join(err, b.Store.Remove(ctx, m.object(manifestName)))
 	}
-	mine := map[string]bool{manifestName: true}
-	for i, c := range m.Chunks {
-		mine[chunkName(i, c.Sum)] = true
+	mine := m.objects()
+	if err := sweep(ctx, b.Store, m, func(name string) bool { return mine[name] }); err != nil {
+		b.warn(fmt.Errorf("what backup %s does not need is left in the store: %w", m.ID, err))
 	}
-	b.warn(sweep(ctx, b.Store, m, func(name string) bool { return mine[name] }))
 	return nil
 }
 

@@ -585,12 +585,15 @@ var debFiles = map[string]string{
 	"/etc/needrestart/conf.d/flocker.conf":               "-rw-r--r--",
 	"/usr/bin/flockctl":                                  "-rwxr-xr-x",
 	"/usr/bin/flockd":                                    "-rwxr-xr-x",
+	"/usr/lib/systemd/system/flocker-backup@.service":    "-rw-r--r--",
+	"/usr/lib/systemd/system/flocker-backup@.timer":      "-rw-r--r--",
 	"/usr/lib/systemd/system/flockd-fence.service":       "-rw-r--r--",
 	"/usr/lib/systemd/system/flockd-proxy.service":       "-rw-r--r--",
 	"/usr/lib/systemd/system/flockd.service":             "-rw-r--r--",
 	"/usr/share/bash-completion/completions/flockctl":    "-rw-r--r--",
 	"/usr/share/doc/flocker/changelog.gz":                "-rw-r--r--",
 	"/usr/share/doc/flocker/copyright":                   "-rw-r--r--",
+	"/usr/share/doc/flocker/examples/backup.env":         "-rw-r--r--",
 	"/usr/share/doc/flocker/examples/flockd.yml":         "-rw-r--r--",
 	"/usr/share/doc/flocker/examples/flocker.rules.yml":  "-rw-r--r--",
 	"/usr/share/doc/flocker/examples/grafana.json":       "-rw-r--r--",
@@ -714,15 +717,19 @@ func TestNativeUnits(t *testing.T) {
 	root := t.TempDir()
 	output(t, nil, "dpkg-deb", "-x", deb, root)
 	// What they need of a machine; what they only come before or after may be missing.
-	for _, target := range []string{"sysinit", "basic", "shutdown", "network-online"} {
+	for _, target := range []string{"sysinit", "basic", "shutdown", "network-online", "timers"} {
 		if err := os.WriteFile(filepath.Join(root, "usr/lib/systemd/system", target+".target"), []byte("[Unit]\nDescription=x\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(os.Mkdir(filepath.Join(root, "bin"), 0o755), os.Symlink("../usr/bin/flockd", filepath.Join(root, "bin/kill"))); err != nil {
+	err := os.Mkdir(filepath.Join(root, "bin"), 0o755)
+	for _, name := range []string{"bin/kill", "bin/sh"} {
+		err = errors.Join(err, os.Symlink("../usr/bin/flockd", filepath.Join(root, name)))
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("systemd-analyze", append([]string{"--root=" + root, "--man=no", "--generators=no", "verify"}, units...)...)
+	cmd := exec.Command("systemd-analyze", append([]string{"--root=" + root, "--man=no", "--generators=no", "verify", "flocker-backup@x.service", "flocker-backup@x.timer"}, units...)...)
 	out, err := cmd.CombinedOutput()
 	if err != nil || len(out) > 0 { // of a key that it does not know it only speaks
 		t.Errorf("%v: %s", err, out)
