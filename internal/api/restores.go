@@ -109,11 +109,22 @@ func (b *patientBody) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	b.wait(time.Time{}) // the server goes on to look whether the connection is there
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	b.mu.Lock()
+	ended := b.ended
+	b.mu.Unlock()
+	if errors.Is(err, os.ErrDeadlineExceeded) && !ended {
 		err = volume.Errorf(volume.CodeUnavailable, "nothing came for %s", streamIdle)
 	}
 	return n, err
 }
+
+// refused has the server not wait for ever for the rest of what is not taken, before it answers.
+func (b *patientBody) refused() {
+	_ = b.SetReadDeadline(time.Now().Add(restFor)) // as in wait
+}
+
+// restFor is how long the rest of a stream may take that is not taken.
+const restFor = 10 * time.Second
 
 // SetReadDeadline ends a Read.
 func (b *patientBody) SetReadDeadline(t time.Time) error {

@@ -121,6 +121,9 @@ func (h *handler) route(rt route) http.Handler {
 			r.Body = &patientBody{ReadCloser: r.Body, deadline: http.NewResponseController(w).SetReadDeadline}
 		}
 		out, err := h.call(rt, r)
+		if stream, ok := r.Body.(*patientBody); ok && err != nil {
+			stream.refused()
+		}
 		h.logCall(rt, r, time.Since(start), err)
 		files, streamed := out.(*Browsed)
 		switch {
