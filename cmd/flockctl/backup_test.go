@@ -703,7 +703,7 @@ func TestBackupTidies(t *testing.T) {
 
 // What http still reads of a stream that was answered counts no more.
 func TestReadStreamEnds(t *testing.T) {
-	a := &app{stderr: io.Discard}
+	a := &app{world: world{stderr: io.Discard}}
 	w := &readStream{r: strings.NewReader(strings.Repeat("x", 1<<20)), p: a.meter(1)}
 	var reading sync.WaitGroup
 	reading.Go(func() { _, _ = io.Copy(io.Discard, w) })
