@@ -1,12 +1,21 @@
 package daemon
 
 import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/flocker-io/flocker/internal/agent"
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/replicate"
 	"github.com/flocker-io/flocker/zfs"
+	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
 
 // A restore leaves some of the pool free, with all that is to come of others.
@@ -67,4 +76,53 @@ func TestBaseOf(t *testing.T) {
 			t.Errorf("of %d: %q, want %q", tc.bases, got, tc.want)
 		}
 	}
+}
+
+// What was left by a restore goes in time, also where nothing is restored any more, and only that.
+func TestRestoresSwept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z := zfsfake.New(zfsfake.Options{Seed: 1, Pool: "tank"})
+		m := &member{zfs: z, layout: agent.Layout{Pool: "tank"}, log: slog.New(slog.DiscardHandler), now: time.Now}
+		at := func(d time.Duration) map[string]string {
+			return map[string]string{propRestore: time.Now().Add(d).UTC().Format(time.RFC3339)}
+		}
+		for name, props := range map[string]map[string]string{"": nil, "/old": at(-restoreKeep), "/new": at(0), "/another": nil} {
+			if err := z.CreateFilesystem(t.Context(), m.layout.Restores(), nil); err != nil && !errors.Is(err, zfs.ErrExists) {
+				t.Fatal(err)
+			}
+			if name != "" {
+				if err := z.CreateFilesystem(t.Context(), m.layout.Restores()+name, props); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		var swept sync.WaitGroup
+		swept.Go(func() {
+			if err := m.sweepRestoresLater(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		left := func(want ...string) {
+			t.Helper()
+			list, err := z.Datasets(t.Context(), m.layout.Restores())
+			var got []string
+			for _, d := range list {
+				if name, ok := strings.CutPrefix(d.Name, m.layout.Restores()+"/"); ok {
+					got = append(got, name)
+				}
+			}
+			slices.Sort(got)
+			if err != nil || !slices.Equal(got, want) {
+				t.Errorf("left are %q, %v, want %q", got, err, want)
+			}
+		}
+		left("another", "new", "old")
+		time.Sleep(restoreSweep + time.Minute)
+		left("another", "new")
+		time.Sleep(restoreKeep)
+		left("another")
+		stop()
+		swept.Wait()
+	})
 }

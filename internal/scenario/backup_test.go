@@ -319,7 +319,9 @@ func TestRestoreTroubles(t *testing.T) {
 		if err := n1.ZFS.SetProperties(w.ctx(), at(id), map[string]string{"flocker:restore": time.Now().Add(-8 * 24 * time.Hour).UTC().Format(time.RFC3339)}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(61 * time.Minute)
+		if _, err := n1.API().BeginRestore(w.ctx(), api.BeginRestoreRequest{ID: other, Name: "another", GUIDs: []uint64{full.GUID}, Options: opts}); err != nil { // which sweeps
+			t.Fatal(err)
+		}
 		if _, err := n1.ZFS.Dataset(w.ctx(), at(id)); !errors.Is(err, zfs.ErrNotFound) {
 			t.Errorf("after a week: %v", err)
 		}
