@@ -276,9 +276,10 @@ func TestRestoreTroubles(t *testing.T) {
 		r, pipe := io.Pipe()
 		got := make(chan error)
 		go func() { got <- receive(r) }()
-		if _, err := pipe.Write(one[:len(one)/2]); err != nil {
+		if _, err := pipe.Write(one[:len(one)-1]); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // it is being received
 		n1.ZFS.SetCapacity(Pool, pool.Alloc+pool.Alloc/100)
 		refused(volume.CodeRefused, "before it is full", <-got)
 		pipe.Close()
