@@ -115,7 +115,7 @@ func serveFence(ctx context.Context, cfg flockd.Config, policy fence.Policy, wat
 		log := cfg.Logger(w)
 		log.Info("flockd fence starts", "version", version.String())
 		err := fence.Run(ctx, fence.Options{
-			Log: log, RunDir: cfg.RunDir, Reset: policy, Watchdog: watchdog,
+			Log: log, RunDir: cfg.RunDir, Reset: policy, Watchdog: watchdog, Version: version.Version,
 			Ready: func() { notify(log, daemon.SdNotifyReady) },
 		})
 		log.Info("flockd fence has stopped")

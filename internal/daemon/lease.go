@@ -483,6 +483,16 @@ func (t *tenure) Changed() <-chan struct{} {
 	return t.changed
 }
 
+// outdated says that the fencer is not of this version: an upgrade was left half-way.
+func (t *tenure) outdated(version string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if is := t.fencing.Version; is != "" && !t.mute && is != version {
+		return fmt.Sprintf("the fencer is of version %s, and flockd of %s; `dpkg-reconfigure flocker` finishes an upgrade that was left half-way", is, version)
+	}
+	return ""
+}
+
 // victims are the containers that the fencer has killed and nobody has started since.
 func (t *tenure) victims() (ids []string) {
 	t.mu.Lock()

@@ -418,6 +418,9 @@ func (m *member) report(ctx context.Context) error {
 			rep.Problems = append(rep.Problems, fmt.Sprintf("the engine has a local volume %q that hides the flocker volume", name))
 		}
 		m.mu.Unlock()
+		if p := m.tenure.outdated(m.version); p != "" {
+			rep.Problems = append(rep.Problems, p)
+		}
 		rep.Problems = append(rep.Problems, m.verifier.problems(m.cluster.State(), m.self)...)
 		rep.Reading = m.verifier.told()
 		rep.Browse = m.trees != nil

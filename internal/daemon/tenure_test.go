@@ -203,6 +203,21 @@ func (w *tenureWorld) describe() string {
 	return out
 }
 
+// A fencer of another version is told, if it says its own and answers.
+func TestOutdatedFencer(t *testing.T) {
+	for _, c := range []struct {
+		fencer string
+		mute   bool
+		told   bool
+	}{{"1.1", false, false}, {"1.0", false, true}, {"1.0", true, false}, {"", false, false}} {
+		n := newTenure()
+		n.fencing.Version, n.mute = c.fencer, c.mute
+		if got := n.outdated("1.1"); (got != "") != c.told || c.told && !strings.Contains(got, "the fencer is of version 1.0, and flockd of 1.1") {
+			t.Errorf("%+v: %q", c, got)
+		}
+	}
+}
+
 // A snapshot counts where this node had the right to write from before it until after.
 func TestThroughout(t *testing.T) {
 	const leased = "agreed arm grant n1; agreed complete n1"

@@ -58,6 +58,8 @@ type Fencer struct {
 	resets resetter
 	wake   chan struct{} // the stopper has something to do
 	steps  steps
+	// version of this program, for Status; "" is not told.
+	version string
 
 	mu      sync.Mutex
 	r       record
@@ -141,7 +143,7 @@ func (f *Fencer) status() Status {
 			all = append(all, p)
 		}
 	}
-	s.Problem = strings.Join(all, "; ")
+	s.Problem, s.Version = strings.Join(all, "; "), f.version
 	return s
 }
 

@@ -26,6 +26,7 @@ func standing() (bootTime, wall lease.Moment) { return lease.Moment(time.Minute)
 func serve(t *testing.T, dir string) service {
 	t.Helper()
 	f := newFencer(slog.New(slog.NewTextHandler(t.Output(), nil)), filepath.Join(dir, "fence.json"), boot, standing, &fakeMachine{}, &fakeMachine{})
+	f.version = "1.2"
 	l, err := Listen(filepath.Join(dir, "fence.sock"))
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +53,7 @@ func TestClient(t *testing.T) {
 	s := serve(t, dir)
 	c := Dial(filepath.Join(dir, "fence.sock"))
 	defer c.Close()
-	if st, err := c.Status(t.Context()); err != nil || st.State != PhaseIdle || st.Boot != boot {
+	if st, err := c.Status(t.Context()); err != nil || st.State != PhaseIdle || st.Boot != boot || st.Version != "1.2" {
 		t.Errorf("at first: %+v, %v", st, err)
 	}
 	st, err := c.Arm(t.Context(), someLease(3, 70*time.Second))

@@ -23,6 +23,7 @@ type Options struct {
 	Reset  Policy
 	// Watchdog is the device to use; "" is the first that is free.
 	Watchdog string
+	Version  string // of this program
 	Ready    func() // called when the socket answers
 }
 
@@ -60,6 +61,7 @@ func Run(ctx context.Context, o Options) error {
 		o.Log.Warn("a busy machine may keep the fencer from its work", "err", weak)
 	}
 	f := newFencer(o.Log, file, boot, readClocks, kernel, resets)
+	f.version = o.Version
 	if weak != nil {
 		f.weak = fmt.Sprintf("a busy machine may keep the fencer from its work: %s", strings.ReplaceAll(weak.Error(), "\n", "; "))
 	}

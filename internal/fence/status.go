@@ -71,6 +71,8 @@ type Status struct {
 	// person lets them go on (flockd fence lift), or a reboot.
 	Operator bool   `json:"operator,omitempty"`
 	Boot     string `json:"boot"` // of this machine, now
+	// Version of the program that runs; "" where it does not say.
+	Version string `json:"version,omitempty"`
 }
 
 // Victim is a container that was killed, to be started again when its volumes may be
