@@ -331,6 +331,74 @@ func TestImportRefusedLate(t *testing.T) {
 	}
 }
 
+// What its user had synced when the machine lost power is in the volume, though nobody has mounted
+// the dataset since.
+func TestImportReplaysLog(t *testing.T) {
+	ctx := context.Background()
+	a, _, f, i := quiet(t)
+	host := zfsfake.New(zfsfake.Options{Seed: 2, Pool: "tank"})
+	i.host = host
+	a = restarted(t, a, host, f, i)
+	must(t, host.CreateFilesystem(ctx, "tank/pgdata", map[string]string{"mountpoint": "/srv/pgdata"}), host.Mount(ctx, "tank/pgdata", false), host.Sync("tank/pgdata"),
+		host.WriteFile("tank/pgdata", "f", []byte("synced")), host.Fsync("tank/pgdata"))
+	host.Crash()
+	f.apply(t, state.CreateVolume{ID: vol1, Name: "pg", Spec: volume.Spec{}.MakeWhole(), Placement: volume.Placement{Primary: self}, Adopt: "tank/pgdata"})
+	must(t, a.do(ctx, Action{StepCreate, vol1}))
+	if got, err := host.ReadFile("tank/flocker/"+string(vol1), "f"); string(got) != "synced" || err != nil {
+		t.Errorf("it has %q, %v", got, err)
+	}
+}
+
+// Where a machine has mounted what was given up, it is given back from there: the place of volumes is
+// another one, and what is mounted elsewhere is somebody's.
+func TestImportGivenBackWhereMounted(t *testing.T) {
+	_, _, f, _ := importing(t)
+	f.apply(t, state.AbortCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch, Reason: "given up"})
+	got := Actual{Copies: map[volume.ID]Copy{vol1: {Mounted: true, Mount: "/srv/pgdata"}}}
+	if acts := Diff(f.s, got, self, func(volume.ID) bool { return false }); !slices.Equal(acts, []Action{{StepGiveBack, vol1}}) {
+		t.Errorf("it does %v", acts)
+	}
+}
+
+// Who had it mounted has it mounted again, when it was not renamed and when it is given back, also
+// by a flockd that did not unmount it.
+func TestImportMountsAgain(t *testing.T) {
+	ctx := context.Background()
+	there := func(t *testing.T, host *zfsfake.Host, want bool) {
+		t.Helper()
+		d, err := host.Dataset(ctx, "tank/pgdata")
+		if err != nil || d.Mounted != want || d.Writable != want || d.Mountpoint != "/srv/pgdata" {
+			t.Errorf("it is %+v, %v; want mounted: %v", d, err, want)
+		}
+	}
+	for _, op := range []string{"unmount", "rename"} {
+		a, host, _, _ := importing(t)
+		if op == "unmount" {
+			host.FailAfter(op, "tank/pgdata", 1, zfsfake.ErrInjected)
+		} else {
+			host.Fail(op, "tank/pgdata", 1, zfsfake.ErrInjected)
+		}
+		if err := a.do(ctx, Action{StepCreate, vol1}); !errors.Is(err, zfsfake.ErrInjected) {
+			t.Errorf("%s: %v", op, err)
+		}
+		there(t, host, true)
+	}
+
+	a, host, f, i := importing(t)
+	host.Fail("rename", "tank/pgdata", 1, zfsfake.ErrInjected)
+	remove := host.Fail("mount", "tank/pgdata", 0, zfsfake.ErrInjected) // flockd is killed there
+	if err := a.do(ctx, Action{StepCreate, vol1}); !errors.Is(err, zfsfake.ErrInjected) {
+		t.Error(err)
+	}
+	remove()
+	there(t, host, false)
+	a = restarted(t, a, host, f, i)
+	must(t, a.do(ctx, Action{StepCreate, vol1}))
+	f.apply(t, state.AbortCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch, Reason: "given up"})
+	step(t, a, f)
+	there(t, host, true)
+}
+
 // What a volume that is given up was has a place of its own when its name is another's by now.
 func TestImportReturnsElsewhere(t *testing.T) {
 	ctx := context.Background()

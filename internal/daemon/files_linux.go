@@ -25,9 +25,6 @@ func (osFiles) Prepare(mountpoint string, spec volume.Spec) (string, error) {
 	if err := mountedWritable(mountpoint); err != nil {
 		return "", err
 	}
-	if spec.Whole() {
-		return mountpoint, nil
-	}
 	return makeData(mountpoint, spec)
 }
 
@@ -95,6 +92,9 @@ func usesBelow(proc, top string) (bool, error) {
 // that its users cannot use. What is not a directory is refused: a symbolic link, which
 // may have come from another node, would hand out a directory of this machine.
 func makeData(root string, spec volume.Spec) (string, error) {
+	if spec.Whole() {
+		return root, nil // and nothing in it is touched
+	}
 	dir, unready := filepath.Join(root, dataDir), filepath.Join(root, dataDir+".new")
 	st, err := os.Lstat(dir)
 	switch {

@@ -101,3 +101,35 @@ func TestUsersBelow(t *testing.T) {
 		t.Error("that nobody could be asked is no error")
 	}
 }
+
+// A volume that is all of its dataset is given out, and read, as it is.
+func TestWholeDataset(t *testing.T) {
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "f"), []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := makeData(root, volume.Spec{UID: 7, Mode: 0o700}.MakeWhole())
+	if err != nil || dir != root {
+		t.Errorf("given out is %s, %v", dir, err)
+	}
+	if list, err := os.ReadDir(root); err != nil || len(list) != 1 {
+		t.Errorf("in it are %v, %v", list, err)
+	}
+	top, err := os.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := &osTree{top}
+	defer tree.Close()
+	if _, err := tree.Files(false); !os.IsNotExist(err) {
+		t.Errorf("any other has no files yet: %v", err)
+	}
+	files, err := tree.Files(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer files.Close()
+	if st, err := files.Stat("f"); err != nil || st.Size() != 4 {
+		t.Errorf("its file: %v, %v", st, err)
+	}
+}
