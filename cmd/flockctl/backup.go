@@ -908,6 +908,9 @@ func (a *app) restoreBackup(ctx context.Context, c *cli.Context) error {
 // restore makes a volume of a chain of backups.
 func (a *app) restore(ctx context.Context, name string, given map[string]string, chain []*backup.Manifest, keys *backup.Keys, stream func(*backup.Manifest) io.Reader) error {
 	last := chain[len(chain)-1]
+	if key, _ := volume.WholeOption(); hasKey(given, key) {
+		return volume.Errorf(volume.CodeInvalid, "a volume has its files where its backup has them: %s cannot be chosen", key).WithHint("leave that option out")
+	}
 	status, err := timed(a, ctx, a.client.Status)
 	if err != nil {
 		return err
@@ -1030,6 +1033,8 @@ func restoreID(name string, chain []*backup.Manifest) string {
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
+
+func hasKey(m map[string]string, key string) bool { _, ok := m[key]; return ok }
 
 // restoredOptions are those of a volume that is made of a backup. Ports are the original's, and
 // nodes and zones mean something in its own cluster only.

@@ -169,6 +169,7 @@ func TestBackupAndRestore(t *testing.T) {
 		t.Errorf("received %q", got)
 	}
 	b.fails(4, `there is a volume "back" already`, "backup", "restore", b.dest, "pgdata", "back")
+	b.fails(2, "zfs.flocker:subdir cannot be chosen", "backup", "restore", b.dest, "pgdata", "other", "-o", "zfs.flocker:subdir=.")
 	b.fails(3, "there is no backup", "backup", "restore", b.dest, "nothing", "new")
 
 	// A full one begins anew, and old ones go as far as nothing needs them.

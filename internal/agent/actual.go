@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -22,6 +23,8 @@ type Actual struct {
 	Parts map[volume.ID][]string
 	// Strange are datasets below Root that are no volume's; they are left alone.
 	Strange []string
+	// Returned are volumes whose dataset is again what it was before they were to be made of it.
+	Returned map[volume.ID]bool
 	// NoTrash says that the trash was not looked at, since nothing hung on it.
 	NoTrash bool
 }
@@ -74,6 +77,7 @@ func (a *Agent) observe(ctx context.Context, fresh bool) (Actual, error) {
 	}
 	a.mu.Lock()
 	a.addMade(got)
+	got.Returned = maps.Clone(a.returned)
 	a.mu.Unlock()
 	if got.NoTrash = !(time.Since(a.trashAt) > trashPoll || trashMatters(a.cluster.State(), got, a.self)); !got.NoTrash {
 		asked := time.Now()

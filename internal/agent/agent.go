@@ -222,10 +222,13 @@ type Agent struct {
 	failed  map[volume.ID]failure
 	logged  map[volume.ID]bool // copies whose intent log was not replayed since flockd started
 	made    map[volume.ID]made // datasets made since the listing began that was last looked at
-	taken   map[volume.ID]taken
-	acting  int       // what is under way and may change what a look has shown, but for made
-	actedAt time.Time // when the last of it began or ended
-	hushed  int       // volumes that are given up while clients wait
+	// returned are volumes that were given up, and whose dataset has since been seen to be again
+	// what it was: see returnDataset. flockd does that anew when it has started.
+	returned map[volume.ID]bool
+	taken    map[volume.ID]taken
+	acting   int       // what is under way and may change what a look has shown, but for made
+	actedAt  time.Time // when the last of it began or ended
+	hushed   int       // volumes that are given up while clients wait
 
 	// The loop's alone.
 	trashAt  time.Time     // when the trash was listed
@@ -262,7 +265,7 @@ func New(c Config) *Agent {
 		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, prepareStop: c.PrepareStop, stopFollowing: c.StopFollowing, moving: c.Moving, arriving: c.Arriving, rolledBack: c.RolledBack,
 		clock: c.Clock, lease: c.Lease, log: c.Log, poll: c.Poll, listed: c.Listed,
 		fresh: make(chan struct{}), wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
-		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{}, logged: map[volume.ID]bool{}, made: map[volume.ID]made{}, taken: map[volume.ID]taken{},
+		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{}, logged: map[volume.ID]bool{}, made: map[volume.ID]made{}, taken: map[volume.ID]taken{}, returned: map[volume.ID]bool{},
 	}
 }
 
@@ -685,17 +688,17 @@ func (a *Agent) look(ctx context.Context, got Actual, holders map[volume.ID][]vo
 	if engine != nil {
 		trouble = append(trouble, fmt.Sprintf("the container engine cannot be asked: %v", engine))
 	}
-	if now := time.Now(); now.Sub(a.asked) >= poolPoll {
-		info, err := a.poolInfo(ctx)
-		if err != nil {
+	info, asked := a.pool, a.asked // which the loop alone changes
+	if now := time.Now(); now.Sub(asked) >= poolPoll {
+		var err error
+		if info, err = a.poolInfo(ctx); err != nil {
 			trouble = append(trouble, err.Error())
 		}
-		a.mu.Lock()
-		a.pool, a.asked = info, now
-		a.mu.Unlock()
+		asked = now
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.pool, a.asked = info, asked // with what is in it: a pool that is known, and empty, has lost everything
 	a.addMade(got)
 	a.actual, a.seen, a.silence = got, a.listedAt, 3*a.listEvery()+patience
 	a.holders, a.trouble = holders, trouble

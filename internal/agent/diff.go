@@ -79,6 +79,8 @@ func diffVolume(v *state.Volume, got Actual, self volume.NodeID, inUse func(volu
 		switch {
 		case exists && isDataset(v.Adopt):
 			return StepGiveBack // also when the machine mounted it where it was
+		case isDataset(v.Adopt) && role == volume.RolePrimary && !got.Returned[v.ID]:
+			return StepGiveBack // it may have come since the look, or have been unmounted for it
 		case exists && c.Mounted:
 			return StepUnmount
 		case exists && v.Adopt != "":

@@ -90,6 +90,10 @@ func diffCase(t *testing.T, cols []string) (*state.Volume, Actual) {
 			got.Trash[v.ID] = Copy{}
 		case "adopted":
 			v.Adopt = "x"
+		case "imported":
+			v.Adopt = "tank/x"
+		case "returned":
+			got.Returned = map[volume.ID]bool{v.ID: true}
 		case "rolled":
 			v.RolledBack = &state.RolledBack{Epoch: 2}
 		case "part":

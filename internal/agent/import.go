@@ -34,6 +34,8 @@ type Importable struct {
 	Below     []string // other datasets
 	Snapshots []zfs.Snapshot
 	Props     map[string]zfs.Property
+	// Above is what it will inherit where volumes are.
+	Above map[string]zfs.Property
 	// Encrypted says that the volumes of this node are encrypted.
 	Encrypted bool
 	// Users are processes that have it in use, for people.
@@ -43,9 +45,15 @@ type Importable struct {
 // sized are properties that flocker sets to none, but for refquota.
 var sized = []string{"refquota", "quota", "reservation", "refreservation"}
 
+// inheritable are properties whose value a dataset may have from what it is in, and with it lose
+// when it is renamed.
+func inheritable() []string {
+	return append(volume.Properties(), "checksum", "dedup", "devices", "exec", "setuid")
+}
+
 // importProps are those that are asked for.
 func importProps() []string {
-	return slices.Concat([]string{"canmount", "readonly", "mountpoint", "sharenfs", "sharesmb", "zoned"}, sized, volume.Properties())
+	return slices.Concat([]string{"canmount", "readonly", "mountpoint", "sharenfs", "sharesmb", "zoned"}, sized, inheritable())
 }
 
 // MayImport refuses a dataset by its name alone.
@@ -160,6 +168,16 @@ func (f Importable) Steps(l Layout) []string {
 	if len(cleared) > 0 {
 		steps = append(steps, "clear "+strings.Join(cleared, ", "))
 	}
+	var lost []string
+	for _, p := range inheritable() {
+		v, will := f.Props[p], f.Above[p].Value
+		if !v.Own && v.Value != "" && will != "" && v.Value != will {
+			lost = append(lost, fmt.Sprintf("%s=%s becomes %s", p, v.Value, will))
+		}
+	}
+	if len(lost) > 0 {
+		steps = append(steps, "inherit from "+l.Root()+" what it inherits now from where it is, where no option says otherwise: "+strings.Join(lost, ", "))
+	}
 	return append(steps, fmt.Sprintf("set readonly=on canmount=noauto mountpoint=%s/ID, as of every volume; its primary mounts it writable", l.MountBase))
 }
 
@@ -195,6 +213,9 @@ func (a *Agent) LookImport(ctx context.Context, name string) (f Importable, err 
 	if err != nil {
 		return f, err
 	}
+	if f.Above, err = a.zfs.Properties(ctx, root.Name, inheritable()); err != nil {
+		return f, err
+	}
 	f.Encrypted = root.Encryption != "" && root.Encryption != "off"
 	f.Users, err = a.usersOf(f.Dataset)
 	return f, err
@@ -220,13 +241,14 @@ func (a *Agent) usersOf(d zfs.Dataset) (users []string, err error) {
 // inherited, and whether it was mounted.
 type importNote struct {
 	From    string            `json:"from"`
+	Volume  volume.ID         `json:"volume,omitempty"` // that it was to be
 	Mounted bool              `json:"mounted,omitempty"`
 	Was     map[string]string `json:"was"`
 }
 
 // noteOf is the note of a dataset that is to get these properties.
 func noteOf(f Importable, props map[string]string) (string, error) {
-	n := importNote{From: f.Dataset.Name, Mounted: f.Dataset.Mounted, Was: map[string]string{}}
+	n := importNote{From: f.Dataset.Name, Volume: volume.ID(props[propVolume]), Mounted: f.Dataset.Mounted, Was: map[string]string{}}
 	// A try that was cut short may have unmounted it.
 	var before importNote
 	if json.Unmarshal([]byte(f.Dataset.User[propImport]), &before) == nil && before.From == n.From {
@@ -274,6 +296,14 @@ func (a *Agent) adoptDataset(ctx context.Context, v *state.Volume, props map[str
 	if now := a.cluster.State().Volume(v.ID); now == nil || now.Phase != state.PhaseCreating {
 		return nil // given up while this waited
 	}
+	free, err := a.locks.lock(ctx, volume.ID(v.Adopt))
+	if err != nil {
+		return err
+	}
+	defer free()
+	a.mu.Lock()
+	delete(a.returned, v.ID)
+	a.mu.Unlock()
 	props = maps.Clone(props)
 	for _, name := range sized {
 		if name != "refquota" {
@@ -379,14 +409,45 @@ func (a *Agent) takeDataset(ctx context.Context, from, to string, props map[stri
 	return err
 }
 
-// returnDataset makes a volume that was given up the dataset again that it was. Done again
-// after a crash, it goes on. The caller holds the lock.
+// returnDataset makes a volume that was given up the dataset again that it was, and says so when
+// that is done: until then the volume is not forgotten. There may be nothing to do. Done again
+// after a crash, it goes on. The caller holds the lock, so nothing makes a volume of it any more.
 func (a *Agent) returnDataset(ctx context.Context, v *state.Volume) error {
-	ds := a.layout.Dataset(v.ID)
-	d, err := a.zfs.Dataset(ctx, ds)
+	free, err := a.locks.lock(ctx, volume.ID(v.Adopt))
 	if err != nil {
 		return err
 	}
+	defer free()
+	d, err := a.zfs.Dataset(ctx, a.layout.Dataset(v.ID))
+	if err == nil {
+		if err := a.renameBack(ctx, v, d); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, zfs.ErrNotFound) {
+		return err
+	}
+	if err := a.mountBack(ctx, v); err != nil {
+		return err
+	}
+	// In a pool that is not there nothing is found either.
+	if _, err := a.zfs.Dataset(ctx, a.layout.Root()); err != nil {
+		return fmt.Errorf("looking for what is left of volume %q: %w", v.Name, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.returned[v.ID] = true
+	return nil
+}
+
+// elsewhere is what the dataset of a volume that was given up is called when it cannot have its
+// name back.
+func (l Layout) elsewhere(v *state.Volume) string {
+	return l.Pool + "/" + path.Base(v.Adopt) + "-" + string(v.ID)
+}
+
+// renameBack gives a dataset its properties and its name back. The note stays.
+func (a *Agent) renameBack(ctx context.Context, v *state.Volume, d zfs.Dataset) error {
+	ds := d.Name
 	var n importNote
 	if err := json.Unmarshal([]byte(d.User[propImport]), &n); err != nil {
 		return fmt.Errorf("%s was %s, and its property %s does not say any more what it was like: rename it by hand (%w)", ds, v.Adopt, propImport, err)
@@ -413,22 +474,41 @@ func (a *Agent) returnDataset(ctx context.Context, v *state.Volume) error {
 		}
 	}
 	to := v.Adopt
-	err = a.zfs.Rename(ctx, ds, to)
+	err := a.zfs.Rename(ctx, ds, to)
 	if errors.Is(err, zfs.ErrExists) || errors.Is(err, zfs.ErrNotFound) {
 		// Its name was given to another one, or what it stood in is gone.
-		to = a.layout.Pool + "/" + path.Base(v.Adopt) + "-" + string(v.ID)
+		to = a.layout.elsewhere(v)
 		err = a.zfs.Rename(ctx, ds, to)
 	}
 	if err != nil {
 		return err
 	}
 	a.log.Info("a dataset that was to be a volume is what it was again", "dataset", to, "name", v.Name)
-	if err := a.zfs.Inherit(ctx, to, propImport); err != nil {
-		a.log.Warn("a note stays on a dataset that is no volume", "dataset", to, "property", propImport, "err", err)
-	}
-	if n.Mounted {
-		if err := a.zfs.Mount(ctx, to, false); err != nil && !errors.Is(err, zfs.ErrExists) {
-			a.log.Warn("a dataset that is no volume cannot be mounted again where it was", "dataset", to, "err", err)
+	return nil
+}
+
+// mountBack mounts a dataset that has its name, or never lost it, where its note says that it was
+// mounted, and removes the note. One that was noted for another volume is that one's.
+func (a *Agent) mountBack(ctx context.Context, v *state.Volume) error {
+	for _, name := range []string{v.Adopt, a.layout.elsewhere(v)} {
+		d, err := a.zfs.Dataset(ctx, name)
+		if errors.Is(err, zfs.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		var n importNote
+		if json.Unmarshal([]byte(d.User[propImport]), &n) != nil || n.From != v.Adopt || n.Volume != v.ID {
+			continue
+		}
+		if n.Mounted && !d.Mounted && d.CanMount != "off" && strings.HasPrefix(d.Mountpoint, "/") {
+			if err := a.zfs.Mount(ctx, name, false); err != nil && !errors.Is(err, zfs.ErrExists) {
+				return fmt.Errorf("mounting %s again, of which volume %q was to be made: %w", name, v.Name, err)
+			}
+		}
+		if err := a.zfs.Inherit(ctx, name, propImport); err != nil {
+			return err
 		}
 	}
 	return nil

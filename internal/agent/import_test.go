@@ -25,6 +25,9 @@ func (i *idle) Users(mountpoint string) (users []string, err error) {
 	return users, nil
 }
 
+func (i *idle) Positions() map[volume.ID]volume.Position { return nil }
+func (i *idle) Links(volume.ID) []volume.LinkStatus      { return nil }
+
 func TestMayImport(t *testing.T) {
 	for name, why := range map[string]string{
 		"tank/pgdata": "", "tank/a/b": "", "tank/flocker2": "", "tank/flocker-mine": "",
@@ -95,6 +98,13 @@ func TestImportOptions(t *testing.T) {
 	}
 	steps := []string{"unmount it from /srv/a", "rename it to tank/flocker/ID", "clear quota=4096",
 		"set readonly=on canmount=noauto mountpoint=/v/ID, as of every volume; its primary mounts it writable"}
+	if got := f.Steps(Layout{Pool: "tank", MountBase: "/v"}); !slices.Equal(got, steps) {
+		t.Errorf("steps %q", got)
+	}
+	// Own stays, and so does what is the same above.
+	f.Props["acltype"], f.Props["setuid"], f.Props["copies"] = zfs.Property{Value: "posix"}, zfs.Property{Value: "off"}, zfs.Property{Value: "1"}
+	f.Above = map[string]zfs.Property{"recordsize": {Value: "131072"}, "atime": {Value: "off"}, "acltype": {Value: "off"}, "setuid": {Value: "on"}, "copies": {Value: "1"}}
+	steps = slices.Insert(steps, 3, "inherit from tank/flocker what it inherits now from where it is, where no option says otherwise: acltype=posix becomes off, atime=on becomes off, setuid=off becomes on")
 	if got := f.Steps(Layout{Pool: "tank", MountBase: "/v"}); !slices.Equal(got, steps) {
 		t.Errorf("steps %q", got)
 	}
@@ -173,19 +183,13 @@ func TestImportCutShort(t *testing.T) {
 	for _, op := range []string{"datasets", "dataset", "snapshots", "properties", "set", "inherit", "unmount", "mount", "rename"} {
 		for nth := 1; ; nth++ {
 			cut := false
-			for _, how := range []string{"fails", "fails afterwards", "loses power", "loses power afterwards"} {
+			for _, how := range []string{"fails", "fails afterwards", "is killed", "is killed afterwards", "loses power", "loses power afterwards"} {
 				for _, given := range []bool{false, true} {
 					what := fmt.Sprintf("%s %d %s, given up: %v", op, nth, how, given)
 					a, host, f, i := importing(t)
 					was := like(t, host, "tank/pgdata")
 					hit := false
-					remove := host.Inject(zfsfake.Rule{Op: op, Nth: nth, Times: 1, After: strings.HasSuffix(how, "afterwards"), Do: func(context.Context, string, string) error {
-						hit = true
-						if strings.HasPrefix(how, "loses") {
-							host.Crash()
-						}
-						return zfsfake.ErrInjected
-					}})
+					remove := cutAt(host, op, nth, how, &hit)
 					first := a.do(ctx, create)
 					remove()
 					if !hit {
@@ -205,13 +209,13 @@ func TestImportCutShort(t *testing.T) {
 					if given {
 						f.apply(t, state.AbortCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch, Reason: "given up"})
 						step(t, a, f)
+						see(t, a)
 						if exists(t, host, "tank/flocker/"+string(vol1)) {
 							t.Errorf("%s: there still is a volume", what)
 							continue
 						}
-						must(t, host.Inherit(ctx, "tank/pgdata", propImport)) // nobody obeys it
-						if d, err := host.Dataset(ctx, "tank/pgdata"); err == nil && !d.Mounted {
-							must(t, host.Mount(ctx, "tank/pgdata", false)) // as its user does, or the next boot
+						if kept(t, a) {
+							t.Errorf("%s: it is what it was, and may not be forgotten", what)
 						}
 						if got := like(t, host, "tank/pgdata"); got != was {
 							t.Errorf("%s: it was\n%s, and is\n%s", what, was, got)
@@ -233,6 +237,162 @@ func TestImportCutShort(t *testing.T) {
 	}
 	if tried < 60 {
 		t.Errorf("only %d cuts were tried", tried)
+	}
+}
+
+// cutAt has flockd, or its machine, come to grief at a command, before it is done or afterwards.
+func cutAt(host *zfsfake.Host, op string, nth int, how string, hit *bool) (remove func()) {
+	dead := false
+	one := host.Inject(zfsfake.Rule{Op: op, Nth: nth, Times: 1, After: strings.HasSuffix(how, "afterwards"), Do: func(context.Context, string, string) error {
+		*hit, dead = true, strings.HasPrefix(how, "is killed")
+		if strings.HasPrefix(how, "loses") {
+			host.Crash()
+		}
+		return zfsfake.ErrInjected
+	}})
+	var all []func() // who is killed does nothing any more
+	for _, op := range []string{"datasets", "dataset", "snapshots", "properties", "set", "inherit", "unmount", "mount", "rename"} {
+		all = append(all, host.Inject(zfsfake.Rule{Op: op, Do: func(context.Context, string, string) error {
+			if dead {
+				return zfsfake.ErrInjected
+			}
+			return nil
+		}}))
+	}
+	return func() {
+		one()
+		for _, remove := range all {
+			remove()
+		}
+	}
+}
+
+// kept says that this node's report keeps its volume from being forgotten.
+func kept(t *testing.T, a *Agent) bool {
+	t.Helper()
+	for _, s := range a.Report().Volumes {
+		if s.Volume == vol1 {
+			return s.Exists
+		}
+	}
+	t.Fatal("it does not report the volume")
+	return false
+}
+
+// see is a look of the loop.
+func see(t *testing.T, a *Agent) {
+	t.Helper()
+	got, err := a.observe(context.Background(), true)
+	must(t, err)
+	a.look(context.Background(), got, nil, nil)
+}
+
+// What gives a volume up that is a dataset already: it is not forgotten before the dataset is what
+// it was, though the last look is older than the rename. Cut off anywhere, flockd gives it back.
+func TestImportGiveBackCutShort(t *testing.T) {
+	ctx := context.Background()
+	tried := 0
+	for _, op := range []string{"dataset", "set", "inherit", "mount", "rename"} {
+		for nth := 1; ; nth++ {
+			cut := false
+			for _, how := range []string{"fails", "fails afterwards", "is killed", "is killed afterwards", "loses power", "loses power afterwards"} {
+				what := fmt.Sprintf("%s %d %s", op, nth, how)
+				a, host, f, i := importing(t)
+				was := like(t, host, "tank/pgdata")
+				see(t, a)
+				must(t, a.do(ctx, Action{StepCreate, vol1}))
+				f.apply(t, state.AbortCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch, Reason: "given up"})
+				hit := false
+				remove := cutAt(host, op, nth, how, &hit)
+				err := a.do(ctx, Action{StepGiveBack, vol1})
+				remove()
+				if !hit {
+					continue
+				}
+				if cut, tried = true, tried+1; err == nil || !kept(t, a) {
+					t.Errorf("%s: %v, and it may be forgotten: %v", what, err, !kept(t, a))
+				}
+				if strings.HasPrefix(how, "loses") {
+					mountAll(t, host)
+				}
+				a = restarted(t, a, host, f, i)
+				see(t, a)
+				if !kept(t, a) {
+					t.Errorf("%s: it may be forgotten by the next flockd", what)
+				}
+				step(t, a, f)
+				see(t, a)
+				if kept(t, a) {
+					t.Errorf("%s: it is what it was, and may not be forgotten", what)
+				}
+				if got := like(t, host, "tank/pgdata"); got != was {
+					t.Errorf("%s: it was\n%s, and is\n%s", what, was, got)
+				}
+			}
+			if !cut {
+				break
+			}
+		}
+	}
+	if tried < 60 {
+		t.Errorf("only %d cuts were tried", tried)
+	}
+}
+
+// A volume that is given up while its dataset is being renamed, or when it is but cannot be like a
+// volume's, is not forgotten, whatever the last look has shown.
+func TestImportNotForgotten(t *testing.T) {
+	ctx := context.Background()
+	for name, spoil := range map[string]func(*testing.T, *zfsfake.Host, *fixed){
+		"refused after the rename": func(_ *testing.T, host *zfsfake.Host, _ *fixed) {
+			host.Fail("set", "tank/flocker/"+string(vol1), 2, zfs.ErrNoSpace)
+		},
+		"given up at the rename": func(t *testing.T, host *zfsfake.Host, f *fixed) {
+			host.Inject(zfsfake.Rule{Op: "rename", Times: 1, Do: func(context.Context, string, string) error {
+				f.apply(t, state.AbortCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch, Reason: "given up"})
+				return nil
+			}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, host, f, _ := importing(t)
+			was := like(t, host, "tank/pgdata")
+			see(t, a)
+			spoil(t, host, f)
+			must(t, a.do(ctx, Action{StepCreate, vol1}))
+			if c, ok := last(f).(state.AbortCreate); ok {
+				f.apply(t, c)
+			}
+			if f.s.Volume(vol1).Phase != state.PhasePurged || !exists(t, host, "tank/flocker/"+string(vol1)) {
+				t.Fatalf("proposed %+v", f.proposed)
+			}
+			if !kept(t, a) {
+				t.Error("it may be forgotten")
+			}
+			step(t, a, f)
+			if kept(t, a) {
+				see(t, a)
+			}
+			if kept(t, a) {
+				t.Error("it may not be forgotten")
+			}
+			if got := like(t, host, "tank/pgdata"); got != was {
+				t.Errorf("it was\n%s, and is\n%s", was, got)
+			}
+		})
+	}
+}
+
+// Where the pool is gone nothing is found, and nothing is known.
+func TestImportGiveBackWithoutPool(t *testing.T) {
+	a, host, f, _ := importing(t)
+	see(t, a)
+	f.apply(t, state.AbortCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch, Reason: "given up"})
+	remove := host.Fail("dataset", "", 0, zfs.ErrNotFound)
+	err := a.do(context.Background(), Action{StepGiveBack, vol1})
+	remove()
+	if err == nil || !kept(t, a) {
+		t.Errorf("%v, and it may be forgotten: %v", err, !kept(t, a))
 	}
 }
 
@@ -317,12 +477,22 @@ func TestImportRefusedLate(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, host, f, i := importing(t)
-			must(t, tt.spoil(host, i), a.do(ctx, Action{StepCreate, vol1}))
+			must(t, tt.spoil(host, i))
+			was := ""
+			if name != "renamed" {
+				was = like(t, host, "tank/pgdata")
+			}
+			must(t, a.do(ctx, Action{StepCreate, vol1}))
 			c, ok := last(f).(state.AbortCreate)
 			if !ok || !strings.Contains(c.Reason, tt.why) || exists(t, host, "tank/flocker/"+string(vol1)) {
 				t.Fatalf("proposed %+v", f.proposed)
 			}
+			f.apply(t, c)
+			step(t, a, f)
 			if name != "renamed" {
+				if got := like(t, host, "tank/pgdata"); got != was {
+					t.Errorf("it was\n%s, and is\n%s", was, got)
+				}
 				if d, err := host.Dataset(ctx, "tank/pgdata"); err != nil || !d.Mounted || !d.Writable || d.Mountpoint != "/srv/pgdata" {
 					t.Errorf("it is %+v, %v", d, err)
 				}

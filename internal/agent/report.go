@@ -41,6 +41,9 @@ func (a *Agent) Report() volume.Report {
 		if v.Phase == state.PhasePurged && len(a.actual.Parts[v.ID]) > 0 {
 			exists = true // what is left of it has to go before it is forgotten
 		}
+		if v.Phase == state.PhasePurged && isDataset(v.Adopt) && role == volume.RolePrimary && !a.returned[v.ID] {
+			exists = true // the look may be older than the rename: who gives it back says when that is over
+		}
 		if role == volume.RoleNone && !exists {
 			continue
 		}

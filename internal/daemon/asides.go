@@ -173,11 +173,10 @@ func (m *member) restoredSpec(a api.Aside, opts map[string]string) (volume.Spec,
 	if v := m.cluster.State().Volume(a.Volume); v != nil {
 		was, all = v.Spec, v.Spec.Options()
 	}
-	if a.Whole {
-		key, value := volume.WholeOption()
-		all[key] = value
+	all, err := copyOptions(all, a.Whole, opts)
+	if err != nil {
+		return volume.Spec{}, err
 	}
-	maps.Copy(all, opts)
 	spec, err := volume.ParseOptions(all)
 	if err != nil {
 		return volume.Spec{}, err
@@ -216,4 +215,24 @@ func (m *member) RemoveAside(ctx context.Context, ref, node string) error {
 		m.log.Debug("a removed set-aside copy is still reported", "aside", a.Name, "err", err)
 	}
 	return nil
+}
+
+// copyOptions are those of a volume that is made of a copy, by those of its volume as far as they are
+// known, and what is given. Where its files are in it nobody can choose: a backup says it of its own
+// copy, and flockctl sees to it that nobody else does.
+func copyOptions(was map[string]string, whole bool, given map[string]string) (map[string]string, error) {
+	key, value := volume.WholeOption()
+	all, known := maps.Clone(was), whole || len(was) > 0
+	if all == nil {
+		all = map[string]string{}
+	}
+	if whole {
+		all[key] = value
+	}
+	is := all[key]
+	maps.Copy(all, given)
+	if known && all[key] != is {
+		return nil, volume.Errorf(volume.CodeInvalid, "a volume has its files where its copy has them: %s cannot be chosen", key).WithHint("leave that option out")
+	}
+	return all, nil
 }

@@ -47,3 +47,30 @@ func TestImportSpec(t *testing.T) {
 		t.Errorf("what the dataset has was changed: %v", has)
 	}
 }
+
+// Where the files are in a copy is known by the copy, or by its volume, and not by who asks.
+func TestCopyOptions(t *testing.T) {
+	key, value := volume.WholeOption()
+	whole := map[string]string{key: value}
+	for _, tt := range []struct {
+		was   map[string]string
+		whole bool
+		given map[string]string
+		want  string
+		fails bool
+	}{
+		{nil, false, nil, "", false},
+		{nil, false, whole, value, false}, // a backup says so
+		{nil, true, nil, value, false},
+		{nil, true, map[string]string{key: ""}, "", true},
+		{whole, false, map[string]string{"size": "1G"}, value, false},
+		{whole, false, map[string]string{key: "data"}, "", true},
+		{map[string]string{"replicas": "1"}, false, whole, "", true},
+		{map[string]string{"replicas": "1"}, true, whole, value, false},
+	} {
+		got, err := copyOptions(tt.was, tt.whole, tt.given)
+		if got[key] != tt.want || (volume.CodeOf(err) == volume.CodeInvalid) != tt.fails || (err != nil) != tt.fails {
+			t.Errorf("%+v: %v, %v", tt, got, err)
+		}
+	}
+}

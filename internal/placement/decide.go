@@ -89,6 +89,8 @@ func (v *View) giveUp(vol *state.Volume) state.Command {
 		name = n.Name
 		if !n.Alive {
 			reason = "cannot be reached"
+		} else if c := n.Copy(vol.ID); c != nil && c.Problem != "" {
+			reason = "did not come to an end with it: " + c.Problem
 		}
 	}
 	why := "given up after " + PendingLimit.String() + ": the primary " + name + " " + reason
