@@ -388,8 +388,8 @@ func (e *Engine) Settled(ctx context.Context, id volume.ID, f func(context.Conte
 func (e *Engine) SettledCopy(ctx context.Context, id volume.ID, want volume.Position) (d zfs.Dataset, guids map[uint64]bool, err error) {
 	err = e.claimed(ctx, id, func(ctx context.Context) error {
 		var ok bool
-		if d, guids, ok, err = e.standsSettled(ctx, id, want); ok || err != nil {
-			return err
+		if d, guids, ok = e.standsSettled(ctx, id, want); ok {
+			return nil
 		}
 		s, err := e.tidy(ctx, id, tidyAll)
 		if err != nil {
@@ -407,29 +407,31 @@ func (e *Engine) SettledCopy(ctx context.Context, id volume.ID, want volume.Posi
 // standsSettled is SettledCopy of a copy of which a recent look has shown that nothing is left of
 // anything beside it, and to which nothing was done since but that whole streams came: then
 // it says that the dataset and the snapshots that these streams brought, or that are wanted, are
-// as they are known. ok is false where any of that is not so. The caller has claimed the volume.
-func (e *Engine) standsSettled(ctx context.Context, id volume.ID, want volume.Position) (d zfs.Dataset, guids map[uint64]bool, ok bool, err error) {
+// as they are known. ok is false where any of that is not so, or
+// cannot be asked: then all is read. The caller has claimed the volume.
+func (e *Engine) standsSettled(ctx context.Context, id volume.ID, want volume.Position) (d zfs.Dataset, guids map[uint64]bool, ok bool) {
 	s, ok := e.remembered(id, time.Now())
 	if !ok || s.token != "" || s.badEpoch != "" {
-		return d, nil, false, nil
+		return d, nil, false
 	}
 	at := slices.IndexFunc(s.snaps, func(sn snap) bool { return sn.guid == guid(want.GUID) })
 	if at < 0 {
-		return d, nil, false, nil
+		return d, nil, false
 	}
 	asked := time.Now()
-	if d, err = e.cfg.Pool.Dataset(ctx, e.cfg.dataset(id)); err != nil || d.ResumeToken != "" {
-		return d, nil, false, nil // it is looked at as a whole
+	d, err := e.cfg.Pool.Dataset(ctx, e.cfg.dataset(id))
+	if err != nil || d.ResumeToken != "" {
+		return d, nil, false
 	}
 	list, err := e.cfg.Pool.SnapshotsNamed(ctx, e.namesToRead(id, s.snaps[at].name))
 	if err != nil {
-		return d, nil, false, err
+		return d, nil, false
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c := e.copies[id]
 	if c == nil || !c.known {
-		return d, nil, false, nil
+		return d, nil, false
 	}
 	e.touch(c)
 	c.setDataset(d)
@@ -443,11 +445,11 @@ func (e *Engine) standsSettled(ctx context.Context, id volume.ID, want volume.Po
 		z, here := found[sn.name]
 		if !here || guid(z.GUID) != sn.guid {
 			c.known = false
-			return d, nil, false, nil
+			return d, nil, false
 		}
 		c.confirm(z)
 	}
-	return d, guids, guids[want.GUID], nil
+	return d, guids, guids[want.GUID]
 }
 
 // namesToRead are the snapshots of a copy that nobody has read yet, and one more, in full.

@@ -81,3 +81,63 @@ func TestNoCopy(t *testing.T) {
 		look("the pool is gone", never, 0, zfs.ErrNotFound)
 	})
 }
+
+// Clients wait for SettledCopy, and so it asks little; what a set-aside that was cut short or a first copy
+// left beside the copy is brought to its end before it answers all the same.
+func TestSettledCopyBesideLeftovers(t *testing.T) {
+	for name, leave := range map[string]func(ctx context.Context, b *busy, ds, snap string) (left string, err error){
+		"nothing": func(context.Context, *busy, string, string) (string, error) { return "", nil },
+		"a fork": func(ctx context.Context, b *busy, ds, snap string) (string, error) {
+			left := b.engine.cfg.fork(b.ids[0])
+			return left, b.host.Clone(ctx, ds+"@"+snap, left, nil)
+		},
+		"a seed of an older epoch": func(ctx context.Context, b *busy, _, _ string) (string, error) {
+			left := b.engine.cfg.seed(b.ids[0], 1)
+			return left, errors.Join(b.host.CreateFilesystem(ctx, left, nil), b.host.Snapshot(ctx, []string{left + "@" + volume.Position{Epoch: 1, Seq: 1}.SnapshotName()}, nil))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx := t.Context()
+				b := newBusy(t, 1)
+				b.round(t, 1)
+				id := b.ids[0]
+				ds := b.engine.cfg.dataset(id)
+				snaps, err := b.host.Snapshots(ctx, ds, false)
+				if err != nil || len(snaps) == 0 {
+					t.Fatal(snaps, err)
+				}
+				want := snaps[len(snaps)-1]
+				if err := b.host.Unmount(ctx, ds); err != nil {
+					t.Fatal(err)
+				}
+				left, err := leave(ctx, b, ds, want.Name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				// It is listed, and could not be brought to its end.
+				busy := b.host.Fail("dataset", ds, 0, zfs.ErrBusy)
+				err = b.engine.survey(ctx)
+				busy()
+				if err != nil {
+					t.Fatal(err)
+				}
+
+				b.commands()
+				d, guids, err := b.engine.SettledCopy(ctx, id, volume.Position{GUID: want.GUID})
+				if err != nil || d.Name != ds || !guids[want.GUID] {
+					t.Fatalf("the copy is %+v with %v, %v; want it with %d", d, guids, err, want.GUID)
+				}
+				if got := b.commands(); (got["datasets"] > 0) != (left != "") {
+					t.Errorf("it took %v", got)
+				}
+				if left == "" {
+					return
+				}
+				if d, err := b.host.Dataset(ctx, left); !errors.Is(err, zfs.ErrNotFound) {
+					t.Errorf("beside the copy there is still %+v, %v", d, err)
+				}
+			})
+		})
+	}
+}

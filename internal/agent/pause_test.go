@@ -58,6 +58,14 @@ func TestArrivalCommands(t *testing.T) {
 			takes:  "dataset snapshots-named dataset datasets snapshots bookmarks set",
 			mounts: "mount",
 		},
+		"it cannot be asked for by name": {
+			since: func(_ context.Context, w *arriving) error {
+				w.host.Fail("snapshots-named", "", 0, zfsfake.ErrInjected)
+				return nil
+			},
+			takes:  "dataset dataset datasets snapshots bookmarks set", // besides what failed
+			mounts: "mount",
+		},
 		"half a stream has come": {
 			since: func(ctx context.Context, w *arriving) error {
 				if err := w.host.Receive(ctx, zfs.ReceiveRequest{Dataset: w.ds, Resumable: true}, io.LimitReader(bytes.NewReader(w.more), int64(len(w.more)/2))); err == nil {
