@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
@@ -10,7 +11,8 @@ import (
 
 // listings has those who want the list of all containers share it. Several parts of flockd look at the
 // containers whenever one starts or ends, and clients may wait just then; each list costs the engine
-// something for every container. Nobody gets one that began before he asked.
+// something for every container. Nobody gets one that began before he asked, and nobody waits for long
+// for one that has not begun: an engine that does not answer one of them may answer the next.
 type listings struct {
 	once sync.Once
 	turn chan struct{} // has room for the one who lists
@@ -26,6 +28,10 @@ type listing struct {
 	err  error
 }
 
+// turnPatience is how long somebody waits for his turn, or another's list, before he lists beside them: so
+// that most of the time that he has for it is left to his own.
+const turnPatience = 2 * time.Second
+
 // get gives a list that began after the call, by list or by somebody else's. Nobody may change it.
 func (l *listings) get(ctx context.Context, list func(context.Context) ([]container.Summary, error)) ([]container.Summary, error) {
 	l.once.Do(func() { l.turn = make(chan struct{}, 1) })
@@ -35,9 +41,13 @@ func (l *listings) get(ctx context.Context, list func(context.Context) ([]contai
 	}
 	mine := l.next
 	l.mu.Unlock()
+	patience := time.NewTimer(turnPatience)
+	defer patience.Stop()
 	select {
 	case <-mine.over:
 		return mine.list, mine.err
+	case <-patience.C:
+		return list(ctx)
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	case l.turn <- struct{}{}:

@@ -7,9 +7,49 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 )
+
+// Who waits for the list of somebody whom the engine does not answer is not kept until his own time is over.
+func TestListingsPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l listings
+		var all sync.WaitGroup
+		hangs, release := context.WithCancel(t.Context())
+		all.Go(func() {
+			_, err := l.get(hangs, func(ctx context.Context) ([]container.Summary, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			})
+			if err == nil {
+				t.Error("the one that hangs has ended well")
+			}
+		})
+		synctest.Wait()
+		for range 3 {
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), callTimeout)
+				defer cancel()
+				_, err := l.get(ctx, func(ctx context.Context) ([]container.Summary, error) {
+					select {
+					case <-time.After(callTimeout * 7 / 10): // a loaded machine
+						return nil, nil
+					case <-ctx.Done():
+						return nil, ctx.Err()
+					}
+				})
+				if err != nil {
+					t.Errorf("it has waited for another's list: %v", err)
+				}
+			})
+		}
+		time.Sleep(callTimeout)
+		release()
+		all.Wait()
+	})
+}
 
 // lister counts lists, and answers each when it is told to.
 type lister struct {
