@@ -647,6 +647,26 @@ func TestSnapHooksNoted(t *testing.T) {
 	})
 }
 
+// What lets it go on may end long after its connection is lost: no other snapshot is in its way.
+func TestSnapHooksLostAfter(t *testing.T) {
+	inHooks(t, func(w *hooksWorld) {
+		w.takes("db:thaw", 20*time.Second)
+		w.becomes("db:thaw", errLost)
+		began := time.Now()
+		if _, _, after, err := w.during([]volume.ID{"a"}, nil); err != nil || len(after) != 1 || !strings.Contains(after[0], "the connection is lost") {
+			w.Errorf("%v, %q", err, after)
+		}
+		w.takes("db:thaw", 0)
+		w.becomes("db:thaw", nil)
+		if _, _, _, err := w.during([]volume.ID{"a"}, nil); err != nil {
+			w.Error(err)
+		}
+		if took := time.Since(began); took < snapHookPatience {
+			w.Errorf("the next one is taken after %s, while the first may be let go on", took)
+		}
+	})
+}
+
 // One that cannot be run now, as in a container that is paused, has no end to wait for.
 func TestSnapHooksNotBegun(t *testing.T) {
 	inHooks(t, func(w *hooksWorld) {
