@@ -804,7 +804,13 @@ func TestNativeDebLife(t *testing.T) {
 		t.Errorf("an earlier version, insisted upon: systemd was told %v, want %v", got, want)
 	}
 
+	// Asked for users, the program would look at the machine that runs this test, whose first process may be nobody's to look at.
+	asked := filepath.Join(h.root, "asked")
+	h.program("usr/bin/flockd", `echo "$*" >>`+asked)
 	dpkg("-r", "flocker")
+	if got, err := os.ReadFile(asked); string(got) != "fence used\nfence used\n" {
+		t.Errorf("removed: flockd was asked %q (%v), want who uses volumes, before and after it is stopped", got, err)
+	}
 	if has("usr/bin/flockd") || !has("etc/default/flockd") || !has("etc/flocker/flockd.yml") || !has("var/lib/flocker/node.key") {
 		t.Error("removed: the programs go; configuration and state stay")
 	}

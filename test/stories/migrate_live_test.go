@@ -165,7 +165,7 @@ func (l *live) move(to *lab.Node) api.Migration {
 		slowest = append(slowest, fmt.Sprintf("%s %s", a.what, a.slowest()))
 	}
 	l.Logf("    %s to %s in %.1fs, the container stopped for at most %.1fs; the longest answer: %s", from, to, took.Seconds(), done.StoppedSeconds, strings.Join(slowest, ", "))
-	if p := done.Times; p != nil {
+	if p := done.Times; p != nil && done.PausedSeconds > 0 { // told once the routes lead there
 		l.Logf("    clients waited for %.1fs: quiet %.2f, stop %.2f, unmount %.2f, last copy %.2f, commit %.2f, takeover %.2f, mount %.2f, start %.2f, ready %.2f, release %.2f",
 			done.PausedSeconds, p.Park, p.Stop, p.Unmount, p.Copy, p.Commit, p.Takeover, p.Mount, p.Run, p.Ready, p.Open)
 	}
