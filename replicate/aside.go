@@ -230,7 +230,7 @@ func ParseAside(d zfs.Dataset, root string) (aside volume.Aside, ok bool) {
 		return volume.Aside{}, false
 	}
 	aside = volume.Aside{Name: name, Volume: id, Epoch: epoch, Used: d.Used, Data: d.Referenced}
-	aside.Whole = d.User[volume.Subdir] != ""
+	aside.Whole = volume.Spec{ZFS: d.User}.Whole()
 	aside.At, aside.Reason = parseAsideNote(d.User[propAside])
 	return aside, true
 }
