@@ -441,6 +441,13 @@ func TestParseAside(t *testing.T) {
 			t.Errorf("%s, %q: %s, want %s", c.name, c.note, got, c.want)
 		}
 	}
+	// Only "." says that a copy is all of its dataset.
+	for value, want := range map[string]bool{"": false, ".": true, "sub": false} {
+		d := zfs.Dataset{Name: "tank/flocker-aside/c8e77fab035a6f39-0000000000000002-1", User: map[string]string{volume.Subdir: value}}
+		if aside, ok := ParseAside(d, "tank/flocker-aside"); !ok || aside.Whole != want {
+			t.Errorf("%s=%q is %+v, %v, want whole %v", volume.Subdir, value, aside, ok, want)
+		}
+	}
 	if _, ok := ParseAside(zfs.Dataset{Name: "tank/flocker-aside"}, "tank/flocker-aside"); ok {
 		t.Error("the root itself is read as a copy")
 	}
