@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -42,6 +44,15 @@ func identity() *cli.StringFlag {
 	return &cli.StringFlag{Name: "identity", Aliases: []string{"i"}, Usage: "decrypt with the secret keys in `FILE`, as age-keygen writes it"}
 }
 
+func authKey(usage string) *cli.StringFlag {
+	return &cli.StringFlag{Name: "auth-key", Usage: usage}
+}
+
+const (
+	authMarks   = "mark it with the secret in `FILE`, so that nobody without that can make one that passes for it"
+	authDemands = "refuse what was not made with the secret in `FILE`"
+)
+
 func (a *app) backupCreate() *cli.Command {
 	return &cli.Command{
 		Name: "create", Usage: "back a volume up and print the id of the backup", ArgsUsage: "VOLUME[@SNAPSHOT] DEST",
@@ -53,6 +64,7 @@ func (a *app) backupCreate() *cli.Command {
 			"is told, and the others are made all the same.",
 		Flags: []cli.Flag{
 			recipients(),
+			authKey(authMarks),
 			&cli.StringFlag{Name: "profile", Usage: "back up all volumes that were made with profile `NAME`; no VOLUME is given then"},
 			&cli.BoolFlag{Name: "all", Usage: "back up all volumes; no VOLUME is given then"},
 			&cli.BoolFlag{Name: "here", Usage: "of these only those whose primary is this node: with the same timer on all nodes, one backs each up"},
@@ -178,6 +190,10 @@ func (a *app) createBackup(ctx context.Context, c *cli.Context, ref, name, dest 
 	if err != nil {
 		return nil, err
 	}
+	auth, err := a.auth(c)
+	if err != nil {
+		return nil, err
+	}
 	v, m, err := a.aboutVolume(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -186,7 +202,7 @@ func (a *app) createBackup(ctx context.Context, c *cli.Context, ref, name, dest 
 	if err != nil {
 		return nil, err
 	}
-	job := &backupJob{app: a, store: store, seal: seal, volume: v, resume: c.Bool("resume"), uploads: c.Int("uploads")}
+	job := &backupJob{app: a, store: store, seal: seal, auth: auth, volume: v, resume: c.Bool("resume"), uploads: c.Int("uploads")}
 	if err := job.look(ctx); err != nil {
 		return nil, err
 	}
@@ -206,7 +222,7 @@ func (a *app) createBackup(ctx context.Context, c *cli.Context, ref, name, dest 
 	if done == nil {
 		var bases []*backup.Manifest
 		if !c.Bool("full") {
-			bases = job.all.Bases(v.ID, c.Int("increments"), seal.Recipients())
+			bases = job.all.Bases(v.ID, c.Int("increments"), seal.Recipients(), auth)
 			if n := len(job.all.Of(v.ID)); n > 0 && !slices.ContainsFunc(job.all.Of(v.ID), job.fits) {
 				job.note("a full backup: none of the %d there can be restored by the same keys", n)
 			}
@@ -249,6 +265,7 @@ type backupJob struct {
 	*app
 	store  backup.Store
 	seal   *backup.Seal
+	auth   *backup.Auth
 	volume api.Volume
 	all    *backup.Catalog
 	resume bool // go on also with what another flockctl was heard to write just now
@@ -264,7 +281,7 @@ func (j *backupJob) look(ctx context.Context) (err error) {
 
 // fits says that a backup can be restored by who can read this one.
 func (j *backupJob) fits(m *backup.Manifest) bool {
-	return m.SealedTo(j.seal.Recipients()) && j.all.Restorable(m) == nil
+	return j.all.Fits(m, j.seal.Recipients(), j.auth)
 }
 
 func (j *backupJob) stream(ctx context.Context, req api.BrowseRequest) (*api.Browsed, context.CancelFunc, error) {
@@ -289,7 +306,7 @@ func (j *backupJob) goOn(ctx context.Context, name string, full bool) (*backup.M
 		}
 	}
 	for _, p := range slices.Backward(j.all.Partial) {
-		if p.Removed() || name != "" && p.Snapshot.Name != name || name == "" && !p.Own || full && p.Base != nil || !p.SealedTo(j.seal.Recipients()) {
+		if p.Removed() || name != "" && p.Snapshot.Name != name || name == "" && !p.Own || full && p.Base != nil || !p.SealedTo(j.seal.Recipients()) || !p.MadeWith(j.auth) {
 			continue
 		}
 		if err := j.stands(p); err != nil {
@@ -397,7 +414,7 @@ func (j *backupJob) begin(ctx context.Context, m backup.Manifest, name string, b
 }
 
 func (j *backupJob) writing(m *backup.Manifest) *backup.Writing {
-	return &backup.Writing{Store: j.store, Manifest: m, Seal: j.seal, Now: j.now, Resume: j.resume,
+	return &backup.Writing{Store: j.store, Manifest: m, Seal: j.seal, Auth: j.auth, Now: j.now, Resume: j.resume,
 		Warn: func(err error) { j.note("%v", err) }, Uploads: j.uploads}
 }
 
@@ -411,6 +428,9 @@ func (j *backupJob) write(ctx context.Context, w *backup.Begun, m *backup.Manife
 	}
 	return done, err
 }
+
+// ownSnapshot is what those are called that are taken for backups.
+var ownSnapshot = regexp.MustCompile(`^backup-[0-9]{8}T[0-9]{6}Z$`)
 
 // takeSnapshot takes one for a backup.
 func (j *backupJob) takeSnapshot(ctx context.Context) (string, error) {
@@ -443,7 +463,7 @@ func (j *backupJob) dropSnapshots(ctx context.Context, done *backup.Manifest) {
 	// So does what was interrupted and is not gone on with any more: this one is newer, and for the
 	// same keys.
 	for _, p := range j.all.Partial {
-		if !p.Own || p.Removed() || p.ID == done.ID || p.Snapshot.Taken.After(done.Snapshot.Taken) || !p.SealedTo(done.Recipients) {
+		if !p.Own || p.Removed() || p.ID == done.ID || p.Snapshot.Taken.After(done.Snapshot.Taken) || !p.SealedTo(done.Recipients) || !p.MadeWith(j.auth) {
 			continue
 		}
 		if err := backup.Remove(ctx, j.store, p, j.now()); err != nil {
@@ -466,7 +486,8 @@ func (j *backupJob) dropSnapshot(ctx context.Context, name string, guid uint64) 
 		if err != nil {
 			return nil, err
 		}
-		if !slices.ContainsFunc(list, func(s api.Snapshot) bool { return s.Name == name && (guid == 0 || s.GUID == guid) }) {
+		// What the store says was taken for a backup may be what somebody else wrote there.
+		if !ownSnapshot.MatchString(name) || !slices.ContainsFunc(list, func(s api.Snapshot) bool { return s.Name == name && (guid == 0 || s.GUID == guid) }) {
 			return nil, nil
 		}
 		return nil, j.client.RemoveSnapshot(ctx, string(j.volume.ID), name)
@@ -493,7 +514,7 @@ func (j *backupJob) keep(ctx context.Context, n int, done *backup.Manifest) erro
 	if err := j.look(ctx); err != nil {
 		return err
 	}
-	old, err := j.all.Expired(j.volume.ID, n, done.ID)
+	old, err := j.all.Expired(j.volume.ID, n, done.ID, j.auth)
 	if err != nil {
 		return err
 	}
@@ -511,7 +532,7 @@ func (a *app) exportCommand() *cli.Command {
 		Name: "export", Usage: "write a volume to the standard output, for flockctl import or a file", ArgsUsage: "VOLUME[@SNAPSHOT]",
 		Description: "It is one full backup as a tar stream: unpacked into a directory it is a backup in that. Without\n" +
 			"@SNAPSHOT one is taken, and removed again.",
-		Flags: []cli.Flag{recipients()},
+		Flags: []cli.Flag{recipients(), authKey(authMarks)},
 		Action: a.untimed(1, 1, func(ctx context.Context, c *cli.Context) error {
 			ref, name, err := source(c, c.Args().First())
 			if err != nil {
@@ -530,12 +551,16 @@ func (a *app) export(ctx context.Context, c *cli.Context, ref, name string) erro
 	if err != nil {
 		return err
 	}
+	auth, err := a.auth(c)
+	if err != nil {
+		return err
+	}
 	v, m, err := a.aboutVolume(ctx, ref)
 	if err != nil {
 		return err
 	}
 	out := backup.NewArchive(a.stdout, a.now)
-	j := &backupJob{app: a, store: out, seal: seal, volume: v, all: &backup.Catalog{}}
+	j := &backupJob{app: a, store: out, seal: seal, auth: auth, volume: v, all: &backup.Catalog{}}
 	taken := name == ""
 	if taken {
 		if name, err = j.takeSnapshot(ctx); err != nil {
@@ -555,8 +580,9 @@ func summary(m *backup.Manifest) any {
 	x := struct {
 		manifest
 		Stored int64      `json:"stored"`
+		Marked bool       `json:"marked,omitempty"`
 		Chunks []struct{} `json:"chunks,omitempty"` // hides those
-	}{manifest(*m), m.Stored(), nil}
+	}{manifest(*m), m.Stored(), m.Marked(), nil}
 	return x
 }
 
@@ -672,6 +698,9 @@ func (a *app) backupInspect() *cli.Command {
 			for _, key := range m.Recipients {
 				f.add("Encrypted to", "%s", key)
 			}
+			if m.Marked() {
+				f.add("Marked", "with a secret, which --auth-key of verify and restore compares")
+			}
 			for _, b := range chain[:max(0, len(chain)-1)] {
 				f.add("Needs", "%s, %s", b.ID, size(b.Size))
 			}
@@ -688,9 +717,13 @@ func (a *app) backupVerify() *cli.Command {
 	return &cli.Command{
 		Name: "verify", Usage: "read backups, with what they stand on, and print the ids of those that are whole", ArgsUsage: "DEST [BACKUP...]",
 		Description: backupHelp + "\n\nWithout BACKUP it is all of them. No key is needed; with one, it is also seen that they can be decrypted.",
-		Flags:       []cli.Flag{identity()},
+		Flags:       []cli.Flag{identity(), authKey(authDemands)},
 		Action: a.untimed(1, -1, func(ctx context.Context, c *cli.Context) error {
 			keys, err := a.keys(c)
+			if err != nil {
+				return err
+			}
+			auth, err := a.auth(c)
 			if err != nil {
 				return err
 			}
@@ -718,7 +751,9 @@ func (a *app) backupVerify() *cli.Command {
 					err, ok := read[b.ID]
 					if !ok {
 						p := a.meter(b.Size)
-						err = backup.Verify(ctx, store, b, keys, p.more)
+						if err = auth.Refused(b); err == nil {
+							err = backup.Verify(ctx, store, b, keys, p.more)
+						}
 						p.end()
 						read[b.ID] = err
 					}
@@ -743,17 +778,28 @@ func (a *app) keys(c *cli.Context) (*backup.Keys, error) {
 	if !c.IsSet("identity") {
 		return nil, nil
 	}
-	name := c.String("identity")
+	return fromFile(c.String("identity"), "the secret keys", backup.ParseKeys)
+}
+
+// auth is the secret of --auth-key, nil without.
+func (a *app) auth(c *cli.Context) (*backup.Auth, error) {
+	if !c.IsSet("auth-key") {
+		return nil, nil
+	}
+	return fromFile(c.String("auth-key"), "the secret", backup.ParseAuth)
+}
+
+func fromFile[T any](name, what string, parse func(io.Reader) (T, error)) (none T, err error) {
 	f, err := os.Open(name)
 	if err != nil {
 		var e *fs.PathError
 		if errors.As(err, &e) {
 			err = e.Err
 		}
-		return nil, volume.Errorf(volume.CodeInvalid, "the secret keys in %.100q cannot be read: %v", name, err)
+		return none, volume.Errorf(volume.CodeInvalid, "%s in %.100q cannot be read: %v", what, name, err)
 	}
 	defer f.Close()
-	return backup.ParseKeys(f)
+	return parse(f)
 }
 
 const restoreHelp = `The volume is a new one, made on the node that this is typed on; none is overwritten. It has the options that
@@ -761,7 +807,7 @@ the original had, but no ports, and, in another cluster, no preferences of place
 drops one. What is interrupted is gone on with by the same command. Nothing that is damaged gets into a volume.`
 
 func restoreFlags() []cli.Flag {
-	return []cli.Flag{identity(), &cli.StringSliceFlag{Name: "option", Aliases: []string{"o"}, Usage: "`KEY=VALUE` as in flockctl volume create; repeat it for several"}}
+	return []cli.Flag{identity(), authKey(authDemands), &cli.StringSliceFlag{Name: "option", Aliases: []string{"o"}, Usage: "`KEY=VALUE` as in flockctl volume create; repeat it for several"}}
 }
 
 func (a *app) backupRestore() *cli.Command {
@@ -792,15 +838,21 @@ func (a *app) importCommand() *cli.Command {
 			case c.IsSet("node") || c.IsSet("dry-run"):
 				return usage(c, "--node and --dry-run are for a dataset, and %.100q is not POOL/DATASET", c.Args().First())
 			}
-			opts, keys, err := a.restoreOptions(c, c.Args().First())
+			opts, keys, auth, err := a.restoreOptions(c, c.Args().First())
 			if err != nil {
 				return err
 			}
-			in, err := backup.OpenArchive(bufio.NewReaderSize(a.stdin, 1<<20), keys)
+			in, err := backup.OpenArchive(bufio.NewReaderSize(a.stdin, 1<<20), keys, auth)
 			if err != nil {
 				return err
 			}
-			return a.restore(ctx, c.Args().First(), opts, []*backup.Manifest{in.Manifest}, keys, func(*backup.Manifest) io.Reader { return in.Stream() })
+			chain := []*backup.Manifest{in.Manifest}
+			id := restoreID(c.Args().First(), chain)
+			if auth != nil {
+				// Whose pieces these were is known at the end only: what an earlier one left is not gone on with.
+				id = restoreID(rand.Text(), chain)
+			}
+			return a.restore(ctx, id, c.Args().First(), opts, chain, keys, auth, func(*backup.Manifest) io.Reader { return in.Stream() })
 		}),
 	}
 }
@@ -812,8 +864,10 @@ has its name unless another is given; it keeps properties that volumes may have,
 
 // importDataset makes a volume of a dataset.
 func (a *app) importDataset(ctx context.Context, c *cli.Context, from string) error {
-	if c.IsSet("identity") {
-		return usage(c, "--identity is for a stream, and %.100q is a dataset", from)
+	for _, name := range []string{"identity", "auth-key"} {
+		if c.IsSet(name) {
+			return usage(c, "--%s is for a stream, and %.100q is a dataset", name, from)
+		}
 	}
 	name := c.Args().Get(1)
 	if name == "" {
@@ -868,20 +922,22 @@ func (a *app) importDataset(ctx context.Context, c *cli.Context, from string) er
 }
 
 // restoreOptions are what is given to make a volume of a backup.
-func (a *app) restoreOptions(c *cli.Context, name string) (map[string]string, *backup.Keys, error) {
-	if err := volume.ValidateName(name); err != nil {
-		return nil, nil, err
+func (a *app) restoreOptions(c *cli.Context, name string) (opts map[string]string, keys *backup.Keys, auth *backup.Auth, err error) {
+	if err = volume.ValidateName(name); err != nil {
+		return
 	}
-	opts, err := keyValues(c, c.StringSlice("option"))
-	if err != nil {
-		return nil, nil, err
+	if opts, err = keyValues(c, c.StringSlice("option")); err != nil {
+		return
 	}
-	keys, err := a.keys(c)
-	return opts, keys, err
+	if keys, err = a.keys(c); err != nil {
+		return
+	}
+	auth, err = a.auth(c)
+	return
 }
 
 func (a *app) restoreBackup(ctx context.Context, c *cli.Context) error {
-	opts, keys, err := a.restoreOptions(c, c.Args().Get(2))
+	opts, keys, auth, err := a.restoreOptions(c, c.Args().Get(2))
 	if err != nil {
 		return err
 	}
@@ -902,11 +958,11 @@ func (a *app) restoreBackup(ctx context.Context, c *cli.Context) error {
 			return err
 		}
 	}
-	return a.restore(ctx, c.Args().Get(2), opts, chain, keys, func(m *backup.Manifest) io.Reader { return backup.Stream(ctx, store, m, keys) })
+	return a.restore(ctx, restoreID(c.Args().Get(2), chain), c.Args().Get(2), opts, chain, keys, auth, func(m *backup.Manifest) io.Reader { return backup.Stream(ctx, store, m, keys) })
 }
 
 // restore makes a volume of a chain of backups.
-func (a *app) restore(ctx context.Context, name string, given map[string]string, chain []*backup.Manifest, keys *backup.Keys, stream func(*backup.Manifest) io.Reader) error {
+func (a *app) restore(ctx context.Context, id, name string, given map[string]string, chain []*backup.Manifest, keys *backup.Keys, auth *backup.Auth, stream func(*backup.Manifest) io.Reader) error {
 	last := chain[len(chain)-1]
 	if key, _ := volume.WholeOption(); hasKey(given, key) {
 		return volume.Errorf(volume.CodeInvalid, "a volume has its files where its backup has them: %s cannot be chosen", key).WithHint("leave that option out")
@@ -918,8 +974,11 @@ func (a *app) restore(ctx context.Context, name string, given map[string]string,
 	opts := restoredOptions(last, status.ClusterID)
 	maps.Copy(opts, given)
 	maps.DeleteFunc(opts, func(_, value string) bool { return value == "" })
-	req := api.BeginRestoreRequest{ID: restoreID(name, chain), Name: name, Options: opts}
+	req := api.BeginRestoreRequest{ID: id, Name: name, Options: opts}
 	for _, m := range chain {
+		if err := auth.Refused(m); err != nil {
+			return err
+		}
 		if m.Encrypted() && keys == nil {
 			return volume.Errorf(volume.CodeInvalid, "backup %s is encrypted, and no key is given", m.ID).WithHint("--identity FILE gives the one of a recipient")
 		}
@@ -1024,12 +1083,13 @@ func (w *readStream) end() error {
 	return w.err
 }
 
-// restoreID is the same for the same backup and name, so that what was interrupted is found.
+// restoreID is the same for the same backup and name, so that what was interrupted is found. What
+// somebody has put in its place since is another one.
 func restoreID(name string, chain []*backup.Manifest) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\n", name)
 	for _, m := range chain {
-		fmt.Fprintf(h, "%s %d\n", m.ID, m.Snapshot.GUID)
+		fmt.Fprintf(h, "%s %d %s\n", m.ID, m.Snapshot.GUID, m.Sum())
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }

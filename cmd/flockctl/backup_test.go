@@ -541,6 +541,73 @@ func TestExportImport(t *testing.T) {
 	}
 }
 
+// With a secret, what somebody else has put into the store is not restored, not gone on with, and
+// nothing begins to stand on it or goes for it.
+func TestBackupAuthKey(t *testing.T) {
+	b := newBackups(t)
+	file := func(text string) string {
+		name := filepath.Join(t.TempDir(), "secret")
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	key, other := file(strings.Repeat("k", 40)), file(strings.Repeat("o", 40))
+	b.fails(2, "from 32 to 4096 characters", "backup", "create", "pgdata", b.dest, "--auth-key", file("short"))
+
+	full := b.run("backup", "create", "pgdata", b.dest, "--auth-key", key)
+	one := b.run("backup", "create", "pgdata", b.dest, "--auth-key", key)
+	if out := b.run("backup", "inspect", b.dest, one); !strings.Contains(out, "Marked") || !strings.Contains(out, full) {
+		t.Errorf("inspected: %s", out)
+	}
+	if got := strings.Fields(b.run("backup", "verify", b.dest, "--auth-key", key)); !slices.Equal(got, []string{full, one}) {
+		t.Errorf("verified %q", got)
+	}
+	b.fails(4, "was not made with the secret", "backup", "verify", b.dest, "--auth-key", other)
+	b.fails(4, "was not made with the secret", "backup", "restore", b.dest, one, "back", "--auth-key", other)
+	b.run("backup", "restore", b.dest, one, "back", "--auth-key", key)
+	b.run("backup", "restore", b.dest, one, "without")
+
+	// Without it, and with it again, begins anew; what was made without one is neither counted nor removed.
+	plain := b.run("backup", "create", "pgdata", b.dest)
+	if out := b.run("backup", "inspect", b.dest, plain); strings.Contains(out, "Needs") || strings.Contains(out, "Marked") {
+		t.Errorf("inspected: %s", out)
+	}
+	b.fails(4, "was made without --auth-key", "backup", "restore", b.dest, "pgdata", "new", "--auth-key", key)
+	b.fails(4, "was made without --auth-key", "backup", "verify", b.dest, plain, "--auth-key", key)
+	two := b.run("backup", "create", "pgdata", b.dest, "--auth-key", key, "--full", "--keep", "1")
+	if got := strings.Fields(b.run("backup", "list", b.dest, "-q")); !slices.Equal(got, []string{plain, two}) {
+		t.Errorf("kept %q", got)
+	}
+
+	// What is unfinished, and was not made with it: it is not finished with other options in our name.
+	three := b.run("backup", "create", "pgdata", b.dest, "--auth-key", key)
+	b.begun(three, func(x map[string]any) { x["options"] = map[string]string{"replicas": "0"} }, time.Time{})
+	if got := b.run("backup", "create", "pgdata", b.dest, "--auth-key", key); got == three {
+		t.Error("what somebody else began is gone on with")
+	}
+
+	// Nor are snapshots of people removed because the store says they were taken for a backup.
+	b.begun(plain, func(x map[string]any) {
+		x["snapshot"] = map[string]any{"name": "before-upgrade", "guid": "102", "taken": apitest.Now}
+	}, time.Time{})
+	b.run("backup", "create", "pgdata", b.dest)
+	if out := b.run("snapshot", "list", "pgdata", "-q"); !strings.Contains(out, "before-upgrade") {
+		t.Errorf("left are %s", out)
+	}
+
+	made, _, code := b.try(nil, "export", "pgdata", "--auth-key", key)
+	if code != 0 {
+		t.Fatal(code)
+	}
+	if _, said, code := b.try(strings.NewReader(made), "import", "five", "--auth-key", other); code != 4 || !strings.Contains(said, "was not made with the secret") {
+		t.Errorf("exit %d, %s", code, said)
+	}
+	if _, said, code := b.try(strings.NewReader(made), "import", "five", "--auth-key", key); code != 0 {
+		t.Errorf("exit %d, %s", code, said)
+	}
+}
+
 // All volumes of a profile, or all there are, and of these those of one node.
 func TestBackupSeveral(t *testing.T) {
 	of := func(name, profile, node string, deleted bool) api.Volume {

@@ -63,11 +63,12 @@ type Archive struct {
 	Manifest *Manifest
 	tar      *tar.Reader
 	keys     *Keys
+	auth     *Auth
 }
 
-// OpenArchive reads the beginning of one.
-func OpenArchive(r io.Reader, keys *Keys) (*Archive, error) {
-	a := &Archive{tar: tar.NewReader(r), keys: keys}
+// OpenArchive reads the beginning of one, which was made with that secret; nil: any may be.
+func OpenArchive(r io.Reader, keys *Keys, auth *Auth) (*Archive, error) {
+	a := &Archive{tar: tar.NewReader(r), keys: keys, auth: auth}
 	name, b, err := a.entry(maxManifest)
 	if err != nil {
 		return nil, volume.Errorf(volume.CodeInvalid, "this is no backup as flockctl export writes it: %v", err)
@@ -83,7 +84,7 @@ func OpenArchive(r io.Reader, keys *Keys) (*Archive, error) {
 		return nil, volume.Errorf(volume.CodeInvalid, "this is an increment, which stands for nothing by itself")
 	}
 	a.Manifest = m
-	return a, nil
+	return a, auth.Refused(m)
 }
 
 func (a *Archive) entry(limit int64) (string, []byte, error) {
@@ -144,11 +145,14 @@ func (a *Archive) ended(b []byte) error {
 	if err != nil {
 		return a.damaged(len(a.Manifest.Chunks), err)
 	}
+	if err := a.auth.Refused(m); err != nil {
+		return err
+	}
 	// All but the end of it was said at the beginning.
 	was := *a.Manifest
 	was.Ended = m.Ended
-	x, err1 := was.encode()
-	y, err2 := m.encode()
+	x, err1 := was.encode(nil)
+	y, err2 := m.encode(nil)
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}

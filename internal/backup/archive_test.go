@@ -25,7 +25,7 @@ func archived(t testing.TB, m *Manifest, seal *Seal, b []byte) []byte {
 }
 
 func unarchived(b []byte, keys *Keys) ([]byte, error) {
-	a, err := OpenArchive(bytes.NewReader(b), keys)
+	a, err := OpenArchive(bytes.NewReader(b), keys, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -47,11 +47,11 @@ func TestArchive(t *testing.T) {
 	// An increment alone is nothing.
 	m := about(2)
 	m.Base = &Base{ID: about(1).ID, GUID: 101}
-	if _, err := OpenArchive(bytes.NewReader(archived(t, m, nil, want)), nil); volume.CodeOf(err) != volume.CodeInvalid {
+	if _, err := OpenArchive(bytes.NewReader(archived(t, m, nil, want)), nil, nil); volume.CodeOf(err) != volume.CodeInvalid {
 		t.Error(err)
 	}
 	for _, bad := range []string{"", "no tar", string(make([]byte, 4096))} {
-		if _, err := OpenArchive(bytes.NewReader([]byte(bad)), nil); volume.CodeOf(err) != volume.CodeInvalid {
+		if _, err := OpenArchive(bytes.NewReader([]byte(bad)), nil, nil); volume.CodeOf(err) != volume.CodeInvalid {
 			t.Errorf("%.10q: %v", bad, err)
 		}
 	}

@@ -757,14 +757,13 @@ func (a *afterPut) Put(ctx context.Context, name string, content []byte) error {
 }
 
 // many is a store that knows how many pieces are on their way to it, and lets none through before
-// some others came after it.
+// its gate is opened.
 type many struct {
 	*memory
 	mu        sync.Mutex
 	now, most int
-	gate      chan struct{} // closed when so many are on their way
-	want      int
-	fails     string // what has this in its name is not stored
+	gate      chan struct{} // nil: there is none
+	fails     string        // what has this in its name is not stored
 }
 
 func (m *many) Put(ctx context.Context, name string, content []byte) error {
@@ -774,14 +773,9 @@ func (m *many) Put(ctx context.Context, name string, content []byte) error {
 	m.mu.Lock()
 	m.now++
 	m.most = max(m.most, m.now)
-	if m.now == m.want && m.gate != nil {
-		close(m.gate)
-		m.gate, m.want = nil, 0
-	}
-	gate := m.gate
 	m.mu.Unlock()
-	if gate != nil {
-		<-gate
+	if m.gate != nil {
+		<-m.gate
 	}
 	defer func() {
 		m.mu.Lock()
@@ -799,27 +793,42 @@ func TestUploads(t *testing.T) {
 	seal, keys := newKey(t)
 	want := content(20*small + 5)
 	for _, to := range []*Seal{nil, seal} {
-		s := &many{memory: newMemory(), gate: make(chan struct{}), want: 4}
-		var last int64
-		m, err := Writing{Store: s, Manifest: about(1), Seal: to, Now: clock, Uploads: 4, Progress: func(stored, reused int64) {
-			if stored+reused <= last {
-				t.Errorf("%d after %d", stored+reused, last)
+		synctest.Test(t, func(t *testing.T) {
+			s := &many{memory: newMemory(), gate: make(chan struct{})}
+			var last int64
+			var m *Manifest
+			var err error
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				m, err = Writing{Store: s, Manifest: about(1), Seal: to, Now: clock, Uploads: 4, Progress: func(stored, reused int64) {
+					if stored+reused <= last {
+						t.Errorf("%d after %d", stored+reused, last)
+					}
+					last = stored + reused
+				}}.Write(t.Context(), bytes.NewReader(want))
+			}()
+			// None gets through, and all that may be on their way are.
+			synctest.Wait()
+			s.mu.Lock()
+			most := s.most
+			s.mu.Unlock()
+			if most != 4 {
+				t.Errorf("%d at a time", most)
 			}
-			last = stored + reused
-		}}.Write(t.Context(), bytes.NewReader(want))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if s.most != 4 || last != int64(len(want)) {
-			t.Errorf("%d at a time, %d bytes in the end", s.most, last)
-		}
-		if got, err := io.ReadAll(Stream(t.Context(), s, m, keys)); err != nil || !bytes.Equal(got, want) {
-			t.Errorf("read %d bytes, %v", len(got), err)
-		}
+			close(s.gate)
+			<-ended
+			if err != nil || last != int64(len(want)) {
+				t.Fatalf("%d bytes in the end, %v", last, err)
+			}
+			if got, err := io.ReadAll(Stream(t.Context(), s, m, keys)); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("read %d bytes, %v", len(got), err)
+			}
+		})
 
 		// One that fails ends it, with its reason; the same again stores only what is not there.
-		s = &many{memory: newMemory(), fails: "/000005-"}
-		_, err = Writing{Store: s, Manifest: about(1), Seal: to, Now: clock, Uploads: 4}.Write(t.Context(), bytes.NewReader(want))
+		s := &many{memory: newMemory(), fails: "/000005-"}
+		_, err := Writing{Store: s, Manifest: about(1), Seal: to, Now: clock, Uploads: 4}.Write(t.Context(), bytes.NewReader(want))
 		if !errors.Is(err, errFull) || has(s.lengths(), about(1).object(manifestName)) {
 			t.Fatal(err)
 		}
@@ -831,7 +840,7 @@ func TestUploads(t *testing.T) {
 		}
 		s.fails = ""
 		var reused int64
-		m, err = Writing{Store: s, Manifest: about(1), Seal: to, Now: clock, Uploads: 4, Progress: func(_, n int64) { reused = n }}.Write(t.Context(), bytes.NewReader(want))
+		m, err := Writing{Store: s, Manifest: about(1), Seal: to, Now: clock, Uploads: 4, Progress: func(_, n int64) { reused = n }}.Write(t.Context(), bytes.NewReader(want))
 		if err != nil || had < 5 || reused != int64(had)*small {
 			t.Errorf("%d were there, %d bytes were not stored again, %v", had, reused, err)
 		}
@@ -844,8 +853,7 @@ func TestUploads(t *testing.T) {
 // Who writes is heard of also while one piece takes long, and ends when another one has taken over.
 func TestHeardWhileSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &many{memory: newMemory(), gate: make(chan struct{}), want: 2}
-		gate := s.gate
+		s := &many{memory: newMemory(), gate: make(chan struct{})}
 		w := Writing{Store: s, Manifest: about(1), Now: time.Now, Uploads: 1}
 		ended := make(chan error)
 		go func() {
@@ -862,7 +870,7 @@ func TestHeardWhileSlow(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * renew)
-		close(gate)
+		close(s.gate)
 		if err := <-ended; volume.CodeOf(err) != volume.CodeConflict {
 			t.Errorf("who was taken over: %v", err)
 		}
@@ -887,16 +895,17 @@ func TestHeads(t *testing.T) {
 		t.Errorf("read %d bytes, %v", len(got), err)
 	}
 	name := m.object(manifestName)
-	was := bytes.Clone(s.objects[name])
+	was, all := bytes.Clone(s.objects[name]), maps.Clone(s.objects)
 	for what, harm := range map[string]func(){
 		"gone":    func() { delete(s.objects, name) },
 		"flipped": func() { s.objects[name][len(was)/2] ^= 1 },
 		"another": func() {
-			x := about(1)
-			x.Snapshot.GUID = 7
+			// All of that one is there, of the same snapshot, time and size.
 			other := newMemory()
-			write(t, other, x, nil, content(small))
-			s.objects[name] = other.objects[name]
+			x := about(1)
+			x.Options = nil
+			write(t, other, x, nil, append(content(5 * small)[1:], 0))
+			maps.Copy(s.objects, other.objects)
 		},
 	} {
 		harm()
@@ -904,6 +913,7 @@ func TestHeads(t *testing.T) {
 		if err == nil || len(got) > 0 || Verify(t.Context(), s, m, nil, nil) == nil || Complete(t.Context(), s, m) == nil {
 			t.Errorf("%s: read %d bytes, %v", what, len(got), err)
 		}
+		s.objects = maps.Clone(all)
 		s.objects[name] = bytes.Clone(was)
 	}
 

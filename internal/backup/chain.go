@@ -134,15 +134,22 @@ func (c *Catalog) Restorable(m *Manifest) error {
 	return nil
 }
 
+// Fits says that a backup can be restored by those keys and with that secret, it and all that
+// it stands on.
+func (c *Catalog) Fits(m *Manifest, recipients []string, a *Auth) bool {
+	chain, err := c.Chain(m)
+	return err == nil && c.Restorable(m) == nil &&
+		!slices.ContainsFunc(chain, func(b *Manifest) bool { return !b.SealedTo(recipients) || !b.MadeWith(a) })
+}
+
 // Bases are the backups of a volume that another one may be an increment on, newest first:
-// those that can be restored, by who can read the new one. There are none when the newest is
-// that many increments on each other: then it is time for a full one.
-func (c *Catalog) Bases(id volume.ID, increments int, recipients []string) (out []*Manifest) {
+// those that can be restored, by who can read the new one and with the same secret. There are
+// none when the newest is that many increments on each other: then it is time for a full one.
+func (c *Catalog) Bases(id volume.ID, increments int, recipients []string, a *Auth) (out []*Manifest) {
 	for _, m := range slices.Backward(c.Of(id)) {
 		chain, err := c.Chain(m)
 		switch {
-		case err != nil || c.Restorable(m) != nil:
-		case slices.ContainsFunc(chain, func(b *Manifest) bool { return !b.SealedTo(recipients) }):
+		case err != nil || !c.Fits(m, recipients, a):
 		case len(chain) <= increments:
 			out = append(out, m)
 		case len(out) == 0:
@@ -183,9 +190,14 @@ func (c *Catalog) brokenOf(id volume.ID) (out []Broken) {
 
 // Expired are the backups of a volume that go when only the newest are kept: those that are
 // none of them, nor the one just made, and that none of these and nothing unfinished needs,
-// increments before what they stand on. Where something cannot be read, none goes.
-func (c *Catalog) Expired(id volume.ID, keep int, done string) ([]*Manifest, error) {
-	all := c.Of(id)
+// increments before what they stand on. Where something cannot be read, none goes. With a
+// secret only those made with it are counted, and go: what somebody else puts there expires none.
+func (c *Catalog) Expired(id volume.ID, keep int, done string, a *Auth) ([]*Manifest, error) {
+	all, others := c.Of(id), []*Manifest(nil)
+	if a != nil {
+		others = slices.DeleteFunc(slices.Clone(all), func(m *Manifest) bool { return m.MadeWith(a) })
+		all = slices.DeleteFunc(all, func(m *Manifest) bool { return !m.MadeWith(a) })
+	}
 	if keep <= 0 || len(all) <= keep {
 		return nil, nil
 	}
@@ -210,7 +222,7 @@ func (c *Catalog) Expired(id volume.ID, keep int, done string) ([]*Manifest, err
 			need(m)
 		}
 	}
-	for _, m := range c.Partial {
+	for _, m := range slices.Concat(c.Partial, others) {
 		if m.Volume == id && !m.found.removed {
 			need(m)
 		}

@@ -44,16 +44,16 @@ func TestChains(t *testing.T) {
 		}
 	}
 	for keep, want := range map[int]string{0: "", 1: "5 3 2 1", 2: "3 2 1", 3: "3 2 1", 4: "", 5: "", 6: "", 7: ""} {
-		got, err := c.Expired(shop, keep, "")
+		got, err := c.Expired(shop, keep, "", nil)
 		if err != nil || short(got) != want {
 			t.Errorf("keep %d: %s goes, %v; want %s", keep, short(got), err, want)
 		}
 	}
-	if got, err := c.Expired("ffffffffffffffff", 1, ""); err != nil || len(got) > 0 {
+	if got, err := c.Expired("ffffffffffffffff", 1, "", nil); err != nil || len(got) > 0 {
 		t.Errorf("of another volume %s goes, %v", short(got), err)
 	}
 	for most, want := range map[int]string{0: "", 1: "", 2: "6 5 4 2 1", 3: "6 5 4 3 2 1"} {
-		if got := short(c.Bases(shop, most, nil)); got != want {
+		if got := short(c.Bases(shop, most, nil, nil)); got != want {
 			t.Errorf("bases with at most %d increments: %s, want %s", most, got, want)
 		}
 	}
@@ -73,7 +73,7 @@ func TestExpiredBreaksNoChain(t *testing.T) {
 	for _, text := range []string{"1 2<1 3<1 4<2 5 6<5 7<6", "1 2<1 3<2 4<3 5<4", "1 2 3 4", "1 2<1 3 4<1 5<3"} {
 		for keep := 1; keep < 8; keep++ {
 			c := catalog(text)
-			gone, err := c.Expired(shop, keep, "")
+			gone, err := c.Expired(shop, keep, "", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -102,7 +102,7 @@ func TestBrokenChains(t *testing.T) {
 		if _, err := c.Chain(c.Backups[0]); volume.CodeOf(err) != volume.CodeRefused || !strings.Contains(err.Error(), say) {
 			t.Errorf("%s: %v", text, err)
 		}
-		if got := c.Bases(shop, 9, nil); len(got) > 0 {
+		if got := c.Bases(shop, 9, nil, nil); len(got) > 0 {
 			t.Errorf("%s: bases %s", text, short(got))
 		}
 	}
@@ -114,7 +114,7 @@ func TestBrokenChains(t *testing.T) {
 	// What cannot be read may need anything.
 	c = catalog("1 2")
 	c.Broken = []Broken{{Object: string(shop) + "/y/manifest", Reason: "damaged"}}
-	if _, err := c.Expired(shop, 1, ""); err == nil {
+	if _, err := c.Expired(shop, 1, "", nil); err == nil {
 		t.Error("something expires beside what cannot be read")
 	}
 	if err := c.Removable([]string{c.Backups[0].ID}); err == nil {
@@ -144,7 +144,7 @@ func TestFind(t *testing.T) {
 func TestExpiredKeepsWhatIsNeeded(t *testing.T) {
 	for done, want := range map[int]string{1: "5 4 3", 2: "5 4 3", 3: "5 4 2 1", 5: "3 2 1", 6: "5 4 3 2 1"} {
 		c := catalog("1 2<1 3 4 5<4 6")
-		gone, err := c.Expired(shop, 1, about(done).ID)
+		gone, err := c.Expired(shop, 1, about(done).ID, nil)
 		got := strings.Fields(short(gone))
 		slices.Sort(got)
 		slices.Reverse(got)
@@ -159,14 +159,14 @@ func TestExpiredKeepsWhatIsNeeded(t *testing.T) {
 	p := about(9)
 	p.Base = &Base{ID: about(2).ID, GUID: about(2).Snapshot.GUID}
 	c.Partial = []*Manifest{p}
-	if gone, err := c.Expired(shop, 1, ""); err != nil || len(gone) > 0 {
+	if gone, err := c.Expired(shop, 1, "", nil); err != nil || len(gone) > 0 {
 		t.Errorf("%s goes, %v", short(gone), err)
 	}
 	if err := c.Removable([]string{about(2).ID}); volume.CodeOf(err) != volume.CodeRefused {
 		t.Error(err)
 	}
 	p.found.removed = true
-	if gone, err := c.Expired(shop, 1, ""); err != nil || short(gone) != "2 1" {
+	if gone, err := c.Expired(shop, 1, "", nil); err != nil || short(gone) != "2 1" {
 		t.Errorf("%s goes, %v", short(gone), err)
 	}
 }
@@ -177,20 +177,20 @@ func TestBasesFit(t *testing.T) {
 	c.Backups[2].Recipients = []string{"k1"}
 	c.Backups[3].Recipients = []string{"k1", "k2"}
 	for keys, want := range map[string]string{"": "2 1", "k1": "3", "k2": "", "k1 k2": ""} {
-		if got := short(c.Bases(shop, 9, strings.Fields(keys))); got != want {
+		if got := short(c.Bases(shop, 9, strings.Fields(keys), nil)); got != want {
 			t.Errorf("to %q: %s, want %s", keys, got, want)
 		}
 	}
 	c.Backups[3].Recipients = []string{"k1"}
-	if got := short(c.Bases(shop, 9, []string{"k1"})); got != "4 3" {
+	if got := short(c.Bases(shop, 9, []string{"k1"}, nil)); got != "4 3" {
 		t.Error(got)
 	}
 	c.Backups[2].found.removed = true
-	if got := short(c.Bases(shop, 9, []string{"k1"})); got != "" {
+	if got := short(c.Bases(shop, 9, []string{"k1"}, nil)); got != "" {
 		t.Error(got)
 	}
 	c.Backups[0].found.lacks = errFull
-	if got := short(c.Bases(shop, 9, nil)); got != "" {
+	if got := short(c.Bases(shop, 9, nil, nil)); got != "" {
 		t.Error(got)
 	}
 }

@@ -19,5 +19,8 @@
 // is refused at the end is for PutNew, which is exact where the store is.
 //
 // What it guards against is damage and what was cut short. Who may write to a store can put
-// another backup there; encryption keeps them from reading one.
+// another backup there: encryption to a public key keeps them from reading one, not from making
+// one. With a secret of those who back up and restore (Auth) a manifest has a mark, and then
+// nothing can be made, changed or put together there that passes for theirs. What is left to
+// whoever may write is to remove, newer ones before older ones too.
 package backup

@@ -18,9 +18,10 @@ import (
 )
 
 const (
-	// version of the format. One that is not known is refused: half understood, a backup
-	// could be restored as something else.
+	// version of the format, and that of a manifest with the mark of a secret. One that is not
+	// known is refused: half understood, a backup could be restored as something else.
 	version = 1
+	marked  = 2
 	// ChunkSize is how much of a stream is in a chunk, but for the last one; no backup has
 	// larger ones. All of one is in memory at a time.
 	ChunkSize = 32 << 20
@@ -62,6 +63,8 @@ type found struct {
 	rest    bool      // something is there that it does not need
 	stored  int64     // as Stored, when the chunks were dropped
 	pieces  int       // how many these were
+	sum     string    // of the manifest that was read
+	mark    string    // of the secret that it was made with; "": it has none
 }
 
 // head drops the chunks, of which there may be millions, of all backups of a place together. They
@@ -69,6 +72,9 @@ type found struct {
 func (m *Manifest) head() {
 	m.found.stored, m.found.pieces, m.Chunks = m.Stored(), m.Pieces(), nil
 }
+
+// Sum is the checksum of the manifest that was read: of all that it says.
+func (m *Manifest) Sum() string { return m.found.sum }
 
 // Rest says that something is there that it does not need, as of who was cut short when it was finished.
 func (m *Manifest) Rest() bool { return m.found.rest }
@@ -162,13 +168,19 @@ func sumOf(b []byte) string {
 
 const magic = "flocker-backup"
 
-// encode writes a manifest with its own checksum before it.
-func (m *Manifest) encode() ([]byte, error) {
+// encode writes a manifest with its own checksum before it, and with the mark of a secret, if
+// there is one.
+func (m *Manifest) encode(a *Auth) ([]byte, error) {
 	body, err := json.MarshalIndent(m, "", " ")
 	if err != nil {
 		return nil, fmt.Errorf("encoding the manifest: %w", err)
 	}
-	return append(fmt.Appendf(nil, "%s %d %s\n", magic, version, sumOf(body)), body...), nil
+	sum := sumOf(body)
+	head := fmt.Appendf(nil, "%s %d %s\n", magic, version, sum)
+	if a != nil {
+		head = fmt.Appendf(nil, "%s %d %s %s\n", magic, marked, sum, a.mark(manifestName, sum))
+	}
+	return append(head, body...), nil
 }
 
 // parse reads a manifest. whole says that it is to be one of a finished backup.
@@ -176,10 +188,12 @@ func parse(b []byte, whole bool) (*Manifest, error) {
 	head, body, cut := bytes.Cut(b, []byte("\n"))
 	words := strings.Split(string(head[:min(len(head), 200)]), " ")
 	switch {
-	case !cut || len(words) != 3 || words[0] != magic:
+	case !cut || len(words) < 3 || words[0] != magic:
 		return nil, errors.New("it is no manifest of a backup")
-	case words[1] != fmt.Sprint(version):
-		return nil, fmt.Errorf("it is of format %.20q, and this flockctl knows only %d: use a newer one", words[1], version)
+	case words[1] != fmt.Sprint(version) && words[1] != fmt.Sprint(marked):
+		return nil, fmt.Errorf("it is of format %.20q, and this flockctl knows only %d and %d: use a newer one", words[1], version, marked)
+	case words[1] == fmt.Sprint(version) && len(words) != 3, words[1] == fmt.Sprint(marked) && (len(words) != 4 || !validSum.MatchString(words[3])):
+		return nil, errors.New("the manifest is damaged: its first line does not fit")
 	case words[2] != sumOf(body):
 		return nil, errors.New("the manifest is damaged: its checksum does not fit")
 	}
@@ -194,6 +208,10 @@ func parse(b []byte, whole bool) (*Manifest, error) {
 	}
 	if err := m.check(whole); err != nil {
 		return nil, fmt.Errorf("the manifest makes no sense: %w", err)
+	}
+	m.found.sum = words[2]
+	if len(words) > 3 {
+		m.found.mark = words[3]
 	}
 	return m, nil
 }

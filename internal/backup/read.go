@@ -37,7 +37,7 @@ func lacks(m *Manifest, have map[string]int64) error {
 }
 
 // stands says why what a backup is an increment on cannot be relied on. It is read anew.
-func stands(ctx context.Context, s Store, m *Manifest) error {
+func stands(ctx context.Context, s Store, m *Manifest, a *Auth) error {
 	seen := map[string]bool{m.ID: true}
 	for base := m.Base; base != nil; {
 		b := &Manifest{ID: base.ID, Volume: m.Volume}
@@ -50,6 +50,9 @@ func stands(ctx context.Context, s Store, m *Manifest) error {
 		}
 		if b, err = read(ctx, s, b.object(manifestName), true); err != nil {
 			return fmt.Errorf("reading backup %s, on which this one is an increment: %w", base.ID, err)
+		}
+		if err := a.Refused(b); err != nil {
+			return err
 		}
 		if b.Snapshot.GUID != base.GUID || seen[b.ID] {
 			return volume.Errorf(volume.CodeRefused, "backup %s is an increment on another snapshot than backup %s has", m.ID, b.ID)

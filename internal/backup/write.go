@@ -24,6 +24,7 @@ type Writing struct {
 	// is that one's, and what of it is there already is not stored again.
 	Manifest *Manifest
 	Seal     *Seal // nil: it is not encrypted
+	Auth     *Auth // nil: it gets no mark
 	Now      func() time.Time
 	// Progress hears how much of the stream was stored, or was there already. It may be nil.
 	Progress func(stored, reused int64)
@@ -97,7 +98,7 @@ func (w Writing) Begin(ctx context.Context) (*Begun, error) {
 		}
 	}
 	if !has(have, partialName) {
-		c, err := m.encode()
+		c, err := m.encode(b.Auth)
 		if err == nil {
 			err = w.Store.Put(ctx, m.object(partialName), c)
 		}
@@ -416,7 +417,7 @@ func (w Writing) chunk(ctx context.Context, m *Manifest, i int, clear []byte, ha
 			return c, false, err
 		}
 		was, sum, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
-		if size, ok := have[chunkName(i, sum)]; ok && err == nil && was == tag && validSum.MatchString(sum) {
+		if size, ok := have[chunkName(i, sum)]; ok && err == nil && validSum.MatchString(sum) && was == w.Auth.tag(tag, sum) {
 			c.Stored, c.Sum = size, sum
 			return c, true, nil
 		}
@@ -429,7 +430,16 @@ func (w Writing) chunk(ctx context.Context, m *Manifest, i int, clear []byte, ha
 	if err := w.Store.Put(ctx, m.object(chunkName(i, c.Sum)), sealed); err != nil {
 		return c, false, err
 	}
-	return c, false, w.Store.Put(ctx, m.object(clearName(i)), []byte(tag+" "+c.Sum+"\n"))
+	return c, false, w.Store.Put(ctx, m.object(clearName(i)), []byte(w.Auth.tag(tag, c.Sum)+" "+c.Sum+"\n"))
+}
+
+// tag says of which piece an encrypted chunk is. What is gone on with gets into the list of a
+// manifest unread: with a secret, only who has that can say it.
+func (a *Auth) tag(clear, sum string) string {
+	if a == nil {
+		return clear
+	}
+	return a.mark("piece", clear, sum)
 }
 
 func clearTag(id string, i int, clear []byte) string {
@@ -452,7 +462,7 @@ func (b *Begun) finish(ctx context.Context, m *Manifest) error {
 	if err := m.check(true); err != nil {
 		return fmt.Errorf("backup %s: %w", m.ID, err)
 	}
-	c, err := m.encode()
+	c, err := m.encode(b.Auth)
 	if err != nil {
 		return err
 	}
@@ -502,5 +512,5 @@ func (b *Begun) relied(ctx context.Context, m *Manifest, name string) error {
 	if err := lacks(m, have); err != nil {
 		return err
 	}
-	return stands(ctx, b.Store, m)
+	return stands(ctx, b.Store, m, b.Auth)
 }
