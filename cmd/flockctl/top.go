@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,7 +23,7 @@ import (
 // volumes.
 const (
 	topPause    = 2 * time.Second
-	leastPause  = 500 * time.Millisecond
+	leastPause  = 500 * time.Millisecond // and while something moves
 	longestRest = time.Hour
 )
 
@@ -42,7 +43,8 @@ func (a *app) topCommand() *cli.Command {
 	return &cli.Command{
 		Name: "top", Usage: "show nodes, volumes, links and moves, again and again",
 		Description: "Nodes: how long the lease runs, what is free of the pool, and what the links send to it and from it. Volumes: LAG\n" +
-			"is that of the worst replica. Links: those that are sending, behind or in trouble. Moves: migrations under way.\n\n" +
+			"is that of the worst replica. Links: those that are sending, behind or in trouble. Moves: migrations under way,\n" +
+			"and for 10 s how they ended.\n\n" +
 			"Keys: q ends it; l, n and s sort by lag, name and size. Where there is no terminal it prints one picture, whole,\n" +
 			"and ends.",
 		Flags: []cli.Flag{
@@ -63,7 +65,7 @@ func (a *app) topCommand() *cli.Command {
 			}
 			var l topLooker
 			if !a.screen || !a.terminal {
-				s, err := timed(a, ctx, func(ctx context.Context) (cluster, error) { return l.look(ctx, a.client) })
+				s, err := timed(a, ctx, func(ctx context.Context) (cluster, error) { return l.look(ctx, a.client, a.now()) })
 				if err != nil {
 					return err
 				}
@@ -81,7 +83,13 @@ func (a *app) topCommand() *cli.Command {
 				resized := make(chan os.Signal, 1)
 				signal.Notify(resized, syscall.SIGWINCH)
 				defer signal.Stop(resized)
-				return a.top(ctx, s, resized, order, pause, func(ctx context.Context) (cluster, error) { return l.look(ctx, a.client) })
+				ctx, cancel := context.WithCancel(ctx)
+				var news sync.WaitGroup
+				defer news.Wait()
+				defer cancel()
+				moves := make(chan struct{}, 1)
+				news.Go(func() { topNews(ctx, a.client.Events, moves) })
+				return a.top(ctx, s, resized, moves, order, pause, func(ctx context.Context) (cluster, error) { return l.look(ctx, a.client, a.now()) })
 			})
 		}),
 	}
@@ -99,14 +107,25 @@ type cluster struct {
 
 // topLooker asks flockd, and remembers what need not be asked again.
 type topLooker struct {
+	again  bool        // it has looked before
 	seen   uint64      // the last event
 	moving []volume.ID // what a migration of was under way, or has begun since
+	ended  []endedMove // not long ago
 }
+
+// endedMove is a migration whose end was seen then. It is shown for moveStays: many take less time
+// than is between two looks.
+type endedMove struct {
+	api.Migration
+	at time.Time
+}
+
+const moveStays = 10 * time.Second
 
 // maxMoves is how many migrations are asked about in one look.
 const maxMoves = 50
 
-func (l *topLooker) look(ctx context.Context, c *api.Client) (s cluster, err error) {
+func (l *topLooker) look(ctx context.Context, c *api.Client, now time.Time) (s cluster, err error) {
 	if s.status, err = c.Status(ctx); err != nil || !s.status.Initialized || s.status.Retired != "" {
 		return s, err
 	}
@@ -136,12 +155,48 @@ func (l *topLooker) look(ctx context.Context, c *api.Client) (s cluster, err err
 		case volume.CodeOf(err) == volume.CodeNotFound:
 		case err != nil:
 			return s, err
-		case m.State == api.MigrationRunning:
-			open, s.moves = append(open, id), append(s.moves, m)
+		default:
+			l.ended = slices.DeleteFunc(l.ended, func(e endedMove) bool { return e.Volume == m.Volume })
+			if m.State == api.MigrationRunning {
+				open, s.moves = append(open, id), append(s.moves, m)
+			} else if l.again { // else it may be of last year
+				l.ended = append(l.ended, endedMove{m, now})
+			}
 		}
 	}
-	l.moving = open
+	l.moving, l.again = open, true
+	l.ended = slices.DeleteFunc(l.ended, func(e endedMove) bool { return now.Sub(e.at) > moveStays })
+	for _, e := range l.ended {
+		s.moves = append(s.moves, e.Migration)
+	}
 	return s, nil
+}
+
+// topNews says when a migration begins or ends, until ctx ends: top need not wait for its next look.
+func topNews(ctx context.Context, events func(context.Context, api.EventsQuery) ([]api.Event, error), moves chan<- struct{}) {
+	const wait, rest = 30 * time.Second, time.Second
+	var after uint64
+	for first := true; ctx.Err() == nil; {
+		poll, cancel := context.WithTimeout(ctx, 2*wait)
+		es, err := events(poll, api.EventsQuery{After: after, Wait: wait})
+		cancel()
+		if err != nil {
+			select { // the looks say what is wrong
+			case <-ctx.Done():
+			case <-time.After(rest):
+			}
+			continue
+		}
+		for _, e := range es {
+			if after = e.Seq; !first && strings.HasPrefix(e.Kind, "volume.migrat") {
+				select {
+				case moves <- struct{}{}:
+				default:
+				}
+			}
+		}
+		first = false
+	}
 }
 
 // topScreen is what top needs of a screen.
@@ -151,9 +206,9 @@ type topScreen interface {
 	Keys() <-chan byte
 }
 
-// top shows the cluster until ctx ends or a person wants no more. What flockd does not answer is
-// said above what it answered last.
-func (a *app) top(ctx context.Context, t topScreen, resized <-chan os.Signal, order topOrder, pause time.Duration, look func(context.Context) (cluster, error)) error {
+// top shows the cluster until ctx ends or a person wants no more, and looks at once when something
+// begins or ends to move. What flockd does not answer is said above what it answered last.
+func (a *app) top(ctx context.Context, t topScreen, resized <-chan os.Signal, moves <-chan struct{}, order topOrder, pause time.Duration, look func(context.Context) (cluster, error)) error {
 	type looked struct {
 		cluster
 		err error
@@ -168,7 +223,7 @@ func (a *app) top(ctx context.Context, t topScreen, resized <-chan os.Signal, or
 			l.cluster, l.err = timed(a, ctx, look)
 		}()
 	}
-	asking := true
+	asking, again := true, false
 	defer func() {
 		cancel()
 		if asking {
@@ -193,6 +248,12 @@ func (a *app) top(ctx context.Context, t topScreen, resized <-chan os.Signal, or
 				order = o
 			}
 		case <-resized:
+		case <-moves:
+			if again = asking; !asking {
+				asking = true
+				ask()
+			}
+			continue
 		case <-tick.C:
 			if !asking {
 				asking = true
@@ -201,7 +262,11 @@ func (a *app) top(ctx context.Context, t topScreen, resized <-chan os.Signal, or
 			tick.Reset(pause)
 			continue
 		case l := <-answers:
-			asking = false
+			// Asked before it began to move, it may not have heard of that.
+			if asking = again; again {
+				again = false
+				ask()
+			}
 			if l.bug != nil {
 				panic(l.bug)
 			}
@@ -212,6 +277,9 @@ func (a *app) top(ctx context.Context, t topScreen, resized <-chan os.Signal, or
 				}
 				if l.err == nil {
 					now, shown = l.cluster, true
+				}
+				if slices.ContainsFunc(now.moves, func(m api.Migration) bool { return m.State == api.MigrationRunning }) {
+					tick.Reset(leastPause)
 				}
 			case volume.CodeUnavailable, volume.CodeTimeout, volume.CodeNoQuorum:
 				now.stale, shown = l.err.Error(), true
@@ -450,7 +518,14 @@ func topMoves(s cluster) *table {
 	slices.SortStableFunc(moves, func(x, y api.Migration) int { return strings.Compare(x.Name, y.Name) })
 	for _, m := range moves {
 		now := m.Doing
-		if now == "" && m.Why != "" {
+		switch {
+		case m.State == api.MigrationDone && m.PausedSeconds > 0:
+			now = fmt.Sprintf("done, clients waited %.2f s", m.PausedSeconds)
+		case m.State == api.MigrationDone:
+			now = "done"
+		case m.State == api.MigrationFailed:
+			now = "not moved: " + m.Reason
+		case now == "" && m.Why != "":
 			now = "waits: " + m.Why
 		}
 		t.add(m.Name, m.From.String(), m.To.String(), now)

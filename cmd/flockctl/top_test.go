@@ -25,6 +25,11 @@ import (
 // lookAt is what top sees of a fake.
 func lookAt(t *testing.T, f *apitest.Fake, l *topLooker) cluster {
 	t.Helper()
+	return lookAtThe(t, apitest.Now, f, l)
+}
+
+func lookAtThe(t *testing.T, now time.Time, f *apitest.Fake, l *topLooker) cluster {
+	t.Helper()
 	in := apitest.NewListener()
 	ctx, stop := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
@@ -34,7 +39,7 @@ func lookAt(t *testing.T, f *apitest.Fake, l *topLooker) cluster {
 	defer stop()
 	c := api.NewClient(in.Dial)
 	defer c.Close()
-	s, err := l.look(t.Context(), c)
+	s, err := l.look(t.Context(), c, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,6 +54,9 @@ func TestTopLines(t *testing.T) {
 	moving.moves = []api.Migration{
 		{Name: "uploads", From: apitest.Alpha, To: apitest.Beta, State: api.MigrationRunning, Why: "node beta has part in another move"},
 		{Name: "pgdata", From: apitest.Alpha, To: apitest.Gamma, State: api.MigrationRunning, Doing: "moving to gamma: pre-copy round 1 of at most 8, 12MiB left"},
+		{Name: "a", From: apitest.Alpha, To: apitest.Beta, State: api.MigrationDone, PausedSeconds: 0.43},
+		{Name: "b", From: apitest.Alpha, To: apitest.Beta, State: api.MigrationDone},
+		{Name: "c", From: apitest.Alpha, To: apitest.Beta, State: api.MigrationFailed, Reason: "called off by its user"},
 	}
 	many := fake
 	many.volumes = nil
@@ -111,7 +119,8 @@ func TestTopLines(t *testing.T) {
 	}
 }
 
-// A migration is found by the event of its beginning, and asked about until it is over.
+// A migration is found by the event of its beginning, and asked about until it is over; then how it ended
+// is shown for a while.
 func TestTopMoves(t *testing.T) {
 	f, l := apitest.Cluster(), &topLooker{}
 	if s := lookAt(t, f, l); len(s.moves) > 0 {
@@ -125,10 +134,18 @@ func TestTopMoves(t *testing.T) {
 	if s := lookAt(t, f, l); len(s.moves) != 1 || s.moves[0].Name != "uploads" {
 		t.Errorf("moves while one is under way: %v", s.moves)
 	}
-	for range 2 {
-		if s := lookAt(t, f, l); len(s.moves) > 0 {
-			t.Errorf("moves when it is over: %v", s.moves)
+	for after, want := range map[time.Duration]int{0: 1, moveStays: 1, moveStays + 1: 0} {
+		l := &topLooker{again: true, seen: l.seen, moving: slices.Clone(l.moving), ended: slices.Clone(l.ended)}
+		if after > 0 {
+			l.moving, l.ended = nil, []endedMove{{api.Migration{Name: "uploads", State: api.MigrationDone}, apitest.Now}}
 		}
+		if s := lookAtThe(t, apitest.Now.Add(after), f, l); len(s.moves) != want || want > 0 && s.moves[0].State != api.MigrationDone {
+			t.Errorf("moves %s after its end: %v", after, s.moves)
+		}
+	}
+	// One that is over when it is looked at for the first time may be of last year.
+	if s := lookAt(t, f, &topLooker{}); len(s.moves) > 0 {
+		t.Errorf("moves of before: %v", s.moves)
 	}
 	var asked []any
 	for _, c := range f.Calls() {
@@ -136,8 +153,8 @@ func TestTopMoves(t *testing.T) {
 			asked = append(asked, c.Args[0])
 		}
 	}
-	// Until it was over, and whether the other one is.
-	if want := []any{"0b5e55ed00000002", "5c4a7c0000000003", "0b5e55ed00000002"}; !slices.Equal(asked, want) {
+	// Until it was over, and whether the other one is; then by who looks for the first time.
+	if want := []any{"0b5e55ed00000002", "5c4a7c0000000003", "0b5e55ed00000002", "0b5e55ed00000002", "5c4a7c0000000003"}; !slices.Equal(asked, want) {
 		t.Errorf("asked about %v, want %v", asked, want)
 	}
 }
@@ -156,14 +173,15 @@ func TestTopLoop(t *testing.T) {
 	down := volume.Errorf(volume.CodeUnavailable, "flockd is being restarted")
 	synctest.Test(t, func(t *testing.T) {
 		p := &paper{make(chan byte), make(chan []string)}
-		answers, resized := make(chan error), make(chan os.Signal)
+		answers, resized, moves := make(chan error), make(chan os.Signal), make(chan struct{})
+		var moving []api.Migration // written only while nobody looks
 		a := &app{world: world{now: time.Now}, patient: true, timeout: defaultTimeout}
 		done := make(chan error, 1)
 		go func() {
-			done <- a.top(t.Context(), p, resized, byLag, 3*time.Second, func(ctx context.Context) (cluster, error) {
+			done <- a.top(t.Context(), p, resized, moves, byLag, 3*time.Second, func(ctx context.Context) (cluster, error) {
 				select {
 				case err := <-answers:
-					return cluster{status: api.ClusterStatus{Initialized: true, Quorum: true}}, err
+					return cluster{status: api.ClusterStatus{Initialized: true, Quorum: true}, moves: moving}, err
 				case <-ctx.Done():
 					return cluster{}, ctx.Err()
 				}
@@ -189,6 +207,42 @@ func TestTopLoop(t *testing.T) {
 		if took := time.Since(began); took != 0 {
 			t.Errorf("drawn %s after a key and another size, want at once", took)
 		}
+		// Something begins to move: it looks at once, then more often until it is over, and at once when that is.
+		for _, tt := range []struct {
+			what   string
+			news   bool
+			moving []api.Migration
+			want   time.Duration
+		}{
+			{"it begins", true, []api.Migration{{State: api.MigrationRunning}}, 0},
+			{"it goes on", false, []api.Migration{{State: api.MigrationRunning}}, leastPause},
+			{"it ends", true, []api.Migration{{State: api.MigrationDone}}, 0},
+		} {
+			began = time.Now()
+			moving = tt.moving
+			if tt.news {
+				moves <- struct{}{}
+			}
+			answers <- nil
+			if took := time.Since(began); took != tt.want {
+				t.Errorf("%s: looks after %s, want %s", tt.what, took, tt.want)
+			}
+			<-p.drawn
+		}
+		// What is said while it looks is not lost.
+		synctest.Wait()
+		moving = nil
+		began = time.Now()
+		time.Sleep(leastPause) // of when it still went on
+		synctest.Wait()        // it looks
+		moves <- struct{}{}
+		answers <- nil
+		<-p.drawn
+		answers <- nil
+		<-p.drawn
+		if took := time.Since(began); took != leastPause {
+			t.Errorf("told while it looks, it looks again after %s", took)
+		}
 		p.keys <- 'q'
 		if err := <-done; err != nil {
 			t.Errorf("it ended with %v", err)
@@ -208,7 +262,7 @@ func TestTopLoop(t *testing.T) {
 			a := &app{world: world{now: time.Now}, timeout: defaultTimeout}
 			done := make(chan error, 1)
 			go func() {
-				done <- a.top(ctx, &paper{}, nil, byLag, topPause, func(ctx context.Context) (cluster, error) {
+				done <- a.top(ctx, &paper{}, nil, nil, byLag, topPause, func(ctx context.Context) (cluster, error) {
 					select {
 					case err := <-answers:
 						return cluster{}, err
@@ -227,6 +281,55 @@ func TestTopLoop(t *testing.T) {
 }
 
 var errNot = errors.New("not that")
+
+// It wakes top for migrations that begin or end from now on, also after flockd was away.
+func TestTopNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answers := make(chan []api.Event)
+		var asked []uint64
+		moves := make(chan struct{}, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			topNews(ctx, func(ctx context.Context, q api.EventsQuery) ([]api.Event, error) {
+				asked = append(asked, q.After)
+				select {
+				case es := <-answers:
+					if es == nil {
+						return nil, errNot
+					}
+					return es, nil
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}, moves)
+		}()
+		for i, tt := range []struct {
+			kinds string // "": it cannot be asked
+			news  bool
+		}{{"volume.migrating volume.migrated", false}, {"", false}, {"node.joined volume.moved", false}, {"node.joined volume.migrating", true}, {"volume.migrated volume.migrating", true}, {"volume.migration-ended", true}} {
+			var es []api.Event
+			for _, kind := range strings.Fields(tt.kinds) {
+				es = append(es, api.Event{Seq: uint64((i+1)*10 + len(es)), Kind: kind})
+			}
+			answers <- es
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if (len(moves) == 1) != tt.news {
+				t.Errorf("%s: told %v, want %v", tt.kinds, len(moves) == 1, tt.news)
+			}
+			for len(moves) > 0 {
+				<-moves
+			}
+		}
+		cancel()
+		<-done
+		if want := []uint64{0, 11, 11, 31, 41, 51, 60}; !slices.Equal(asked, want) {
+			t.Errorf("asked for what is after %v, want %v", asked, want)
+		}
+	})
+}
 
 // pty is a terminal and what is at its other end.
 func pty(t *testing.T) (master, terminal *os.File) {
