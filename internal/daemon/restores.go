@@ -24,7 +24,8 @@ import (
 
 const (
 	// propRestore is on what is being received: when something of it came last. Nothing else
-	// is destroyed there.
+	// is destroyed there. What was received, and the volume that is made of it, have the restore's
+	// id in it: a flockd that was started meanwhile knows them again.
 	propRestore = "flocker:restore"
 	// restoreKeep is how long what was begun and not finished stays.
 	restoreKeep = 7 * 24 * time.Hour
@@ -151,7 +152,7 @@ func (m *member) BeginRestore(ctx context.Context, req api.BeginRestoreRequest) 
 		return out, err
 	}
 	if v := m.cluster.State().VolumeByName(req.Name); v != nil {
-		if v.ID == m.restores.became(req.ID) {
+		if m.madeOf(ctx, v.ID, req.ID) {
 			return out, volume.Errorf(volume.CodeConflict, "volume %q is there: it was made of this very backup", req.Name).WithHint("nothing is left to do; to restore it once more, give another name")
 		}
 		return out, volume.Errorf(volume.CodeConflict, "there is a volume %q already", req.Name).WithHint("a backup is restored as a new volume: give another name")
@@ -194,6 +195,15 @@ func (m *member) BeginRestore(ctx context.Context, req api.BeginRestoreRequest) 
 		return out, err
 	}
 	return out, room(pool, left, m.restores.others(req.ID))
+}
+
+// madeOf says whether a volume was made here of a restore. What cannot be asked was not.
+func (m *member) madeOf(ctx context.Context, v volume.ID, id string) bool {
+	if v == m.restores.became(id) {
+		return true
+	}
+	d, err := m.zfs.Dataset(ctx, m.layout.Dataset(v))
+	return err == nil && d.User[propRestore] == id
 }
 
 // mayBecome says why no volume with those options can be made here. What only the leader knows
@@ -445,7 +455,7 @@ func (m *member) FinishRestore(ctx context.Context, id string, req api.FinishRes
 	if err := volume.ValidateName(req.Name); err != nil {
 		return api.Volume{}, err
 	}
-	if v := m.cluster.State().VolumeByName(req.Name); v != nil && v.ID == m.restores.became(id) {
+	if v := m.cluster.State().VolumeByName(req.Name); v != nil && m.madeOf(ctx, v.ID, id) {
 		return m.awaitCreated(ctx, v.ID, req.Name) // the answer was lost
 	}
 	if err := m.mayBecome(ctx, req.Options); err != nil {
@@ -464,7 +474,7 @@ func (m *member) FinishRestore(ctx context.Context, id string, req api.FinishRes
 		}
 	}
 	// Also when that was cut short before.
-	if err := m.zfs.Inherit(ctx, ds, propRestore); err != nil {
+	if err := m.zfs.SetProperties(ctx, ds, map[string]string{propRestore: id}); err != nil {
 		return api.Volume{}, err
 	}
 	name := strings.TrimPrefix(ds, m.layout.Aside()+"/")

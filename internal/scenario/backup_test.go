@@ -352,8 +352,24 @@ func TestRestoreTroubles(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 		d, err = n1.ZFS.Dataset(w.ctx(), Pool+"/flocker/"+string(made.ID))
-		if err != nil || d.User["flocker:restore"] != "" {
+		if err != nil || d.User["flocker:restore"] != id {
 			t.Errorf("%v, %v", d.User, err)
 		}
+
+		// So it is by a flockd that was started since.
+		w.Script(`
+			quit n1
+			flockd n1`)
+		w.Await("n1 knows its volumes", func() bool {
+			v, err := n1.API().Volume(w.ctx(), "back")
+			return err == nil && v.Health == api.HealthOK
+		})
+		if again, err := finish(id, "back"); err != nil || again.ID != made.ID {
+			t.Errorf("asked once more after a restart, it is %s, %v; it was %s", again.ID, err, made.ID)
+		}
+		_, err = begin(1, opts)
+		refused(volume.CodeConflict, "of this very backup", err)
+		_, err = n1.API().BeginRestore(w.ctx(), api.BeginRestoreRequest{ID: other, Name: "back", GUIDs: []uint64{full.GUID}, Options: opts})
+		refused(volume.CodeConflict, "there is a volume", err)
 	})
 }
