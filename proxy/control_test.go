@@ -34,7 +34,7 @@ func (a *asked) Quiet(ctx context.Context, r string) error {
 func (a *asked) Cut(_ context.Context, r string) error       { return a.note("cut %s", r) }
 func (a *asked) Resume(_ context.Context, r, s string) error { return a.note("resume %s %s", r, s) }
 func (a *asked) Status(context.Context) (Status, error) {
-	return Status{Node: "n1", Routes: []RouteStatus{{ID: "r1", Sessions: 3}}}, a.note("status")
+	return Status{Node: "n1", Version: "1.2", Routes: []RouteStatus{{ID: "r1", Sessions: 3}}}, a.note("status")
 }
 
 // What a client asks for through a socket is what the controller is asked, and what that
@@ -69,7 +69,7 @@ func TestControl(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if s, err := controller.Status(ctx); err != nil || s.Node != "n1" || s.Routes[0].Sessions != 3 {
+	if s, err := controller.Status(ctx); err != nil || s.Node != "n1" || s.Version != "1.2" || s.Routes[0].Sessions != 3 {
 		t.Errorf("status: %+v, %v", s, err)
 	}
 	want := []string{"apply", "pause r1 1m0s", "quiet r1", "cut r1", "resume r1 10.0.0.1:80", "status"}

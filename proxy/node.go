@@ -44,6 +44,8 @@ type Options struct {
 	Secrets string
 	// Host is the address that routes are listened on. Empty: all of them.
 	Host string
+	// Version of this program, for Status.
+	Version string
 	// Waiting bounds the clients of all routes that have a request that waits, or are not
 	// yet served; 0 means 10,000. Past it nobody is accepted: who comes waits in the kernel.
 	Waiting int
@@ -729,7 +731,7 @@ func (n *Node) Cut(_ context.Context, route string) error {
 func (n *Node) Status(context.Context) (Status, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	out := Status{Node: n.config.Node, Process: os.Getpid(), Hosts: true}
+	out := Status{Node: n.config.Node, Process: os.Getpid(), Hosts: true, Version: n.Version}
 	for _, r := range n.config.Routes {
 		s := RouteStatus{ID: r.ID, Listen: r.Listen, Name: r.Name(), Mode: r.Mode, Owner: r.Owner, Epoch: r.Epoch, HeldEver: n.held(r.ID).Load()}
 		for e := range n.former {

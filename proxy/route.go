@@ -157,6 +157,8 @@ type Status struct {
 	Node    string
 	Process int  // its PID
 	Hosts   bool `json:",omitempty"` // it tells several routes on one port apart
+	// Version of the program that runs; "" where it does not say.
+	Version string `json:",omitempty"`
 	Routes  []RouteStatus
 }
 

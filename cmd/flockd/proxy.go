@@ -125,7 +125,7 @@ func serveProxy(ctx context.Context, cfg flockd.Config, drain time.Duration, err
 	}
 	peers := &proxyPeers{dialer: transport.Dialer{Identity: id}}
 	p.node = proxy.NewNode(proxy.Options{
-		Log: p.log, Node: string(id.Node()), Peers: peers, File: filepath.Join(cfg.RunDir, "proxy.json"), Secrets: p.cfg.RouteDir, Listeners: given.routes,
+		Log: p.log, Node: string(id.Node()), Peers: peers, File: filepath.Join(cfg.RunDir, "proxy.json"), Secrets: p.cfg.RouteDir, Listeners: given.routes, Version: version.Version,
 	})
 	if p.link != nil {
 		p.node.Succeed(p.link)

@@ -71,6 +71,7 @@ type router struct {
 	probing  map[string]string // by route: the one that is being asked
 	problems []string
 	answers  bool                       // the proxy does
+	version  string                     // of its program
 	telling  map[volume.ID]volume.Epoch // of which it is being told that their clients go on
 }
 
@@ -164,7 +165,7 @@ func (r *router) step(life context.Context) (problems []string) {
 	}
 	status, err := r.proxy.Status(ctx)
 	r.mu.Lock()
-	r.answers = err == nil
+	r.answers, r.version = err == nil, status.Version
 	r.mu.Unlock()
 	if err != nil {
 		r.told = proxy.Config{}
@@ -566,6 +567,17 @@ func (r *router) report(rep *volume.Report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rep.Problems, rep.Proxy = append(rep.Problems, r.problems...), r.answers
+	if p := outdatedProxy(r.version, r.m.version); p != "" {
+		rep.Problems = append(rep.Problems, p)
+	}
+}
+
+// outdatedProxy says that the proxy is not of our version: an upgrade was left half-way.
+func outdatedProxy(is, ours string) string {
+	if is == "" || is == ours {
+		return ""
+	}
+	return fmt.Sprintf("the proxy is of version %s, and flockd of %s; `systemctl reload flockd-proxy` has one of this version take over", is, ours)
 }
 
 // volumesOf are the volumes of ours that a container mounts, in order.

@@ -27,6 +27,7 @@ type fakeProxy struct {
 
 	mu        sync.Mutex
 	down      bool
+	version   string // of its program
 	config    proxy.Config
 	paused    map[string]time.Time
 	busy      map[string][]proxy.Session // by route, at this node's gate
@@ -63,7 +64,7 @@ func (p *fakeProxy) forget() {
 func (p *fakeProxy) repair() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.down, p.mute, p.busy, p.taken = false, false, map[string][]proxy.Session{}, map[uint16]bool{}
+	p.down, p.version, p.mute, p.busy, p.taken = false, "", false, map[string][]proxy.Session{}, map[uint16]bool{}
 }
 
 var errProxyDown = errors.New("the proxy does not answer")
@@ -159,7 +160,7 @@ func (p *fakeProxy) Status(context.Context) (proxy.Status, error) {
 	if p.down {
 		return proxy.Status{}, errProxyDown
 	}
-	out := proxy.Status{Node: p.config.Node, Hosts: true}
+	out := proxy.Status{Node: p.config.Node, Hosts: true, Version: p.version}
 	for _, r := range p.config.Routes {
 		st := proxy.RouteStatus{ID: r.ID, Listen: r.Listen, Name: r.Name(), Mode: r.Mode, Epoch: r.Epoch, Owner: r.Owner}
 		if r.Owner == p.config.Node {
@@ -282,6 +283,7 @@ func (e movingEngine) StopContainer(ctx context.Context, ref string) error {
 //	stop-takes NODE CONTAINER TIME  it takes so long to end when it is stopped for a move
 //	cuts NODE N                    so many connections were cut there
 //	stops NODE N                   a container was stopped for a move so many times there
+//	proxy NODE version V           its program is of that version; flockd's is "scenario"
 //	proxy NODE down|up             it does not answer, and does again with what it was told; lost: without
 //	mute NODE, unmute NODE         servers there run and do not answer; they do again
 //	taken NODE PORT                somebody else listens there
@@ -354,6 +356,10 @@ func (w *World) proxyStep(words []string) (ok bool, err error) {
 	case "proxy":
 		m.proxy.mu.Lock()
 		defer m.proxy.mu.Unlock()
+		if words[2] == "version" {
+			m.proxy.version = words[3]
+			return true, nil
+		}
 		m.proxy.down = words[2] == "down"
 		if words[2] == "lost" {
 			m.proxy.forget()
