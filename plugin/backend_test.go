@@ -34,6 +34,8 @@ type rule struct {
 	panics bool          // every call
 	slow   time.Duration // Mount takes so long
 	deaf   bool          // and does not hear its context
+	begun  chan struct{} // closed by Mount when it has begun; nil: nobody asks
+	goOn   chan struct{} // Mount waits for it; nil: it does not
 }
 
 func newMemoryBackend(dir string) *memoryBackend {
@@ -94,6 +96,16 @@ func (b *memoryBackend) Mount(ctx context.Context, name, id string) (string, err
 	b.mu.Lock()
 	r := b.rules[name]
 	b.mu.Unlock()
+	if r.begun != nil {
+		close(r.begun)
+	}
+	if r.goOn != nil {
+		select {
+		case <-r.goOn:
+		case <-ctx.Done():
+			return "", fmt.Errorf("waiting for the test: %w", ctx.Err())
+		}
+	}
 	if r.slow > 0 {
 		wait := ctx.Done()
 		if r.deaf {

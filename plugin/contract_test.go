@@ -138,12 +138,14 @@ func startPlugin(t *testing.T, b Backend) *served {
 
 func startPluginAt(t *testing.T, b Backend, socket string) *served {
 	t.Helper()
+	return run(t, &Plugin{Backend: b, Log: testLog(t), Socket: socket, Drain: 200 * time.Millisecond})
+}
+
+func run(t *testing.T, p *Plugin) *served {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	ready := make(chan struct{})
-	p := &Plugin{
-		Backend: b, Log: testLog(t), Socket: socket, Drain: 200 * time.Millisecond,
-		Listening: func() { close(ready) },
-	}
+	ready, socket := make(chan struct{}), p.Socket
+	p.Listening = func() { close(ready) }
 	s := &served{t: t, socket: socket, cancel: cancel, done: make(chan error, 1)}
 	s.client = &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -239,28 +241,38 @@ func TestSocket(t *testing.T) {
 // within the drain time.
 func TestStopLetsCallsFinish(t *testing.T) {
 	for name, tc := range map[string]struct {
-		slow time.Duration
-		want string
+		drain time.Duration
+		done  bool // the call, before that has passed
+		want  string
 	}{
-		"in time": {50 * time.Millisecond, `{"Mountpoint":"/flocker/db/data"}`},
-		"late":    {time.Hour, "flockd is stopping"},
+		"in time": {time.Minute, true, `{"Mountpoint":"/flocker/db/data"}`},
+		"late":    {200 * time.Millisecond, false, "flockd is stopping"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newMemoryBackend("/flocker")
-			s := startPlugin(t, b)
+			s := run(t, &Plugin{Backend: b, Log: testLog(t), Socket: filepath.Join(t.TempDir(), "flocker.sock"), Drain: tc.drain})
 			if _, answer, _ := s.post("VolumeDriver.Create", `{"Name":"db"}`); strings.TrimSpace(answer) != "{}" {
 				t.Fatalf("Create: %s", answer)
 			}
-			b.rule("db", rule{slow: tc.slow})
+			r := rule{begun: make(chan struct{}), goOn: make(chan struct{})}
+			b.rule("db", r)
 			answered := make(chan string)
 			go func() {
 				_, answer, err := s.post("VolumeDriver.Mount", `{"Name":"db","ID":"m1"}`)
 				answered <- fmt.Sprint(answer, err)
 			}()
-			// The call has to be under way: it is the only thing that holds a connection
-			// that has sent its request, and has no other sign outside.
-			time.Sleep(20 * time.Millisecond)
-			go s.cancel()
+			select {
+			case <-r.begun:
+			case got := <-answered:
+				t.Fatalf("Mount = %s before the backend had the call", got)
+			}
+			s.cancel()
+			if tc.done {
+				for _, err := os.Lstat(s.socket); !errors.Is(err, os.ErrNotExist); _, err = os.Lstat(s.socket) {
+					time.Sleep(time.Millisecond) // until it is stopping
+				}
+				close(r.goOn)
+			}
 			if got := <-answered; !strings.Contains(got, tc.want) {
 				t.Errorf("Mount while stopping = %s; want %s", got, tc.want)
 			}

@@ -77,7 +77,7 @@ func (a *aheadOf) log(what string) (lines [][]string) {
 // until waits for a condition.
 func (a *aheadOf) until(what string, cond func() bool) {
 	a.Helper()
-	for limit := time.Now().Add(20 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+	for limit := time.Now().Add(time.Minute); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(limit) {
 			a.Fatalf("waited too long for %s", what)
 		}

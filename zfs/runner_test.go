@@ -120,7 +120,7 @@ func TestChildIsKilled(t *testing.T) {
 			h := misbehaving(t, mode)
 			ctx, cancel := context.WithCancelCause(t.Context())
 			time.AfterFunc(200*time.Millisecond, func() { cancel(errEnough) })
-			err := within(t, 20*time.Second, func() error { return h.Promote(ctx, "tank/a") })
+			err := within(t, time.Minute, func() error { return h.Promote(ctx, "tank/a") })
 			var e *zfs.Error
 			if !errors.Is(err, errEnough) || !errors.As(err, &e) || e.Op != "promote" {
 				t.Errorf("got %v, want the cause of the context", err)
@@ -139,7 +139,7 @@ func TestSendEnds(t *testing.T) {
 		h := misbehaving(t, "flood")
 		lost := errors.New("connection lost")
 		n := 0
-		err := within(t, 20*time.Second, func() error {
+		err := within(t, time.Minute, func() error {
 			return h.Send(t.Context(), full, writer(func(p []byte) (int, error) {
 				if n += len(p); n > 1<<20 {
 					return 0, lost
@@ -156,15 +156,20 @@ func TestSendEnds(t *testing.T) {
 		near, far := net.Pipe()
 		defer near.Close()
 		defer far.Close()
-		began := time.Now()
-		err := within(t, 20*time.Second, func() error { return h.Send(stopped(t), full, near) })
-		if !errors.Is(err, errEnough) || time.Since(began) > 3*time.Second {
-			t.Errorf("got %v after %s", err, time.Since(began))
+		err := within(t, time.Minute, func() error { return h.Send(stopped(t), full, near) })
+		if !errors.Is(err, errEnough) {
+			t.Errorf("got %v", err)
+		}
+		// What wrote there was interrupted, not left behind: its word would come first.
+		go near.Write([]byte("no"))
+		word := make([]byte, 2)
+		if _, err := io.ReadFull(far, word); err != nil || string(word) != "no" {
+			t.Errorf("afterwards: %q, %v", word, err)
 		}
 	})
 	t.Run("stalled for good", func(t *testing.T) {
 		h := misbehaving(t, "flood")
-		err := within(t, 20*time.Second, func() error { return h.Send(stopped(t), full, forever{}) })
+		err := within(t, time.Minute, func() error { return h.Send(stopped(t), full, forever{}) })
 		if !errors.Is(err, errEnough) {
 			t.Errorf("got %v", err)
 		}
@@ -174,14 +179,14 @@ func TestSendEnds(t *testing.T) {
 		near, far := tcp(t)
 		defer near.Close()
 		defer far.Close()
-		err := within(t, 20*time.Second, func() error { return h.Send(stopped(t), full, near) })
+		err := within(t, time.Minute, func() error { return h.Send(stopped(t), full, near) })
 		if !errors.Is(err, errEnough) {
 			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("child that hangs", func(t *testing.T) {
 		h := misbehaving(t, "sleep")
-		err := within(t, 20*time.Second, func() error { return h.Send(stopped(t), full, new(bytes.Buffer)) })
+		err := within(t, time.Minute, func() error { return h.Send(stopped(t), full, new(bytes.Buffer)) })
 		if !errors.Is(err, errEnough) {
 			t.Errorf("got %v", err)
 		}
@@ -198,12 +203,11 @@ func TestReceiveEnds(t *testing.T) {
 		near, far := net.Pipe()
 		defer near.Close()
 		defer far.Close()
-		began := time.Now()
-		err := within(t, 20*time.Second, func() error { return h.Receive(t.Context(), onto, near) })
-		if !errors.Is(err, zfs.ErrExists) || time.Since(began) > 3*time.Second {
-			t.Errorf("got %v after %s", err, time.Since(began))
+		err := within(t, time.Minute, func() error { return h.Receive(t.Context(), onto, near) })
+		if !errors.Is(err, zfs.ErrExists) {
+			t.Errorf("got %v", err)
 		}
-		// The connection is good for an answer.
+		// The connection is good for an answer, and nobody is left who reads it.
 		go near.Write([]byte("no"))
 		if _, err := io.ReadFull(far, make([]byte, 2)); err != nil {
 			t.Errorf("afterwards: %v", err)
@@ -215,14 +219,14 @@ func TestReceiveEnds(t *testing.T) {
 	})
 	t.Run("refused with a peer silent for good", func(t *testing.T) {
 		h := misbehaving(t, "refuse")
-		err := within(t, 20*time.Second, func() error { return h.Receive(t.Context(), onto, forever{}) })
+		err := within(t, time.Minute, func() error { return h.Receive(t.Context(), onto, forever{}) })
 		if !errors.Is(err, zfs.ErrExists) {
 			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("refused with a peer that floods", func(t *testing.T) {
 		h := misbehaving(t, "refuse")
-		err := within(t, 20*time.Second, func() error { return h.Receive(t.Context(), onto, zeros{}) })
+		err := within(t, time.Minute, func() error { return h.Receive(t.Context(), onto, zeros{}) })
 		if !errors.Is(err, zfs.ErrExists) {
 			t.Errorf("got %v", err)
 		}
@@ -234,7 +238,7 @@ func TestReceiveEnds(t *testing.T) {
 		near, far := net.Pipe()
 		defer near.Close()
 		defer far.Close()
-		err := within(t, 20*time.Second, func() error { return h.Receive(ctx, onto, near) })
+		err := within(t, time.Minute, func() error { return h.Receive(ctx, onto, near) })
 		if !errors.Is(err, errEnough) {
 			t.Errorf("got %v", err)
 		}
@@ -244,7 +248,7 @@ func TestReceiveEnds(t *testing.T) {
 		near, far := tcp(t)
 		defer near.Close()
 		go func() { far.Write([]byte("stream")); far.Close() }()
-		if err := within(t, 20*time.Second, func() error { return h.Receive(t.Context(), onto, near) }); err != nil {
+		if err := within(t, time.Minute, func() error { return h.Receive(t.Context(), onto, near) }); err != nil {
 			t.Error(err)
 		}
 	})
@@ -252,14 +256,14 @@ func TestReceiveEnds(t *testing.T) {
 	t.Run("more than the stream", func(t *testing.T) {
 		h := misbehaving(t, "enough")
 		r := bytes.NewReader(make([]byte, 8<<20))
-		if err := within(t, 20*time.Second, func() error { return h.Receive(t.Context(), onto, struct{ io.Reader }{r}) }); err != nil || r.Len() != 0 {
+		if err := within(t, time.Minute, func() error { return h.Receive(t.Context(), onto, struct{ io.Reader }{r}) }); err != nil || r.Len() != 0 {
 			t.Errorf("got %v, %d bytes left", err, r.Len())
 		}
 	})
 	t.Run("lost connection", func(t *testing.T) {
 		h := misbehaving(t, "swallow")
 		lost := errors.New("connection lost")
-		err := within(t, 20*time.Second, func() error { return h.Receive(t.Context(), onto, failing{lost}) })
+		err := within(t, time.Minute, func() error { return h.Receive(t.Context(), onto, failing{lost}) })
 		if !errors.Is(err, lost) || !errors.Is(err, zfs.ErrBadStream) {
 			t.Errorf("got %v", err)
 		}

@@ -250,6 +250,14 @@ func TestFullAndSuspended(t *testing.T) {
 	must(t, h.Check())
 }
 
+// processorTime is what this process has had, whatever else the machine does.
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	must(t, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 func TestTenThousand(t *testing.T) {
 	ctx := t.Context()
 	h := zfsfake.New(zfsfake.Options{Seed: 1, Pool: "tank"})
@@ -261,7 +269,7 @@ func TestTenThousand(t *testing.T) {
 		names = append(names, name+"@1")
 	}
 	must(t, h.Snapshot(ctx, names, nil))
-	began := time.Now()
+	before := processorTime(t)
 	list, err := h.Datasets(ctx, "tank/flocker")
 	must(t, err)
 	snaps, err := h.Snapshots(ctx, "tank/flocker", true)
@@ -269,8 +277,8 @@ func TestTenThousand(t *testing.T) {
 	if len(list) != 10_001 || len(snaps) != 10_000 {
 		t.Errorf("%d datasets, %d snapshots", len(list), len(snaps))
 	}
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("both listings took %s", took)
+	if took := processorTime(t) - before; took > 5*time.Second {
+		t.Errorf("both listings took %s of a processor", took)
 	}
 	if c := h.Commands(); c["snapshot"] != 1 || c["datasets"] != 1 || c["snapshots"] != 1 {
 		t.Errorf("commands: %v", c)
