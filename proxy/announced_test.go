@@ -207,7 +207,7 @@ func TestServerKnowsItsClients(t *testing.T) {
 				}
 			}
 			ask()
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			if err := cluster.nodes[0].Pause(ctx, "r", 0); err != nil {
 				t.Fatal(err)
@@ -243,7 +243,7 @@ server { listen %[2]s proxy_protocol; location / { return 200 "$proxy_protocol_a
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = server.Process.Signal(os.Interrupt); _ = server.Wait() })
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			if err := ProbeAt(ctx, HTTP, announce, addr); err != nil {
 				t.Fatal(err)

@@ -100,7 +100,7 @@ func TestCarrierBytes(t *testing.T) {
 
 // A stream whose end nobody reads costs as much as its window, and holds up no other.
 func TestCarrierBackpressure(t *testing.T) {
-	over := make(chan struct{})
+	over, theirs := make(chan struct{}), make(chan *stream, 1)
 	c, _ := carried(t, func(s *stream) {
 		defer func() { _ = s.Close() }()
 		first, err := s.readChunk()
@@ -109,16 +109,25 @@ func TestCarrierBackpressure(t *testing.T) {
 		}
 		defer first.release()
 		if first.bytes()[0] == 'd' { // deaf
+			theirs <- s
 			<-over
 			return
 		}
 		_, _ = s.Write(first.bytes())
 	})
 	deaf := begin(t, c, "d")
-	if err := deaf.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
-		t.Fatal(err)
-	}
-	n, err := deaf.Write(make([]byte, 10*streamWindow))
+	var n int
+	var err error
+	var says sync.WaitGroup
+	says.Go(func() { n, err = deaf.Write(make([]byte, 10*streamWindow)) })
+	there := <-theirs
+	eventually(t, "its window is full", func() bool {
+		there.mu.Lock()
+		defer there.mu.Unlock()
+		return there.owed == 0
+	})
+	_ = deaf.SetWriteDeadline(time.Unix(1, 0))
+	says.Wait()
 	if !errors.Is(err, os.ErrDeadlineExceeded) || n > streamWindow || n < streamWindow-1 {
 		t.Errorf("a deaf one is said %d bytes, %v", n, err)
 	}

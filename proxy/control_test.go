@@ -17,6 +17,7 @@ type asked struct {
 	calls []string
 	err   error
 	conf  Config
+	wait  time.Duration // that Quiet had
 }
 
 func (a *asked) note(format string, args ...any) error {
@@ -28,7 +29,9 @@ func (a *asked) Pause(_ context.Context, r string, e time.Duration) error {
 	return a.note("pause %s %s", r, e)
 }
 func (a *asked) Quiet(ctx context.Context, r string) error {
-	<-ctx.Done()
+	if until, ok := ctx.Deadline(); ok {
+		a.wait = time.Until(until)
+	}
 	return a.note("quiet %s", r)
 }
 func (a *asked) Cut(_ context.Context, r string) error       { return a.note("cut %s", r) }
@@ -56,7 +59,7 @@ func TestControl(t *testing.T) {
 	conf := Config{Node: "n1", Members: []string{"n2"}, Routes: []Route{{
 		ID: "r1", Listen: 80, Mode: HTTP, Owner: "n2", OwnerAddr: "h:1", Epoch: 7, Limits: Limits{Request: time.Second}, Announce: AnnounceV2}}}
 	ctx := t.Context()
-	quiet, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+	quiet, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for _, do := range []func() error{
 		func() error { return controller.Apply(ctx, conf) },
@@ -75,6 +78,11 @@ func TestControl(t *testing.T) {
 	want := []string{"apply", "pause r1 1m0s", "quiet r1", "cut r1", "resume r1 10.0.0.1:80", "status"}
 	if !reflect.DeepEqual(a.calls, want) || !reflect.DeepEqual(a.conf, conf) {
 		t.Errorf("asked for %q with %+v; want %q with %+v", a.calls, a.conf, want, conf)
+	}
+
+	// Who is busy is to be said before nobody listens any more.
+	if a.wait <= 0 || a.wait > time.Minute-50*time.Millisecond {
+		t.Errorf("quiet had %s", a.wait)
 	}
 
 	a.err = &Busy{Sessions: []Session{{Client: "c", Busy: "a transaction is open"}}}

@@ -168,7 +168,7 @@ func TestNativePostgresCancelsFollow(t *testing.T) {
 			t.Fatal(err)
 		}
 		var e *pgError
-		if err := errors.Join(conn.SetDeadline(time.Now().Add(20*time.Second)), sleeper.conn.SetDeadline(time.Now().Add(20*time.Second))); err != nil {
+		if err := errors.Join(conn.SetDeadline(time.Now().Add(time.Minute)), sleeper.conn.SetDeadline(time.Now().Add(time.Minute))); err != nil {
 			t.Fatal(err)
 		}
 		// When the server has hung up, the signals are sent: what is asked next is not hit.

@@ -122,7 +122,7 @@ func newWorld(t *testing.T, limits Limits) *world {
 	return w
 }
 
-// until waits for a condition, which has a second's wait for a busy host many times over.
+// until waits for a condition.
 func (w *world) until(what string, ok func() bool) {
 	w.Helper()
 	limit := time.After(30 * time.Second)
@@ -142,6 +142,18 @@ func (w *world) quiet() {
 	if err := w.g.Quiet(ctx); err != nil {
 		w.Fatal(err)
 	}
+}
+
+// named waits until a pause has one session alone in its way, and says what that is busy with.
+func (w *world) named() string {
+	w.Helper()
+	var b *Busy
+	w.until("one session alone to be named", func() bool {
+		ctx, cancel := context.WithTimeout(w.Context(), time.Millisecond)
+		defer cancel()
+		return errors.As(w.g.Quiet(ctx), &b) && len(b.Sessions) == 1
+	})
+	return b.Sessions[0].Busy
 }
 
 func (w *world) states() string {
@@ -197,11 +209,8 @@ func TestPause(t *testing.T) {
 
 	// What is idle lets go at once; what waits for its answer is named.
 	w.g.Pause()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	var b *Busy
-	if err := w.g.Quiet(ctx); !errors.As(err, &b) || len(b.Sessions) != 1 || b.Sessions[0].Busy != "1 commands have no reply yet" {
-		t.Errorf("quiet: %v", err)
+	if busy := w.named(); busy != "1 commands have no reply yet" {
+		t.Errorf("quiet: %q", busy)
 	}
 	idle.say("SET k v\r\n")
 	w.until("a request to wait", func() bool { return strings.Contains(w.states(), string(Waiting)) })

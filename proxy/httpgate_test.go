@@ -3,7 +3,6 @@ package proxy
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -125,13 +124,7 @@ func (w *webs) until(what string, ok func() bool) {
 func (w *webs) busy() string {
 	w.Helper()
 	w.g.Pause()
-	ctx, cancel := context.WithTimeout(w.Context(), 10*time.Millisecond)
-	defer cancel()
-	var b *Busy
-	if err := w.g.Quiet(ctx); !errors.As(err, &b) || len(b.Sessions) != 1 {
-		w.Fatalf("quiet: %v", err)
-	}
-	return b.Sessions[0].Busy
+	return (&world{T: w.T, g: w.g}).named()
 }
 
 // client makes one that speaks HTTP/1.1, or HTTP/2 with prior knowledge, with

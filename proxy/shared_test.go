@@ -199,7 +199,7 @@ func newWeb(t testing.TB, nodes int, limits Limits) *web {
 // pause pauses a route of the first node, until all edges know of it.
 func (w *web) pause(route string) {
 	w.t.Helper()
-	limit, done := context.WithTimeout(w.t.Context(), 10*time.Second)
+	limit, done := context.WithTimeout(w.t.Context(), time.Minute)
 	defer done()
 	if err := w.nodes[0].Pause(limit, route, 0); err != nil {
 		w.t.Fatal(err)
@@ -565,7 +565,7 @@ func TestSharedHTTPMoves(t *testing.T) {
 	a := &w.routes[0]
 	for range moves {
 		more("there is load")
-		limit, done := context.WithTimeout(t.Context(), 10*time.Second)
+		limit, done := context.WithTimeout(t.Context(), time.Minute)
 		if err := w.nodes[a.owner].Pause(limit, "a", 0); err != nil {
 			t.Fatal(err)
 		}
@@ -760,7 +760,7 @@ func TestSharedTLS(t *testing.T) {
 	if err := c.nodes[0].Pause(t.Context(), "a", 0); err != nil {
 		t.Fatal(err)
 	}
-	limit, done := context.WithTimeout(t.Context(), 10*time.Second)
+	limit, done := context.WithTimeout(t.Context(), time.Minute)
 	if err := c.nodes[0].Quiet(limit, "a"); err != nil {
 		t.Fatal(err)
 	}
@@ -993,7 +993,7 @@ func TestSharedTakeover(t *testing.T) {
 	if err := w.nodes[0].Pause(t.Context(), "a", 0); err != nil {
 		t.Fatal(err)
 	}
-	limit, done := context.WithTimeout(t.Context(), 10*time.Second)
+	limit, done := context.WithTimeout(t.Context(), time.Minute)
 	defer done()
 	if err := w.nodes[0].Quiet(limit, "a"); err != nil {
 		t.Error(err)
@@ -1010,7 +1010,7 @@ func TestSharedTakeover(t *testing.T) {
 	go func() { old.serving.Wait(); close(served) }()
 	select {
 	case <-served:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the older process stays, though nobody is left")
 	}
 }

@@ -126,7 +126,7 @@ func TestTakeover(t *testing.T) {
 	if err := m.Pause(t.Context(), "r", 0); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := m.Quiet(ctx, "r"); err != nil {
 		t.Errorf("quiet, with older processes: %v", err)
@@ -137,7 +137,7 @@ func TestTakeover(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("an older process stays, though nobody is left")
 		}
 	}
@@ -212,7 +212,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the older process keeps a lock, or its clients")
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -97,14 +98,19 @@ func echo(t *testing.T) string {
 	return l.Addr().String()
 }
 
+// freePort is one that nobody has.
 func freePort(t *testing.T) uint16 {
 	t.Helper()
-	l, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
+	// None of those that the kernel gives to connections: one of them might have it by the time it is listened on.
+	for range 1000 {
+		port := 10240 + rand.IntN(32768-10240)
+		if l, err := net.Listen("tcp", fmt.Sprintf(":%d", port)); err == nil {
+			_ = l.Close()
+			return uint16(port)
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return uint16(l.Addr().(*net.TCPAddr).Port)
+	t.Fatal("no port is free")
+	return 0
 }
 
 // eventually waits for a condition.
@@ -214,7 +220,7 @@ func TestProxyProcessIsReplaced(t *testing.T) {
 	if err := flockd.Pause(t.Context(), "r", time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := flockd.Quiet(ctx, "r"); err != nil {
 		t.Errorf("quiet: %v", err)
@@ -436,7 +442,7 @@ func TestProxyProcessesUnderLoad(t *testing.T) {
 		})
 		more()
 		eventually(t, "it is paused", func() bool { return flockd.Pause(t.Context(), "r", time.Minute) == nil })
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		err := flockd.Quiet(ctx, "r")
 		cancel()
 		if err != nil {
