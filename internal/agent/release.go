@@ -283,13 +283,7 @@ func (s Stopped) late() bool { return !s.CopyBy.IsZero() && !time.Now().Before(s
 // partGone says that another volume of the same attempt has gone from here already: what uses
 // both can go on there only, and sooner than it could be brought back, however late it is.
 func (a *Agent) partGone(v *state.Volume) bool {
-	for o := range a.cluster.State().Volumes() {
-		// An attempt may have companies of other nodes, too.
-		if o.ID != v.ID && o.Moved != nil && o.Moved.Attempt == v.Pending.Attempt && o.Moved.From == a.self && o.Placement.Primary == v.Pending.To {
-			return true
-		}
-	}
-	return false
+	return a.cluster.State().PartGone(v, a.self)
 }
 
 // errLate says why a move is given up whose clients have waited for too long.

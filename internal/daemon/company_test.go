@@ -8,6 +8,7 @@ import (
 
 	"github.com/flocker-io/flocker/internal/agent"
 	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/proxy"
 )
 
@@ -187,4 +188,23 @@ func TestStopTook(t *testing.T) {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
+}
+
+// How long a stop takes does not count for what stands still, nor once a part of it has gone.
+func TestStopCounts(t *testing.T) {
+	s, apply := cloneState(t)
+	const plain = volume.ID("000000000000000d")
+	for _, id := range []volume.ID{clonePG, plain} {
+		apply(state.BeginHandoff{ID: id, Epoch: s.Volume(id).Epoch, Attempt: "drain-1", To: cloneN2, Follow: true})
+	}
+	check := func(when string, rounds int, want bool) {
+		t.Helper()
+		if got := stopCounts(s, s.Volume(clonePG), cloneN1, rounds); got != want {
+			t.Errorf("%s: %v", when, got)
+		}
+	}
+	check("its containers run", 1, true)
+	check("they do not", 0, false)
+	apply(state.CommitHandoff{ID: plain, Epoch: s.Volume(plain).Epoch, Attempt: "drain-1", Final: volume.Position{Epoch: s.Volume(plain).Epoch, Seq: 1, GUID: 3}})
+	check("another of their volumes has gone", 1, false)
 }

@@ -95,7 +95,7 @@ func (f *follower) copyAhead(ctx context.Context, v *state.Volume, going []*stat
 	if err := ahead.refusal(limit); err != nil {
 		return err
 	}
-	if len(going) == 0 {
+	if len(going) == 0 || !stopCounts(f.m.cluster.State(), v, f.m.self, rounds) {
 		return nil
 	}
 	routes := f.m.router != nil && len(stopsWith(f.m.cluster.State(), f.m.self, v.ID)) > 0
@@ -103,6 +103,13 @@ func (f *follower) copyAhead(ctx context.Context, v *state.Volume, going []*stat
 	here := f.stopTook[v.ID]
 	f.mu.Unlock()
 	return inVain(v.Pending.Attempt, routes, stopPredicted(v, here), ahead.predicted(), limit, f.m.hold(), timeLeft(time.Since(arrived), f.m.quietFor()))
+}
+
+// stopCounts says that the time counts that the stop of what goes along is going to take: not where rounds,
+// of preStop, says that none of it runs, nor where another volume of it has gone. What uses both can go
+// on there only, and waits for this one.
+func stopCounts(s *state.State, v *state.Volume, self volume.NodeID, rounds int) bool {
+	return rounds > 0 && !s.PartGone(v, self)
 }
 
 // letGo waits until containers that are to be stopped do not stand still for a snapshot.

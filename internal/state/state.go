@@ -320,6 +320,17 @@ func (m *Moved) Paused() time.Duration {
 	return max(m.Opened.Sub(m.At.Add(-m.Times.Held)), m.Times.Held)
 }
 
+// PartGone says that another volume of the attempt that a pending move is of has gone from a node already.
+func (s *State) PartGone(v *Volume, from volume.NodeID) bool {
+	for o := range s.Volumes() {
+		// An attempt may have companies of other nodes, too.
+		if o.ID != v.ID && o.Moved != nil && o.Moved.Attempt == v.Pending.Attempt && o.Moved.From == from && o.Placement.Primary == v.Pending.To {
+			return true
+		}
+	}
+	return false
+}
+
 // Refusal ends an attempt without its effect.
 type Refusal struct {
 	Attempt string    `json:"attempt"`
