@@ -147,7 +147,7 @@ func (f *follower) stopFor(ctx context.Context, id volume.ID) (agent.Stopped, er
 	run.out, run.err = f.stopAll(ctx, id, v.Pending.Attempt, going)
 	if took := run.took(was, len(going)); took > 0 {
 		f.mu.Lock()
-		f.stopTook[id] = lastStop{v.Epoch, took}
+		f.stopTook[id] = lastStop{v.Epoch, took, idsOf(going), f.m.now()}
 		f.mu.Unlock()
 	}
 	if was != nil && run.err == nil {
@@ -308,28 +308,61 @@ func pauseLimit(maxPause, hold time.Duration) time.Duration {
 }
 
 // lastStop is how long the stop of what goes with a volume took on this node, in that epoch
-// of it.
+// of it: of these containers, by their IDs, and when.
 type lastStop struct {
 	epoch volume.Epoch
 	took  time.Duration
+	of    []string
+	at    time.Time
 }
 
 // counts says that it tells something of the next stop: a volume that went away since has one
 // that is newer, and one that was removed has none.
 func (l lastStop) counts(v *state.Volume) bool { return v != nil && l.took > 0 && l.epoch == v.Epoch }
 
-// stopPredicted is how long the stop of what goes with a volume is going to take: as long as
-// the last time. 0: not known.
-func stopPredicted(v *state.Volume, here lastStop) time.Duration {
+// idsOf are the IDs of containers, in order.
+func idsOf(all []*state.Container) []string {
+	var ids []string
+	for _, c := range all {
+		ids = append(ids, c.ID)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// stopPredicted is how long the stop of what goes with a volume is going to take, these containers:
+// as long as the last time, unless that is from before since. 0: not known, as of containers that
+// were made anew after a stop here.
+func stopPredicted(v *state.Volume, here lastStop, going []string, since time.Time) time.Duration {
+	took, at := time.Duration(0), time.Time{}
 	switch {
 	case here.counts(v): // for a move that was given up: none is newer
-		return here.took
+		if !slices.Equal(here.of, going) {
+			return 0
+		}
+		took, at = here.took, here.at
 	case v.Moved != nil:
-		return v.Moved.Times.Stop
+		took, at = v.Moved.Times.Stop, v.Moved.At
 	case v.LastMigration != nil:
-		return v.LastMigration.Times.Stop
+		took, at = v.LastMigration.Times.Stop, v.LastMigration.At
 	}
-	return 0
+	if at.Before(since) {
+		return 0
+	}
+	return took
+}
+
+// drainAsks is for how long the last stop keeps a drain from another one. Nobody can force a drain, and
+// what is not stopped is not measured, nor moved: without an end one slow stop would keep a
+// container on its node for good, however quickly it ends by now.
+const drainAsks = time.Hour
+
+// stopsSince is since when a stop counts for an attempt.
+func stopsSince(attempt string, now time.Time) time.Time {
+	if placement.OfDrain(attempt) {
+		return now.Add(-drainAsks)
+	}
+	return time.Time{}
 }
 
 // moveMargin is what a move takes of its time besides the copies and the stop, when nothing is
@@ -365,16 +398,33 @@ func slowStop(stop, last, maxPause, hold, left time.Duration) error {
 		short(stop), short(wait), hold, longer, wait.Round(time.Second)+time.Second)
 }
 
-// inVain is why containers are not stopped for an attempt to move their volume: slowStop where clients
-// of routes wait for them, and neverOver of a drain, routes or not.
-func inVain(attempt string, routes bool, stop, last, maxPause, hold, left time.Duration) error {
+// prospect is what is known of the move of a volume before anything is stopped for it.
+type prospect struct {
+	attempt, volume, to string
+	runs                bool // something that is to be stopped
+	partGone            bool // another volume of what goes along: that can go on there only, and waits for this one
+	routes              bool // clients of some wait for it
+
+	stop, last     time.Duration // as predicted: the stop, and the last copy
+	maxPause, hold time.Duration
+	left           time.Duration // of the time that a move has
+}
+
+// inVain is why containers are not stopped for it: slowStop where clients of routes wait for them, and
+// neverOver of a drain, routes or not.
+func (p prospect) inVain() error {
 	switch {
-	case maxPause == 0 && placement.OfDrain(attempt):
-		return neverOver(stop, last, left)
-	case !routes:
+	case !p.runs || p.partGone:
+		return nil
+	case p.maxPause == 0 && placement.OfDrain(p.attempt):
+		if err := neverOver(p.stop, p.last, p.left); err != nil {
+			return fmt.Errorf("%w (stop them by hand, or flockctl migrate %s %s --force, which does not ask)", err, p.volume, p.to)
+		}
+		return nil
+	case !p.routes:
 		return nil
 	}
-	return slowStop(stop, last, maxPause, hold, left)
+	return slowStop(p.stop, p.last, p.maxPause, p.hold, p.left)
 }
 
 // neverOver is why containers are not stopped whose move would not be over in the time that it has

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,20 +89,36 @@ func TestNeverOver(t *testing.T) {
 }
 
 // Who forces a move, or has no routes, has said, or does not mind, that it may be in vain; a drain has not.
+// What stands still need not be stopped, and what has gone in part has to follow.
 func TestInVain(t *testing.T) {
 	const s = time.Second
+	drain := prospect{attempt: "drain-7", volume: "db", to: "n2", runs: true, last: 101 * s, hold: 10 * s, left: 100 * s}
+	asked := drain
+	asked.attempt, asked.routes, asked.maxPause = "migrate-7", true, s
 	for _, c := range []struct {
-		attempt string
-		routes  bool
-		last    time.Duration
-		limit   time.Duration
-		want    bool
+		name string
+		of   prospect
+		with func(*prospect)
+		want string // "": it goes on
 	}{
-		{"drain-7", true, 101 * s, 0, true}, {"drain-7", false, 101 * s, 0, true}, {"drain-7", true, 99 * s, 0, false},
-		{"migrate-7", true, 101 * s, 0, false}, {"migrate-7", true, 101 * s, s, true}, {"migrate-7", false, 101 * s, s, false},
+		{"a drain", drain, nil, "flockctl migrate db n2 --force"},
+		{"a drain, with routes", drain, func(p *prospect) { p.routes = true }, "stop them by hand"},
+		{"a drain, of what stops slowly", drain, func(p *prospect) { p.last, p.stop = s, 100*s }, "took 1m40s to stop the last time"},
+		{"a drain that has the time", drain, func(p *prospect) { p.last = 99 * s }, ""},
+		{"a drain, of what stands still", drain, func(p *prospect) { p.runs = false }, ""},
+		{"a drain, of what has gone in part", drain, func(p *prospect) { p.partGone = true }, ""},
+		{"a migration", asked, nil, "--force does not ask"},
+		{"a migration, of what stands still", asked, func(p *prospect) { p.runs = false }, ""},
+		{"a migration, of what has gone in part", asked, func(p *prospect) { p.partGone = true }, ""},
+		{"a migration without routes", asked, func(p *prospect) { p.routes = false }, ""},
+		{"a migration that is forced", asked, func(p *prospect) { p.maxPause = 0 }, ""},
 	} {
-		if err := inVain(c.attempt, c.routes, 0, c.last, c.limit, 10*s, 100*s); (err != nil) != c.want {
-			t.Errorf("%+v: %v", c, err)
+		if c.with != nil {
+			c.with(&c.of)
+		}
+		err := c.of.inVain()
+		if (err != nil) != (c.want != "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
 	}
 }
@@ -143,29 +160,47 @@ func TestMaxHold(t *testing.T) {
 	}
 }
 
-// TestStopPredicted: the newest stop counts.
+// TestStopPredicted: the newest stop counts, of the same containers, and for a drain, which nobody
+// can force, for a while only.
 func TestStopPredicted(t *testing.T) {
 	const s = time.Second
-	moved := &state.Moved{Times: state.MoveTimes{Stop: 2 * s}}
-	last := &state.EndedMigration{Times: state.MoveTimes{Stop: 3 * s}}
+	now := time.Unix(1e9, 0)
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	moved := &state.Moved{Times: state.MoveTimes{Stop: 2 * s}, At: ago(time.Minute)}
+	last := &state.EndedMigration{Times: state.MoveTimes{Stop: 3 * s}, At: ago(time.Minute)}
+	long := &state.Moved{Times: state.MoveTimes{Stop: 2 * s}, At: ago(drainAsks + 1)}
+	longLast := &state.EndedMigration{Times: state.MoveTimes{Stop: 3 * s}, At: ago(drainAsks + 1)}
+	here := func(epoch volume.Epoch, at time.Duration, of ...string) lastStop {
+		return lastStop{epoch, 9 * s, of, ago(at)}
+	}
 	for _, c := range []struct {
-		name string
-		v    state.Volume
-		here lastStop
-		want time.Duration
+		name        string
+		v           state.Volume
+		here        lastStop
+		move, drain time.Duration
 	}{
-		{"never moved", state.Volume{Epoch: 1}, lastStop{}, 0},
-		{"moved here", state.Volume{Epoch: 2, Moved: moved, LastMigration: last}, lastStop{}, 2 * s},
-		{"failed over since", state.Volume{Epoch: 3, LastMigration: last}, lastStop{}, 3 * s},
-		{"stopped here for a move that was given up", state.Volume{Epoch: 2, Moved: moved}, lastStop{2, 9 * s}, 9 * s},
-		{"stopped here before it went away and came back", state.Volume{Epoch: 4, Moved: moved}, lastStop{2, 9 * s}, 2 * s},
+		{"never moved", state.Volume{Epoch: 1}, lastStop{}, 0, 0},
+		{"moved here", state.Volume{Epoch: 2, Moved: moved, LastMigration: last}, lastStop{}, 2 * s, 2 * s},
+		{"moved here long ago", state.Volume{Epoch: 2, Moved: long, LastMigration: last}, lastStop{}, 2 * s, 0},
+		{"failed over since", state.Volume{Epoch: 3, LastMigration: last}, lastStop{}, 3 * s, 3 * s},
+		{"failed over since, long ago", state.Volume{Epoch: 3, LastMigration: longLast}, lastStop{}, 3 * s, 0},
+		{"stopped here for a move that was given up", state.Volume{Epoch: 2, Moved: moved}, here(2, s, "a", "b"), 9 * s, 9 * s},
+		{"stopped here long ago", state.Volume{Epoch: 2, Moved: moved}, here(2, drainAsks+1, "a", "b"), 9 * s, 0},
+		{"stopped here before one was made anew", state.Volume{Epoch: 2, Moved: moved}, here(2, s, "a", "c"), 0, 0},
+		{"stopped here before there was another one", state.Volume{Epoch: 2, Moved: moved}, here(2, s, "a"), 0, 0},
+		{"stopped here before it went away and came back", state.Volume{Epoch: 4, Moved: moved}, here(2, s, "a", "b"), 2 * s, 2 * s},
 	} {
-		if got := stopPredicted(&c.v, c.here); got != c.want {
-			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		for attempt, want := range map[string]time.Duration{"migrate-7": c.move, "drain-7": c.drain} {
+			if got := stopPredicted(&c.v, c.here, []string{"a", "b"}, stopsSince(attempt, now)); got != want {
+				t.Errorf("%s, %s: %s, want %s", c.name, attempt, got, want)
+			}
 		}
 	}
-	if (lastStop{2, 9 * s}).counts(nil) {
+	if here(2, 0).counts(nil) {
 		t.Error("the stop of a volume that is gone is remembered")
+	}
+	if got := idsOf([]*state.Container{{ID: "b"}, {ID: "a"}}); !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("IDs in no order: %q", got)
 	}
 }
 
@@ -190,21 +225,28 @@ func TestStopTook(t *testing.T) {
 	}
 }
 
-// How long a stop takes does not count for what stands still, nor once a part of it has gone.
-func TestStopCounts(t *testing.T) {
-	s, apply := cloneState(t)
+// That a part of what goes along has gone is known of the attempt, of the node that it left and of
+// where it went.
+func TestPartGone(t *testing.T) {
 	const plain = volume.ID("000000000000000d")
-	for _, id := range []volume.ID{clonePG, plain} {
-		apply(state.BeginHandoff{ID: id, Epoch: s.Volume(id).Epoch, Attempt: "drain-1", To: cloneN2, Follow: true})
+	begin := func(t *testing.T, attempt string) (*state.State, func(state.Command)) {
+		s, apply := cloneState(t)
+		for id, attempt := range map[volume.ID]string{clonePG: "drain-1", plain: attempt} {
+			apply(state.BeginHandoff{ID: id, Epoch: s.Volume(id).Epoch, Attempt: attempt, To: cloneN2, Follow: true})
+		}
+		return s, apply
 	}
-	check := func(when string, rounds int, want bool) {
-		t.Helper()
-		if got := stopCounts(s, s.Volume(clonePG), cloneN1, rounds); got != want {
-			t.Errorf("%s: %v", when, got)
+	for _, attempt := range []string{"drain-1", "drain-2"} {
+		s, apply := begin(t, attempt)
+		if s.PartGone(s.Volume(clonePG), cloneN1) {
+			t.Error("nothing has gone yet")
+		}
+		apply(state.CommitHandoff{ID: plain, Epoch: s.Volume(plain).Epoch, Attempt: attempt, Final: volume.Position{Epoch: s.Volume(plain).Epoch, Seq: 1, GUID: 3}})
+		if got := s.PartGone(s.Volume(clonePG), cloneN1); got != (attempt == "drain-1") {
+			t.Errorf("one of %s has gone: %v", attempt, got)
+		}
+		if s.PartGone(s.Volume(clonePG), cloneN2) {
+			t.Error("it has not gone from there")
 		}
 	}
-	check("its containers run", 1, true)
-	check("they do not", 0, false)
-	apply(state.CommitHandoff{ID: plain, Epoch: s.Volume(plain).Epoch, Attempt: "drain-1", Final: volume.Position{Epoch: s.Volume(plain).Epoch, Seq: 1, GUID: 3}})
-	check("another of their volumes has gone", 1, false)
 }

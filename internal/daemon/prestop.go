@@ -95,21 +95,20 @@ func (f *follower) copyAhead(ctx context.Context, v *state.Volume, going []*stat
 	if err := ahead.refusal(limit); err != nil {
 		return err
 	}
-	if len(going) == 0 || !stopCounts(f.m.cluster.State(), v, f.m.self, rounds) {
+	if len(going) == 0 {
 		return nil
 	}
-	routes := f.m.router != nil && len(stopsWith(f.m.cluster.State(), f.m.self, v.ID)) > 0
+	s := f.m.cluster.State()
 	f.mu.Lock()
 	here := f.stopTook[v.ID]
 	f.mu.Unlock()
-	return inVain(v.Pending.Attempt, routes, stopPredicted(v, here), ahead.predicted(), limit, f.m.hold(), timeLeft(time.Since(arrived), f.m.quietFor()))
-}
-
-// stopCounts says that the time counts that the stop of what goes along is going to take: not where rounds,
-// of preStop, says that none of it runs, nor where another volume of it has gone. What uses both can go
-// on there only, and waits for this one.
-func stopCounts(s *state.State, v *state.Volume, self volume.NodeID, rounds int) bool {
-	return rounds > 0 && !s.PartGone(v, self)
+	return prospect{
+		attempt: v.Pending.Attempt, volume: v.Name, to: s.NodeName(v.Pending.To),
+		runs: rounds > 0, partGone: s.PartGone(v, f.m.self),
+		routes: f.m.router != nil && len(stopsWith(s, f.m.self, v.ID)) > 0,
+		stop:   stopPredicted(v, here, idsOf(going), stopsSince(v.Pending.Attempt, f.m.now())), last: ahead.predicted(),
+		maxPause: limit, hold: f.m.hold(), left: timeLeft(time.Since(arrived), f.m.quietFor()),
+	}.inVain()
 }
 
 // letGo waits until containers that are to be stopped do not stand still for a snapshot.

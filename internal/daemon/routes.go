@@ -312,7 +312,7 @@ func (m *member) migrationNotes(ctx context.Context, v *state.Volume, to volume.
 	if len(stops) == 0 {
 		return notes
 	}
-	if err := slowStop(stopPredicted(v, lastStop{}), 0, limit, m.hold(), timeLeft(0, m.quietFor())); err != nil && len(containers) > 0 {
+	if err := slowStop(stopPredicted(v, lastStop{}, nil, time.Time{}), 0, limit, m.hold(), timeLeft(0, m.quietFor())); err != nil && len(containers) > 0 {
 		notes = append(notes, err.Error())
 	}
 	for _, r := range m.view().routes(m.askRoutes(ctx, s)).Routes {
