@@ -43,6 +43,13 @@ func TestFirstReplication(t *testing.T) {
 		}
 		d, err := w.node("b").host.Dataset(context.Background(), a.dataset())
 		w.must(err)
+		shared, err := w.node("b").host.Properties(context.Background(), a.dataset(), []string{"sharenfs", "sharesmb"})
+		w.must(err)
+		for name, p := range shared {
+			if want := (zfs.Property{Value: "off", Own: true}); p != want {
+				t.Errorf("replica's %s: %+v, want %+v", name, p, want)
+			}
+		}
 		if !d.ReadOnly || d.CanMount != "noauto" || d.User[propEpoch] != volume.Epoch(1).String() || d.User[propVolume] != string(testVol) || d.Mounted {
 			t.Errorf("replica's dataset: %+v", d)
 		}

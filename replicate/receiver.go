@@ -760,12 +760,15 @@ func pings(w *wire) (stop func()) {
 	}
 }
 
-// copyProperties are those of every copy: never mounted by itself, read-only, and
+// copyProperties are those of every copy: never mounted by itself, read-only, shared with no other
+// machines whatever is said of the pool (they would write beside it once it is unmounted), and
 // what the volume's spec says.
 func copyProperties(id volume.ID, epoch volume.Epoch, spec map[string]string) map[string]string {
 	props := map[string]string{
 		"canmount": "noauto",
 		"readonly": "on",
+		"sharenfs": "off",
+		"sharesmb": "off",
 		propVolume: string(id),
 		propEpoch:  epoch.String(),
 	}

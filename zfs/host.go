@@ -27,8 +27,9 @@ type Options struct {
 	// UserProperties are read into Dataset.User; zfs must be asked for each by name. Nil:
 	// UserProperties of this package. Into Snapshot.User go SnapshotProperties.
 	UserProperties []string
-	// Observe is told of every command after it has ended: for metrics, and for
-	// counting commands. It is called from many goroutines.
+	// Observe is told of every command after it has ended, and of the system call that an
+	// unmount is where it can be (kernel-unmount): for metrics, and for counting commands. It
+	// is called from many goroutines.
 	Observe func(op string, argv []string, took time.Duration, err error)
 	// Ahead has the next command for channel programs (Take, Prune, SnapshotsNamed)
 	// started before it is needed, while they follow one another within seconds. Then
@@ -44,6 +45,7 @@ type Options struct {
 type Host struct {
 	options Options
 	ahead   *ahead
+	kernel  kernel
 
 	mu           sync.Mutex
 	capabilities *Capabilities
@@ -58,7 +60,7 @@ func New(o Options) *Host {
 	if o.UserProperties == nil {
 		o.UserProperties = UserProperties
 	}
-	return &Host{options: o, ahead: newAhead(o.Ahead), paces: map[paceOf]pace{}, rests: map[string]time.Time{}}
+	return &Host{options: o, ahead: newAhead(o.Ahead), kernel: newKernel(), paces: map[paceOf]pace{}, rests: map[string]time.Time{}}
 }
 
 // argMax bounds the names in one command line: well below the 2 MiB that Linux
@@ -475,11 +477,10 @@ func (h *Host) Unmount(ctx context.Context, name string) error {
 	if err := check("unmount", CheckDataset(name)); err != nil {
 		return err
 	}
-	argv := []string{"zfs", "unmount", name}
-	if h.unmountByKernel(name, argv) {
+	if h.unmountByKernel(name) {
 		return nil
 	}
-	return h.unmount(ctx, command{op: "unmount", argv: argv}, "not currently mounted")
+	return h.unmount(ctx, command{op: "unmount", argv: []string{"zfs", "unmount", name}}, "not currently mounted")
 }
 
 // unmount goes on for a moment while what is to be unmounted is busy. Not mounted,

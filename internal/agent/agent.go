@@ -568,7 +568,7 @@ func (a *Agent) create(ctx context.Context, id volume.ID) error {
 		return nil
 	}
 	props := map[string]string{
-		"canmount": "noauto", "readonly": "on",
+		"canmount": "noauto", "readonly": "on", "sharenfs": "off", "sharesmb": "off",
 		"mountpoint": a.layout.Mountpoint(id), "refquota": quota(v.Spec.Size),
 		propVolume: string(id), propEpoch: v.Epoch.String(),
 	}

@@ -178,7 +178,7 @@ func (f Importable) Steps(l Layout) []string {
 	if len(lost) > 0 {
 		steps = append(steps, "inherit from "+l.Root()+" what it inherits now from where it is, where no option says otherwise: "+strings.Join(lost, ", "))
 	}
-	return append(steps, fmt.Sprintf("set readonly=on canmount=noauto mountpoint=%s/ID, as of every volume; its primary mounts it writable", l.MountBase))
+	return append(steps, fmt.Sprintf("set readonly=on canmount=noauto sharenfs=off sharesmb=off mountpoint=%s/ID, as of every volume; its primary mounts it writable", l.MountBase))
 }
 
 // LookImport looks at a dataset that is to become a volume of this node. It changes nothing.

@@ -97,7 +97,7 @@ func TestImportOptions(t *testing.T) {
 		t.Errorf("options %v, want %v", got, want)
 	}
 	steps := []string{"unmount it from /srv/a", "rename it to tank/flocker/ID", "clear quota=4096",
-		"set readonly=on canmount=noauto mountpoint=/v/ID, as of every volume; its primary mounts it writable"}
+		"set readonly=on canmount=noauto sharenfs=off sharesmb=off mountpoint=/v/ID, as of every volume; its primary mounts it writable"}
 	if got := f.Steps(Layout{Pool: "tank", MountBase: "/v"}); !slices.Equal(got, steps) {
 		t.Errorf("steps %q", got)
 	}

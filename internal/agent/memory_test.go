@@ -142,6 +142,16 @@ func TestMakingListsNothing(t *testing.T) {
 			t.Errorf("commands to make %d volumes: %v", volumes, got)
 		}
 
+		// What somebody has said of the pool does not have a volume exported, nor anything of it is left when that is unmounted.
+		must(t, host.SetProperties(ctx, "tank/flocker", map[string]string{"sharenfs": "on", "sharesmb": "on"}))
+		shared, err := host.Properties(ctx, a.layout.Dataset(id(0)), []string{"sharenfs", "sharesmb"})
+		must(t, err)
+		for name, p := range shared {
+			if p.Value != "off" {
+				t.Errorf("%s of a volume: %+v", name, p)
+			}
+		}
+
 		// A listing that began before one was made does not show it.
 		remove := host.Inject(zfsfake.Rule{Op: "datasets", After: true, Times: 1, Do: func(ctx context.Context, _, _ string) error {
 			f.apply(t, state.CreateVolume{ID: id(volumes), Name: "late", Placement: volume.Placement{Primary: self}})

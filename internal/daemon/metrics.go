@@ -73,7 +73,7 @@ func NewMetrics(version string) *Metrics {
 	m.pruned = m.counter("flocker_snapshots_pruned_total", "Snapshots that were destroyed, by retention or by people.")
 	m.aside = m.counter("flocker_set_aside_total", "Diverged copies that were set aside.")
 	m.steps = m.histogram("flocker_replication_step_duration_seconds", "How long steps of replication took: tick (one look at the pool), snapshot (one command for all volumes that are due), prune (one pass over all copies), offer (until a replica has answered what it holds), acknowledge (from the last byte of a stream until the replica has answered it).", "step")
-	m.commands = m.counter("flocker_zfs_commands_total", "zfs, zpool and mount commands, by operation and result (ok, error).", "op", "result")
+	m.commands = m.counter("flocker_zfs_commands_total", "zfs, zpool and mount commands, and unmounts by the kernel alone (kernel-unmount), by operation and result (ok, error).", "op", "result")
 	m.cmdTime = m.histogram("flocker_zfs_command_duration_seconds", "How long those commands took.", "op")
 	m.beats = m.counter("flocker_lease_beats_total", "Beats of this node's lease, by result: answered, refused, lost (no answer in time), asked (for a lease), idle (failover is manual).", "result")
 	m.fences = m.counter("flocker_fences_total", "How often this node's writers were stopped since flockd began, by result: stopped (nothing is left), instead (the same, by flockd itself, since no fencer runs), failed (not in time, or not yet).", "result")

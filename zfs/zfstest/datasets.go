@@ -217,11 +217,11 @@ func testProperties(w *world, _ Env) {
 	}
 
 	w.a.must(z.SetProperties(w.ctx, fs, map[string]string{"quota": "1073741824", "compression": "zstd"}))
-	got, err := z.Properties(w.ctx, fs, []string{"quota", "reservation", "compression", "sharenfs", "readonly", "flocker:epoch"})
+	got, err := z.Properties(w.ctx, fs, []string{"quota", "reservation", "compression", "sharenfs", "sharesmb", "zoned", "readonly", "flocker:epoch"})
 	w.a.must(err)
 	for name, want := range map[string]zfs.Property{
 		"quota": {Value: "1073741824", Own: true}, "reservation": {Value: "0"}, "compression": {Value: "zstd", Own: true},
-		"sharenfs": {Value: "off"}, "readonly": {Value: "on", Own: true}, "flocker:epoch": {Value: "0000000000000002", Own: true},
+		"sharenfs": {Value: "off", Own: true}, "sharesmb": {Value: "off", Own: true}, "zoned": {Value: "off"}, "readonly": {Value: "on", Own: true}, "flocker:epoch": {Value: "0000000000000002", Own: true},
 	} {
 		if got[name] != want {
 			w.Errorf("property %s: %+v, want %+v", name, got[name], want)

@@ -74,7 +74,7 @@ func newWorld(t *testing.T, env Env) *world {
 
 // volumeProps are what flockd gives every volume on disk.
 func (h host) volumeProps(name string) map[string]string {
-	return map[string]string{"canmount": "noauto", "readonly": "on", "mountpoint": h.Mountpoint(name)}
+	return map[string]string{"canmount": "noauto", "readonly": "on", "sharenfs": "off", "sharesmb": "off", "mountpoint": h.Mountpoint(name)}
 }
 
 // name of a filesystem of this side.
