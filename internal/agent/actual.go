@@ -111,11 +111,11 @@ func (a *Agent) noteLog(id volume.ID, c Copy) Copy {
 func (a *Agent) live(ctx context.Context, fresh bool) ([]zfs.Dataset, error) {
 	if !fresh && a.listed != nil {
 		if list, began := a.listed(); began.After(a.lookedAt) {
-			a.list, a.lookedAt, a.listedAt = list, began, time.Now()
+			a.list, a.lookedAt, a.listedAt, a.excused = list, began, time.Now(), false
 			return list, nil
 		}
 	}
-	if !fresh && a.list != nil && a.undisturbed(time.Now()) {
+	if !fresh && a.list != nil && a.undisturbed(time.Now(), a.listEvery()) {
 		return a.list, nil
 	}
 	began := time.Now()
@@ -123,7 +123,7 @@ func (a *Agent) live(ctx context.Context, fresh bool) ([]zfs.Dataset, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing %s: %w", a.layout.Root(), err)
 	}
-	a.list, a.lookedAt, a.listedAt, a.lookTook = list, began, time.Now(), time.Since(began)
+	a.list, a.lookedAt, a.listedAt, a.lookTook, a.excused = list, began, time.Now(), time.Since(began), false
 	return list, nil
 }
 

@@ -208,6 +208,7 @@ type Agent struct {
 	locks locks
 	fresh chan struct{} // closed once the node has caught up
 	wake  chan struct{} // look at the disk
+	stir  chan struct{} // likewise, for what the container engine does
 	news  chan struct{} // decide again; the disk need not have changed
 
 	mu      sync.Mutex
@@ -229,6 +230,7 @@ type Agent struct {
 	acting   int       // what is under way and may change what a look has shown, but for made
 	actedAt  time.Time // when the last of it began or ended
 	hushed   int       // volumes that are given up while clients wait
+	putOff   bool      // a look was, for that
 
 	// The loop's alone.
 	trashAt  time.Time     // when the trash was listed
@@ -237,6 +239,7 @@ type Agent struct {
 	listedAt time.Time     // when it was there
 	lookTook time.Duration // how long the last listing took that this loop made
 	stepped  time.Time     // when the last look was, whatever it read
+	excused  bool          // the next listing is put off, see due
 
 	asides    []volume.Aside
 	asidesAt  time.Time // when they were listed
@@ -264,15 +267,21 @@ func New(c Config) *Agent {
 		self: c.Self, version: c.Version, bootID: c.BootID, layout: c.Layout, cluster: c.Cluster,
 		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, prepareStop: c.PrepareStop, stopFollowing: c.StopFollowing, moving: c.Moving, arriving: c.Arriving, rolledBack: c.RolledBack,
 		clock: c.Clock, lease: c.Lease, log: c.Log, poll: c.Poll, listed: c.Listed,
-		fresh: make(chan struct{}), wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
+		fresh: make(chan struct{}), wake: make(chan struct{}, 1), stir: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{}, logged: map[volume.ID]bool{}, made: map[volume.ID]made{}, taken: map[volume.ID]taken{}, returned: map[volume.ID]bool{},
 	}
 }
 
 // Wake makes the loop look again soon. Never blocks; wakes coalesce.
-func (a *Agent) Wake() {
+func (a *Agent) Wake() { ring(a.wake) }
+
+// Stir is Wake for what the container engine does, which is much while clients wait for containers to
+// be stopped: then it takes some seconds.
+func (a *Agent) Stir() { ring(a.stir) }
+
+func ring(bell chan struct{}) {
 	select {
-	case a.wake <- struct{}{}:
+	case bell <- struct{}{}:
 	default:
 	}
 }
@@ -322,6 +331,8 @@ func (a *Agent) Run(ctx context.Context) error {
 			why = byNews
 		case <-a.wake:
 			why = byReason
+		case <-a.stir:
+			why = byEngine
 		case <-timer.C:
 			why = then
 		}
@@ -340,7 +351,8 @@ func (a *Agent) Run(ctx context.Context) error {
 type cause int
 
 const (
-	byReason cause = iota // something has changed outside: read the disk
+	byReason cause = iota // something has changed: read the disk
+	byEngine              // likewise, but the engine alone says so, and that may wait
 	byNews                // there is another state, or a dataset was made: what was seen last may do
 	byTime                // it is time to look: what others have listed will do
 )
@@ -362,10 +374,18 @@ func (a *Agent) rest(ctx context.Context, d time.Duration) {
 // step looks once, or where that is as good remembers, and starts what there is to do. It
 // returns how long nothing will change by itself, and why to look then.
 func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup, why cause) (wait time.Duration, then cause) {
-	if later := a.looksLater(time.Now()); why == byReason && later > 0 {
-		return later, byReason
+	if why == byEngine {
+		if later := a.looksLater(time.Now()); later > 0 {
+			return later, byEngine
+		}
 	}
 	s := a.cluster.State()
+	if due(s, a.self) {
+		a.excused = true
+		if later := a.routineLater(time.Now()); why == byTime && later > 0 {
+			return later, byTime
+		}
+	}
 	var got Actual
 	var holders map[volume.ID][]volume.Holder
 	inUse := func(id volume.ID) bool { return len(holders[id]) > 0 || !a.use.Idle(id) }
@@ -701,6 +721,7 @@ func (a *Agent) look(ctx context.Context, got Actual, holders map[volume.ID][]vo
 	a.pool, a.asked = info, asked // with what is in it: a pool that is known, and empty, has lost everything
 	a.addMade(got)
 	a.actual, a.seen, a.silence = got, a.listedAt, 3*a.listEvery()+patience
+	a.putOff = false
 	a.holders, a.trouble = holders, trouble
 }
 

@@ -61,26 +61,66 @@ func (a *Agent) seenCopy(id volume.ID) (Copy, bool) {
 // container that ends is a reason to look, and a look is what this machine does slowest just then.
 const hushFor = 3 * time.Second
 
-// hushing has the loop look less often for reasons from outside until what it returns is called.
+// hushing has the loop look less often for what the engine does until what it returns is called, which
+// may be twice. What was put off is looked at then.
 func (a *Agent) hushing() (over func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.hushed++
+	is := true
 	return func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		a.hushed--
+		if !is {
+			return
+		}
+		is = false
+		if a.hushed--; a.hushed == 0 && a.putOff {
+			a.Stir()
+		}
 	}
 }
 
-// looksLater says how much later it is early enough to look, for a reason; 0: now.
+// looksLater says how much later it is early enough to look for what the engine has done; 0: now.
 func (a *Agent) looksLater(now time.Time) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.hushed == 0 || a.seen.IsZero() {
 		return 0
 	}
-	return max(hushFor-now.Sub(a.lookedAt), 0)
+	later := max(hushFor-now.Sub(a.lookedAt), 0)
+	a.putOff = a.putOff || later > 0
+	return later
+}
+
+// dueFor is how long a look without a reason is put off for steps that are due. The loop is deaf while it
+// looks: for seconds where there are very many datasets, or the engine is slow.
+const dueFor = 20 * time.Second
+
+// due says that this node is to give a volume up, or may be told to take one over, in a moment: clients
+// wait for it.
+func due(s *state.State, self volume.NodeID) bool {
+	for v := range s.Volumes() {
+		switch {
+		case v.Phase == state.PhaseMoving && (v.Placement.Primary == self || v.Pending.To == self):
+			return true
+		case v.Phase == state.PhaseElecting && v.Placement.Role(self) == volume.RoleReplica && v.Election.Was != self:
+			return true
+		}
+	}
+	return false
+}
+
+// routineLater says how much later it is early enough to look without a reason while steps are
+// due: not after a failed one is to be tried again.
+func (a *Agent) routineLater(now time.Time) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	later := min(a.poll, dueFor-now.Sub(a.lookedAt))
+	for _, f := range a.failed {
+		later = min(later, f.again.Sub(now))
+	}
+	return later
 }
 
 // begins and ended note what makes a look out of date. The caller holds mu.
@@ -141,29 +181,28 @@ func (a *Agent) addMade(got Actual) {
 }
 
 // tell makes the loop decide again soon. Never blocks.
-func (a *Agent) tell() {
-	select {
-	case a.news <- struct{}{}:
-	default:
-	}
-}
+func (a *Agent) tell() { ring(a.news) }
 
 // remembered is what the last look has shown, and who uses what. ok is false when it is
 // time to look again, or when this node has changed, or is changing, more since than a.made
-// tells.
+// tells. A look that was put off for steps that are due is not made for these after all.
 func (a *Agent) remembered(now time.Time) (got Actual, holders map[volume.ID][]volume.Holder, ok bool) {
-	ok = a.undisturbed(now)
+	age := a.listEvery()
+	if a.excused {
+		age = max(age, dueFor)
+	}
+	ok = a.undisturbed(now, age)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.actual, a.holders, ok && !a.seen.IsZero()
 }
 
-// undisturbed says that the last listing is not too old, and that nothing that this node
-// does has made it so, but for what a.made tells.
-func (a *Agent) undisturbed(now time.Time) bool {
+// undisturbed says that the last listing is not older than that, and that nothing that this node
+// does has put it out of date, but for what a.made tells.
+func (a *Agent) undisturbed(now time.Time, age time.Duration) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return now.Sub(a.lookedAt) < a.listEvery() && a.acting == 0 && a.actedAt.Before(a.lookedAt)
+	return now.Sub(a.lookedAt) < age && a.acting == 0 && a.actedAt.Before(a.lookedAt)
 }
 
 // suffices says that a state can be obeyed, by these actions, without another look than the

@@ -178,7 +178,7 @@ func (a *Agent) Promise(ctx context.Context, id volume.ID, epoch volume.Epoch) (
 // may be shared (docker cp), so it proves nothing by itself.
 func (a *Agent) Unmount(id volume.ID, mountID string) {
 	a.use.Unmounted(id, mountID)
-	a.Wake()
+	a.Stir()
 }
 
 // writable is the volume if this node may write it now.
@@ -283,19 +283,24 @@ func (a *Agent) takeOver(ctx context.Context, v *state.Volume, c Copy) error {
 	}
 	// One command for all of them: clients wait for it. Where it fails it may be the quota alone
 	// that cannot be.
-	failed := a.zfs.SetProperties(ctx, a.layout.Dataset(v.ID), want)
-	if failed == nil {
-		a.noteTaken(v)
-		if want[propEpoch] != "" {
-			a.arrives(v, PartTakeover)
+	set := func() error {
+		err := a.zfs.SetProperties(ctx, a.layout.Dataset(v.ID), want)
+		if err == nil {
+			a.noteTaken(v)
+			if want[propEpoch] != "" {
+				a.arrives(v, PartTakeover)
+			}
 		}
+		return err
+	}
+	failed := set()
+	if failed == nil {
 		return nil
 	}
 	limited := want["refquota"] != ""
 	delete(want, "refquota")
 	if limited && len(want) > 0 {
-		err := a.zfs.SetProperties(ctx, a.layout.Dataset(v.ID), want)
-		if err != nil {
+		if err := set(); err != nil {
 			return fmt.Errorf("taking volume %q over: %w", v.Name, err)
 		}
 	}

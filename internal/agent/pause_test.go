@@ -28,27 +28,31 @@ func TestArrivalCommands(t *testing.T) {
 	const lastLook = "dataset snapshots-named set"
 	for name, c := range map[string]struct {
 		since  func(ctx context.Context, w *arriving) error // the last look
-		takes  string                                       // commands of the takeover; "": it is not looked at how
+		takes  string                                       // commands of the takeover
 		mounts string                                       // and of the mount
 		denied string                                       // why it is not mounted
+		small  bool                                         // it has no quota after all
 	}{
 		"as a rule": {takes: lastLook, mounts: "mount"},
 		"what it was handed over with is gone": {
 			since: func(ctx context.Context, w *arriving) error {
 				return w.host.DestroySnapshots(ctx, w.ds, []string{w.start.SnapshotName()})
 			},
+			takes:  "dataset snapshots-named dataset datasets snapshots bookmarks",
 			denied: "lacks the snapshot it was handed over with",
 		},
 		"another one has its name": {
 			since: func(ctx context.Context, w *arriving) error {
 				return errors.Join(w.host.DestroySnapshots(ctx, w.ds, []string{w.start.SnapshotName()}), w.host.Snapshot(ctx, []string{w.ds + "@" + w.start.SnapshotName()}, nil))
 			},
+			takes:  "dataset snapshots-named dataset datasets snapshots bookmarks",
 			denied: "lacks the snapshot it was handed over with",
 		},
 		"the copy has accepted a newer epoch": {
 			since: func(ctx context.Context, w *arriving) error {
 				return w.host.SetProperties(ctx, w.ds, map[string]string{propEpoch: volume.Epoch(9).String()})
 			},
+			takes:  "dataset snapshots-named",
 			denied: "newer than the cluster's",
 		},
 		"what it was handed over with has another name": {
@@ -78,7 +82,17 @@ func TestArrivalCommands(t *testing.T) {
 		},
 		"the last look is old": {
 			since:  func(context.Context, *arriving) error { time.Sleep(time.Minute); return nil },
+			takes:  "datasets pool datasets dataset datasets snapshots bookmarks set", // of the node first, and of its pool
 			mounts: "mount",
+		},
+		"its quota is refused": { // besides what failed
+			since: func(_ context.Context, w *arriving) error {
+				w.host.Fail("set", w.ds, 1, &zfs.Error{Op: "set", Kind: zfs.ErrInvalid})
+				return nil
+			},
+			takes:  lastLook,
+			mounts: "mount",
+			small:  true,
 		},
 		"its mount comes late": {takes: lastLook, mounts: "dataset mount"},
 		"its size has changed": {takes: lastLook, mounts: "dataset set mount"},
@@ -109,6 +123,9 @@ func TestArrivalCommands(t *testing.T) {
 				case "it was refused once":
 					defer w.host.Fail("mount", w.ds, 1, &zfs.Error{Op: "mount", Kind: zfs.ErrBusy})()
 				}
+				if took != c.takes {
+					t.Errorf("its takeover took %q, want %q", took, c.takes)
+				}
 				var err error
 				mounted := w.ops(func() { _, err = w.a.Mount(ctx, vol1, "m") })
 				d, derr := w.host.Dataset(ctx, w.ds)
@@ -120,10 +137,17 @@ func TestArrivalCommands(t *testing.T) {
 					return
 				}
 				must(t, err)
-				if c.takes != "" && took != c.takes || mounted != c.mounts {
-					t.Errorf("its takeover took %q and its mount %q, want %q and %q", took, mounted, c.takes, c.mounts)
+				if mounted != c.mounts {
+					t.Errorf("its mount took %q, want %q", mounted, c.mounts)
 				}
-				if !d.Writable || d.ResumeToken != "" || d.User[propEpoch] != volume.Epoch(2).String() || d.Mountpoint != w.a.layout.Mountpoint(vol1) || d.RefQuota != w.f.s.Volume(vol1).Spec.Size {
+				if told := strings.Join(w.told, " "); told != "arrival takeover mount" {
+					t.Errorf("of its parts was told %q", told)
+				}
+				size := w.f.s.Volume(vol1).Spec.Size
+				if c.small {
+					size = 0
+				}
+				if !d.Writable || d.ResumeToken != "" || d.User[propEpoch] != volume.Epoch(2).String() || d.Mountpoint != w.a.layout.Mountpoint(vol1) || d.RefQuota != size {
 					t.Errorf("it is %+v", d)
 				}
 			})
@@ -139,6 +163,7 @@ type arriving struct {
 	ds    string
 	start volume.Position // its newest snapshot
 	more  []byte          // a stream that adds another one
+	told  []string        // parts of its arrival; to be read when nothing is under way
 }
 
 func newArriving(t *testing.T) *arriving {
@@ -169,7 +194,8 @@ func newArriving(t *testing.T) *arriving {
 	f.apply(t, state.ConfirmCreate{ID: vol1, Epoch: 1})
 
 	repl := replicate.New(replicate.Config{Node: self, Root: layout.Root(), Pool: host})
-	w.a = New(Config{Self: self, Layout: layout, Cluster: f, ZFS: host, Files: doors{}, Use: books{asking{}}, Repl: repl, Log: slog.New(slog.DiscardHandler)})
+	w.a = New(Config{Self: self, Layout: layout, Cluster: f, ZFS: host, Files: doors{}, Use: books{asking{}}, Repl: repl, Log: slog.New(slog.DiscardHandler),
+		Arriving: func(_ volume.ID, _ volume.Epoch, part string) { w.told = append(w.told, part) }})
 	close(w.a.fresh)
 	look := func() {
 		var jobs sync.WaitGroup
@@ -210,7 +236,9 @@ func TestReleaseCommands(t *testing.T) {
 		seen, mounted, gone bool
 		follow              bool
 		want                string
-		refused             string
+		refused             string // why it stays, and stays mounted
+		use                 asking
+		held                int // how often it is seen to be mounted elsewhere
 	}{
 		"as a rule":                           {seen: true, mounted: true, follow: true, want: "unmount"},
 		"it was unmounted since":              {seen: true, follow: true, want: "unmount"},
@@ -218,6 +246,11 @@ func TestReleaseCommands(t *testing.T) {
 		"it was mounted since":                {mounted: true, follow: true, want: "dataset unmount"},
 		"it is not mounted":                   {follow: true, want: "dataset"},
 		"nothing was stopped for it":          {seen: true, mounted: true, want: "dataset unmount"},
+		"a container uses it":                 {seen: true, mounted: true, follow: true, use: asking{by: "web"}, refused: "it is in use by container web"},
+		"a container is starting":             {seen: true, mounted: true, follow: true, use: asking{starts: true}, refused: "a container that is starting"},
+		"the engine does not answer":          {seen: true, mounted: true, follow: true, use: asking{deaf: true}, refused: "cannot be asked"},
+		"another namespace has it":            {seen: true, mounted: true, follow: true, held: 1 << 20, refused: "a mount namespace shows it"},
+		"and has it for a moment only":        {seen: true, mounted: true, follow: true, held: 3, want: "unmount"},
 		"nothing was stopped, and it is gone": {seen: true, gone: true, want: "dataset", refused: "its dataset is missing on its primary"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -230,9 +263,9 @@ func TestReleaseCommands(t *testing.T) {
 				f.apply(t, state.CreateVolume{ID: vol1, Name: "pg", Spec: volume.DefaultSpec(), Placement: volume.Placement{Primary: self, Local: []volume.NodeID{other}}})
 				f.apply(t, state.ConfirmCreate{ID: vol1, Epoch: 1})
 				f.apply(t, state.BeginHandoff{ID: vol1, Epoch: 1, To: other, Attempt: "m", Follow: c.follow})
-				h := &held{}
+				h := &held{looks: c.held}
 				a := New(Config{
-					Self: self, Layout: layout, Cluster: f, ZFS: host, Files: h, Use: asking{}, Repl: h, Log: slog.New(slog.DiscardHandler),
+					Self: self, Layout: layout, Cluster: f, ZFS: host, Files: h, Use: c.use, Repl: h, Log: slog.New(slog.DiscardHandler),
 					StopFollowing: func(context.Context, volume.ID) (Stopped, error) { return Stopped{Paused: time.Now()}, nil },
 				})
 				if c.seen {
@@ -262,53 +295,273 @@ func TestReleaseCommands(t *testing.T) {
 				if (reason != "") != (c.refused != "") || !strings.Contains(reason, c.refused) {
 					t.Errorf("refused: %q, want %q", reason, c.refused)
 				}
-				if slices.ContainsFunc(host.Mounts(), func(m zfsfake.Mount) bool { return m.Dataset == ds }) {
-					t.Error("it is still mounted")
+				if got := slices.ContainsFunc(host.Mounts(), func(m zfsfake.Mount) bool { return m.Dataset == ds }); got != (c.refused != "" && !c.gone) {
+					t.Errorf("mounted: %v", got)
 				}
 			})
 		})
 	}
 }
 
-// asking is a node on which nobody uses anything, and whose engine says so.
-type asking struct{ lonely }
-
-func (asking) Found(volume.ID) {}
-func (asking) Refresh(context.Context, []volume.ID) (map[volume.ID][]volume.Holder, error) {
-	return nil, nil
+// asking is a node on which nobody uses anything, and whose engine says so: but for these.
+type asking struct {
+	lonely
+	by     string // the container that uses everything
+	starts bool   // one that is starting may
+	deaf   bool   // the engine does not answer
 }
 
-// While clients wait for a volume to be given up the loop does not look again at once for every
-// container that ends; a new state is obeyed meanwhile, and it looks in the end.
+func (asking) Found(volume.ID)             {}
+func (asking) Unmounted(volume.ID, string) {}
+func (a asking) Idle(volume.ID) bool       { return !a.starts }
+func (a asking) Refresh(_ context.Context, mounted []volume.ID) (map[volume.ID][]volume.Holder, error) {
+	if a.deaf {
+		return nil, errors.New("no answer")
+	}
+	by := map[volume.ID][]volume.Holder{}
+	for _, id := range mounted {
+		if a.by != "" {
+			by[id] = []volume.Holder{{Name: a.by}}
+		}
+	}
+	return by, nil
+}
+
+const third = volume.NodeID("third")
+
+// giving is a node that runs, is the primary of vol1 and has a copy of vol2.
+type giving struct {
+	t    *testing.T
+	a    *Agent
+	host *zfsfake.Host
+	last volume.Position // of vol2
+
+	mu      sync.Mutex
+	f       *fixed
+	changed chan struct{}
+	lost    bool // no answer of a leader comes any more
+	listed  int
+}
+
+func (g *giving) State() *state.State {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.f.s
+}
+
+func (g *giving) Changed() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.changed
+}
+
+func (g *giving) Propose(context.Context, state.Command) (state.Result, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lost = true
+	return state.Result{}, errors.New("no answer")
+}
+
+func (g *giving) CatchUp(ctx context.Context) error {
+	g.mu.Lock()
+	lost := g.lost
+	g.mu.Unlock()
+	if lost {
+		<-ctx.Done()
+	}
+	return ctx.Err()
+}
+
+func (g *giving) apply(all ...state.Command) {
+	g.t.Helper()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, c := range all {
+		g.f.apply(g.t, c)
+	}
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+// looks is how often all datasets are listed until f has returned and nothing is under way.
+func (g *giving) looks(f func()) int {
+	g.t.Helper()
+	synctest.Wait()
+	g.mu.Lock()
+	g.listed = 0
+	g.mu.Unlock()
+	f()
+	synctest.Wait()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.listed
+}
+
+func (g *giving) want(what string, got, want int) {
+	g.t.Helper()
+	if got != want {
+		g.t.Errorf("%s: it looks %d times, want %d", what, got, want)
+	}
+}
+
+// Replication: what is settled is what there is.
+type settled struct {
+	held
+	g *giving
+}
+
+func (r *settled) SettledCopy(ctx context.Context, id volume.ID, want volume.Position) (zfs.Dataset, map[uint64]bool, error) {
+	d, err := r.g.host.Dataset(ctx, r.g.a.layout.Dataset(id))
+	return d, map[uint64]bool{want.GUID: true}, err
+}
+func (r *settled) Assign([]replicate.Assignment)            {}
+func (r *settled) Links(volume.ID) []volume.LinkStatus      { return nil }
+func (r *settled) Positions() map[volume.ID]volume.Position { return nil }
+
+// newGiving runs it until the test's end.
+func newGiving(t *testing.T, stop func(context.Context) error) *giving {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	_, host, f, _ := quiet(t)
+	g := &giving{t: t, host: host, f: f, changed: make(chan struct{}), last: volume.Position{Epoch: 1, Seq: 1, GUID: 7}}
+	layout := Layout{Pool: "tank", MountBase: "/v"}
+	f.apply(t, state.CreateToken{Token: state.Token{ID: "t3", Expires: time.Now().Add(time.Hour)}})
+	f.apply(t, state.AddNode{Node: state.Node{ID: third, Name: "third"}, Token: "t3"})
+	for id, primary := range map[volume.ID]volume.NodeID{vol1: self, vol2: other} {
+		local := []volume.NodeID{other, third}
+		if primary == other {
+			local = []volume.NodeID{self, third}
+		}
+		must(t, host.CreateFilesystem(ctx, layout.Dataset(id), map[string]string{"mountpoint": layout.Mountpoint(id), propEpoch: volume.Epoch(1).String()}))
+		f.apply(t, state.CreateVolume{ID: id, Name: "v" + string(id), Spec: volume.Spec{}, Placement: volume.Placement{Primary: primary, Local: local}})
+		f.apply(t, state.ConfirmCreate{ID: id, Epoch: 1})
+	}
+	host.Inject(zfsfake.Rule{Op: "datasets", Do: func(_ context.Context, _, name string) error {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if name == layout.Root() {
+			g.listed++
+		}
+		return nil
+	}})
+	repl := &settled{g: g}
+	g.a = New(Config{
+		Self: self, Layout: layout, Cluster: g, ZFS: host, Files: repl, Use: asking{}, Repl: repl, Log: slog.New(slog.DiscardHandler),
+		StopFollowing: func(ctx context.Context, _ volume.ID) (Stopped, error) { return Stopped{}, stop(ctx) },
+	})
+	ran := make(chan struct{})
+	go func() { defer close(ran); _ = g.a.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-ran })
+	time.Sleep(time.Second)
+	g.looks(g.a.Wake) // after what it does when it starts
+	return g
+}
+
+// takes says that vol2 was handed to this node, and taken over.
+func (g *giving) takes() {
+	g.t.Helper()
+	d, err := g.host.Dataset(g.t.Context(), g.a.layout.Dataset(vol2))
+	if err != nil || d.User[propEpoch] != volume.Epoch(2).String() {
+		g.t.Errorf("it was not taken over: %+v, %v", d, err)
+	}
+}
+
+// While containers are stopped for a volume that is given up the loop does not look again at once for
+// each that ends. A new state is obeyed meanwhile, what this node has done itself is looked at, and what
+// was put off is, too, as soon as nobody waits for this node any more.
 func TestHush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx := t.Context()
-		w := newArriving(t)
-		looks := func(why cause) (listed bool, wait time.Duration) {
-			got := w.ops(func() {
-				var jobs sync.WaitGroup
-				wait, _ = w.a.step(ctx, &jobs, why)
-				jobs.Wait()
+		ended := make(chan struct{})
+		g := newGiving(t, func(ctx context.Context) error {
+			select {
+			case <-ended:
+			case <-ctx.Done():
+			}
+			return ctx.Err()
+		})
+		g.want("an event of the engine", g.looks(g.a.Stir), 1)
+		g.apply(state.BeginHandoff{ID: vol1, Epoch: 1, To: other, Attempt: "m", Follow: true})
+		g.want("a container has ended", g.looks(g.a.Stir), 0)
+		g.want("Docker has unmounted something", g.looks(func() { g.a.Unmount(vol2, "m") }), 0)
+		g.want("and has for a while", g.looks(func() { time.Sleep(hushFor - 1) }), 0)
+		g.want("for long enough", g.looks(func() { time.Sleep(time.Nanosecond) }), 1)
+		g.want("this node has done something", g.looks(g.a.Wake), 1)
+		g.looks(func() {
+			g.apply(state.BeginHandoff{ID: vol2, Epoch: 1, To: self, Attempt: "n"}, state.CommitHandoff{ID: vol2, Epoch: 1, Attempt: "n", Final: g.last})
+		})
+		g.takes()
+		g.want("another one has ended", g.looks(g.a.Stir), 0)
+		g.want("its volume has gone, or nobody knows", g.looks(func() { close(ended) }), 1)
+		g.want("an event of the engine then", g.looks(g.a.Stir), 1)
+	})
+}
+
+// While a volume is to come to a node, or to leave it, that does not look without a reason, for a while:
+// it would not hear what it is told meanwhile. What it is told then it does by the last look.
+func TestDue(t *testing.T) {
+	begin := state.BeginHandoff{ID: vol2, Epoch: 1, To: self, Attempt: "n"}
+	for name, c := range map[string]struct {
+		first state.Command
+		then  func(*giving) state.Command // hands it to this node; nil: it does not come
+		due   bool
+	}{
+		"it is to come": {begin, func(g *giving) state.Command {
+			return state.CommitHandoff{ID: vol2, Epoch: 1, Attempt: "n", Final: g.last}
+		}, true},
+		"its primary is lost": {state.BeginElection{ID: vol2, Epoch: 1, Fenced: true}, func(g *giving) state.Command {
+			return state.Promote{ID: vol2, Epoch: g.State().Volume(vol2).Epoch, To: self, Start: g.last}
+		}, true},
+		"one is to leave":           {state.BeginHandoff{ID: vol1, Epoch: 1, To: other, Attempt: "m", Follow: true}, nil, true},
+		"it is to go to another":    {state.BeginHandoff{ID: vol2, Epoch: 1, To: third, Attempt: "n"}, nil, false},
+		"its primary was lost here": {state.BeginElection{ID: vol1, Epoch: 1, Fenced: true}, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newGiving(t, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+				g.looks(func() { g.apply(c.first) })
+				if n := g.looks(func() { time.Sleep(dueFor - 1) }); (n == 0) != c.due {
+					t.Fatalf("it looks %d times meanwhile, want none: %v", n, c.due)
+				}
+				if c.then == nil {
+					return
+				}
+				began := time.Now()
+				defer g.host.Slow("datasets", "", time.Second)()
+				g.apply(c.then(g))
+				synctest.Wait()
+				g.takes()
+				if took := time.Since(began); took > 0 {
+					t.Errorf("it took %s", took)
+				}
 			})
-			return strings.Contains(got, "datasets"), wait
-		}
-		over := w.a.hushing()
-		if listed, wait := looks(byReason); listed || wait != hushFor {
-			t.Errorf("it looks for a container that has ended (%v), or again only after %s", listed, wait)
-		}
-		w.f.apply(t, state.BeginHandoff{ID: vol1, Epoch: 1, To: self, Attempt: "m"})
-		w.f.apply(t, state.CommitHandoff{ID: vol1, Epoch: 1, Attempt: "m", Final: w.start})
-		looks(byNews)
-		if d, err := w.host.Dataset(ctx, w.ds); err != nil || d.User[propEpoch] != volume.Epoch(2).String() {
-			t.Errorf("what came meanwhile was not taken over: %+v, %v", d, err)
-		}
-		time.Sleep(hushFor)
-		if listed, _ := looks(byReason); !listed {
-			t.Errorf("it has not looked for %s", hushFor)
-		}
-		over()
-		if listed, _ := looks(byReason); !listed {
-			t.Error("it does not look once nobody waits")
+		})
+	}
+}
+
+// It looks in the end, and a step that did not work is tried again when it would be at any time.
+func TestDueEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGiving(t, nil)
+		g.apply(state.BeginHandoff{ID: vol2, Epoch: 1, To: self, Attempt: "n"})
+		g.want("for long enough", g.looks(func() { time.Sleep(dueFor) }), 1)
+
+		var mu sync.Mutex
+		tries := 0
+		g.host.Inject(zfsfake.Rule{Op: "set", Do: func(context.Context, string, string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			tries++
+			return errors.New("it does not work")
+		}})
+		spec := g.State().Volume(vol1).Spec
+		spec.Size = 64 << 20
+		g.apply(state.UpdateSpec{ID: vol1, Spec: spec, Changed: g.State().Volume(vol1).Changed})
+		time.Sleep(16 * time.Second) // after pauses of 0.5, 1, 2, 4 and 8 s
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		if tries != 6 {
+			t.Errorf("a step that does not work was tried %d times, want 6", tries)
 		}
 	})
 }

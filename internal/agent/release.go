@@ -93,9 +93,9 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 		ended = func(result string, _ state.MoveTimes) { a.rolledBack(result == "moved") }
 	}
 	if v.Pending.Follow && a.moving != nil && back == nil {
-		over := a.moving(moveOf(v))
+		told := a.moving(moveOf(v))
 		result, took := "", state.MoveTimes{}
-		defer func() { over(result, took) }()
+		defer func() { told(result, took) }()
 		ended = func(r string, t state.MoveTimes) { result, took = r, t }
 	}
 	refuse := func(reason string) error {
@@ -134,7 +134,8 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 			return refuse(err.Error())
 		}
 	}
-	defer a.hushing()()
+	over := a.hushing()
+	defer over()
 	var stopped Stopped
 	if v.Pending.Follow && a.stopFollowing != nil {
 		var err error
@@ -206,7 +207,8 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 		return nil
 	}
 	// Nobody knows whether it was committed. Another try would take one more final snapshot,
-	// which the new primary may not have: so it is found out first.
+	// which the new primary may not have: so it is found out first, however long there is no leader.
+	over()
 	for wait := backPause; ctx.Err() == nil && a.cluster.CatchUp(ctx) != nil; wait = min(2*wait, time.Second) {
 		a.rest(ctx, wait)
 	}

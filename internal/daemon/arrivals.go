@@ -18,8 +18,12 @@ type arrivals struct {
 
 // arrival is one of them. Zero times are of what was not seen.
 type arrival struct {
-	epoch                                   volume.Epoch
-	began, taken, mounted, started, answers time.Time
+	epoch                 volume.Epoch
+	began, taken, mounted time.Time
+	// started is of the container that answered last: of several, what another one took beside
+	// it is in the same time. Until one has it is of the last that was started.
+	started, answers time.Time
+	runs             map[string]time.Time // when each container was started
 }
 
 // arrivalFor is for how long one is remembered.
@@ -31,8 +35,9 @@ const (
 	partReady = "ready" // it has come up
 )
 
-// note notes that a part is over, or the first of them begins, now. Of containers the last one counts.
-func (a *arrivals) note(id volume.ID, epoch volume.Epoch, part string, now time.Time) {
+// note notes that a part is over, or the first of them begins, now; of which container, where it is
+// one of a container.
+func (a *arrivals) note(id volume.ID, epoch volume.Epoch, part, of string, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	at := a.of[id]
@@ -43,7 +48,7 @@ func (a *arrivals) note(id volume.ID, epoch volume.Epoch, part string, now time.
 	default:
 		// Of what has no routes nobody asks.
 		maps.DeleteFunc(a.of, func(_ volume.ID, old *arrival) bool { return now.Sub(old.began) > arrivalFor })
-		at = &arrival{epoch: epoch, began: now}
+		at = &arrival{epoch: epoch, began: now, runs: map[string]time.Time{}}
 		if a.of == nil {
 			a.of = map[volume.ID]*arrival{}
 		}
@@ -60,9 +65,11 @@ func (a *arrivals) note(id volume.ID, epoch volume.Epoch, part string, now time.
 	case agent.PartMount:
 		once(&at.mounted)
 	case partRun:
-		at.started = now
+		if at.runs[of] = now; at.answers.IsZero() {
+			at.started = now
+		}
 	case partReady:
-		at.answers = now
+		at.started, at.answers = at.runs[of], now
 	}
 }
 
@@ -94,7 +101,7 @@ func (f *follower) noteContainer(r *state.Container, part string) {
 	s, now := f.m.cluster.State(), time.Now()
 	for _, cv := range r.Volumes {
 		if v := s.Volume(cv.ID); v != nil && v.Placement.Primary == f.m.self {
-			f.m.arrivals.note(v.ID, v.Epoch, part, now)
+			f.m.arrivals.note(v.ID, v.Epoch, part, r.RecordKey(), now)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,7 +20,7 @@ func TestArrivals(t *testing.T) {
 	type seen struct {
 		at    time.Duration
 		epoch volume.Epoch
-		part  string
+		part  string // of a container: its name after a blank
 	}
 	for name, c := range map[string]struct {
 		seen []seen
@@ -33,6 +34,22 @@ func TestArrivals(t *testing.T) {
 			[]seen{{0, 2, agent.PartArrival}, {10 * ms, 2, agent.PartTakeover}, {20 * ms, 2, agent.PartMount}, {40 * ms, 2, partRun}, {50 * ms, 2, partReady},
 				{60 * ms, 2, agent.PartMount}, {70 * ms, 2, partRun}, {80 * ms, 2, partReady}},
 			state.ArrivalTimes{Takeover: 10 * ms, Mount: 10 * ms, Run: 50 * ms, Ready: 10 * ms, Open: 20 * ms},
+		},
+		"one is started, and another one that has been started answers": {
+			[]seen{{0, 2, agent.PartArrival}, {30 * ms, 2, partRun + " a"}, {60 * ms, 2, partRun + " b"}, {80 * ms, 2, partReady + " a"}},
+			state.ArrivalTimes{Run: 30 * ms, Ready: 50 * ms, Open: 20 * ms},
+		},
+		"one is started after another one has answered": {
+			[]seen{{0, 2, agent.PartArrival}, {30 * ms, 2, partRun + " a"}, {50 * ms, 2, partReady + " a"}, {60 * ms, 2, partRun + " b"}},
+			state.ArrivalTimes{Run: 30 * ms, Ready: 20 * ms, Open: 50 * ms},
+		},
+		"and answers, too": {
+			[]seen{{0, 2, agent.PartArrival}, {30 * ms, 2, partRun + " a"}, {50 * ms, 2, partReady + " a"}, {60 * ms, 2, partRun + " b"}, {90 * ms, 2, partReady + " b"}},
+			state.ArrivalTimes{Run: 60 * ms, Ready: 30 * ms, Open: 10 * ms},
+		},
+		"one answers whose start was not seen": {
+			[]seen{{0, 2, agent.PartArrival}, {30 * ms, 2, partRun + " a"}, {50 * ms, 2, partReady + " b"}},
+			state.ArrivalTimes{Ready: 50 * ms, Open: 50 * ms},
 		},
 		"not all was seen": {
 			[]seen{{0, 2, agent.PartArrival}, {60 * ms, 2, partRun}},
@@ -50,7 +67,8 @@ func TestArrivals(t *testing.T) {
 		var a arrivals
 		zero := time.Now()
 		for _, s := range c.seen {
-			a.note(id, s.epoch, s.part, zero.Add(s.at))
+			part, of, _ := strings.Cut(s.part, " ")
+			a.note(id, s.epoch, part, of, zero.Add(s.at))
 		}
 		if got := a.opened(id, 2, zero.Add(100*ms)); got != c.want {
 			t.Errorf("%s: %+v, want %+v", name, got, c.want)
@@ -62,8 +80,8 @@ func TestArrivals(t *testing.T) {
 
 	// Of volumes without routes nobody ever asks.
 	var a arrivals
-	a.note("old", 1, agent.PartArrival, time.Unix(0, 0))
-	a.note("new", 1, agent.PartArrival, time.Unix(0, 0).Add(arrivalFor+1))
+	a.note("old", 1, agent.PartArrival, "", time.Unix(0, 0))
+	a.note("new", 1, agent.PartArrival, "", time.Unix(0, 0).Add(arrivalFor+1))
 	if len(a.of) != 1 || a.of["new"] == nil {
 		t.Errorf("%d arrivals are remembered for ever", len(a.of))
 	}

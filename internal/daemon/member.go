@@ -141,7 +141,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	}
 	m.agent = agent.New(agent.Config{
 		PrepareStop: prepareStop, StopFollowing: stopFollowing, Moving: p.Metrics.moving, RolledBack: p.Metrics.rolledBack,
-		Arriving: func(id volume.ID, epoch volume.Epoch, part string) { m.arrivals.note(id, epoch, part, time.Now()) },
+		Arriving: func(id volume.ID, epoch volume.Epoch, part string) { m.arrivals.note(id, epoch, part, "", time.Now()) },
 		Self:     m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,
 		Cluster: agentCluster{m}, ZFS: m.zfs, Files: p.Files, Use: m.use, Repl: m.repl, Log: m.log, Poll: p.Timers.Poll,
 		Listed: seen.newest, Peers: peers{m}, Clock: m.cautiousClock, Lease: m.tenure,
@@ -263,10 +263,10 @@ func (m *member) passEvents(ctx context.Context) error {
 	again := restarts{m: m, next: map[string]attempt{}}
 	retry := time.NewTicker(restartPause)
 	defer retry.Stop()
-	for news := true; ; {
+	for wake := m.agent.Wake; ; {
 		lease := m.tenure.Changed()
-		if news {
-			m.agent.Wake() // it lists all datasets, which is no small thing to do every few seconds
+		if wake != nil {
+			wake() // it lists all datasets, which is no small thing to do every few seconds
 		}
 		m.follow.ring()
 		if m.router != nil {
@@ -274,12 +274,13 @@ func (m *member) passEvents(ctx context.Context) error {
 		}
 		m.lookForShadows(ctx)
 		again.try(ctx)
-		news = true
+		wake = m.agent.Wake
 		select {
 		case <-lease:
 		case <-m.use.watch.C():
+			wake = m.agent.Stir
 		case <-retry.C:
-			news = false
+			wake = nil
 		case <-fresh:
 			fresh = nil
 		case <-ctx.Done():

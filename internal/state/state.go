@@ -255,8 +255,8 @@ type MoveTimes struct {
 type ArrivalTimes struct {
 	Takeover time.Duration `json:"takeover,omitempty"` // until the dataset was a primary's
 	Mount    time.Duration `json:"mount,omitempty"`    // until it was mounted for its containers
-	Run      time.Duration `json:"run,omitempty"`      // until these were started
-	Ready    time.Duration `json:"ready,omitempty"`    // until a server answered, or they were seen to stay
+	Run      time.Duration `json:"run,omitempty"`      // until these were started; of several, the one that answered last
+	Ready    time.Duration `json:"ready,omitempty"`    // until its server answered, or it was seen to stay
 	Open     time.Duration `json:"open,omitempty"`     // until that was committed and the routes led there
 }
 
