@@ -15,24 +15,26 @@ import (
 	"github.com/flocker-io/flocker/test/lab"
 )
 
-// The conformance suite of package zfs, which the fake passes everywhere, passes on
-// the real pool of a node.
-func TestCoreConformance(t *testing.T) {
-	onNode(t, "./zfs", "FLOCKER_ZFS_POOL=tank", "TestConformance", 20*time.Minute)
+// What fakes pass everywhere passes on real pools, on two nodes at the same time: the
+// conformance suite of package zfs; and of the tests of replication's links, in which
+// streams are cut, damaged, swapped and of a lower epoch, daemons are killed, copies
+// diverge and a pool is full, some of each.
+func TestCoreSuites(t *testing.T) {
+	t.Run("zfs", func(t *testing.T) {
+		t.Parallel()
+		onNode(t, 1, "./zfs", "FLOCKER_ZFS_POOL=tank", "TestConformance", 20*time.Minute)
+	})
+	t.Run("links", func(t *testing.T) {
+		t.Parallel()
+		onNode(t, 2, "./replicate", "FLOCKER_LINK_POOLS=/var/tmp/links", "TestRealLinks", 20*time.Minute)
+	})
 }
 
-// The tests of replication's links, which pass on fakes in all their cases, pass on
-// real pools in some of each: streams are cut, damaged, swapped and of a lower epoch,
-// daemons are killed, copies diverge, a pool is full.
-func TestCoreLinks(t *testing.T) {
-	onNode(t, "./replicate", "FLOCKER_LINK_POOLS=/var/tmp/links", "TestRealLinks", 20*time.Minute)
-}
-
-// onNode builds the tests of a package and runs one of them on the first node, as
-// root. Those of its parts that pass are counted; none is a failure.
-func onNode(t *testing.T, pkg, env, test string, limit time.Duration) {
+// onNode builds the tests of a package and runs one of them on a node, as root. Those
+// of its parts that pass are counted; none is a failure.
+func onNode(t *testing.T, node int, pkg, env, test string, limit time.Duration) {
 	l := lab.Open(t)
-	n := l.Node(1)
+	n := l.Node(node)
 	program := filepath.Join(t.TempDir(), "node.test")
 	build := exec.Command("go", "test", "-c", "-tags", "hashicorpmetrics,nosystemd", "-ldflags", "-s -w", "-o", program, pkg)
 	build.Dir = l.Root()
@@ -133,43 +135,8 @@ func TestCoreMain(t *testing.T) {
 		})
 	})
 
-	c.Step("n3 loses power while writing goes on: status says so, and never ok", func() {
-		before := identity(c.n3, copyOf(v))
-		full := c.metric(primary, "flocker_streams_total", `kind="full"`)
-		c.Cut(c.n3)
-		_, took := c.waitVolume(primary, "pgdata", "not ok", func(v api.Volume) error {
-			if v.Health == api.HealthOK {
-				return fmt.Errorf("ok, with n3 cut off: %v", states(v))
-			}
-			return nil
-		})
-		c.Logf("    seen after %.1fs", took.Seconds())
-		for target := w.last() + 100; w.last() < target; {
-			v, err := primary.Volume("pgdata")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if v.Health != api.HealthLagging && v.Health != api.HealthDegraded {
-				t.Fatalf("health with n3 cut off: %s (%s), replicas %v", v.Health, v.Reason, states(v))
-			}
-		}
-		missed := w.last()
-		booting := time.Now()
-		c.Boot(c.n3)
-		_, _ = c.waitVolume(primary, "pgdata", "ok again", healthy)
-		c.waitSnapshotAfter(v, primary, c.n3)
-		c.Logf("    power back, caught up and ok after %.1fs; %d rows were committed by then, %d before the boot",
-			time.Since(booting).Seconds(), w.last(), missed)
-		if after := identity(c.n3, copyOf(v)); after != before {
-			t.Errorf("n3's copy was made anew: guid/createtxg %s, before %s", after, before)
-		}
-		if got := c.metric(primary, "flocker_streams_total", `kind="full"`); got != full {
-			t.Errorf("%v full streams were sent, %v before the cut: it did not catch up incrementally", got, full)
-		}
-	})
-
 	var rows int64
-	c.Step("all copies are equal again", func() {
+	c.Step("all copies are equal", func() {
 		rows = w.stop()
 		c.waitVolume(primary, "pgdata", "ok", healthy)
 		c.checkEqual(v)
@@ -220,22 +187,59 @@ func TestCoreMain(t *testing.T) {
 // nothing that was committed is lost and everything comes back by itself.
 func TestRestart(t *testing.T) {
 	c := start(t)
+	primary := c.n2
 	var db database
 	var w *writer
+	var v api.Volume
 	c.Step("PostgreSQL with restart=always writes on n2", func() {
 		c.n2.Docker("volume", "create", "-d", "flocker", "-o", "size=1G", "-o", "replicas=2", "pgdata")
 		db = c.runPostgres(c.n2, "pg", "pgdata", "--restart", "always")
 		db.query(table)
 		w = db.write()
 		w.more(30)
-		c.waitVolume(c.n2, "pgdata", "ok with two replicas", healthy)
+		v, _ = c.waitVolume(primary, "pgdata", "ok with two replicas", healthy)
+	})
+
+	c.Step("n3 loses power while writing goes on: status says so, and never ok", func() {
+		before := identity(c.n3, copyOf(v))
+		full := c.metric(primary, "flocker_streams_total", `kind="full"`)
+		c.Cut(c.n3)
+		_, took := c.waitVolume(primary, "pgdata", "not ok", func(v api.Volume) error {
+			if v.Health == api.HealthOK {
+				return fmt.Errorf("ok, with n3 cut off: %v", states(v))
+			}
+			return nil
+		})
+		c.Logf("    seen after %.1fs", took.Seconds())
+		for target := w.last() + 100; w.last() < target; {
+			v, err := primary.Volume("pgdata")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v.Health != api.HealthLagging && v.Health != api.HealthDegraded {
+				t.Fatalf("health with n3 cut off: %s (%s), replicas %v", v.Health, v.Reason, states(v))
+			}
+		}
+		missed := w.last()
+		booting := time.Now()
+		c.Boot(c.n3)
+		_, _ = c.waitVolume(primary, "pgdata", "ok again", healthy)
+		c.waitSnapshotAfter(v, primary, c.n3)
+		c.Logf("    power back, caught up and ok after %.1fs; %d rows were committed by then, %d before the boot",
+			time.Since(booting).Seconds(), w.last(), missed)
+		if after := identity(c.n3, copyOf(v)); after != before {
+			t.Errorf("n3's copy was made anew: guid/createtxg %s, before %s", after, before)
+		}
+		if got := c.metric(primary, "flocker_streams_total", `kind="full"`); got != full {
+			t.Errorf("%v full streams were sent, %v before the cut: it did not catch up incrementally", got, full)
+		}
 	})
 
 	c.Step("flockd is killed: the container does not notice, and replicas follow again", func() {
 		connections := w.connections()
 		c.n2.Sh("systemctl kill -s KILL flockd")
 		w.more(50)
-		v, _ := c.waitVolume(c.n2, "pgdata", "ok", healthy)
+		c.waitVolume(c.n2, "pgdata", "ok", healthy)
 		for _, n := range []*lab.Node{c.n1, c.n3} {
 			c.waitSnapshotAfter(v, c.n2, n)
 		}
