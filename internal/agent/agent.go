@@ -339,7 +339,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		timer.Stop()
 		if a.lookTook > slowLook && a.lookedAt != before {
 			// With very many volumes a look at each change would be all that ZFS does.
-			a.rest(ctx, min(a.lookTook, longRest))
+			a.restAfterLook(ctx, &jobs)
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -355,12 +355,32 @@ const (
 	byEngine              // likewise, but the engine alone says so, and that may wait
 	byNews                // there is another state, or a dataset was made: what was seen last may do
 	byTime                // it is time to look: what others have listed will do
+	atRest                // there may be another state, and a look has to wait
 )
 
 const (
 	slowLook = 250 * time.Millisecond // a listing that takes longer is followed by a rest as long
 	longRest = 5 * time.Second        // at most: one that took minutes was stopped together with flockd
 )
+
+// restAfterLook returns when the last listing is over for as long as it took. What it is told
+// meanwhile it does if the last look is good enough for that.
+func (a *Agent) restAfterLook(ctx context.Context, jobs *sync.WaitGroup) {
+	timer := time.NewTimer(min(a.lookTook, longRest) - time.Since(a.listedAt))
+	defer timer.Stop()
+	for {
+		changed := a.cluster.Changed()
+		a.step(ctx, jobs, atRest)
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			return
+		case <-changed:
+		case <-a.news:
+		}
+	}
+}
 
 func (a *Agent) rest(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
@@ -390,10 +410,13 @@ func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup, why cause) (wait
 	var holders map[volume.ID][]volume.Holder
 	inUse := func(id volume.ID) bool { return len(holders[id]) > 0 || !a.use.Idle(id) }
 	remembers := false
-	if why == byNews {
+	if why == byNews || why == atRest {
 		if got, holders, remembers = a.remembered(time.Now()); remembers {
 			remembers = suffices(s, got, a.self, Diff(s, got, a.self, inUse))
 		}
+	}
+	if why == atRest && !remembers {
+		return 0, byReason
 	}
 	wait, then = a.poll, byTime
 	if remembers {

@@ -565,3 +565,24 @@ func TestDueEnds(t *testing.T) {
 		}
 	})
 }
+
+// After a look that took long the loop rests for as long, but does what it is told meanwhile, if the look is
+// good enough for that; and it has rested when it had nothing to do.
+func TestRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const slow = 2 * time.Second
+		g := newGiving(t, nil)
+		defer g.host.Slow("datasets", "", slow)()
+		time.Sleep(time.Second)
+		g.want("for a reason", g.looks(func() { g.a.Wake(); time.Sleep(slow) }), 1)
+		g.want("for another one it rests", g.looks(g.a.Wake), 0)
+		g.apply(state.BeginHandoff{ID: vol2, Epoch: 1, To: self, Attempt: "n"})
+		g.want("it is to come", g.looks(func() { time.Sleep(slow / 2) }), 0)
+		g.apply(state.CommitHandoff{ID: vol2, Epoch: 1, Attempt: "n", Final: g.last})
+		g.want("it comes", g.looks(func() {}), 0)
+		g.takes()
+		g.want("then it has rested", g.looks(func() { time.Sleep(slow / 2) }), 1)
+		time.Sleep(9 * slow / 2) // what it did is looked at, too, and there is nothing for more than that
+		g.want("for a reason that comes late", g.looks(g.a.Wake), 1)
+	})
+}
