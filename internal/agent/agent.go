@@ -64,6 +64,13 @@ type Files interface {
 	// our own mount namespace, or are in it, for people. That there are none is a hint; an unmount
 	// that succeeds is the proof.
 	Users(mountpoint string) ([]string, error)
+	// Cover makes the directory that a dataset is to be mounted on, such that nobody can write
+	// to it while nothing is; with something mounted there it does nothing. With an error it may
+	// be mounted all the same.
+	Cover(mountpoint string) error
+	// Uncover removes such directories in base again, but for those to keep and those that
+	// something is mounted on or has been written to.
+	Uncover(base string, keep func(name string) bool) error
 }
 
 // Use keeps the books on who uses the volumes of this node.
@@ -594,7 +601,11 @@ func (a *Agent) do(ctx context.Context, act Action) error {
 		for _, name := range gone {
 			errs = append(errs, a.destroy(ctx, name))
 		}
-		return errors.Join(errs...)
+		if err := errors.Join(errs...); err != nil {
+			return err
+		}
+		a.uncoverOf(v)
+		return nil
 	case StepGiveBack:
 		return a.giveBack(ctx, v)
 	case StepDrop:
@@ -717,6 +728,11 @@ func (a *Agent) firstLook(ctx context.Context) error {
 		return err
 	}
 	a.suspectLogs(got)
+	a.uncover(func(id volume.ID) bool {
+		v := a.cluster.State().Volume(id)
+		_, here := got.Copies[id]
+		return here || v != nil && v.Phase != state.PhasePurged
+	})
 	for _, id := range got.mounted() {
 		a.use.Found(id)
 	}

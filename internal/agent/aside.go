@@ -300,10 +300,13 @@ func (a *Agent) drop(ctx context.Context, v *state.Volume) error {
 		aside, err = a.dropSettled(ctx, v, ds)
 		return err
 	})
-	if err != nil || aside == "" {
-		return err
+	if err == nil && aside != "" {
+		err = a.repl.SetAside(ctx, v.ID, aside)
 	}
-	return a.repl.SetAside(ctx, v.ID, aside)
+	if err == nil {
+		a.uncoverOf(v)
+	}
+	return err
 }
 
 // needless says that the volume, as it was found, still needs no copy here.
@@ -456,6 +459,9 @@ func (a *Agent) giveBack(ctx context.Context, v *state.Volume) error {
 	name := v.Adopt
 	for {
 		err := a.zfs.Rename(ctx, a.layout.Dataset(v.ID), a.layout.Aside()+"/"+name)
+		if err == nil {
+			a.uncoverOf(v)
+		}
 		if !errors.Is(err, zfs.ErrExists) {
 			return err
 		}

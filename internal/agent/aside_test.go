@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -101,11 +103,21 @@ type idle struct {
 	holds map[uint64]bool
 	deaf  error
 
+	covered map[string]bool
+
 	settled bool   // nothing is received now
 	asked   func() // what happens while the primary is asked
 }
 
 func (i *idle) Unused(string, string) error { return nil }
+func (i *idle) Cover(mountpoint string) error {
+	i.covered[mountpoint] = true
+	return nil
+}
+func (i *idle) Uncover(base string, keep func(string) bool) error {
+	maps.DeleteFunc(i.covered, func(at string, _ bool) bool { return path.Dir(at) == base && !keep(path.Base(at)) })
+	return nil
+}
 func (i *idle) Idle(volume.ID) bool         { return true }
 func (i *idle) SettledCopy(context.Context, volume.ID, volume.Position) (d zfs.Dataset, guids map[uint64]bool, err error) {
 	return d, nil, nil
@@ -143,7 +155,7 @@ func quiet(t *testing.T) (*Agent, *zfsfake.Host, *fixed, *idle) {
 	f.apply(t, state.InitCluster{Cluster: state.Cluster{ID: "c"}, Node: state.Node{ID: self, Name: "me"}})
 	f.apply(t, state.CreateToken{Token: state.Token{ID: "t", Expires: time.Now().Add(time.Hour)}})
 	f.apply(t, state.AddNode{Node: state.Node{ID: other, Name: "other"}, Token: "t"})
-	i := &idle{host: host}
+	i := &idle{host: host, covered: map[string]bool{}}
 	a := New(Config{
 		Self: self, Layout: Layout{Pool: "tank", MountBase: "/v"}, Cluster: f, ZFS: host, Files: i, Use: i.use(), Repl: i, Peers: i,
 		Log: slog.New(slog.DiscardHandler),

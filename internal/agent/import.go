@@ -433,6 +433,7 @@ func (a *Agent) returnDataset(ctx context.Context, v *state.Volume) error {
 	if _, err := a.zfs.Dataset(ctx, a.layout.Root()); err != nil {
 		return fmt.Errorf("looking for what is left of volume %q: %w", v.Name, err)
 	}
+	a.uncoverOf(v)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.returned[v.ID] = true

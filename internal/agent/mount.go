@@ -50,6 +50,7 @@ func (a *Agent) mount(ctx context.Context, id volume.ID, mountID string, into In
 		}
 	}()
 	name := a.layout.Dataset(id)
+	a.cover(v)
 	if !ready || !a.mountTaken(ctx, name) {
 		if err := a.mountAsIs(ctx, v); err != nil {
 			return "", err
@@ -343,4 +344,33 @@ func quota(size int64) string {
 		return "none"
 	}
 	return fmt.Sprint(size)
+}
+
+// cover keeps everybody from writing where a volume is mounted while it is not: of one that is all
+// of its dataset, that directory is what containers get. It is used also where that cannot be done.
+func (a *Agent) cover(v *state.Volume) {
+	if v == nil || !v.Spec.Whole() {
+		return
+	}
+	if err := a.files.Cover(a.layout.Mountpoint(v.ID)); err != nil {
+		a.log.Warn("where a volume is mounted could be written while it is not mounted", "volume", v.ID, "name", v.Name, "err", err)
+	}
+}
+
+// uncover removes the directories of cover, but for those of the volumes to keep.
+func (a *Agent) uncover(keep func(volume.ID) bool) {
+	err := a.files.Uncover(a.layout.MountBase, func(name string) bool {
+		id, err := volume.ParseID(name)
+		return err != nil || keep(id)
+	})
+	if err != nil {
+		a.log.Warn("a directory on which a volume was mounted stays", "err", err)
+	}
+}
+
+// uncoverOf removes that of a volume whose copy has left.
+func (a *Agent) uncoverOf(v *state.Volume) {
+	if v.Spec.Whole() {
+		a.uncover(func(id volume.ID) bool { return id != v.ID })
+	}
 }

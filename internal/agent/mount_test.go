@@ -22,6 +22,7 @@ func (books) MountFailed(volume.ID, string) {}
 type doors struct{ Files }
 
 func (doors) Prepare(at string, _ volume.Spec) (string, error) { return at, nil }
+func (doors) Uncover(string, func(string) bool) error          { return nil }
 
 // A mount that takes long may end in another world: its volume was taken from this node,
 // which has stopped and holds a lease again by now. Then nothing is handed out, whoever
@@ -124,4 +125,85 @@ func TestMountInto(t *testing.T) {
 			}
 		})
 	}
+}
+
+// prepared is idle, whose volumes are given out as they are.
+type prepared struct{ *idle }
+
+func (prepared) Prepare(at string, _ volume.Spec) (string, error) { return at, nil }
+
+// What is given out of a volume that is all of its dataset is there also while that is not mounted:
+// nobody can write to it then, from before the first mount until the copy leaves the node.
+func TestWholeIsCovered(t *testing.T) {
+	ctx := context.Background()
+	at, ds := "/v/"+string(vol1), "tank/flocker/"+string(vol1)
+	begin := func(t *testing.T) (*Agent, *zfsfake.Host, *fixed, *idle) {
+		a, host, f, i := importing(t)
+		host.Inject(zfsfake.Rule{Op: "mount", Do: func(_ context.Context, _, name string) error {
+			if name == ds && !i.covered[at] {
+				t.Errorf("%s is mounted where everybody could write before", name)
+			}
+			return nil
+		}})
+		a.files, a.use = prepared{i}, books{asking{}}
+		must(t, a.do(ctx, Action{StepCreate, vol1}))
+		return a, host, f, i
+	}
+	t.Run("mounted, and destroyed", func(t *testing.T) {
+		a, _, f, i := begin(t)
+		f.apply(t, state.ConfirmCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch})
+		close(a.fresh)
+		clear(i.covered)
+		dir, err := a.Mount(ctx, vol1, "m")
+		if dir != at || err != nil || !i.covered[at] {
+			t.Errorf("given out is %q, %v, and covered are %v", dir, err, i.covered)
+		}
+		must(t, a.do(ctx, Action{StepUnmount, vol1}), a.firstLook(ctx))
+		if !i.covered[at] {
+			t.Error("it is not covered any more once it is unmounted")
+		}
+		e := f.s.Volume(vol1).Epoch
+		f.apply(t, state.BeginDelete{ID: vol1, Epoch: e, Attempt: "a"})
+		f.apply(t, state.CommitDelete{ID: vol1, Epoch: e, Attempt: "a"})
+		must(t, a.do(ctx, Action{StepToTrash, vol1}), a.firstLook(ctx))
+		if !i.covered[at] {
+			t.Error("it is not covered any more in the trash, from which it may come back")
+		}
+		f.apply(t, state.PurgeVolume{ID: vol1, Changed: f.s.Volume(vol1).Changed})
+		must(t, a.do(ctx, Action{StepDestroy, vol1}))
+		if len(i.covered) != 0 {
+			t.Errorf("left are %v", i.covered)
+		}
+	})
+	t.Run("given back", func(t *testing.T) {
+		a, _, f, i := begin(t)
+		f.apply(t, state.AbortCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch, Reason: "given up"})
+		must(t, a.do(ctx, Action{StepGiveBack, vol1}))
+		if len(i.covered) != 0 {
+			t.Errorf("left are %v", i.covered)
+		}
+	})
+	t.Run("dropped", func(t *testing.T) {
+		a, host, f, i := quiet(t)
+		f.apply(t, state.CreateVolume{ID: vol1, Name: "pg", Spec: volume.Spec{}.MakeWhole(), Placement: volume.Placement{Primary: other}})
+		f.apply(t, state.ConfirmCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch})
+		a.files, a.use = prepared{i}, books{asking{}}
+		must(t, host.CreateFilesystem(ctx, ds, map[string]string{"readonly": "on"}), host.Snapshot(ctx, []string{ds + "@flk-0000000000000001-000000000001"}, nil))
+		i.covered[at], i.covered["/v/"+string(vol2)] = true, true
+		must(t, a.do(ctx, Action{StepDrop, vol1}))
+		if len(i.covered) != 1 {
+			t.Errorf("left are %v", i.covered)
+		}
+		// What a crash has left goes at the next start.
+		i.covered[at], i.covered["/v/mine"] = true, true
+		must(t, a.firstLook(ctx))
+		if !i.covered[at] || len(i.covered) != 2 {
+			t.Error("a volume that is somewhere else may come back")
+		}
+		f.s = state.New()
+		must(t, a.firstLook(ctx))
+		if len(i.covered) != 1 || !i.covered["/v/mine"] {
+			t.Errorf("left are %v", i.covered)
+		}
+	})
 }

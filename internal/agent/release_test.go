@@ -21,6 +21,8 @@ type held struct {
 	looks int
 }
 
+func (h *held) Uncover(string, func(string) bool) error { return nil }
+
 func (h *held) Unused(string, string) error {
 	if h.looks--; h.looks >= 0 {
 		return errors.New("a mount namespace shows it")

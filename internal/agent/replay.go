@@ -32,6 +32,7 @@ func (a *Agent) suspectLogs(got Actual) {
 // volume's lock.
 func (a *Agent) replay(ctx context.Context, id volume.ID) error {
 	name := a.layout.Dataset(id)
+	a.cover(a.cluster.State().Volume(id))
 	err := a.zfs.Mount(ctx, name, false)
 	switch {
 	case errors.Is(err, zfs.ErrNotFound), errors.Is(err, zfs.ErrExists): // gone, or mounted by somebody

@@ -168,7 +168,11 @@ func (m *Machine) uptime() lease.Moment { return lease.Moment(time.Since(m.power
 // Start runs flockd.
 func (m *Machine) Start() {
 	host := m.world.net.Host(m.Name)
-	m.files = &files{zfs: m.ZFS, mounted: m.world.checkWriters}
+	before := m.files
+	m.files = &files{zfs: m.ZFS, mounted: m.world.checkWriters, covered: map[string]bool{}}
+	if before != nil {
+		m.files.covered = before.covered
+	}
 	var fencer daemon.Fencer
 	if m.world.fencers {
 		fencer = m.fencer
@@ -540,12 +544,42 @@ func (w *World) Describe() string {
 type files struct {
 	zfs     *zfsfake.Host
 	mounted func() // called after each mount
+
+	mu      sync.Mutex
+	covered map[string]bool // directories that nobody can write to
+}
+
+func (f *files) Cover(mountpoint string) error {
+	for _, m := range f.zfs.Mounts() {
+		if m.Path == mountpoint {
+			return nil
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.covered[mountpoint] = true
+	return nil
+}
+
+func (f *files) Uncover(base string, keep func(string) bool) error {
+	used := f.zfs.Mounts()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.covered, func(at string, _ bool) bool {
+		return path.Dir(at) == base && !keep(path.Base(at)) && !slices.ContainsFunc(used, func(m zfsfake.Mount) bool { return m.Path == at })
+	})
+	return nil
 }
 
 func (f *files) Prepare(mountpoint string, spec volume.Spec) (string, error) {
 	f.mounted()
 	for _, m := range f.zfs.Mounts() {
 		if m.Path == mountpoint && m.Writable && spec.Whole() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if !f.covered[mountpoint] {
+				return "", fmt.Errorf("%s could be written while nothing is mounted there", mountpoint)
+			}
 			return mountpoint, nil
 		}
 		if m.Path == mountpoint && m.Writable {
