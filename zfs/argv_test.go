@@ -189,6 +189,8 @@ func dispatch(t *testing.T, h *zfs.Host, words []string) string {
 		result, err = h.Dataset(ctx, arg(0))
 	case "Properties":
 		result, err = h.Properties(ctx, arg(0), args[1:])
+	case "Delegated":
+		result, err = h.Delegated(ctx, arg(0))
 	case "Snapshots":
 		result, err = h.Snapshots(ctx, arg(0), flags["-r"])
 	case "SnapshotsNamed":

@@ -100,7 +100,7 @@ func (h *Host) Pool(ctx context.Context, name string) (Pool, error) {
 		return Pool{}, err
 	}
 	argv := []string{"zpool", "get", "-Hp", "-o", "name,property,value,source",
-		"guid,size,allocated,free,health,readonly", name}
+		"guid,size,allocated,free,health,readonly,bootfs", name}
 	out, err := h.run(ctx, command{op: "pool", argv: argv})
 	if err != nil {
 		return Pool{}, err
@@ -221,6 +221,23 @@ func (h *Host) Properties(ctx context.Context, name string, props []string) (map
 		}
 	}
 	return found, nil
+}
+
+// Delegated implements System.
+func (h *Host) Delegated(ctx context.Context, name string) ([]string, error) {
+	if err := check("delegated", CheckDataset(name)); err != nil {
+		return nil, err
+	}
+	argv := []string{"zfs", "allow", name}
+	out, err := h.run(ctx, command{op: "delegated", argv: argv})
+	if err != nil {
+		return nil, err
+	}
+	list, err := parseDelegated(out, name)
+	if err != nil {
+		return nil, &Error{Op: "delegated", Args: argv, Err: err}
+	}
+	return list, nil
 }
 
 func props(native, user []string) string { return strings.Join(slices.Concat(native, user), ",") }

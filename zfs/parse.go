@@ -259,6 +259,8 @@ func parsePool(out []byte) (Pool, error) {
 			p.Health = r.value
 		case "readonly":
 			p.ReadOnly, err = parseBool(r.value)
+		case "bootfs":
+			p.BootFS = parseText(r.value)
 		}
 		if err != nil {
 			return Pool{}, fmt.Errorf("%s of pool %s: %w", r.prop, r.name, err)
@@ -268,6 +270,30 @@ func parsePool(out []byte) (Pool, error) {
 		return Pool{}, fmt.Errorf("zpool get printed no guid")
 	}
 	return p, nil
+}
+
+// parseDelegated reads of `zfs allow`, which also tells of what is above a dataset, what is of
+// the dataset itself.
+func parseDelegated(out []byte, dataset string) (list []string, err error) {
+	of := ""
+	for line := range strings.Lines(string(out)) {
+		line = strings.TrimSuffix(line, "\n")
+		if title, ok := strings.CutPrefix(line, "---- Permissions on "); ok {
+			of = strings.TrimSuffix(strings.TrimRight(title, "-"), " ") // no name ends in a blank
+			continue
+		}
+		text := strings.TrimSpace(line)
+		if text == "" {
+			continue
+		}
+		if of == "" {
+			return nil, fmt.Errorf("line %q of zfs allow: want the dataset that it is of", line)
+		}
+		if of == dataset {
+			list = append(list, text)
+		}
+	}
+	return list, nil
 }
 
 // parseVersion reads `zfs version`: a line for the userland, one for the module.

@@ -36,6 +36,9 @@ type System interface {
 	// Properties are these properties of a filesystem or a volume of ZFS, by name; one
 	// that has no value there is not among them. Sizes are bytes, 0 for none.
 	Properties(ctx context.Context, name string, props []string) (map[string]Property, error)
+	// Delegated is what users and groups were allowed to do with a filesystem by itself (zfs allow),
+	// in the words of zfs; nothing of what they may do because of what is above it.
+	Delegated(ctx context.Context, name string) ([]string, error)
 	// Snapshots lists the snapshots of root, and of everything below it when
 	// recursive, in one command, each dataset's in the order they were taken.
 	Snapshots(ctx context.Context, root string, recursive bool) ([]Snapshot, error)
@@ -176,6 +179,7 @@ type Pool struct {
 	Free     int64
 	Health   string // ONLINE, DEGRADED, FAULTED, OFFLINE, REMOVED, UNAVAIL, SUSPENDED
 	ReadOnly bool
+	BootFS   string // what the machine boots from; ""
 }
 
 // Dataset is one filesystem or, in a listing, a volume of ZFS. Sizes in bytes.

@@ -34,6 +34,8 @@ type Disk interface {
 	Datasets(ctx context.Context, root string) ([]zfs.Dataset, error)
 	Dataset(ctx context.Context, name string) (zfs.Dataset, error)
 	Properties(ctx context.Context, name string, props []string) (map[string]zfs.Property, error)
+	Delegated(ctx context.Context, name string) ([]string, error)
+	Bookmarks(ctx context.Context, root string, recursive bool) ([]zfs.Bookmark, error)
 	Snapshots(ctx context.Context, root string, recursive bool) ([]zfs.Snapshot, error)
 	SnapshotsNamed(ctx context.Context, names []string) ([]zfs.Snapshot, error)
 	CreateFilesystem(ctx context.Context, name string, props map[string]string) error
@@ -64,6 +66,9 @@ type Files interface {
 	// our own mount namespace, or are in it, for people. That there are none is a hint; an unmount
 	// that succeeds is the proof.
 	Users(mountpoint string) ([]string, error)
+	// Refers are the places in the configuration of this machine that name a dataset, or anything
+	// at or below dir, where it is mounted ("": nowhere), for people.
+	Refers(dataset, dir string) ([]string, error)
 	// Cover makes the directory that a dataset is to be mounted on, such that nobody can write
 	// to it while nothing is; with something mounted there it does nothing. With an error it may
 	// be mounted all the same.
@@ -154,6 +159,9 @@ type Config struct {
 	Arriving func(id volume.ID, epoch volume.Epoch, part string)
 	// RolledBack is told how each rollback here ended: committed, or refused; nil: nobody is.
 	RolledBack func(committed bool)
+	// Bound are the containers of this machine, in any state, that are given something at or below a
+	// directory of it, for people. Nil: there is no engine.
+	Bound func(ctx context.Context, dir string) ([]string, error)
 	// Lease is this node's right to write; nil: it always may.
 	Lease Lease
 	// Poll is how often the disk is looked at without a reason; 0: 5 s.
@@ -206,6 +214,7 @@ type Agent struct {
 	moving        func(string) func(string, state.MoveTimes)
 	arriving      func(volume.ID, volume.Epoch, string)
 	rolledBack    func(committed bool)
+	bound         func(ctx context.Context, dir string) ([]string, error)
 	clock         func() time.Time
 	lease         Lease
 	log           *slog.Logger
@@ -273,7 +282,7 @@ func New(c Config) *Agent {
 	return &Agent{
 		self: c.Self, version: c.Version, bootID: c.BootID, layout: c.Layout, cluster: c.Cluster,
 		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, prepareStop: c.PrepareStop, stopFollowing: c.StopFollowing, moving: c.Moving, arriving: c.Arriving, rolledBack: c.RolledBack,
-		clock: c.Clock, lease: c.Lease, log: c.Log, poll: c.Poll, listed: c.Listed,
+		bound: c.Bound, clock: c.Clock, lease: c.Lease, log: c.Log, poll: c.Poll, listed: c.Listed,
 		fresh: make(chan struct{}), wake: make(chan struct{}, 1), stir: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{}, logged: map[volume.ID]bool{}, made: map[volume.ID]made{}, taken: map[volume.ID]taken{}, returned: map[volume.ID]bool{},
 	}

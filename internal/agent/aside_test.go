@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"path"
@@ -104,12 +105,19 @@ type idle struct {
 	deaf  error
 
 	covered map[string]bool
+	refers  []string // what Refers finds
 
 	settled bool   // nothing is received now
 	asked   func() // what happens while the primary is asked
 }
 
 func (i *idle) Unused(string, string) error { return nil }
+func (i *idle) Refers(dataset, dir string) ([]string, error) {
+	if dataset != "tank/pgdata" || dir != "/srv/pgdata" {
+		return nil, fmt.Errorf("asked for %s at %s", dataset, dir)
+	}
+	return i.refers, nil
+}
 func (i *idle) Cover(mountpoint string) error {
 	i.covered[mountpoint] = true
 	return nil
@@ -118,7 +126,7 @@ func (i *idle) Uncover(base string, keep func(string) bool) error {
 	maps.DeleteFunc(i.covered, func(at string, _ bool) bool { return path.Dir(at) == base && !keep(path.Base(at)) })
 	return nil
 }
-func (i *idle) Idle(volume.ID) bool         { return true }
+func (i *idle) Idle(volume.ID) bool { return true }
 func (i *idle) SettledCopy(context.Context, volume.ID, volume.Position) (d zfs.Dataset, guids map[uint64]bool, err error) {
 	return d, nil, nil
 }

@@ -38,6 +38,11 @@ type Importable struct {
 	Above map[string]zfs.Property
 	// Encrypted says that the volumes of this node are encrypted.
 	Encrypted bool
+	Bookmarks []zfs.Bookmark
+	Delegated []string // see zfs.System
+	BootFS    string   // of the pool
+	// Refers are who would use it when it is started the next time, for people.
+	Refers []string
 	// Users are processes that have it in use, for people.
 	Users []string
 }
@@ -92,6 +97,19 @@ func (f Importable) Refusal() error {
 			return refuse("has a snapshot %s, which is called like one of flocker's that come and go", s.Name).WithHint("give it another name: zfs rename %s %s@kept", s.FullName(), d.Name)
 		case len(s.Clones) > 0:
 			return refuse("has a clone, %s: the volume could never be removed", s.Clones[0]).WithHint("zfs promote %s makes that independent", s.Clones[0])
+		case s.UserRefs > 0:
+			return refuse("has a snapshot %s with a hold: the volume could never be removed", s.Name).WithHint("zfs holds %s says whose, and zfs release ends it; what replicates it by another program is to be stopped first", s.FullName())
+		}
+	}
+	for _, b := range f.Bookmarks {
+		if strings.HasPrefix(b.Name, "flk-") {
+			return refuse("has a bookmark #%s, which is called like one of flocker's", b.Name).WithHint("zfs destroy %s", b.FullName())
+		}
+	}
+	var was, inherit []string // what an earlier life with flocker has left
+	for _, p := range slices.Sorted(maps.Keys(d.User)) {
+		if strings.HasPrefix(p, "flocker:") && p != propImport && d.User[p] != "" {
+			was, inherit = append(was, p), append(inherit, fmt.Sprintf("zfs inherit %s %s", p, d.Name))
 		}
 	}
 	set := func(prop string) bool { v := f.Props[prop].Value; return v != "" && v != "off" }
@@ -104,8 +122,10 @@ func (f Importable) Refusal() error {
 		return refuse("is not encrypted, and the volumes here are").WithHint("copy its files into a volume")
 	case len(f.Below) > 0:
 		return refuse("has other datasets in it: %s", enumerate(f.Below)).WithHint("a volume is one dataset: import these first, or zfs rename them away")
-	case d.User[propVolume] != "":
-		return refuse("was a volume of flocker, %s", d.User[propVolume]).WithHint("if it is to be one with all that is in it, and not only its directory data: zfs inherit %s %s", propVolume, d.Name)
+	case d.Name == f.BootFS, d.Mountpoint == "/":
+		return refuse("is what a machine boots from (bootfs, or mountpoint=/)").WithHint("copy what is in it into a volume")
+	case len(was) > 0:
+		return refuse("was a volume of flocker, as %s says", strings.Join(was, ", ")).WithHint("if it is to be one with all that is in it, and not only its directory data: %s", strings.Join(inherit, "; "))
 	case d.Origin != "":
 		return refuse("is a clone of %s", d.Origin).WithHint("zfs promote %s makes it independent", d.Name)
 	case d.ResumeToken != "":
@@ -114,10 +134,16 @@ func (f Importable) Refusal() error {
 		return refuse("is managed from within a container (zoned)").WithHint("zfs unzone, and zfs set zoned=off %s", d.Name)
 	case set("sharenfs"), set("sharesmb"):
 		return refuse("is shared with other machines (sharenfs, sharesmb), which may be using it").WithHint("when nobody does: zfs set sharenfs=off sharesmb=off %s", d.Name)
-	case d.Mounted && d.Mountpoint == "legacy":
-		return refuse("is mounted by hand or by /etc/fstab (mountpoint=legacy)").WithHint("umount it, and take it out of /etc/fstab")
+	case d.Mountpoint == "legacy":
+		return refuse("is mounted by something else than ZFS, by its name (mountpoint=legacy): a hand, /etc/fstab, a manager of containers").
+			WithHint("when nothing does that any more: umount it, and zfs set mountpoint=none %s", d.Name)
+	case len(f.Delegated) > 0:
+		return refuse("may be changed by users to whom that was delegated: %s", enumerate(f.Delegated)).WithHint("zfs unallow takes it back; zfs allow %s shows it", d.Name)
 	case len(f.Users) > 0:
 		return f.inUse()
+	case len(f.Refers) > 0:
+		return refuse("will be used again by its old name or path: %s", enumerate(f.Refers)).
+			WithHint("take it out there, and remove the container: what is started by that would find an empty directory, or keep the machine from booting")
 	}
 	return nil
 }
@@ -206,6 +232,12 @@ func (a *Agent) LookImport(ctx context.Context, name string) (f Importable, err 
 	if f.Snapshots, err = a.zfs.Snapshots(ctx, name, false); err != nil {
 		return f, err
 	}
+	if f.Bookmarks, err = a.zfs.Bookmarks(ctx, name, false); err != nil {
+		return f, err
+	}
+	if f.Delegated, err = a.zfs.Delegated(ctx, name); err != nil {
+		return f, err
+	}
 	if f.Props, err = a.zfs.Properties(ctx, name, importProps()); err != nil {
 		return f, err
 	}
@@ -217,8 +249,35 @@ func (a *Agent) LookImport(ctx context.Context, name string) (f Importable, err 
 		return f, err
 	}
 	f.Encrypted = root.Encryption != "" && root.Encryption != "off"
-	f.Users, err = a.usersOf(f.Dataset)
+	pool, err := a.zfs.Pool(ctx, a.layout.Pool)
+	if err != nil {
+		return f, err
+	}
+	f.BootFS = pool.BootFS
+	if f.Users, err = a.usersOf(f.Dataset); err != nil {
+		return f, err
+	}
+	f.Refers, err = a.refersTo(ctx, f.Dataset)
 	return f, err
+}
+
+// refersTo are who would use a dataset by its name, or by the place where it is mounted, if they
+// were started.
+func (a *Agent) refersTo(ctx context.Context, d zfs.Dataset) ([]string, error) {
+	at := ""
+	if strings.HasPrefix(d.Mountpoint, "/") {
+		at = d.Mountpoint
+	}
+	list, err := a.files.Refers(d.Name, at)
+	if err == nil && at != "" && a.bound != nil {
+		var bound []string
+		bound, err = a.bound(ctx, at)
+		list = append(list, bound...)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for what uses %s when it is started: %w", d.Name, err)
+	}
+	return list, nil
 }
 
 // usersOf are who has a dataset in use, wherever it is mounted.

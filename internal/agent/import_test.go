@@ -56,7 +56,12 @@ func TestImportRefusal(t *testing.T) {
 		make func(*Importable)
 	}{
 		{"", func(*Importable) {}},
-		{"", func(f *Importable) { f.Dataset.Mounted, f.Dataset.Mountpoint = false, "legacy" }},
+		{"", func(f *Importable) { f.Dataset.Mounted, f.Dataset.Mountpoint = false, "none" }},
+		{"", func(f *Importable) { f.Bookmarks = []zfs.Bookmark{{Dataset: "tank/a", Name: "mine"}} }},
+		{"", func(f *Importable) { f.BootFS = "tank/root" }},
+		{"", func(f *Importable) {
+			f.Dataset.User = map[string]string{propImport: "{}", "flocker:aside": "", "my:own": "x"}
+		}},
 		{"", func(f *Importable) { f.Snapshots, f.Props = nil, nil }},
 		{"is a block device", func(f *Importable) { f.Dataset.Volume = true }},
 		{"is encrypted", func(f *Importable) { f.Dataset.Encryption = "aes-256-gcm" }},
@@ -71,7 +76,17 @@ func TestImportRefusal(t *testing.T) {
 		{"zoned", func(f *Importable) { f.Props["zoned"] = zfs.Property{Value: "on"} }},
 		{"shared with other machines", func(f *Importable) { f.Props["sharenfs"] = zfs.Property{Value: "on"} }},
 		{"shared with other machines", func(f *Importable) { f.Props["sharesmb"] = zfs.Property{Value: "name=x"} }},
+		{"flocker, as flocker:line, flocker:released says", func(f *Importable) { f.Dataset.User = map[string]string{"flocker:released": "1", propLine: "x"} }},
+		{"a snapshot auto-hourly with a hold", func(f *Importable) { f.Snapshots[1].UserRefs = 1 }},
+		{"a bookmark #flk-1", func(f *Importable) {
+			f.Bookmarks = []zfs.Bookmark{{Dataset: "tank/a", Name: "mine"}, {Dataset: "tank/a", Name: "flk-1"}}
+		}},
+		{"boots from", func(f *Importable) { f.BootFS = "tank/a" }},
+		{"boots from", func(f *Importable) { f.Dataset.Mounted, f.Dataset.Mountpoint = false, "/" }},
+		{"delegated: user alice rollback", func(f *Importable) { f.Delegated = []string{"user alice rollback"} }},
 		{"/etc/fstab", func(f *Importable) { f.Dataset.Mountpoint = "legacy" }},
+		{"mountpoint=legacy", func(f *Importable) { f.Dataset.Mounted, f.Dataset.Mountpoint = false, "legacy" }},
+		{"will be used again by its old name or path: /etc/fstab, line 3", func(f *Importable) { f.Refers = []string{"/etc/fstab, line 3"} }},
 		{"in use by process 7 (sh)", func(f *Importable) { f.Users = []string{"process 7 (sh)"} }},
 	} {
 		f := plain()
@@ -180,7 +195,7 @@ func TestImportCutShort(t *testing.T) {
 	ctx := context.Background()
 	create := Action{StepCreate, vol1}
 	tried := 0
-	for _, op := range []string{"datasets", "dataset", "snapshots", "properties", "set", "inherit", "unmount", "mount", "rename"} {
+	for _, op := range []string{"datasets", "dataset", "snapshots", "properties", "set", "inherit", "unmount", "mount", "rename", "bookmarks", "delegated", "pool"} {
 		for nth := 1; ; nth++ {
 			cut := false
 			for _, how := range []string{"fails", "fails afterwards", "is killed", "is killed afterwards", "loses power", "loses power afterwards"} {
@@ -251,7 +266,7 @@ func cutAt(host *zfsfake.Host, op string, nth int, how string, hit *bool) (remov
 		return zfsfake.ErrInjected
 	}})
 	var all []func() // who is killed does nothing any more
-	for _, op := range []string{"datasets", "dataset", "snapshots", "properties", "set", "inherit", "unmount", "mount", "rename"} {
+	for _, op := range []string{"datasets", "dataset", "snapshots", "properties", "set", "inherit", "unmount", "mount", "rename", "bookmarks", "delegated", "pool"} {
 		all = append(all, host.Inject(zfsfake.Rule{Op: op, Do: func(context.Context, string, string) error {
 			if dead {
 				return zfsfake.ErrInjected
@@ -467,6 +482,19 @@ func TestImportRefusedLate(t *testing.T) {
 		"a clone of it": {func(host *zfsfake.Host, _ *idle) error {
 			return host.Clone(ctx, "tank/pgdata@monday", "tank/test", nil)
 		}, "has a clone, tank/test"},
+		"held": {func(host *zfsfake.Host, _ *idle) error { return host.Hold(ctx, "zrepl", "tank/pgdata@monday") }, "monday with a hold"},
+		"bookmarked": {func(host *zfsfake.Host, _ *idle) error {
+			return host.Bookmark(ctx, "tank/pgdata@monday", "tank/pgdata#flk-x")
+		}, "a bookmark #flk-x"},
+		"delegated": {func(host *zfsfake.Host, _ *idle) error { return host.Allow("tank/pgdata", "user alice rollback") }, "user alice rollback"},
+		"booted": {func(host *zfsfake.Host, _ *idle) error {
+			host.SetBootFS("tank", "tank/pgdata")
+			return nil
+		}, "boots from"},
+		"in the configuration": {func(_ *zfsfake.Host, i *idle) error {
+			i.refers = []string{"/etc/exports, line 1"}
+			return nil
+		}, "/etc/exports, line 1"},
 		"used at the last moment": {func(host *zfsfake.Host, _ *idle) error {
 			host.Inject(zfsfake.Rule{Op: "unmount", Times: 1, Do: func(context.Context, string, string) error { return host.SetInUse("tank/pgdata", true) }})
 			return nil

@@ -9,6 +9,7 @@ import (
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/client"
 )
 
@@ -147,6 +148,29 @@ func (d *Docker) Users(ctx context.Context) ([]Use, error) {
 			}
 			if len(u.Volumes) > 0 {
 				out = append(out, u)
+			}
+		}
+		return out, nil
+	})
+}
+
+// Bound lists what containers have of the machine.
+func (d *Docker) Bound(ctx context.Context) ([]Bound, error) {
+	return ask(ctx, d, "list containers", callTimeout, func(ctx context.Context, c *client.Client) ([]Bound, error) {
+		list, err := d.all(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		var out []Bound
+		for _, s := range list {
+			name := s.ID
+			if len(s.Names) > 0 {
+				name = strings.TrimPrefix(s.Names[0], "/")
+			}
+			for _, m := range s.Mounts {
+				if m.Type == mount.TypeBind {
+					out = append(out, Bound{Name: name, State: State(s.State), Source: m.Source})
+				}
 			}
 		}
 		return out, nil

@@ -17,6 +17,8 @@ type Engine interface {
 	Users(ctx context.Context) ([]Use, error)
 	// Linking are the running containers that are to reach services by their names.
 	Linking(ctx context.Context) ([]Linking, error)
+	// Bound are all containers, in any state, that are given a directory or file of the machine.
+	Bound(ctx context.Context) ([]Bound, error)
 	// LocalVolumes are the names of the engine's own volumes.
 	LocalVolumes(ctx context.Context) ([]string, error)
 	// Activate makes the engine find our driver: until its first use a driver is not
@@ -124,6 +126,13 @@ type Use struct {
 	Volumes   []Mount
 	Labels    map[string]string
 	Ports     Ports // without those published
+}
+
+// Bound is one directory or file of the machine in a container.
+type Bound struct {
+	Name   string // of the container
+	State  State
+	Source string // on the machine
 }
 
 // Mount is one volume in a container.

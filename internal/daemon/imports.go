@@ -5,9 +5,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"maps"
+	"strings"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 )
@@ -133,6 +136,16 @@ func (m *member) importHere(ctx context.Context, req api.ImportRequest) (out api
 	}
 	out.Volume, out.Options = &v, v.Spec.Options()
 	return out, nil
+}
+
+// boundBelow are the containers that are given something at or below a directory, for people.
+func boundBelow(list []container.Bound, dir string) (names []string) {
+	for _, b := range list {
+		if b.Source == dir || strings.HasPrefix(b.Source, dir+"/") {
+			names = append(names, fmt.Sprintf("container %s (%s)", b.Name, b.State))
+		}
+	}
+	return names
 }
 
 // importable asks a node about a dataset of its.

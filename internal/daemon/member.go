@@ -139,7 +139,15 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	if m.follow != nil {
 		prepareStop, stopFollowing = m.follow.prepare, m.follow.stopFor
 	}
+	var bound func(context.Context, string) ([]string, error)
+	if engine := p.Engine; engine != nil {
+		bound = func(ctx context.Context, dir string) ([]string, error) {
+			list, err := engine.Bound(ctx)
+			return boundBelow(list, dir), err
+		}
+	}
 	m.agent = agent.New(agent.Config{
+		Bound:       bound,
 		PrepareStop: prepareStop, StopFollowing: stopFollowing, Moving: p.Metrics.moving, RolledBack: p.Metrics.rolledBack,
 		Arriving: func(id volume.ID, epoch volume.Epoch, part string) { m.arrivals.note(id, epoch, part, "", time.Now()) },
 		Self:     m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,

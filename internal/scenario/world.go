@@ -549,6 +549,8 @@ type files struct {
 	covered map[string]bool // directories that nobody can write to
 }
 
+func (f *files) Refers(string, string) ([]string, error) { return nil, nil }
+
 func (f *files) Cover(mountpoint string) error {
 	for _, m := range f.zfs.Mounts() {
 		if m.Path == mountpoint {

@@ -58,6 +58,7 @@ type pool struct {
 	txg       uint64
 	imported  bool
 	suspended bool
+	bootfs    string
 	health    string
 	datasets  map[string]*dataset
 	unsynced  map[*dataset]bool
@@ -85,6 +86,7 @@ type dataset struct {
 	bookmarks map[string]*bookmark
 	origin    *snapshot
 
+	delegated    []string // to users, see Allow
 	volume       bool     // a block device
 	partial      *partial // of a receive, under way or interrupted
 	inconsistent bool     // its first receive is not complete

@@ -34,10 +34,44 @@ func (h *Host) Pool(ctx context.Context, name string) (out zfs.Pool, err error) 
 			return fail(zfs.ErrNotFound, "cannot open '%s': no such pool", name)
 		}
 		out = zfs.Pool{Name: name, GUID: p.guid, Size: p.size, Alloc: p.alloc, Free: max(0, p.size-p.alloc), Health: p.health}
+		out.BootFS = p.bootfs
 		if p.suspended {
 			out.Health = "SUSPENDED"
 		}
 		return nil
+	})
+	return out, err
+}
+
+// SetBootFS says what the machine boots from.
+func (h *Host) SetBootFS(pool, dataset string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.poolOf(pool).bootfs = dataset
+}
+
+// Allow lets users do something with a dataset.
+func (h *Host) Allow(name string, permissions ...string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.dataset(name)
+	if err == nil {
+		d.delegated = permissions
+	}
+	return wrap("allow", err)
+}
+
+// Delegated implements zfs.System.
+func (h *Host) Delegated(ctx context.Context, name string) (out []string, err error) {
+	if err := invalid("delegated", zfs.CheckDataset(name)); err != nil {
+		return nil, err
+	}
+	err = h.command(ctx, "delegated", name, func() error {
+		d, err := h.dataset(name)
+		if err == nil {
+			out = slices.Clone(d.delegated)
+		}
+		return err
 	})
 	return out, err
 }

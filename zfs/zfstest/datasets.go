@@ -22,6 +22,14 @@ func testHost(w *world, _ Env) {
 	if p.Name != w.a.Pool || p.GUID == 0 || p.Health != "ONLINE" || p.ReadOnly || p.Size < 1<<20 || p.Free <= 0 || p.Free > p.Size {
 		w.Errorf("pool: %+v", p)
 	}
+	if p.BootFS != "" {
+		w.Errorf("it boots from %s", p.BootFS)
+	}
+	if list, err := w.a.ZFS.Delegated(w.ctx, w.a.Root); err != nil || len(list) != 0 {
+		w.Errorf("delegated are %q, %v", list, err)
+	}
+	_, err = w.a.ZFS.Delegated(w.ctx, w.a.name("nope"))
+	w.wantKind("what is delegated of none", err, zfs.ErrNotFound)
 	_, err = w.a.ZFS.Pool(w.ctx, "nosuchpool")
 	w.wantKind("missing pool", err, zfs.ErrNotFound)
 }

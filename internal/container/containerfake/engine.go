@@ -44,6 +44,7 @@ type Engine struct {
 	driver     Driver // nil: nobody at the socket
 	up         bool
 	containers map[string]*record // by name
+	bound      []container.Bound  // see Bind
 	known      map[string]bool    // volumes of our driver that this engine has seen
 	local      map[string]bool    // local volumes
 	images     map[string]bool    // by name
@@ -679,6 +680,23 @@ func (e *Engine) Linking(context.Context) ([]container.Linking, error) {
 		e.mu.Unlock()
 	}
 	return out, nil
+}
+
+// Bind gives a container that does not run a directory of the machine.
+func (e *Engine) Bind(name, source string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.bound = append(e.bound, container.Bound{Name: name, State: container.Exited, Source: source})
+}
+
+// Bound lists what containers were given by Bind.
+func (e *Engine) Bound(context.Context) ([]container.Bound, error) {
+	if err := e.alive(); err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.bound), nil
 }
 
 // LocalVolumes lists the volumes of the engine itself.
