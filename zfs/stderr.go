@@ -53,6 +53,7 @@ var kinds = []struct {
 	{"stream has unsupported feature", ErrUnsupported},
 	{"must be upgraded to receive", ErrUnsupported},
 	{"must be upgraded to use", ErrUnsupported},
+	{"must be upgraded to set", ErrUnsupported},
 
 	// Space.
 	{"out of space", ErrNoSpace},

@@ -157,7 +157,8 @@ func (a *app) nodeRemove() *cli.Command {
 		Name: "remove", Aliases: []string{"rm"}, Usage: "take a node out of the cluster for ever", ArgsUsage: "NODE",
 		Description: "The node has to be drained; with --dead it has to be lost instead, and nothing is asked of it. Its\n" +
 			"identity is refused from then on: a machine comes back as a new node, with a new token. Nothing on\n" +
-			"its disks is touched.\n\n" +
+			"its disks is touched; a dataset that was just being imported there when it was lost is below\n" +
+			"POOL/flocker, and its property flocker:import says what it was called and was like.\n\n" +
 			"A dead node that was the primary of volumes might still write to them. Where nothing proves that it\n" +
 			"does not, make sure that it is off and say so with --confirm-fenced NODE.",
 		Flags: []cli.Flag{

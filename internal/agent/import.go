@@ -187,12 +187,27 @@ func (f Importable) Steps(l Layout) []string {
 	}
 	steps = append(steps, fmt.Sprintf("rename it to %s/ID", l.Root()))
 	for _, p := range sized {
-		if v := f.Props[p]; v.Own && v.Value != "0" && p != "refquota" {
+		if v := f.Props[p]; v.Own && v.Value != "0" && (p != "refquota" || f.Dataset.RefQuota < volume.MinSize) {
 			cleared = append(cleared, p+"="+v.Value)
 		}
 	}
 	if len(cleared) > 0 {
 		steps = append(steps, "clear "+strings.Join(cleared, ", "))
+	}
+	own, kept := map[string]string{}, []string{}
+	for _, p := range volume.Properties() {
+		if v := f.Props[p]; v.Own {
+			own[p] = v.Value
+		}
+	}
+	carried := volume.Carried(own)
+	for _, p := range slices.Sorted(maps.Keys(own)) {
+		if carried["zfs."+p] == "" {
+			kept = append(kept, p+"="+own[p])
+		}
+	}
+	if len(kept) > 0 {
+		steps = append(steps, "leave "+strings.Join(kept, ", ")+" as it is, on this node alone: volumes cannot have it, and the replicas will not")
 	}
 	var lost []string
 	for _, p := range inheritable() {
@@ -405,10 +420,18 @@ func (a *Agent) adoptDataset(ctx context.Context, v *state.Volume, props map[str
 	if err := a.replay(ctx, v.ID); err != nil {
 		return err
 	}
-	if d, err = a.zfs.Dataset(ctx, to); err != nil {
+	list, err := a.zfs.Datasets(ctx, to)
+	if err != nil {
 		return err
 	}
-	a.noteMade(v.ID, copyOf(d))
+	if len(list) == 0 || list[0].Name != to {
+		return fmt.Errorf("asking zfs for %s: it succeeded, and did not name it", to)
+	}
+	if len(list) > 1 {
+		// It was made since the last look, and is back where it was when this one is.
+		return abort(fmt.Errorf("there is another dataset in %s, %s", v.Adopt, v.Adopt+strings.TrimPrefix(list[1].Name, to)))
+	}
+	a.noteMade(v.ID, copyOf(list[0]))
 	return a.propose(ctx, state.ConfirmCreate{ID: v.ID, Epoch: v.Epoch})
 }
 
@@ -457,7 +480,7 @@ func (a *Agent) takeDataset(ctx context.Context, from, to string, props map[stri
 		}
 	}
 	if err == nil {
-		err = a.zfs.Rename(ctx, from, to)
+		err = a.renameOnce(ctx, from, to)
 	}
 	if err == nil || !f.Dataset.Mounted {
 		return err
@@ -466,6 +489,19 @@ func (a *Agent) takeDataset(ctx context.Context, from, to string, props map[stri
 		a.log.Warn("a dataset that is no volume yet cannot be mounted again where it was", "dataset", from, "err", merr)
 	}
 	return err
+}
+
+// renameOnce renames somebody's dataset. One that stays where it was is not tried again: it would be
+// unmounted each time.
+func (a *Agent) renameOnce(ctx context.Context, from, to string) error {
+	err := a.zfs.Rename(ctx, from, to)
+	if err == nil {
+		return nil
+	}
+	if _, gone := a.zfs.Dataset(ctx, from); gone != nil {
+		return err // or nobody knows, as when flockd ends
+	}
+	return volume.Errorf(volume.CodeRefused, "%s cannot be renamed: %v", from, err)
 }
 
 // returnDataset makes a volume that was given up the dataset again that it was, and says so when

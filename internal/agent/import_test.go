@@ -112,6 +112,7 @@ func TestImportOptions(t *testing.T) {
 		t.Errorf("options %v, want %v", got, want)
 	}
 	steps := []string{"unmount it from /srv/a", "rename it to tank/flocker/ID", "clear quota=4096",
+		"leave sync=disabled as it is, on this node alone: volumes cannot have it, and the replicas will not",
 		"set readonly=on canmount=noauto sharenfs=off sharesmb=off mountpoint=/v/ID, as of every volume; its primary mounts it writable"}
 	if got := f.Steps(Layout{Pool: "tank", MountBase: "/v"}); !slices.Equal(got, steps) {
 		t.Errorf("steps %q", got)
@@ -119,11 +120,16 @@ func TestImportOptions(t *testing.T) {
 	// Own stays, and so does what is the same above.
 	f.Props["acltype"], f.Props["setuid"], f.Props["copies"] = zfs.Property{Value: "posix"}, zfs.Property{Value: "off"}, zfs.Property{Value: "1"}
 	f.Above = map[string]zfs.Property{"recordsize": {Value: "131072"}, "atime": {Value: "off"}, "acltype": {Value: "off"}, "setuid": {Value: "on"}, "copies": {Value: "1"}}
-	steps = slices.Insert(steps, 3, "inherit from tank/flocker what it inherits now from where it is, where no option says otherwise: acltype=posix becomes off, atime=on becomes off, setuid=off becomes on")
+	steps = slices.Insert(steps, 4, "inherit from tank/flocker what it inherits now from where it is, where no option says otherwise: acltype=posix becomes off, atime=on becomes off, setuid=off becomes on")
 	if got := f.Steps(Layout{Pool: "tank", MountBase: "/v"}); !slices.Equal(got, steps) {
 		t.Errorf("steps %q", got)
 	}
-	f.Dataset.Mounted, f.Dataset.RefQuota, f.Props = false, 4096, nil
+	f.Dataset.RefQuota, f.Props["refquota"] = 4096, zfs.Property{Value: "4096", Own: true}
+	steps[2] = "clear refquota=4096, quota=4096"
+	if got := f.Steps(Layout{Pool: "tank", MountBase: "/v"}); !slices.Equal(got, steps) {
+		t.Errorf("steps %q", got)
+	}
+	f.Dataset.Mounted, f.Props = false, nil
 	if got := f.Options(); len(got) != 0 {
 		t.Errorf("options %v: a volume cannot be that small", got)
 	}
@@ -216,12 +222,14 @@ func TestImportCutShort(t *testing.T) {
 					if boot {
 						mountAll(t, host)
 					}
-					if ended(f) {
+					// Where the dataset cannot be renamed it would only be unmounted again and again.
+					refused := op == "rename" && (how == "fails" || how == "loses power")
+					if ended(f) != refused {
 						t.Errorf("%s: %v, and it has ended already: %+v", what, first, f.proposed)
 						continue
 					}
 					a = restarted(t, a, host, f, i)
-					if given {
+					if given || refused {
 						f.apply(t, state.AbortCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch, Reason: "given up"})
 						step(t, a, f)
 						see(t, a)
@@ -569,23 +577,36 @@ func TestImportMountsAgain(t *testing.T) {
 			t.Errorf("it is %+v, %v; want mounted: %v", d, err, want)
 		}
 	}
-	for _, op := range []string{"unmount", "rename"} {
-		a, host, _, _ := importing(t)
-		if op == "unmount" {
-			host.FailAfter(op, "tank/pgdata", 1, zfsfake.ErrInjected)
-		} else {
-			host.Fail(op, "tank/pgdata", 1, zfsfake.ErrInjected)
-		}
-		if err := a.do(ctx, Action{StepCreate, vol1}); !errors.Is(err, zfsfake.ErrInjected) {
-			t.Errorf("%s: %v", op, err)
-		}
-		there(t, host, true)
+	a, host, _, _ := importing(t)
+	host.FailAfter("unmount", "tank/pgdata", 1, zfsfake.ErrInjected)
+	if err := a.do(ctx, Action{StepCreate, vol1}); !errors.Is(err, zfsfake.ErrInjected) {
+		t.Error(err)
 	}
+	there(t, host, true)
+
+	// One that cannot be renamed is not tried again, unless flockd itself is to end.
+	a, host, f, _ := importing(t)
+	host.Fail("rename", "tank/pgdata", 1, zfs.ErrBusy)
+	must(t, a.do(ctx, Action{StepCreate, vol1}))
+	if c, ok := last(f).(state.AbortCreate); !ok || !strings.Contains(c.Reason, "tank/pgdata cannot be renamed") {
+		t.Errorf("proposed %+v", f.proposed)
+	}
+	there(t, host, true)
+	a, host, f, _ = importing(t)
+	ending, end := context.WithCancel(ctx)
+	host.Inject(zfsfake.Rule{Op: "rename", Times: 1, Do: func(context.Context, string, string) error {
+		end()
+		return zfs.ErrBusy
+	}})
+	if err := a.do(ending, Action{StepCreate, vol1}); err == nil || len(f.proposed) > 0 {
+		t.Errorf("%v, and proposed %+v", err, f.proposed)
+	}
+	there(t, host, true)
 
 	a, host, f, i := importing(t)
-	host.Fail("rename", "tank/pgdata", 1, zfsfake.ErrInjected)
-	remove := host.Fail("mount", "tank/pgdata", 0, zfsfake.ErrInjected) // flockd is killed there
-	if err := a.do(ctx, Action{StepCreate, vol1}); !errors.Is(err, zfsfake.ErrInjected) {
+	hit := false
+	remove := cutAt(host, "rename", 1, "is killed", &hit)
+	if err := a.do(ctx, Action{StepCreate, vol1}); !errors.Is(err, zfsfake.ErrInjected) || !hit {
 		t.Error(err)
 	}
 	remove()
@@ -595,6 +616,105 @@ func TestImportMountsAgain(t *testing.T) {
 	f.apply(t, state.AbortCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch, Reason: "given up"})
 	step(t, a, f)
 	there(t, host, true)
+}
+
+// Containers are asked for where it is mounted, and one that cannot be asked for is no answer.
+func TestImportBound(t *testing.T) {
+	ctx := context.Background()
+	a, host, _, _ := importing(t)
+	var answer error
+	a.bound = func(_ context.Context, dir string) ([]string, error) {
+		return []string{"container db of " + dir}, answer
+	}
+	f, err := a.LookImport(ctx, "tank/pgdata")
+	if err != nil || !slices.Equal(f.Refers, []string{"container db of /srv/pgdata"}) {
+		t.Errorf("%q, %v", f.Refers, err)
+	}
+	answer = errors.New("no engine")
+	if _, err := a.LookImport(ctx, "tank/pgdata"); err == nil || volume.CodeOf(err) == volume.CodeRefused {
+		t.Errorf("nobody answers: %v", err)
+	}
+	answer = nil
+	a.files = nowhere{}
+	must(t, host.Unmount(ctx, "tank/pgdata"), host.SetProperties(ctx, "tank/pgdata", map[string]string{"mountpoint": "none"}))
+	if f, err := a.LookImport(ctx, "tank/pgdata"); err != nil || len(f.Refers) != 0 {
+		t.Errorf("mounted nowhere: %q, %v", f.Refers, err)
+	}
+}
+
+// nowhere are Files that know of no path.
+type nowhere struct{ Files }
+
+func (nowhere) Unused(string, string) error { return nil }
+func (nowhere) Refers(_, dir string) ([]string, error) {
+	if dir != "" {
+		return nil, fmt.Errorf("asked for %s", dir)
+	}
+	return nil, nil
+}
+
+// A dataset that somebody makes in it just before it is renamed is not taken away with it.
+func TestImportFullMeanwhile(t *testing.T) {
+	ctx := context.Background()
+	a, host, f, _ := importing(t)
+	was := like(t, host, "tank/pgdata")
+	host.Inject(zfsfake.Rule{Op: "rename", Times: 1, Do: func(context.Context, string, string) error {
+		return host.CreateFilesystem(ctx, "tank/pgdata/x", map[string]string{"canmount": "noauto"})
+	}})
+	must(t, a.do(ctx, Action{StepCreate, vol1}))
+	c, ok := last(f).(state.AbortCreate)
+	if !ok || !strings.Contains(c.Reason, "another dataset in tank/pgdata, tank/pgdata/x") {
+		t.Fatalf("proposed %+v", f.proposed)
+	}
+	f.apply(t, c)
+	step(t, a, f)
+	if got := like(t, host, "tank/pgdata"); got != was || !exists(t, host, "tank/pgdata/x") {
+		t.Errorf("it was\n%s, and is\n%s", was, got)
+	}
+}
+
+// What another volume noted on a dataset is that one's: one that was given up leaves its mount and
+// its note.
+func TestImportNotesApart(t *testing.T) {
+	ctx := context.Background()
+	a, host, f, i := importing(t)
+	hit := false
+	remove := cutAt(host, "rename", 1, "is killed", &hit)
+	if err := a.do(ctx, Action{StepCreate, vol1}); err == nil || !hit {
+		t.Error(err)
+	}
+	remove()
+	note := func() string {
+		d, err := host.Dataset(ctx, "tank/pgdata")
+		must(t, err)
+		return fmt.Sprint(d.User[propImport], d.Mounted)
+	}
+	a, was := restarted(t, a, host, f, i), note()
+	// Another volume was given up before it came to the dataset.
+	other := *f.s.Volume(vol1)
+	other.ID, other.Phase = vol2, state.PhasePurged
+	must(t, a.returnDataset(ctx, &other))
+	if now := note(); now != was || !strings.Contains(now, string(vol1)) {
+		t.Errorf("it says %s, and did %s", now, was)
+	}
+	f.apply(t, state.AbortCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch, Reason: "given up"})
+	step(t, a, f)
+	if now := note(); now != "true" {
+		t.Errorf("it says %s", now)
+	}
+}
+
+// That a volume's dataset is what it was counts no more once it is made of it again.
+func TestImportReturnedBefore(t *testing.T) {
+	a, host, f, _ := importing(t)
+	see(t, a)
+	a.returned[vol1] = true // by the same request, before the volume was forgotten
+	host.Fail("set", "tank/flocker/"+string(vol1), 2, zfs.ErrNoSpace)
+	must(t, a.do(context.Background(), Action{StepCreate, vol1}))
+	f.apply(t, state.AbortCreate{ID: vol1, Epoch: f.s.Volume(vol1).Epoch, Reason: "given up"})
+	if !exists(t, host, "tank/flocker/"+string(vol1)) || !kept(t, a) {
+		t.Error("it may be forgotten, with its dataset where volumes are")
+	}
 }
 
 // What a volume that is given up was has a place of its own when its name is another's by now.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -68,6 +69,10 @@ func TestDockerAnswers(t *testing.T) {
 	defer d.Close()
 	if v, err := d.Version(ctx); err != nil || v != (container.Version{Engine: "20.10.24+dfsg1", API: "1.41"}) {
 		t.Errorf("Version = %+v, %v", v, err)
+	}
+	bound, err := d.Bound(ctx)
+	if want := []container.Bound{{Name: "db-1", State: container.Running, Source: "/etc"}}; err != nil || !slices.Equal(bound, want) {
+		t.Errorf("Bound = %+v, %v, want %+v", bound, err, want)
 	}
 	users, err := d.Users(ctx)
 	want := []container.Use{

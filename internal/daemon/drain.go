@@ -148,6 +148,10 @@ func (m *member) mayLeave(s *state.State, n *state.Node) error {
 		return volume.Errorf(volume.CodeRefused, "node %s is not drained", n.Name).
 			WithHint("move its volumes away first with `flockctl node drain %s`; a node that is lost is removed with --dead", n.Name)
 	}
+	if v := givesBack(s, n.ID); v != nil {
+		return volume.Errorf(volume.CodeRefused, "node %s has not given %s back yet, of which volume %q was to be made", n.Name, v.Adopt, v.Name).
+			WithHint("its log says what keeps it; try again in a moment")
+	}
 	left := m.left(s, n.ID)
 	if len(left) == 0 {
 		return nil
@@ -165,6 +169,17 @@ func (m *member) mayLeave(s *state.State, n *state.Node) error {
 	}
 	return volume.Errorf(volume.CodeRefused, "node %s still has copies: %s", n.Name, strings.Join(words, ", ")).
 		WithHint("`flockctl node drain %s` shows how far it is", n.Name)
+}
+
+// givesBack is a volume that was to be made of somebody's dataset, was given up, and is not that
+// dataset again yet, as far as is known: once its node is removed, that changes nothing any more.
+func givesBack(s *state.State, id volume.NodeID) *state.Volume {
+	for v := range s.Volumes() {
+		if v.Phase == state.PhasePurged && v.Placement.Primary == id && strings.Contains(v.Adopt, "/") {
+			return v
+		}
+	}
+	return nil
 }
 
 // onlyCopies are the volumes of which nobody but the node has a whole copy, as far as

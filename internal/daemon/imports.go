@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/flocker-io/flocker/internal/api"
@@ -75,6 +76,33 @@ func importSpec(has, opts map[string]string) (volume.Spec, error) {
 	return spec.MakeWhole(), nil
 }
 
+// importSteps are what becomes of a dataset by what its user asks for, and its copies, for people.
+func importSteps(has map[string]string, spec volume.Spec, replicas []string, missing string) (steps []string) {
+	was, err := importSpec(has, nil)
+	if err != nil {
+		was = spec // nothing can be compared
+	}
+	before, after := was.Options(), spec.Options()
+	for _, k := range slices.Sorted(maps.Keys(has)) {
+		switch from, to := before[k], after[k]; {
+		case from == to:
+		case k == "size" && to == "":
+			steps = append(steps, "clear its refquota of "+from)
+		case to == "":
+			steps = append(steps, fmt.Sprintf("drop %s=%s", k, from))
+		default:
+			steps = append(steps, fmt.Sprintf("set %s=%s instead of %s", k, to, from))
+		}
+	}
+	if len(replicas) > 0 {
+		steps = append(steps, "copy it to "+strings.Join(replicas, ", "))
+	}
+	if missing != "" {
+		steps = append(steps, "have fewer copies than it is to have: "+missing)
+	}
+	return steps
+}
+
 // importHere is Import on the leader. As in restoreHere the volume's ID follows from the request.
 func (m *member) importHere(ctx context.Context, req api.ImportRequest) (out api.Import, err error) {
 	if _, err := m.Barrier(ctx); err != nil {
@@ -113,20 +141,34 @@ func (m *member) importHere(ctx context.Context, req api.ImportRequest) (out api
 			return out, err
 		}
 		out.Options = spec.Options()
-		if req.DryRun {
-			return out, nil
-		}
 		// It is where it is, as a set-aside copy is that becomes a volume.
 		here := spec
 		here.Prefer, here.Zone = append([]string{s.NodeName(node)}, spec.Prefer...), ""
-		p, _, err := m.place(ctx, here, node)
+		p, short, err := m.place(ctx, here, node)
 		if err != nil && spec.Strict {
 			return out, err
 		}
+		missing := short.String()
 		if err != nil || p.Primary != node {
-			p = volume.Placement{Primary: node}
+			p, missing = volume.Placement{Primary: node}, "its replicas are chosen when it is there"
+			if err != nil {
+				missing = err.Error()
+			}
 		}
-		if _, err := m.commit(ctx, req.Request, state.CreateVolume{ID: id, Name: req.Name, Spec: spec, Placement: p, Adopt: req.Dataset}); err != nil {
+		cmd := state.CreateVolume{ID: id, Name: req.Name, Spec: spec, Placement: p, Adopt: req.Dataset}
+		if req.DryRun {
+			// What the state refuses, it refuses now.
+			if _, res := state.Apply(s, s.Index+1, state.Envelope{At: m.now(), Command: cmd}); res.Err != nil {
+				return out, res.Err
+			}
+			var replicas []string
+			for _, n := range p.Replicas() {
+				replicas = append(replicas, s.NodeName(n))
+			}
+			out.Steps = append(out.Steps, importSteps(out.Has, spec, replicas, missing)...)
+			return out, nil
+		}
+		if _, err := m.commit(ctx, req.Request, cmd); err != nil {
 			return out, err
 		}
 	}

@@ -46,6 +46,7 @@ import (
 //	foreign NODE DATASET FILE TEXT [SNAPSHOT]  somebody writes to a dataset that is none of flocker's, which is made and
 //	  mounted first, and takes a snapshot
 //	occupied NODE DATASET          a process has files of it open; vacated: not any more
+//	bound NODE CONTAINER [PATH]    a container that does not run is given that directory of the machine; without: not any more
 //	found NODE DATASET [mounted]   it is there, and mounted or not
 //	import NODE DATASET NEW [on=NODE] [dry=yes] [KEY=VALUE..]  flockctl import
 //	clone NODE VOLUME[@NAME] NEW [on=NODE] [KEY=VALUE..]  flockctl clone
@@ -233,6 +234,9 @@ func (w *World) operatorStep(words []string) error {
 		return nil
 	case "foreign":
 		return node().foreign(w.ctx(), words[2], words[3], words[4], append(words, "")[5])
+	case "bound":
+		node().Engine.Bind(words[2], append(words, "")[3])
+		return nil
 	case "occupied", "vacated":
 		return node().ZFS.SetInUse(words[2], words[0] == "occupied")
 	case "found":

@@ -138,8 +138,12 @@ func (t *tree) Walk(ctx context.Context, f func(daemon.Entry) error) error {
 }
 
 // Files implements daemon.Tree. What is in a dataset here is what containers have written:
-// there is no data directory.
-func (t *tree) Files(bool) (browse.Files, error) {
+// there is no data directory. Whether the volume is all of it, its dataset says, too.
+func (t *tree) Files(whole bool) (browse.Files, error) {
+	ds, _, _ := strings.Cut(t.snapshot, "@")
+	if err := saysWhole(t.trees.zfs, ds, whole); err != nil {
+		return nil, err
+	}
 	all, err := t.trees.zfs.Files(t.snapshot)
 	if err != nil {
 		return nil, err

@@ -549,6 +549,16 @@ type files struct {
 	covered map[string]bool // directories that nobody can write to
 }
 
+// saysWhole makes sure that a copy says of itself whether the volume is all of its dataset, as who
+// gives its files out believes: on a real disk they would be somewhere else.
+func saysWhole(z *zfsfake.Host, dataset string, whole bool) error {
+	d, err := z.Dataset(bystander, dataset)
+	if err == nil && (d.User[volume.Subdir] == ".") != whole {
+		err = fmt.Errorf("%s is taken for all of its dataset: %v, and it says %q", dataset, whole, d.User[volume.Subdir])
+	}
+	return err
+}
+
 func (f *files) Refers(string, string) ([]string, error) { return nil, nil }
 
 func (f *files) Cover(mountpoint string) error {
@@ -576,6 +586,11 @@ func (f *files) Uncover(base string, keep func(string) bool) error {
 func (f *files) Prepare(mountpoint string, spec volume.Spec) (string, error) {
 	f.mounted()
 	for _, m := range f.zfs.Mounts() {
+		if m.Path == mountpoint {
+			if err := saysWhole(f.zfs, m.Dataset, spec.Whole()); err != nil {
+				return "", err
+			}
+		}
 		if m.Path == mountpoint && m.Writable && spec.Whole() {
 			f.mu.Lock()
 			defer f.mu.Unlock()

@@ -682,11 +682,14 @@ func (e *Engine) Linking(context.Context) ([]container.Linking, error) {
 	return out, nil
 }
 
-// Bind gives a container that does not run a directory of the machine.
+// Bind gives a container that does not run a directory of the machine; "": not any more.
 func (e *Engine) Bind(name, source string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.bound = append(e.bound, container.Bound{Name: name, State: container.Exited, Source: source})
+	e.bound = slices.DeleteFunc(e.bound, func(b container.Bound) bool { return b.Name == name })
+	if source != "" {
+		e.bound = append(e.bound, container.Bound{Name: name, State: container.Exited, Source: source})
+	}
 }
 
 // Bound lists what containers were given by Bind.
