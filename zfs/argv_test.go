@@ -238,7 +238,9 @@ func dispatch(t *testing.T, h *zfs.Host, words []string) string {
 	case "EstimateSend":
 		result, err = h.EstimateSend(ctx, sendRequest(args, props))
 	case "Receive":
-		err = h.Receive(ctx, zfs.ReceiveRequest{Dataset: arg(0), Resumable: flags["-s"], Properties: props}, strings.NewReader("stream"))
+		origin := props["origin"]
+		delete(props, "origin")
+		err = h.Receive(ctx, zfs.ReceiveRequest{Dataset: arg(0), Origin: origin, Resumable: flags["-s"], Properties: props}, strings.NewReader("stream"))
 	case "AbortReceive":
 		err = h.AbortReceive(ctx, arg(0))
 	case "DecodeToken":

@@ -121,12 +121,19 @@ func refineSend(err error, req SendRequest) error {
 
 // Receive implements System.
 func (h *Host) Receive(ctx context.Context, req ReceiveRequest, r io.Reader) error {
-	if err := check("receive", CheckDataset(req.Dataset), checkProps(req.Properties)); err != nil {
+	var bad error
+	if req.Origin != "" {
+		bad = CheckSnapshot(req.Origin)
+	}
+	if err := check("receive", CheckDataset(req.Dataset), bad, checkProps(req.Properties)); err != nil {
 		return err
 	}
 	argv := []string{"zfs", "receive", "-u"}
 	if req.Resumable {
 		argv = append(argv, "-s")
+	}
+	if req.Origin != "" {
+		argv = append(argv, "-o", "origin="+req.Origin)
 	}
 	argv = append(slices.Concat(argv, options(req.Properties)), req.Dataset)
 	defer h.ahead.next()
@@ -167,7 +174,7 @@ func (h *Host) Receive(ctx context.Context, req ReceiveRequest, r io.Reader) err
 	case childErr == nil:
 		// Applied and durable, whatever became of r after it. What makes a dataset is not
 		// done to it again.
-		if len(req.Properties) == 0 {
+		if len(req.Properties) == 0 && req.Origin == "" {
 			h.ahead.ended(argv, true)
 		}
 		return nil

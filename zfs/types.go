@@ -146,8 +146,8 @@ type System interface {
 	// An interrupted or damaged stream leaves Dataset.ResumeToken and fails with
 	// ErrInterrupted when the receive was resumable and far enough to be worth it;
 	// else nothing is left and it is ErrBadStream. An increment that is there by GUID
-	// is swallowed without error. ErrExists: full stream onto a dataset. ErrNotFound:
-	// increment onto none. ErrDiverged, ErrNoBase. ErrBusy: another receive is under
+	// is swallowed without error. ErrExists: full stream, or one with an Origin, onto a dataset.
+	// ErrNotFound: increment onto none. ErrDiverged, ErrNoBase. ErrBusy: another receive is under
 	// way, the dataset holds an interrupted one, or it is mounted and in use.
 	Receive(ctx context.Context, req ReceiveRequest, r io.Reader) error
 	// AbortReceive throws the state of an interrupted receive away (receive -A), and
@@ -256,12 +256,17 @@ type SendRequest struct {
 // ReceiveRequest says where a stream goes. Receive uses -u (never mounted) and
 // never -F.
 type ReceiveRequest struct {
-	// Dataset to receive into. For a full stream it must not exist; for an
-	// increment it must.
+	// Dataset to receive into. For a full stream and with an Origin it must not exist; for
+	// an increment it must.
 	Dataset string
+	// Origin is a snapshot here (full name) that the stream is an increment on: Dataset is
+	// made a clone of it (-o origin), whatever the stream says it hangs on there. It must be the
+	// very snapshot, by its GUID, else the error is ErrNoBase or ErrNotFound. When the rest of
+	// such a stream is received it changes nothing, and spares zfs looking for it. "": none.
+	Origin string
 	// Resumable keeps the state of an interrupted receive (-s).
 	Resumable bool
-	// Properties to set on a new dataset (-o); for a full stream only. One that ZFS
+	// Properties to set on a new dataset (-o); only where the stream makes one. One that ZFS
 	// knows but will not take here (a refquota below the size) is left out without an
 	// error: read it again where it matters. A refquota does not refuse a stream.
 	Properties map[string]string

@@ -384,7 +384,11 @@ func parseBody(body []byte) (r record, ok bool) {
 
 // Receive implements zfs.System.
 func (h *Host) Receive(ctx context.Context, req zfs.ReceiveRequest, r io.Reader) error {
-	if err := invalid("receive", zfs.CheckDataset(req.Dataset), checkProps(req.Properties)); err != nil {
+	var bad error
+	if req.Origin != "" {
+		bad = zfs.CheckSnapshot(req.Origin)
+	}
+	if err := invalid("receive", zfs.CheckDataset(req.Dataset), bad, checkProps(req.Properties)); err != nil {
 		return err
 	}
 	ctx, life, done := h.begin(ctx, "receive")
@@ -477,7 +481,7 @@ func (in *receiver) locked(f func() error) error {
 func (in *receiver) begin(head header) (swallow bool, err error) {
 	h, name := in.h, in.req.Dataset
 	_, short, _ := strings.Cut(head.ToName, "@")
-	fresh := head.FromGUID == 0 || head.Clone
+	fresh := head.FromGUID == 0 || head.Clone || in.req.Origin != ""
 	kindOf := "incremental"
 	if fresh {
 		kindOf = "new filesystem"
@@ -495,6 +499,9 @@ func (in *receiver) begin(head header) (swallow bool, err error) {
 		q := d.partial
 		if !q.kept {
 			return false, fail(zfs.ErrBusy, "cannot receive resume stream: dataset is busy")
+		}
+		if q.new && len(d.snaps) > 0 {
+			return false, fail(zfs.ErrInvalid, "cannot receive resume stream: it was promoted, so that '%s' has snapshots", name)
 		}
 		if q.header.ToGUID != head.ToGUID || q.header.FromGUID != head.FromGUID || q.next != head.Record {
 			return false, fail(zfs.ErrBadToken, "cannot receive resume stream: it is not the one '%s' waits for", name)
@@ -518,7 +525,21 @@ func (in *receiver) begin(head header) (swallow bool, err error) {
 			return false, err
 		}
 		var origin *snapshot
-		if head.Clone {
+		switch {
+		case in.req.Origin != "":
+			s, err := h.snapshot(in.req.Origin)
+			switch {
+			case err != nil:
+				return false, fail(zfs.ErrNotFound, "cannot receive new filesystem stream: dataset does not exist")
+			case head.FromGUID == 0:
+				return false, fail(zfs.ErrInvalid, "cannot receive new filesystem stream: the fake makes no clone of a full stream")
+			case s.ds.pool != p:
+				return false, fail(zfs.ErrInvalid, "cannot receive new filesystem stream: origin is in another pool")
+			case s.guid != head.FromGUID:
+				return false, fail(zfs.ErrNoBase, "cannot receive new filesystem stream: most recent snapshot of %s does not\nmatch incremental source", name)
+			}
+			origin = s
+		case head.Clone:
 			for _, other := range p.names() {
 				if s := p.datasets[other].findGUID(head.FromGUID); s != nil {
 					origin = s
@@ -712,6 +733,8 @@ func (h *Host) AbortReceive(ctx context.Context, name string) error {
 		switch {
 		case !q.kept:
 			return fail(zfs.ErrBusy, "cannot abort receive of '%s': dataset is busy", name)
+		case q.new && len(d.snaps) > 0: // it was promoted
+			return fail(zfs.ErrBusy, "cannot destroy '%s': filesystem has children", name)
 		}
 		if err := d.pool.begin(0); err != nil {
 			return err

@@ -421,3 +421,27 @@ func FuzzToken(f *testing.F) {
 		}
 	})
 }
+
+// A half received clone that is promoted is of no use any more, and does not go away by being
+// aborted: the kernel goes on with none that has snapshots.
+func TestPromotedPartial(t *testing.T) {
+	ctx := t.Context()
+	h := node(t, zfsfake.Options{Seed: 1})
+	must(t, h.Snapshot(ctx, []string{"tank/v@1"}, nil))
+	must(t, h.Clone(ctx, "tank/v@1", "tank/x", map[string]string{"mountpoint": "/x"}))
+	must(t, h.Mount(ctx, "tank/x", true))
+	must(t, h.WriteFile("tank/x", "own", make([]byte, 100<<10)))
+	must(t, h.Snapshot(ctx, []string{"tank/x@c"}, nil))
+	var stream bytes.Buffer
+	must(t, h.Send(ctx, zfs.SendRequest{Snapshot: "tank/x@c", From: "tank/v@1"}, &stream))
+	req := zfs.ReceiveRequest{Dataset: "tank/k", Origin: "tank/v@1", Resumable: true}
+	want(t, "cut", h.Receive(ctx, req, bytes.NewReader(stream.Bytes()[:stream.Len()/2])), zfs.ErrInterrupted)
+	d, err := h.Dataset(ctx, "tank/k")
+	must(t, err)
+	must(t, h.Promote(ctx, "tank/k"))
+	var rest bytes.Buffer
+	must(t, h.Send(ctx, zfs.SendRequest{Token: d.ResumeToken}, &rest))
+	want(t, "gone on with", h.Receive(ctx, req, &rest), zfs.ErrInvalid)
+	want(t, "aborted", h.AbortReceive(ctx, "tank/k"), zfs.ErrBusy)
+	must(t, h.Check())
+}

@@ -458,6 +458,93 @@ func testCloneStream(w *world, _ Env) {
 	w.wantKind("without its origin", w.b.receive(w.b.name("k"), stream, true), zfs.ErrNoBase)
 }
 
+// A clone's stream is received on a snapshot that is named, which must be the very one. Cut it
+// goes on, whatever the original is called by then; until it is through or thrown away it holds the
+// original up, and afterwards nothing is left of it.
+func testReceiveOnOrigin(w *world, _ Env) {
+	z := w.b.ZFS
+	a, b := w.history("v", 400_000), w.b.name("v")
+	w.b.must(w.b.receive(b, w.a.stream(a, "", "1"), true))
+	w.b.must(w.b.receive(b, w.a.stream(a, "@1", "2"), true))
+	clone, k := w.a.name("k"), w.b.name("k")
+	w.a.must(w.a.ZFS.Clone(w.ctx, a+"@2", clone, w.a.volumeProps(clone)))
+	w.a.must(w.a.ZFS.Mount(w.ctx, clone, true))
+	w.a.write(clone, "own", data(8, 3<<20))
+	w.a.snap(clone, "c1")
+	w.a.write(clone, "more", data(9, 10_000))
+	w.a.snap(clone, "c2")
+	base, first := w.a.snapshot(a, "2"), w.a.snapshot(clone, "c1")
+	stream := w.a.send(zfs.SendRequest{Snapshot: first.FullName(), From: base.FullName()})
+
+	props := w.b.volumeProps(k)
+	props["flocker:volume"] = "k"
+	on := func(origin string, props map[string]string, stream []byte) error {
+		req := zfs.ReceiveRequest{Dataset: k, Origin: origin, Properties: props, Resumable: true}
+		return z.Receive(w.ctx, req, onlyReader{bytes.NewReader(stream)})
+	}
+	w.wantKind("on another snapshot", on(b+"@1", props, stream), zfs.ErrNoBase)
+	w.wantKind("on one that is not there", on(b+"@nope", props, stream), zfs.ErrNoBase, zfs.ErrNotFound)
+	w.wantKind("on one of nothing", on(w.b.name("nope")+"@2", props, stream), zfs.ErrNoBase, zfs.ErrNotFound)
+	if w.b.exists(k) {
+		w.Fatal("what was refused has left a dataset")
+	}
+
+	// An original of the same snapshot elsewhere is not the one that is meant.
+	other := w.b.name("other")
+	w.b.must(w.b.receive(other, w.a.stream(a, "", "2"), true))
+	cut := func() zfs.Dataset {
+		w.Helper()
+		w.wantKind("cut", on(b+"@2", props, stream[:len(stream)*3/4]), zfs.ErrInterrupted)
+		return w.b.dataset(k)
+	}
+	d := cut()
+	if d.ResumeToken == "" || d.Origin != b+"@2" || d.Mounted || w.b.names(k) != "" {
+		w.Errorf("cut: %+v", d)
+	}
+	if t, err := w.a.ZFS.DecodeToken(w.ctx, d.ResumeToken); err != nil || t.ToName != first.FullName() || t.ToGUID != first.GUID || t.FromGUID != base.GUID {
+		w.Errorf("token: %+v, %v", t, err)
+	}
+	w.wantKind("again onto it", on(b+"@2", props, stream), zfs.ErrExists, zfs.ErrBusy)
+	w.wantKind("destroy what it hangs on", z.DestroySnapshots(w.ctx, b, []string{"2"}), zfs.ErrHasClones, zfs.ErrBusy)
+	w.wantKind("destroy the original", z.Destroy(w.ctx, b), zfs.ErrHasClones, zfs.ErrBusy)
+	if got := w.b.names(b); got != "1 2" {
+		w.Errorf("of the original are left: %s", got)
+	}
+	moved := w.b.name("moved")
+	w.b.must(z.Rename(w.ctx, b, moved))
+	if d := w.b.dataset(k); d.Origin != moved+"@2" || d.ResumeToken == "" {
+		w.Errorf("with its original renamed: %+v", d)
+	}
+	rest := w.a.send(zfs.SendRequest{Token: d.ResumeToken})
+	if h, err := zfs.ParseStreamHeader(rest); err != nil || !h.Resuming || !h.Clone || h.FromGUID != base.GUID || h.ToGUID != first.GUID {
+		w.Errorf("the rest says %+v, %v", h, err)
+	}
+	w.b.must(on(moved+"@2", nil, rest))
+	if d := w.b.dataset(k); d.ResumeToken != "" || d.Origin != moved+"@2" || d.User["flocker:volume"] != "k" || !d.ReadOnly || d.Written != 0 {
+		w.Errorf("received: %+v", d)
+	}
+	if got := w.b.snapshot(k, "c1"); got.GUID != first.GUID {
+		w.Errorf("received %+v, sent %+v", got, first)
+	}
+	w.b.must(w.b.receive(k, w.a.stream(clone, "@c1", "c2"), true))
+	w.sameContent(w.b.content(k), w.a.content(clone))
+
+	// Thrown away, whole or in part.
+	w.b.must(z.Destroy(w.ctx, k))
+	w.b.must(z.Rename(w.ctx, moved, b))
+	cut()
+	w.b.must(z.AbortReceive(w.ctx, k))
+	if w.b.exists(k) {
+		w.Error("aborted, and it is there")
+	}
+	w.b.must(on(b+"@2", props, stream))
+	w.b.must(z.Destroy(w.ctx, k))
+	w.b.must(z.DestroySnapshots(w.ctx, b, []string{"2"}))
+	if got := w.b.names(b); got != "1" {
+		w.Errorf("of the original are left: %s", got)
+	}
+}
+
 // A quota never stands in the way of replication; a full pool does.
 func testReceiveNoRoom(w *world, env Env) {
 	a, b := w.history("v", 1<<20), w.b.name("v")

@@ -44,6 +44,7 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		{"receive onto snapshots", testReceiveOntoSnapshots},
 		{"diverged", testDiverged},
 		{"clone stream", testCloneStream},
+		{"receive on an origin", testReceiveOnOrigin},
 		{"receive without room", testReceiveNoRoom},
 		{"damaged streams", testDamaged},
 		{"truncated streams", testTruncated},
