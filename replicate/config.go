@@ -36,9 +36,18 @@ type Assignment struct {
 	// Line is where the volume was last rolled back; zero: never. A replica that has what was
 	// undone says so of what it sets aside.
 	Line volume.Line
-	// Stay are the guids of snapshots that a volume is just being made of: they are not
-	// pruned. Its clone pins it from then on.
+	// Stay are the guids of snapshots that a volume is just being made of, or its first copy
+	// here: they are not pruned. Its clone pins it from then on.
 	Stay []uint64
+	// Origin is what the volume was made a clone of; the zero one: of nothing. A first copy of it
+	// here needs no more than what it has beyond that.
+	Origin Origin
+}
+
+// Origin is a snapshot of another volume.
+type Origin struct {
+	Volume volume.ID
+	GUID   uint64
 }
 
 func (a Assignment) interval() time.Duration {

@@ -40,6 +40,18 @@ var crashStories = []crashStory{
 		act:   func(w *world) { w.assign(1, "a", "b") },
 	},
 	{
+		name:  "a clone's first copy",
+		setup: func(w *world) { w.originally(300<<10, 100<<10) },
+		act: func(w *world) {
+			w.assignBoth(Origin{originalVol, w.node("a").guidOf("s")}, true, "a", "b")
+		},
+		check: func(w *world) {
+			if got, want := w.node("b").hangs(), w.node("b").original()+"@s"; got != want {
+				w.Errorf("it hangs on %q, want %q", got, want)
+			}
+		},
+	},
+	{
 		name: "increment",
 		setup: func(w *world) {
 			w.node("a").create()

@@ -70,6 +70,8 @@ type receive struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{}
 	stream *incoming // nil unless a stream is coming in
+	// on is the volume whose copy a first copy is received on; "": none.
+	on volume.ID
 }
 
 var errSuperseded = errors.New("the assignment of the volume has changed")
@@ -212,6 +214,10 @@ func (e *Engine) reassigned() {
 		a := e.table[id]
 		if r.peer == "" {
 			continue // this node's own work on what is left; no assignment makes it wrong
+		}
+		if r.on != "" && e.table[r.on] == nil {
+			// The original goes from here, and cannot while something half received hangs on it.
+			r.cancel(errSuperseded)
 		}
 		if a == nil || a.Role != volume.RoleReplica || a.Epoch != r.epoch || a.Primary != r.peer {
 			r.cancel(errSuperseded)

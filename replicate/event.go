@@ -35,8 +35,8 @@ type Ticked struct {
 	Listed, Took    time.Duration
 }
 
-// StreamEnded says how one stream to a replica went. Kind is "full",
-// "incremental" or "resume". Err nil: the replica holds the snapshot, verified.
+// StreamEnded says how one stream to a replica went. Kind is "full", "clone" (a clone's
+// first, on what it was made of), "incremental" or "resume". Err nil: the replica holds the snapshot, verified.
 type StreamEnded struct {
 	Volume  volume.ID
 	Replica volume.NodeID

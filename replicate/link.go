@@ -81,6 +81,9 @@ type link struct {
 	noResume  bool
 	fruitless int
 	saved     int64
+	// astray counts the streams on the volume's origin in a row that zfs broke off, on either
+	// side: after so many (maxFruitless) a first copy is all of it.
+	astray int
 
 	err     error // of the last exchange
 	told    string

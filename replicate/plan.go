@@ -24,13 +24,19 @@ type standing struct {
 
 	seeds []seed
 	fork  bool // a set-aside has begun and not ended
+
+	// origin is the snapshot that the volume is a clone of, by its full name in this node's copy of
+	// the original, and its guid; of a copy that exists nobody asks. "": it is not here.
+	origin     string
+	originGUID guid
 }
 
 // seed is a dataset that a first copy was being received into.
 type seed struct {
-	epoch volume.Epoch
-	token string
-	snaps []snap
+	epoch  volume.Epoch
+	token  string
+	origin string // that it is received on; "": it is all of a copy
+	snaps  []snap
 }
 
 // act is one thing a receiver does about an offer.
@@ -178,11 +184,28 @@ func decideSeed(o offer, s standing) step {
 			return step{act: actAdoptSeed, epoch: seed.epoch}
 		case seed.epoch < o.Epoch, complete, seed.token == "", o.NoResume:
 			return clearSeed(seed)
+		case seed.origin != "" && seed.origin != s.origin:
+			// What it hangs on is no part of the original's copy any more: that was removed, or
+			// set aside. Nothing new is to hang on it.
+			return clearSeed(seed)
 		default:
 			return step{act: actAnswer, answer: answer{Verdict: saysResume, Token: seed.token}}
 		}
 	}
-	return step{act: actAnswer, answer: answer{Verdict: saysFull}}
+	return step{act: actAnswer, answer: answer{Verdict: saysFull, Token: originToken(s.originGUID)}}
+}
+
+// begins says that a stream from there is one that was asked for.
+func (s standing) begins(ans answer, from guid) bool {
+	switch {
+	case s.exists:
+		return from == ans.Have
+	case ans.Verdict == saysFull:
+		return from == 0 || from == s.originGUID
+	case s.seeds[0].origin != "": // its rest
+		return from == s.originGUID
+	}
+	return from == 0
 }
 
 // clearSeed gets a seed out of the way: a partial one is thrown away, one that is
@@ -196,10 +219,11 @@ func clearSeed(s seed) step {
 
 // hop is one stream: from a base (nil: full) to a snapshot.
 type hop struct {
-	from     string // "@name" or "#name"; "" for full
+	from     string // "@name" or "#name"; "" for full. The whole name of what onOrigin begins at
 	fromGUID guid
 	to       snap
 	passed   []snap // on the way, and too long a name for replicas
+	onOrigin bool   // a clone's first copy, from the snapshot that it was made of
 }
 
 // portable says that a snapshot's name is good on every node: what the engine and the

@@ -170,11 +170,14 @@ func TestDecide(t *testing.T) {
 		_, s.mounted = in["mounted"]
 		_, s.modified = in["modified"]
 		_, s.fork = in["fork"]
+		if name, g, ok := strings.Cut(in["origin"], ":"); ok {
+			s.origin, s.originGUID = name, guid(number(t, g))
+		}
 		for _, key := range slices.Sorted(maps.Keys(in)) {
 			if n, ok := strings.CutPrefix(key, "seed"); ok {
 				sd := seed{epoch: volume.Epoch(number(t, n))}
 				if token, ok := strings.CutPrefix(in[key], "token:"); ok {
-					sd.token = token
+					sd.token, sd.origin, _ = strings.Cut(token, "/on:")
 				} else {
 					sd.snaps, _ = parseSnaps(t, in[key])
 				}

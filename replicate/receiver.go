@@ -117,7 +117,7 @@ func (e *Engine) receive(ctx context.Context, w *wire, o offer, peer volume.Node
 	if err := decode(payload, &b); err != nil {
 		return nil, err
 	}
-	if b.From != ans.Have {
+	if !s.begins(ans, b.From) {
 		return nil, fmt.Errorf("%w: the stream begins at another snapshot than was asked for", errProtocol)
 	}
 	e.noteOffer(o, false)
@@ -264,6 +264,14 @@ func (e *Engine) prepare(ctx context.Context, o offer, a *Assignment) (answer, s
 		if err != nil {
 			return answer{}, s, err
 		}
+		if !s.exists {
+			if s.origin, err = e.originHere(ctx, a.Origin); err != nil {
+				return answer{}, s, err
+			}
+			if s.origin != "" {
+				s.originGUID = guid(a.Origin.GUID)
+			}
+		}
 		st := decide(o, s)
 		if st.answer.Verdict == saysAlready && e.hasUnread(o.Volume) {
 			reread = true // nobody has seen it on the disk
@@ -363,6 +371,58 @@ func (e *Engine) look(ctx context.Context, id volume.ID, reread bool) (standing,
 	return s, nil
 }
 
+// originHere is the full name of the snapshot that a volume is a clone of, in this node's copy of
+// the original; "" when that is not here, or not to be built on: a copy that is assigned no more
+// is about to go, and one that is encrypted takes no streams. An error says that it is not known:
+// the copy may just be changing places, part by part (forkCopy), and then it is not there only if
+// it is not found twice.
+func (e *Engine) originHere(ctx context.Context, o Origin) (string, error) {
+	e.mu.Lock()
+	assigned := e.table[o.Volume] != nil
+	e.mu.Unlock()
+	if !assigned {
+		return "", nil
+	}
+	name := e.cfg.dataset(o.Volume)
+	for range 2 {
+		fork, err := lookup(ctx, e.cfg.Pool, e.cfg.fork(o.Volume))
+		if err != nil {
+			return "", err
+		}
+		d, err := lookup(ctx, e.cfg.Pool, name)
+		if err != nil {
+			return "", err
+		}
+		if d != nil && d.Encryption == "off" {
+			snaps, err := e.cfg.Pool.Snapshots(ctx, name, false)
+			if err != nil && !errors.Is(err, zfs.ErrNotFound) {
+				return "", err
+			}
+			for _, s := range snaps {
+				if s.GUID == o.GUID {
+					return s.FullName(), nil
+				}
+			}
+		}
+		if fork != nil {
+			return "", fmt.Errorf("this node's copy of volume %s, of which this is a clone, is just being set aside", o.Volume)
+		}
+	}
+	return "", nil
+}
+
+// hangOn notes on whose copy a first copy is received, which must still be wanted here: it ends
+// when that is not. The caller has claimed the volume.
+func (e *Engine) hangOn(id, original volume.ID) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.table[original] == nil {
+		return fmt.Errorf("this node needs its copy of volume %s no more, of which this is a clone", original)
+	}
+	e.receives[id].on = original
+	return nil
+}
+
 // leaves notes that a seed or a fork of a volume is about to be made. The caller holds mu.
 func (e *Engine) leaves(id volume.ID) {
 	e.changes++
@@ -385,7 +445,7 @@ func (e *Engine) lookLeftover(ctx context.Context, id volume.ID, s *standing) er
 		case k == kindFork:
 			s.fork = true
 		case k == kindSeed:
-			sd := seed{epoch: epoch, token: d.ResumeToken}
+			sd := seed{epoch: epoch, token: d.ResumeToken, origin: d.Origin}
 			if sd.token == "" {
 				snaps, err := e.cfg.Pool.Snapshots(ctx, d.Name, false)
 				if err != nil {
@@ -466,13 +526,19 @@ func (e *Engine) apply(ctx context.Context, in *incoming, o offer, b begin, ans 
 	default:
 		return 0, &unfitError{fmt.Errorf("it is compressed by %q, which this node does not know; upgrade it", b.Compress)}, nil
 	}
-	stream := &vetted{incoming: in, announced: b}
+	target, seeding := e.cfg.dataset(o.Volume), !s.exists
+	stream := &vetted{incoming: in, announced: b, onOrigin: seeding && b.From != 0}
 	if err := e.makeWay(ctx, o.Volume, stream); err != nil {
 		return 0, err, nil
 	}
 
-	target, seeding := e.cfg.dataset(o.Volume), !s.exists
 	req := zfs.ReceiveRequest{Dataset: target, Resumable: true}
+	if stream.onOrigin {
+		if err := e.hangOn(o.Volume, a.Origin.Volume); err != nil {
+			return 0, err, nil
+		}
+		req.Origin = s.origin
+	}
 	if seeding {
 		target = e.cfg.seed(o.Volume, o.Epoch)
 		req.Dataset = target

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/volume"
@@ -185,6 +186,7 @@ func (l *link) topNow() guid {
 // once more.
 const (
 	kindFull        = "full"
+	kindClone       = "clone" // a clone's first, on the snapshot that it was made of
 	kindIncremental = "incremental"
 	kindResume      = "resume"
 	kindAgain       = "again"
@@ -265,6 +267,12 @@ func (l *link) plan(ctx context.Context, o offer, ans answer) (h hop, kind, toke
 	}
 
 	e := l.e
+	origin := ""
+	if ans.Verdict == saysFull {
+		if origin, err = l.originFor(ctx, parseOrigin(ans.Token)); err != nil {
+			return hop{}, kindFull, "", err
+		}
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	l.noResume, l.fruitless, l.saved = false, 0, 0
@@ -293,8 +301,44 @@ func (l *link) plan(ctx context.Context, o offer, ans answer) (h hop, kind, toke
 		wake(e.wakeCadence)
 		return hop{}, kind, "", errNoBase
 	}
+	if origin != "" {
+		kind, h.from, h.fromGUID, h.onOrigin = kindClone, origin, parseOrigin(ans.Token), true
+	}
 	l.from, l.to = h.fromGUID, h.to.guid // the pruner leaves them alone from here on
 	return h, kind, "", nil
+}
+
+// originFor is the full name of the snapshot here that the volume's dataset is a clone of, if it is
+// this one, which the replica has, too; "" when all has to be sent. What zfs says of the dataset
+// counts: by what is assigned it was a clone once, and it may have been promoted since, or be
+// another copy.
+func (l *link) originFor(ctx context.Context, g guid) (string, error) {
+	e := l.e
+	e.mu.Lock()
+	a := e.table[l.key.volume]
+	asked := a != nil && g != 0 && g == guid(a.Origin.GUID) && l.astray < maxFruitless
+	e.mu.Unlock()
+	if !asked {
+		return "", nil
+	}
+	name := e.cfg.dataset(l.key.volume)
+	d, err := e.cfg.Pool.Dataset(ctx, name)
+	switch {
+	case err != nil || d.Origin == "":
+		return "", err
+	case strings.HasPrefix(d.Origin, name+"-fork@"):
+		return "", errParting
+	}
+	found, err := e.cfg.Pool.SnapshotsNamed(ctx, []string{d.Origin})
+	switch {
+	case err != nil:
+		return "", err
+	case len(found) != 1:
+		return "", fmt.Errorf("%s, which %s is a clone of, has another name by now", d.Origin, name)
+	case guid(found[0].GUID) != g:
+		return "", nil
+	}
+	return d.Origin, nil
 }
 
 // planResume checks what the replica's token stands for. A token that names what
@@ -321,10 +365,12 @@ func (l *link) planResume(ctx context.Context, ans answer) (h hop, kind, token s
 	}
 	if err == nil && l.fruitless < maxFruitless {
 		to, here := c.find(guid(t.ToGUID))
-		if here && t.ToName == e.cfg.dataset(l.key.volume)+"@"+to.name && guid(t.FromGUID) == ans.Have {
+		from, a := guid(t.FromGUID), e.table[l.key.volume]
+		onOrigin := ans.Have == 0 && from != 0 && a != nil && from == guid(a.Origin.GUID)
+		if here && t.ToName == e.cfg.dataset(l.key.volume)+"@"+to.name && (from == ans.Have || onOrigin) {
 			l.seeding = l.seeding || ans.Have == 0
-			l.from, l.to = ans.Have, to.guid
-			return hop{from: c.nameOf(ans.Have), fromGUID: ans.Have, to: to}, kindResume, ans.Token, nil
+			l.from, l.to = from, to.guid
+			return hop{from: c.nameOf(from), fromGUID: from, to: to, onOrigin: onOrigin}, kindResume, ans.Token, nil
 		}
 	}
 	l.noResume = true
@@ -340,9 +386,18 @@ func unusable(err error) bool {
 }
 
 // fruitlessAfter notes how zfs here ended a resume, and says whether it was one too many.
-// A line that breaks says nothing about what is resumed, and neither does a machine or a
-// pool that is in trouble. The caller holds mu.
+// The caller holds mu.
 func (l *link) fruitlessAfter(err error) bool {
+	if !lasting(err) {
+		return false
+	}
+	l.fruitless++
+	return l.fruitless >= maxFruitless
+}
+
+// lasting says that zfs itself has ended a stream. A line that breaks says nothing about what is
+// sent, and neither does a machine or a pool that is in trouble.
+func lasting(err error) bool {
 	var z *zfs.Error
 	if !errors.As(err, &z) || z.Stderr == "" {
 		return false
@@ -352,8 +407,7 @@ func (l *link) fruitlessAfter(err error) bool {
 			return false
 		}
 	}
-	l.fruitless++
-	return l.fruitless >= maxFruitless
+	return true
 }
 
 // foresee is the stream that the replica will ask for if it still has what it had last.
@@ -371,7 +425,11 @@ func (l *link) foresee() (h hop, ok bool) {
 func (l *link) request(h hop, kind, token string) zfs.SendRequest {
 	name := l.e.cfg.dataset(l.key.volume)
 	req := zfs.SendRequest{Snapshot: name + "@" + h.to.name, Token: token}
-	if h.from != "" && kind != kindResume {
+	switch {
+	case h.from == "" || kind == kindResume:
+	case h.onOrigin:
+		req.From = h.from
+	default:
 		req.From = name + h.from
 	}
 	return req
@@ -386,11 +444,17 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string, e
 	req := l.request(h, kind, token)
 	e.mu.Lock()
 	l.streaming, l.base, l.began, l.sent, l.total, l.rest, l.rate = kind, h.from, began, 0, 0, 0, meter{}
-	if kind == kindFull || !l.seeding || l.seeded == 0 {
+	if i := strings.IndexByte(h.from, '@'); i > 0 {
+		l.base = h.from[i:] // of another dataset
+	}
+	if kind == kindFull || kind == kindClone || !l.seeding || l.seeded == 0 {
 		l.seedBegan, l.seeded = began, 0
 	}
 	if c := e.copies[l.key.volume]; c != nil {
 		l.total = c.lagBytes(h.fromGUID)
+		if h.onOrigin {
+			l.total = c.writtenAfter(snap{})
+		}
 		if l.seeding {
 			l.rest = c.writtenAfter(h.to)
 		}
@@ -448,8 +512,11 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string, e
 	default:
 		l.fruitlessAfter(err)
 	}
+	if h.onOrigin && (lasting(err) || a.Code == codeFailed || a.Code == codeRefused || a.Code == codeBadToken) {
+		l.astray++
+	}
 	if err == nil {
-		l.saved = 0
+		l.saved, l.astray = 0, 0
 		if kind == kindIncremental {
 			l.increment = time.Since(began)
 		}

@@ -12,7 +12,7 @@ const lagGrace = 5 * time.Second
 
 // signs are what the state of a link is told from.
 type signs struct {
-	streaming string // "full", "incremental", "resume"; "" when nothing is under way
+	streaming string // "full", "clone", "incremental", "resume"; "" when nothing is under way
 	seeding   bool   // the replica has no complete copy yet
 	spoken    bool   // the replica has answered since the link began
 	refused   bool   // its last answer was a refusal

@@ -317,7 +317,7 @@ func (in *incoming) read(p []byte) (n int, err error) {
 }
 
 // begin reads the head of the stream, before anybody else does, and checks it.
-func (in *incoming) begin(b begin) (h zfs.StreamHeader, err error) {
+func (in *incoming) begin(b begin, onOrigin bool) (h zfs.StreamHeader, err error) {
 	head := make([]byte, zfs.StreamHeaderSize)
 	n, err := io.ReadFull(readFunc(in.read), head)
 	if err != nil {
@@ -326,7 +326,7 @@ func (in *incoming) begin(b begin) (h zfs.StreamHeader, err error) {
 	in.head = head[:n]
 	h, err = zfs.ParseStreamHeader(head)
 	if err == nil {
-		err = checkHeader(h, b)
+		err = checkHeader(h, b, onOrigin)
 	}
 	if err != nil {
 		return h, &unfitError{err}
@@ -338,6 +338,7 @@ func (in *incoming) begin(b begin) (h zfs.StreamHeader, err error) {
 type vetted struct {
 	*incoming
 	announced begin
+	onOrigin  bool // it makes a clone of what this node has of the original
 	done      bool
 	header    zfs.StreamHeader // once done
 	unfit     error            // why it is refused
@@ -348,7 +349,7 @@ func (v *vetted) vet() error {
 	if v.done || v.unfit != nil {
 		return v.unfit
 	}
-	h, err := v.incoming.begin(v.announced)
+	h, err := v.incoming.begin(v.announced, v.onOrigin)
 	v.done, v.header = err == nil, h
 	var unfit *unfitError
 	if errors.As(err, &unfit) {
@@ -379,8 +380,9 @@ func (u *unfitError) Unwrap() error { return u.err }
 
 // checkHeader says what is wrong with a stream that begins with h where b was
 // announced. zfs itself would make a snapshot of any name and guid that a stream says,
-// and a compound stream may destroy and rename.
-func checkHeader(h zfs.StreamHeader, b begin) error {
+// and a compound stream may destroy and rename. Only one that was asked for as such makes a clone:
+// onOrigin.
+func checkHeader(h zfs.StreamHeader, b begin, onOrigin bool) error {
 	switch {
 	case h.Compound:
 		return errors.New("it is made of several streams (send -R, -I or -p)")
@@ -390,7 +392,7 @@ func checkHeader(h zfs.StreamHeader, b begin) error {
 		return errors.New("it is a redacted one")
 	case h.Dedup:
 		return errors.New("it is a deduplicated one")
-	case h.Clone:
+	case h.Clone && !onOrigin:
 		return errors.New("it makes a clone of another dataset")
 	case h.Type != zfs.StreamFilesystem:
 		return fmt.Errorf("it is of a dataset of type %d, not of a filesystem", h.Type)

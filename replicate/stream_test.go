@@ -88,7 +88,8 @@ func TestCheckHeader(t *testing.T) {
 		if _, zvol := in["zvol"]; zvol {
 			h.Type = 3
 		}
-		if err := checkHeader(h, begin{From: 5, To: 7, Name: "flk"}); err != nil {
+		_, onOrigin := in["onorigin"]
+		if err := checkHeader(h, begin{From: 5, To: 7, Name: "flk"}, onOrigin); err != nil {
 			return err.Error()
 		}
 		return "taken"

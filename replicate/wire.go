@@ -12,6 +12,8 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -112,7 +114,7 @@ const (
 	saysAlready     verdict = "already"     // Have is the newest
 	saysResume      verdict = "resume"      // send the rest of Token; Have is the newest complete
 	saysIncremental verdict = "incremental" // send from Have
-	saysFull        verdict = "full"        // nothing is here
+	saysFull        verdict = "full"        // nothing is here; what Token names will do instead of all
 	saysDiverged    verdict = "diverged"    // the copy has been set aside; offer again
 	saysStale       verdict = "stale-epoch" // Epoch is higher
 	saysBusy        verdict = "busy"        // not now; see Reason
@@ -120,16 +122,20 @@ const (
 )
 
 type answer struct {
-	Verdict verdict      `json:"verdict"`
-	Have    guid         `json:"have,omitempty"`
-	Token   string       `json:"token,omitempty"`
-	Epoch   volume.Epoch `json:"epoch,omitempty"`
-	Reason  string       `json:"reason,omitempty"`
+	Verdict verdict `json:"verdict"`
+	Have    guid    `json:"have,omitempty"`
+	// Token is zfs's, of RESUME. Of FULL it names, where the volume is a clone, the snapshot that
+	// this is one of, if the replica has that of the original (originToken): who can sends an
+	// increment on it. No version has ever looked at the token of FULL, and a field of its own would
+	// be an error to those that do not know it.
+	Token  string       `json:"token,omitempty"`
+	Epoch  volume.Epoch `json:"epoch,omitempty"`
+	Reason string       `json:"reason,omitempty"`
 }
 
 // begin says what the stream that follows takes the replica to.
 type begin struct {
-	From guid      `json:"from,omitempty"` // 0: full
+	From guid      `json:"from,omitempty"` // 0: full. After FULL it is the origin that this named, or 0
 	To   guid      `json:"to"`
 	Name string    `json:"name"` // of the snapshot, after the @
 	At   time.Time `json:"at,omitzero"`
@@ -164,6 +170,26 @@ const (
 	codeDiverged = "diverged"
 	codeBadToken = "bad-token" // the rest of a stream does not fit what is kept of it
 )
+
+// originToken is how FULL names the snapshot that the replica can make a clone of.
+func originToken(g guid) string {
+	if g == 0 {
+		return ""
+	}
+	return originPrefix + strconv.FormatUint(uint64(g), 10)
+}
+
+// parseOrigin reads what originToken wrote; 0 for anything else.
+func parseOrigin(token string) guid {
+	text, ok := strings.CutPrefix(token, originPrefix)
+	g, err := strconv.ParseUint(text, 10, 64)
+	if !ok || err != nil {
+		return 0
+	}
+	return guid(g)
+}
+
+const originPrefix = "origin-"
 
 // guid of a snapshot; a string in JSON, because it takes all 64 bits.
 type guid uint64
@@ -217,7 +243,11 @@ func (a *answer) check() error {
 		if a.Token == "" || len(a.Token) > maxToken {
 			return errors.New("answer resume without a token")
 		}
-	case saysFull, saysDiverged, saysStale, saysBusy, saysRefused:
+	case saysFull:
+		if len(a.Token) > maxToken {
+			return errors.New("answer full with too much about an origin")
+		}
+	case saysDiverged, saysStale, saysBusy, saysRefused:
 	default:
 		return fmt.Errorf("answer %.40q is unknown", a.Verdict)
 	}

@@ -144,6 +144,15 @@ func (a *Agent) destroy(ctx context.Context, name string) error {
 		if len(clones) == 0 {
 			return fmt.Errorf("%w; it is none of flocker's", err)
 		}
+		// A first copy that is not complete must not be promoted: with what it stands on its own it
+		// could neither be gone on with nor be thrown away. It ends, or becomes the volume's copy.
+		if i := slices.IndexFunc(clones, func(d zfs.Dataset) bool { _, seed := seedOf(a.layout.Root(), d.Name); return seed }); i >= 0 {
+			id, _ := seedOf(a.layout.Root(), clones[i].Name)
+			if err := a.endSeed(ctx, id); err != nil {
+				return fmt.Errorf("ending the first copy of volume %s, which hangs on %s: %w", id, name, err)
+			}
+			continue
+		}
 		snaps, err := a.zfs.Snapshots(ctx, name, false)
 		if err != nil {
 			return err
@@ -168,6 +177,18 @@ func (a *Agent) destroy(ctx context.Context, name string) error {
 		}
 	}
 	return fmt.Errorf("%s has more than %d clones", name, maxClones)
+}
+
+// seedPatience is how long a first copy that is being received may hold up who destroys what it
+// hangs on. Where the original is still wanted here it goes on, perhaps for hours, and locks are
+// held meanwhile.
+const seedPatience = 10 * time.Second
+
+// endSeed returns when nothing is left of a volume's first copy, or it is the volume's copy.
+func (a *Agent) endSeed(ctx context.Context, id volume.ID) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, seedPatience, errors.New("it is still being received"))
+	defer cancel()
+	return a.repl.Settled(ctx, id, func(context.Context) error { return nil })
 }
 
 // heir is which of the clones of a dataset that is to be destroyed is promoted next, and

@@ -109,6 +109,8 @@ type idle struct {
 
 	settled bool   // nothing is received now
 	asked   func() // what happens while the primary is asked
+	// settle ends what is received for a volume; nil: nothing is.
+	settle func(ctx context.Context, id volume.ID) error
 }
 
 func (i *idle) Unused(string, string) error { return nil }
@@ -130,7 +132,12 @@ func (i *idle) Idle(volume.ID) bool { return true }
 func (i *idle) SettledCopy(context.Context, volume.ID, volume.Position) (d zfs.Dataset, guids map[uint64]bool, err error) {
 	return d, nil, nil
 }
-func (i *idle) Settled(ctx context.Context, _ volume.ID, f func(context.Context) error) error {
+func (i *idle) Settled(ctx context.Context, id volume.ID, f func(context.Context) error) error {
+	if i.settle != nil {
+		if err := i.settle(ctx, id); err != nil {
+			return err
+		}
+	}
 	i.settled = true
 	defer func() { i.settled = false }()
 	return f(ctx)

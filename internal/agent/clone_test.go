@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,9 +10,11 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/replicate"
 	"github.com/flocker-io/flocker/zfs"
 	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
@@ -384,7 +387,76 @@ func TestDestroyOriginal(t *testing.T) {
 	})
 }
 
-// Wherever a volume has a copy, a snapshot of it that is just being cloned stays.
+// A first copy that is being received on the volume's copy is ended, and not promoted: with what
+// it stands on its own nothing could be made of it any more.
+func TestDestroyUnderFirstCopy(t *testing.T) {
+	ctx := context.Background()
+	from, seed := "tank/flocker/"+string(vol1), "tank/flocker/"+string(vol2)+"-seed-0000000000000005"
+	begin := func(t *testing.T, cut bool) (*Agent, *zfsfake.Host, *idle) {
+		a, host, _, i := quiet(t)
+		must(t, host.CreateFilesystem(ctx, from, map[string]string{"mountpoint": "/v"}), host.Snapshot(ctx, []string{from + "@s"}, nil),
+			host.Clone(ctx, from+"@s", "tank/x", map[string]string{"mountpoint": "/x"}), host.Mount(ctx, "tank/x", true),
+			host.WriteFile("tank/x", "own", make([]byte, 100<<10)), host.Unmount(ctx, "tank/x"), host.Snapshot(ctx, []string{"tank/x@1"}, nil))
+		var stream bytes.Buffer
+		must(t, host.Send(ctx, zfs.SendRequest{Snapshot: "tank/x@1", From: from + "@s"}, &stream), host.Destroy(ctx, "tank/x"))
+		if cut {
+			stream.Truncate(stream.Len() / 2)
+		}
+		err := host.Receive(ctx, zfs.ReceiveRequest{Dataset: seed, Origin: from + "@s", Resumable: true}, &stream)
+		if d, derr := host.Dataset(ctx, seed); (err != nil) != cut || derr != nil || (d.ResumeToken != "") != cut || d.Origin != from+"@s" {
+			t.Fatalf("received: %v; %+v, %v", err, d, derr)
+		}
+		return a, host, i
+	}
+	t.Run("that is half there", func(t *testing.T) {
+		a, host, i := begin(t, true)
+		i.settle = func(_ context.Context, id volume.ID) error {
+			if id != vol2 {
+				t.Errorf("volume %s has to settle", id)
+			}
+			return host.AbortReceive(ctx, seed)
+		}
+		must(t, a.destroy(ctx, from))
+		if exists(t, host, from) || exists(t, host, seed) {
+			t.Error("it is still there")
+		}
+	})
+	t.Run("that is whole", func(t *testing.T) {
+		a, host, i := begin(t, false)
+		i.settle = func(context.Context, volume.ID) error { return host.Rename(ctx, seed, "tank/flocker/"+string(vol2)) }
+		must(t, a.destroy(ctx, from))
+		list, err := host.Snapshots(ctx, "tank/flocker/"+string(vol2), false)
+		if exists(t, host, from) || err != nil || len(list) != 2 || list[1].Name != "1" {
+			t.Errorf("left of the clone: %+v, %v", list, err)
+		}
+	})
+	t.Run("that goes on for long", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a, host, i := begin(t, true)
+			i.settle = func(ctx context.Context, _ volume.ID) error { <-ctx.Done(); return context.Cause(ctx) }
+			began := time.Now()
+			if err := a.destroy(ctx, from); err == nil || !strings.Contains(err.Error(), "still being received") || !exists(t, host, seed) {
+				t.Errorf("destroyed: %v", err)
+			}
+			if took := time.Since(began); took > time.Minute {
+				t.Errorf("locks were held for %v", took)
+			}
+		})
+	})
+	t.Run("that cannot be ended", func(t *testing.T) {
+		a, host, i := begin(t, true)
+		i.settle = func(context.Context, volume.ID) error { return errors.New("not now") }
+		if err := a.destroy(ctx, from); err == nil || !strings.Contains(err.Error(), "not now") {
+			t.Errorf("destroyed: %v", err)
+		}
+		if d, err := host.Dataset(ctx, seed); err != nil || d.Origin != from+"@s" || !exists(t, host, from) {
+			t.Errorf("nothing was to be changed, and there is %+v, %v", d, err)
+		}
+	})
+}
+
+// Wherever a volume has a copy, a snapshot of it that is just being cloned stays, and on a node
+// that is to get a copy of the clone until that is there.
 func TestAssignmentsOfCloned(t *testing.T) {
 	_, _, f, of := cloning(t)
 	got := Actual{Copies: map[volume.ID]Copy{vol1: {Epoch: f.s.Volume(vol1).Epoch}}}
@@ -404,5 +476,22 @@ func TestAssignmentsOfCloned(t *testing.T) {
 	f.apply(t, state.ConfirmCreate{ID: vol2, Epoch: f.s.Volume(vol2).Epoch})
 	if list := assignments(f.s, got, other); len(list) != 1 || len(list[0].Stay) != 0 {
 		t.Errorf("when it is made: %+v", list)
+	}
+
+	// What is assigned of a clone says what it is one of.
+	v := *f.s.Volume(vol2)
+	got.Copies[vol2] = Copy{Epoch: v.Epoch}
+	origin := replicate.Origin{Volume: vol1, GUID: of.GUID}
+	if list := assignments(f.s, got, self); len(list) != 2 || list[0].Origin != (replicate.Origin{}) || list[1].Origin != origin {
+		t.Errorf("assigned: %+v", list)
+	}
+	delete(got.Copies, vol2)
+	f.apply(t, state.SetReplicas{ID: vol2, Epoch: v.Epoch, Local: []volume.NodeID{other}})
+	if list := assignments(f.s, got, other); len(list) != 2 || !slices.Equal(list[0].Stay, []uint64{of.GUID}) || list[1].Origin != origin {
+		t.Errorf("where its first copy comes to: %+v", list)
+	}
+	got.Copies[vol2] = Copy{Epoch: v.Epoch}
+	if list := assignments(f.s, got, other); len(list) != 2 || len(list[0].Stay) != 0 {
+		t.Errorf("where that is: %+v", list)
 	}
 }

@@ -67,6 +67,12 @@ func partOf(parent, dataset string) (volume.ID, bool) {
 	return vid, err == nil
 }
 
+// seedOf is the volume whose first copy is being received into this dataset.
+func seedOf(parent, dataset string) (volume.ID, bool) {
+	id, ok := partOf(parent, dataset)
+	return id, ok && strings.HasPrefix(dataset, parent+"/"+string(id)+"-seed-")
+}
+
 // User properties on datasets.
 const (
 	propVolume = "flocker:volume"

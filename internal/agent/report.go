@@ -93,9 +93,13 @@ func (a *Agent) poolInfo(ctx context.Context) (volume.PoolInfo, error) {
 // stream would overwrite it).
 func assignments(s *state.State, got Actual, self volume.NodeID) []replicate.Assignment {
 	var out []replicate.Assignment
-	cloned := map[volume.ID][]uint64{} // snapshots that are just being cloned, wherever
+	// Snapshots that are just being cloned, wherever, and those on which a clone's first copy is
+	// received, or will be, here.
+	cloned := map[volume.ID][]uint64{}
 	for v := range s.Volumes() {
-		if v.Phase == state.PhaseCreating && v.Clone != nil {
+		_, here := got.Copies[v.ID]
+		lacks := v.Live() && !here && v.Placement.Role(self) == volume.RoleReplica
+		if v.Clone != nil && (v.Phase == state.PhaseCreating || lacks) {
 			cloned[v.Clone.Volume] = append(cloned[v.Clone.Volume], v.Clone.GUID)
 		}
 	}
@@ -121,6 +125,9 @@ func assignments(s *state.State, got Actual, self volume.NodeID) []replicate.Ass
 		}
 		if role == volume.RolePrimary {
 			as.Replicas = v.Placement.Replicas()
+		}
+		if v.Clone != nil {
+			as.Origin = replicate.Origin{Volume: v.Clone.Volume, GUID: v.Clone.GUID}
 		}
 		out = append(out, as)
 	}

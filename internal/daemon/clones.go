@@ -330,7 +330,8 @@ func noPoint(v *state.Volume, name string) *volume.Error {
 
 // placeClone chooses where a clone is made, among the nodes with what it is made of, and
 // where its replicas will be. It takes no room there but for what will be written to it, while
-// each replica gets all that it is made of: bytes.
+// each replica may get all that it is made of: bytes. One that has the original does not, if all
+// is as it should be.
 func (m *member) placeClone(ctx context.Context, v *state.Volume, spec volume.Spec, bytes int64, prefer volume.NodeID, among []volume.NodeID) (volume.Placement, error) {
 	takes := spec
 	takes.Size = 0

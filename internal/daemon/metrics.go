@@ -65,7 +65,7 @@ func NewMetrics(version string) *Metrics {
 	m := &Metrics{reg: prometheus.NewRegistry()}
 	m.calls = m.counter("flocker_plugin_requests_total", "Calls of the container engine, by method and answer.", "method", "code")
 	m.callTime = m.histogram("flocker_plugin_request_duration_seconds", "How long calls of the container engine took.", "method")
-	m.streams = m.counter("flocker_streams_total", "Replication streams that ended, by direction (sent, received), kind (full, incremental, resume; empty when received) and result (ok, error).", "direction", "kind", "result")
+	m.streams = m.counter("flocker_streams_total", "Replication streams that ended, by direction (sent, received), kind (full, clone, incremental, resume; empty when received) and result (ok, error).", "direction", "kind", "result")
 	m.bytes = m.counter("flocker_stream_bytes_total", "Bytes of replication streams, by direction.", "direction")
 	m.streaming = m.histogram("flocker_stream_duration_seconds", "How long replication streams took, by direction.", "direction")
 	m.throttled = m.counter("flocker_stream_throttled_seconds_total", "How long streams to a node waited for the bandwidth limit, all streams together.", "replica")
