@@ -13,7 +13,7 @@ func (a *app) cloneCommand() *cli.Command {
 		Name: "clone", Usage: "make a volume of another one's data, at once, and print its name", ArgsUsage: "VOLUME[@SNAPSHOT] NEW",
 		Description: "The clone is a volume of its own, to be written, moved and removed like any other; it has the options of its\n" +
 			"original, but for ports. Without @SNAPSHOT it is of now. It is made where a copy of the original is, and takes\n" +
-			"no room there but for what is written; its replicas get all of it. Whichever of the two is removed, the\n" +
+			"no room there but for what is written; its replicas get what they lack. Whichever of the two is removed, the\n" +
 			"other stays. 'docker volume create -d flocker -o from=VOLUME[@SNAPSHOT] NEW' does the same.",
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "option", Aliases: []string{"o"}, Usage: "`KEY=VALUE` as in flockctl volume create, where it is to differ; repeat it for several"},

@@ -355,7 +355,7 @@ type Replica struct {
 	// vanished now; nil when it is not known.
 	LagSeconds *float64 `json:"lag_seconds"`
 	LagBytes   int64    `json:"lag_bytes,omitempty"`
-	// Of the stream under way: its kind (full, incremental, resume), what it starts
+	// Of the stream under way: its kind (full, clone, incremental, resume), what it starts
 	// from, when it began, what was sent of how much (an estimate), and how fast it has
 	// been of late, in bytes a second. A first copy takes several; it began with the
 	// first, and its bytes are those of all.

@@ -38,6 +38,7 @@ import (
 //	lose NODE VOLUME               somebody destroys the dataset there
 //	slow NODE OP DURATION [VOLUME] a ZFS operation takes so long from now on; on that volume only
 //	full-streams N                 so many whole copies were sent so far, by all
+//	clone-streams N                so many first copies of clones were sent as increments on their originals
 //	aside N                        so many copies were set aside, on all machines
 //	clock NODE DURATION            its clock is wrong by that much
 //	property NODE VOLUME KEY VALUE  somebody sets a property of a copy by hand
@@ -297,6 +298,8 @@ func (w *World) step(words []string) error {
 		node().slow(arg(2), ds, d)
 	case "full-streams":
 		return count("whole copies sent", w.fullStreams(), arg(1))
+	case "clone-streams":
+		return count("first copies of clones sent as increments", w.cloneStreams(), arg(1))
 	case "aside":
 		return count("copies set aside", w.setAside(), arg(1))
 	case "clock":

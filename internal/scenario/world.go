@@ -66,8 +66,9 @@ type Machine struct {
 	dir   string
 	clock atomic.Int64 // by how many nanoseconds its clock is wrong
 	boots int
-	// full counts the whole copies that this machine has sent.
-	full atomic.Int64
+	// full counts the whole copies that this machine has sent, and onOrigin the first copies of
+	// clones that were increments.
+	full, onOrigin atomic.Int64
 
 	daemon *daemon.Daemon // nil: powered off
 	driver *plugin.Driver
@@ -187,8 +188,13 @@ func (m *Machine) Start() {
 		Now:     func() time.Time { return time.Now().Add(time.Duration(m.clock.Load())) },
 		Started: func() { close(started) },
 		Observe: func(e replicate.Event) {
-			if s, ok := e.(replicate.StreamEnded); ok && s.Kind == "full" && s.Err == nil {
-				m.full.Add(1)
+			if s, ok := e.(replicate.StreamEnded); ok && s.Err == nil {
+				switch s.Kind {
+				case "full":
+					m.full.Add(1)
+				case "clone":
+					m.onOrigin.Add(1)
+				}
 			}
 		},
 		Cluster: cluster.Config{
@@ -360,6 +366,14 @@ func (w *World) Leader() *Machine {
 		}
 	}
 	return nil
+}
+
+// cloneStreams counts the first copies of clones that were sent so far as increments.
+func (w *World) cloneStreams() (n int) {
+	for _, m := range w.nodes {
+		n += int(m.onOrigin.Load())
+	}
+	return n
 }
 
 // fullStreams counts the whole copies that were sent so far.

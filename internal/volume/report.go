@@ -236,7 +236,7 @@ type LinkStatus struct {
 	// that was written; an idle volume's advances too.
 	CompleteAsOf time.Time `json:"complete_as_of,omitzero"`
 	LagBytes     int64     `json:"lag_bytes,omitempty"` // estimate; for display only
-	// Of the stream under way: its kind (full, incremental, resume), the snapshot or
+	// Of the stream under way: its kind (full, clone, incremental, resume), the snapshot or
 	// bookmark it starts from ("" when full), when it began, what was sent of how much
 	// (an estimate), and how fast it has been of late, in bytes a second. A first copy
 	// takes several; it began with the first, and its bytes are those of all.
