@@ -268,7 +268,8 @@ func TestCloneFirstCopyUnknown(t *testing.T) {
 					return &zfs.Error{Op: c.op, Kind: zfs.ErrSuspended, Stderr: "cannot open: pool I/O is currently suspended"}
 				}})()
 				w.assignBoth(origin, true, "a", "b")
-				w.waitFor("it was asked for", func() bool { return asked.Load() > 2 })
+				began := time.Now()
+				w.waitFor("it was asked for", func() bool { return asked.Load() > 2 && time.Since(began) > 2*originPatience })
 				if kinds, _ := a.firstCopies(); kinds != "" {
 					t.Errorf("sent: %q", kinds)
 				}
@@ -605,6 +606,20 @@ func TestHangOn(t *testing.T) {
 		if rctx.Err() != nil {
 			t.Error("it was broken off while the original is here")
 		}
+		// What is not here yet may come to a replica, and not to whose copy is the first.
+		e.mu.Lock()
+		e.copyOf(originalVol)
+		e.mu.Unlock()
+		now, origin := time.Now(), Origin{originalVol, 9}
+		if !e.awaits(testVol, origin, now) || e.awaits(testVol, origin, now.Add(originPatience)) {
+			t.Error("a replica waits for what may come, and not for ever")
+		}
+		primary := original
+		primary.Role = volume.RolePrimary
+		w.node("b").assign(primary, clone)
+		if e.awaits(testVol, origin, now) {
+			t.Error("a primary waits for what nobody sends it")
+		}
 		w.node("b").assign(clone)
 		if rctx.Err() == nil {
 			t.Error("it goes on without the original")
@@ -683,5 +698,46 @@ func TestOriginToken(t *testing.T) {
 	}
 	if err := (&answer{Verdict: saysFull, Token: originToken(1<<64 - 1)}).check(); err != nil {
 		t.Error(err)
+	}
+}
+
+// What was taken for the clone may be on its way to the replica still: that is waited for, and not
+// for ever.
+func TestCloneFirstCopyWaits(t *testing.T) {
+	for _, comes := range []bool{true, false} {
+		inBubble(t, "a b", func(w *world) {
+			ctx := context.Background()
+			a, b, _ := w.originally(300<<10, 10<<10)
+			var late atomic.Bool
+			late.Store(true)
+			a.host.Inject(zfsfake.Rule{Op: "send", Match: a.original(), Do: func(context.Context, string, string) error {
+				if late.Load() {
+					return &zfs.Error{Op: "send", Kind: zfs.ErrBusy, Stderr: "not yet"}
+				}
+				return nil
+			}})
+			w.must(a.host.Destroy(ctx, a.dataset()))
+			w.must(a.host.Snapshot(ctx, []string{a.original() + "@t"}, nil))
+			w.must(a.host.Clone(ctx, a.original()+"@t", a.dataset(), copyProperties(testVol, 1, nil)))
+			a.write("own", "mine")
+			a.eng().Refresh(originalVol)
+			began := time.Now()
+			w.assignBoth(Origin{originalVol, a.guidOf("t")}, true, "a", "b")
+			if comes {
+				w.waitFor("it waits", func() bool { return time.Since(began) > originPatience/2 })
+				if kinds, _ := a.firstCopies(); kinds != "" || a.link("b").State != volume.LinkConnecting {
+					t.Errorf("sent: %q; %+v", kinds, a.link("b"))
+				}
+				late.Store(false)
+			}
+			w.waitFor("in sync", w.inSync("a", "b"))
+			want := map[bool]string{true: kindClone, false: kindFull}[comes]
+			if kinds, _ := a.firstCopies(); kinds != want || (b.hangs() != "") != comes {
+				t.Errorf("when it comes %t: sent %q, and it hangs on %q", comes, kinds, b.hangs())
+			}
+			if took := time.Since(began); took > 3*originPatience {
+				t.Errorf("when it comes %t: it took %v", comes, took)
+			}
+		})
 	}
 }

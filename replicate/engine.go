@@ -59,7 +59,8 @@ type Engine struct {
 	listing  uint64                     // counts the listings of all datasets
 	failing  map[string]string          // by operation on the pool: the error it failed with
 	room     room
-	misfits  map[volume.ID]misfit // streams that there was no room for
+	misfits  map[volume.ID]misfit    // streams that there was no room for
+	orphans  map[volume.ID]time.Time // since when first copies wait for what they are to hang on
 }
 
 // receive is the right to change one volume's copy on a replica. There is at most
@@ -103,6 +104,7 @@ func New(cfg Config) *Engine {
 		turns:       map[volume.NodeID]load{},
 		failing:     map[string]string{},
 		misfits:     map[volume.ID]misfit{},
+		orphans:     map[volume.ID]time.Time{},
 	}
 }
 
@@ -200,6 +202,7 @@ func (e *Engine) Assign(all []Assignment) {
 		return
 	}
 	maps.DeleteFunc(e.misfits, func(id volume.ID, _ misfit) bool { return table[id] == nil })
+	maps.DeleteFunc(e.orphans, func(id volume.ID, _ time.Time) bool { return table[id] == nil })
 	e.table, e.assigned = table, e.assigned || len(table) > 0
 	e.reassigned()
 }

@@ -277,6 +277,9 @@ func (e *Engine) prepare(ctx context.Context, o offer, a *Assignment) (answer, s
 			reread = true // nobody has seen it on the disk
 			continue
 		}
+		if st.answer.Verdict == saysFull && s.origin == "" && e.awaits(o.Volume, a.Origin, time.Now()) {
+			return say(saysBusy, "it has not got the snapshot yet that the volume is a clone of").answer, s, nil
+		}
 		if st.act == actAnswer {
 			if s.joins(o.Volume, o, a.Line) {
 				if e.hasUnread(o.Volume) {
@@ -409,6 +412,24 @@ func (e *Engine) originHere(ctx context.Context, o Origin) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// originPatience is how long a first copy waits for the snapshot that the volume is a clone of: what
+// was taken for the clone, or just before, is still on its way to the replicas of the original.
+const originPatience = 10 * time.Second
+
+// awaits says that the original has a copy here, that may yet get what the volume is a clone of.
+func (e *Engine) awaits(id volume.ID, o Origin, now time.Time) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if a := e.table[o.Volume]; a == nil || a.Role != volume.RoleReplica || e.copies[o.Volume] == nil {
+		return false
+	}
+	since, asked := e.orphans[id]
+	if !asked {
+		since, e.orphans[id] = now, now
+	}
+	return now.Sub(since) < originPatience
 }
 
 // hangOn notes on whose copy a first copy is received, which must still be wanted here: it ends
