@@ -48,6 +48,10 @@ type Assignment struct {
 type Origin struct {
 	Volume volume.ID
 	GUID   uint64
+	// Here says that this node is to have a copy of that volume, whether or not one is assigned
+	// in this moment: what is received may hang on it, and must not hold it up any more when
+	// this ends.
+	Here bool
 }
 
 func (a Assignment) interval() time.Duration {

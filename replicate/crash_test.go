@@ -43,7 +43,7 @@ var crashStories = []crashStory{
 		name:  "a clone's first copy",
 		setup: func(w *world) { w.originally(300<<10, 100<<10) },
 		act: func(w *world) {
-			w.assignBoth(Origin{originalVol, w.node("a").guidOf("s")}, true, "a", "b")
+			w.assignBoth(Origin{originalVol, w.node("a").guidOf("s"), true}, true, "a", "b")
 		},
 		check: func(w *world) {
 			if got, want := w.node("b").hangs(), w.node("b").original()+"@s"; got != want {

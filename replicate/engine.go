@@ -71,8 +71,8 @@ type receive struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{}
 	stream *incoming // nil unless a stream is coming in
-	// on is the volume whose copy a first copy is received on; "": none.
-	on volume.ID
+	// onOrigin is a first copy that is received on this node's copy of the original.
+	onOrigin bool
 }
 
 var errSuperseded = errors.New("the assignment of the volume has changed")
@@ -218,7 +218,7 @@ func (e *Engine) reassigned() {
 		if r.peer == "" {
 			continue // this node's own work on what is left; no assignment makes it wrong
 		}
-		if r.on != "" && e.table[r.on] == nil {
+		if r.onOrigin && (a == nil || !a.Origin.Here) {
 			// The original goes from here, and cannot while something half received hangs on it.
 			r.cancel(errSuperseded)
 		}

@@ -258,7 +258,9 @@ func (l *link) heard(have guid, now time.Time) {
 	var pos volume.Position
 	var txg uint64
 	if have != 0 && c != nil {
-		pos, txg = c.place(have)
+		if pos, txg = c.place(have); pos.Epoch == 0 {
+			pos = volume.Position{} // of an original that is gone: nothing of the volume
+		}
 		b := base{guid: have, pos: pos, heard: now, anchor: c.anchor, before: c.bases[l.key.replica].before}
 		if old := c.bases[l.key.replica]; old.guid != have && !old.pos.IsZero() {
 			b.before = old.guid

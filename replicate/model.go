@@ -162,10 +162,11 @@ func (c *localCopy) parting() bool {
 	return own && strings.HasPrefix(rest, "-fork@")
 }
 
-// newest is the newest engine snapshot; the zero one when there is none.
+// newest is the newest engine snapshot; the zero one when there is none. What a clone has of an
+// original that is gone (epoch 0) is none: a copy that has nothing else is no whole copy.
 func (c *localCopy) newest() snap {
 	for _, s := range slices.Backward(c.snaps) {
-		if s.engine() {
+		if s.engine() && s.pos.Epoch != 0 {
 			return s
 		}
 	}

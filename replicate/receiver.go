@@ -375,15 +375,13 @@ func (e *Engine) look(ctx context.Context, id volume.ID, reread bool) (standing,
 }
 
 // originHere is the full name of the snapshot that a volume is a clone of, in this node's copy of
-// the original; "" when that is not here, or not to be built on: a copy that is assigned no more
-// is about to go, and one that is encrypted takes no streams. An error says that it is not known:
+// the original; "" when that is not here, or not to be built on: a copy that is to be here no more
+// is about to go, and one that is encrypted takes no streams. One that is just being taken over, or
+// whose intent log is not replayed yet, has its snapshots all the same. An error says that it is not known:
 // the copy may just be changing places, part by part (forkCopy), and then it is not there only if
 // it is not found twice.
 func (e *Engine) originHere(ctx context.Context, o Origin) (string, error) {
-	e.mu.Lock()
-	assigned := e.table[o.Volume] != nil
-	e.mu.Unlock()
-	if !assigned {
+	if !o.Here {
 		return "", nil
 	}
 	name := e.cfg.dataset(o.Volume)
@@ -422,7 +420,7 @@ const originPatience = 10 * time.Second
 func (e *Engine) awaits(id volume.ID, o Origin, now time.Time) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if a := e.table[o.Volume]; a == nil || a.Role != volume.RoleReplica || e.copies[o.Volume] == nil {
+	if a := e.table[o.Volume]; !o.Here || a != nil && a.Role != volume.RoleReplica || e.copies[o.Volume] == nil {
 		return false
 	}
 	since, asked := e.orphans[id]
@@ -432,15 +430,15 @@ func (e *Engine) awaits(id volume.ID, o Origin, now time.Time) bool {
 	return now.Sub(since) < originPatience
 }
 
-// hangOn notes on whose copy a first copy is received, which must still be wanted here: it ends
-// when that is not. The caller has claimed the volume.
-func (e *Engine) hangOn(id, original volume.ID) error {
+// hangOn notes that a first copy is received on the original's copy here, which must still be
+// wanted: it ends when that is not. The caller has claimed the volume.
+func (e *Engine) hangOn(id volume.ID) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.table[original] == nil {
-		return fmt.Errorf("this node needs its copy of volume %s no more, of which this is a clone", original)
+	if a := e.table[id]; a == nil || !a.Origin.Here {
+		return fmt.Errorf("this node needs its copy of what volume %s is a clone of no more", id)
 	}
-	e.receives[id].on = original
+	e.receives[id].onOrigin = true
 	return nil
 }
 
@@ -555,7 +553,7 @@ func (e *Engine) apply(ctx context.Context, in *incoming, o offer, b begin, ans 
 
 	req := zfs.ReceiveRequest{Dataset: target, Resumable: true}
 	if stream.onOrigin {
-		if err := e.hangOn(o.Volume, a.Origin.Volume); err != nil {
+		if err := e.hangOn(o.Volume); err != nil {
 			return 0, err, nil
 		}
 		req.Origin = s.origin

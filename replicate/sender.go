@@ -509,6 +509,10 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string, e
 		l.noResume = true
 	case a.Code == codeFailed:
 		l.fruitless++
+	case h.onOrigin && a.Code == "" && ctx.Err() == nil && !lasting(err):
+		// A replica that was put back to a version that knows no such streams hangs up on each,
+		// without a word. A line that breaks costs nothing as long as more of the stream arrives.
+		l.fruitless++
 	default:
 		l.fruitlessAfter(err)
 	}

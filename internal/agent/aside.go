@@ -256,7 +256,8 @@ func (a *Agent) freeNames(ctx context.Context, name, clone string) error {
 // so that a promotion does not make them a clone's. The others get names of replication's: a
 // clone may be promoted on a node that is no primary of it, where its users could never remove
 // what they have not taken. So it is pruned as soon as no other clone stands on it. Their epoch
-// is none that a volume ever was in, so no copy seems to hold more than it does.
+// is none that a volume ever was in, so that no copy seems to hold more than it does: those that
+// replication has taken of the original get it as well, for they are nothing of the clone's.
 func (a *Agent) shed(ctx context.Context, name string, snaps []zfs.Snapshot) error {
 	var bare []string
 	for _, s := range snaps {
@@ -268,7 +269,7 @@ func (a *Agent) shed(ctx context.Context, name string, snaps []zfs.Snapshot) err
 		return err
 	}
 	for _, s := range snaps {
-		if _, _, engine := volume.ParseSnapshotName(s.Name); engine || len(s.Clones) == 0 {
+		if epoch, _, engine := volume.ParseSnapshotName(s.Name); engine && epoch == 0 || len(s.Clones) == 0 {
 			continue
 		}
 		to := volume.Position{Seq: s.GUID % maxSeq}.SnapshotName()

@@ -320,8 +320,9 @@ func TestDestroyOriginal(t *testing.T) {
 	t.Run("of one of replication's snapshots", func(t *testing.T) {
 		a, host, _ := begin(t)
 		flk := "flk-0000000000000004-000000000007"
+		s := engines(guidOf(t, host, from, "s"))
 		must(t, host.Rename(ctx, from+"@s", from+"@"+flk), a.destroy(ctx, from))
-		if got := names(t, host, to); !slices.Equal(got, []string{flk}) {
+		if got := names(t, host, to); !slices.Equal(got, []string{s}) {
 			t.Errorf("the clone has %v", got)
 		}
 	})
@@ -481,7 +482,7 @@ func TestAssignmentsOfCloned(t *testing.T) {
 	// What is assigned of a clone says what it is one of.
 	v := *f.s.Volume(vol2)
 	got.Copies[vol2] = Copy{Epoch: v.Epoch}
-	origin := replicate.Origin{Volume: vol1, GUID: of.GUID}
+	origin := replicate.Origin{Volume: vol1, GUID: of.GUID, Here: true}
 	if list := assignments(f.s, got, self); len(list) != 2 || list[0].Origin != (replicate.Origin{}) || list[1].Origin != origin {
 		t.Errorf("assigned: %+v", list)
 	}
@@ -494,4 +495,30 @@ func TestAssignmentsOfCloned(t *testing.T) {
 	if list := assignments(f.s, got, other); len(list) != 2 || len(list[0].Stay) != 0 {
 		t.Errorf("where that is: %+v", list)
 	}
+
+	// The original is here as long as the state has a copy of it here, also while nothing may be
+	// done with that for a moment; not in the trash, nor where no copy is to be.
+	here := func(what string, node volume.NodeID, want bool) {
+		t.Helper()
+		for _, as := range assignments(f.s, got, node) {
+			if as.Volume == vol2 && as.Origin.Here != want {
+				t.Errorf("%s: here is %t", what, as.Origin.Here)
+			}
+		}
+	}
+	was := got.Copies[vol1]
+	got.Copies[vol1] = Copy{Epoch: was.Epoch, Logged: true}
+	if list := assignments(f.s, got, other); len(list) != 1 {
+		t.Errorf("while its intent log is not replayed: %+v", list)
+	}
+	here("while its intent log is not replayed", other, true)
+	got.Copies[vol1] = Copy{Epoch: was.Epoch - 1}
+	here("while it is taken over", other, true)
+	got.Copies[vol1] = was
+	f.apply(t, state.SetReplicas{ID: vol1, Epoch: f.s.Volume(vol1).Epoch})
+	here("where its primary is", other, true)
+	here("where no copy of it is to be", self, false)
+	got.Trash = map[volume.ID]Copy{vol1: was}
+	delete(got.Copies, vol1)
+	here("from the trash", other, false)
 }

@@ -127,9 +127,20 @@ func assignments(s *state.State, got Actual, self volume.NodeID) []replicate.Ass
 			as.Replicas = v.Placement.Replicas()
 		}
 		if v.Clone != nil {
-			as.Origin = replicate.Origin{Volume: v.Clone.Volume, GUID: v.Clone.GUID}
+			as.Origin = replicate.Origin{Volume: v.Clone.Volume, GUID: v.Clone.GUID, Here: keeps(s.Volume(v.Clone.Volume), got, self)}
 		}
 		out = append(out, as)
 	}
 	return out
+}
+
+// keeps says that a node is to have a copy of a volume, and has it where copies are, or may have
+// it there: not one that is to come back from the trash.
+func keeps(v *state.Volume, got Actual, self volume.NodeID) bool {
+	if v == nil || !v.Live() || v.Placement.Role(self) == volume.RoleNone {
+		return false
+	}
+	_, exists := got.Copies[v.ID]
+	_, trashed := got.Trash[v.ID]
+	return exists || !trashed
 }

@@ -315,12 +315,15 @@ func (b *balance) copied(volumes []*state.Volume, to volume.NodeID) (sum int64) 
 	return sum
 }
 
-// used is what the fullest copy of a volume takes.
+// used is what the fullest copy of a volume takes, or of a clone what one would that shares nothing
+// with its original.
 func (v *View) used(vol *state.Volume) (used int64) {
 	for id := range nodesOf(vol.Placement) {
 		if n := v.Node(id); n != nil {
 			if c := n.Copy(vol.ID); c != nil {
-				used = max(used, c.Used)
+				if used = max(used, c.Used); vol.Clone != nil {
+					used = max(used, c.Data)
+				}
 			}
 		}
 	}

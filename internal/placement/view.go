@@ -196,6 +196,11 @@ func (v *View) count(vol *state.Volume) {
 				}
 			}
 		}
+		if vol.Clone != nil && seeded(c) {
+			// What it shares here is there already.
+			n.Promised += min(claim, c.Used+c.Used/4+growthReserve)
+			continue
+		}
 		n.Promised += claim
 	}
 }
@@ -206,7 +211,7 @@ func seeded(c *volume.Status) bool { return c != nil && c.Exists && !c.Newest.Is
 // claim is the space one copy of a volume may come to need: its quota or, where
 // its snapshots have outgrown that or it has none, what its fullest copy takes now
 // and some room to grow. A clone's quota counts what it shares with its original, and
-// with all other clones: it is taken for one without.
+// with all other clones: it is taken for one without. Where its original is not, it shares nothing.
 func (v *View) claim(vol *state.Volume) int64 {
 	used := v.used(vol)
 	if vol.Spec.Size > 0 && vol.Clone == nil {
