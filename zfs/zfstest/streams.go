@@ -537,6 +537,55 @@ func testReceiveOnOrigin(w *world, _ Env) {
 	if w.b.exists(k) {
 		w.Error("aborted, and it is there")
 	}
+
+	// What it hangs on is given to a clone of the original, which takes the original's place, when
+	// it was cut and while it comes. While it comes, too, it holds up the original, for the same reason.
+	fork := func() {
+		w.Helper()
+		fork, aside := w.b.name("fork"), w.b.name("aside")
+		w.b.must(z.Clone(w.ctx, b+"@2", fork, w.b.volumeProps(fork)))
+		w.b.must(z.Promote(w.ctx, fork))
+		if d := w.b.dataset(k); d.Origin != fork+"@2" {
+			w.Errorf("under what was promoted: %+v", d)
+		}
+		w.b.must(z.Rename(w.ctx, b, aside))
+		w.b.must(z.Rename(w.ctx, fork, b))
+		w.b.must(z.Destroy(w.ctx, aside))
+	}
+	whole := func() {
+		w.Helper()
+		if d := w.b.dataset(k); d.ResumeToken != "" || d.Origin != b+"@2" || w.b.snapshot(k, "c1").GUID != first.GUID {
+			w.Errorf("received: %+v", d)
+		}
+		w.b.must(w.b.receive(k, w.a.stream(clone, "@c1", "c2"), true))
+		w.sameContent(w.b.content(k), w.a.content(clone))
+		w.b.must(z.Destroy(w.ctx, k))
+	}
+	d = cut()
+	fork()
+	w.b.must(on(b+"@2", nil, w.a.send(zfs.SendRequest{Token: d.ResumeToken})))
+	whole()
+
+	r, pw := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := z.Receive(w.ctx, zfs.ReceiveRequest{Dataset: k, Origin: b + "@2", Properties: props, Resumable: true}, onlyReader{r})
+		r.CloseWithError(err)
+		done <- err
+	}()
+	pw.Write(stream[:2<<20])
+	w.soon("it is being received", func() bool { return w.b.exists(k) })
+	w.wantKind("destroy the original meanwhile", z.Destroy(w.ctx, b), zfs.ErrHasClones)
+	w.wantKind("destroy what it hangs on meanwhile", z.DestroySnapshots(w.ctx, b, []string{"2"}), zfs.ErrHasClones, zfs.ErrBusy)
+	if got := w.b.names(b); got != "1 2" {
+		w.Errorf("of the original are left: %s", got)
+	}
+	fork()
+	pw.Write(stream[2<<20:])
+	pw.Close()
+	w.b.must(<-done)
+	whole()
+
 	w.b.must(on(b+"@2", props, stream))
 	w.b.must(z.Destroy(w.ctx, k))
 	w.b.must(z.DestroySnapshots(w.ctx, b, []string{"2"}))
