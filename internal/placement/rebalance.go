@@ -364,7 +364,7 @@ func (b *balance) add(m Move) {
 			to.BytesAfter += b.v.claim(vol)
 			b.added[m.To] += b.v.claim(vol)
 			if from != nil && m.Leaves {
-				from.BytesAfter = max(from.BytesAfter-b.v.claim(vol), 0)
+				from.BytesAfter = max(from.BytesAfter-counted(vol, b.v.Node(m.From), b.v.claim(vol)), 0)
 			}
 		}
 		if m.Role == volume.RolePrimary {
@@ -419,6 +419,9 @@ func (b *balance) relieve(from *Share) bool {
 			continue
 		}
 		c := choice{vol: vol, claim: b.v.claim(vol)}
+		if counted(vol, n, c.claim) < c.claim/2 {
+			continue // a clone beside its original: it would take elsewhere what does not go free here
+		}
 		for i := range b.v.Nodes {
 			m := &b.v.Nodes[i]
 			s := b.share(m.ID)

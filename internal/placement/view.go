@@ -196,13 +196,17 @@ func (v *View) count(vol *state.Volume) {
 				}
 			}
 		}
-		if vol.Clone != nil && seeded(c) {
-			// What it shares here is there already.
-			n.Promised += min(claim, c.Used+c.Used/4+growthReserve)
-			continue
-		}
-		n.Promised += claim
+		n.Promised += counted(vol, n, claim)
 	}
+}
+
+// counted is the share of a volume's claim that its copy on a node is counted for: what a clone shares
+// there is there already, and does not go free when the clone goes.
+func counted(vol *state.Volume, n *NodeView, claim int64) int64 {
+	if c := n.Copy(vol.ID); vol.Clone != nil && seeded(c) {
+		return min(claim, c.Used+c.Used/4+growthReserve)
+	}
+	return claim
 }
 
 // seeded says that a replica has its first full copy.
