@@ -21,6 +21,8 @@ type Actual struct {
 	// Parts are datasets that replication keeps beside a copy: a seed that is not
 	// complete, a fork that changes places.
 	Parts map[volume.ID][]string
+	// Seeding are volumes of which a first copy is being received in full: on nothing.
+	Seeding map[volume.ID]bool
 	// Strange are datasets below Root that are no volume's; they are left alone.
 	Strange []string
 	// Returned are volumes whose dataset is again what it was before they were to be made of it.
@@ -59,7 +61,7 @@ func (got Actual) mounted() []volume.ID {
 // observe reads the disk with one command per tree, or unless fresh takes what somebody
 // else has listed since the last time.
 func (a *Agent) observe(ctx context.Context, fresh bool) (Actual, error) {
-	got := Actual{Copies: map[volume.ID]Copy{}, Trash: map[volume.ID]Copy{}, Parts: map[volume.ID][]string{}}
+	got := Actual{Copies: map[volume.ID]Copy{}, Trash: map[volume.ID]Copy{}, Parts: map[volume.ID][]string{}, Seeding: map[volume.ID]bool{}}
 	live, err := a.live(ctx, fresh)
 	if err != nil {
 		return Actual{}, err
@@ -71,6 +73,9 @@ func (a *Agent) observe(ctx context.Context, fresh bool) (Actual, error) {
 			got.Copies[id] = a.noteLog(id, copyOf(d))
 		} else if id, ok := partOf(a.layout.Root(), d.Name); ok {
 			got.Parts[id] = append(got.Parts[id], d.Name)
+			if _, seed := seedOf(a.layout.Root(), d.Name); seed && d.Origin == "" {
+				got.Seeding[id] = true
+			}
 		} else if d.Name != a.layout.Root() {
 			got.Strange = append(got.Strange, d.Name)
 		}

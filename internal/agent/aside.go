@@ -131,6 +131,7 @@ func (a *Agent) RemoveAside(ctx context.Context, name string) error {
 // first, so that it keeps what it stands on: a copy set aside, a volume that was made of
 // one, a clone.
 func (a *Agent) destroy(ctx context.Context, name string) error {
+	ended := map[string]bool{} // first copies that hung on it
 	// Each promotion frees at least one clone, and makes the others depend on that one.
 	for range maxClones {
 		err := a.zfs.Destroy(ctx, name)
@@ -148,6 +149,10 @@ func (a *Agent) destroy(ctx context.Context, name string) error {
 		// could neither be gone on with nor be thrown away. It ends, or becomes the volume's copy.
 		if i := slices.IndexFunc(clones, func(d zfs.Dataset) bool { _, seed := seedOf(a.layout.Root(), d.Name); return seed }); i >= 0 {
 			id, _ := seedOf(a.layout.Root(), clones[i].Name)
+			if ended[clones[i].Name] {
+				return fmt.Errorf("%s still hangs on %s; if it is no first copy of a volume, destroy it by hand", clones[i].Name, name)
+			}
+			ended[clones[i].Name] = true
 			if err := a.endSeed(ctx, id); err != nil {
 				return fmt.Errorf("ending the first copy of volume %s, which hangs on %s: %w", id, name, err)
 			}
@@ -157,7 +162,7 @@ func (a *Agent) destroy(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		clone, whole := heir(clones, snaps, a.isClone)
+		clone, whole := heir(clones, snaps, func(ds string) bool { return a.isClone(ds, name) })
 		if !whole {
 			if err := a.shed(ctx, name, snaps); err != nil {
 				return err
@@ -212,8 +217,10 @@ func heir(clones []zfs.Dataset, snaps []zfs.Snapshot, isClone func(dataset strin
 	return next, whole
 }
 
-// isClone says that a dataset, or a part of one, is a volume that somebody made a clone of another.
-func (a *Agent) isClone(dataset string) bool {
+// isClone says that a dataset which hangs on another is, or is a part of, a volume that somebody made
+// a clone of another, or a copy of such a one that was set aside: that has only its own volume's
+// history, and what was set aside of it.
+func (a *Agent) isClone(dataset, on string) bool {
 	id, ok := volumeIn(a.layout.Root(), dataset)
 	if !ok {
 		id, ok = partOf(a.layout.Root(), dataset)
@@ -221,8 +228,25 @@ func (a *Agent) isClone(dataset string) bool {
 	if !ok {
 		id, ok = volumeIn(a.layout.Trash(), dataset)
 	}
+	if x, aside := replicate.ParseAside(zfs.Dataset{Name: dataset}, a.layout.Aside()); aside {
+		id, ok = x.Volume, a.volumeOf(on) != x.Volume
+	}
 	v := a.cluster.State().Volume(id)
 	return ok && v != nil && v.Clone != nil
+}
+
+// volumeOf is the volume that a dataset is a copy of, or was; "" of any other.
+func (a *Agent) volumeOf(dataset string) volume.ID {
+	for _, root := range []string{a.layout.Root(), a.layout.Trash()} {
+		if id, ok := volumeIn(root, dataset); ok {
+			return id
+		}
+		if id, ok := partOf(root, dataset); ok {
+			return id
+		}
+	}
+	x, _ := replicate.ParseAside(zfs.Dataset{Name: dataset}, a.layout.Aside())
+	return x.Volume
 }
 
 // freeNames takes the snapshots of name, which is to be destroyed, that have the names

@@ -376,6 +376,30 @@ func TestDestroyOriginal(t *testing.T) {
 			t.Errorf("the clone holds %q, %v", got, err)
 		}
 	})
+	// What was set aside of a clone has that one's history, and no more of the original's than it.
+	t.Run("with a copy of a clone that was set aside", func(t *testing.T) {
+		a, host, _ := begin(t)
+		later := engines(guidOf(t, host, from, "later"))
+		aside := "tank/flocker-aside/" + string(vol2) + "-0000000000000005-1"
+		must(t, host.Clone(ctx, from+"@later", aside, nil), host.Snapshot(ctx, []string{aside + "@own"}, nil), a.destroy(ctx, from))
+		if got := names(t, host, aside); !slices.Equal(got, []string{later, "own"}) {
+			t.Errorf("what was set aside has %v", got)
+		}
+	})
+	for _, ds := range []string{to, to + "-seed-0000000000000001", "tank/flocker-trash/" + string(vol2), "tank/flocker-aside/" + string(vol2) + "-0000000000000005-1"} {
+		t.Run("that is a clone, with a copy of it that was set aside, "+ds, func(t *testing.T) {
+			a, host, _ := begin(t)
+			aside := "tank/flocker-aside/" + string(vol2) + "-0000000000000005-2"
+			must(t, host.Snapshot(ctx, []string{to + "@k1"}, nil), host.Snapshot(ctx, []string{to + "@k2"}, nil))
+			if ds != to {
+				must(t, host.Rename(ctx, to, ds))
+			}
+			must(t, host.Clone(ctx, ds+"@k2", aside, nil), a.destroy(ctx, ds))
+			if got := names(t, host, aside); exists(t, host, ds) || !slices.Equal(got, []string{"k1", "k2"}) {
+				t.Errorf("what was set aside has lost its history: %v", got)
+			}
+		})
+	}
 	t.Run("held by somebody", func(t *testing.T) {
 		a, host, _ := begin(t)
 		must(t, host.Hold(ctx, "mine", from+"@last"))
@@ -444,6 +468,51 @@ func TestDestroyUnderFirstCopy(t *testing.T) {
 			}
 		})
 	})
+	for _, cut := range []bool{true, false} {
+		t.Run(fmt.Sprintf("that the engine of this node ends, half there %t", cut), func(t *testing.T) {
+			a, host, _ := begin(t, cut)
+			a.repl = replicate.New(replicate.Config{Node: self, Root: a.layout.Root(), Pool: host})
+			must(t, a.destroy(ctx, from))
+			if exists(t, host, from) || exists(t, host, seed) {
+				t.Error("it is still there")
+			}
+			var left []string
+			if copied := "tank/flocker/" + string(vol2); exists(t, host, copied) {
+				list, err := host.Snapshots(ctx, copied, false)
+				must(t, err)
+				for _, x := range list {
+					left = append(left, x.Name)
+				}
+			}
+			want := []string{"s", "1"}
+			if cut {
+				want = nil
+			}
+			if !slices.Equal(left, want) {
+				t.Errorf("left of the clone: %v, want %v", left, want)
+			}
+		})
+	}
+	t.Run("that does not go away", func(t *testing.T) {
+		a, host, i := begin(t, true)
+		asked := 0
+		i.settle = func(context.Context, volume.ID) error { asked++; return nil }
+		if err := a.destroy(ctx, from); err == nil || !strings.Contains(err.Error(), "by hand") || asked != 1 {
+			t.Errorf("destroyed: %v; replication was asked %d times", err, asked)
+		}
+		if d, err := host.Dataset(ctx, seed); err != nil || d.Origin != from+"@s" || !exists(t, host, from) {
+			t.Errorf("nothing was to be changed, and there is %+v, %v", d, err)
+		}
+	})
+	t.Run("is seen as what it is", func(t *testing.T) {
+		a, host, _ := begin(t, true)
+		must(t, host.CreateFilesystem(ctx, "tank/flocker/"+string(vol3)+"-seed-0000000000000001", nil))
+		must(t, host.CreateFilesystem(ctx, from+"-fork", nil))
+		got, err := a.observe(ctx, true)
+		if err != nil || len(got.Parts) != 3 || len(got.Seeding) != 1 || !got.Seeding[vol3] {
+			t.Errorf("seen: %+v, %v", got, err)
+		}
+	})
 	t.Run("that cannot be ended", func(t *testing.T) {
 		a, host, i := begin(t, true)
 		i.settle = func(context.Context, volume.ID) error { return errors.New("not now") }
@@ -491,6 +560,11 @@ func TestAssignmentsOfCloned(t *testing.T) {
 	if list := assignments(f.s, got, other); len(list) != 2 || !slices.Equal(list[0].Stay, []uint64{of.GUID}) || list[1].Origin != origin {
 		t.Errorf("where its first copy comes to: %+v", list)
 	}
+	got.Seeding = map[volume.ID]bool{vol2: true}
+	if list := assignments(f.s, got, other); len(list) != 2 || len(list[0].Stay) != 0 {
+		t.Errorf("where all of it comes: %+v", list)
+	}
+	got.Seeding = nil
 	got.Copies[vol2] = Copy{Epoch: v.Epoch}
 	if list := assignments(f.s, got, other); len(list) != 2 || len(list[0].Stay) != 0 {
 		t.Errorf("where that is: %+v", list)

@@ -98,7 +98,7 @@ func assignments(s *state.State, got Actual, self volume.NodeID) []replicate.Ass
 	cloned := map[volume.ID][]uint64{}
 	for v := range s.Volumes() {
 		_, here := got.Copies[v.ID]
-		lacks := v.Live() && !here && v.Placement.Role(self) == volume.RoleReplica
+		lacks := v.Live() && !here && !got.Seeding[v.ID] && v.Placement.Role(self) == volume.RoleReplica
 		if v.Clone != nil && (v.Phase == state.PhaseCreating || lacks) {
 			cloned[v.Clone.Volume] = append(cloned[v.Clone.Volume], v.Clone.GUID)
 		}
