@@ -25,9 +25,6 @@ const originalVol = volume.ID("00000000000000bb")
 
 func (n *node) original() string { return n.root() + "/" + string(originalVol) }
 
-// seedNow is where the first copy of testVol is received.
-func (n *node) seedNow() string { return n.eng().cfg.seed(testVol, 1) }
-
 // originally makes a the primary of an original of so many bytes that no compression shrinks,
 // which b gets with a snapshot of it, and a clone of that with what is its own: it is not assigned.
 func (w *world) originally(bytes, own int) (a, b *node, origin Origin) {
@@ -309,12 +306,38 @@ func TestCloneFirstCopyOfHalves(t *testing.T) {
 		inBubble(t, "a b", func(w *world) {
 			_, b, origin := w.originally(10<<10, 1<<10)
 			half(w, b)
-			if name, err := b.eng().originHere(ctx, origin); err == nil {
+			if name, err := b.eng().originFound(ctx, testVol, origin); err == nil || !b.eng().waited(testVol) {
 				t.Errorf("half way: %q", name)
 			}
 			w.must(errors.Join(b.host.CreateFilesystem(ctx, "tank/flocker-aside", nil), whole(b)))
-			if name, err := b.eng().originHere(ctx, origin); err != nil || name != b.original()+"@s" {
+			if name, err := b.eng().originFound(ctx, testVol, origin); err != nil || name != b.original()+"@s" || b.eng().waited(testVol) {
 				t.Errorf("afterwards: %q, %v", name, err)
+			}
+		})
+	})
+	t.Run("for good", func(t *testing.T) {
+		inBubble(t, "a b", func(w *world) {
+			a, b, origin := w.originally(10<<10, 1<<10)
+			b.host.Inject(zfsfake.Rule{Op: "rename", Match: b.original(), Do: func(ctx context.Context, _, _ string) error {
+				if ctx.Value(byEngine{}) == nil {
+					return nil
+				}
+				return &zfs.Error{Op: "rename", Kind: zfs.ErrNoSpace, Stderr: "cannot rename: out of space"}
+			}})
+			half(w, b)
+			began := time.Now()
+			w.assignBoth(origin, true, "a", "b")
+			w.waitFor("it waits", func() bool { return time.Since(began) > movingPatience-time.Minute })
+			if kinds, _ := a.firstCopies(); kinds != "" || !strings.Contains(a.link("b").Error, "set aside") {
+				t.Errorf("sent: %q; %+v", kinds, a.link("b"))
+			}
+			w.waitFor("in sync", w.inSync("a", "b"))
+			if kinds, _ := a.firstCopies(); kinds != kindFull || b.hangs() != "" {
+				t.Errorf("sent: %q, and it hangs on %q", kinds, b.hangs())
+			}
+			// Another time it waits as long.
+			if e := b.eng(); e.waited(testVol) {
+				t.Error("it counts as waiting still")
 			}
 		})
 	})
@@ -853,31 +876,28 @@ func TestCloneReplicaPutBack(t *testing.T) {
 		old := func(conn net.Conn) {
 			defer conn.Close()
 			wire := newWire(conn, time.Minute)
-			for {
-				var o offer
-				if wire.expect(frameOffer, &o) != nil {
-					return
-				}
-				ans := answer{Verdict: saysBusy, Reason: "another volume"}
-				if o.Volume == testVol {
-					if ans = (answer{Verdict: saysResume, Token: token}); o.NoResume || full.Load() > 0 {
-						ans = answer{Verdict: saysFull}
-					}
-				}
-				if wire.writeMessage(frameAnswer, ans) != nil || ans.Verdict == saysBusy {
-					return
-				}
-				var begun begin
-				if wire.expect(frameBegin, &begun) != nil {
-					return
-				}
-				if begun.From != ans.Have {
-					refused.Add(1)
-					return
-				}
-				full.Add(1)
+			var o offer
+			if wire.expect(frameOffer, &o) != nil {
 				return
 			}
+			ans := answer{Verdict: saysBusy, Reason: "another volume"}
+			if o.Volume == testVol {
+				if ans = (answer{Verdict: saysResume, Token: token}); o.NoResume || full.Load() > 0 {
+					ans = answer{Verdict: saysFull}
+				}
+			}
+			if wire.writeMessage(frameAnswer, ans) != nil || ans.Verdict == saysBusy {
+				return
+			}
+			var begun begin
+			if wire.expect(frameBegin, &begun) != nil {
+				return
+			}
+			if begun.From != ans.Have {
+				refused.Add(1)
+				return
+			}
+			full.Add(1)
 		}
 		var serving sync.WaitGroup
 		defer serving.Wait()
@@ -894,4 +914,41 @@ func TestCloneReplicaPutBack(t *testing.T) {
 		}
 		a.stop()
 	})
+}
+
+// waited says that a first copy counts as waiting for what it is to hang on.
+func (e *Engine) waited(id volume.ID) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, waits := e.orphans[id]
+	return waits
+}
+
+// The original's copy is looked at only for a step that rests on it: what is wrong with it is in the
+// way of nothing else.
+func TestAsksOrigin(t *testing.T) {
+	o := offer{Epoch: 2, Newest: volume.Position{Epoch: 2, Seq: 1, GUID: 5}, Bases: []guid{5, 4}}
+	complete, partial := seed{epoch: 2, snaps: []snap{{name: "x", guid: 4}}}, seed{epoch: 2, token: "S"}
+	hangs, old := partial, seed{epoch: 1, token: "S"}
+	hangs.origin = "o@s"
+	for name, c := range map[string]struct {
+		s    standing
+		want bool
+	}{
+		"nothing is here":                         {standing{}, true},
+		"a seed that is whole":                    {standing{seeds: []seed{complete}}, false},
+		"one that is, on the original":            {standing{seeds: []seed{{epoch: 2, origin: "o@s", snaps: complete.snaps}}}, false},
+		"half a full one":                         {standing{seeds: []seed{partial}}, false},
+		"half a one on the original":              {standing{seeds: []seed{hangs}}, true},
+		"an old full one, which goes":             {standing{seeds: []seed{old}}, false},
+		"an old one, and half a one on it":        {standing{seeds: []seed{old, hangs}}, false},
+		"a copy":                                  {standing{exists: true, epoch: 2, snaps: complete.snaps}, false},
+		"a copy, and a seed on the original":      {standing{exists: true, epoch: 2, seeds: []seed{hangs}}, false},
+		"a fork":                                  {standing{fork: true}, false},
+		"a seed of an epoch that is not heard of": {standing{seeds: []seed{{epoch: 3, token: "S", origin: "o@s"}}}, false},
+	} {
+		if got := c.s.asksOrigin(decide(o, c.s)); got != c.want {
+			t.Errorf("%s: it is asked for: %t", name, got)
+		}
+	}
 }

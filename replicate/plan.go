@@ -3,6 +3,7 @@ package replicate
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/zfs"
@@ -184,15 +185,29 @@ func decideSeed(o offer, s standing) step {
 			return step{act: actAdoptSeed, epoch: seed.epoch}
 		case seed.epoch < o.Epoch, complete, seed.token == "", o.NoResume:
 			return clearSeed(seed)
-		case seed.origin != "" && seed.origin != s.origin:
+		case seed.origin != "" && datasetOf(seed.origin) != datasetOf(s.origin):
 			// What it hangs on is no part of the original's copy any more: that was removed, or
-			// set aside. Nothing new is to hang on it.
+			// set aside. Nothing new is to hang on it. Which snapshot of it that is the primary knows from
+			// the token, and zfs by guid; here names were read at two moments, and are given anew.
 			return clearSeed(seed)
 		default:
 			return step{act: actAnswer, answer: answer{Verdict: saysResume, Token: seed.token}}
 		}
 	}
 	return step{act: actAnswer, answer: answer{Verdict: saysFull, Token: originToken(s.originGUID)}}
+}
+
+// asksOrigin says that a step about a copy that is not there rests on where the snapshot is that the
+// volume is a clone of. A seed that is complete, or all of a copy, goes on without it.
+func (s standing) asksOrigin(st step) bool {
+	hangs := slices.ContainsFunc(s.seeds, func(sd seed) bool { return sd.epoch == st.epoch && sd.origin != "" })
+	return !s.exists && (st.answer.Verdict == saysFull || st.act == actAbortSeed && hangs)
+}
+
+// datasetOf is what a snapshot is of, by its full name.
+func datasetOf(snapshot string) string {
+	name, _, _ := strings.Cut(snapshot, "@")
+	return name
 }
 
 // begins says that a stream from there is one that was asked for.

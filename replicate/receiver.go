@@ -264,15 +264,16 @@ func (e *Engine) prepare(ctx context.Context, o offer, a *Assignment) (answer, s
 		if err != nil {
 			return answer{}, s, err
 		}
-		if !s.exists {
-			if s.origin, err = e.originHere(ctx, a.Origin); err != nil {
+		st := decide(o, s)
+		if s.asksOrigin(st) {
+			if s.origin, err = e.originFound(ctx, o.Volume, a.Origin); err != nil {
 				return answer{}, s, err
 			}
 			if s.origin != "" {
 				s.originGUID = guid(a.Origin.GUID)
 			}
+			st = decide(o, s)
 		}
-		st := decide(o, s)
 		if st.answer.Verdict == saysAlready && e.hasUnread(o.Volume) {
 			reread = true // nobody has seen it on the disk
 			continue
@@ -406,15 +407,43 @@ func (e *Engine) originHere(ctx context.Context, o Origin) (string, error) {
 			}
 		}
 		if fork != nil {
-			return "", fmt.Errorf("this node's copy of volume %s, of which this is a clone, is just being set aside", o.Volume)
+			return "", &movingError{o.Volume}
 		}
 	}
 	return "", nil
 }
 
-// originPatience is how long a first copy waits for the snapshot that the volume is a clone of: what
-// was taken for the clone, or just before, is still on its way to the replicas of the original.
-const originPatience = 10 * time.Second
+// movingError is a copy of an original that is half set aside.
+type movingError struct{ original volume.ID }
+
+func (m *movingError) Error() string {
+	return fmt.Sprintf("this node's copy of volume %s, of which this is a clone, is just being set aside", m.original)
+}
+
+const (
+	// originPatience is how long a first copy waits for the snapshot that the volume is a clone of:
+	// what was taken for the clone, or just before, is still on its way to the replicas of the original.
+	originPatience = 10 * time.Second
+	// movingPatience is how long it waits for the original's copy to be set aside. That takes a moment,
+	// or somebody has to help; a clone does not go without a copy for that.
+	movingPatience = 10 * time.Minute
+)
+
+// originFound is originHere; of an original that has been half set aside for long it says that it is
+// not here.
+func (e *Engine) originFound(ctx context.Context, id volume.ID, o Origin) (string, error) {
+	name, err := e.originHere(ctx, o)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var moving *movingError
+	switch {
+	case name != "":
+		delete(e.orphans, id)
+	case errors.As(err, &moving) && e.orphaned(id, time.Now()) >= movingPatience:
+		return "", nil
+	}
+	return name, err
+}
 
 // awaits says that the original has a copy here, that may yet get what the volume is a clone of.
 func (e *Engine) awaits(id volume.ID, o Origin, now time.Time) bool {
@@ -423,11 +452,15 @@ func (e *Engine) awaits(id volume.ID, o Origin, now time.Time) bool {
 	if a := e.table[o.Volume]; !o.Here || a != nil && a.Role != volume.RoleReplica || e.copies[o.Volume] == nil {
 		return false
 	}
-	since, asked := e.orphans[id]
-	if !asked {
-		since, e.orphans[id] = now, now
+	return e.orphaned(id, now) < originPatience
+}
+
+// orphaned is for how long a first copy has waited for what it is to hang on. The caller holds mu.
+func (e *Engine) orphaned(id volume.ID, now time.Time) time.Duration {
+	if _, waits := e.orphans[id]; !waits {
+		e.orphans[id] = now
 	}
-	return now.Sub(since) < originPatience
+	return now.Sub(e.orphans[id])
 }
 
 // hangOn notes that a first copy is received on the original's copy here, which must still be
@@ -789,6 +822,7 @@ func (e *Engine) verify(ctx context.Context, id volume.ID, target string, seedin
 		c.marks = nil
 		c.remember(time.Now())
 		delete(e.leftover, id)
+		delete(e.orphans, id)
 	}
 	if top == b.To {
 		c.reached(o, top)
