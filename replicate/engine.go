@@ -344,11 +344,13 @@ func (e *Engine) linksOf(id volume.ID) (list []volume.LinkStatus) {
 }
 
 // Refresh reads one volume's copy from disk again soon and wakes its links: for a
-// caller that has just taken or destroyed a user's snapshot.
+// caller that has just taken or destroyed a user's snapshot. A reading that has begun
+// by then is not it.
 func (e *Engine) Refresh(id volume.ID) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if c := e.copies[id]; c != nil {
+		e.touch(c)
 		c.known = false
 	}
 	wake(e.wakeCadence)

@@ -94,6 +94,7 @@ func TestIdle(t *testing.T) {
 func TestUserSnapshots(t *testing.T) {
 	inBubble(t, "a b", func(w *world) {
 		a, b := w.node("a"), w.node("b")
+		w.settle() // the engine's first look is over
 		a.create()
 		a.write("f", "0")
 		w.must(a.host.Snapshot(context.Background(), []string{a.dataset() + "@before"}, nil))
@@ -119,6 +120,24 @@ func TestUserSnapshots(t *testing.T) {
 				t.Errorf("replica lacks @%s: %v", name, have)
 			}
 		}
+	})
+}
+
+// A snapshot that is taken by hand while its volume is read is found at once all the same,
+// when that is said: nobody waits for the next audit.
+func TestRefreshedWhileRead(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.pair("one")
+		w.settle()
+		a.host.Inject(zfsfake.Rule{Op: "snapshots", After: true, Times: 1, Do: func(ctx context.Context, _, _ string) error {
+			a.write("f", "two")
+			err := a.host.Snapshot(ctx, []string{a.dataset() + "@late"}, nil)
+			a.eng().Refresh(testVol)
+			return err
+		}})
+		a.eng().Refresh(testVol)
+		w.patience = time.Minute
+		w.waitFor("what was taken meanwhile on b", func() bool { return has(b, "late") })
 	})
 }
 
