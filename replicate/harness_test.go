@@ -309,23 +309,37 @@ func (w *world) settle() {
 
 // assign makes one node primary of testVol and others its replicas.
 func (w *world) assign(epoch volume.Epoch, primary string, replicas ...string) {
-	a := Assignment{Volume: testVol, Epoch: epoch, Primary: w.node(primary).id, Interval: time.Second}
-	for _, r := range replicas {
-		a.Replicas = append(a.Replicas, w.node(r).id)
+	for _, n := range w.nodes {
+		n.assign(w.roleOf(n, epoch, volume.Line{}, primary, replicas...)...)
 	}
+}
+
+// assignLine is assign of a volume that was rolled back, of which its replicas hear before
+// its primary can tell them anything.
+func (w *world) assignLine(epoch volume.Epoch, line volume.Line, primary string, replicas ...string) {
 	for name, n := range w.nodes {
-		a := a
-		switch {
-		case name == primary:
-			a.Role = volume.RolePrimary
-		case slices.Contains(replicas, name):
-			a.Role, a.Replicas = volume.RoleReplica, nil
-		default:
-			n.assign()
-			continue
+		if name != primary {
+			n.assign(w.roleOf(n, epoch, line, primary, replicas...)...)
 		}
-		n.assign(a)
 	}
+	w.node(primary).assign(w.roleOf(w.node(primary), epoch, line, primary, replicas...)...)
+}
+
+// roleOf is what a node has to do with testVol then.
+func (w *world) roleOf(n *node, epoch volume.Epoch, line volume.Line, primary string, replicas ...string) []Assignment {
+	a := Assignment{Volume: testVol, Epoch: epoch, Line: line, Primary: w.node(primary).id, Interval: time.Second}
+	switch {
+	case n.name == primary:
+		a.Role = volume.RolePrimary
+		for _, r := range replicas {
+			a.Replicas = append(a.Replicas, w.node(r).id)
+		}
+	case slices.Contains(replicas, n.name):
+		a.Role = volume.RoleReplica
+	default:
+		return nil
+	}
+	return []Assignment{a}
 }
 
 func (n *node) assign(all ...Assignment) {

@@ -121,20 +121,6 @@ func TestRollback(t *testing.T) {
 	})
 }
 
-// assignLine is assign of a volume that was rolled back.
-func (w *world) assignLine(epoch volume.Epoch, line volume.Line, primary string, replicas ...string) {
-	w.assign(epoch, primary, replicas...)
-	for _, n := range w.nodes {
-		n.mu.Lock()
-		table := slices.Clone(n.table)
-		n.mu.Unlock()
-		for i := range table {
-			table[i].Line = line
-		}
-		n.assign(table...)
-	}
-}
-
 // A replica that is promoted after a rollback, and that never heard of it from the primary,
 // promises to stand where the line begins, and goes back itself.
 func TestRollbackOfPromoted(t *testing.T) {
