@@ -337,10 +337,18 @@ func TestElectionOfCompany(t *testing.T) {
 func TestElectionIsCountedByItsCommit(t *testing.T) {
 	for _, best := range []volume.NodeID{"n1", "n3"} {
 		elect(t, nil, func(f *voters, e *elections) {
-			f.answers("n1", holds(7, time.Minute))
-			f.answers("n2", holds(7, time.Minute))
-			f.answers("n3", holds(7, time.Minute))
-			f.answers(best, holds(8, 0))
+			for _, id := range []volume.NodeID{"n1", "n2", "n3"} {
+				say := holds(7, time.Minute)
+				if id == best {
+					say = holds(8, 0)
+				}
+				f.answers(id, func(v api.PromiseFor) api.PromiseAnswer {
+					if id != "n1" { // for which, as it was lost, nobody waits
+						time.Sleep(time.Second)
+					}
+					return say(v)
+				})
+			}
 			f.lose()
 			f.mu.Lock()
 			f.deaf = true
