@@ -154,6 +154,7 @@ func TestCloneFirstCopy(t *testing.T) {
 		w.tidy()
 
 		// On a replica that becomes the primary it is a clone, too, and its replicas have as little to get.
+		w.partition("a", "b", true) // until both know all of what is assigned
 		w.must(a.host.Destroy(context.Background(), a.dataset()))
 		w.assign(2, "b", "a")
 		b.change(func(as *Assignment) bool { as.Origin = origin; return true })
@@ -162,6 +163,7 @@ func TestCloneFirstCopy(t *testing.T) {
 		a.mu.Unlock()
 		table[0].Origin = origin
 		a.assign(table...)
+		w.partition("a", "b", false)
 		w.waitFor("in sync the other way", w.inSync("b", "a"))
 		if kinds, _ := b.firstCopies(); kinds != kindClone || a.hangs() != a.original()+"@s" {
 			t.Errorf("sent back: %q, and it hangs on %q", kinds, a.hangs())
