@@ -256,6 +256,7 @@ type Agent struct {
 	lookTook time.Duration // how long the last listing took that this loop made
 	stepped  time.Time     // when the last look was, whatever it read
 	excused  bool          // the next listing is put off, see due
+	decided  uint64        // index of the state that was last acted on
 
 	asides    []volume.Aside
 	asidesAt  time.Time // when they were listed
@@ -410,12 +411,19 @@ func (a *Agent) rest(ctx context.Context, d time.Duration) {
 // step looks once, or where that is as good remembers, and starts what there is to do. It
 // returns how long nothing will change by itself, and why to look then.
 func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup, why cause) (wait time.Duration, then cause) {
+	s := a.cluster.State()
+	if s.Index != a.decided && (why == byTime || why == byEngine) {
+		// Who waits hears of one thing when there are two: what can be put off must not put off the news.
+		if why == byEngine {
+			a.Stir()
+		}
+		why = byNews
+	}
 	if why == byEngine {
 		if later := a.looksLater(time.Now()); later > 0 {
 			return later, byEngine
 		}
 	}
-	s := a.cluster.State()
 	if due(s, a.self) {
 		a.excused = true
 		if later := a.routineLater(time.Now()); why == byTime && later > 0 {
@@ -456,6 +464,7 @@ func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup, why cause) (wait
 
 	now := time.Now()
 	actions := Diff(s, got, a.self, inUse)
+	a.decided = s.Index
 	a.forgive(actions)
 	for _, act := range actions {
 		a.mu.Lock()

@@ -97,14 +97,12 @@ func (a *Agent) looksLater(now time.Time) time.Duration {
 // looks: for seconds where there are very many datasets, or the engine is slow.
 const dueFor = 20 * time.Second
 
-// due says that this node is to give a volume up, or may be told to take one over, in a moment: clients
-// wait for it.
+// due says that this node is to give a volume up, or is told to take one over, in a moment: clients wait
+// for it. They do while one is elected, too, but that may last, and after a promise it takes a look to
+// know once more what is here.
 func due(s *state.State, self volume.NodeID) bool {
 	for v := range s.Volumes() {
-		switch {
-		case v.Phase == state.PhaseMoving && (v.Placement.Primary == self || v.Pending.To == self):
-			return true
-		case v.Phase == state.PhaseElecting && v.Placement.Role(self) == volume.RoleReplica && v.Election.Was != self:
+		if v.Phase == state.PhaseMoving && (v.Placement.Primary == self || v.Pending.To == self) {
 			return true
 		}
 	}

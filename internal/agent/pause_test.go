@@ -508,9 +508,7 @@ func TestDue(t *testing.T) {
 		"it is to come": {begin, func(g *giving) state.Command {
 			return state.CommitHandoff{ID: vol2, Epoch: 1, Attempt: "n", Final: g.last}
 		}, true},
-		"its primary is lost": {state.BeginElection{ID: vol2, Epoch: 1, Fenced: true}, func(g *giving) state.Command {
-			return state.Promote{ID: vol2, Epoch: g.State().Volume(vol2).Epoch, To: self, Start: g.last}
-		}, true},
+		"its primary is lost":       {state.BeginElection{ID: vol2, Epoch: 1, Fenced: true}, nil, false},
 		"one is to leave":           {state.BeginHandoff{ID: vol1, Epoch: 1, To: other, Attempt: "m", Follow: true}, nil, true},
 		"it is to go to another":    {state.BeginHandoff{ID: vol2, Epoch: 1, To: third, Attempt: "n"}, nil, false},
 		"its primary was lost here": {state.BeginElection{ID: vol1, Epoch: 1, Fenced: true}, nil, false},
@@ -533,6 +531,30 @@ func TestDue(t *testing.T) {
 				if took := time.Since(began); took > 0 {
 					t.Errorf("it took %s", took)
 				}
+			})
+		})
+	}
+}
+
+// What is put off for a step that is due puts off no news: the loop has woken up for something else at the
+// moment at which they came, and hears nothing more of them.
+func TestNewsAreNotPutOff(t *testing.T) {
+	for name, wake := range map[string]func(*Agent){
+		"its time has come": func(a *Agent) { time.Sleep(a.poll) },
+		"the engine stirs":  (*Agent).Stir,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newGiving(t, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+				g.apply(state.BeginHandoff{ID: vol1, Epoch: 1, To: other, Attempt: "m", Follow: true},
+					state.BeginHandoff{ID: vol2, Epoch: 1, To: self, Attempt: "n"})
+				g.want("it waits for clients, and for what is to come", g.looks(func() { wake(g.a) }), 0)
+				g.mu.Lock()
+				g.f.apply(t, state.CommitHandoff{ID: vol2, Epoch: 1, Attempt: "n", Final: g.last})
+				g.mu.Unlock()
+				wake(g.a)
+				synctest.Wait()
+				g.takes()
 			})
 		})
 	}
