@@ -37,6 +37,7 @@ func (w *world) withPast(size int, others ...string) {
 		}
 		time.Sleep(4 * time.Minute)
 	}
+	w.settle() // what is read or pruned at this moment is
 	w.must(a.eng().RemoveSnapshot(context.Background(), testVol, "user3"))
 	a.write("last", "write")
 	w.waitFor("a past", func() bool { return len(a.kept()) >= 3+3+2 && len(a.scheduled()) == 5 })

@@ -39,6 +39,7 @@ func TestWaitsPerStep(t *testing.T) {
 				w.Error("nothing was pruned meanwhile")
 			}
 			// Both are told of each step, with two trips in them at least.
+			w.settle() // of the last one, too
 			acked := a.count(func(ev Event) bool { k, ok := ev.(Acknowledged); return ok && k.Took >= 2*trip })
 			offered := a.count(func(ev Event) bool { o, ok := ev.(Offered); return ok && o.Took >= 2*trip })
 			if n := a.streams(""); acked != n || offered < n {
