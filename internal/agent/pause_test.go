@@ -603,6 +603,10 @@ func TestRest(t *testing.T) {
 		g.apply(state.CommitHandoff{ID: vol2, Epoch: 1, Attempt: "n", Final: g.last})
 		g.want("it comes", g.looks(func() {}), 0)
 		g.takes()
+		spec := g.State().Volume(vol1).Spec
+		spec.Interval = time.Minute
+		news := state.UpdateSpec{ID: vol1, Spec: spec, Changed: g.State().Volume(vol1).Changed}
+		g.want("news that need a look, since this node has done something", g.looks(func() { g.apply(news) }), 0)
 		g.want("then it has rested", g.looks(func() { time.Sleep(slow / 2) }), 1)
 		time.Sleep(9 * slow / 2) // what it did is looked at, too, and there is nothing for more than that
 		g.want("for a reason that comes late", g.looks(g.a.Wake), 1)
