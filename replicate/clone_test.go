@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -916,6 +917,29 @@ func TestCloneReplicaPutBack(t *testing.T) {
 		}
 		a.stop()
 	})
+}
+
+// Three in a row have half a first copy thrown away: only what a replica does that does not know such
+// streams may count.
+func TestHungUp(t *testing.T) {
+	hard := &zfs.Error{Op: "send", Stderr: "cannot send: dataset is busy", Kind: zfs.ErrBusy}
+	for name, c := range map[string]struct {
+		err  error
+		took time.Duration
+		want bool
+	}{
+		"at the beginning":          {io.ErrUnexpectedEOF, time.Second, true},
+		"which ended zfs here":      {fmt.Errorf("sending: %w", errors.Join(io.ErrClosedPipe, &zfs.Error{Op: "send"})), time.Second, true},
+		"not at all":                {nil, time.Second, false},
+		"in the middle":             {io.ErrUnexpectedEOF, hungUpBy, false},
+		"zfs here does not send it": {fmt.Errorf("sending: %w", hard), time.Second, false},
+		"it does not get on":        {fmt.Errorf("no acknowledgement: %w", errSilent), time.Second, false},
+		"the line does not":         {fmt.Errorf("sending: %w", errStalled), time.Second, false},
+	} {
+		if got := hungUp(c.err, c.took); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
 }
 
 // waited says that a first copy counts as waiting for what it is to hang on.

@@ -410,6 +410,16 @@ func lasting(err error) bool {
 	return true
 }
 
+// hungUpBy is how soon a replica has ended a stream that it knows nothing to do with. It does so without
+// a word, and before it reads any of it.
+const hungUpBy = 10 * time.Second
+
+// hungUp says that a stream ended so soon, and neither by zfs here nor by a replica that does not get on.
+func hungUp(err error, took time.Duration) bool {
+	var z *zfs.Error
+	return err != nil && took < hungUpBy && !(errors.As(err, &z) && z.Stderr != "") && !errors.Is(err, errStalled) && !errors.Is(err, errSilent)
+}
+
 // foresee is the stream that the replica will ask for if it still has what it had last.
 func (l *link) foresee() (h hop, ok bool) {
 	l.e.mu.Lock()
@@ -509,9 +519,9 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string, e
 		l.noResume = true
 	case a.Code == codeFailed:
 		l.fruitless++
-	case h.onOrigin && a.Code == "" && ctx.Err() == nil && !lasting(err):
-		// A replica that was put back to a version that knows no such streams hangs up on each,
-		// without a word. A line that breaks costs nothing as long as more of the stream arrives.
+	case h.onOrigin && a.Code == "" && ctx.Err() == nil && hungUp(err, time.Since(began)):
+		// A replica that was put back to a version that knows no such streams does that to each. A line
+		// that breaks so soon costs nothing as long as more of the stream arrives.
 		l.fruitless++
 	default:
 		l.fruitlessAfter(err)

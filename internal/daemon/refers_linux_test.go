@@ -53,6 +53,7 @@ func TestRefers(t *testing.T) {
 			{"tank/pgdata /mnt/pg zfs defaults 0 0", true},
 			{"tank/pgdata2 /mnt/pg2 zfs defaults 0 0", false},
 			{"#tank/pgdata /mnt/pg zfs defaults", false},
+			{"# " + escaped + " is where it was", false},
 			{escaped + "/sub /export none bind 0 0", true},
 			{escaped + "2 /export none bind 0 0", false},
 			{"tmpfs\t" + escaped + "/tmp tmpfs", true},
