@@ -749,7 +749,9 @@ func (a *Agent) firstLook(ctx context.Context) error {
 	a.uncover(func(id volume.ID) bool {
 		v := a.cluster.State().Volume(id)
 		_, here := got.Copies[id]
-		return here || v != nil && v.Phase != state.PhasePurged
+		_, trashed := got.Trash[id]
+		// One that comes here later is covered before it is mounted.
+		return here || trashed || v != nil && v.Phase != state.PhasePurged && v.Placement.Role(a.self) != volume.RoleNone
 	})
 	for _, id := range got.mounted() {
 		a.use.Found(id)

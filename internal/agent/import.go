@@ -408,6 +408,8 @@ func (a *Agent) adoptDataset(ctx context.Context, v *state.Volume, props map[str
 	first := map[string]string{"canmount": props["canmount"], "readonly": props["readonly"]}
 	err = a.zfs.SetProperties(ctx, to, first)
 	if err == nil {
+		// Or mounts it anew at the new place, if it was mounted where it was meanwhile.
+		a.cover(v)
 		err = a.zfs.SetProperties(ctx, to, props)
 	}
 	if permanent(err) {

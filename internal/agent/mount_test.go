@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -194,16 +195,47 @@ func TestWholeIsCovered(t *testing.T) {
 		if len(i.covered) != 1 {
 			t.Errorf("left are %v", i.covered)
 		}
-		// What a crash has left goes at the next start.
+		// What a crash has left goes at the next start, also that of a volume which is somewhere else.
 		i.covered[at], i.covered["/v/mine"] = true, true
-		must(t, a.firstLook(ctx))
-		if !i.covered[at] || len(i.covered) != 2 {
-			t.Error("a volume that is somewhere else may come back")
-		}
-		f.s = state.New()
 		must(t, a.firstLook(ctx))
 		if len(i.covered) != 1 || !i.covered["/v/mine"] {
 			t.Errorf("left are %v", i.covered)
+		}
+		// What is to be here, or is here, stays covered, whatever is known of it.
+		f.apply(t, state.CreateVolume{ID: vol2, Name: "my", Spec: volume.Spec{}.MakeWhole(), Placement: volume.Placement{Primary: other, Local: []volume.NodeID{self}}})
+		at2 := "/v/" + string(vol2)
+		look := func(what string, covered bool) {
+			t.Helper()
+			i.covered[at2], a.trashAt = true, time.Time{}
+			must(t, a.firstLook(ctx))
+			if i.covered[at2] != covered {
+				t.Errorf("%s: covered: %v", what, i.covered)
+			}
+		}
+		look("a replica is to come", true)
+		f.s = state.New()
+		look("nothing", false)
+		must(t, host.CreateFilesystem(ctx, "tank/flocker/"+string(vol2), nil))
+		look("a copy", true)
+		must(t, host.Rename(ctx, "tank/flocker/"+string(vol2), "tank/flocker-trash/"+string(vol2)))
+		look("a copy in the trash", true)
+	})
+	t.Run("mounted where it was, just before it may not be", func(t *testing.T) {
+		a, host, _, i := importing(t)
+		sets := 0
+		host.Inject(zfsfake.Rule{Op: "set", Do: func(_ context.Context, _, name string) error {
+			if name != ds {
+				return nil
+			}
+			// The second one moves it, with what is mounted.
+			if sets++; sets == 2 && !i.covered[at] {
+				t.Error("it is moved to where everybody could write before")
+			}
+			return nil
+		}})
+		must(t, a.do(ctx, Action{StepCreate, vol1}))
+		if sets < 2 {
+			t.Errorf("it was changed %d times", sets)
 		}
 	})
 }

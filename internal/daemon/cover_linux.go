@@ -46,7 +46,7 @@ func (p places) cover(mountpoint string) error {
 		err = nil
 	}
 	if len(hidden) > 0 {
-		err = fmt.Errorf("%s in %s was written while nothing was mounted there, and is hidden by what is mounted", hidden[0], mountpoint)
+		err = fmt.Errorf("%s in %s was written while nothing was mounted there, and is hidden by what is mounted; to move it away: unmount that, and chattr -i %[2]s", hidden[0], mountpoint)
 	}
 	// The mode first: what is immutable has it for good. It keeps others than root out, also
 	// where the file system does not know the attribute.

@@ -279,7 +279,7 @@ func (d *Daemon) setUp(ctx context.Context, req api.NodeSetup, witness bool, ent
 			return m, true, nil
 		}
 		return nil, false, volume.Errorf(volume.CodeConflict, "this node is in cluster %s already", m.cluster.ClusterID()).
-			WithHint("to leave it, remove the node from the cluster and its state directory %s", d.parts.StateDir)
+			WithHint("to leave it, remove the node from the cluster and its state directory %s; what root cannot remove below it was made so by flockd, and `chattr -i` on it undoes that", d.parts.StateDir)
 	}
 	name := req.Name
 	if name == "" {

@@ -256,6 +256,7 @@ func TestScripts(t *testing.T) {
 
 		{name: "removed", script: "postrm", args: "remove", want: "daemon-reload"},
 		{name: "purged", script: "postrm", args: "purge", says: "all datasets stay"},
+		{name: "purged, with a directory that root cannot remove", script: "postrm", args: "purge", says: "chattr -f -i /var/lib/flocker/volumes/*; rm -r"},
 		{name: "after an upgrade", script: "postrm", args: "upgrade 1.1"},
 		{name: "after an upgrade by rpm", script: "postrm", args: "1"},
 	} {

@@ -33,6 +33,12 @@ func clean(t *testing.T) cluster {
 	return c
 }
 
+// removed is a command that removes a state directory, also with directories in it that were covered
+// for volumes that were imported, which root cannot remove as they are.
+func removed(dir string) string {
+	return "{ chattr -f -i " + dir + "/volumes/* || true; rm -rf " + dir + "; }"
+}
+
 // start gives a test a cluster of three. At the test's end nothing may be left over.
 func start(t *testing.T) cluster {
 	t.Helper()

@@ -97,9 +97,9 @@ func TestForeignCluster(t *testing.T) {
 	words := strings.Fields(theirs)
 	token := words[len(words)-1]
 	c.refuse("their token at our door", func() (string, error) {
-		return c.n2.Try("systemctl stop flockd; rm -rf /var/lib/flocker.was; mv /var/lib/flocker /var/lib/flocker.was; systemctl start flockd; " +
+		return c.n2.Try("systemctl stop flockd; " + removed("/var/lib/flocker.was") + "; mv -T /var/lib/flocker /var/lib/flocker.was; systemctl start flockd; " +
 			"flockctl join --peer " + c.n1.Addr() + ":4523 " + token + " --pool tank --timeout 60s; code=$?; " +
-			"systemctl stop flockd; rm -rf /var/lib/flocker; mv /var/lib/flocker.was /var/lib/flocker; systemctl start flockd; exit $code")
+			"systemctl stop flockd; " + removed("/var/lib/flocker") + "; mv -T /var/lib/flocker.was /var/lib/flocker; systemctl start flockd; exit $code")
 	}, "exit code 7")
 
 	c.Step("their gossip and their certificate do not count here", func() {

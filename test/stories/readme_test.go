@@ -28,7 +28,8 @@ func TestReadme(t *testing.T) {
 		deb := c.debianPackage()
 		for _, n := range c.Nodes() {
 			n.Sh(`systemctl -q disable --now flockd flockd-proxy flockd-fence
-rm -rf /etc/systemd/system/flockd*.service /usr/local/bin/flock* /var/lib/flocker /etc/flocker /run/flocker
+rm -rf /etc/systemd/system/flockd*.service /usr/local/bin/flock* /etc/flocker /run/flocker
+` + removed("/var/lib/flocker") + `
 systemctl daemon-reload
 ! command -v flockd flockctl`)
 			n.Copy(deb, "/root/"+filepath.Base(deb))

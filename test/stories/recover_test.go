@@ -123,7 +123,7 @@ func TestRecover(t *testing.T) {
 
 	c.Step("n3 is removed, and joins as a new node with nothing on its disk", func() {
 		c.n1.Flockctl("node", "remove", "--dead", "--yes", "n3")
-		c.n3.Sh("systemctl stop flockd && rm -rf /var/lib/flocker && zfs destroy -r tank/flocker && systemctl start flockd")
+		c.n3.Sh("systemctl stop flockd && " + removed("/var/lib/flocker") + " && zfs destroy -r tank/flocker && systemctl start flockd")
 		c.join(joinLine(c.n1.Flockctl("token", "create")), c.n3)
 		c.waitNodes(3)
 		c.waitAutomatic()
