@@ -67,8 +67,9 @@ type Files interface {
 	// that succeeds is the proof.
 	Users(mountpoint string) ([]string, error)
 	// Refers are the places in the configuration of this machine that name a dataset, or anything
-	// at or below dir, where it is mounted ("": nowhere), for people.
-	Refers(dataset, dir string) ([]string, error)
+	// at or below dir, where it is mounted ("": nowhere), and those of binds that do, for people. Of
+	// what leads there by symbolic links it is the same, and where that cannot be known is an error.
+	Refers(dataset, dir string, binds []Bind) ([]string, error)
 	// Cover makes the directory that a dataset is to be mounted on, such that nobody can write
 	// to it while nothing is; with something mounted there it does nothing. With an error it may
 	// be mounted all the same.
@@ -159,9 +160,9 @@ type Config struct {
 	Arriving func(id volume.ID, epoch volume.Epoch, part string)
 	// RolledBack is told how each rollback here ended: committed, or refused; nil: nobody is.
 	RolledBack func(committed bool)
-	// Bound are the containers of this machine, in any state, that are given something at or below a
-	// directory of it, for people. Nil: there is no engine.
-	Bound func(ctx context.Context, dir string) ([]string, error)
+	// Bound is what containers of this machine, in any state, and volumes of its engine have of it. Nil:
+	// there is no engine.
+	Bound func(ctx context.Context) ([]Bind, error)
 	// Lease is this node's right to write; nil: it always may.
 	Lease Lease
 	// Poll is how often the disk is looked at without a reason; 0: 5 s.
@@ -214,7 +215,7 @@ type Agent struct {
 	moving        func(string) func(string, state.MoveTimes)
 	arriving      func(volume.ID, volume.Epoch, string)
 	rolledBack    func(committed bool)
-	bound         func(ctx context.Context, dir string) ([]string, error)
+	bound         func(ctx context.Context) ([]Bind, error)
 	clock         func() time.Time
 	lease         Lease
 	log           *slog.Logger

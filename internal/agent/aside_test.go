@@ -114,11 +114,15 @@ type idle struct {
 }
 
 func (i *idle) Unused(string, string) error { return nil }
-func (i *idle) Refers(dataset, dir string) ([]string, error) {
+func (i *idle) Refers(dataset, dir string, binds []Bind) ([]string, error) {
 	if dataset != "tank/pgdata" || dir != "/srv/pgdata" {
 		return nil, fmt.Errorf("asked for %s at %s", dataset, dir)
 	}
-	return i.refers, nil
+	found := slices.Clone(i.refers)
+	for _, b := range binds {
+		found = append(found, b.By)
+	}
+	return found, nil
 }
 func (i *idle) Cover(mountpoint string) error {
 	i.covered[mountpoint] = true

@@ -276,6 +276,12 @@ func (a *Agent) LookImport(ctx context.Context, name string) (f Importable, err 
 	return f, err
 }
 
+// Bind is a path of this machine that something uses when it is started.
+type Bind struct {
+	Path string
+	By   string // for people
+}
+
 // refersTo are who would use a dataset by its name, or by the place where it is mounted, if they
 // were started.
 func (a *Agent) refersTo(ctx context.Context, d zfs.Dataset) ([]string, error) {
@@ -283,11 +289,14 @@ func (a *Agent) refersTo(ctx context.Context, d zfs.Dataset) ([]string, error) {
 	if strings.HasPrefix(d.Mountpoint, "/") {
 		at = d.Mountpoint
 	}
-	list, err := a.files.Refers(d.Name, at)
-	if err == nil && at != "" && a.bound != nil {
-		var bound []string
-		bound, err = a.bound(ctx, at)
-		list = append(list, bound...)
+	var binds []Bind
+	var list []string
+	var err error
+	if at != "" && a.bound != nil {
+		binds, err = a.bound(ctx)
+	}
+	if err == nil {
+		list, err = a.files.Refers(d.Name, at, binds)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("looking for what uses %s when it is started: %w", d.Name, err)

@@ -623,11 +623,11 @@ func TestImportBound(t *testing.T) {
 	ctx := context.Background()
 	a, host, _, _ := importing(t)
 	var answer error
-	a.bound = func(_ context.Context, dir string) ([]string, error) {
-		return []string{"container db of " + dir}, answer
+	a.bound = func(context.Context) ([]Bind, error) {
+		return []Bind{{Path: "/srv/pgdata", By: "container db"}}, answer
 	}
 	f, err := a.LookImport(ctx, "tank/pgdata")
-	if err != nil || !slices.Equal(f.Refers, []string{"container db of /srv/pgdata"}) {
+	if err != nil || !slices.Equal(f.Refers, []string{"container db"}) {
 		t.Errorf("%q, %v", f.Refers, err)
 	}
 	answer = errors.New("no engine")
@@ -646,9 +646,9 @@ func TestImportBound(t *testing.T) {
 type nowhere struct{ Files }
 
 func (nowhere) Unused(string, string) error { return nil }
-func (nowhere) Refers(_, dir string) ([]string, error) {
-	if dir != "" {
-		return nil, fmt.Errorf("asked for %s", dir)
+func (nowhere) Refers(_, dir string, binds []Bind) ([]string, error) {
+	if dir != "" || len(binds) > 0 {
+		return nil, fmt.Errorf("asked for %s, and %v", dir, binds)
 	}
 	return nil, nil
 }

@@ -154,7 +154,7 @@ func (d *Docker) Users(ctx context.Context) ([]Use, error) {
 	})
 }
 
-// Bound lists what containers have of the machine.
+// Bound lists what containers and volumes have of the machine.
 func (d *Docker) Bound(ctx context.Context) ([]Bound, error) {
 	return ask(ctx, d, "list containers", callTimeout, func(ctx context.Context, c *client.Client) ([]Bound, error) {
 		list, err := d.all(ctx, c)
@@ -170,6 +170,20 @@ func (d *Docker) Bound(ctx context.Context) ([]Bound, error) {
 			for _, m := range s.Mounts {
 				if m.Type == mount.TypeBind {
 					out = append(out, Bound{Name: name, State: State(s.State), Source: m.Source})
+				}
+			}
+		}
+		volumes, err := c.VolumeList(ctx, client.VolumeListOptions{Filters: client.Filters{}.Add("driver", "local")})
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range volumes.Items {
+			// Its device may have any of these in it; those of a mount have several paths in "o".
+			paths := []string{v.Mountpoint, v.Options["device"]}
+			paths = append(paths, strings.FieldsFunc(v.Options["o"], func(r rune) bool { return strings.ContainsRune(",=:", r) })...)
+			for _, source := range paths {
+				if strings.HasPrefix(source, "/") {
+					out = append(out, Bound{Name: v.Name, Volume: true, Source: source})
 				}
 			}
 		}

@@ -46,7 +46,8 @@ func TestDockerAnswers(t *testing.T) {
    {"Type":"volume","Name":"db","Destination":"/data","Driver":"flocker","RW":false}]},
  {"Id":"cccc","Names":["/other"],"State":"running","Mounts":[]}]`)
 		case strings.HasSuffix(r.URL.Path, "/volumes"):
-			fmt.Fprint(w, `{"Volumes":[{"Name":"db","Driver":"local"},{"Name":"x","Driver":"local"}],"Warnings":null}`)
+			fmt.Fprint(w, `{"Volumes":[{"Name":"db","Driver":"local","Mountpoint":"/var/lib/docker/volumes/db/_data","Options":{"type":"none","o":"bind","device":"/srv/pg:1"}},
+ {"Name":"x","Driver":"local","Options":{"type":"overlay","device":"overlay","o":"lowerdir=/l1:/l2,upperdir=/up,index=off"}}],"Warnings":null}`)
 		case strings.HasSuffix(r.URL.Path, "/events"):
 			for _, action := range []string{"start", "exec_create: true", "exec_start: true", "exec_die", "health_status: healthy", "die"} {
 				fmt.Fprintf(w, `{"Type":"container","Action":%q,"Actor":{"ID":"aaaa"}}`+"\n", action)
@@ -71,7 +72,11 @@ func TestDockerAnswers(t *testing.T) {
 		t.Errorf("Version = %+v, %v", v, err)
 	}
 	bound, err := d.Bound(ctx)
-	if want := []container.Bound{{Name: "db-1", State: container.Running, Source: "/etc"}}; err != nil || !slices.Equal(bound, want) {
+	if want := []container.Bound{
+		{Name: "db-1", State: container.Running, Source: "/etc"},
+		{Name: "db", Volume: true, Source: "/var/lib/docker/volumes/db/_data"}, {Name: "db", Volume: true, Source: "/srv/pg:1"},
+		{Name: "x", Volume: true, Source: "/l1"}, {Name: "x", Volume: true, Source: "/l2"}, {Name: "x", Volume: true, Source: "/up"},
+	}; err != nil || !slices.Equal(bound, want) {
 		t.Errorf("Bound = %+v, %v, want %+v", bound, err, want)
 	}
 	users, err := d.Users(ctx)

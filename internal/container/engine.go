@@ -17,7 +17,8 @@ type Engine interface {
 	Users(ctx context.Context) ([]Use, error)
 	// Linking are the running containers that are to reach services by their names.
 	Linking(ctx context.Context) ([]Linking, error)
-	// Bound are all containers, in any state, that are given a directory or file of the machine.
+	// Bound is what all containers, in any state, and the engine's own volumes have of the machine:
+	// such a volume may be a directory somewhere else, or something be mounted on its own.
 	Bound(ctx context.Context) ([]Bound, error)
 	// LocalVolumes are the names of the engine's own volumes.
 	LocalVolumes(ctx context.Context) ([]string, error)
@@ -128,10 +129,12 @@ type Use struct {
 	Ports     Ports // without those published
 }
 
-// Bound is one directory or file of the machine in a container.
+// Bound is one directory or file of the machine in a container, or in a volume of the engine's own,
+// which the next container of it gets.
 type Bound struct {
-	Name   string // of the container
-	State  State
+	Name   string // of the container, or the volume
+	State  State  // of the container
+	Volume bool
 	Source string // on the machine
 }
 

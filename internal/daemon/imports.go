@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/flocker-io/flocker/internal/agent"
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/state"
@@ -180,14 +181,16 @@ func (m *member) importHere(ctx context.Context, req api.ImportRequest) (out api
 	return out, nil
 }
 
-// boundBelow are the containers that are given something at or below a directory, for people.
-func boundBelow(list []container.Bound, dir string) (names []string) {
+// bindsOf says for people what containers, and volumes of the engine, have of this machine.
+func bindsOf(list []container.Bound) (binds []agent.Bind) {
 	for _, b := range list {
-		if b.Source == dir || strings.HasPrefix(b.Source, dir+"/") {
-			names = append(names, fmt.Sprintf("container %s (%s)", b.Name, b.State))
+		by := fmt.Sprintf("container %s (%s)", b.Name, b.State)
+		if b.Volume {
+			by = fmt.Sprintf("volume %s of the container engine", b.Name)
 		}
+		binds = append(binds, agent.Bind{Path: b.Source, By: by})
 	}
-	return names
+	return binds
 }
 
 // importable asks a node about a dataset of its.

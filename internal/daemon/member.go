@@ -139,11 +139,11 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	if m.follow != nil {
 		prepareStop, stopFollowing = m.follow.prepare, m.follow.stopFor
 	}
-	var bound func(context.Context, string) ([]string, error)
+	var bound func(context.Context) ([]agent.Bind, error)
 	if engine := p.Engine; engine != nil {
-		bound = func(ctx context.Context, dir string) ([]string, error) {
+		bound = func(ctx context.Context) ([]agent.Bind, error) {
 			list, err := engine.Bound(ctx)
-			return boundBelow(list, dir), err
+			return bindsOf(list), err
 		}
 	}
 	m.agent = agent.New(agent.Config{

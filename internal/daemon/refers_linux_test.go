@@ -5,9 +5,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/flocker-io/flocker/internal/agent"
 	"github.com/flocker-io/flocker/internal/container"
+	"github.com/flocker-io/flocker/internal/mounts"
 )
 
 // Every line that would use the dataset, or what is in it, is found, and no other one.
@@ -60,6 +66,11 @@ func TestRefers(t *testing.T) {
 			{link + "/pg\\040data /export none bind", true},
 			{"/dev/sdb /b ext4 x-systemd.requires-mounts-for=" + escaped, true},
 			{"/dev/sdb /b ext4 noauto,x-systemd.requires-mounts-for=/c,ro", false},
+			{"/dev/sdb /b ext4 x-systemd.requires=" + escaped + "/sub", true},
+			{"overlay /merged overlay ro,lowerdir=/a:" + escaped + "/sub:/b", true},
+			{"/a:" + escaped + " /pool fuse.mergerfs defaults", true},
+			{"nas:" + escaped + " /mnt nfs defaults", false},
+			{"/dev/sdb /b\u00a0" + escaped + " ext4", false},
 			{"none", false}, {"", false},
 		},
 		"exports": {
@@ -70,6 +81,7 @@ func TestRefers(t *testing.T) {
 			{filepath.Dir(pg) + " *(rw,crossmnt)", true},
 			{"/ *(ro,crossmnt)", true},
 			{"# " + escaped + " *(rw)", false},
+			{link + " *(ro,crossmnt)", true},
 			{"/srv/other *(rw,crossmnt)", false},
 			{"", false},
 		},
@@ -79,7 +91,8 @@ func TestRefers(t *testing.T) {
 		want[filepath.Join(etc, name)] = write(name, lines)
 	}
 	delete(want, filepath.Join(etc, "exports.d/a.old"))
-	got, err := refersIn(etc, "tank/pgdata", pg)
+	r := localRoads()
+	got, err := r.refersIn(etc, "tank/pgdata", pg, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,10 +108,10 @@ func TestRefers(t *testing.T) {
 		}
 	}
 	// Where it is mounted nowhere, its name counts alone.
-	if got, err := refersIn(etc, "tank/pgdata", ""); err != nil || len(got) != 1 {
+	if got, err := r.refersIn(etc, "tank/pgdata", "", nil); err != nil || len(got) != 1 {
 		t.Errorf("by its name: %q, %v", got, err)
 	}
-	if got, err := refersIn(filepath.Join(etc, "nothing"), "tank/pgdata", pg); err != nil || len(got) != 0 {
+	if got, err := r.refersIn(filepath.Join(etc, "nothing"), "tank/pgdata", pg, nil); err != nil || len(got) != 0 {
 		t.Errorf("where there is nothing: %q, %v", got, err)
 	}
 	// What cannot be read is not taken for nothing.
@@ -108,7 +121,7 @@ func TestRefers(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(etc, "fstab"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := refersIn(etc, "tank/pgdata", pg); err == nil {
+	if got, err := r.refersIn(etc, "tank/pgdata", pg, nil); err == nil {
 		t.Errorf("unread: %q", got)
 	}
 }
@@ -121,14 +134,163 @@ func atoi(t *testing.T, s string) (n int) {
 	return n
 }
 
-func TestBoundBelow(t *testing.T) {
-	list := []container.Bound{
+func TestBindsOf(t *testing.T) {
+	got := bindsOf([]container.Bound{
 		{Name: "db", State: container.Exited, Source: "/srv/pgdata"},
-		{Name: "conf", State: container.Created, Source: "/srv/pgdata/x.conf"},
-		{Name: "other", State: container.Running, Source: "/srv/pgdata2"},
-		{Name: "above", State: container.Running, Source: "/srv"},
+		{Name: "pg", Volume: true, Source: "/srv/x"},
+	})
+	if want := []agent.Bind{{Path: "/srv/pgdata", By: "container db (exited)"}, {Path: "/srv/x", By: "volume pg of the container engine"}}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
-	if got, want := boundBelow(list, "/srv/pgdata"), []string{"container db (exited)", "container conf (created)"}; !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
+}
+
+// localRoads are those of a machine all of which is on one file system.
+func localRoads() roads {
+	return roads{
+		under:    func(string) (mounts.Entry, error) { return mounts.Entry{Mountpoint: "/", FSType: "ext4"}, nil },
+		readlink: os.Readlink, asking: make(chan struct{}, 1),
+	}
+}
+
+// A machine as a test draws it: links by their place, "" for what is none; others are not there.
+type drawnRoads struct {
+	links  map[string]string
+	errs   map[string]error
+	mounts map[string]string // types, by mountpoint
+	hang   chan struct{}
+
+	mu    sync.Mutex
+	asked []string
+}
+
+func (d *drawnRoads) roads() roads {
+	return roads{
+		under: func(dir string) (mounts.Entry, error) {
+			best := mounts.Entry{Mountpoint: "/", FSType: "ext4"}
+			for at, kind := range d.mounts {
+				if (dir == at || strings.HasPrefix(dir, at+"/")) && len(at) > len(best.Mountpoint) {
+					best = mounts.Entry{Mountpoint: at, FSType: kind}
+				}
+			}
+			return best, nil
+		},
+		readlink: func(name string) (string, error) {
+			if d.hang != nil && strings.HasPrefix(name, "/dead") {
+				<-d.hang
+			}
+			d.mu.Lock()
+			d.asked = append(d.asked, name)
+			d.mu.Unlock()
+			to, there := d.links[name]
+			switch err := d.errs[name]; {
+			case err != nil:
+				return "", err
+			case !there:
+				return "", syscall.ENOENT
+			case to == "":
+				return "", syscall.EINVAL
+			}
+			return to, nil
+		},
+		asking: make(chan struct{}, 1),
+	}
+}
+
+// Whatever links there are in a path or in that of the dataset, also where that is not mounted just now,
+// it is found; what cannot be known is an error.
+func TestRefersByLinks(t *testing.T) {
+	const yes, no, unknown = "refers", "does not refer", "is not known"
+	for _, tt := range []struct{ dir, path, want string }{
+		{"/srv/pg", "/srv/pg", yes},
+		{"/srv/pg", "/srv/pg/", yes},
+		{"/srv/pg", "/srv//pg/sub/../x", yes},
+		{"/srv/pg", "/srv/pg2", no},
+		{"/srv/pg", "/srv", no},
+		{"/srv/pg", "srv/pg", no},
+		{"/srv/pg", "/link", yes},
+		{"/srv/pg", "/link/sub/x", yes}, // of which nothing is there while it is not mounted
+		{"/srv/pg", "/rel/pg/sub", yes},
+		{"/srv/pg", "/twice/sub", yes},
+		{"/srv/pg", "/link/out", yes},    // through it, to somewhere else
+		{"/srv/pg", "/link/../pg2", yes}, // through it, too
+		{"/srv/pg", "/none/at/all", no},
+		{"/srv/pg", "/plain/file/x", no},
+		{"/link", "/srv/pg/sub", yes}, // its mountpoint is one, and the path is not
+		{"/link", "/rel/pg", yes},
+		{"/link", "/link/sub", yes},
+		{"/srv/pg", "/loop/x", unknown},
+		{"/srv/pg", "/broken/x", unknown},
+		{"/loop", "/srv/pg", unknown},
+		{"", "/srv/pg", no},
+		{"", "/loop", no},
+		{"/srv/pg", "/nfs", no},
+		{"/srv/pg", "/nfs/data", no},
+		{"/srv/pg", "/nfs/link", yes},
+	} {
+		d := drawnRoads{
+			links: map[string]string{
+				"/srv": "", "/srv/pg": "", "/srv/pg2": "", "/link": "/srv/pg", "/rel": "srv/../srv", "/twice": "/rel/pg", "/srv/pg/out": "/opt",
+				"/plain": "", "/plain/file": "", "/loop": "/loop", "/nfs": "", "/nfs/data": "", "/nfs/link": "/srv/pg",
+			},
+			errs:   map[string]error{"/broken": syscall.EIO, "/plain/file/x": syscall.ENOTDIR},
+			mounts: map[string]string{"/nfs": "nfs4"},
+		}
+		found, err := d.roads().refersIn("/nowhere", "tank/pg", tt.dir, []agent.Bind{{Path: tt.path, By: "somebody"}})
+		got := no
+		if err != nil {
+			got = unknown
+		} else if slices.Equal(found, []string{"somebody"}) {
+			got = yes
+		}
+		if got != tt.want {
+			t.Errorf("%s %s (%v), want: it %s %q", tt.path, got, err, tt.want, tt.dir)
+		}
+	}
+}
+
+// A file system that does not answer is not waited for for ever, and by one at a time; where it is mounted
+// itself it need not be asked.
+func TestRefersOfDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := drawnRoads{
+			links: map[string]string{"/srv": "", "/srv/pg": "", "/dead/x": "/srv/pg"}, hang: make(chan struct{}),
+			mounts: map[string]string{"/dead": "nfs4", "/dead/own": "cifs"},
+		}
+		r := d.roads()
+		look := func(path string) ([]string, error) {
+			return r.refersIn("/nowhere", "tank/pg", "/srv/pg", []agent.Bind{{Path: path, By: "somebody"}})
+		}
+		for _, path := range []string{"/dead", "/dead/own"} {
+			if found, err := look(path); err != nil || len(found) != 0 {
+				t.Errorf("%s: %v, %v", path, found, err)
+			}
+		}
+		began := time.Now()
+		for _, why := range []string{"has not answered", "asked before still does not answer"} {
+			if _, err := look("/dead/x"); err == nil || !strings.Contains(err.Error(), why) || !strings.Contains(err.Error(), "somebody: where /dead/x leads cannot be known, which is on /dead (nfs4)") {
+				t.Errorf("%v, want %q", err, why)
+			}
+		}
+		if took := time.Since(began); took != 2*linkPatience {
+			t.Errorf("it took %v", took)
+		}
+		close(d.hang)
+		synctest.Wait()
+		if found, err := look("/dead/x"); err != nil || len(found) != 1 {
+			t.Errorf("when it answers: %v, %v", found, err)
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if slices.Contains(d.asked, "/dead") {
+			t.Error("it was asked where it is mounted")
+		}
+	})
+}
+
+// The real ones know of this machine's links and mounts.
+func TestRefersReal(t *testing.T) {
+	at, err := realRoads.walk("/proc/self/root/../nothing", func(at string) bool { return false })
+	if err != nil || at != "/nothing" {
+		t.Errorf("%q, %v", at, err)
 	}
 }

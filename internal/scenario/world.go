@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/flocker-io/flocker/internal/agent"
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/cluster"
 	"github.com/flocker-io/flocker/internal/container/containerfake"
@@ -573,7 +574,14 @@ func saysWhole(z *zfsfake.Host, dataset string, whole bool) error {
 	return err
 }
 
-func (f *files) Refers(string, string) ([]string, error) { return nil, nil }
+func (f *files) Refers(_, dir string, binds []agent.Bind) (found []string, _ error) {
+	for _, b := range binds {
+		if b.Path == dir || strings.HasPrefix(b.Path, dir+"/") {
+			found = append(found, b.By)
+		}
+	}
+	return found, nil
+}
 
 func (f *files) Cover(mountpoint string) error {
 	for _, m := range f.zfs.Mounts() {
