@@ -417,11 +417,15 @@ func (a *Agent) adoptDataset(ctx context.Context, v *state.Volume, props map[str
 	first := map[string]string{"canmount": props["canmount"], "readonly": props["readonly"]}
 	err = a.zfs.SetProperties(ctx, to, first)
 	if err == nil {
+		// What is in it would be mounted below the new place, and keep that from being removed.
+		_, err = a.alone(ctx, v)
+	}
+	if err == nil {
 		// Or mounts it anew at the new place, if it was mounted where it was meanwhile.
 		a.cover(v)
 		err = a.zfs.SetProperties(ctx, to, props)
 	}
-	if permanent(err) {
+	if permanent(err) || errors.Is(err, errNotAlone) {
 		return abort(err)
 	}
 	if err != nil {
@@ -431,19 +435,33 @@ func (a *Agent) adoptDataset(ctx context.Context, v *state.Volume, props map[str
 	if err := a.replay(ctx, v.ID); err != nil {
 		return err
 	}
-	list, err := a.zfs.Datasets(ctx, to)
+	d, err = a.alone(ctx, v)
+	if errors.Is(err, errNotAlone) {
+		return abort(err)
+	}
 	if err != nil {
 		return err
 	}
-	if len(list) == 0 || list[0].Name != to {
-		return fmt.Errorf("asking zfs for %s: it succeeded, and did not name it", to)
-	}
-	if len(list) > 1 {
-		// It was made since the last look, and is back where it was when this one is.
-		return abort(fmt.Errorf("there is another dataset in %s, %s", v.Adopt, v.Adopt+strings.TrimPrefix(list[1].Name, to)))
-	}
-	a.noteMade(v.ID, copyOf(list[0]))
+	a.noteMade(v.ID, copyOf(d))
 	return a.propose(ctx, state.ConfirmCreate{ID: v.ID, Epoch: v.Epoch})
+}
+
+var errNotAlone = errors.New("there is another dataset")
+
+// alone is a dataset that was renamed to a volume's. One that was made in it since the last look is an
+// error: it is back where it was when this one is.
+func (a *Agent) alone(ctx context.Context, v *state.Volume) (zfs.Dataset, error) {
+	name := a.layout.Dataset(v.ID)
+	list, err := a.zfs.Datasets(ctx, name)
+	switch {
+	case err != nil:
+		return zfs.Dataset{}, err
+	case len(list) == 0 || list[0].Name != name:
+		return zfs.Dataset{}, fmt.Errorf("asking zfs for %s: it succeeded, and did not name it", name)
+	case len(list) > 1:
+		return zfs.Dataset{}, fmt.Errorf("%w in %s, %s", errNotAlone, v.Adopt, v.Adopt+strings.TrimPrefix(list[1].Name, name))
+	}
+	return list[0], nil
 }
 
 // unmountIdle unmounts a dataset that nobody uses.

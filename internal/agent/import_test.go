@@ -653,23 +653,32 @@ func (nowhere) Refers(_, dir string, binds []Bind) ([]string, error) {
 	return nil, nil
 }
 
-// A dataset that somebody makes in it just before it is renamed is not taken away with it.
+// A dataset that somebody makes in it just before it is renamed, or later, is not taken away with it;
+// and the place of volumes is not touched for one that was there before.
 func TestImportFullMeanwhile(t *testing.T) {
 	ctx := context.Background()
-	a, host, f, _ := importing(t)
-	was := like(t, host, "tank/pgdata")
-	host.Inject(zfsfake.Rule{Op: "rename", Times: 1, Do: func(context.Context, string, string) error {
-		return host.CreateFilesystem(ctx, "tank/pgdata/x", map[string]string{"canmount": "noauto"})
-	}})
-	must(t, a.do(ctx, Action{StepCreate, vol1}))
-	c, ok := last(f).(state.AbortCreate)
-	if !ok || !strings.Contains(c.Reason, "another dataset in tank/pgdata, tank/pgdata/x") {
-		t.Fatalf("proposed %+v", f.proposed)
-	}
-	f.apply(t, c)
-	step(t, a, f)
-	if got := like(t, host, "tank/pgdata"); got != was || !exists(t, host, "tank/pgdata/x") {
-		t.Errorf("it was\n%s, and is\n%s", was, got)
+	for _, when := range []struct {
+		op, in  string
+		covered bool
+	}{{"rename", "tank/pgdata", false}, {"mount", "tank/flocker/" + string(vol1), true}} {
+		a, host, f, i := importing(t)
+		was := like(t, host, "tank/pgdata")
+		host.Inject(zfsfake.Rule{Op: when.op, Times: 1, Do: func(context.Context, string, string) error {
+			return host.CreateFilesystem(ctx, when.in+"/x", map[string]string{"canmount": "noauto"})
+		}})
+		must(t, a.do(ctx, Action{StepCreate, vol1}))
+		c, ok := last(f).(state.AbortCreate)
+		if !ok || !strings.Contains(c.Reason, "another dataset in tank/pgdata, tank/pgdata/x") {
+			t.Fatalf("at the %s: proposed %+v", when.op, f.proposed)
+		}
+		if (len(i.covered) > 0) != when.covered {
+			t.Errorf("at the %s: covered are %v", when.op, i.covered)
+		}
+		f.apply(t, c)
+		step(t, a, f)
+		if got := like(t, host, "tank/pgdata"); got != was || !exists(t, host, "tank/pgdata/x") || len(i.covered) > 0 {
+			t.Errorf("at the %s: it was\n%s, and is\n%s; covered are %v", when.op, was, got, i.covered)
+		}
 	}
 }
 

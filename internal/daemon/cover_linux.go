@@ -17,9 +17,10 @@ type places struct {
 	// immutable sets or clears the attribute with which nobody, not even root, makes or removes
 	// anything in a directory.
 	immutable func(*os.File, bool) error
+	remove    func(string) error
 }
 
-var realPlaces = places{(*os.File).Chmod, setImmutable}
+var realPlaces = places{(*os.File).Chmod, setImmutable, os.Remove}
 
 // Cover implements agent.Files.
 func (osFiles) Cover(mountpoint string) error { return realPlaces.cover(mountpoint) }
@@ -88,12 +89,20 @@ func (p places) uncoverOne(mountpoint string) error {
 	if st, err := dir.Stat(); err != nil || st.Mode().Perm() != 0 {
 		return err // nobody's that cover made
 	}
-	if err := p.immutable(dir, false); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-		return err
+	// As it is first: not every file system that can have one tells whether it is immutable.
+	err = p.remove(mountpoint)
+	denied := errors.Is(err, os.ErrPermission)
+	if denied {
+		if err := p.immutable(dir, false); err != nil {
+			return err
+		}
+		err = p.remove(mountpoint)
 	}
-	err = os.Remove(mountpoint)
-	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, os.ErrExist) {
-		return errors.Join(fmt.Errorf("%s has something in it, which was written while nothing was mounted there: look at it, and remove it", mountpoint), p.chmod(dir, 0o700))
+	switch {
+	case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, os.ErrExist):
+		return errors.Join(fmt.Errorf("%s has something in it, which is not of the volume: look at it, and remove it", mountpoint), p.chmod(dir, 0o700))
+	case err != nil && denied: // mounted on just now, say
+		return errors.Join(err, p.immutable(dir, true))
 	}
 	return err
 }

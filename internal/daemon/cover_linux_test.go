@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -15,16 +16,25 @@ const coveredName = "00000000000000a1"
 type drawn struct {
 	immutable map[string]bool
 	unknown   bool // the file system does not know the attribute
+	busy      bool // nothing can be removed
 }
 
 func (d *drawn) places() places {
 	d.immutable = map[string]bool{}
 	return places{(*os.File).Chmod, func(f *os.File, on bool) error {
 		if d.unknown {
-			return errors.ErrUnsupported
+			return syscall.EINVAL // of some that is all they say
 		}
 		d.immutable[filepath.Base(f.Name())] = on
 		return nil
+	}, func(name string) error {
+		if d.immutable[filepath.Base(name)] {
+			return syscall.EPERM
+		}
+		if d.busy {
+			return syscall.EBUSY
+		}
+		return os.Remove(name)
 	}}
 }
 
@@ -128,6 +138,12 @@ func TestCover(t *testing.T) {
 	if err := p.cover(filepath.Join(base, "00000000000000a5")); err == nil || mode(t, mine) != 0o755 {
 		t.Errorf("a link to elsewhere: %v, mode %v", err, mode(t, mine))
 	}
+	// Where something is mounted just now, it stays as it was.
+	d.busy = true
+	if err := p.uncoverOne(at); !errors.Is(err, syscall.EBUSY) || !d.immutable[coveredName] || mode(t, at) != 0 {
+		t.Errorf("%v, mode %v, immutable: %v", err, mode(t, at), d.immutable)
+	}
+	d.busy = false
 	err := p.uncover(base, none)
 	if err == nil || !strings.Contains(err.Error(), full+" has something in it") || mode(t, full) != 0o700 {
 		t.Errorf("%v", err)
@@ -156,7 +172,7 @@ func TestCoverUnknown(t *testing.T) {
 	d := drawn{unknown: true}
 	p := d.places()
 	at := filepath.Join(base, coveredName)
-	if err := p.cover(at); !errors.Is(err, errors.ErrUnsupported) || mode(t, at) != 0 {
+	if err := p.cover(at); !errors.Is(err, syscall.EINVAL) || mode(t, at) != 0 {
 		t.Errorf("%v, mode %v", err, mode(t, at))
 	}
 	if err := p.uncover(base, func(string) bool { return false }); err != nil {
@@ -170,7 +186,7 @@ func TestCoverUnknown(t *testing.T) {
 // What is mounted is not touched.
 func TestCoverMounted(t *testing.T) {
 	touched := 0
-	p := places{func(*os.File, os.FileMode) error { touched++; return nil }, func(*os.File, bool) error { touched++; return nil }}
+	p := places{func(*os.File, os.FileMode) error { touched++; return nil }, func(*os.File, bool) error { touched++; return nil }, func(string) error { touched++; return nil }}
 	if err := p.cover("/proc"); err != nil || touched > 0 {
 		t.Errorf("%v, and it was touched", err)
 	}
