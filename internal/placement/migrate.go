@@ -139,7 +139,7 @@ const roomLimit = 10 * time.Minute
 
 // openLimit is how long the end of a migration waits for the routes: they open without it,
 // but how long the clients waited belongs to what is told of it.
-const openLimit = 30 * time.Second
+const openLimit = 15 * time.Second
 
 // opening: the routes of a volume that was handed over do not lead to its containers yet.
 func (v *View) opening(vol *state.Volume) bool {

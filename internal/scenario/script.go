@@ -3,8 +3,10 @@ package scenario
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"testing/synctest"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
@@ -74,7 +76,13 @@ func (w *World) Script(text string) {
 			step, want, _ = strings.Cut(rest, " ~ ")
 		}
 		step, try := strings.CutPrefix(step, "try ")
-		err := w.step(strings.Fields(step))
+		words := strings.Fields(step)
+		if slices.Contains([]string{"snapshot", "snapshot-bare", "sync"}, words[0]) {
+			// A primary's replication hears of its volume after all see that it is ok: whoever
+			// types this is not as quick.
+			synctest.Wait()
+		}
+		err := w.step(words)
 		switch {
 		case try:
 			w.t.Logf("%s line %d: %s: %v", time.Now().Format("15:04:05.000"), i+1, step, err)
