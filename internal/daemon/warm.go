@@ -466,9 +466,8 @@ func (p *prestarts) release(ctx context.Context, r *state.Container, w *prestart
 		if err := w.door.Close(); err != nil {
 			p.f.m.log.Warn("the placeholder of a container that goes is still mounted on this node", "container", r.Name, "err", err)
 		}
-		if !p.settle(ctx, spec, w.id, w.token) {
-			// Its engine would not start it again, and its name would be taken for ever.
-			return errors.New("it ended before its engine was told to start it again")
+		if err := p.settle(ctx, spec, w.id, w.token); err != nil {
+			return err
 		}
 		return p.f.stays(ctx, r, w.id, halts)
 	})
@@ -503,9 +502,10 @@ func (p *prestarts) letGo(ctx context.Context, id volume.ID, w *prestart, at str
 }
 
 // settle gives a container that goes the policy to start it again that it is to have. One
-// that has ended before it had that stays as it is, and lives is false; but for one that did
-// what it had to and is not to be started again.
-func (p *prestarts) settle(ctx context.Context, spec container.Spec, id, token string) (lives bool) {
+// that has ended before it had that stays as it is, and the error tells how it ended: its engine
+// would not start it again, and its name would be taken for ever. But for one that did what it had
+// to and is not to be started again.
+func (p *prestarts) settle(ctx context.Context, spec container.Spec, id, token string) error {
 	// In this order: started again before the first it would not go.
 	err := p.doors.Release(token)
 	if err == nil {
@@ -513,8 +513,10 @@ func (p *prestarts) settle(ctx context.Context, spec container.Spec, id, token s
 	}
 	// Whoever does not answer has not said that it has ended.
 	switch now, ierr := p.f.inspect(ctx, id); {
-	case errors.Is(ierr, container.ErrNotFound), ierr == nil && !now.State.Live() && (now.ExitCode != 0 || spec.StartsAgain()):
-		return false
+	case errors.Is(ierr, container.ErrNotFound):
+		return errors.New("it is gone")
+	case ierr == nil && !now.State.Live() && (now.ExitCode != 0 || spec.StartsAgain()):
+		return p.f.lastWords(ctx, id, fmt.Sprintf("it ended with code %d", now.ExitCode))
 	case err == nil:
 		err = ierr
 	}
@@ -524,7 +526,7 @@ func (p *prestarts) settle(ctx context.Context, spec container.Spec, id, token s
 	if err != nil {
 		p.f.m.log.Warn("a container's engine does not start it again by itself yet", "container", spec.Name, "err", err)
 	}
-	return true
+	return nil
 }
 
 // tidy has what earlier processes have left removed, and what they could not do done, in the
@@ -621,7 +623,7 @@ func (p *prestarts) leftover(ctx context.Context, listed container.Waiter) (gone
 		return err == nil
 	case warmSettle:
 		if c, err := p.f.inspect(ctx, w.ID); err == nil {
-			p.settle(ctx, c.Spec, w.ID, w.Token) // the next look ends what has ended
+			_ = p.settle(ctx, c.Spec, w.ID, w.Token) // the next look ends what has ended
 		}
 	case warmLeave:
 	}
