@@ -115,12 +115,15 @@ func (s *postgresServer) start() {
 	}
 }
 
-func (s *postgresServer) dial(ctx context.Context) (net.Conn, error) {
+func (s *postgresServer) addr() string {
 	s.mu.Lock()
-	port := s.port
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	return fmt.Sprintf("127.0.0.1:%d", s.port)
+}
+
+func (s *postgresServer) dial(ctx context.Context) (net.Conn, error) {
 	var d net.Dialer
-	return d.DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	return d.DialContext(ctx, "tcp", s.addr())
 }
 
 // move stops the server as Docker may, and starts it elsewhere on its data.
@@ -306,16 +309,19 @@ func (p *psql) asks(query, want string) {
 	p.t.Fatalf("%s: psql has ended; want %q", query, want)
 }
 
-// What clients that nobody here wrote were told is compared with what the server holds.
+// What clients that nobody here wrote were told is compared with what the server holds,
+// which moves between two nodes. They come to both.
 func TestNativePostgres(t *testing.T) {
 	needs(t, "psql")
 	s := newPostgresServer(t)
-	g, port := postgresGate(t, s, PostgresOptions{}, patient)
+	const nodes = 2
+	w := newTour(t, nodes, Postgres, s.addr)
 	watch := dialPostgres(t, s.port)
 	watch.asks("CREATE TABLE counter AS SELECT 0 AS n; CREATE TABLE history (who int)", "")
 	watch.say(pgMessages(nil).add('X'))
 
-	listener := startPsql(t, port)
+	host, _ := w.at(nodes - 1)
+	listener := startPsql(t, int(w.r.Listen), "PGHOSTADDR="+host)
 	listener.asks(`SET work_mem = '5MB'; SET app.who = 'it''s me'; SET TimeZone = 'Asia/Tokyo'; PREPARE twice(int) AS SELECT $1 * 2;
 		LISTEN news; SELECT 'ready';`, "ready")
 
@@ -333,10 +339,11 @@ END;
 	defer end()
 	var all sync.WaitGroup
 	var committed atomic.Int64
-	for _, mode := range []string{"simple", "extended", "prepared"} {
+	for i, mode := range []string{"simple", "extended", "prepared"} {
+		host, port := w.at(i % nodes)
 		all.Go(func() {
 			_, err := again(over.Done(), func(int) (int, error) {
-				out, err := output(filepath.Join(s.bin, "pgbench"), "-h", "127.0.0.1", "-p", fmt.Sprint(port), "-U", "postgres",
+				out, err := output(filepath.Join(s.bin, "pgbench"), "-h", host, "-p", port, "-U", "postgres",
 					"-n", "-M", mode, "-c", fmt.Sprint(clients), "-j", fmt.Sprint(clients), "-t", fmt.Sprint(each), "-f", script, "postgres")
 				if err != nil {
 					return 0, err
@@ -353,8 +360,7 @@ END;
 	for i := range movesHere() {
 		before := committed.Load()
 		eventually(t, "there is some load between two moves", func() bool { return committed.Load() > before || t.Failed() })
-		quiet, paused := s.moveUnder(g)
-		t.Logf("move %d: quiet after %s, paused for %s", i+1, quiet, paused)
+		w.move(s.move)
 		listener.asks(fmt.Sprintf("SELECT 'after %d';", i+1), fmt.Sprintf("after %d", i+1))
 		listener.asks("SHOW work_mem;", "5MB")
 		listener.asks("SELECT current_setting('app.who');", "it's me")
@@ -374,8 +380,8 @@ END;
 	t.Logf("%d transactions were acknowledged, and as many are there, over %d moves", want, movesHere())
 }
 
-// pgbench's own script, as people measure with it, on the tables that it makes itself, through the
-// gate, too: each transaction that it counts has changed an account, a teller and a branch by the same
+// pgbench's own script, as people measure with it, on the tables that it makes itself, through
+// either node, too: each transaction that it counts has changed an account, a teller and a branch by the same
 // sum, once, and is in the history, and no other.
 func TestNativePgbench(t *testing.T) {
 	s := newPostgresServer(t)
@@ -383,12 +389,15 @@ func TestNativePgbench(t *testing.T) {
 	if _, err := os.Stat(pgbench); err != nil {
 		lacks(t, pgbench)
 	}
-	const clients, each = 4, 25
+	const nodes, clients, each = 2, 2, 25
 	for _, mode := range []string{"simple", "prepared"} {
 		t.Run(mode, func(t *testing.T) {
-			g, port := postgresGate(t, s, PostgresOptions{}, patient)
-			at := []string{"-h", "127.0.0.1", "-p", fmt.Sprint(port), "-U", "postgres"}
-			if _, err := output(pgbench, append(at, "-i", "-q", "-s", "2", "postgres")...); err != nil {
+			w := newTour(t, nodes, Postgres, s.addr)
+			at := func(node int, args ...string) []string {
+				host, port := w.at(node)
+				return append([]string{"-h", host, "-p", port, "-U", "postgres"}, args...)
+			}
+			if _, err := output(pgbench, at(1, "-i", "-q", "-s", "2", "postgres")...); err != nil {
 				t.Fatal(err)
 			}
 			check := func() *pgClient {
@@ -403,21 +412,24 @@ func TestNativePgbench(t *testing.T) {
 			defer end()
 			var committed atomic.Int64
 			var load sync.WaitGroup
-			load.Go(func() {
+			for node := range nodes {
 				// -n, or it empties the history first. A thread for each client: one that waits keeps no other.
-				_, err := again(over.Done(), func(int) (int, error) {
-					out, err := output(pgbench, append(at, "-n", "-M", mode, "-c", fmt.Sprint(clients), "-j", fmt.Sprint(clients), "-t", fmt.Sprint(each), "postgres")...)
+				args := at(node, "-n", "-M", mode, "-c", fmt.Sprint(clients), "-j", fmt.Sprint(clients), "-t", fmt.Sprint(each), "postgres")
+				load.Go(func() {
+					_, err := again(over.Done(), func(int) (int, error) {
+						out, err := output(pgbench, args...)
+						if err != nil {
+							return 0, err
+						}
+						n, err := wants(out, fmt.Sprintf(`processed: (%d)/%[1]d`, clients*each), `number of failed transactions: [1-9]`)
+						committed.Add(int64(n))
+						return n, err
+					})
 					if err != nil {
-						return 0, err
+						t.Error(err)
 					}
-					n, err := wants(out, fmt.Sprintf(`processed: (%d)/%[1]d`, clients*each), `number of failed transactions: [1-9]`)
-					committed.Add(int64(n))
-					return n, err
 				})
-				if err != nil {
-					t.Error(err)
-				}
-			})
+			}
 			var longest time.Duration
 			for range movesHere() {
 				before := committed.Load()
@@ -425,7 +437,7 @@ func TestNativePgbench(t *testing.T) {
 				if t.Failed() {
 					break
 				}
-				_, paused := s.moveUnder(g)
+				_, paused := w.move(s.move)
 				longest = max(longest, paused)
 			}
 			end()

@@ -150,7 +150,6 @@ func TestNativePostgresBySecrets(t *testing.T) {
 
 	c := newCluster(t, 2)
 	r := Route{ID: "r", Listen: freePort(t), Mode: Postgres, Postgres: &RoutePostgres{TLS: true, Auth: true}, Limits: patient}
-	addr := func() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
 	dir := func(node int) string { return filepath.Join(c.nodes[node].secrets, fmt.Sprint(r.Listen)) }
 	roots := t.TempDir()
 	root := func(name, cert string) string {
@@ -171,7 +170,7 @@ func TestNativePostgresBySecrets(t *testing.T) {
 	cert, key := pair(t)
 	first := root("first", cert)
 	keep(t, dir(0), "tls.crt", cert, "tls.key", key, "auth-user", "flocker\n", "auth-password", "geheim\n")
-	c.route(r, 0, 1, addr())
+	c.route(r, 0, 1, s.addr())
 	problem(0, "")
 	problem(1, "there is no folder "+dir(1))
 	session := startPsql(t, int(r.Listen), app(0, first)...)
@@ -189,7 +188,7 @@ func TestNativePostgresBySecrets(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.move()
-		c.route(r, to, epoch, addr())
+		c.route(r, to, epoch, s.addr())
 	}
 	// The owner's door needs nothing: who the clients are is seen to where they come in.
 	move(0, 1, 2)
@@ -197,7 +196,7 @@ func TestNativePostgresBySecrets(t *testing.T) {
 	session.asks("SHOW flocker.test;", "kept")
 
 	keep(t, dir(1), "tls.crt", cert, "tls.key", key, "auth-user", "flocker", "auth-password", "geheim")
-	c.route(r, 1, 2, addr())
+	c.route(r, 1, 2, s.addr())
 	problem(1, "")
 	startPsql(t, int(r.Listen), app(1, first)...).asks("SELECT current_user;", "app")
 
@@ -205,11 +204,11 @@ func TestNativePostgresBySecrets(t *testing.T) {
 	cert, key = pair(t)
 	second := root("second", cert)
 	keep(t, dir(0), "tls.crt", cert)
-	c.route(r, 1, 2, addr())
+	c.route(r, 1, 2, s.addr())
 	problem(0, "do not go together")
 	startPsql(t, int(r.Listen), app(0, first)...).asks("SELECT current_user;", "app")
 	keep(t, dir(0), "tls.key", key)
-	c.route(r, 1, 2, addr())
+	c.route(r, 1, 2, s.addr())
 	problem(0, "")
 	startPsql(t, int(r.Listen), app(0, second)...).asks("SELECT current_user;", "app")
 	psqlFails(t, int(r.Listen), "certificate verify failed", app(0, first)...)
@@ -217,7 +216,7 @@ func TestNativePostgresBySecrets(t *testing.T) {
 	if err := os.Chmod(filepath.Join(dir(0), "auth-password"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	c.route(r, 1, 2, addr())
+	c.route(r, 1, 2, s.addr())
 	problem(0, "chmod 600 "+filepath.Join(dir(0), "auth-password"))
 	move(1, 0, 3)
 	session.asks("EXECUTE one;", "one of app")
