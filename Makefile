@@ -29,6 +29,9 @@ race unit: export GOGC ?= 400
 # And what looks at the packages and at the alerts: rpm, promtool.
 NATIVES  := rpm prometheus redis-server redis-tools postgresql-15 nginx-light wrk apache2-utils hey nghttp2-client curl python3-websockets
 NODES    ?= 3
+# Where it is built and packed. A story that needs packages of other versions has them elsewhere: scripts/lab installs what is in bin/.
+BIN  := bin
+DIST := dist
 
 .PHONY: help
 help: ## print the targets
@@ -36,14 +39,14 @@ help: ## print the targets
 
 .PHONY: build
 build: ## static flockd and flockctl, into bin/
-	@mkdir -p bin
-	CGO_ENABLED=0 go build -tags $(TAGS) -trimpath -ldflags '$(ldflags)' -o bin/ ./cmd/...
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 go build -tags $(TAGS) -trimpath -ldflags '$(ldflags)' -o $(BIN)/ ./cmd/...
 
 .PHONY: man
 man: build ## manual pages, into bin/man: man bin/man/flockctl.1
-	@mkdir -p bin/man
-	bin/flockctl __man > bin/man/flockctl.1
-	bin/flockd __man > bin/man/flockd.8
+	@mkdir -p $(BIN)/man
+	$(BIN)/flockctl __man > $(BIN)/man/flockctl.1
+	$(BIN)/flockd __man > $(BIN)/man/flockd.8
 
 # What packs is a program of its own, whose dependencies are none of ours: no go.mod names it.
 # Newer ones need modules that the module proxy did not hand out when this was chosen.
@@ -51,7 +54,7 @@ NFPM := v2.43.0
 
 .PHONY: package
 package: man bin/tools/nfpm-$(NFPM) ## .deb and .rpm for this machine's architecture, into dist/
-	scripts/packaging/build '$(VERSION)' bin/tools/nfpm-$(NFPM)
+	BIN='$(BIN)' DIST='$(DIST)' scripts/packaging/build '$(VERSION)' bin/tools/nfpm-$(NFPM)
 
 bin/tools/nfpm-$(NFPM):
 	@mkdir -p bin/tools
