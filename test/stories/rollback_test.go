@@ -11,7 +11,8 @@ import (
 
 // An operator takes a database back to a snapshot that was taken while it was committing: it is
 // as it was then, and goes on from there; its replicas follow without a full stream; and what
-// was undone is had back as a volume of its own, without a gap.
+// was undone is had back as a volume of its own, without a gap. A rollback that was a mistake is
+// undone: the database goes on as before, on the volume of the same name.
 func TestRollback(t *testing.T) {
 	c := start(t)
 	var db database
@@ -93,7 +94,37 @@ func TestRollback(t *testing.T) {
 			t.Errorf("its snapshots are %+v, want that which was taken later", names)
 		}
 		old.stop()
-		db.rows()
+	})
+
+	c.Step("it goes back once more, by mistake", func() {
+		all = db.rows()
+		done = c.rollBack(c.n1, "pgdata@before", c.n2)
+		db.wait()
+		if rows := db.rows(); rows < least || rows > most || rows >= all {
+			t.Errorf("%d rows are there; the snapshot was taken when there were %d to %d", rows, least, most)
+		}
+	})
+
+	// As docs/SNAPSHOTS.md says.
+	c.Step("that is undone: the volume goes on as before", func() {
+		db.stop()
+		c.waitMounted(c.n2, "pgdata", false)
+		c.n3.Flockctl("volume", "remove", "--yes", "pgdata")
+		c.n1.Flockctl("aside", "restore", "--node", done.Node.Name, done.Undone, "pgdata")
+		db = c.runPostgres(c.n2, "pg", "pgdata", "--restart", "always", "--label", "flocker.enable=true")
+		if rows := db.rows(); rows != all {
+			t.Errorf("%d rows are there; there were %d before it went back", rows, all)
+		}
+		w = db.write()
+		w.more(30)
+		w.stop()
+		was := v
+		v, _ = c.waitVolume(c.n1, "pgdata", "ok with its replicas", healthy)
+		if v.Primary.Name != c.n2.Name || v.Spec.Size != was.Spec.Size || v.Spec.Replicas != was.Spec.Replicas {
+			t.Errorf("it is on %s with %+v, and was on n2 with %+v", v.Primary, v.Spec, was.Spec)
+		}
+		c.waitFollows(c.n2, "pg")
+		c.checkEqual(v)
 		db.stop()
 	})
 }
