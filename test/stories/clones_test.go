@@ -2,6 +2,7 @@ package stories
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,7 +14,8 @@ import (
 
 // A clone of a database that commits is made on a replica's node, while it commits: started
 // there it recovers and holds each row that was committed by then, and what is written to
-// either stays there. Ten are made in a row. The original is removed, and they go on.
+// either stays there. Ten are made in a row. The original is removed, then destroyed for good,
+// and they go on with all that they had.
 func TestClones(t *testing.T) {
 	c := start(t)
 	if _, err := createOn(c.n1, "pg", "size=1G", "replicas=2"); err != nil {
@@ -62,25 +64,79 @@ func TestClones(t *testing.T) {
 		w.stop()
 	})
 
-	c.Step("the original is removed, and its clones go on", func() {
-		db.stop()
-		c.waitMounted(c.n1, "pg", false)
-		c.n3.Flockctl("volume", "remove", "-y", "pg")
-		for _, one := range []database{tester, {c, c.n1, "t1"}, {c, c.n1, "t10"}} {
+	// Three that run, and what each holds.
+	clones := []database{tester, {c, c.n1, "t1"}, {c, c.n1, "t10"}}
+	rows := map[string]int64{}
+	oneMore := func() {
+		t.Helper()
+		for _, one := range clones {
 			was := one.rows()
+			if want, known := rows[one.container]; known && was != want {
+				t.Fatalf("%s holds %d rows, and had %d", one.container, was, want)
+			}
 			one.query(fmt.Sprintf("insert into rows values (%d, repeat(md5(%d::text), 8))", was+1, was+1))
 			if k := one.rows(); k != was+1 {
 				t.Fatalf("%s holds %d rows, want %d", one.container, k, was+1)
 			}
+			rows[one.container] = was + 1
 		}
+	}
+	c.Step("the original is removed, and its clones go on", func() {
+		db.stop()
+		c.waitMounted(c.n1, "pg", false)
+		c.n3.Flockctl("volume", "remove", "-y", "pg")
+		oneMore()
 		c.n1.Flockctl("clone", "t1", "again", "-o", "replicas=0") // a clone of a clone
+		rows["again"] = rows["t1"]
 		c.waitVolume(c.n2, "tester", "ok", healthy)
-		for _, one := range []database{tester, {c, c.n1, "t1"}, {c, c.n1, "t10"}} {
+	})
+
+	c.Step("the trash is emptied: nothing of the original is left, and its clones go on with all that they had", func() {
+		c.n3.Flockctl("trash", "remove", "-y", "pg")
+		took := c.waitNothingOf(v)
+		c.Logf("    after %s no node has anything of it, and no clone stands on it", took.Round(100*time.Millisecond))
+		oneMore()
+		for _, one := range clones {
 			one.stop()
+			c.waitMounted(one.node, one.container, false)
 		}
-		c.waitMounted(c.n1, "t1", false)
-		c.waitMounted(c.n1, "t10", false)
-		c.waitMounted(c.n2, "tester", false)
+		// From the disk, not from what the container had in memory; and one that nobody has opened yet.
+		for _, name := range []string{"t10", "again"} {
+			one := c.runPostgres(c.n1, name, name)
+			if k := one.rows(); k != rows[name] {
+				t.Errorf("%s holds %d rows, want %d", name, k, rows[name])
+			}
+			one.stop()
+			c.waitMounted(c.n1, name, false)
+		}
+		c.waitVolume(c.n2, "tester", "ok", healthy)
+	})
+}
+
+// waitNothingOf waits until no node has a dataset of a volume that was destroyed for good, and each that is there
+// stands on its own, or on one of a volume that is there.
+func (c cluster) waitNothingOf(gone api.Volume) time.Duration {
+	c.Helper()
+	return c.Until("nothing to be left of "+gone.Name, later, func() error {
+		for _, n := range c.Nodes() {
+			live, err := n.Volumes()
+			if err != nil {
+				return err
+			}
+			out, err := n.Try("zfs list -H -r -t filesystem -o name,origin tank")
+			if err != nil {
+				return err
+			}
+			for line := range strings.Lines(out) {
+				name, origin, _ := strings.Cut(strings.TrimSpace(line), "\t")
+				on, _, _ := strings.Cut(origin, "@")
+				sibling := slices.ContainsFunc(live, func(v api.Volume) bool { return on == copyOf(v) })
+				if strings.Contains(line, string(gone.ID)) || origin != "-" && !sibling {
+					return fmt.Errorf("%s has %s with the origin %s", n, name, origin)
+				}
+			}
+		}
+		return nil
 	})
 }
 
