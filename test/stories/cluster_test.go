@@ -43,18 +43,24 @@ func removed(dir string) string {
 func start(t *testing.T) cluster {
 	t.Helper()
 	c := clean(t)
+	c.form()
+	return c
+}
+
+// form makes one cluster of clean machines. At the test's end nothing may be left over.
+func (c cluster) form() {
+	c.Helper()
 	c.Step("init on n1, join on n2 and n3", func() {
 		line := joinLine(c.n1.Flockctl(initArgs(c.n1)...))
 		c.join(line, c.n2)
 		c.join(line, c.n3)
 		c.waitNodes(3)
 	})
-	t.Cleanup(func() {
-		if !t.Failed() {
+	c.Cleanup(func() {
+		if !c.Failed() {
 			c.checkLeftovers()
 		}
 	})
-	return c
 }
 
 func initArgs(n *lab.Node) []string {

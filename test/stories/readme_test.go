@@ -13,8 +13,8 @@ import (
 )
 
 // Who has three machines and the package types what the README says, from the first line to
-// the first failover, and finds what it says. The machines have OpenZFS, Docker and a pool,
-// and nothing of flocker.
+// the first failover, and finds what it says. The machines have OpenZFS and Docker, and nothing
+// of flocker; two of them have a pool.
 func TestReadme(t *testing.T) {
 	c := clean(t)
 	t.Cleanup(func() {
@@ -22,42 +22,27 @@ func TestReadme(t *testing.T) {
 			c.checkLeftovers()
 		}
 	})
-	install, initialise, join, first, use, after := c.readme()
+	text := c.readme()
 
 	c.Step("the package is made, and the machines are made bare", func() {
-		deb := c.debianPackage()
+		c.bare(c.debianPackage(""))
 		for _, n := range c.Nodes() {
-			n.Sh(`systemctl -q disable --now flockd flockd-proxy flockd-fence
-rm -rf /etc/systemd/system/flockd*.service /usr/local/bin/flock* /etc/flocker /run/flocker
-` + removed("/var/lib/flocker") + `
-systemctl daemon-reload
-! command -v flockd flockctl`)
-			n.Copy(deb, "/root/"+filepath.Base(deb))
 			n.Docker("tag", redisImage, "redis:7") // what a registry would give
 		}
 	})
 
-	c.Step("it is installed", func() {
-		for _, n := range c.Nodes() {
-			// The lab's settings for slow machines are none that somebody would have before.
-			const settings = "/etc/default/flockd"
-			n.Sh("mv " + settings + " /root/settings")
-			for i, line := range install {
-				c.types(n, line)
-				if i == 0 {
-					n.Sh("mv /root/settings " + settings)
-				}
-			}
-		}
+	c.Step("n1 is provisioned, onto an empty disk; the others have OpenZFS, Docker and a pool, and the package is installed there", func() {
+		c.provision(c.n1, text.provision)
+		c.install(text.install, c.n2, c.n3)
 	})
 
 	c.Step("init on n1, join on n2 and n3", func() {
 		// These machines have a line to their host besides, so what an address is for must be said.
-		printed := c.types(c.n1, initialise+" --advertise "+c.n1.Addr())
+		printed := c.types(c.n1, text.initialise+" --advertise "+c.n1.Addr())
 		line := joinLine(printed)
-		c.follows(join, line)
+		c.follows(text.join, line)
 		for _, n := range []*lab.Node{c.n2, c.n3} {
-			_, more, _ := strings.Cut(join, "TOKEN")
+			_, more, _ := strings.Cut(text.join, "TOKEN")
 			c.types(n, "sudo "+line+more+" --advertise "+n.Addr())
 		}
 		c.waitNodes(3)
@@ -65,7 +50,7 @@ systemctl daemon-reload
 	})
 
 	c.Step("the first volume, and Redis on it", func() {
-		c.types(c.n1, first...)
+		c.types(c.n1, text.first...)
 		c.waitVolume(c.n1, "sessions", "ok with its replicas", healthy)
 		for _, n := range c.Nodes() {
 			c.waitRedis(n, "6379")
@@ -74,7 +59,7 @@ systemctl daemon-reload
 	})
 
 	c.Step("snapshot, clone, move and rollback", func() {
-		for _, line := range use {
+		for _, line := range text.use {
 			switch words := strings.Fields(line); {
 			case slices.Contains(words, "migrate"):
 				line += " --max-pause 1m" // on emulated machines
@@ -95,6 +80,27 @@ systemctl daemon-reload
 		c.n1.Flockctl("volume", "sync", "sessions")
 	})
 
+	c.Step("Redis on the clone has what was there when the snapshot was taken", func() {
+		trial, err := c.n1.Volume("trial")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := c.Nodes()[slices.IndexFunc(c.Nodes(), func(n *lab.Node) bool { return n.Name == trial.Primary.Name })]
+		c.types(at, "docker run -d --name trial --mount type=volume,volume-driver=flocker,src=trial,dst=/data redis:7 redis-server --appendonly yes")
+		c.Until("Redis on the clone to have read its file", later, func() error {
+			out, err := at.TryDocker("exec", "trial", "redis-cli", "ping")
+			if err != nil {
+				return err
+			}
+			return lab.Want("ping", strings.TrimSpace(out), "PONG")
+		})
+		if err := lab.Want("the word of the clone", strings.TrimSpace(at.Docker("exec", "trial", "redis-cli", "get", "word")), "before"); err != nil {
+			t.Error(err)
+		}
+		at.Docker("rm", "-f", "trial")
+		c.waitMounted(at, "trial", false)
+	})
+
 	c.Step("n2's plug is pulled: another node goes on", func() {
 		cut := time.Now()
 		c.Cut(c.n2)
@@ -103,7 +109,7 @@ systemctl daemon-reload
 			c.waitRedis(n, "6379")
 		}
 		c.Logf("    Redis answers on %s after %.1fs", to, time.Since(cut).Seconds())
-		for _, line := range after {
+		for _, line := range text.after {
 			out := c.types(c.n1, line)
 			switch {
 			case strings.HasSuffix(line, " get word"):
@@ -123,9 +129,14 @@ systemctl daemon-reload
 	}
 }
 
-// readme is what its part about three machines says to type: each line is one that this story knows what
-// to do with, and the other way round.
-func (c cluster) readme() (install []string, initialise, join string, first, use, after []string) {
+// readme is what the README's part about three machines says to type.
+type readme struct {
+	provision, initialise, join string
+	install, first, use, after  []string
+}
+
+// readme reads it: each line is one that this story knows what to do with, and the other way round.
+func (c cluster) readme() readme {
 	c.Helper()
 	text, err := os.ReadFile(filepath.Join(c.Root(), "README.md"))
 	if err != nil {
@@ -160,7 +171,10 @@ func (c cluster) readme() (install []string, initialise, join string, first, use
 			c.Fatalf("the README says %q where this story knows %q", b[0], begins[i])
 		}
 	}
-	return blocks[1], blocks[2][0], blocks[3][0], blocks[4], blocks[5], blocks[6]
+	return readme{
+		provision: blocks[0][0], install: blocks[1], initialise: blocks[2][0], join: blocks[3][0],
+		first: blocks[4], use: blocks[5], after: blocks[6],
+	}
 }
 
 // types has a shell of a node do what somebody types there, as root, and returns what it prints.
@@ -179,15 +193,94 @@ func (c cluster) follows(readme, printed string) {
 	}
 }
 
-// debianPackage makes it of this tree.
-func (c cluster) debianPackage() string {
+// The lab's settings for slow machines, and where they are while a machine is bare: nobody would have any before there is flocker,
+// and dpkg asks what is to become of them.
+const (
+	settings     = "/etc/default/flockd"
+	keptSettings = "/root/settings"
+)
+
+// bare takes flocker off the machines, whether it came from the package or not, and lays a package there instead.
+func (c cluster) bare(deb string) {
 	c.Helper()
-	build := exec.Command("make", "package")
+	for _, n := range c.Nodes() {
+		n.Sh(`systemctl -q disable --now flockd flockd-proxy flockd-fence
+set -e
+mv ` + settings + ` ` + keptSettings + `
+if dpkg -s flocker >/dev/null 2>&1; then dpkg --purge flocker; fi
+rm -rf /etc/systemd/system/flockd*.service /usr/local/bin/flock* /etc/flocker /run/flocker
+` + removed("/var/lib/flocker") + `
+systemctl daemon-reload
+! command -v flockd flockctl`)
+		n.Copy(deb, "/root/"+filepath.Base(deb))
+	}
+}
+
+// install types on bare machines what the README says of the package, of which the first line brings it and the others start it.
+func (c cluster) install(lines []string, nodes ...*lab.Node) {
+	c.Helper()
+	for _, n := range nodes {
+		c.types(n, lines[0])
+		n.Sh("mv " + keptSettings + " " + settings)
+		c.types(n, lines[1:]...)
+	}
+}
+
+// archive makes a Debian archive in /srv/archive that has nothing, and of which apt knows.
+const archive = `set -e
+mkdir -p /etc/apt/sources.list.d
+for suite in bookworm bookworm-backports; do
+	for part in main contrib; do
+		mkdir -p /srv/archive/dists/$suite/$part/binary-amd64
+		printf 'Package: nothing\nVersion: 1\nArchitecture: all\nFilename: nothing.deb\nSize: 1\nSHA256: %064d\n' 0 >/srv/archive/dists/$suite/$part/binary-amd64/Packages
+	done
+	cd /srv/archive/dists/$suite
+	{
+		printf 'Origin: Debian\nCodename: %s\nSuite: %s\nDate: %s\nArchitectures: amd64\nComponents: main contrib\nSHA256:\n' $suite $suite "$(date -uR)"
+		for file in */binary-amd64/Packages; do echo " $(sha256sum $file | cut -d' ' -f1) $(stat -c %s $file) $file"; done
+	} >Release
+	echo "deb [trusted=yes] file:/srv/archive $suite main contrib" >>/etc/apt/sources.list
+done`
+
+// provision types on a bare machine what the README says of it. The machine has no way to Debian's archive; all that would come
+// from there it has, as its image was made by the same script. Its pool goes, and another one is made on its empty disk.
+func (c cluster) provision(n *lab.Node, line string) {
+	c.Helper()
+	n.Copy(filepath.Join(c.Root(), "scripts", "provision"), "/root/provision")
+	n.Sh(archive)
+	n.Sh("zpool destroy tank")
+	// By the kernel's name: links in /dev/disk come and go while udev looks at new partitions, too slowly for zpool on a busy host.
+	const disk = "/dev/disk/by-id/..."
+	if !strings.Contains(line, disk) {
+		c.Fatalf("the README names no %s: %q", disk, line)
+	}
+	out := c.types(n, strings.Replace(line, disk, "$(readlink -f /dev/disk/by-id/virtio-spare)", 1))
+	for _, said := range []string{"creating pool tank on /dev/", "provision: done"} {
+		if !strings.Contains(out, said) {
+			c.Errorf("provision does not say %q: %s", said, out)
+		}
+	}
+	if runs := n.Lines("zpool list -H -o name && systemctl is-active flockd-fence flockd-proxy flockd"); !slices.Equal(runs, []string{"tank", "active", "active", "active"}) {
+		c.Errorf("after provision there are %q, want the pool tank and three units that are active", runs)
+	}
+	n.Sh("mv " + keptSettings + " " + settings + " && systemctl restart flockd-fence flockd-proxy flockd")
+}
+
+// debianPackage makes it of this tree, under the name of a version if that is not "". What scripts/lab installs, and what
+// somebody may have in dist, is left alone.
+func (c cluster) debianPackage(version string) string {
+	c.Helper()
+	dir := c.TempDir()
+	args := []string{"package", "BIN=" + filepath.Join(dir, "bin"), "DIST=" + filepath.Join(dir, "dist")}
+	if version != "" {
+		args = append(args, "VERSION="+version)
+	}
+	build := exec.Command("make", args...)
 	build.Dir = c.Root()
 	if out, err := build.CombinedOutput(); err != nil {
-		c.Fatalf("make package: %v\n%s", err, out)
+		c.Fatalf("make %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-	debs, err := filepath.Glob(filepath.Join(c.Root(), "dist", "flocker_*.deb"))
+	debs, err := filepath.Glob(filepath.Join(dir, "dist", "flocker_*.deb"))
 	if err != nil || len(debs) != 1 {
 		c.Fatalf("make package made %q, %v", debs, err)
 	}

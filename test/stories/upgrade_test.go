@@ -2,8 +2,6 @@ package stories
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,18 +11,26 @@ import (
 	"github.com/flocker-io/flocker/test/lab"
 )
 
-// One node after the other gets another version, by what the package does, while Redis counts for a client on
-// each: no request fails, and the counter is what was answered. In between Redis moves from a node of the one
-// version to one of the other. As long as nothing was released, the two are one tree under two names.
+// Three nodes with one version's package get a newer one's, one after the other, as docs/OPERATIONS.md says, while Redis
+// counts for a client on each: no request fails, and the counter is what was answered. In between Redis moves from a node of
+// the one version to one of the other. As long as nothing was released, the two are packages of one tree under two versions.
 func TestUpgrade(t *testing.T) {
-	const newer = "v99.0.0"
-	l := &live{cluster: start(t), volume: "counter", container: "redis", port: "6379"}
+	const older, newer = "v98.0.0", "v99.0.0"
+	l := &live{cluster: clean(t), volume: "counter", container: "redis", port: "6379"}
 	l.node = l.n1
-	var programs string
-	l.Step("a newer version is built", func() { programs = l.programs(newer) })
+	var deb string
+	l.Step("packages of two versions are made, and the machines have the older", func() {
+		l.bare(l.debianPackage(older))
+		l.install(l.readme().install, l.Nodes()...)
+		for _, n := range l.Nodes() {
+			l.installed(n, older)
+		}
+		deb = l.debianPackage(newer)
+	})
+	l.form()
 	l.countInRedis()
 	for _, n := range l.Nodes() {
-		l.Step(n.Name+" is upgraded", func() { l.upgrade(n, programs, newer) })
+		l.Step(n.Name+" is upgraded", func() { l.upgrade(n, deb, newer) })
 		to := l.Nodes()[(slices.IndexFunc(l.Nodes(), func(o *lab.Node) bool { return o.Name == n.Name })+1)%3]
 		l.Step("Redis moves on to "+to.Name, func() { l.move(to) })
 		l.waitVolume(to, l.volume, "ok with its replicas", healthy)
@@ -34,22 +40,22 @@ func TestUpgrade(t *testing.T) {
 	l.finish()
 }
 
-// programs builds flockd and flockctl of this tree, under the name of a version, and returns their folder.
-func (l *live) programs(version string) string {
-	l.Helper()
-	dir := l.TempDir()
-	cmd := exec.Command("go", "build", "-tags", "hashicorpmetrics,nosystemd", "-trimpath",
-		"-ldflags", "-s -w -X github.com/flocker-io/flocker/internal/version.Version="+version, "-o", dir+"/", "./cmd/flockd", "./cmd/flockctl")
-	cmd.Dir, cmd.Env = l.Root(), append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		l.Fatalf("building flockd and flockctl: %v: %s", err, out)
+// installed checks that a node has the package of that version, whole, and no other programs of flocker.
+func (c cluster) installed(n *lab.Node, version string) {
+	c.Helper()
+	want := "install ok installed " + strings.TrimPrefix(version, "v")
+	if err := lab.Want("the package on "+n.Name, strings.TrimSpace(n.Sh("dpkg-query -W -f '${Status} ${Version}' flocker")), want); err != nil {
+		c.Fatal(err)
 	}
-	return dir
+	for _, program := range []string{"flockd", "flockctl"} {
+		if err := lab.Want("what "+program+" is on "+n.Name, strings.TrimSpace(n.Sh("command -v "+program)), "/usr/bin/"+program); err != nil {
+			c.Fatal(err)
+		}
+	}
 }
 
-// upgrade puts programs on a node, as dpkg would, and runs the package's script. It returns when all parts of flocker
-// run as that version there.
-func (l *live) upgrade(n *lab.Node, programs, version string) {
+// upgrade installs a newer package on a node. It returns when all parts of flocker run as that version there.
+func (l *live) upgrade(n *lab.Node, deb, version string) {
 	l.Helper()
 	units := []string{"flockd", "flockd-fence", "flockd-proxy"}
 	process := func(unit string) string { return n.Sh("systemctl show -P MainPID " + unit) }
@@ -60,26 +66,19 @@ func (l *live) upgrade(n *lab.Node, programs, version string) {
 	runs := func() string { return n.Docker("ps", "-q", "--no-trunc") }
 	running := runs()
 
-	for _, p := range []string{"flockd", "flockctl"} {
-		n.Copy(filepath.Join(programs, p), "/usr/local/bin/."+p+".new")
-		// The package has them in /usr/bin; the lab's units do not.
-		n.Sh(fmt.Sprintf("chmod 755 /usr/local/bin/.%[1]s.new && mv -f /usr/local/bin/.%[1]s.new /usr/local/bin/%[1]s && ln -sf /usr/local/bin/%[1]s /usr/bin/%[1]s", p))
-	}
-	script, err := os.ReadFile(filepath.Join(l.Root(), "scripts/packaging/scripts/postinst"))
-	if err != nil {
-		l.Fatal(err)
-	}
-	n.Put("/root/postinst", string(script), 0o755)
-	if out := n.Sh("/root/postinst configure 1.0"); strings.Contains(out, "goes on with the version before") {
+	n.Copy(deb, "/root/"+filepath.Base(deb))
+	if out := l.types(n, "apt install ./"+filepath.Base(deb)); strings.Contains(out, "goes on with the version before") || strings.Contains(out, "nothing was restarted") {
 		l.Errorf("%s: not everything was upgraded: %s", n, out)
 	}
+	l.installed(n, version)
 
 	for _, u := range units {
 		l.Until("another process of "+u+" on "+n.Name, later, func() error {
 			if is := process(u); is == was[u] || is == "0" {
 				return fmt.Errorf("its process is %s, and was %s", is, was[u])
 			}
-			if exe := n.Sh("readlink /proc/$(systemctl show -P MainPID " + u + ")/exe"); exe != "/usr/local/bin/flockd" {
+			// Of a process of the version before it would be a file that is deleted.
+			if exe := n.Sh("readlink /proc/$(systemctl show -P MainPID " + u + ")/exe"); exe != "/usr/bin/flockd" {
 				return fmt.Errorf("it runs %s", exe)
 			}
 			return nil
