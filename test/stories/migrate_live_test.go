@@ -225,7 +225,7 @@ func (l *live) reload() {
 	}
 	l.progress(20)
 	for _, n := range l.Nodes() {
-		l.Logf("    %s: %d processes of the proxy serve", n, len(n.Lines("pgrep -f '^/usr/local/bin/flockd proxy$'")))
+		l.Logf("    %s: %d processes of the proxy serve", n, len(n.Lines("pgrep -f '^/usr(/local)?/bin/flockd proxy$'")))
 	}
 }
 
