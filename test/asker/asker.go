@@ -4,6 +4,7 @@
 // on the lab's machines.
 //
 //	asker redis HOST:PORT KEY    raises KEY: one by one, eight at a time, in transactions, and on new connections
+//	asker anew HOST:PORT KEY     raises KEY on new connections alone, two at a time
 //	asker http HOST:PORT NAME    posts to /NAME-CONNECTION/1, 2, 3, ... on kept connections, and on new ones
 //
 // Each second it prints how many were answered, all in all, and the longest that one took:
@@ -82,7 +83,7 @@ type client struct {
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) != 3 {
-		return errors.New("usage: asker redis|http HOST:PORT NAME")
+		return errors.New("usage: asker redis|anew|http HOST:PORT NAME")
 	}
 	mode, addr, name := args[0], args[1], args[2]
 	var all []asker
@@ -93,6 +94,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			{addr, func(c *client, _ int) (int, error) { return c.raise(name, 8) }, false},
 			{addr, func(c *client, _ int) (int, error) { return c.transact(name) }, false},
 			{addr, func(c *client, _ int) (int, error) { return c.raise(name, 1) }, true},
+		}
+	case "anew":
+		for range 2 {
+			all = append(all, asker{addr, func(c *client, _ int) (int, error) { return c.raise(name, 1) }, true})
 		}
 	case "http":
 		for i := range 4 {

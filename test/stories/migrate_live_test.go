@@ -21,6 +21,8 @@ type live struct {
 	cluster
 	volume, container string
 	port              string
+	hook              string // preset of what is done before its stop, by a label; "": no label
+	anew              string // port of a route in mode tcp to the same server, for clients that come anew for each request; "": none
 	node              *lab.Node
 	v                 api.Volume
 	clients           []*asking
@@ -249,8 +251,29 @@ func (l *live) stop() (answered []int64) {
 	return answered
 }
 
-// finish compares all copies, asks whether anybody misses anything, and removes the container.
+// finish asks whether all was done in its containers before they were stopped, and ends it.
 func (l *live) finish() {
+	l.Helper()
+	for line := range strings.Lines(l.n2.Flockctl("events")) {
+		if strings.Contains(line, "volume.pre-stop-failed") {
+			l.Errorf("it was not made ready for its stop: %s", strings.TrimSpace(line))
+		}
+	}
+	if l.hook != "" {
+		ready := 0
+		for _, n := range l.Nodes() {
+			ready += len(strings.Fields(n.Sh("journalctl -u flockd --no-pager -o cat | grep -F 'a container was made ready for its stop' | grep -oF hook=" + l.hook + " || true")))
+		}
+		l.Logf("    it was made ready for its stop %d times, as the preset %s does it", ready, l.hook)
+		if ready == 0 {
+			l.Errorf("nobody says that it was made ready for its stop by the preset %s", l.hook)
+		}
+	}
+	l.end()
+}
+
+// end compares all copies, asks whether anybody misses anything, and removes the container.
+func (l *live) end() {
 	l.Helper()
 	routes, err := lab.Ask[api.Routes](l.n2, "route", "list")
 	if err != nil {
@@ -267,14 +290,15 @@ func (l *live) finish() {
 }
 
 // Redis moves from node to node under clients that came to every node, and that do not try
-// twice: nobody sees an error, and the counter is exactly what was answered.
+// twice: nobody sees an error, and the counter is exactly what was answered. Nor does who comes
+// anew for each request, through a route that knows nothing of what is said on it.
 func TestMigrateLive(t *testing.T) { migrateRedis(t, 6) }
 
 // The same with two moves.
 func TestCoreMigrate(t *testing.T) { migrateRedis(t, 2) }
 
 func migrateRedis(t *testing.T, moves int) {
-	l := &live{cluster: start(t), volume: "counter", container: "redis", port: "6379"}
+	l := &live{cluster: start(t), volume: "counter", container: "redis", port: "6379", anew: "6380", hook: "redis"}
 	l.node = l.n1
 	l.countInRedis()
 	l.moves(l.tour()[:moves]...)
@@ -287,20 +311,38 @@ func (l *live) countInRedis() {
 	l.Helper()
 	l.Step("Redis on n1, with a route", func() {
 		l.askers()
-		l.node.Docker("volume", "create", "-d", "flocker", "-o", "size=500M", "-o", "replicas=2", "-o", "ports=6379:6379/redis", l.volume)
-		l.node.Docker("run", "-d", "--name", l.container, "--label", "flocker.enable=true",
-			"--mount", "type=volume,volume-driver=flocker,src="+l.volume+",dst=/data", redisImage)
+		ports, labels := "ports=6379:6379/redis", []string{"--label", "flocker.enable=true"}
+		if l.anew != "" {
+			ports += "," + l.anew + ":6379/tcp"
+		}
+		if l.hook != "" {
+			labels = append(labels, "--label", "flocker.pre-stop="+l.hook)
+		}
+		l.node.Docker("volume", "create", "-d", "flocker", "-o", "size=500M", "-o", "replicas=2", "-o", ports, l.volume)
+		l.node.Docker(append(append([]string{"run", "-d", "--name", l.container}, labels...),
+			"--mount", "type=volume,volume-driver=flocker,src="+l.volume+",dst=/data", redisImage)...)
 		l.serve(func(n *lab.Node) error {
-			out, err := n.Try("redis-cli -h " + n.Addr() + " -p " + l.port + " ping")
-			if err != nil {
-				return err
+			for _, port := range []string{l.port, l.anew} {
+				if port == "" {
+					continue
+				}
+				out, err := n.Try("redis-cli -h " + n.Addr() + " -p " + port + " ping")
+				if err == nil {
+					err = lab.Want("ping on port "+port, out, "PONG")
+				}
+				if err != nil {
+					return err
+				}
 			}
-			return lab.Want("ping", out, "PONG")
+			return nil
 		})
 	})
 	l.Step("clients on every node count", func() {
 		for _, n := range l.Nodes() {
 			l.ask(n, "asker", fmt.Sprintf("exec asker redis %s:%s n", n.Addr(), l.port))
+			if l.anew != "" {
+				l.ask(n, "asker anew each time", fmt.Sprintf("exec asker anew %s:%s n", n.Addr(), l.anew))
+			}
 		}
 		// One that nobody here wrote: it ends at the first error.
 		l.ask(l.n2, "redis-benchmark", again(fmt.Sprintf("redis-benchmark -h %s -p %s -c 2 -n 100 -q incr bench", l.n2.Addr(), l.port), 100))
@@ -378,12 +420,12 @@ http { log_format post "$request_method $uri"; access_log /data/log post; server
 // PostgreSQL moves under pgbench on every node, in each of its modes, and one connection
 // that commits row after row: every transaction that was acknowledged is there once.
 func TestMigrateLivePostgres(t *testing.T) {
-	l := &live{cluster: start(t), volume: "pgdata", container: "pg", port: "5432"}
+	l := &live{cluster: start(t), volume: "pgdata", container: "pg", port: "5432", hook: "postgres"}
 	l.node = l.n1
 	psql := func(n *lab.Node) string { return fmt.Sprintf("psql -qAtX -U postgres -h %s -p %s", n.Addr(), l.port) }
 	l.Step("PostgreSQL on n1, with a route", func() {
 		l.node.Docker("volume", "create", "-d", "flocker", "-o", "size=1G", "-o", "replicas=2", "-o", "ports=5432:5432/postgres", l.volume)
-		l.runPostgres(l.node, l.container, l.volume, "--label", "flocker.enable=true").query(table)
+		l.runPostgres(l.node, l.container, l.volume, "--label", "flocker.enable=true", "--label", "flocker.pre-stop="+l.hook).query(table)
 		l.serve(func(n *lab.Node) error {
 			out, err := n.Try(psql(n) + " -c 'select 1'")
 			if err != nil {
