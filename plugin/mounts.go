@@ -57,6 +57,7 @@ type ContainerMount struct {
 	Container string // ID
 	Name      string
 	Service   string // of Swarm, whose task it is; "": of none
+	Follows   bool   // by its label it goes where its volumes go
 	// Running says that the container has processes or will have without a new
 	// Mount being asked for: running, paused, restarting.
 	Running bool
@@ -197,7 +198,7 @@ func (m *Mounts) Reconcile(view View, now time.Time) Reconciled {
 	running, resting := map[string][]volume.Holder{}, map[string]bool{}
 	for _, c := range view.Containers {
 		if c.Running {
-			running[c.Volume] = addHolder(running[c.Volume], volume.Holder{Container: shortID(c.Container), Name: c.Name, Service: c.Service})
+			running[c.Volume] = addHolder(running[c.Volume], volume.Holder{Container: shortID(c.Container), Name: c.Name, Service: c.Service, Follows: c.Follows})
 		} else {
 			resting[c.Volume] = true
 		}

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/agent"
+	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/placement"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -143,6 +145,11 @@ func (f *follower) stopFor(ctx context.Context, id volume.ID) (agent.Stopped, er
 	f.stops[v.Pending.Attempt] = run
 	f.mu.Unlock()
 	defer close(run.over)
+	if rollsBack(v) && was == nil {
+		if run.err = f.recordNow(ctx, id); run.err != nil {
+			return run.out, run.err
+		}
+	}
 	going := goingWith(f.m.cluster.State(), f.m.self, id).containers
 	run.out, run.err = f.stopAll(ctx, id, v.Pending.Attempt, going)
 	if took := run.took(was, len(going)); took > 0 {
@@ -154,6 +161,60 @@ func (f *follower) stopFor(ctx context.Context, id volume.ID) (agent.Stopped, er
 		run.out = was.out // once more, as after a last copy that failed: since then clients wait
 	}
 	return run.out, run.err
+}
+
+// recordNow records the containers that are to follow a volume and use it at this moment. One that has
+// just been started, or was made anew, may not be recorded yet, and would be taken for somebody who stays:
+// then all others are stopped in vain. The error is why one cannot be stopped and started again, before
+// anything is stopped. It is for rollbacks: where a volume moves, what goes along is looked at before, by
+// where it is to run.
+func (f *follower) recordNow(ctx context.Context, id volume.ID) error {
+	lctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	users, err := f.engine.Users(lctx)
+	cancel()
+	if err != nil {
+		return fmt.Errorf("who uses it is not known: %w", err)
+	}
+	s := f.m.cluster.State()
+	for _, u := range users {
+		volumes := volumesOf(s, u)
+		r := s.RecordOf(u.Name, volumes)
+		if !lacksRecord(u, volumes, id, r, f.m.self) {
+			continue
+		}
+		ictx, cancel := context.WithTimeout(ctx, engineTimeout) // nothing is stopped yet: the look is in more of a hurry
+		c, err := f.engine.Inspect(ictx, u.Container)
+		cancel()
+		if errors.Is(err, container.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("container %s is to follow it and cannot be described: %w", u.Name, err)
+		}
+		h := hereContainer{ID: u.Container, Name: u.Name, Volumes: volumes}
+		if f.describe(s, &h, u.Labels, c); !h.Live {
+			continue
+		}
+		if err := f.put(ctx, s, followStep{followPut, recordKeyOf(&h), &h, r}, c); err != nil {
+			return fmt.Errorf("container %s is to follow it and cannot be recorded: %w", u.Name, err)
+		}
+		if now := f.m.cluster.State().RecordOf(u.Name, volumes); now != nil && now.Blocked {
+			return fmt.Errorf("container %s cannot follow: %s", u.Name, strings.Join(now.Obstacles, "; "))
+		}
+	}
+	return nil
+}
+
+// lacksRecord says that a container uses a volume here, is to follow it, and is not recorded as it runs
+// here; one that ran elsewhere is not, before it was seen to stay.
+func lacksRecord(u container.Use, volumes []volume.ID, id volume.ID, r *state.Container, self volume.NodeID) bool {
+	switch {
+	case !u.State.Live() || !follows(u) || !slices.Contains(volumes, id):
+		return false
+	case r == nil:
+		return true
+	}
+	return r.Node == self && (r.ID != u.Container || !r.Run)
 }
 
 // took is how long the stop of so many containers took, for the next move; 0 where it tells

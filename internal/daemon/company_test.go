@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/agent"
+	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/proxy"
@@ -247,6 +248,41 @@ func TestPartGone(t *testing.T) {
 		}
 		if s.PartGone(s.Volume(clonePG), cloneN2) {
 			t.Error("it has not gone from there")
+		}
+	}
+}
+
+// Of the containers that use a volume here those are recorded, before others are stopped for it, that follow it and
+// are not known as they run.
+func TestLacksRecord(t *testing.T) {
+	label := map[string]string{container.LabelEnable: "true"}
+	web := func(change func(*container.Use)) container.Use {
+		u := container.Use{Container: "1", Name: "web", State: container.Running, Labels: label}
+		if change != nil {
+			change(&u)
+		}
+		return u
+	}
+	known := &state.Container{Name: "web", ID: "1", Node: "n1", Run: true}
+	for _, tt := range []struct {
+		name string
+		use  container.Use
+		of   volume.ID
+		r    *state.Container
+		want bool
+	}{
+		{"just started", web(nil), "v", nil, true},
+		{"known", web(nil), "v", known, false},
+		{"made anew", web(func(u *container.Use) { u.Container = "2" }), "v", known, true},
+		{"stopped, and started again", web(nil), "v", &state.Container{Name: "web", ID: "1", Node: "n1"}, true},
+		{"on its way here", web(nil), "v", &state.Container{Name: "web", ID: "0", Node: "n2", Run: true}, false},
+		{"does not run", web(func(u *container.Use) { u.State = container.Exited }), "v", nil, false},
+		{"no label", web(func(u *container.Use) { u.Labels = nil }), "v", nil, false},
+		{"being made", web(func(u *container.Use) { u.Name = "web.flocker-new" }), "v", nil, false},
+		{"another volume's", web(nil), "w", nil, false},
+	} {
+		if got := lacksRecord(tt.use, []volume.ID{"v"}, tt.of, tt.r, "n1"); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
 	}
 }

@@ -52,6 +52,8 @@ type follower struct {
 	since   map[string]time.Time // what is stopped or gone, since when
 	retired map[string]bool      // IDs
 
+	keys sync.Mutex // of firstKey
+
 	mu       sync.Mutex
 	busy     map[string]bool            // records that a job works on
 	watched  map[string]bool            // of these: only to see whether their containers stay
@@ -267,7 +269,7 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 		names[u.Name] = true
 	}
 	for _, u := range users {
-		if !container.Followed(u.Labels) || strings.Contains(u.Name, ".flocker-") {
+		if !follows(u) {
 			continue
 		}
 		volumes := volumesOf(s, u)
@@ -324,6 +326,12 @@ func (f *follower) look(ctx context.Context, s *state.State, users []container.U
 	maps.DeleteFunc(f.looping, func(key string, _ loop) bool { _, here := seen[key]; return !here })
 	f.mu.Unlock()
 	return out
+}
+
+// follows says that a container is to go where its volumes go, and is none that flocker is just making
+// or taking away.
+func follows(u container.Use) bool {
+	return container.Followed(u.Labels) && !strings.Contains(u.Name, ".flocker-")
 }
 
 // madeFor says that a container here was made for the one of a record, which is elsewhere, and was not
@@ -472,7 +480,7 @@ func (f *follower) settled(what string) bool {
 func (f *follower) do(ctx context.Context, s *state.State, st followStep, specs map[string]container.Captured) {
 	switch st.Do {
 	case followPut, followStop:
-		f.put(ctx, s, st, specs[st.Here.ID])
+		_ = f.put(ctx, s, st, specs[st.Here.ID]) // noted, and the next look tries again
 	case followDrop:
 		f.drop(ctx, st)
 	case followRetire:
@@ -502,12 +510,12 @@ func (f *follower) do(ctx context.Context, s *state.State, st followStep, specs 
 	}
 }
 
-// put records a container, and says whether it did.
-func (f *follower) put(ctx context.Context, s *state.State, st followStep, c container.Captured) bool {
+// put records a container. Why it is not recorded is noted where its user can do something about that.
+func (f *follower) put(ctx context.Context, s *state.State, st followStep, c container.Captured) error {
 	key, err := f.key(ctx)
 	if err != nil {
 		f.note(st.Record, fmt.Sprintf("container %s does not follow its volumes yet: %v", st.Here.Name, err))
-		return false
+		return err
 	}
 	plain, err := c.Spec.Encode()
 	if err == nil {
@@ -526,7 +534,7 @@ func (f *follower) put(ctx context.Context, s *state.State, st followStep, c con
 	default:
 		f.note(st.Record, fmt.Sprintf("container %s does not follow its volumes: %v", st.Here.Name, err))
 	}
-	return err == nil
+	return err
 }
 
 func (f *follower) propose(ctx context.Context, s *state.State, st followStep, c container.Captured, key cluster.DataKey, sealed, plain []byte) error {
@@ -919,15 +927,24 @@ func (f *follower) halts(record string) int {
 
 // key is the data key; the first node that needs one makes it.
 func (f *follower) key(ctx context.Context) (cluster.DataKey, error) {
-	if f.m.cluster.State().Cluster().DataKey == "" {
-		if err := f.makeKey(ctx, ""); err != nil {
-			return cluster.DataKey{}, err
-		}
+	if err := f.firstKey(ctx); err != nil {
+		return cluster.DataKey{}, err
 	}
 	if err := f.shareKey(ctx); err != nil {
 		return cluster.DataKey{}, err
 	}
 	return f.m.cluster.DataKey()
+}
+
+// firstKey makes the data key where there is none. One at a time: of two keys the disk might get the one
+// that the others were not told of.
+func (f *follower) firstKey(ctx context.Context) error {
+	f.keys.Lock()
+	defer f.keys.Unlock()
+	if f.m.cluster.State().Cluster().DataKey != "" {
+		return nil
+	}
+	return f.makeKey(ctx, "")
 }
 
 // makeKey proposes a key of this node. Another node's may be taken instead.

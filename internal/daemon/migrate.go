@@ -43,6 +43,9 @@ func (m *member) migrateHere(ctx context.Context, ref string, req api.MigrateReq
 	if v.Phase == state.PhaseElecting {
 		return api.Migration{}, m.noPrimary(v)
 	}
+	if v, err = m.recorded(ctx, v, false); err != nil {
+		return api.Migration{}, err
+	}
 	var to volume.NodeID
 	if req.To != "" {
 		to, err = findNode(m.cluster.State(), req.To)

@@ -63,6 +63,9 @@ func (m *member) rollBackHere(ctx context.Context, ref string, req api.RollbackR
 	if p := v.Pending; p != nil && p.Rollback != nil && p.Rollback.Snapshot == req.Snapshot && !req.DryRun {
 		return m.rollback(v, p.Attempt)
 	}
+	if v, err = m.recorded(ctx, v, true); err != nil {
+		return api.Rollback{}, err
+	}
 	containers, err := placement.CanRollBack(placement.NewView(m.cluster.State(), m.heardByPlacement(), m.now()), v)
 	if err != nil {
 		return api.Rollback{}, err
@@ -99,6 +102,34 @@ func (m *member) rollBackHere(ctx context.Context, ref string, req api.RollbackR
 	out, err := m.rollback(v, attempt)
 	out.Taken, out.WrittenBytes, out.Newer, out.Containers = plan.Taken, plan.WrittenBytes, plan.Newer, containers
 	return out, err
+}
+
+// recordPatience is how long a rollback or a migration waits for the records of containers that have just
+// been started: its user has seen them start. It is two looks at them (followEvery).
+const recordPatience = 10 * time.Second
+
+// recorded waits until the containers are recorded that use a volume where it is and are to follow it, or
+// all that go with it; alone as in placement.Unrecorded. The volume is as it is by then. On the leader.
+func (m *member) recorded(ctx context.Context, v *state.Volume, alone bool) (*state.Volume, error) {
+	patience, cancel := context.WithTimeout(ctx, recordPatience)
+	defer cancel()
+	for {
+		changed, heard := m.cluster.Changed(), m.reports.Changed()
+		now := m.cluster.State().Volume(v.ID)
+		if now == nil {
+			return nil, volume.Errorf(volume.CodeNotFound, "volume %q is gone", v.Name)
+		}
+		err := placement.Unrecorded(placement.NewView(m.cluster.State(), m.heardByPlacement(), m.now()), now, alone)
+		if err == nil {
+			return now, nil
+		}
+		select {
+		case <-changed:
+		case <-heard:
+		case <-patience.Done():
+			return nil, err
+		}
+	}
 }
 
 // attemptOf is the ID of the rollback that was asked for by this request.

@@ -336,7 +336,7 @@ func (f *follower) started(ctx context.Context, r *state.Container, c container.
 	if !h.Live {
 		do = followStop
 	}
-	return f.put(ctx, s, followStep{do, r.RecordKey(), &h, r}, c)
+	return f.put(ctx, s, followStep{do, r.RecordKey(), &h, r}, c) == nil
 }
 
 // tellFailed has people know, once, of a container that does not come up. One that goes back where

@@ -52,7 +52,8 @@ func (u *use) Refresh(ctx context.Context, mounted []volume.ID) (map[volume.ID][
 			for _, m := range c.Volumes {
 				if id, ok := u.id(m.Volume); ok {
 					view.Containers = append(view.Containers, plugin.ContainerMount{
-						Volume: string(id), Container: c.Container, Name: c.Name, Service: container.SwarmService(c.Labels), Running: c.State.Live(),
+						Volume: string(id), Container: c.Container, Name: c.Name, Service: container.SwarmService(c.Labels),
+						Follows: follows(c), Running: c.State.Live(),
 					})
 				}
 			}

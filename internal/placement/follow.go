@@ -35,6 +35,13 @@ type company struct {
 // stops says that something is stopped for the move of a company.
 func (g company) stops() bool { return len(g.containers)+len(g.services) > 0 }
 
+// recorded is which of its containers a user of a volume is; below 0: none.
+func (g company) recorded(h volume.Holder) int {
+	return slices.IndexFunc(g.containers, func(c *state.Container) bool {
+		return h.Container != "" && strings.HasPrefix(c.ID, h.Container)
+	})
+}
+
 // company of a volume on a node.
 func (v *View) company(vol *state.Volume, node volume.NodeID) (g company) {
 	g.volumes = []*state.Volume{vol}
@@ -113,13 +120,14 @@ func (v *View) stays(vol *state.Volume, n *NodeView, g company) string {
 	running := map[*state.Container]bool{}
 	var others []volume.Holder
 	for _, h := range c.Holders {
-		i := slices.IndexFunc(g.containers, func(c *state.Container) bool {
-			return h.Container != "" && strings.HasPrefix(c.ID, h.Container)
-		})
+		i := g.recorded(h)
 		if i < 0 && h.Service != "" {
 			if why := v.unbound(h, vol, n); why != "" {
 				return why
 			}
+			continue
+		}
+		if i < 0 && h.Follows {
 			continue
 		}
 		if i < 0 {
@@ -130,6 +138,9 @@ func (v *View) stays(vol *state.Volume, n *NodeView, g company) string {
 	}
 	if users := names(others); users != "" {
 		return fmt.Sprintf("in use by %s on %s, which does not follow its volumes: stop it there and start it on another node", users, n.Name)
+	}
+	if who := v.unrecorded(vol, n, g); who != "" {
+		return who
 	}
 	_, away := g.here(n.ID)
 	for _, c := range g.containers {

@@ -106,6 +106,9 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 	if why := v.choked(p.here, v.Node(m.To)); why != "" && v.Now.Sub(m.Began).Abs() >= roomLimit {
 		return end(fmt.Sprintf("%s (after %s)", why, roomLimit))
 	}
+	if p.Doing == "" && Unrecorded(v, vol, false) != nil && v.Now.Sub(m.Began).Abs() >= roomLimit {
+		return end(p.Why) // perhaps it cannot be recorded at all
+	}
 	s := migrationStep{Migration: p.Migration}
 	switch {
 	case p.Doing != "" || p.Why != "":
@@ -300,7 +303,7 @@ func (v *View) others(vol *state.Volume, n *NodeView, g company) string {
 			}
 			continue
 		}
-		if !slices.ContainsFunc(g.containers, func(c *state.Container) bool { return h.Container != "" && strings.HasPrefix(c.ID, h.Container) }) {
+		if g.recorded(h) < 0 && !h.Follows {
 			others = append(others, h)
 		}
 	}
@@ -308,6 +311,46 @@ func (v *View) others(vol *state.Volume, n *NodeView, g company) string {
 		return fmt.Sprintf("volume %s is in use by %s on %s, which does not follow its volumes (label flocker.enable=true)", vol.Name, users, n.Name)
 	}
 	return ""
+}
+
+// Unrecorded says which containers use a volume where it is and are to follow it, and are not recorded as
+// they run there, as just after their start; nil when there are none. Without alone also those that use
+// what goes along with it.
+func Unrecorded(v *View, vol *state.Volume, alone bool) error {
+	n := v.Node(vol.Placement.Primary)
+	if n == nil || vol.Phase != state.PhaseActive {
+		return nil
+	}
+	g := v.company(vol, n.ID)
+	here := []*state.Volume{vol}
+	if !alone {
+		here, _ = g.here(n.ID)
+	}
+	for _, other := range here {
+		if why := v.unrecorded(other, n, g); why != "" {
+			return volume.Errorf(volume.CodeConflict, "volume %q has to wait: %s", vol.Name, why).
+				WithHint("flockctl status says what is in its way if it stays so")
+		}
+	}
+	return nil
+}
+
+// unrecorded names who uses a volume on a node and would go along if it were recorded; "" when there is none.
+func (v *View) unrecorded(vol *state.Volume, n *NodeView, g company) string {
+	c := n.Copy(vol.ID)
+	if c == nil {
+		return ""
+	}
+	var all []volume.Holder
+	for _, h := range c.Holders {
+		if h.Service == "" && h.Follows && g.recorded(h) < 0 {
+			all = append(all, h)
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("volume %s is in use by %s on %s, which is to follow it and is not recorded yet", vol.Name, names(all), n.Name)
 }
 
 // lacks says why containers could not run on a node, as far as it has said; "" when

@@ -66,6 +66,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	  tally v1 v2                and its services, with the volumes that they are bound to; once,
 //	                             off or tries=3 (MaxAttempts), as in volume.SwarmService
 //	  v1 n1 > n2 phase=moving pending=5s:join-1 to=n2   a handoff of that name began so long ago
+//	  v1 n1 > n2 fresh=web       a container uses it that is to follow it, recorded or not
 //	  v1 n1 > n2 task=tally      a task of that service uses it
 //	  v1 n2 > n1 migrate=n2 arrived=n1:10s   so long ago, for that migration; returned=n2: for
 //	                             want of its service it came back from there
@@ -868,6 +869,8 @@ func (w *world) addVolume(t *testing.T, line string) {
 			v.Moved.Services = strings.Split(value, ",")
 		case "user": // a container
 			holders = append(holders, volume.Holder{Container: value, Name: value, Unknown: value == "unknown"})
+		case "fresh": // a container with the label, which is recorded in a moment
+			holders = append(holders, volume.Holder{Container: value, Name: value, Follows: true})
 		case "refusal": // of a handoff of a drain, so long ago
 			v.LastRefusal = &state.Refusal{Attempt: drainAttempt + "1", Reason: "in use by a shell", At: now.Add(-duration(t, value))}
 		case "blank": // a primary, which has a dataset without a snapshot

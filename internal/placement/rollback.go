@@ -53,5 +53,8 @@ func CanRollBack(v *View, vol *state.Volume) (containers []string, err error) {
 	if users := v.others(vol, n, g); users != "" {
 		return refused("%s", users)
 	}
+	if who := v.unrecorded(vol, n, g); who != "" {
+		return nil, volume.Errorf(volume.CodeConflict, "volume %q cannot be rolled back yet: %s", vol.Name, who)
+	}
 	return g.names(), nil
 }

@@ -62,6 +62,7 @@ func (w *World) moveFollowing(name, to string) error {
 //	ends-once NODE CONTAINER CODE AFTER [WORDS..]  and runs once its engine has started it again
 //	image NODE IMAGE               until the node's engine has the image
 //	same NODE CONTAINER            it has its label, secret and policy, and the state does not show the secret
+//	ponders NODE TOOK DURATION     from now on, for so long, its engine takes TOOK to describe a container
 //	rm NODE CONTAINER              docker rm
 //	not-there NODE CONTAINER       the engine has no container of that name
 //	rmi NODE IMAGE, load NODE IMAGE  docker rmi and docker load
@@ -186,6 +187,14 @@ func (w *World) followStep(words []string) (ok bool, err error) {
 		if strings.Contains(all.String(), secret) {
 			return true, fmt.Errorf("the state shows its secret")
 		}
+	case "ponders":
+		took, err := time.ParseDuration(words[2])
+		if err != nil {
+			return true, err
+		}
+		during, err := time.ParseDuration(words[3])
+		m.Engine.Ponder(took, during)
+		return true, err
 	case "rm":
 		return true, m.Engine.Remove(words[2])
 	case "not-there":

@@ -200,6 +200,9 @@ type Holder struct {
 	Name      string `json:"name,omitempty"` // container name
 	// Service is the Swarm service that it is a task of.
 	Service string `json:"service,omitempty"`
+	// Follows: it has the label by which containers follow their volumes, and is recorded in a moment if
+	// it is not yet.
+	Follows bool `json:"follows,omitempty"`
 	// Unknown: the container engine has not answered yet, so nobody knows whether there is one.
 	Unknown bool `json:"unknown,omitempty"`
 }

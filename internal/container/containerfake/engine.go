@@ -57,8 +57,11 @@ type Engine struct {
 	exec       func(ctx context.Context, name string, command []string) (string, error)
 	followers  map[*follower]struct{}
 	swarm      *Swarm // nil: it belongs to none
-	activated  int
-	serial     int
+	// See Ponder.
+	ponders      time.Duration
+	pondersUntil time.Time
+	activated    int
+	serial       int
 }
 
 type record struct {

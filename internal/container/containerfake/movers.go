@@ -18,8 +18,11 @@ import (
 const driverName = "flocker"
 
 // Inspect describes a container as Capture would.
-func (e *Engine) Inspect(_ context.Context, ref string) (container.Captured, error) {
+func (e *Engine) Inspect(ctx context.Context, ref string) (container.Captured, error) {
 	if err := e.alive(); err != nil {
+		return container.Captured{}, err
+	}
+	if err := e.ponder(ctx); err != nil {
 		return container.Captured{}, err
 	}
 	e.age()
@@ -74,6 +77,31 @@ func (e *Engine) Inspect(_ context.Context, ref string) (container.Captured, err
 		out.Spec.Mounts = append(out.Spec.Mounts, p)
 	}
 	return out, nil
+}
+
+// Ponder has the engine take so long to describe a container, as one does that starts another; it begins
+// to for a while only.
+func (e *Engine) Ponder(takes, during time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ponders, e.pondersUntil = takes, time.Now().Add(during)
+}
+
+func (e *Engine) ponder(ctx context.Context) error {
+	e.mu.Lock()
+	takes, until := e.ponders, e.pondersUntil
+	e.mu.Unlock()
+	if takes == 0 || !time.Now().Before(until) {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(takes)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Target has all networks, without addresses, and all containers.
