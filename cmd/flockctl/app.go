@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -53,6 +54,10 @@ type app struct {
 	timeout time.Duration
 	// patient says that the user gave no --timeout.
 	patient bool
+
+	// drawn is what comes and goes on the terminal that stderr is, below all that is said there.
+	drawing sync.Mutex
+	drawn   *picture
 }
 
 // defaultTimeout covers the longest thing that flockd does in one call: waiting for

@@ -2,11 +2,11 @@ package main
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/flocker-io/flocker/internal/terminal"
 )
 
 // words is a command line taken apart: which command is meant, which options are
@@ -130,9 +130,6 @@ func named(commands []*cli.Command, name string) *cli.Command {
 	return nil
 }
 
-// maxWord is the longest argument that means something, in bytes.
-const maxWord = 64 << 10
-
 // checkWords refuses what nobody means to give: arguments and values of options that are empty,
 // as of a variable that is not set, or that have something in them that no terminal shows. Only
 // files may have such names.
@@ -144,7 +141,7 @@ func checkWords(c *cli.Context) error {
 			place = strings.TrimSuffix(strings.Trim(places[min(i, len(places)-1)], "[]"), "...")
 		}
 		file := strings.Contains(place, "PATH") || strings.Contains(place, "DEST")
-		if why := badWord(arg, file); why != "" {
+		if why := terminal.BadWord(arg, file); why != "" {
 			return usage(c, "%s %s", place, why)
 		}
 	}
@@ -165,26 +162,10 @@ func checkWords(c *cli.Context) error {
 			file = file || strings.Contains(about, word)
 		}
 		for _, v := range values {
-			if why := badWord(v, file); why != "" {
+			if why := terminal.BadWord(v, file); why != "" {
 				return usage(c, "--%s %s", name, why)
 			}
 		}
 	}
 	return nil
-}
-
-// badWord is what is wrong with an argument, "" if nothing is.
-func badWord(word string, file bool) string {
-	switch {
-	case word == "":
-		return "is empty"
-	case len(word) > maxWord:
-		return fmt.Sprintf("has %d bytes, at most %d are possible", len(word), maxWord)
-	case strings.ContainsRune(word, 0):
-		return "has a zero byte in it"
-	case file:
-	case !utf8.ValidString(word), strings.ContainsFunc(word, func(r rune) bool { return !strconv.IsPrint(r) }):
-		return fmt.Sprintf("has characters in it that cannot be shown: %q", word)
-	}
-	return ""
 }

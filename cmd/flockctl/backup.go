@@ -275,6 +275,8 @@ type backupJob struct {
 
 // look reads what there is of the volume.
 func (j *backupJob) look(ctx context.Context) (err error) {
+	stop := j.waiting(ctx, j.volume.Name+": looking for its backups")
+	defer stop()
 	j.all, err = backup.LoadOf(ctx, j.store, j.volume.ID)
 	return err
 }
@@ -291,7 +293,7 @@ func (j *backupJob) stream(ctx context.Context, req api.BrowseRequest) (*api.Bro
 
 func (j *backupJob) note(format string, args ...any) {
 	if !j.quiet {
-		fmt.Fprintf(j.stderr, "flockctl: "+format+"\n", args...)
+		j.say("flockctl: "+format+"\n", args...)
 	}
 }
 
@@ -419,7 +421,7 @@ func (j *backupJob) writing(m *backup.Manifest) *backup.Writing {
 }
 
 func (j *backupJob) write(ctx context.Context, w *backup.Begun, m *backup.Manifest, b *api.Browsed) (*backup.Manifest, error) {
-	p := j.meter(b.Size)
+	p := j.meter(ctx, fmt.Sprintf("%s: backup %s", m.Name, m.ID), b.Size)
 	defer p.end()
 	w.Progress = func(stored, reused int64) { p.at(stored + reused) }
 	done, err := w.Write(ctx, b.Body)
@@ -435,11 +437,14 @@ var ownSnapshot = regexp.MustCompile(`^backup-[0-9]{8}T[0-9]{6}Z$`)
 // takeSnapshot takes one for a backup.
 func (j *backupJob) takeSnapshot(ctx context.Context) (string, error) {
 	v, name := j.volume, "backup-"+j.now().UTC().Format("20060102T150405Z")
+	stop := j.takingSnapshot(ctx, v.Name+"@"+name, false)
+	defer stop()
 	rep, err := timed(j.app, ctx, func(ctx context.Context) (api.SnapshotReply, error) {
 		return j.client.TakeSnapshot(ctx, api.SnapshotRequest{Volumes: []string{string(v.ID)}, Name: name})
 	})
+	stop()
 	for _, text := range rep.Warnings {
-		fmt.Fprintf(j.stderr, "flockctl: %s; it is tried again\n", text)
+		j.say("flockctl: %s; it is tried again\n", text)
 	}
 	var e *volume.Error
 	if err != nil && !(errors.As(err, &e) && slices.Contains([]volume.Code{volume.CodeConflict, volume.CodeNotFound, volume.CodeRefused, volume.CodeInvalid, volume.CodeDenied}, e.Code)) {
@@ -466,7 +471,7 @@ func (j *backupJob) dropSnapshots(ctx context.Context, done *backup.Manifest) {
 		if !p.Own || p.Removed() || p.ID == done.ID || p.Snapshot.Taken.After(done.Snapshot.Taken) || !p.SealedTo(done.Recipients) || !p.MadeWith(j.auth) {
 			continue
 		}
-		if err := backup.Remove(ctx, j.store, p, j.now()); err != nil {
+		if err := j.removing(ctx, j.store, p); err != nil {
 			j.note("backup %s, which was interrupted, stays: %v", p.ID, err)
 			continue
 		}
@@ -519,12 +524,19 @@ func (j *backupJob) keep(ctx context.Context, n int, done *backup.Manifest) erro
 		return err
 	}
 	for _, m := range old {
-		if err := backup.Remove(ctx, j.store, m, j.now()); err != nil {
+		if err := j.removing(ctx, j.store, m); err != nil {
 			return err
 		}
 		j.note("backup %s of %s is removed", m.ID, m.Snapshot.Taken.UTC().Format(time.DateOnly))
 	}
 	return nil
+}
+
+// removing removes a backup, of which a large one has many pieces.
+func (a *app) removing(ctx context.Context, store backup.Store, m *backup.Manifest) error {
+	stop := a.waiting(ctx, fmt.Sprintf("%s: removing backup %s", m.Name, m.ID))
+	defer stop()
+	return backup.Remove(ctx, store, m, a.now())
 }
 
 func (a *app) exportCommand() *cli.Command {
@@ -639,7 +651,7 @@ func (a *app) backupList() *cli.Command {
 					return err
 				}
 				for _, m := range all.Partial {
-					fmt.Fprintf(a.stderr, "flockctl: backup %s of volume %s was never finished, so it is none\n", m.ID, m.Name)
+					a.say("flockctl: backup %s of volume %s was never finished, so it is none\n", m.ID, m.Name)
 				}
 			}
 			return a.broken(all)
@@ -662,6 +674,8 @@ func (a *app) broken(all *backup.Catalog) error {
 
 // backups are those in the place that the first argument names.
 func (a *app) backups(ctx context.Context, c *cli.Context) (backup.Store, *backup.Catalog, error) {
+	stop := a.waiting(ctx, "looking for backups in "+c.Args().First())
+	defer stop()
 	store, err := backup.Open(ctx, c.Args().First(), false)
 	if err != nil {
 		return nil, nil, err
@@ -750,7 +764,7 @@ func (a *app) backupVerify() *cli.Command {
 				for _, b := range chain {
 					err, ok := read[b.ID]
 					if !ok {
-						p := a.meter(b.Size)
+						p := a.meter(ctx, fmt.Sprintf("%s: reading backup %s", b.Name, b.ID), b.Size)
 						if err = auth.Refused(b); err == nil {
 							err = backup.Verify(ctx, store, b, keys, p.more)
 						}
@@ -953,12 +967,22 @@ func (a *app) restoreBackup(ctx context.Context, c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := a.allThere(ctx, store, chain); err != nil {
+		return err
+	}
+	return a.restore(ctx, restoreID(c.Args().Get(2), chain), c.Args().Get(2), opts, chain, keys, auth, func(m *backup.Manifest) io.Reader { return backup.Stream(ctx, store, m, keys) })
+}
+
+// allThere looks whether all pieces of backups are there.
+func (a *app) allThere(ctx context.Context, store backup.Store, chain []*backup.Manifest) error {
+	stop := a.waiting(ctx, "looking for all pieces of "+plural(len(chain), "backup"))
+	defer stop()
 	for _, m := range chain {
 		if err := backup.Complete(ctx, store, m); err != nil {
 			return err
 		}
 	}
-	return a.restore(ctx, restoreID(c.Args().Get(2), chain), c.Args().Get(2), opts, chain, keys, auth, func(m *backup.Manifest) io.Reader { return backup.Stream(ctx, store, m, keys) })
+	return nil
 }
 
 // restore makes a volume of a chain of backups.
@@ -998,11 +1022,11 @@ func (a *app) restore(ctx context.Context, id, name string, given map[string]str
 	if at.Have > 0 && !a.quiet {
 		fmt.Fprintf(a.stderr, "flockctl: %d of %s were restored already; going on\n", at.Have, plural(len(chain), "backup"))
 	}
-	p := a.meter(req.Bytes)
+	p := a.meter(ctx, name, req.Bytes)
 	defer p.end()
 	for i, m := range chain {
 		if i < at.Have {
-			p.more(m.Size)
+			p.skip(m.Size)
 			continue
 		}
 		if err := a.restoreOne(ctx, req.ID, m, stream(m), p); err != nil {
@@ -1010,12 +1034,15 @@ func (a *app) restore(ctx context.Context, id, name string, given map[string]str
 		}
 	}
 	p.end()
+	stop := a.making(ctx, name)
+	defer stop()
 	v, err := timed(a, ctx, func(ctx context.Context) (api.Volume, error) {
 		return a.client.FinishRestore(ctx, req.ID, api.FinishRestoreRequest{Name: name, GUID: last.Snapshot.GUID, Options: opts})
 	})
 	if err != nil {
 		return err
 	}
+	stop()
 	own := 0
 	for _, m := range chain {
 		if m.Own {
@@ -1044,7 +1071,7 @@ func (a *app) restoreOne(ctx context.Context, id string, m *backup.Manifest, str
 	if volume.CodeOf(failed) == volume.CodeRefused {
 		_, err := timed(a, context.WithoutCancel(ctx), func(ctx context.Context) (any, error) { return nil, a.client.DropRestore(ctx, id) })
 		if err != nil {
-			fmt.Fprintf(a.stderr, "flockctl: what was restored of it stays for a while: %v\n", err)
+			a.say("flockctl: what was restored of it stays for a while: %v\n", err)
 		}
 	}
 	return failed
@@ -1161,7 +1188,7 @@ func (a *app) removeBackups(ctx context.Context, c *cli.Context) error {
 				return "", err
 			}
 		}
-		if err := backup.Remove(ctx, store, m, a.now()); err != nil {
+		if err := a.removing(ctx, store, m); err != nil {
 			return "", err
 		}
 		// Nothing in the store names it any more, so that no later backup would remove it.
@@ -1171,31 +1198,4 @@ func (a *app) removeBackups(ctx context.Context, c *cli.Context) error {
 		}
 		return m.ID, nil
 	})
-}
-
-// meter shows on a terminal how far something is.
-type meter struct {
-	a           *app
-	total, done int64
-	shown       time.Time
-}
-
-func (a *app) meter(total int64) *meter { return &meter{a: a, total: total} }
-
-func (p *meter) more(n int64) { p.at(p.done + n) }
-
-func (p *meter) at(n int64) {
-	p.done = n
-	if now := time.Now(); p.a.progress && !p.a.quiet && now.Sub(p.shown) > time.Second/2 {
-		p.shown = now
-		fmt.Fprintf(p.a.stderr, "\r\x1b[K%s of about %s", size(p.done), size(max(p.done, p.total)))
-	}
-}
-
-// end takes the line away.
-func (p *meter) end() {
-	if !p.shown.IsZero() {
-		fmt.Fprint(p.a.stderr, "\r\x1b[K")
-		p.shown = time.Time{}
-	}
 }

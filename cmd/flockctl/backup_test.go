@@ -8,18 +8,21 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	agekey "filippo.io/age"
 
 	"github.com/flocker-io/flocker/internal/api"
 	"github.com/flocker-io/flocker/internal/api/apitest"
+	"github.com/flocker-io/flocker/internal/backup"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -796,16 +799,123 @@ func TestBackupTidies(t *testing.T) {
 
 // What http still reads of a stream that was answered counts no more.
 func TestReadStreamEnds(t *testing.T) {
-	a := &app{world: world{stderr: io.Discard}}
-	w := &readStream{r: strings.NewReader(strings.Repeat("x", 1<<20)), p: a.meter(1)}
+	a := &app{world: world{stderr: io.Discard, now: time.Now}}
+	w := &readStream{r: strings.NewReader(strings.Repeat("x", 1<<20)), p: a.meter(t.Context(), "x", 1)}
+	defer w.p.end()
 	var reading sync.WaitGroup
 	reading.Go(func() { _, _ = io.Copy(io.Discard, w) })
 	if err := w.end(); err != nil {
 		t.Error(err)
 	}
-	was := w.p.done
+	was := w.p.done.Load()
 	reading.Wait()
-	if n, err := w.Read(make([]byte, 10)); n != 0 || err == nil || w.p.done != was {
-		t.Errorf("read %d, %v; %d counted, %d when it was answered", n, err, w.p.done, was)
+	if n, err := w.Read(make([]byte, 10)); n != 0 || err == nil || w.p.done.Load() != was {
+		t.Errorf("read %d, %v; %d counted, %d when it was answered", n, err, w.p.done.Load(), was)
+	}
+}
+
+// slowly gives a piece each three seconds.
+type slowly struct{ r io.Reader }
+
+func (s slowly) Read(b []byte) (int, error) {
+	time.Sleep(3 * time.Second)
+	return s.r.Read(b[:min(len(b), 1<<20)])
+}
+
+// A backup that takes long says in a timer's journal how far it is, and so do an export, beside the
+// stream, in which nothing of that is, and a restore.
+func TestBackupSaysHowFarItIs(t *testing.T) {
+	const pieces = 8
+	want := []string{"3MiB of 8MiB", "6MiB of 8MiB"}
+	content := bytes.Repeat([]byte("x"), pieces<<20)
+	about := func() *backup.Manifest {
+		return &backup.Manifest{ID: "20260304T120000Z-0000000a", Volume: "5eed000000000001", Name: "pgdata", ChunkSize: 1 << 20,
+			Snapshot: backup.Snapshot{Name: "x", GUID: 1, Taken: apitest.Now}, Began: apitest.Now}
+	}
+	write := func(t *testing.T, a *app, store backup.Store, body io.Reader) {
+		t.Helper()
+		j, m := &backupJob{app: a, store: store, uploads: 1}, about()
+		w, err := j.writing(m).Begin(t.Context())
+		if err == nil {
+			_, err = j.write(t.Context(), w, m, &api.Browsed{Body: io.NopCloser(body), Size: pieces << 20})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	says := func(t *testing.T, what, said string) {
+		t.Helper()
+		lines := strings.Split(strings.TrimSuffix(said, "\n"), "\n")
+		if len(lines) != len(want) {
+			t.Fatalf("%s says %q", what, said)
+		}
+		for i, line := range lines {
+			if !strings.HasPrefix(line, "pgdata: ") || !strings.Contains(line, want[i]) {
+				t.Errorf("%s says %q, want %q in it", what, line, want[i])
+			}
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		store, err := backup.Open(t.Context(), t.TempDir(), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var stdout, stderr bytes.Buffer
+		a := &app{world: world{stdout: &stdout, stderr: &stderr, now: time.Now}}
+		write(t, a, store, slowly{bytes.NewReader(content)})
+		says(t, "a backup", stderr.String())
+
+		// An export is the same, told or not.
+		stderr.Reset()
+		a.now = func() time.Time { return apitest.Now }
+		archive := backup.NewArchive(&stdout, a.now)
+		write(t, a, archive, slowly{bytes.NewReader(content)})
+		says(t, "an export", stderr.String())
+		var still bytes.Buffer
+		quiet := &app{world: world{stderr: io.Discard, now: a.now}, quiet: true}
+		write(t, quiet, backup.NewArchive(&still, a.now), bytes.NewReader(content))
+		if !bytes.Equal(stdout.Bytes(), still.Bytes()) {
+			t.Errorf("the stream has %d bytes, and without a word %d, or they differ", stdout.Len(), still.Len())
+		}
+
+		stderr.Reset()
+		in := &readStream{r: slowly{bytes.NewReader(content)}, p: a.meter(t.Context(), "pgdata", pieces<<20)}
+		for buf, err := make([]byte, 1<<20), error(nil); err == nil; {
+			_, err = in.Read(buf)
+		}
+		in.p.end()
+		if err := in.end(); err != nil {
+			t.Error(err)
+		}
+		says(t, "a restore", stderr.String())
+	})
+}
+
+// Of what a volume had, its ports stay behind, and in another cluster what means something in its own
+// alone.
+func TestRestoredOptions(t *testing.T) {
+	place := map[string]string{"prefer": "n1,n2", "avoid": "n3", "zone": "berlin", "replicas": "2"}
+	for _, tt := range []struct {
+		name    string
+		options map[string]string
+		from    string // the backup's cluster
+		want    map[string]string
+	}{
+		{"no options", nil, "c1", map[string]string{}},
+		{"no options, of another cluster", nil, "c2", map[string]string{}},
+		{"the same cluster", place, "c1", place},
+		{"another cluster", place, "c2", map[string]string{"replicas": "2"}},
+		{"nobody knows which cluster", place, "", map[string]string{"replicas": "2"}},
+		{"ports", map[string]string{"ports": "8080:80", "size": "10G"}, "c1", map[string]string{"size": "10G"}},
+		{"ports, of another cluster", map[string]string{"ports": "8080:80", "zone": "x", "size": "10G"}, "c2", map[string]string{"size": "10G"}},
+		{"what only looks like it", map[string]string{"zfs.zone": "x", "remote-zones": "x"}, "c2", map[string]string{"zfs.zone": "x", "remote-zones": "x"}},
+	} {
+		m := &backup.Manifest{Options: maps.Clone(tt.options), Cluster: tt.from}
+		if got := restoredOptions(m, "c1"); !maps.Equal(got, tt.want) || got == nil {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+		if !maps.Equal(m.Options, tt.options) {
+			t.Errorf("%s: the backup's own are %v now, were %v", tt.name, m.Options, tt.options)
+		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -83,6 +84,9 @@ func (a *app) diff(ctx context.Context, c *cli.Context) error {
 	if ref == "" || since == "" || strings.Contains(ref, "@") || c.NArg() == 3 && name == "" {
 		return usage(c, "%q is not VOLUME SNAPSHOT [SNAPSHOT]", strings.Join(c.Args().Slice(), " "))
 	}
+	var found atomic.Int64
+	stop := a.meanwhile(ctx, a.comparing(fmt.Sprintf("%s: comparing %s with %s", ref, since, cmp.Or(name, "now")), &found))
+	defer stop()
 	b, end, err := a.open(ctx, ref, api.BrowseRequest{Snapshot: name, Since: since, Path: c.String("path"), As: api.AsDiff})
 	if err != nil {
 		return err
@@ -102,6 +106,7 @@ func (a *app) diff(ctx context.Context, c *cli.Context) error {
 	}
 	var some []browse.Change
 	flush := func() error {
+		defer func() { some = some[:0] }()
 		slices.SortStableFunc(some, func(x, y browse.Change) int { return cmp.Compare(x.Path, y.Path) })
 		for _, x := range some {
 			now, was := x.Paths()
@@ -119,19 +124,32 @@ func (a *app) diff(ctx context.Context, c *cli.Context) error {
 				return err
 			}
 		}
-		some = some[:0]
 		return nil
 	}
 	err = b.Changes(func(x browse.Change) error {
+		found.Add(1)
 		if some = append(some, x); len(some) < listBatch {
 			return nil
 		}
-		return flush()
+		return a.printing(flush)
 	})
 	if err != nil {
 		return err
 	}
+	stop()
 	return flush()
+}
+
+// comparing says how many changes are found, and for how long they have been looked for.
+func (a *app) comparing(what string, found *atomic.Int64) func(context.Context) []string {
+	began := a.now()
+	return func(context.Context) []string {
+		text := fmt.Sprintf("%s, for %s", what, age(a.now().Sub(began)))
+		if n := found.Load(); n > 0 {
+			text += ": " + plural(int(n), "change")
+		}
+		return []string{text}
+	}
 }
 
 var changeLetter = map[browse.Kind]string{browse.Added: "+", browse.Removed: "-", browse.Modified: "M", browse.Renamed: "R"}

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/terminal"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -238,7 +239,7 @@ func (p *picture) draw(lines []string) {
 	p.erase()
 	lines = slices.Clone(lines)
 	for i, line := range lines {
-		if lines[i] = visible(line); p.fit != nil {
+		if lines[i] = terminal.Visible(line); p.fit != nil {
 			lines[i] = p.fit(line)
 		}
 	}

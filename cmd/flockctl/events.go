@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/terminal"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -99,9 +100,9 @@ func (a *app) printEvents(es []api.Event) error {
 		case a.asJSON:
 			err = a.printJSONLine(e)
 		case a.quiet:
-			_, err = fmt.Fprintln(a.stdout, visible(e.Message))
+			_, err = fmt.Fprintln(a.stdout, terminal.Visible(e.Message))
 		default:
-			_, err = fmt.Fprintf(a.stdout, "%6d  %s  %-18s  %s\n", e.Seq, e.At.UTC().Format(time.RFC3339), visible(e.Kind), visible(e.Message))
+			_, err = fmt.Fprintf(a.stdout, "%6d  %s  %-18s  %s\n", e.Seq, e.At.UTC().Format(time.RFC3339), terminal.Visible(e.Kind), terminal.Visible(e.Message))
 		}
 		if err != nil {
 			return err

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
-	"unicode/utf8"
 
+	"github.com/flocker-io/flocker/internal/terminal"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -94,41 +92,5 @@ func (a *app) printError(err error) {
 	if errors.Is(err, context.Canceled) {
 		text = "interrupted: what was asked may still happen"
 	}
-	fmt.Fprintln(a.stderr, "flockctl:", shortened(visible(strings.Join(strings.Fields(text), " "))))
-}
-
-// shortened is a line without its middle, if it is longer than anybody reads: what was typed may
-// be of any length, and what to do stands at the end.
-func shortened(line string) string {
-	const most, head, tail = 4096, 1024, 1024
-	if len(line) <= most {
-		return line
-	}
-	cut := func(i int) int {
-		for !utf8.RuneStart(line[i]) {
-			i++
-		}
-		return i
-	}
-	from, to := cut(head), cut(len(line)-tail)
-	return fmt.Sprintf("%s [%d bytes left out] %s", line[:from], to-from, line[to:])
-}
-
-// visible is text that may have names in it that a container has chosen: nothing of it
-// tells the terminal what to do.
-func visible(text string) string {
-	var b strings.Builder
-	for len(text) > 0 {
-		r, n := utf8.DecodeRuneInString(text)
-		switch {
-		case r == utf8.RuneError && n == 1:
-			fmt.Fprintf(&b, "\\x%02x", text[0])
-		case strconv.IsPrint(r):
-			b.WriteRune(r)
-		default:
-			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
-		}
-		text = text[n:]
-	}
-	return b.String()
+	fmt.Fprintln(a.stderr, "flockctl:", terminal.Line(text))
 }

@@ -13,6 +13,7 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
+	"github.com/flocker-io/flocker/internal/terminal"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -64,9 +65,29 @@ func (a *app) printf(format string, args ...any) {
 	fmt.Fprint(a.stdout, visibleLines(fmt.Sprintf(format, args...)))
 }
 
-// say prints to stderr, in the same way.
+// say prints to stderr, in the same way, above what comes and goes there.
 func (a *app) say(format string, args ...any) {
+	a.drawing.Lock()
+	defer a.drawing.Unlock()
+	a.undraw()
 	fmt.Fprint(a.stderr, visibleLines(fmt.Sprintf(format, args...)))
+}
+
+// undraw takes away what comes and goes; it is there again with its next change.
+func (a *app) undraw() {
+	if a.drawn != nil {
+		a.drawn.erase()
+	}
+}
+
+// printing prints to stdout while nothing comes and goes on the terminal, where that is one.
+func (a *app) printing(do func() error) error {
+	if a.screen {
+		a.drawing.Lock()
+		defer a.drawing.Unlock()
+		a.undraw()
+	}
+	return do()
 }
 
 // visibleLines is visible for text of several lines, with tabs.
@@ -76,7 +97,7 @@ func visibleLines(text string) string {
 		line, end := strings.CutSuffix(line, "\n")
 		fields := strings.Split(line, "\t")
 		for j, f := range fields {
-			fields[j] = visible(f)
+			fields[j] = terminal.Visible(f)
 		}
 		lines[i] = strings.Join(fields, "\t")
 		if end {
@@ -94,7 +115,7 @@ func newTable(head ...string) *table { return &table{rows: [][]string{head}} }
 // add adds a row. What is empty shows as a dash, so that awk finds its columns.
 func (t *table) add(cells ...string) {
 	for i, c := range cells {
-		cells[i] = cmp.Or(visible(c), "-")
+		cells[i] = cmp.Or(terminal.Visible(c), "-")
 	}
 	t.rows = append(t.rows, cells)
 }
@@ -111,7 +132,7 @@ func (t *table) print(w io.Writer) error {
 type facts struct{ rows [][2]string }
 
 func (f *facts) add(name, format string, args ...any) {
-	f.rows = append(f.rows, [2]string{name, visible(fmt.Sprintf(format, args...))})
+	f.rows = append(f.rows, [2]string{name, terminal.Visible(fmt.Sprintf(format, args...))})
 }
 
 func (f *facts) print(w io.Writer) {

@@ -60,16 +60,3 @@ func TestPrintableJSON(t *testing.T) {
 		t.Errorf("printed: %s", out.String())
 	}
 }
-
-func TestShortened(t *testing.T) {
-	for _, n := range []int{0, 100, 4096} {
-		if in := strings.Repeat("x", n); shortened(in) != in {
-			t.Errorf("%d bytes are not left as they are", n)
-		}
-	}
-	in := "begin " + strings.Repeat("é", 1<<20) + " end: see flockctl --help"
-	got := shortened(in)
-	if len(got) > 4096 || !utf8.ValidString(got) || !strings.HasPrefix(got, "begin ") || !strings.HasSuffix(got, " end: see flockctl --help") {
-		t.Errorf("shortened to %d bytes: %q", len(got), got)
-	}
-}

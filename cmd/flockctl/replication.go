@@ -185,11 +185,15 @@ func eta(r api.Replica, now time.Time) (string, bool) {
 	if took := now.Sub(r.Began).Seconds(); perSecond == 0 && !r.Began.IsZero() && took >= 1 {
 		perSecond = float64(r.SentBytes) / took
 	}
-	left := float64(r.TotalBytes - r.SentBytes)
-	if perSecond <= 0 || left <= 0 {
+	return timeLeft(r.TotalBytes-r.SentBytes, perSecond)
+}
+
+// timeLeft is how long so many bytes take, if that can be said.
+func timeLeft(bytes int64, perSecond float64) (string, bool) {
+	if perSecond <= 0 || bytes <= 0 {
 		return "", false
 	}
-	seconds := left / perSecond
+	seconds := float64(bytes) / perSecond
 	if seconds > (1000 * time.Hour).Seconds() {
 		return "", false
 	}

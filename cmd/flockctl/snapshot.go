@@ -51,12 +51,14 @@ func (a *app) snapshotCreate() *cli.Command {
 			if req.Name == "" {
 				req.Name = "manual-" + a.now().UTC().Format("20060102T150405Z")
 			}
+			stop := a.takingSnapshot(ctx, strings.Join(req.Volumes, ", ")+"@"+req.Name, req.NoHooks)
 			rep, err := a.client.TakeSnapshot(ctx, req)
+			stop()
 			if err != nil {
 				return err
 			}
 			for _, text := range rep.Warnings {
-				fmt.Fprintf(a.stderr, "flockctl: %s; it is tried again\n", text)
+				a.say("flockctl: %s; it is tried again\n", text)
 			}
 			if a.asJSON {
 				return a.printJSON(struct {
@@ -70,6 +72,14 @@ func (a *app) snapshotCreate() *cli.Command {
 			return nil
 		}),
 	}
+}
+
+// takingSnapshot shows for how long one is being taken: containers may get ready for it first.
+func (a *app) takingSnapshot(ctx context.Context, what string, noHooks bool) (stop func()) {
+	if !noHooks {
+		what += ", for which containers with flocker.pre-snapshot get ready"
+	}
+	return a.waiting(ctx, "taking "+what)
 }
 
 func (a *app) snapshotList() *cli.Command {

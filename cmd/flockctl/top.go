@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/terminal"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -313,7 +314,7 @@ func topLines(s cluster, order topOrder, width, height int, now time.Time) []str
 		}
 	}
 	for i, line := range head {
-		head[i] = cutLine(visible(line), width)
+		head[i] = cutLine(terminal.Visible(line), width)
 	}
 	if height > 0 && len(head) > height {
 		head = head[:height]

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/terminal"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -111,7 +112,7 @@ func (p *progressLine) end() {
 
 // fitting is a line that does not go on in the next one of the terminal, which would stay.
 func (a *app) fitting(line string) string {
-	line = visible(line)
+	line = terminal.Visible(line)
 	if a.width == nil {
 		return line
 	}
@@ -133,8 +134,7 @@ func (a *app) meanwhile(ctx context.Context, lines func(context.Context) []strin
 	ctx, cancel := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	all.Go(func() {
-		p := picture{w: a.stderr, fit: a.fitting}
-		defer p.erase()
+		defer a.draw(nil)
 		tick := time.NewTicker(meanwhileEvery)
 		defer tick.Stop()
 		shown := ""
@@ -152,7 +152,7 @@ func (a *app) meanwhile(ctx context.Context, lines func(context.Context) []strin
 				continue
 			}
 			if a.progress {
-				p.draw(now)
+				a.draw(now)
 			} else if text := strings.Join(now, "; "); text != shown {
 				a.say("%s\n", text)
 				shown = text
@@ -160,6 +160,70 @@ func (a *app) meanwhile(ctx context.Context, lines func(context.Context) []strin
 		}
 	})
 	return func() { cancel(); all.Wait() }
+}
+
+// draw has lines come in place of those that are drawn; none: these go.
+func (a *app) draw(lines []string) {
+	a.drawing.Lock()
+	defer a.drawing.Unlock()
+	a.undraw()
+	if len(lines) == 0 {
+		a.drawn = nil
+		return
+	}
+	a.drawn = &picture{w: a.stderr, fit: a.fitting}
+	a.drawn.draw(lines)
+}
+
+// waiting shows for how long something has been going on of which nothing else is known.
+func (a *app) waiting(ctx context.Context, what string) (stop func()) {
+	began := a.now()
+	return a.meanwhile(ctx, func(context.Context) []string {
+		return []string{fmt.Sprintf("%s, for %s", what, age(a.now().Sub(began)))}
+	})
+}
+
+// meter shows how much is done of something whose size is known, or guessed.
+type meter struct {
+	done, before atomic.Int64
+	stop         func()
+}
+
+// meter begins one of so many bytes; 0: nobody knows how many they will be.
+func (a *app) meter(ctx context.Context, what string, total int64) *meter {
+	p, began := &meter{}, a.now()
+	p.stop = a.meanwhile(ctx, func(context.Context) []string {
+		return []string{what + ": " + far(p.done.Load(), p.before.Load(), total, a.now().Sub(began))}
+	})
+	return p
+}
+
+func (p *meter) more(n int64) { p.done.Add(n) }
+
+func (p *meter) at(n int64) { p.done.Store(n) }
+
+// skip counts what was done before, which says nothing of how fast the rest goes.
+func (p *meter) skip(n int64) { p.before.Add(n); p.done.Add(n) }
+
+// end takes it away.
+func (p *meter) end() { p.stop() }
+
+// far is how far something is after a time, how fast it goes, and how long it will take. Some of it was
+// done before.
+func far(done, before, total int64, took time.Duration) string {
+	text := size(done)
+	if total > 0 {
+		text = bar(done, max(done, total))
+	}
+	if took < time.Second {
+		return text
+	}
+	perSecond := int64(float64(done-before) / took.Seconds())
+	text += fmt.Sprintf(", %s/s", size(perSecond))
+	if left, ok := timeLeft(total-done, float64(perSecond)); ok {
+		text += ", " + left + " left"
+	}
+	return text
 }
 
 // making shows what becomes of a volume that is being made.

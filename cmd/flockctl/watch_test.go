@@ -286,6 +286,97 @@ func TestMeanwhileSaysWhatIsNew(t *testing.T) {
 	})
 }
 
+// What reads or writes so many bytes says how many it has: as a bar on a terminal, and in a pipe in
+// lines, each ten seconds.
+func TestMeter(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		w     world
+		total int64
+		json  bool
+		quiet bool
+		want  string // on a terminal: the end of it
+	}{
+		{"pipe", world{}, 4 << 30, false, false, "pgdata: [##........] 24% 1000MiB of 4GiB, 100MiB/s, 30s left\n" +
+			"pgdata: [####......] 48% 2GiB of 4GiB, 100MiB/s, 20s left\n"},
+		{"a pipe, and nobody knows how much", world{}, 0, false, false, "pgdata: 1000MiB, 100MiB/s\npgdata: 2GiB, 100MiB/s\n"},
+		{"a pipe, and more than was thought", world{}, 1 << 30, false, false, "pgdata: [#########.] 97% 1000MiB of 1GiB, 100MiB/s, 0s left\n" +
+			"pgdata: [##########] 100% 2GiB of 2GiB, 100MiB/s\n"},
+		{"terminal", world{progress: true}, 4 << 30, false, false, "\r\x1b[Jpgdata: [######....] 61% 2.4GiB of 4GiB, 100MiB/s, 15s left\r\x1b[J"},
+		{"for programs", world{progress: true}, 4 << 30, true, false, ""},
+		{"quiet", world{}, 4 << 30, false, true, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var out strings.Builder
+			tt.w.stderr, tt.w.now = &out, time.Now
+			p := (&app{world: tt.w, asJSON: tt.json, quiet: tt.quiet}).meter(t.Context(), "pgdata", tt.total)
+			for range 25 { // between two looks, so that each is at the same number
+				time.Sleep(time.Second / 2)
+				p.more(100 << 20)
+				time.Sleep(time.Second / 2)
+			}
+			time.Sleep(time.Millisecond)
+			p.end()
+			p.end()
+			time.Sleep(time.Minute)
+			if got := out.String(); got != tt.want && !(tt.w.progress && tt.want != "" && strings.HasSuffix(got, tt.want)) {
+				t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+			}
+		})
+	}
+}
+
+func TestFar(t *testing.T) {
+	for _, tt := range []struct {
+		done, before, total int64
+		took                time.Duration
+		want                string
+	}{
+		{0, 0, 0, 0, "0B"},
+		{0, 0, 4096, time.Hour, "[..........]  0% 0B of 4KiB, 0B/s"},
+		{1024, 0, 4096, time.Second / 2, "[##........] 25% 1KiB of 4KiB"},
+		{1024, 0, 4096, 2 * time.Second, "[##........] 25% 1KiB of 4KiB, 512B/s, 6s left"},
+		{2048, 1024, 4096, 2 * time.Second, "[#####.....] 50% 2KiB of 4KiB, 512B/s, 4s left"},
+		{1024, 1024, 4096, 2 * time.Second, "[##........] 25% 1KiB of 4KiB, 0B/s"},
+		{4096, 0, 4096, 2 * time.Second, "[##########] 100% 4KiB of 4KiB, 2KiB/s"},
+		{8192, 0, 4096, 2 * time.Second, "[##########] 100% 8KiB of 8KiB, 4KiB/s"},
+	} {
+		if got := far(tt.done, tt.before, tt.total, tt.took); got != tt.want {
+			t.Errorf("far(%d, %d, %d, %s) = %q, want %q", tt.done, tt.before, tt.total, tt.took, got, tt.want)
+		}
+	}
+}
+
+// What is said, or printed where stdout is the same terminal, stands above what comes and goes there,
+// and never behind it.
+func TestSaidMeanwhile(t *testing.T) {
+	both := func(do func(*app)) (out string) {
+		synctest.Test(t, func(t *testing.T) {
+			var screen strings.Builder
+			a := &app{world: world{stdout: &screen, stderr: &screen, progress: true, screen: true, now: time.Now}}
+			stop := a.waiting(t.Context(), "waiting")
+			time.Sleep(1500 * time.Millisecond)
+			do(a)
+			time.Sleep(time.Second)
+			stop()
+			out = screen.String()
+		})
+		return out
+	}
+	const want = "waiting, for 1s\r\x1b[Jtext\nwaiting, for 2s\r\x1b[J"
+	if got := both(func(a *app) { a.say("text\n") }); got != want {
+		t.Errorf("said: %q, want %q", got, want)
+	}
+	printed := both(func(a *app) {
+		if err := a.printing(func() error { _, err := fmt.Fprintln(a.stdout, "text"); return err }); err != nil {
+			t.Error(err)
+		}
+	})
+	if printed != want {
+		t.Errorf("printed: %q, want %q", printed, want)
+	}
+}
+
 // Who waits for one call sees what it waits for.
 func TestWaitsAreShown(t *testing.T) {
 	fake := apitest.Cluster()

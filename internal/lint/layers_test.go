@@ -26,6 +26,7 @@ var layers = map[string][]string{
 	"internal/doctor":    {"internal/volume"},
 	"internal/warm":      {"internal/mounts"}, // its test looks there
 	"internal/manual":    {},
+	"internal/terminal":  {},
 	"internal/mounts":    {},                                                      // its own, because the fencer is to be light: it needs nothing of internal/container
 	"internal/container": {"internal/volume", "internal/mounts", "internal/warm"}, // mounts: its test with a real engine looks there
 
@@ -47,12 +48,12 @@ var layers = map[string][]string{
 	// 5: programs. flockd makes the daemon's parts from the real machine, so it also
 	// names the packages of those parts; both print their version.
 	"cmd/flockd": {
-		"internal/daemon", "internal/fence", "internal/manual", "proxy", "internal/cluster", "internal/version", "internal/volume",
+		"internal/daemon", "internal/fence", "internal/manual", "internal/terminal", "proxy", "internal/cluster", "internal/version", "internal/volume",
 		"internal/container", "internal/transport", "internal/warm", "plugin", "zfs",
 		"internal/state", // what `flockd recover` prints of it
 		"zfs/zfsfake",    // the trial mode: a node without a pool to try things on
 	},
-	"cmd/flockctl": {"internal/api", "internal/backup", "internal/browse", "internal/doctor", "internal/manual", "internal/volume", "internal/version"},
+	"cmd/flockctl": {"internal/api", "internal/backup", "internal/browse", "internal/doctor", "internal/manual", "internal/terminal", "internal/volume", "internal/version"},
 
 	// Fakes and suites stand beside what they stand in for.
 	"zfs/zfsfake":                      {"zfs"},
