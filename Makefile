@@ -28,6 +28,8 @@ race unit: export GOGC ?= 400
 # What the native tests of the proxy run: servers, and clients that nobody here wrote.
 # And what looks at the packages and at the alerts: rpm, promtool.
 NATIVES  := rpm prometheus redis-server redis-tools postgresql-15 nginx-light wrk apache2-utils hey nghttp2-client curl python3-websockets
+# And the shells whose completion is tried.
+NATIVES  += bash zsh fish
 NODES    ?= 3
 # Where it is built and packed. A story that needs packages of other versions has them elsewhere: scripts/lab installs what is in bin/.
 BIN  := bin
@@ -102,9 +104,9 @@ unit: ## all tests without machines: unit, simulation, scenarios, stories on the
 	$(go_test) -skip '^TestNative' $(call ordered,$(packages))
 
 .PHONY: native
-native: natives package ## real servers that move under real clients behind the proxy, the packages, the alerts, on this machine
-	FLOCKER_NATIVE=1 $(go_test) -count=1 -v -run '^TestNative' ./scripts/packaging ./internal/daemon ./proxy
-	PATH="$(CURDIR)/bin:$$PATH" $(go_test) -count=1 -v -run '^TestS3' ./internal/backup
+native: natives package ## real servers that move under real clients behind the proxy, the packages, the alerts, the shells, a store of S3, on this machine
+	FLOCKER_NATIVE=1 $(go_test) -count=1 -v -run '^TestNative' ./scripts/packaging ./internal/daemon ./proxy ./cmd/flockctl
+	FLOCKER_NATIVE=1 PATH="$(CURDIR)/bin:$$PATH" $(go_test) -count=1 -v -run '^TestS3' ./internal/backup ./cmd/flockctl
 
 .PHONY: natives
 natives: ## install the programs that the native tests run

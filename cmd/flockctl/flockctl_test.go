@@ -53,8 +53,37 @@ func TestMain(m *testing.M) {
 //	unpack FILE               take a tar.gz apart here
 //	code N flockctl ...       run a command that exits with N
 func TestStories(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+	p := stories()
+	p.Dir = "testdata"
+	testscript.Run(t, p)
+}
+
+// The completion works in each shell for which there is one: none may be missing here.
+func TestNativeCompletion(t *testing.T) {
+	needs(t, "bash", "zsh", "fish")
+	p := stories()
+	p.Files = []string{filepath.Join("testdata", "completion.txtar")}
+	testscript.Run(t, p)
+}
+
+// needs skips a test for which a program that nobody here wrote is missing. Where FLOCKER_NATIVE says
+// that they are all there, it fails.
+func needs(t *testing.T, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err == nil {
+			continue
+		}
+		if os.Getenv("FLOCKER_NATIVE") != "" {
+			t.Fatalf("there is no %s here: make natives", p)
+		}
+		t.Skipf("there is no %s here", p)
+	}
+}
+
+// stories are how they are run.
+func stories() testscript.Params {
+	return testscript.Params{
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		UpdateScripts:       os.Getenv("UPDATE_STORIES") != "",
@@ -79,7 +108,7 @@ func TestStories(t *testing.T) {
 			"well":    func(ts *testscript.TestScript, _ bool, _ []string) { story(ts).fake.Recover() },
 			"code":    storyCode,
 		},
-	})
+	}
 }
 
 // server is the flockd of one story.

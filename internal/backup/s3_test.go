@@ -22,6 +22,9 @@ func startS3(t *testing.T) {
 	t.Helper()
 	server, err := exec.LookPath("versitygw")
 	if err != nil {
+		if os.Getenv("FLOCKER_NATIVE") != "" {
+			t.Fatal("there is no versitygw here: make natives")
+		}
 		t.Skip("there is no versitygw to test with: go install github.com/versity/versitygw/cmd/versitygw@v1.8.0")
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
