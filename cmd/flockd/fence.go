@@ -42,9 +42,6 @@ func fenceCommand(out, errOut io.Writer) *cli.Command {
 			&cli.StringFlag{Name: "watchdog", EnvVars: []string{"FLOCKD_FENCE_WATCHDOG"}, Usage: "watchdog `DEVICE`; without the flag the first that is free"},
 		},
 		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return fmt.Errorf("no such command: fence %s", c.Args().First())
-			}
 			cfg, err := config(c)
 			if err != nil {
 				return err

@@ -43,9 +43,6 @@ func proxyCommand(out, errOut io.Writer) *cli.Command {
 				Usage: "how `LONG` clients may go on when the proxy is stopped for good"},
 		},
 		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return fmt.Errorf("no such command: proxy %s", c.Args().First())
-			}
 			cfg, err := config(c)
 			if err != nil {
 				return err

@@ -24,9 +24,6 @@ func recoverCommand(out, errOut io.Writer) *cli.Command {
 			&cli.BoolFlag{Name: "dry-run", Usage: "print what would be done, and change nothing"},
 		},
 		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return fmt.Errorf("recover takes no arguments, and was given %q", c.Args().First())
-			}
 			cfg, err := config(c)
 			if err != nil {
 				return err

@@ -35,13 +35,12 @@ func commandLine(ctx context.Context, out, errOut io.Writer) *cli.App {
 		flags = append(flags, &cli.StringFlag{Name: s.Flag(), Usage: s.Usage, EnvVars: []string{s.Env()}, DefaultText: s.Def})
 	}
 	app := &cli.App{
-		Name: "flockd", Usage: "flocker's daemon: one per node",
-		Description: "Without a command it runs the node. Flags win over environment, environment over the file.",
-		Version:     version.String(), Writer: out, ErrWriter: errOut, HideHelpCommand: true, Flags: flags,
+		Name: "flockd", HelpName: "flockd", Usage: "flocker's daemon: one per node",
+		Description: "Without a command it runs the node. Flags win over environment, environment over the file. They stand before\n" +
+			"the command, which takes no arguments but its own flags. What fails ends with exit code 1 and one line that\n" +
+			"says why; nothing was done if the command line is wrong.",
+		Version: version.String(), Writer: out, ErrWriter: errOut, HideHelpCommand: true, Flags: flags,
 		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return fmt.Errorf("no such command: %s", c.Args().First())
-			}
 			cfg, err := config(c)
 			if err != nil {
 				return err
@@ -72,12 +71,16 @@ func commandLine(ctx context.Context, out, errOut io.Writer) *cli.App {
 			return err
 		},
 	})
+	strict(app)
 	return app
 }
 
 // config is what file, environment and flags say together.
 func config(c *cli.Context) (flockd.Config, error) {
 	path := c.String("config")
+	if why := badValue(path, "FLOCKD_CONFIG", "`FILE`"); c.IsSet("config") && why != "" {
+		return flockd.Config{}, usage(c, "--config %s", why)
+	}
 	optional := path == "" || path == configFile // the unit names the latter
 	if path == "" {
 		path = configFile
@@ -87,9 +90,14 @@ func config(c *cli.Context) (flockd.Config, error) {
 		return cfg, err
 	}
 	for _, s := range flockd.Settings() {
-		if c.IsSet(s.Flag()) {
-			*s.Field(&cfg) = c.String(s.Flag())
+		if !c.IsSet(s.Flag()) {
+			continue
 		}
+		value := c.String(s.Flag())
+		if why := badValue(value, s.Env(), s.Usage); why != "" {
+			return cfg, usage(c, "--%s %s", s.Flag(), why)
+		}
+		*s.Field(&cfg) = value
 	}
 	cfg = cfg.WithDefaults()
 	return cfg, cfg.Validate()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -136,7 +137,36 @@ func (c Config) Validate() error {
 			return fmt.Errorf("directory %q: want an absolute path", dir)
 		}
 	}
+	for _, a := range []struct{ name, value, like string }{
+		{"listen", c.Listen, ":4523"}, {"gossip_listen", c.GossipListen, ":4524"}, {"proxy_listen", c.ProxyListen, ":4526"}, {"http_listen", c.HTTPListen, "127.0.0.1:4525"},
+	} {
+		if !isAddress(a.value) && !(a.name == "http_listen" && a.value == "off") {
+			return fmt.Errorf("%s %.100q: want host:port, like %s", a.name, a.value, a.like)
+		}
+	}
+	if !filepath.IsAbs(c.PluginSocket) {
+		return fmt.Errorf("plugin_socket %.100q: want an absolute path", c.PluginSocket)
+	}
+	// The kernel would call either no more than an invalid argument.
+	if longest := max(len(c.PluginSocket), len(c.Socket())); longest > maxSocket {
+		return fmt.Errorf("run_dir or plugin_socket is too long: the path of a socket has at most %d bytes, and one would have %d", maxSocket, longest)
+	}
+	if c.DockerHost != "off" && !strings.Contains(c.DockerHost, "://") {
+		return fmt.Errorf("docker_host %.100q: want off, or an address like unix:///var/run/docker.sock", c.DockerHost)
+	}
 	return nil
+}
+
+// maxSocket is the longest path of a unix socket.
+const maxSocket = 107
+
+// isAddress says whether one can be listened on.
+func isAddress(s string) bool {
+	_, port, err := net.SplitHostPort(s)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	return err == nil && port != ""
 }
 
 // Logger made as the configuration says.

@@ -22,6 +22,17 @@ func TestReadConfig(t *testing.T) {
 		{"profile", "profile: turbo\n", "want default, fast or lab"},
 		{"level", "log_level: loud\n", "want debug, info, warn or error"},
 		{"format", "log_format: xml\n", "want text or json"},
+		{"no port", "listen: 10.0.0.1\n", "listen \"10.0.0.1\": want host:port, like :4523"},
+		{"an empty port", "gossip_listen: '10.0.0.1:'\n", "gossip_listen \"10.0.0.1:\": want host:port"},
+		{"no such port", "proxy_listen: ':99999'\n", "want host:port"},
+		{"no port's name", "http_listen: 'localhost:banana'\n", "http_listen \"localhost:banana\": want host:port"},
+		{"any port", "listen: 127.0.0.1:0\nhttp_listen: '[::1]:4525'\n", ""},
+		{"no metrics", "http_listen: off\ndocker_host: off\n", ""},
+		{"metrics are not off, but the port", "listen: off\n", "listen \"off\": want host:port"},
+		{"a relative socket", "plugin_socket: flocker.sock\n", "want an absolute path"},
+		{"a directory too long for sockets", "run_dir: /" + strings.Repeat("x", 96) + "\n", "at most 107 bytes, and one would have 109"},
+		{"an engine without a scheme", "docker_host: /var/run/docker.sock\n", "want off, or an address like unix://"},
+		{"an engine elsewhere", "docker_host: tcp://10.0.0.1:2375\n", ""},
 		{"relative", "state_dir: here\n", "want an absolute path"},
 	}
 	for _, tt := range tests {
