@@ -38,7 +38,7 @@ var checks = []struct {
 	{"timers", timers},
 }
 
-// nodes that answer, and the quorum.
+// nodes that answer, the quorum, and whether all run the same version.
 func nodes(x *examination) string {
 	if x.cluster.None != "" {
 		x.add(Warning, "", x.cluster.None, "only this machine was examined", "`flockctl init` makes a cluster, `flockctl join` enters one")
@@ -48,10 +48,12 @@ func nodes(x *examination) string {
 		x.add(Problem, "", "this node hears no leader", "nothing can be changed, and no volume fails over, until more than half of the voters reach each other",
 			"start the nodes that do not answer, and see what is said of reach below; if more than half of the voters are lost for good: flockd recover")
 	}
+	by := map[string][]string{}
 	for _, n := range x.nodes {
 		x.look(n)
 		switch {
 		case n.Facts != nil:
+			by[n.Facts.Version] = append(by[n.Facts.Version], n.Name)
 		case n.Old:
 			x.add(Warning, n.Name, "its version cannot be examined", "what is wrong on it is not seen here", "install the version of the other nodes on "+n.Name)
 		default:
@@ -59,7 +61,20 @@ func nodes(x *examination) string {
 				fmt.Sprintf("on %s: systemctl status flockd; journalctl -u flockd", n.Name))
 		}
 	}
-	return counted(len(x.nodes), "node") + ", all answer"
+	well := counted(len(x.nodes), "node") + ", all answer"
+	if by[""] == nil { // each says which it runs
+		well += " and run one version"
+	}
+	if delete(by, ""); len(by) > 1 {
+		var said []string
+		for _, v := range slices.Sorted(maps.Keys(by)) {
+			said = append(said, fmt.Sprintf("%s on %s", v, strings.Join(by[v], ", ")))
+		}
+		x.add(Warning, "", "the nodes run different versions of flockd: "+strings.Join(said, "; "),
+			"until all run the newest, the cluster refuses what the older ones could not read",
+			"upgrade the nodes that stay behind, one at a time, each when `flockctl status` is well again (docs/OPERATIONS.md, Upgrade)")
+	}
+	return well
 }
 
 // versions of userland and module on a node, and of the nodes among one another.

@@ -26,7 +26,7 @@ func healthy() (Cluster, []Node) {
 	for _, name := range []string{"n1", "n2", "n3"} {
 		id := volume.NodeID("id" + name[1:])
 		f := &Facts{
-			Node: id, Applied: 7, Datasets: []Dataset{}, ZFS: &ZFS{"2.1.11-1+deb12u1", "2.1.11-1"},
+			Node: id, Version: "v1.2.0", Applied: 7, Datasets: []Dataset{}, ZFS: &ZFS{"2.1.11-1+deb12u1", "2.1.11-1"},
 			Pool:        &Pool{Name: "tank", Health: "ONLINE", Size: 100 << 30, Free: 60 << 30, Features: map[string]string{"lz4_compress": "active", "zstd_compress": "enabled"}},
 			Clock:       &Clock{Source: "tsc", Available: []string{"tsc", "hpet"}},
 			Mount:       &Mount{Dir: "/var/lib/flocker/volumes", On: "/", Shared: true},
@@ -69,6 +69,19 @@ var cases = []struct {
 	},
 		[]string{"problem nodes n3: does not answer: connection refused", "warning nodes : not looked at on n3: zfs, pool, features, clock, clocksource, ports, reach, mount, engine, plugin, shadows, datasets, receives, mounts, certificate, fencing, timers"}},
 	{"an older node", func(_ *Cluster, n []Node) { n[2].Facts, n[2].Old = nil, true }, []string{"warning nodes n3: cannot be examined", "warning nodes : not looked at on n3: zfs, pool"}},
+	{"an upgrade that was left half-way", func(_ *Cluster, n []Node) { n[1].Facts.Version = "v1.3.0" },
+		[]string{"warning nodes : different versions of flockd: v1.2.0 on n1, n3; v1.3.0 on n2"}},
+	{"three versions", func(_ *Cluster, n []Node) { n[0].Facts.Version, n[2].Facts.Version = "v1.3.0", "v1.10.0" },
+		[]string{"warning nodes : v1.10.0 on n3; v1.2.0 on n2; v1.3.0 on n1"}},
+	{"a witness of another version", func(_ *Cluster, n []Node) {
+		n[2].Witness, n[2].Facts.Version = true, "v1.1.0"
+	}, []string{"warning nodes : v1.1.0 on n3; v1.2.0 on n1, n2"}},
+	{"a node that does not say its version", func(_ *Cluster, n []Node) { n[1].Facts.Version = "" }, nil},
+	{"another version, and a node that is off", func(_ *Cluster, n []Node) {
+		n[1].Facts.Version = "v1.3.0"
+		n[2].Facts, n[2].Error = nil, "connection refused"
+		n[0].Facts.Peers[1].Raft = "refused"
+	}, []string{"problem nodes n3: does not answer", "warning nodes : v1.2.0 on n1; v1.3.0 on n2", "warning nodes : not looked at on n3: zfs"}},
 	{"a witness is off", func(_ *Cluster, n []Node) { n[2].Facts, n[2].Error, n[2].Witness = nil, "connection refused", true },
 		[]string{"problem nodes n3: does not answer", "warning nodes : not looked at on n3: clock, clocksource, ports, reach, mount, engine, plugin, shadows, certificate, timers"}},
 	{"a witness that has no pool", func(_ *Cluster, n []Node) {
