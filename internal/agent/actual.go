@@ -172,15 +172,15 @@ func copyOf(d zfs.Dataset) Copy {
 	}
 }
 
-// prepare makes the parents of all volume datasets. Safe to repeat.
+// prepare makes the parents of all volume datasets, that of the copies last. Safe to repeat.
 func (a *Agent) prepare(ctx context.Context) error {
 	parents := []struct {
 		name  string
 		props map[string]string
 	}{
-		{a.layout.Root(), map[string]string{"mountpoint": "none", "canmount": "off", "readonly": "on", "atime": "off"}},
 		{a.layout.Trash(), map[string]string{"mountpoint": "none", "canmount": "off", "readonly": "on"}},
 		{a.layout.Aside(), map[string]string{"mountpoint": "none", "canmount": "off", "readonly": "on"}},
+		{a.layout.Root(), map[string]string{"mountpoint": "none", "canmount": "off", "readonly": "on", "atime": "off"}},
 	}
 	for _, p := range parents {
 		err := a.zfs.CreateFilesystem(ctx, p.name, p.props)

@@ -450,6 +450,9 @@ func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup, why cause) (wait
 		a.stepped = time.Now()
 		var err error
 		if got, err = a.observe(ctx, why != byTime || a.busy()); err != nil {
+			if err = a.renew(ctx, err); err == nil {
+				return 0, byReason
+			}
 			// "Cannot ask" is not "nothing there": do nothing.
 			a.setTrouble(fmt.Sprintf("the disk cannot be read: %v", err))
 			return time.Second, byReason
@@ -458,7 +461,9 @@ func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup, why cause) (wait
 		holders, engine = a.use.Refresh(ctx, got.mounted())
 		a.look(ctx, got, holders, engine)
 		if err := a.lookAside(ctx, jobs); err != nil && ctx.Err() == nil {
-			a.addTrouble(err.Error())
+			if err = a.renew(ctx, err); err != nil {
+				a.addTrouble(err.Error())
+			}
 		}
 	}
 	a.repl.Assign(assignments(s, got, a.self))
@@ -744,7 +749,10 @@ func (a *Agent) retry(ctx context.Context, what string, f func(context.Context) 
 func (a *Agent) firstLook(ctx context.Context) error {
 	got, err := a.observe(ctx, true)
 	if err != nil {
-		return err
+		if rerr := a.renew(ctx, err); rerr != nil {
+			return rerr
+		}
+		return err // it is read at the next try
 	}
 	a.suspectLogs(got)
 	a.uncover(func(id volume.ID) bool {

@@ -23,6 +23,8 @@ import (
 //	one-way NODE NODE              what the first sends to the second is held back
 //	freeze NODE, thaw NODE         flockd stands still: its disks and the others hear nothing of it; its fencer goes on
 //	fast NODE                      ends what slow began
+//	new-pool NODE                  its pool is destroyed and made again, as soon as nobody uses it
+//	pool-away NODE, pool-back NODE  its pool is exported, and imported
 //	repair                         all that was broken is right again, and all machines are up
 //	append VOLUME                  its container writes one more file, and syncs; nobody has it mounted: refused
 //	purged NODE VOLUME             until it has no copy, not in the trash either, of a volume that was synced
@@ -45,6 +47,16 @@ func (w *World) faultStep(words []string) (ok bool, err error) {
 		return true, node().thaw()
 	case "fast":
 		node().fast()
+	case "new-pool":
+		w.Await("nobody uses the pool of "+words[1], func() bool {
+			err = node().ZFS.RenewPool(Pool)
+			return !errors.Is(err, zfs.ErrBusy)
+		})
+		return true, err
+	case "pool-away":
+		node().ZFS.ExportPool(Pool)
+	case "pool-back":
+		return true, node().ZFS.ImportPool(bystander, Pool, "/fake")
 	case "repair":
 		w.repair()
 	case "append":

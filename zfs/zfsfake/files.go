@@ -280,3 +280,28 @@ func (h *Host) Crash() {
 	}
 	kill(ErrCrashed)
 }
+
+// RenewPool is zpool destroy and zpool create: the pool is another one of that name, with nothing in
+// it. It is busy while somebody uses a mounted filesystem, or a stream is read or received.
+func (h *Host) RenewPool(pool string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.pools[pool]
+	if p == nil || !p.imported {
+		return wrap("renew-pool", fail(zfs.ErrNotFound, "cannot open '%s': no such pool", pool))
+	}
+	busy := fail(zfs.ErrBusy, "cannot destroy '%s': pool is busy", pool)
+	for _, d := range p.datasets {
+		if m := h.mounts[d]; m != nil && m.inUse || d.partial != nil && !d.partial.kept {
+			return wrap("renew-pool", busy)
+		}
+		if slices.ContainsFunc(d.snaps, func(s *snapshot) bool { return s.sending+s.looked > 0 }) {
+			return wrap("renew-pool", busy)
+		}
+	}
+	for _, d := range p.datasets {
+		delete(h.mounts, d)
+	}
+	h.addPool(pool, p.path, p.size)
+	return nil
+}
