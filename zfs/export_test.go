@@ -35,6 +35,13 @@ func (h *Host) Kept() (n int) {
 // WaitFor sets how long commands wait for their input.
 func (h *Host) WaitFor(d time.Duration) { h.ahead.idle = d }
 
+// PruneFull has the next program that prunes a pool have as many snapshots as one ever has.
+func (h *Host) PruneFull(pool string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.paces[paceOf{pool: pool}] = pace{most: PruneBatch}
+}
+
 // HandToDead hands a program to a command that has died while it waited, before anybody
 // has noticed.
 func (h *Host) HandToDead(argv []string) (begun bool, err error) {

@@ -115,6 +115,7 @@ func side(t *testing.T, host *zfs.Host, pool, root, dir string) zfstest.Side {
 			}
 			return stream, nil
 		},
+		Full: func() { host.PruneFull(pool) },
 		Open: func(_, dir string) (func(), error) {
 			f, err := os.Open(dir)
 			return func() { f.Close() }, err

@@ -52,6 +52,9 @@ type Side struct {
 	// Send is zfs send with these arguments, which System has no way to ask for; nil where
 	// there is no such command.
 	Send func(args ...string) ([]byte, error)
+	// Full has the next Prune put as many snapshots into a program as it ever does, whatever it has
+	// learnt of the pool; nil where there are no programs.
+	Full func()
 	// Use holds a file of the mounted filesystem open until release.
 	Use func(dataset, file string) (release func(), err error)
 }

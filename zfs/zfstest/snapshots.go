@@ -431,3 +431,76 @@ func testPruneMany(w *world, _ Env) {
 		w.Errorf("%d snapshots and %d bookmarks are left, want 4 and %d", left, marks, len(reqs)-1)
 	}
 }
+
+// testFullPrograms hands programs as many names as they ever get, and nearly as long as names may be:
+// they have to fit what the kernel allows a program of memory, steps and text. Most are of nothing: a
+// thousand that are there would cost an emulated pool minutes to make and to destroy.
+func testFullPrograms(w *world, _ Env) {
+	const datasets, each, longest = 10, 30, 250
+	z := w.a.ZFS
+	short := func(dataset string, n int) string {
+		return fmt.Sprintf("%s%04d", strings.Repeat("n", longest-len(dataset)-len("@0000")), n)
+	}
+	var fs, gone []string
+	for i := range datasets {
+		fs = append(fs, w.a.create(fmt.Sprintf("full%02d", i)))
+	}
+	for i := range zfs.PruneBatch {
+		name := w.a.name(fmt.Sprintf("gone%d", i))
+		gone = append(gone, name+"@"+short(name, 0))
+	}
+	began := time.Now()
+	since := func(format string, args ...any) {
+		w.Logf(format+" took %s", append(args, time.Since(began))...)
+		began = time.Now()
+	}
+
+	var all []string
+	for n := range each {
+		var names []string
+		for _, f := range fs {
+			names = append(names, f+"@"+short(f, n))
+		}
+		all = append(all, names...)
+		if n == 0 {
+			names = slices.Concat(gone[datasets:], names)
+		}
+		taken, failed, err := z.Take(w.ctx, names)
+		if w.a.must(err); len(taken) != datasets || len(failed) != len(names)-datasets {
+			w.Fatalf("of %d names %d were taken, and %d are said to have failed", len(names), len(taken), len(failed))
+		}
+		if n == 0 {
+			w.wantKind("of nothing", failed[names[0]], zfs.ErrNotFound)
+			since("taking %d snapshots, of %d names,", datasets, len(names))
+		}
+	}
+	since("taking %d more", len(all)-datasets)
+
+	names := slices.Concat(gone[len(all):], all)
+	list, err := z.SnapshotsNamed(w.ctx, names)
+	if w.a.must(err); len(list) != len(all) {
+		w.Errorf("of %d names %d snapshots are told, want %d", len(names), len(list), len(all))
+	}
+	since("telling of %d snapshots, of %d names,", len(all), len(names))
+
+	var reqs []zfs.PruneRequest
+	for _, name := range names {
+		_, mark, _ := strings.Cut(name, "@")
+		reqs = append(reqs, zfs.PruneRequest{Snapshot: name, Bookmark: mark})
+	}
+	if w.a.Full != nil {
+		w.a.Full()
+	}
+	failed, err := z.Prune(w.ctx, reqs)
+	if w.a.must(err); len(failed) > 0 {
+		w.Errorf("%d failed: %v", len(failed), failed)
+	}
+	since("destroying %d snapshots, of %d names, with a bookmark of each", len(all), len(reqs))
+	left, err := z.Snapshots(w.ctx, w.a.Root, true)
+	w.a.must(err)
+	marks, err := z.Bookmarks(w.ctx, w.a.Root, true)
+	w.a.must(err)
+	if len(left) != 0 || len(marks) != len(all) {
+		w.Errorf("%d snapshots and %d bookmarks are left, want none and %d", len(left), len(marks), len(all))
+	}
+}

@@ -28,6 +28,7 @@ func Run(t *testing.T, newEnv func(t *testing.T) Env) {
 		{"destroy snapshots", testDestroySnapshots},
 		{"prune", testPrune},
 		{"prune many", testPruneMany},
+		{"full programs", testFullPrograms},
 		{"destroy", testDestroy},
 		{"volumes", testVolumes},
 		{"clone and promote", testClonePromote},
