@@ -2,6 +2,7 @@ package stories
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -21,13 +22,29 @@ func TestRepair(t *testing.T) {
 	w := c.tally(c.n1, "usleep 50000", "v")
 	v, _ := c.waitVolume(c.n1, "v", "ok with one replica", healthy)
 	dataset := copyOf(v)
-	first := c.n2
+	first, second := c.n2, c.n3
 	if v.Replicas[0].Node.Name == c.n3.Name {
-		first = c.n3
+		first, second = second, first
 	}
 
-	c.Step("one replica more", func() {
+	c.Step("one replica more: while its first copy is under way, flockctl replication says so, how far it is and when it will be there", func() {
+		c.n1.Sh("docker exec tally sh -c 'dd if=/dev/urandom of=/tally/v/bulk bs=64k count=192 2>&1 && sync'")
+		c.Wan(second, "4mbit", 5*time.Millisecond)
 		c.n2.Flockctl("volume", "set", "v", "replicas=2")
+		row := regexp.MustCompile(`(?m)^v +` + second.Name + ` +local +seeding +.*\[[#.]{10}\] +\d+% \S+ of \S+, \S+ left`)
+		c.Until("a row of flockctl replication like "+row.String(), soon, func() error {
+			out, err := c.n1.TryFlockctl("replication", "v")
+			if err != nil {
+				return err
+			}
+			line := row.FindString(out)
+			if line == "" {
+				return fmt.Errorf("it shows\n%s", out)
+			}
+			t.Logf("    %s", line)
+			return nil
+		})
+		c.Lan(second)
 		v, _ = c.waitVolume(c.n1, "v", "ok with two replicas", func(v api.Volume) error {
 			if len(v.Replicas) != 2 {
 				return fmt.Errorf("%d replicas", len(v.Replicas))
@@ -49,6 +66,29 @@ func TestRepair(t *testing.T) {
 		})
 		c.waitVolume(c.n1, "v", "ok again", healthy)
 		c.verify(v, 3)
+	})
+
+	c.Step("a replica's pool is destroyed and made anew, under a running flockd: it is seeded anew", func() {
+		const runs = "systemctl show -p MainPID,NRestarts,InvocationID flockd"
+		before, flockd := identity(first, dataset), first.Sh(runs)
+		// A stream that is just coming keeps the pool busy.
+		c.Until("the pool of "+first.Name+" to be destroyed", soon, func() error {
+			_, err := first.Try("zpool destroy tank")
+			return err
+		})
+		first.Sh("/usr/local/sbin/lab-pool") // as at the first boot
+		c.Until("another dataset on "+first.Name, later, func() error {
+			out, err := first.Try("zfs get -H -p -o value guid,createtxg " + dataset)
+			if err == nil && strings.Join(strings.Fields(out), "/") == before {
+				err = fmt.Errorf("it is the old one")
+			}
+			return err
+		})
+		c.waitVolume(c.n1, "v", "ok again", healthy)
+		c.verify(v, 3)
+		if after := first.Sh(runs); after != flockd {
+			t.Errorf("flockd did not run throughout: it was %s, and is %s", flockd, after)
+		}
 	})
 
 	// sneak writes to the replica behind flocker's back, and waits until that is set aside

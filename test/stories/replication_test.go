@@ -3,6 +3,7 @@ package stories
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,10 +35,11 @@ func inSync(n *lab.Node) func(api.Volume) error {
 }
 
 // neverOK asks for a volume until done says so, and fails when a replica's copy is
-// called good meanwhile. done must not be true at once.
-func (c cluster) neverOK(on, replica *lab.Node, name, what string, done func() error) {
+// called good meanwhile. done must not be true at once. With stays, the replica's state is
+// that from when it is first said of one that is not reached, and no other, and then surely is said.
+func (c cluster) neverOK(on, replica *lab.Node, name, what string, stays volume.LinkState, done func() error) {
 	c.Helper()
-	said := map[string]int{}
+	said, settled := map[string]int{}, stays == ""
 	c.Until(what, later, func() error {
 		v, err := on.Volume(name)
 		if err != nil {
@@ -51,7 +53,18 @@ func (c cluster) neverOK(on, replica *lab.Node, name, what string, done func() e
 			c.Fatalf("%s is behind, and status says %s (%s), its replica %s", replica, v.Health, v.Reason, r.State)
 		}
 		said[fmt.Sprintf("%s, replica %s", v.Health, r.State)]++
-		return done()
+		// Before the first exchange has failed, a listing that takes long may let it be "sending" again.
+		settled = settled || r.State == stays && r.FailingSeconds > 0
+		if settled && stays != "" && r.State != stays {
+			c.Fatalf("%s was %s, is reached no more than before, and is %s now: %s (said: %v)", replica, stays, r.State, r.Error, said)
+		}
+		if err := done(); err != nil {
+			return err
+		}
+		if !settled {
+			return fmt.Errorf("%s is %s, failing for %.0fs: want %s", replica, r.State, r.FailingSeconds, stays)
+		}
+		return nil
 	})
 	c.Logf("    said meanwhile: %v", said)
 }
@@ -93,7 +106,7 @@ func TestCoreReplication(t *testing.T) {
 			return nil
 		})
 		least := w.last() + 300
-		c.neverOK(primary, away, "steady", "much to be written, and a bookmark in the place of "+name, func() error {
+		c.neverOK(primary, away, "steady", "much to be written, and a bookmark in the place of "+name, volume.LinkLagging, func() error {
 			if got := w.last(); got < least {
 				return fmt.Errorf("%d is written, want %d", got, least)
 			}
@@ -251,7 +264,7 @@ func TestReplicaPoolFull(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.neverOK(primary, full, "v", "the writer and n2 to go on", func() error {
+		c.neverOK(primary, full, "v", "the writer and n2 to go on", "", func() error {
 			_, now, err := newestSeq(c.n2, copyOf(v))
 			if err != nil {
 				return err
@@ -420,6 +433,56 @@ func TestSlowWAN(t *testing.T) {
 	if most := 2*calm.lag + 4; busy.lag > most {
 		t.Errorf("the local replica was %.1fs behind during the bulk, %.1fs without it", busy.lag, calm.lag)
 	}
+	c.Step("a limit between the zones: streams wait for it, and are compressed, what ZFS cannot as well", func() {
+		// Six bits of eight are used, and what repeats is too far apart for the pool's own compression.
+		const piece, pieces, limit = 100_000, 40, 64 << 10
+		rx := func() float64 {
+			n, err := strconv.ParseFloat(strings.TrimSpace(far.Sh("cat /sys/class/net/lan/statistics/rx_bytes")), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		of := []string{`volume="v"`, `replica="n3"`}
+		c.n1.Flockctl("settings", "set", "bandwidth:here:far=64K")
+		came, streamed := rx(), c.metric(c.n1, "flocker_replica_streamed_bytes_total", of...)
+		begin := time.Now()
+		c.n1.Sh(fmt.Sprintf("head -c %d /dev/urandom | base64 -w0 | docker exec -i tally sh -c "+
+			"'cat >/tmp/piece && for i in $(seq %d); do cat /tmp/piece; done >/tally/v/text && sync'", piece/4*3, pieces))
+		_, seq, err := newestSeq(c.n1, copyOf(v))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Until("the text to arrive on n3", later, func() error {
+			_, got, err := newestSeq(far, copyOf(v))
+			if err == nil && got < seq+2 {
+				err = fmt.Errorf("it holds %d, want %d", got, seq+2)
+			}
+			return err
+		})
+		took := time.Since(begin)
+		came, streamed = rx()-came, c.metric(c.n1, "flocker_replica_streamed_bytes_total", of...)-streamed
+		t.Logf("    %.0f bytes of streams came as %.0f over the line, in %.1fs", streamed, came, took.Seconds())
+		if text := float64(piece * pieces); streamed < text || came > 0.9*text {
+			t.Errorf("%.0f bytes of streams came as %.0f over the line; want at least %.0f, and as nine tenths of that at most", streamed, came, text)
+		}
+		// All that comes counts here, streams or not; a report or a beat is small.
+		if least := time.Duration(came / 2 / limit * float64(time.Second)); took < least {
+			t.Errorf("that took %s, which is less than %s: the limit does not hold", took, least)
+		}
+		if got := c.metric(c.n1, "flocker_replica_limit_bytes_per_second", of...); got != limit {
+			t.Errorf("the limit of the link is %v, says its metric; want %d", got, limit)
+		}
+		// How long streams waited is told once a minute.
+		c.Until("the metric of waiting for the limit to be above zero", later, func() error {
+			waited, err := c.n1.Metric("flocker_stream_throttled_seconds_total", `replica="n3"`)
+			if err == nil && waited <= 0 {
+				err = fmt.Errorf("it is %v", waited)
+			}
+			return err
+		})
+		c.n1.Flockctl("settings", "set", "bandwidth:here:far=none")
+	})
 	c.Step("all is equal in the end", func() {
 		c.Lan(far)
 		w.stop()
