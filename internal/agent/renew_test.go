@@ -4,8 +4,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
-	"github.com/flocker-io/flocker/internal/lease"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/zfs/zfsfake"
@@ -59,7 +59,10 @@ func TestRenew(t *testing.T) {
 			f.apply(t, state.ConfirmCreate{ID: vol1, Epoch: 1})
 			if c.leases {
 				f.apply(t, state.AddNode{Node: state.Node{ID: third, Name: "third"}, Token: "t"})
-				f.apply(t, state.ArmFailover{Round: 1, Timers: lease.Default, Profile: "default"})
+				arm := state.ArmFailover{Round: 1, Profile: "default"}
+				arm.Timers.Heartbeat, arm.Timers.Call = 2*time.Second, 1500*time.Millisecond
+				arm.Timers.TTL, arm.Timers.Fence, arm.Timers.Promote = 10*time.Second, 5*time.Second, 20*time.Second
+				f.apply(t, arm)
 				f.apply(t, state.GrantLease{Node: self, No: 1, Boot: "b", Round: 1})
 			}
 			must(t, host.CreateFilesystem(ctx, a.layout.Dataset(vol1), map[string]string{propEpoch: volume.Epoch(1).String()}))
