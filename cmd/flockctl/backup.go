@@ -997,6 +997,7 @@ func (a *app) restore(ctx context.Context, id, name string, given map[string]str
 	}
 	opts := restoredOptions(last, status.ClusterID)
 	maps.Copy(opts, given)
+	left := notRestored(last.Options, opts)
 	maps.DeleteFunc(opts, func(_, value string) bool { return value == "" })
 	req := api.BeginRestoreRequest{ID: id, Name: name, Options: opts}
 	for _, m := range chain {
@@ -1021,6 +1022,9 @@ func (a *app) restore(ctx context.Context, id, name string, given map[string]str
 	}
 	if at.Have > 0 && !a.quiet {
 		fmt.Fprintf(a.stderr, "flockctl: %d of %s were restored already; going on\n", at.Have, plural(len(chain), "backup"))
+	}
+	if len(left) > 0 && !a.quiet {
+		a.say("flockctl: of the original's options %s is left out: -o NAME=VALUE sets it here\n", strings.Join(left, ", "))
 	}
 	p := a.meter(ctx, name, req.Bytes)
 	defer p.end()
@@ -1137,6 +1141,16 @@ func restoredOptions(m *backup.Manifest, cluster string) map[string]string {
 		}
 	}
 	return opts
+}
+
+// notRestored names the options of an original that what is made of it has neither as they were nor otherwise.
+func notRestored(original, restored map[string]string) (names []string) {
+	for _, name := range slices.Sorted(maps.Keys(original)) {
+		if original[name] != "" && !hasKey(restored, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func (a *app) backupRemove() *cli.Command {

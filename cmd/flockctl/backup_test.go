@@ -900,19 +900,23 @@ func TestRestoredOptions(t *testing.T) {
 		options map[string]string
 		from    string // the backup's cluster
 		want    map[string]string
+		left    string
 	}{
-		{"no options", nil, "c1", map[string]string{}},
-		{"no options, of another cluster", nil, "c2", map[string]string{}},
-		{"the same cluster", place, "c1", place},
-		{"another cluster", place, "c2", map[string]string{"replicas": "2"}},
-		{"nobody knows which cluster", place, "", map[string]string{"replicas": "2"}},
-		{"ports", map[string]string{"ports": "8080:80", "size": "10G"}, "c1", map[string]string{"size": "10G"}},
-		{"ports, of another cluster", map[string]string{"ports": "8080:80", "zone": "x", "size": "10G"}, "c2", map[string]string{"size": "10G"}},
-		{"what only looks like it", map[string]string{"zfs.zone": "x", "remote-zones": "x"}, "c2", map[string]string{"zfs.zone": "x", "remote-zones": "x"}},
+		{"no options", nil, "c1", map[string]string{}, ""},
+		{"no options, of another cluster", nil, "c2", map[string]string{}, ""},
+		{"the same cluster", place, "c1", place, ""},
+		{"another cluster", place, "c2", map[string]string{"replicas": "2"}, "avoid prefer zone"},
+		{"nobody knows which cluster", place, "", map[string]string{"replicas": "2"}, "avoid prefer zone"},
+		{"ports", map[string]string{"ports": "8080:80", "size": "10G"}, "c1", map[string]string{"size": "10G"}, "ports"},
+		{"ports, of another cluster", map[string]string{"ports": "8080:80", "zone": "x", "size": "10G"}, "c2", map[string]string{"size": "10G"}, "ports zone"},
+		{"what only looks like it", map[string]string{"zfs.zone": "x", "remote-zones": "x"}, "c2", map[string]string{"zfs.zone": "x", "remote-zones": "x"}, ""},
 	} {
 		m := &backup.Manifest{Options: maps.Clone(tt.options), Cluster: tt.from}
 		if got := restoredOptions(m, "c1"); !maps.Equal(got, tt.want) || got == nil {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+		if left := strings.Join(notRestored(m.Options, restoredOptions(m, "c1")), " "); left != tt.left {
+			t.Errorf("%s: left out is said to be %q, want %q", tt.name, left, tt.left)
 		}
 		if !maps.Equal(m.Options, tt.options) {
 			t.Errorf("%s: the backup's own are %v now, were %v", tt.name, m.Options, tt.options)
