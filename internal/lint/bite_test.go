@@ -72,6 +72,10 @@ func TestRulesBite(t *testing.T) {
 		{"named tests", "docs/x.md", "shown by *nobody3*, and", "not in internal/scenario/testdata"},
 		{"named tests", "docs/x.md", "a *test* by `testers`", ""},
 
+		{"stories", "test/stories/a_test.go", `package stories; func TestA() {}`, "no table of stories in docs/TESTING.md has TestA"},
+		{"stories", "test/stories/a_test.go", `package stories; func testers() {}; func (c cluster) TestA() {}; func TestMain() {}`, ""},
+		{"stories", "test/lab/a_test.go", `package lab; func TestA() {}`, ""},
+
 		{"properties", "zfs/a.go", `package zfs; var UserProperties = []string{"flocker:a"}; const p = "flocker:b"`, "zfs is not asked for flocker:b"},
 		{"properties", "zfs/a.go", `package zfs; var UserProperties = []string{"flocker:a"}; const p = "flocker:a"`, ""},
 		{"properties", "zfs/a.go", `package zfs; var SnapshotProperties = []string{"flocker:a"}; const p = "flocker:a"`, ""},
@@ -97,5 +101,39 @@ func TestRulesBite(t *testing.T) {
 				t.Errorf("%s: %s with %q: got %q, want a complaint with %q", tc.rule, tc.file, tc.text, got, tc.want)
 			}
 		}
+	}
+}
+
+// A story is told by the first cell of a row that stands in one of the two tables, and nowhere else.
+func TestStoriesTold(t *testing.T) {
+	const page = `
+## The core stories
+
+| story | what it shows |
+| --- | --- |
+| ` + "`TestA`, `TestB`" + ` | what ` + "`TestC`" + ` does, and more |
+
+## The other stories
+
+| ` + "`TestD`" + ` | something |
+
+What ` + "`TestE`" + ` shows.
+
+## The last result of each story
+
+| ` + "`TestF`" + ` | pass |
+`
+	r := newRepo("example.org/m")
+	for name, text := range map[string]string{
+		"docs/TESTING.md":        page,
+		"test/stories/a_test.go": "package stories\nfunc TestA() {}\nfunc TestB() {}\nfunc TestC() {}\nfunc TestD() {}\nfunc TestE() {}\nfunc TestF() {}\n",
+	} {
+		if err := r.add(name, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := stories(r)
+	if len(got) != 3 || !strings.Contains(got[0], "TestC") || !strings.Contains(got[1], "TestE") || !strings.Contains(got[2], "TestF") {
+		t.Errorf("got %q, want complaints of TestC, TestE and TestF", got)
 	}
 }

@@ -29,6 +29,7 @@ var rules = []struct {
 	{"private places", privatePlaces},
 	{"links", links},
 	{"named tests", namedTests},
+	{"stories", stories},
 	{"properties", properties},
 	{"labels", labels},
 }
@@ -332,6 +333,33 @@ func namedTests(r *repo) (problems []string) {
 		for _, m := range namedScript.FindAllStringSubmatch(string(r.texts[name]), -1) {
 			if _, ok := r.texts["internal/scenario/testdata/"+m[1]+".txt"]; !ok {
 				problems = append(problems, fmt.Sprintf("%s names the script %s, which is not in internal/scenario/testdata", name, m[1]))
+			}
+		}
+	}
+	return problems
+}
+
+// stories: each one is in a table of docs/TESTING.md that says what it shows. The results, which list them as
+// well, do not count.
+func stories(r *repo) (problems []string) {
+	_, tables, _ := strings.Cut(string(r.texts["docs/TESTING.md"]), "\n## The core stories\n")
+	tables, _, _ = strings.Cut(tables, "\n## The last result")
+	told := map[string]bool{}
+	for line := range strings.Lines(tables) {
+		if cells := strings.Split(line, "|"); len(cells) > 2 {
+			for _, m := range namedTest.FindAllStringSubmatch(cells[1], -1) {
+				told[m[1]] = true
+			}
+		}
+	}
+	for _, f := range r.goFiles {
+		if f.pkg != "test/stories" || !f.isTest() {
+			continue
+		}
+		for _, d := range f.ast.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if ok && fn.Recv == nil && strings.HasPrefix(fn.Name.Name, "Test") && fn.Name.Name != "TestMain" && !told[fn.Name.Name] {
+				problems = append(problems, fmt.Sprintf("%s: no table of stories in docs/TESTING.md has %s: say there what it shows", f.at(fn), fn.Name.Name))
 			}
 		}
 	}
