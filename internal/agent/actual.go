@@ -40,6 +40,7 @@ type Copy struct {
 	RefQuota int64
 	Used     int64
 	Data     int64
+	Shares   *volume.Shared
 	Mount    string // mountpoint property
 	// Logged says that what was synced before a loss of power may be in the dataset's
 	// intent log only: see StepReplay.
@@ -80,6 +81,9 @@ func (a *Agent) observe(ctx context.Context, fresh bool) (Actual, error) {
 			got.Strange = append(got.Strange, d.Name)
 		}
 	}
+	if err := a.lookShared(ctx, got, live); err != nil {
+		return Actual{}, err
+	}
 	a.mu.Lock()
 	a.addMade(got)
 	got.Returned = maps.Clone(a.returned)
@@ -98,6 +102,46 @@ func (a *Agent) observe(ctx context.Context, fresh bool) (Actual, error) {
 		a.trashAt = asked
 	}
 	return got, nil
+}
+
+// lookShared says of the copies that are clones what they share. zfs is asked once for each snapshot that
+// one stands on: what a snapshot refers to never changes. One that is not there any more was renamed
+// since the listing, or is another's by now, and is asked for at the next look.
+func (a *Agent) lookShared(ctx context.Context, got Actual, live []zfs.Dataset) error {
+	origins := map[volume.ID]string{}
+	known := map[string]volume.Shared{}
+	var ask []string
+	for _, d := range live {
+		id, ok := volumeIn(a.layout.Root(), d.Name)
+		if !ok || d.Origin == "" {
+			continue
+		}
+		origins[id] = d.Origin
+		if s, ok := a.shared[d.Origin]; ok {
+			known[d.Origin] = s
+		} else if !slices.Contains(ask, d.Origin) {
+			ask = append(ask, d.Origin)
+		}
+	}
+	if len(ask) > 0 {
+		found, err := a.zfs.SnapshotsNamed(ctx, ask)
+		if err != nil {
+			return fmt.Errorf("asking what clones share with their origins: %w", err)
+		}
+		for _, s := range found {
+			with, _ := volumeIn(a.layout.Root(), s.Dataset)
+			known[s.FullName()] = volume.Shared{With: with, GUID: s.GUID, Bytes: s.Referenced}
+		}
+	}
+	a.shared = known
+	for id, origin := range origins {
+		if s, ok := known[origin]; ok {
+			c := got.Copies[id]
+			c.Shares = &s
+			got.Copies[id] = c
+		}
+	}
+	return nil
 }
 
 // noteLog marks a copy whose intent log is still to be replayed. Any mount does that.

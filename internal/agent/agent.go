@@ -250,14 +250,15 @@ type Agent struct {
 	putOff   bool      // a look was, for that
 
 	// The loop's alone.
-	trashAt  time.Time     // when the trash was listed
-	list     []zfs.Dataset // the listing that was last looked at
-	lookedAt time.Time     // when it began
-	listedAt time.Time     // when it was there
-	lookTook time.Duration // how long the last listing took that this loop made
-	stepped  time.Time     // when the last look was, whatever it read
-	excused  bool          // the next listing is put off, see due
-	decided  uint64        // index of the state that was last acted on
+	shared   map[string]volume.Shared // by origin: what copies share that are clones
+	trashAt  time.Time                // when the trash was listed
+	list     []zfs.Dataset            // the listing that was last looked at
+	lookedAt time.Time                // when it began
+	listedAt time.Time                // when it was there
+	lookTook time.Duration            // how long the last listing took that this loop made
+	stepped  time.Time                // when the last look was, whatever it read
+	excused  bool                     // the next listing is put off, see due
+	decided  uint64                   // index of the state that was last acted on
 
 	asides    []volume.Aside
 	asidesAt  time.Time // when they were listed

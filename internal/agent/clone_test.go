@@ -262,6 +262,54 @@ func TestClone(t *testing.T) {
 	})
 }
 
+// What a copy shares with another one here is told by the snapshot on which it stands, also after a promotion, and
+// zfs is asked for that once.
+func TestShares(t *testing.T) {
+	ctx := context.Background()
+	from, to := "tank/flocker/"+string(vol1), "tank/flocker/"+string(vol2)
+	a, host, f, of := cloning(t)
+	shares := func() map[volume.ID]*volume.Shared {
+		t.Helper()
+		got, err := a.observe(ctx, true)
+		must(t, err)
+		out := map[volume.ID]*volume.Shared{}
+		for id, c := range got.Copies {
+			out[id] = c.Shares
+		}
+		return out
+	}
+	if got := shares(); got[vol1] != nil || host.Commands()["snapshots-named"] > 0 {
+		t.Errorf("an original without clones shares %+v", got[vol1])
+	}
+	must(t, a.do(ctx, Action{StepCreate, vol2}))
+	f.apply(t, state.ConfirmCreate{ID: vol2, Epoch: f.s.Volume(vol2).Epoch})
+	list, err := host.Snapshots(ctx, from, false)
+	must(t, err)
+	want := volume.Shared{With: vol1, GUID: of.GUID, Bytes: list[0].Referenced}
+	for i := range 2 {
+		host.ResetCommands()
+		if got := shares(); got[vol1] != nil || got[vol2] == nil || *got[vol2] != want || host.Commands()["snapshots-named"] != 1-i {
+			t.Errorf("look %d: the original shares %+v, its clone %+v, want %+v; commands %v", i, got[vol1], got[vol2], want, host.Commands())
+		}
+	}
+	must(t, host.Promote(ctx, to))
+	want.With = vol2
+	if got := shares(); got[vol2] != nil || got[vol1] == nil || *got[vol1] != want {
+		t.Errorf("once the clone was promoted: the original shares %+v, want %+v, and its clone %+v", got[vol1], want, got[vol2])
+	}
+	// What stands on a copy that was set aside shares it with no volume.
+	must(t, host.Rename(ctx, to, "tank/flocker-aside/"+string(vol2)+"-0000000000000001-1"))
+	want.With = ""
+	if got := shares(); got[vol1] == nil || *got[vol1] != want {
+		t.Errorf("on a set-aside copy: the original shares %+v, want %+v", got[vol1], want)
+	}
+	host.Fail("snapshots-named", "", 1, errors.New("the pool is suspended"))
+	must(t, host.Rename(ctx, "tank/flocker-aside/"+string(vol2)+"-0000000000000001-1", to))
+	if _, err := a.observe(ctx, true); err == nil {
+		t.Error("what cannot be asked counts as nothing shared")
+	}
+}
+
 // An original that is gone for good leaves its clones what they stand on, and nothing of
 // its history besides; a clone has no more of it than what it was made of.
 func TestDestroyOriginal(t *testing.T) {

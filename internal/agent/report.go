@@ -49,7 +49,7 @@ func (a *Agent) Report() volume.Report {
 		}
 		st := volume.Status{
 			Volume: v.ID, Epoch: c.Epoch, Role: role, Exists: exists, Mounted: c.Mounted,
-			Used: c.Used, Data: c.Data, Newest: positions[v.ID], Problem: problem(v, a.actual, a.self),
+			Used: c.Used, Data: c.Data, Shares: c.Shares, Newest: positions[v.ID], Problem: problem(v, a.actual, a.self),
 		}
 		if silent > a.silence {
 			st.Problem = fmt.Sprintf("the disk has not answered for %s", silent.Round(time.Second))

@@ -28,6 +28,10 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	volumes                      all volumes: primary > local | remote; then its spec
 //	  v1 a1 > a2 | b1 size=1G    defaults: active, what is placed is wanted, all copies
 //	                             seeded and empty
+//	  v2 n1 > n2 of=v1 data=9G used=9G own=n1:1G stands=n1:v1:8G:7
+//	                             a clone of v1: of 9G that users see it shares 8G on n1, those of
+//	                             v1's snapshot with GUID 7, and nothing on n2; without of: made of
+//	                             what was set aside
 //	  v1 n2 > n1 moved=n1        that much came from n1 with its containers 10 s ago
 //	  v1 n1 > n2 blank=n1        n1 has a dataset without a snapshot
 //	containers                   all that follow their volumes
@@ -789,7 +793,8 @@ func (w *world) addVolume(t *testing.T, line string) {
 		Epoch: 1, Changed: 100, Created: now.Add(-time.Hour),
 	}
 	v.Placement.Primary = volume.NodeID(fields[1])
-	var used int64
+	var used, data int64
+	own, shares := map[volume.NodeID]int64{}, map[volume.NodeID]*volume.Shared{}
 	problem, newest := "", volume.Position{GUID: 1}
 	var holders []volume.Holder
 	absent := map[volume.NodeID]bool{}
@@ -820,6 +825,16 @@ func (w *world) addVolume(t *testing.T, line string) {
 			v.Phase = state.Phase(value)
 		case "created":
 			v.Created = now.Add(-duration(t, value))
+		case "of":
+			v.Clone = &state.CloneOf{Volume: volume.ID(value), GUID: 1}
+		case "data":
+			data = parseBytes(t, value)
+		case "own": // on a node, where a copy shares the rest
+			id, bytes, _ := strings.Cut(value, ":")
+			own[volume.NodeID(id)] = parseBytes(t, bytes)
+		case "stands": // on a node, on what of whom: NODE:VOLUME:BYTES:GUID
+			f := strings.Split(value, ":")
+			shares[volume.NodeID(f[0])] = &volume.Shared{With: volume.ID(f[1]), Bytes: parseBytes(t, f[2]), GUID: uint64(parseBytes(t, f[3]))}
 		case "deleted":
 			v.Deleted = now.Add(-duration(t, value))
 		case "pending":
@@ -921,10 +936,13 @@ func (w *world) addVolume(t *testing.T, line string) {
 			}
 		}
 	}
-	for _, h := range w.reports {
+	for id, h := range w.reports {
 		for i := range h.Report.Volumes {
 			if st := &h.Report.Volumes[i]; st.Volume == v.ID {
-				st.Used = used
+				st.Used, st.Data, st.Shares = used, data, shares[id]
+				if bytes, ok := own[id]; ok {
+					st.Used = bytes
+				}
 			}
 		}
 	}

@@ -315,13 +315,13 @@ func (b *balance) copied(volumes []*state.Volume, to volume.NodeID) (sum int64) 
 	return sum
 }
 
-// used is what the fullest copy of a volume takes, or of a clone what one would that shares nothing
-// with its original.
+// used is what the fullest copy of a volume takes, or of one that shares what it has with another what one
+// would that shares nothing.
 func (v *View) used(vol *state.Volume) (used int64) {
 	for id := range nodesOf(vol.Placement) {
 		if n := v.Node(id); n != nil {
 			if c := n.Copy(vol.ID); c != nil {
-				if used = max(used, c.Used); vol.Clone != nil {
+				if used = max(used, c.Used); vol.Clone != nil || c.Shares != nil {
 					used = max(used, c.Data)
 				}
 			}
@@ -364,7 +364,7 @@ func (b *balance) add(m Move) {
 			to.BytesAfter += b.v.claim(vol)
 			b.added[m.To] += b.v.claim(vol)
 			if from != nil && m.Leaves {
-				from.BytesAfter = max(from.BytesAfter-counted(vol, b.v.Node(m.From), b.v.claim(vol)), 0)
+				from.BytesAfter = max(from.BytesAfter-freed(vol, b.v.Node(m.From), b.v.claim(vol)), 0)
 			}
 		}
 		if m.Role == volume.RolePrimary {
@@ -409,7 +409,8 @@ func (b *balance) relieve(from *Share) bool {
 	type choice struct {
 		vol   *state.Volume
 		to    *NodeView
-		claim int64
+		claim int64 // where it goes
+		freed int64 // here
 	}
 	n := b.v.Node(from.Node)
 	var replicas, primaries []choice
@@ -419,8 +420,8 @@ func (b *balance) relieve(from *Share) bool {
 			continue
 		}
 		c := choice{vol: vol, claim: b.v.claim(vol)}
-		if counted(vol, n, c.claim) < c.claim/2 {
-			continue // a clone beside its original: it would take elsewhere what does not go free here
+		if c.freed = freed(vol, n, c.claim); c.freed < c.claim/2 {
+			continue // a clone and its original beside each other: one would take elsewhere what does not go free here
 		}
 		for i := range b.v.Nodes {
 			m := &b.v.Nodes[i]
@@ -429,7 +430,7 @@ func (b *balance) relieve(from *Share) bool {
 				continue
 			}
 			after := float64(s.BytesAfter+c.claim) / float64(s.Size)
-			if after <= float64(from.BytesAfter-c.claim)/float64(from.Size) && (c.to == nil || s.full() < b.share(c.to.ID).full()) {
+			if after <= float64(from.BytesAfter-c.freed)/float64(from.Size) && (c.to == nil || s.full() < b.share(c.to.ID).full()) {
 				c.to = m
 			}
 		}
@@ -441,7 +442,7 @@ func (b *balance) relieve(from *Share) bool {
 			primaries = append(primaries, c)
 		}
 	}
-	larger := func(x, y choice) int { return cmp.Compare(y.claim, x.claim) } // stable: by ID
+	larger := func(x, y choice) int { return cmp.Compare(y.freed, x.freed) } // stable: by ID
 	slices.SortStableFunc(replicas, larger)
 	slices.SortStableFunc(primaries, larger)
 	why := func(to *NodeView) string {

@@ -83,6 +83,8 @@ type NodeView struct {
 	applied uint64
 	clock   time.Time       // the node's own, when it reported
 	copies  []volume.Status // of a fresh report, by volume ID
+	// stays is what a volume's copy has that others here stand on, in bytes: they keep that.
+	stays map[volume.ID]int64
 	// containers as a fresh report has them, and whether the node's proxy answers.
 	containers []volume.Followed
 	proxy      bool
@@ -152,6 +154,7 @@ func newNodeView(n *state.Node, heard Heard, now time.Time) NodeView {
 	nv.Pool = heard.Report.Pool
 	nv.applied = heard.Report.Applied
 	nv.clock = heard.Report.At
+	nv.stays = stays(heard.Report.Volumes)
 	nv.copies = heard.Report.Volumes
 	nv.containers, nv.proxy, nv.swarm = heard.Report.Followed, heard.Report.Proxy, heard.Report.Swarm
 	for _, a := range heard.Report.Asides {
@@ -165,6 +168,30 @@ func newNodeView(n *state.Node, heard Heard, now time.Time) NodeView {
 		sort.Slice(nv.copies, byVolume)
 	}
 	return nv
+}
+
+// stays is what other copies of a node stand on, by the volume in whose copy that is. Each snapshot counts
+// once, however many stand on it. What two of them have in common counts twice, since nobody says how much
+// that is: less may seem to go free than does, and never more.
+func stays(copies []volume.Status) map[volume.ID]int64 {
+	type snapshot struct {
+		of   volume.ID
+		guid uint64
+	}
+	var out map[volume.ID]int64
+	seen := map[snapshot]bool{}
+	for _, c := range copies {
+		s := c.Shares
+		if s == nil || s.With == "" || s.Bytes <= 0 || seen[snapshot{s.With, s.GUID}] {
+			continue
+		}
+		if out == nil {
+			out = map[volume.ID]int64{}
+		}
+		seen[snapshot{s.With, s.GUID}] = true
+		out[s.With] += s.Bytes
+	}
+	return out
 }
 
 // count adds one volume to the nodes it is placed on.
@@ -201,12 +228,25 @@ func (v *View) count(vol *state.Volume) {
 }
 
 // counted is the share of a volume's claim that its copy on a node is counted for: what a clone shares
-// there is there already, and does not go free when the clone goes.
+// there is there already, and does not go free when the clone goes. What was made of a set-aside copy shares
+// as a clone does, and so does an original once its clone was promoted; a quota is promised to these.
 func counted(vol *state.Volume, n *NodeView, claim int64) int64 {
-	if c := n.Copy(vol.ID); vol.Clone != nil && seeded(c) {
-		return min(claim, c.Used+c.Used/4+growthReserve)
+	c := n.Copy(vol.ID)
+	if !seeded(c) || vol.Clone == nil && c.Shares == nil {
+		return claim
 	}
-	return claim
+	own := c.Used + c.Used/4 + growthReserve
+	if vol.Clone == nil && vol.Spec.Size > 0 {
+		own = max(own, claim-c.Shares.Bytes)
+	}
+	return min(claim, own)
+}
+
+// freed is what goes free on a node when its copy of a volume leaves it, as it is counted: without what its
+// clones there stand on. They have that from then on, and it is counted for them as what they have is.
+func freed(vol *state.Volume, n *NodeView, claim int64) int64 {
+	kept := n.stays[vol.ID]
+	return max(counted(vol, n, claim)-kept-kept/4, 0)
 }
 
 // seeded says that a replica has its first full copy.

@@ -132,6 +132,8 @@ type Status struct {
 	Holders []Holder `json:"holders,omitempty"`
 	Used    int64    `json:"used,omitempty"` // bytes on disk, snapshots included
 	Data    int64    `json:"data,omitempty"` // bytes the user sees
+	// Shares is what this copy has in common with another one on this node; nil: nothing, or not known yet.
+	Shares *Shared `json:"shares,omitempty"`
 	// Snapshots counts all of this copy, the engine's included.
 	Snapshots int `json:"snapshots,omitempty"`
 
@@ -192,6 +194,15 @@ type Aside struct {
 	Data   int64     `json:"data"` // bytes a user would see in it
 	// Whole: of a volume that is all of its dataset, see Subdir.
 	Whole bool `json:"whole,omitempty"`
+}
+
+// Shared is the snapshot on which a copy stands as a clone, as ZFS knows clones: what that refers to
+// is counted for who has it, and goes to the copy when that one leaves the node.
+type Shared struct {
+	// With is the volume whose copy here has the snapshot; "": none's, as of a copy that was set aside.
+	With  ID     `json:"with,omitempty"`
+	GUID  uint64 `json:"guid,string"`
+	Bytes int64  `json:"bytes"` // that it refers to
 }
 
 // Holder is one user of a mounted volume on one node.
