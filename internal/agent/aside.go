@@ -199,8 +199,8 @@ func (a *Agent) endSeed(ctx context.Context, id volume.ID) error {
 // heir is which of the clones of a dataset that is to be destroyed is promoted next, and
 // whether it gets the whole history up to where it stands. What was set aside, and what was
 // made of that, went through that history and keeps it; so of these the newest comes first. A
-// volume that somebody made a clone of another has no history but its own: of these the
-// oldest comes first, when no others are left, so that each gets what it stands on itself.
+// volume that somebody made a clone of another has no history but its own, nor has what was set aside of it or made of
+// that: of these the oldest comes first, when no others are left, so that each gets what it stands on itself.
 func heir(clones []zfs.Dataset, snaps []zfs.Snapshot, isClone func(dataset string) bool) (next string, whole bool) {
 	at := map[string]int{}
 	for i, s := range snaps {
@@ -217,22 +217,12 @@ func heir(clones []zfs.Dataset, snaps []zfs.Snapshot, isClone func(dataset strin
 	return next, whole
 }
 
-// isClone says that a dataset which hangs on another is, or is a part of, a volume that somebody made
-// a clone of another, or a copy of such a one that was set aside: that has only its own volume's
-// history, and what was set aside of it.
+// isClone says that a dataset which hangs on another is of a volume, its copy or a part of it or what was set
+// aside of it, whose history the other one's is not: one that somebody made a clone, or that was made of what was set
+// aside of a clone. Each has its own volume's history, and that of those of whose set-aside copies it was made, and no more.
 func (a *Agent) isClone(dataset, on string) bool {
-	id, ok := volumeIn(a.layout.Root(), dataset)
-	if !ok {
-		id, ok = partOf(a.layout.Root(), dataset)
-	}
-	if !ok {
-		id, ok = volumeIn(a.layout.Trash(), dataset)
-	}
-	if x, aside := replicate.ParseAside(zfs.Dataset{Name: dataset}, a.layout.Aside()); aside {
-		id, ok = x.Volume, a.volumeOf(on) != x.Volume
-	}
-	v := a.cluster.State().Volume(id)
-	return ok && v != nil && v.Clone != nil
+	v := a.cluster.State().Volume(a.volumeOf(dataset))
+	return v != nil && !v.WentThrough(a.volumeOf(on))
 }
 
 // volumeOf is the volume that a dataset is a copy of, or was; "" of any other.

@@ -19,7 +19,10 @@ import (
 	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
 
-const vol3 = volume.ID("0000000000000003")
+const (
+	vol3 = volume.ID("0000000000000003")
+	vol4 = volume.ID("0000000000000004")
+)
 
 // cloning is an agent with a volume's copy and a snapshot of it, of which a clone is to be
 // made.
@@ -434,6 +437,52 @@ func TestDestroyOriginal(t *testing.T) {
 			t.Errorf("what was set aside has %v", got)
 		}
 	})
+	// What was restored of a clone's set-aside copy goes on with that clone's history, and not with the original's; nor do
+	// its own set-aside copies, and what is restored of these.
+	for _, c := range []struct {
+		name string
+		on   string // whose snapshot it stands on
+		id   volume.ID
+		of   []volume.ID
+		copy string // "": the volume itself
+		want []string
+	}{
+		{"restored of a clone's copy, on the original", from, vol4, []volume.ID{vol2}, "", []string{"BETWEEN", "own"}},
+		{"restored of a clone's copy, on the clone", to, vol4, []volume.ID{vol2}, "", []string{"k1", "k2", "own"}},
+		{"set aside of what was restored, on the original", from, vol4, []volume.ID{vol2}, "flocker-aside", []string{"BETWEEN", "own"}},
+		{"set aside of what was restored, on the clone", to, vol4, []volume.ID{vol2}, "flocker-aside", []string{"k1", "k2", "own"}},
+		{"in the trash, on the original", from, vol4, []volume.ID{vol2}, "flocker-trash", []string{"BETWEEN", "own"}},
+		{"restored of that, on the clone", to, vol4, []volume.ID{vol3, vol2}, "", []string{"k1", "k2", "own"}},
+		{"restored of that, on the original", from, vol4, []volume.ID{vol3, vol2}, "", []string{"BETWEEN", "own"}},
+		{"of which nobody knows whose it was", from, vol4, nil, "", []string{"s", "between", "own"}},
+	} {
+		t.Run("with what was "+c.name, func(t *testing.T) {
+			a, host, f := begin(t)
+			must(t, host.Snapshot(ctx, []string{to + "@k1"}, nil), host.Snapshot(ctx, []string{to + "@k2"}, nil))
+			between := engines(guidOf(t, host, from, "between"))
+			ds, at := "tank/flocker/"+string(c.id), c.on+"@k2"
+			if c.on == from {
+				at = from + "@between"
+			}
+			f.apply(t, state.CreateVolume{ID: c.id, Name: "back", Placement: volume.Placement{Primary: self}, Adopt: string(vol2) + "-0000000000000005-1", Descends: c.of})
+			f.apply(t, state.ConfirmCreate{ID: c.id, Epoch: f.s.Volume(c.id).Epoch})
+			switch c.copy {
+			case "flocker-aside":
+				ds = "tank/flocker-aside/" + string(c.id) + "-0000000000000006-1"
+			case "flocker-trash":
+				ds = "tank/flocker-trash/" + string(c.id)
+			}
+			must(t, host.Clone(ctx, at, ds, nil), host.Snapshot(ctx, []string{ds + "@own"}, nil), a.destroy(ctx, c.on))
+			for i, name := range c.want {
+				if name == "BETWEEN" {
+					c.want[i] = between
+				}
+			}
+			if got := names(t, host, ds); exists(t, host, c.on) || !slices.Equal(got, c.want) {
+				t.Errorf("it has the history %v, want %v", got, c.want)
+			}
+		})
+	}
 	for _, ds := range []string{to, to + "-seed-0000000000000001", "tank/flocker-trash/" + string(vol2), "tank/flocker-aside/" + string(vol2) + "-0000000000000005-1"} {
 		t.Run("that is a clone, with a copy of it that was set aside, "+ds, func(t *testing.T) {
 			a, host, _ := begin(t)

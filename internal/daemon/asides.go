@@ -157,7 +157,11 @@ func (m *member) restoreHere(ctx context.Context, ref string, req api.RestoreAsi
 		if err != nil || p.Primary != a.Node.ID {
 			p = volume.Placement{Primary: a.Node.ID}
 		}
-		_, err = m.commit(ctx, req.Request, state.CreateVolume{ID: id, Name: req.Name, Spec: spec, Placement: p, Adopt: a.Name, After: a.Epoch})
+		var descends []volume.ID
+		if was := m.cluster.State().Volume(a.Volume); was != nil {
+			descends = was.Descent()
+		}
+		_, err = m.commit(ctx, req.Request, state.CreateVolume{ID: id, Name: req.Name, Spec: spec, Placement: p, Adopt: a.Name, After: a.Epoch, Descends: descends})
 		if err != nil {
 			return api.Volume{}, err
 		}

@@ -441,7 +441,7 @@ func (m *member) report(ctx context.Context) error {
 		}
 	}
 	rep.Routes, rep.Hosts, rep.Rebalance, rep.Prestart, rep.Loss, rep.Starts, rep.Hold, rep.HoldMost, rep.Clones, rep.Rollback = true, true, true, true, true, true, true, true, true, true
-	rep.HoldSnapshots, rep.SnapshotHooks, rep.Arrivals, rep.Import = true, true, true, true
+	rep.HoldSnapshots, rep.SnapshotHooks, rep.Arrivals, rep.Import, rep.Descends = true, true, true, true, true
 	if m.router != nil {
 		m.router.report(&rep)
 	}

@@ -415,6 +415,10 @@ func understood(c state.Command, unaware func(of func(volume.Report) bool) strin
 		o.Arrival = state.ArrivalTimes{} // all nodes say the same of it
 		c = o
 	}
+	if v, ok := c.(state.CreateVolume); ok && v.Descends != nil && unaware(knowsDescends) != "" {
+		v.Descends = nil // it keeps more than is its own when the original of a clone goes, and nothing less
+		c = v
+	}
 	if t, ok := c.(state.Tell); ok {
 		who := ""
 		switch {
@@ -530,6 +534,7 @@ func knowsClones(r volume.Report) bool    { return r.Clones }
 func knowsRollback(r volume.Report) bool  { return r.Rollback }
 func knowsHeld(r volume.Report) bool      { return r.HoldSnapshots }
 func knowsArrivals(r volume.Report) bool  { return r.Arrivals }
+func knowsDescends(r volume.Report) bool  { return r.Descends }
 func knowsImport(r volume.Report) bool    { return r.Import }
 
 // knowsSnapshotHooks is of versions that have containers get ready for snapshots.

@@ -228,6 +228,17 @@ func TestUnaware(t *testing.T) {
 			t.Errorf("what an arrival took, for a node that knows of that (%t): got %+v, %v", knows, got, err)
 		}
 	}
+	restored := state.CreateVolume{ID: "w", Adopt: "v-1", Descends: []volume.ID{"v"}}
+	for _, knows := range []bool{false, true} {
+		older[1].Report.Descends = knows
+		want := restored
+		if !knows {
+			want.Descends = nil
+		}
+		if got, err := understood(restored, lacks(older)); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("whose history a volume goes on with, for a node that knows of that (%t): got %+v, %v", knows, got, err)
+		}
+	}
 	name := volume.Spec{Ports: []volume.Route{{Listen: 81, Port: 80, Mode: volume.RouteHTTP}, {Listen: 80, Port: 80, Mode: volume.RouteHTTP, Host: "a.example.org"}}}
 	plain := volume.Spec{Ports: name.Ports[:1]}
 	for _, tt := range []struct {

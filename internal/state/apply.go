@@ -324,7 +324,7 @@ func (t *txn) createVolume(c CreateVolume) Result {
 	v := Volume{
 		ID: c.ID, Name: c.Name, Spec: c.Spec, Placement: c.Placement,
 		Epoch: volume.NewEpoch(t.s.cluster.Generation, 1), Phase: PhaseCreating, Created: t.at,
-		Adopt: c.Adopt, Clone: c.Clone,
+		Adopt: c.Adopt, Clone: c.Clone, Descends: c.Descends,
 	}
 	after := c.After
 	if c.Clone != nil {

@@ -91,6 +91,8 @@ type (
 		After volume.Epoch `json:"after,omitempty"`
 		// Clone makes the volume a clone; the snapshot is on the primary.
 		Clone *CloneOf `json:"clone,omitempty"`
+		// Descends, of what is adopted, is Descent of the volume that it was set aside of.
+		Descends []volume.ID `json:"descends,omitempty"`
 	}
 	// UpdateSpec changes what a live volume was asked to be. What cannot change on a
 	// volume with data (owner, mode, ZFS properties) must be as it was.

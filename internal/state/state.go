@@ -3,6 +3,7 @@ package state
 import (
 	"encoding/binary"
 	"iter"
+	"slices"
 	"time"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
@@ -174,6 +175,10 @@ type Volume struct {
 	// Clone is what it is a clone of, or was, for the original may be gone; nil for a volume
 	// that is none.
 	Clone *CloneOf `json:"clone,omitempty"`
+	// Descends are the volumes whose history this one goes on with, the nearest first: it was made of
+	// what was set aside of that. It is there where they go back to a clone, which has no history but its own; nil: of what is
+	// no clone's, or is not known, nothing follows.
+	Descends []volume.ID `json:"descends,omitempty"`
 	// Paused are those of its routes that an operator has paused, in order.
 	Paused []volume.RouteKey `json:"paused,omitempty"`
 	// Held are the snapshots that nothing may destroy, in the order in which they were held.
@@ -198,6 +203,21 @@ type CloneOf struct {
 // same says that both were asked for in the same words.
 func (c *CloneOf) same(d *CloneOf) bool {
 	return c != nil && c.Volume == d.Volume && c.Now == d.Now && (c.Now || c.GUID == d.GUID)
+}
+
+// Descent is CreateVolume.Descends of a volume that is made of what was set aside of this one.
+func (v *Volume) Descent() []volume.ID {
+	if v.Clone == nil && v.Descends == nil {
+		return nil
+	}
+	return append([]volume.ID{v.ID}, v.Descends...)
+}
+
+// WentThrough says that the history of a volume, as far as this one stands on a copy of it, is
+// this one's history, too; so it is unless it is known to be another's.
+func (v *Volume) WentThrough(of volume.ID) bool {
+	descent := v.Descent()
+	return descent == nil || slices.Contains(descent, of)
 }
 
 // Clones are the volumes that were made of one and are not gone, in order of ID; the trash

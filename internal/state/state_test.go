@@ -3,6 +3,7 @@ package state
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -110,5 +111,32 @@ func BenchmarkApply(b *testing.B) {
 	for i := range b.N {
 		id := volume.ID(fmt.Sprintf("%016x", i%10_000))
 		Apply(s, uint64(20_000+i), Envelope{Request: fmt.Sprint(i), Command: ConfirmCreate{ID: id, Epoch: 1}})
+	}
+}
+
+// What is made of a set-aside copy goes on with the history of whose copy that was, as far as it is known to go back
+// to a clone; of anything else nobody says what it has not gone through.
+func TestDescent(t *testing.T) {
+	clone := &CloneOf{Volume: "pg"}
+	for _, tt := range []struct {
+		name    string
+		v       Volume
+		descent []volume.ID
+		through map[volume.ID]bool
+	}{
+		{"one that began empty", Volume{ID: "a"}, nil, map[volume.ID]bool{"a": true, "pg": true}},
+		{"a clone", Volume{ID: "a", Clone: clone}, []volume.ID{"a"}, map[volume.ID]bool{"a": true, "pg": false, "b": false}},
+		{"made of a clone's copy", Volume{ID: "b", Descends: []volume.ID{"a"}}, []volume.ID{"b", "a"}, map[volume.ID]bool{"a": true, "b": true, "pg": false}},
+		{"made of a copy of that", Volume{ID: "c", Descends: []volume.ID{"b", "a"}}, []volume.ID{"c", "b", "a"}, map[volume.ID]bool{"a": true, "b": true, "c": true, "pg": false}},
+		{"a clone of what was restored", Volume{ID: "d", Clone: &CloneOf{Volume: "b"}}, []volume.ID{"d"}, map[volume.ID]bool{"b": false, "a": false, "d": true}},
+	} {
+		if got := tt.v.Descent(); !slices.Equal(got, tt.descent) {
+			t.Errorf("%s: what is made of a copy of it goes on with %v, want %v", tt.name, got, tt.descent)
+		}
+		for of, want := range tt.through {
+			if got := tt.v.WentThrough(of); got != want {
+				t.Errorf("%s: that it went through the history of %s is %v, want %v", tt.name, of, got, want)
+			}
+		}
 	}
 }

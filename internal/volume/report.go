@@ -47,6 +47,8 @@ type Report struct {
 	HoldMost bool `json:"hold_most,omitempty"`
 	// Clones says that it knows what a clone is.
 	Clones bool `json:"clones,omitempty"`
+	// Descends says that it knows state.CreateVolume.Descends.
+	Descends bool `json:"descends,omitempty"`
 	// Rollback says that it knows what rolls volumes back: a version before would take what
 	// was undone for newer.
 	Rollback bool `json:"rollback,omitempty"`
