@@ -100,7 +100,9 @@ func (s *State) Holds() error {
 		if (v.Pending != nil) != (v.Phase == PhaseMoving || v.Phase == PhaseDeleting) {
 			return fmt.Errorf("volume %s: phase %s and pending %v do not agree", v.ID, v.Phase, v.Pending)
 		}
-		if electing := v.Phase == PhaseElecting; electing != (v.Election != nil) || electing != (v.Placement.Primary == "") {
+		// One that was given up while it had no primary has none for the rest of its time.
+		electing, without := v.Phase == PhaseElecting, v.Placement.Primary == ""
+		if electing != (v.Election != nil) || electing && !without || without && !electing && v.Phase != PhasePurged {
 			return fmt.Errorf("volume %s: phase %s, election %v and primary %q do not agree", v.ID, v.Phase, v.Election, v.Placement.Primary)
 		}
 		if n := s.Node(v.Placement.Primary); n != nil && !n.Removed && v.Electable() && s.Stopped(n.ID) {
