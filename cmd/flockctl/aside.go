@@ -29,7 +29,8 @@ func (a *app) asideCommand() *cli.Command {
 			{
 				Name: "restore", Usage: "make a volume of a set-aside copy and print its name", ArgsUsage: "COPY VOLUMENAME",
 				Description: "The volume gets the options of the volume that it was a copy of, if that is still there, and the node\n" +
-					"that has the copy as its primary.",
+					"that has the copy as its primary. Ports that somebody has, mostly that volume itself, are left out, and\n" +
+					"it is said which.",
 				Flags: []cli.Flag{node, &cli.StringSliceFlag{Name: "option", Aliases: []string{"o"}, Usage: "`KEY=VALUE` as in flockctl volume create; repeat it for several"}},
 				Action: a.action(2, 2, func(ctx context.Context, c *cli.Context) error {
 					opts, err := keyValues(c, c.StringSlice("option"))

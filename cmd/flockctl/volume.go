@@ -132,6 +132,9 @@ func (a *app) made(v api.Volume) error {
 		return a.printJSON(v)
 	}
 	a.printf("%s\n", v.Name)
+	if len(v.Without) > 0 {
+		a.say("flockctl: volume %s is made without ports that its copy's volume listens on: %s\n", v.Name, strings.Join(v.Without, "; "))
+	}
 	if !a.quiet && v.Health == api.HealthDegraded {
 		a.say("flockctl: volume %s is %s\n", v.Name, because(string(v.Health), v.Reason))
 	}

@@ -315,6 +315,9 @@ type Volume struct {
 	// Readings are how far the nodes with a copy have got with reading it for a verify, or
 	// got at the last one; only of a volume that was asked for by name or ID.
 	Readings []Reading `json:"readings,omitempty"`
+	// Without says which ports it is made without, and who has them; only in the answer to
+	// who has made it of a set-aside copy.
+	Without []string `json:"without,omitempty"`
 }
 
 // Reading is how far one node has got with reading its copy of a snapshot.

@@ -133,7 +133,7 @@ func (m *member) restoreHere(ctx context.Context, ref string, req api.RestoreAsi
 	if _, err := m.Barrier(ctx); err != nil {
 		return api.Volume{}, err
 	}
-	id := asideVolume(req.Request)
+	id, without := asideVolume(req.Request), []string(nil)
 	if v := m.cluster.State().VolumeByName(req.Name); v != nil && v.ID != id {
 		return api.Volume{}, volume.Errorf(volume.CodeConflict, "there is a volume %q already", req.Name).WithHint("give another name")
 	}
@@ -146,6 +146,7 @@ func (m *member) restoreHere(ctx context.Context, ref string, req api.RestoreAsi
 		if err != nil {
 			return api.Volume{}, err
 		}
+		spec, without = withoutTaken(m.cluster.State(), spec, req.Options)
 		// The copy is where it is: that node becomes the primary, whether new volumes would
 		// be placed there or not. Replicas that cannot be placed now are added by Repair.
 		here := spec // but for where it would rather be
@@ -166,7 +167,27 @@ func (m *member) restoreHere(ctx context.Context, ref string, req api.RestoreAsi
 			return api.Volume{}, err
 		}
 	}
-	return m.awaitCreated(ctx, id, req.Name)
+	made, err := m.awaitCreated(ctx, id, req.Name)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	if len(without) > 0 {
+		m.tell(state.Tell{Volume: id, Kind: state.VolumePorts, Message: fmt.Sprintf("volume %s is made of a set-aside copy without ports that its volume listens on: %s", req.Name, strings.Join(without, "; "))})
+		made.Without = without
+	}
+	return made, nil
+}
+
+// withoutTaken is the spec of a volume that is to be made of a copy, without those ports of
+// the volume it was a copy of that somebody has, and why: mostly that volume itself. Ports that
+// somebody asks for are left in, and refused when they are taken.
+func withoutTaken(s *state.State, spec volume.Spec, given map[string]string) (volume.Spec, []string) {
+	if _, chosen := given["ports"]; chosen {
+		return spec, nil
+	}
+	var taken []string
+	spec.Ports, taken = s.FreePorts(spec.Ports)
+	return spec, taken
 }
 
 // restoredSpec is the spec of the volume that a copy came from, with some options

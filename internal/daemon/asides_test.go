@@ -1,10 +1,12 @@
 package daemon
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/flocker-io/flocker/internal/api"
+	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
@@ -40,5 +42,41 @@ func TestFindAside(t *testing.T) {
 	all.Unheard = []api.NodeRef{{Name: "n3"}}
 	if _, err := findAside(all, "cccc", ""); err == nil || !strings.Contains(err.Error(), "it may be on n3") {
 		t.Errorf("with a node that is not heard: %v", err)
+	}
+}
+
+// A volume that is made of a copy leaves to others what they listen on, mostly to the one that it
+// was a copy of; what is asked for is left to be refused.
+func TestWithoutTaken(t *testing.T) {
+	s, apply := cloneState(t)
+	listen := func(ports string) volume.Spec {
+		t.Helper()
+		spec, err := volume.ParseOptions(map[string]string{"ports": ports})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return spec
+	}
+	apply(state.CreateVolume{ID: "000000000000000f", Name: "db", Spec: listen("80:8080/http,6379"), Placement: volume.Placement{Primary: cloneN1}})
+	for _, tt := range []struct {
+		ports string
+		given map[string]string
+		want  []int
+		said  string
+	}{
+		{ports: "80:8080/http,6379", said: `port 80 is that of volume "db"; port 6379 is that of volume "db"`},
+		{ports: "80/http,81", want: []int{81}, said: `port 80 is that of volume "db"`},
+		{ports: "81", want: []int{81}},
+		{ports: "none"},
+		{ports: "6379", given: map[string]string{"ports": "6379"}, want: []int{6379}},
+	} {
+		spec, said := withoutTaken(s, listen(tt.ports), tt.given)
+		var got []int
+		for _, r := range spec.Ports {
+			got = append(got, r.Listen)
+		}
+		if !slices.Equal(got, tt.want) || strings.Join(said, "; ") != tt.said {
+			t.Errorf("%s, given %v: it has %v, and is without %q; want %v and %q", tt.ports, tt.given, got, said, tt.want, tt.said)
+		}
 	}
 }

@@ -325,7 +325,7 @@ func (w *World) operatorStep(words []string) error {
 		if err != nil {
 			return err
 		}
-		_, err = node().API().RestoreAside(w.ctx(), x.Name, api.RestoreAsideRequest{Name: words[3]})
+		_, err = node().API().RestoreAside(w.ctx(), x.Name, api.RestoreAsideRequest{Name: words[3], Node: x.Node.Name})
 		return err
 	case "roll-back":
 		again, was := slices.Contains(words, "same-request"), w.rollbacks[words[2]]

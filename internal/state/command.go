@@ -31,7 +31,7 @@ const (
 	VolumeDiffers = "volume.differs"         // its copies are not alike
 	VolumeHeld    = "volume.held"            // it has no primary, and gets none without an operator
 	VolumeHook    = "volume.pre-stop-failed" // a container is stopped for a move without what is done before
-	VolumePorts   = "volume.unpublished"     // a container that came along is without ports that it published
+	VolumePorts   = "volume.unpublished"     // a container that came along, or a volume made of a copy, is without ports that it had
 	VolumeWaits   = "volume.waits"           // it has no primary yet, and waits for its old one for long
 	VolumeJoins   = "volume.joins"           // it is brought to the other volumes of its container
 	VolumeAside   = "volume.set-aside"       // a copy that went its own way is kept under another name

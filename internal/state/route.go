@@ -208,6 +208,19 @@ func (s *State) FreeRoutes(c *Container, wanted []volume.Route) (free []volume.R
 	taker := s.takers(func(r Route) bool {
 		return r.Container != nil && (r.Container.RecordKey() == c.RecordKey() || r.Container.Node == c.Node && r.Container.Name == c.Name)
 	})
+	return split(wanted, taker)
+}
+
+// FreePorts are those of the wanted routes that a volume which is to be made can have, and
+// why it cannot have the others.
+func (s *State) FreePorts(wanted []volume.Route) (free []volume.Route, taken []string) {
+	if len(wanted) == 0 {
+		return nil, nil
+	}
+	return split(wanted, s.takers(func(Route) bool { return false }))
+}
+
+func split(wanted []volume.Route, taker func(volume.Route) (what, who string)) (free []volume.Route, taken []string) {
 	for _, r := range wanted {
 		if what, who := taker(r); who != "" {
 			taken = append(taken, fmt.Sprintf("%s is that of %s", what, who))

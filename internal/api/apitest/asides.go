@@ -2,6 +2,7 @@ package apitest
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -64,6 +65,15 @@ func (f *Fake) RestoreAside(ctx context.Context, ref string, req api.RestoreAsid
 		Primary: a.Node, Replicas: []api.Replica{}, Epoch: a.Epoch.Next(), Index: f.index, Created: Now,
 	}
 	f.volumes = append(f.volumes, v)
+	if _, chosen := req.Options["ports"]; !chosen {
+		for _, old := range f.volumes {
+			for _, r := range old.Spec.Ports {
+				if old.ID == a.Volume {
+					v.Without = append(v.Without, fmt.Sprintf("port %d is that of volume %q", r.Listen, old.Name))
+				}
+			}
+		}
+	}
 	return v, nil
 }
 
