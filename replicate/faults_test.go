@@ -279,6 +279,42 @@ func TestEpochEndsStream(t *testing.T) {
 	})
 }
 
+// Who hands a volume over does not wait for room, other than who merely wants it copied.
+func TestFlushWithoutRoom(t *testing.T) {
+	for _, known := range []bool{true, false} { // that it has none, before it is tried
+		inBubble(t, "a b", func(w *world) {
+			a, b := w.pair("one")
+			b.host.SetCapacity("tank", 4<<20)
+			if known {
+				w.waitFor("b to know how small its pool is", func() bool {
+					e := b.eng()
+					e.mu.Lock()
+					defer e.mu.Unlock()
+					return e.room.size > 0 && e.room.size <= 4<<20
+				})
+			}
+			a.write("big", blob(rand.New(rand.NewPCG(4, 4)), 8<<20))
+			for range 2 {
+				began := time.Now()
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				if _, err := a.eng().Flush(ctx, testVol, b.id); !errors.Is(err, ErrNoRoom) || time.Since(began) > 5*time.Second {
+					t.Errorf("a last copy that does not fit: %v after %v", err, time.Since(began))
+				}
+				cancel()
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			if _, err := a.eng().SyncTo(ctx, testVol, []volume.NodeID{b.id}); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrNoRoom) {
+				t.Errorf("a copy that does not fit: %v", err)
+			}
+			b.host.SetCapacity("tank", 1<<30)
+			time.Sleep(2 * time.Second) // b asks no more often
+			_, err := a.eng().Flush(context.Background(), testVol, b.id)
+			w.must(err)
+		})
+	}
+}
+
 // Flush returns with exactly the snapshot it took acknowledged, frozen or not, and
 // ends when the link or the context does.
 func TestFlush(t *testing.T) {

@@ -104,8 +104,10 @@ type portion struct {
 
 // waiter waits for one snapshot to be acknowledged.
 type waiter struct {
-	snap snap
-	done chan struct{}
+	snap  snap
+	final bool // nobody writes any more, or soon: it does not wait for room
+	done  chan struct{}
+	err   error // why it was not waited for; set before done is closed
 }
 
 func newLink(e *Engine, key linkKey, after <-chan struct{}) *link {
@@ -203,6 +205,13 @@ func (l *link) settle(err error) {
 	}
 	if err != nil && !wasFailed {
 		l.failing = now
+	}
+	for w := range l.waiters {
+		if w.final && errors.Is(err, ErrNoRoom) {
+			w.err = err
+			close(w.done)
+			delete(l.waiters, w)
+		}
 	}
 	changed := told != l.told
 	ev := LinkChanged{Volume: l.key.volume, Replica: l.key.replica, State: l.status(now).State, Err: err}
@@ -303,9 +312,9 @@ func (l *link) heard(have guid, now time.Time) {
 }
 
 // await blocks until the replica has acknowledged the snapshot, or a later one.
-func (l *link) await(ctx context.Context, s snap) error {
+func (l *link) await(ctx context.Context, s snap, final bool) error {
 	e := l.e
-	w := &waiter{snap: s, done: make(chan struct{})}
+	w := &waiter{snap: s, final: final, done: make(chan struct{})}
 	e.mu.Lock()
 	if c := e.copies[l.key.volume]; c != nil && l.top != 0 {
 		if _, txg := c.place(l.top); txg >= s.txg {
@@ -325,7 +334,7 @@ func (l *link) await(ctx context.Context, s snap) error {
 	}()
 	select {
 	case <-w.done:
-		return nil
+		return w.err
 	case <-l.done:
 		return volume.Errorf(volume.CodeConflict, "replica %s of volume %s: %v", l.key.replica.Short(), l.key.volume, errSuperseded)
 	case <-ctx.Done():
@@ -414,7 +423,10 @@ type refusedError struct {
 	verdict verdict
 	epoch   volume.Epoch
 	reason  string
+	room    bool // for want of it
 }
+
+func (r *refusedError) Is(target error) bool { return target == ErrNoRoom && r.room }
 
 func (r *refusedError) Error() string {
 	return fmt.Sprintf("replica refuses (%s): %s", r.verdict, r.reason)

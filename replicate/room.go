@@ -59,14 +59,22 @@ func (r room) keeps() string {
 	return fmt.Sprintf("no more than %s are free, which stay so for work on what is there; free some, and it goes on by itself", volume.RoughSize(r.reserve()))
 }
 
+// ErrNoRoom is what a replica refuses a volume with that its pool has no room for. That changes
+// when somebody makes room, and not by waiting.
+var ErrNoRoom = errors.New("out of space")
+
+// outOfSpace begins what a replica answers to an offer then: an answer has no code, and a field
+// more would be an error to earlier versions.
+const outOfSpace = "its pool is out of space"
+
 // turnsAway says why no stream is received now for a volume of which m is remembered;
 // "" when one is.
 func (r room) turnsAway(m misfit, now time.Time) string {
 	switch {
 	case r.spent():
-		return "its pool is out of space: " + r.keeps()
+		return outOfSpace + ": " + r.keeps()
 	case r.size > 0 && now.Before(m.until) && r.free < m.free+m.free/8:
-		return fmt.Sprintf("its pool is out of space for this volume: what it lacks did not fit into %s; it is tried again now and then, and at once when more is free",
+		return fmt.Sprintf(outOfSpace+" for this volume: what it lacks did not fit into %s; it is tried again now and then, and at once when more is free",
 			volume.RoughSize(m.free))
 	}
 	return ""

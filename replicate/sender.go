@@ -257,10 +257,10 @@ func (l *link) plan(ctx context.Context, o offer, ans answer) (h hop, kind, toke
 	case saysBusy:
 		return hop{}, "", "", &busyError{ans.Reason}
 	case saysRefused, saysStale:
-		return hop{}, "", "", &refusedError{ans.Verdict, ans.Epoch, ans.Reason}
+		return hop{}, "", "", &refusedError{ans.Verdict, ans.Epoch, ans.Reason, strings.HasPrefix(ans.Reason, outOfSpace)}
 	case saysDiverged:
 		l.e.emit(LinkChanged{Volume: l.key.volume, Replica: l.key.replica, State: volume.LinkRefused,
-			Err: &refusedError{saysDiverged, 0, ans.Reason}})
+			Err: &refusedError{saysDiverged, 0, ans.Reason, false}})
 		return hop{}, kindAgain, "", nil
 	case saysResume:
 		return l.planResume(ctx, ans)
@@ -498,9 +498,9 @@ func (l *link) stream(ctx context.Context, w *wire, h hop, kind, token string, e
 	case err != nil:
 	case a.GUID == h.to.guid:
 	case a.Code == codeNoSpace:
-		err = &refusedError{saysRefused, 0, "it is out of space: " + a.Error}
+		err = &refusedError{saysRefused, 0, "it is out of space: " + a.Error, true}
 	case a.Code == codeRefused:
-		err = &refusedError{saysRefused, 0, a.Error}
+		err = &refusedError{saysRefused, 0, a.Error, false}
 	case a.Code != "":
 		err = fmt.Errorf("replica could not receive %s: %s", h.to.name, a.Error)
 	default:

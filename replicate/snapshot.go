@@ -421,7 +421,7 @@ func (e *Engine) flush(ctx context.Context, id volume.ID, to []volume.NodeID, fi
 		defer e.lend(id, s.guid) // before links need not stop at it any more
 	}
 	for _, l := range waiting {
-		if err := l.await(ctx, s); err != nil {
+		if err := l.await(ctx, s, final); err != nil {
 			return s.pos, err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/replicate"
 	"github.com/flocker-io/flocker/zfs"
 )
 
@@ -176,6 +177,9 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 		// the log takes one. From here on it is not given up, however late it is.
 		return refuse(late.Error())
 	}
+	if errors.Is(err, replicate.ErrNoRoom) && !a.partGone(v) {
+		return refuse(fmt.Sprintf("there is no room for its last copy on %s, so it goes on where it was: %v", a.cluster.State().NodeName(v.Pending.To), err))
+	}
 	if err != nil {
 		return fmt.Errorf("final copy of volume %q: %w", v.Name, err)
 	}
@@ -300,10 +304,23 @@ func (e *errLate) Error() string {
 	short := func(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond) }
 	text := fmt.Sprintf("its clients had waited for %s (%s until they were quiet, %s for the stop) and its last copy was not on %s yet, so they go on where they were (--force does not ask)",
 		short(e.waited), short(e.stopped.Park), short(e.stopped.Stop), e.node)
-	if e.err != nil && !errors.Is(e.err, context.DeadlineExceeded) {
-		text += ": " + e.err.Error()
+	if last := lastSaid(e.err); last != nil {
+		text += ": " + last.Error()
 	}
 	return text
+}
+
+// lastSaid is what the last try has to say besides that it was not over in time; nil: nothing.
+func lastSaid(err error) error {
+	var both interface{ Unwrap() []error }
+	if errors.As(err, &both) {
+		all := both.Unwrap()
+		err = all[len(all)-1]
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	return err
 }
 
 // finalCopy brings the target what the containers have written until they were stopped.
@@ -321,6 +338,9 @@ func (a *Agent) finalCopy(ctx context.Context, v *state.Volume, stopped Stopped)
 		final, err := a.repl.Flush(cctx, v.ID, v.Pending.To)
 		if err == nil || ctx.Err() != nil {
 			return final, err
+		}
+		if errors.Is(err, replicate.ErrNoRoom) && !a.partGone(v) {
+			return final, err // its clients would wait in vain
 		}
 		late.err = err
 		a.rest(cctx, wait)

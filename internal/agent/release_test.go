@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -12,13 +13,16 @@ import (
 
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/replicate"
 )
 
-// held is a volume that processes have for a few looks more, and that is copied at once.
+// held is a volume that processes have for a few looks more, and that is copied at once when it
+// was tried a few times.
 type held struct {
 	Files
 	Replicator
-	looks int
+	looks, tries int
+	err          error // of these tries
 }
 
 func (h *held) Uncover(string, func(string) bool) error { return nil }
@@ -31,6 +35,9 @@ func (h *held) Unused(string, string) error {
 }
 
 func (h *held) Flush(context.Context, volume.ID, volume.NodeID) (volume.Position, error) {
+	if h.tries--; h.tries >= 0 {
+		return volume.Position{}, h.err
+	}
 	return volume.Position{Epoch: 1, Seq: 2, GUID: 2}, nil
 }
 
@@ -41,12 +48,19 @@ func TestReleaseLate(t *testing.T) {
 	for name, c := range map[string]struct {
 		late, gone bool
 		looks      int
+		tries      int
+		err        error
 		want       string // the reason of the refusal; "": it goes
 	}{
 		"in time":                              {looks: 3},
 		"late":                                 {late: true, looks: 3, want: "a mount namespace shows it"},
 		"late, and free":                       {late: true, want: "its last copy was not on other yet"},
 		"late, and another one is gone":        {late: true, gone: true, looks: 3},
+		"copied in the end":                    {tries: 3, err: errors.New("the link is cut")},
+		"never copied":                         {tries: 1 << 20, err: errors.New("the link is cut"), want: "its last copy was not on other yet, so they go on where they were (--force does not ask): the link is cut"},
+		"not in time":                          {tries: 1 << 20, err: fmt.Errorf("%w; last: %w", context.DeadlineExceeded, errors.New("it says no")), want: "ask): it says no"},
+		"no room":                              {tries: 1, err: fmt.Errorf("n2: %w", replicate.ErrNoRoom), want: "there is no room for its last copy on other"},
+		"no room yet, another one is gone":     {tries: 3, err: replicate.ErrNoRoom, gone: true},
 		"another one is gone, and it is stuck": {late: true, gone: true, looks: 1 << 20, want: "a mount namespace shows it"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -63,7 +77,7 @@ func TestReleaseLate(t *testing.T) {
 				if c.gone {
 					f.apply(t, state.CommitHandoff{ID: vol2, Epoch: 1, Attempt: "drain-1", Final: volume.Position{Epoch: 1, Seq: 1, GUID: 1}})
 				}
-				h := &held{looks: c.looks}
+				h := &held{looks: c.looks, tries: c.tries, err: c.err}
 				stopped := Stopped{Paused: time.Now(), CopyBy: time.Now().Add(time.Minute)}
 				if c.late {
 					stopped.CopyBy = time.Now()

@@ -10,6 +10,7 @@ import (
 	"github.com/flocker-io/flocker/internal/container"
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
+	"github.com/flocker-io/flocker/replicate"
 )
 
 const (
@@ -83,6 +84,8 @@ func (f *follower) copyAhead(ctx context.Context, v *state.Volume, going []*stat
 		ahead.late = rctx.Err() != nil
 		cancel()
 		switch {
+		case errors.Is(err, replicate.ErrNoRoom) && !f.m.cluster.State().PartGone(v, f.m.self):
+			return fmt.Errorf("there is no room on %s for what it lacks: %w", f.m.cluster.State().NodeName(v.Pending.To), err)
 		case err == nil || ahead.late:
 			ahead.took = append(ahead.took, time.Since(round))
 		case limit > 0:

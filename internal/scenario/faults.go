@@ -25,6 +25,7 @@ import (
 //	fast NODE                      ends what slow began
 //	new-pool NODE                  its pool is destroyed and made again, as soon as nobody uses it
 //	pool-away NODE, pool-back NODE  its pool is exported, and imported
+//	fills NODE                     its pool has no room any more for what is not there; empties NODE: it has again
 //	repair                         all that was broken is right again, and all machines are up
 //	append VOLUME                  its container writes one more file, and syncs; nobody has it mounted: refused
 //	purged NODE VOLUME             until it has no copy, not in the trash either, of a volume that was synced
@@ -57,6 +58,10 @@ func (w *World) faultStep(words []string) (ok bool, err error) {
 		node().ZFS.ExportPool(Pool)
 	case "pool-back":
 		return true, node().ZFS.ImportPool(bystander, Pool, "/fake")
+	case "fills":
+		return true, node().fills()
+	case "empties":
+		node().ZFS.SetCapacity(Pool, capacity)
 	case "repair":
 		w.repair()
 	case "append":
@@ -192,6 +197,15 @@ func (m *Machine) fast() {
 	m.slowed = nil
 }
 
+// fills has somebody take all the room that the pool has.
+func (m *Machine) fills() error {
+	p, err := m.ZFS.Pool(bystander, Pool)
+	if err == nil {
+		m.ZFS.SetCapacity(Pool, p.Alloc)
+	}
+	return err
+}
+
 // repair makes everything right again.
 func (w *World) repair() {
 	for _, name := range w.Names() {
@@ -203,6 +217,7 @@ func (w *World) repair() {
 		m.fast()
 		m.suspended = false
 		m.ZFS.SuspendPool(Pool, false)
+		m.ZFS.SetCapacity(Pool, capacity)
 		m.fencer.setDown(false)
 		m.proxy.repair()
 	}

@@ -94,8 +94,11 @@ type Machine struct {
 	dead      atomic.Pointer[func()] // set when the fencer has reset it: what buries it
 }
 
-// Pool is the name of every machine's pool.
-const Pool = "tank"
+// Pool is the name of every machine's pool, of this size.
+const (
+	Pool     = "tank"
+	capacity = 1 << 40
+)
 
 // NewWorld makes machines n1 to nN, powered on and in no cluster.
 func NewWorld(t testing.TB, n int) *World {
@@ -105,7 +108,7 @@ func NewWorld(t testing.TB, n int) *World {
 		name := fmt.Sprintf("n%d", i+1)
 		m := &Machine{
 			Name: name, world: w, disk: cluster.NewMemDisk(), dir: t.TempDir(),
-			ZFS:    zfsfake.New(zfsfake.Options{Seed: uint64(i + 1), Pool: Pool, Capacity: 1 << 40}),
+			ZFS:    zfsfake.New(zfsfake.Options{Seed: uint64(i + 1), Pool: Pool, Capacity: capacity}),
 			Engine: containerfake.New(name),
 		}
 		m.trees = &trees{zfs: m.ZFS}
