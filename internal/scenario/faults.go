@@ -28,6 +28,7 @@ import (
 //	fills NODE                     its pool has no room any more for what is not there; empties NODE: it has again
 //	repair                         all that was broken is right again, and all machines are up
 //	append VOLUME                  its container writes one more file, and syncs; nobody has it mounted: refused
+//	ask PORT                       a client has one more file written through the route there; no gate is open: refused
 //	purged NODE VOLUME             until it has no copy, not in the trash either, of a volume that was synced
 //	lasting VOLUME                 nothing that was synced is gone: see lasting
 func (w *World) faultStep(words []string) (ok bool, err error) {
@@ -66,6 +67,8 @@ func (w *World) faultStep(words []string) (ok bool, err error) {
 		w.repair()
 	case "append":
 		return true, w.append(words[1])
+	case "ask":
+		return true, w.ask(words[1])
 	case "purged":
 		b, err := w.book(words[2])
 		if err != nil {
@@ -249,6 +252,7 @@ type span struct{ from, to int }
 // it.
 type entry struct {
 	name, machine string
+	at            time.Time // when it was said to be written
 	safe          bool
 }
 
@@ -282,11 +286,56 @@ func (w *World) append(name string) error {
 			err = m.ZFS.Sync(b.dataset)
 		}
 		if err == nil {
-			b.files = append(b.files, &entry{name: file, machine: on})
+			b.files = append(b.files, &entry{name: file, machine: on, at: time.Now()})
 		}
 		return err
 	}
 	return errors.New("nobody has it mounted")
+}
+
+// ask has a client's request write one more file, wherever a gate of the route is open: which is
+// on one machine at most.
+func (w *World) ask(port string) error {
+	name := ""
+	for _, s := range w.states() {
+		for _, r := range s.NodeRoutes() {
+			if fmt.Sprint(r.Listen) == port {
+				name = r.Volume.Name
+			}
+		}
+	}
+	if name == "" {
+		return errors.New("no route listens there")
+	}
+	b, err := w.book(name)
+	if err != nil {
+		return err
+	}
+	var by, not []string
+	file := fmt.Sprintf("f%04d", len(b.files))
+	for _, on := range w.Names() {
+		m := w.nodes[on]
+		err := m.proxy.request(m.routeAt(port), func() error {
+			if err := m.ZFS.WriteFile(b.dataset, file, []byte(file)); err != nil {
+				return err
+			}
+			return m.ZFS.Sync(b.dataset)
+		})
+		if err != nil {
+			not = append(not, fmt.Sprintf("%s: %v", on, err))
+			continue
+		}
+		by = append(by, on)
+		b.files = append(b.files, &entry{name: file, machine: on, at: time.Now()})
+	}
+	switch len(by) {
+	case 0:
+		return errors.New(strings.Join(not, "; "))
+	case 1:
+		return nil
+	}
+	w.t.Errorf("a request through port %s was answered by %v", port, by)
+	return nil
 }
 
 // noteSnapshot remembers the guid that a user's snapshot has.
@@ -384,14 +433,15 @@ func (w *World) undone(b *book) (surely, perhaps map[int]bool) {
 }
 
 // lasting checks a healthy volume: what all copies had is in it, with the snapshots and
-// their guids; and every file that was ever synced is in it or set aside. What was undone is
-// not in it, and set aside.
+// their guids; what was written since its last failover, through moves and all else; and every
+// file that was ever synced is in it or set aside. What was undone is not in it, and set aside.
 func (w *World) lasting(name string) error {
 	b, err := w.book(name)
 	if err != nil {
 		return err
 	}
-	primary := w.Machine(w.newest(name).Primary.Name)
+	now := w.newest(name)
+	primary := w.Machine(now.Primary.Name)
 	var missing []string
 	surely, perhaps := w.undone(b)
 	for i, f := range b.files {
@@ -406,6 +456,8 @@ func (w *World) lasting(name string) error {
 		case err == nil && string(data) == f.name:
 		case f.safe:
 			missing = append(missing, fmt.Sprintf("%s, which all copies had, is not on %s (%v)", f.name, primary.Name, err))
+		case now.LastFailover == nil || f.at.After(now.LastFailover.At):
+			missing = append(missing, fmt.Sprintf("%s, written on %s at %s and lost by no failover since, is not on %s (%v)", f.name, f.machine, f.at.Format("15:04:05.000"), primary.Name, err))
 		case !w.machineHas(w.Machine(f.machine), f.name):
 			missing = append(missing, fmt.Sprintf("%s, written on %s, is neither on %s nor set aside", f.name, f.machine, primary.Name))
 		}

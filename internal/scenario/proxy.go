@@ -212,19 +212,47 @@ func (m *Machine) serves(server string) string {
 
 // gates are the routes whose gate on this machine lets what clients say through to a
 // server that runs.
-func (m *Machine) gates() (open map[string]string) {
-	open = map[string]string{}
-	p := m.proxy
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (m *Machine) gates() map[string]string {
+	m.proxy.mu.Lock()
+	defer m.proxy.mu.Unlock()
+	return m.proxy.open()
+}
+
+// open is that, with mu held.
+func (p *fakeProxy) open() map[string]string {
+	open := map[string]string{}
 	for _, r := range p.config.Routes {
-		if r.Owner == p.config.Node && r.Server != "" && p.paused[r.ID].IsZero() && m.on {
-			if c := m.serves(r.Server); c != "" {
+		if r.Owner == p.config.Node && r.Server != "" && p.paused[r.ID].IsZero() && p.machine.on {
+			if c := p.machine.serves(r.Server); c != "" {
 				open[r.ID] = c
 			}
 		}
 	}
 	return open
+}
+
+// request is one that comes to a gate while it is open, and keeps it busy until it is answered: what
+// it has done then counts. One whose gate is not open, that fails or is cut off is not answered.
+func (p *fakeProxy) request(id string, do func() error) error {
+	const client = "10.0.0.7:1"
+	p.mu.Lock()
+	if p.open()[id] == "" {
+		p.mu.Unlock()
+		return errors.New("the gate is not open")
+	}
+	p.busy[id] = append(p.busy[id], proxy.Session{Client: client, Since: time.Now(), State: proxy.Active, Busy: "a request is outstanding"})
+	p.mu.Unlock()
+	err := do()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.IndexFunc(p.busy[id], func(s proxy.Session) bool { return s.Client == client })
+	if i < 0 {
+		return errors.Join(err, errors.New("it was cut off"))
+	}
+	if p.busy[id] = slices.Delete(p.busy[id], i, i+1); len(p.busy[id]) == 0 {
+		delete(p.busy, id)
+	}
+	return err
 }
 
 // oneGate: what clients say reaches one server at most, whatever fails.

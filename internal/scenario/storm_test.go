@@ -82,14 +82,14 @@ func seeds(t *testing.T, n, short int) []uint64 {
 
 // storm is the script of one history, and for how many machines it is.
 func storm(seed uint64) (nodes int, script []string) {
-	s := &stormer{Rand: rand.New(rand.NewPCG(seed, 0))}
+	s := &stormer{Rand: rand.New(rand.NewPCG(seed, 0)), later: rand.New(rand.NewPCG(seed, 100))}
 	return s.storm(func() {})
 }
 
 // unevenStorm is one of TestStormsRebalance: the policy's first look at a calm cluster comes
 // ten minutes after the last fault.
 func unevenStorm(seed uint64) (nodes int, script []string) {
-	s := &stormer{Rand: rand.New(rand.NewPCG(seed, 1))}
+	s := &stormer{Rand: rand.New(rand.NewPCG(seed, 1)), later: rand.New(rand.NewPCG(seed, 101))}
 	return s.storm(func() {
 		s.add("settings n1 rebalance=on")
 		for i := range 9 { // so that n1 has six more than somebody, wherever the others are
@@ -107,13 +107,13 @@ func unevenStorm(seed uint64) (nodes int, script []string) {
 
 // drainStorm is one of TestStormsDrain.
 func drainStorm(seed uint64) (nodes int, script []string) {
-	s := &stormer{Rand: rand.New(rand.NewPCG(seed, 2)), drains: true}
+	s := &stormer{Rand: rand.New(rand.NewPCG(seed, 2)), later: rand.New(rand.NewPCG(seed, 102)), drains: true}
 	return s.storm(func() {})
 }
 
 // rollbackStorm is one of TestStormsRollback.
 func rollbackStorm(seed uint64) (nodes int, script []string) {
-	s := &stormer{Rand: rand.New(rand.NewPCG(seed, 3)), snaps: map[string][]string{}}
+	s := &stormer{Rand: rand.New(rand.NewPCG(seed, 3)), later: rand.New(rand.NewPCG(seed, 103)), snaps: map[string][]string{}}
 	return s.storm(func() {})
 }
 
@@ -207,10 +207,10 @@ func (s *stormer) storm(prelude func()) (nodes int, script []string) {
 		port := 8001 + i
 		switch kind {
 		case 0:
-			s.add("run-following %s c%d %s", runs, i+1, used)
+			s.add("%s %s c%d %s", s.run(), runs, i+1, used)
 			continue // without a route
 		case 1:
-			s.add("run-following %s c%d %s", runs, i+1, used)
+			s.add("%s %s c%d %s", s.run(), runs, i+1, used)
 			s.add("add-route %s %s %d:80/%s", s.node(), v, port, pick(s, "tcp", "tcp/cut", "http", "redis", "postgres"))
 		case 2:
 			s.add("run-routed %s c%d %s a.listen=%d a.port=80 a.mode=%s", runs, i+1, v, port, pick(s, "tcp", "http", "redis", "postgres"))
@@ -229,7 +229,9 @@ func (s *stormer) storm(prelude func()) (nodes int, script []string) {
 		if s.snaps != nil && s.IntN(3) > 0 {
 			s.rollback(i, v)
 		}
+		s.ask()
 		s.fault()
+		s.ask()
 		if s.drains && s.IntN(2) == 0 {
 			s.drain()
 		}
@@ -254,6 +256,7 @@ func (s *stormer) storm(prelude func()) (nodes int, script []string) {
 			s.add("try call-off %s %s", s.node(), v)
 		}
 		s.add("sleep %s", s.moment())
+		s.ask()
 		s.add("try append %s", volumes[s.IntN(len(volumes))])
 	}
 	s.add("repair")
@@ -263,6 +266,7 @@ func (s *stormer) storm(prelude func()) (nodes int, script []string) {
 	for _, v := range volumes {
 		s.add("await %s ok", v)
 	}
+	s.ask()
 	for _, v := range volumes {
 		s.add("lasting %s", v)
 	}
@@ -270,8 +274,25 @@ func (s *stormer) storm(prelude func()) (nodes int, script []string) {
 	return s.nodes, s.script
 }
 
+// run is how a container that follows is begun: some are started ahead of their volumes.
+func (s *stormer) run() string {
+	if s.later.IntN(3) == 0 {
+		return "run-ahead"
+	}
+	return "run-following"
+}
+
+// ask has clients' requests come through routes, or none.
+func (s *stormer) ask() {
+	for len(s.ports) > 0 && s.later.IntN(2) == 0 {
+		s.add("try ask %d", s.ports[s.later.IntN(len(s.ports))])
+	}
+}
+
 type stormer struct {
 	*rand.Rand
+	// later draws what histories got since: those that are known by their seeds replay with it.
+	later  *rand.Rand
 	nodes  int
 	ports  []int // that routes listen on
 	drains bool
