@@ -365,6 +365,7 @@ func (w *World) operatorStep(words []string) error {
 		}
 		return node().API().RemoveAside(w.ctx(), x.Name[:20], words[2])
 	case "drain":
+		clear(w.migrations) // from now on the newest is meant
 		_, err := node().API().DrainNode(w.ctx(), words[2], api.DrainRequest{KeepReplicas: len(words) > 3})
 		return err
 	case "migrate":
@@ -382,14 +383,17 @@ func (w *World) operatorStep(words []string) error {
 				req.MaxPauseSeconds = d.Seconds()
 			}
 		}
-		_, err := node().API().MigrateVolume(w.ctx(), words[2], req)
+		m, err := node().API().MigrateVolume(w.ctx(), words[2], req)
+		if err == nil {
+			w.migrations[words[2]] = m.ID
+		}
 		return err
 	case "waited":
 		most, err := time.ParseDuration(words[3])
 		if err != nil {
 			return err
 		}
-		m, err := node().API().Migration(w.ctx(), words[2], "")
+		m, err := node().API().Migration(w.ctx(), words[2], w.migrations[words[2]])
 		least, _ := time.ParseDuration(append(words, "0s")[4])
 		if got := time.Duration(m.PausedSeconds * float64(time.Second)); err == nil && (got > most || got < least || (got == 0) != (most == 0)) {
 			err = fmt.Errorf("clients waited for %s: %+v", got, m.Times)
@@ -397,7 +401,7 @@ func (w *World) operatorStep(words []string) error {
 		return err
 	case "migration":
 		w.Await(strings.Join(words, " "), func() bool {
-			m, err := node().API().Migration(w.ctx(), words[2], "")
+			m, err := node().API().Migration(w.ctx(), words[2], w.migrations[words[2]])
 			return err == nil && string(m.State) == words[3] && strings.Contains(m.Doing+m.Why+m.Reason, strings.Join(words[4:], " "))
 		})
 		return nil
@@ -544,6 +548,7 @@ func (w *World) operatorStep(words []string) error {
 		})
 		return nil
 	case "rebalance", "rebalance-step":
+		clear(w.migrations)
 		return w.rebalance(node(), words[0] == "rebalance")
 	case "locality":
 		w.Await(strings.Join(words, " "), func() bool {

@@ -44,12 +44,14 @@ type World struct {
 	fencers bool              // machines have fencers, so that three of them arm failover
 	called  map[string]string // what a script calls machines that it cannot know
 
-	rollbacks map[string]string               // by volume: the one that was begun last
-	asked     map[string]int                  // by volume: how many the script has asked for
-	rolled    map[string]map[string]committed // rollbacks, by the ID of their volume and their attempt
-	assumes   bool                            // see the step of that name
-	books     map[string]*book                // what was written, by volume
-	swarm     *containerfake.Swarm            // nil: there is none
+	rollbacks map[string]string // by volume: the one that was begun last
+	// By volume: the migration that was begun last. A node that is asked for it may know the one before only.
+	migrations map[string]string
+	asked      map[string]int                  // by volume: how many the script has asked for
+	rolled     map[string]map[string]committed // rollbacks, by the ID of their volume and their attempt
+	assumes    bool                            // see the step of that name
+	books      map[string]*book                // what was written, by volume
+	swarm      *containerfake.Swarm            // nil: there is none
 
 	mu        sync.Mutex
 	primaries map[string]volume.NodeID // "volume epoch" to the primary seen first
@@ -102,7 +104,7 @@ const (
 
 // NewWorld makes machines n1 to nN, powered on and in no cluster.
 func NewWorld(t testing.TB, n int) *World {
-	w := &World{t: t, net: memnet.New(), nodes: map[string]*Machine{}, zones: map[string]string{}, witnesses: map[string]bool{}, called: map[string]string{}, rollbacks: map[string]string{}, asked: map[string]int{}, rolled: map[string]map[string]committed{},
+	w := &World{t: t, net: memnet.New(), nodes: map[string]*Machine{}, zones: map[string]string{}, witnesses: map[string]bool{}, called: map[string]string{}, rollbacks: map[string]string{}, migrations: map[string]string{}, asked: map[string]int{}, rolled: map[string]map[string]committed{},
 		books: map[string]*book{}, primaries: map[string]volume.NodeID{}, epochs: map[string]volume.Epoch{}}
 	for i := range n {
 		name := fmt.Sprintf("n%d", i+1)
