@@ -40,7 +40,7 @@ type Engine struct {
 	table    map[volume.ID]*Assignment // values are never changed
 	assigned bool                      // table was not empty, once
 	blind    bool                      // the last listing failed
-	relist   bool                      // the table has changed since the last listing
+	relist   bool                      // the table has changed since the last listing, by what may not have been seen yet
 	listedAt time.Time                 // when the last listing was asked for
 	listTook time.Duration             // how long zfs took to answer it
 	surveyed bool                      // copies is what the disk held, once
@@ -188,12 +188,14 @@ func (e *Engine) Assign(all []Assignment) {
 		} else {
 			delete(e.promised, a.Volume)
 		}
-		if old := e.table[a.Volume]; old != nil && reflect.DeepEqual(*old, a) {
+		old := e.table[a.Volume]
+		if old != nil && sameAssignment(*old, a) {
 			table[a.Volume] = old
 			continue
 		}
+		e.relist = e.relist || e.unseen(old, a)
 		a.Replicas, a.Properties, a.Snapshots, a.Stay = slices.Clone(a.Replicas), maps.Clone(a.Properties), slices.Clone(a.Snapshots), slices.Clone(a.Stay)
-		if old := e.table[a.Volume]; a.Role == volume.RolePrimary && (old == nil || old.Role != a.Role || old.Epoch != a.Epoch) {
+		if a.Role == volume.RolePrimary && (old == nil || old.Role != a.Role || old.Epoch != a.Epoch) {
 			e.copies[a.Volume].becomePrimary(time.Now())
 		}
 		table[a.Volume], changed = &a, true
@@ -201,15 +203,19 @@ func (e *Engine) Assign(all []Assignment) {
 	if !changed {
 		return
 	}
+	for id := range e.table {
+		e.relist = e.relist || table[id] == nil
+	}
 	maps.DeleteFunc(e.misfits, func(id volume.ID, _ misfit) bool { return table[id] == nil })
 	maps.DeleteFunc(e.orphans, func(id volume.ID, _ time.Time) bool { return table[id] == nil })
 	e.table, e.assigned = table, e.assigned || len(table) > 0
 	e.reassigned()
 }
 
+func sameAssignment(a, b Assignment) bool { return reflect.DeepEqual(a, b) }
+
 // reassigned makes what goes on fit the table. The caller holds mu.
 func (e *Engine) reassigned() {
-	e.relist = true
 	e.assignLinks()
 
 	// What is being received for another epoch, or from another primary, ends here.

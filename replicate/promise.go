@@ -91,6 +91,7 @@ func (e *Engine) withhold(id volume.ID, epoch volume.Epoch) error {
 	if a != nil && a.Epoch < epoch {
 		over := a.without(epoch)
 		e.table[id] = &over
+		e.relist = true
 		e.reassigned()
 	} else if r := e.receives[id]; a == nil && r != nil && r.peer != "" {
 		r.cancel(errSuperseded)

@@ -100,6 +100,31 @@ func (e *Engine) Snapshots(ctx context.Context, id volume.ID) ([]Snapshot, error
 	return out, nil
 }
 
+// SnapshotNamed is one of them, and whether there is one: what a command says of it alone is less than of a copy
+// with many. Who got ready for it is not in that.
+func (e *Engine) SnapshotNamed(ctx context.Context, id volume.ID, name string) (s Snapshot, ok bool, err error) {
+	halved := func() bool {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return e.leftover[id]
+	}
+	if !halved() {
+		list, err := e.cfg.Pool.SnapshotsNamed(ctx, []string{e.cfg.dataset(id) + "@" + name})
+		if err == nil && len(list) == 1 && !halved() {
+			return describe(list[0], id), true, nil
+		}
+	}
+	all, err := e.Snapshots(ctx, id) // which says what is the matter, if anything is
+	if err != nil {
+		return Snapshot{}, false, err
+	}
+	i := slices.IndexFunc(all, func(s Snapshot) bool { return s.Name == name })
+	if i < 0 {
+		return Snapshot{}, false, nil
+	}
+	return all[i], true, nil
+}
+
 func (e *Engine) listed(ctx context.Context, id volume.ID) ([]zfs.Snapshot, error) {
 	list, err := e.cfg.Pool.Snapshots(ctx, e.cfg.dataset(id), false)
 	if errors.Is(err, zfs.ErrNotFound) {

@@ -72,14 +72,11 @@ func (a *app) volumeCreate() *cli.Command {
 
 // create makes a volume, where --node says, and prints its name.
 func (a *app) create(ctx context.Context, c *cli.Context, name string, opts map[string]string) error {
-	req := api.CreateVolumeRequest{Name: name, Options: opts}
-	if ref := c.String("node"); ref != "" {
-		n, err := a.client.Node(ctx, ref)
-		if err != nil {
-			return err
-		}
-		req.Node = n.ID
+	req, err := a.creation(ctx, c, opts)
+	if err != nil {
+		return err
 	}
+	req.Name = name
 	stop := a.making(ctx, name)
 	v, err := a.client.CreateVolume(ctx, req)
 	stop()
@@ -87,6 +84,19 @@ func (a *app) create(ctx context.Context, c *cli.Context, name string, opts map[
 		return err
 	}
 	return a.made(v)
+}
+
+// creation asks for a volume that has no name yet.
+func (a *app) creation(ctx context.Context, c *cli.Context, opts map[string]string) (api.CreateVolumeRequest, error) {
+	req := api.CreateVolumeRequest{Options: opts}
+	if ref := c.String("node"); ref != "" {
+		n, err := a.client.Node(ctx, ref)
+		if err != nil {
+			return req, err
+		}
+		req.Node = n.ID
+	}
+	return req, nil
 }
 
 func zfsOptions() []string {
@@ -131,6 +141,11 @@ func (a *app) made(v api.Volume) error {
 	if a.asJSON {
 		return a.printJSON(v)
 	}
+	a.sayMade(v)
+	return nil
+}
+
+func (a *app) sayMade(v api.Volume) {
 	a.printf("%s\n", v.Name)
 	if len(v.Without) > 0 {
 		a.say("flockctl: volume %s is made without ports that its copy's volume listens on: %s\n", v.Name, strings.Join(v.Without, "; "))
@@ -138,7 +153,6 @@ func (a *app) made(v api.Volume) error {
 	if !a.quiet && v.Health == api.HealthDegraded {
 		a.say("flockctl: volume %s is %s\n", v.Name, because(string(v.Health), v.Reason))
 	}
-	return nil
 }
 
 func (a *app) volumeList() *cli.Command {

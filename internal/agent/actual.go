@@ -189,13 +189,14 @@ const trashPoll = 5 * time.Minute
 
 // trashMatters says whether what is in this node's trash could make a difference:
 // for a volume that was removed, and for one that lacks its copy here, which may have
-// to come back from there. It spares an idle node a command at each look.
+// to come back from there. One that is just being made was never removed. It spares an idle node a
+// command at each look.
 func trashMatters(s *state.State, got Actual, self volume.NodeID) bool {
 	for v := range s.Volumes() {
 		if !v.Live() {
 			return true
 		}
-		if _, here := got.Copies[v.ID]; !here && v.Placement.Role(self) != volume.RoleNone {
+		if _, here := got.Copies[v.ID]; !here && v.Phase != state.PhaseCreating && v.Placement.Role(self) != volume.RoleNone {
 			return true
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/together"
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/replicate"
 	"github.com/flocker-io/flocker/zfs"
@@ -111,6 +112,7 @@ type Replicator interface {
 	Unpin(id volume.ID)
 	GoBack(ctx context.Context, id volume.ID, epoch volume.Epoch, line volume.Line, props map[string]string) error
 	Refresh(id volume.ID)
+	Cloned(id volume.ID, epoch volume.Epoch, of zfs.Snapshot)
 }
 
 // Peers is what the agent asks of other nodes.
@@ -244,6 +246,8 @@ type Agent struct {
 	// what it was: see returnDataset. flockd does that anew when it has started.
 	returned map[volume.ID]bool
 	taken    map[volume.ID]taken
+	pointed  map[pointed]time.Time // when it was seen
+	origins  together.Asks[string, []zfs.Snapshot]
 	acting   int       // what is under way and may change what a look has shown, but for made
 	actedAt  time.Time // when the last of it began or ended
 	hushed   int       // volumes that are given up while clients wait
@@ -287,7 +291,7 @@ func New(c Config) *Agent {
 		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, prepareStop: c.PrepareStop, stopFollowing: c.StopFollowing, moving: c.Moving, arriving: c.Arriving, rolledBack: c.RolledBack,
 		bound: c.Bound, clock: c.Clock, lease: c.Lease, log: c.Log, poll: c.Poll, listed: c.Listed,
 		fresh: make(chan struct{}), wake: make(chan struct{}, 1), stir: make(chan struct{}, 1), news: make(chan struct{}, 1),
-		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{}, logged: map[volume.ID]bool{}, made: map[volume.ID]made{}, taken: map[volume.ID]taken{}, returned: map[volume.ID]bool{},
+		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{}, logged: map[volume.ID]bool{}, made: map[volume.ID]made{}, taken: map[volume.ID]taken{}, pointed: map[pointed]time.Time{}, returned: map[volume.ID]bool{},
 	}
 }
 
@@ -337,6 +341,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	close(a.fresh)
 	a.log.Info("caught up with the cluster", "index", a.cluster.State().Index)
+	jobs.Go(func() { a.makeNew(ctx, &jobs) })
 
 	for why := byReason; ; {
 		changed, before := a.cluster.Changed(), a.lookedAt
@@ -364,6 +369,34 @@ func (a *Agent) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// makeNew begins what is to be made here as soon as the state says so, until ctx ends. The loop may be
+// looking just then, which takes seconds where there are many datasets or the machine is busy, and
+// people wait for what is made. It needs no look: zfs refuses what is there, and then that is
+// read by itself. What does not work is tried again by the loop.
+func (a *Agent) makeNew(ctx context.Context, jobs *sync.WaitGroup) {
+	for ctx.Err() == nil {
+		changed := a.cluster.Changed()
+		for _, act := range newHere(a.cluster.State(), a.self) {
+			a.mu.Lock()
+			if _, failed := a.failed[act.Volume]; !failed && !a.running[act.Volume] {
+				a.start(ctx, jobs, act)
+			}
+			a.mu.Unlock()
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// start begins an action, of which none is under way for its volume. The caller holds mu.
+func (a *Agent) start(ctx context.Context, jobs *sync.WaitGroup, act Action) {
+	a.running[act.Volume] = true
+	a.begins(act)
+	jobs.Go(func() { a.perform(ctx, act) })
 }
 
 // cause is why the loop takes a step, and so how it may look.
@@ -483,9 +516,7 @@ func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup, why cause) (wait
 				wait, then = again, byReason
 			}
 		default:
-			a.running[act.Volume] = true
-			a.begins(act)
-			jobs.Go(func() { a.perform(ctx, act) })
+			a.start(ctx, jobs, act)
 		}
 		a.mu.Unlock()
 	}

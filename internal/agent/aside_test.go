@@ -146,7 +146,8 @@ func (i *idle) Settled(ctx context.Context, id volume.ID, f func(context.Context
 	defer func() { i.settled = false }()
 	return f(ctx)
 }
-func (i *idle) Refresh(volume.ID) {}
+func (i *idle) Refresh(volume.ID)                            {}
+func (i *idle) Cloned(volume.ID, volume.Epoch, zfs.Snapshot) {}
 func (i *idle) SetAside(_ context.Context, id volume.ID, reason string) error {
 	i.aside = append(i.aside, reason)
 	return i.host.Rename(context.Background(), "tank/flocker/"+string(id), "tank/flocker-aside/"+string(id)+"-0000000000000001-1")

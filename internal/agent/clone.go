@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"time"
 
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
@@ -28,31 +30,40 @@ func (a *Agent) clone(ctx context.Context, v *state.Volume, props map[string]str
 	abort := func(reason string) error {
 		return a.propose(ctx, state.AbortCreate{ID: v.ID, Epoch: v.Epoch, Reason: reason})
 	}
-	// What is just going to the trash, or being destroyed, is looked for before or after.
-	ds, from, mine := a.layout.Dataset(v.ID), v.Clone, false
-	unlock, err = a.locks.lock(ctx, from.Volume)
+	// What is just going to the trash, or being destroyed, is looked for before or after. Others
+	// may clone it meanwhile.
+	ds, from := a.layout.Dataset(v.ID), v.Clone
+	unlock, err = a.locks.share(ctx, from.Volume)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	origin, err := a.snapshotOf(ctx, from)
-	if err != nil {
-		return err
-	}
-	if origin != "" {
-		// People wait, and each question is a program to be started: whether the clone is there
-		// already, zfs says when it is made.
-		err := a.zfs.Clone(ctx, origin, ds, props)
-		switch {
-		case err == nil:
-			mine = true
-			a.repl.Refresh(from.Volume) // which has a snapshot now that cannot be destroyed
-		case errors.Is(err, zfs.ErrExists):
-		case permanent(err):
-			return abort(err.Error())
-		default:
-			return err // perhaps it was renamed, or is gone: the next time tells
+	origin, err := a.cloneOf(ctx, from, ds, props)
+	mine := false
+	switch {
+	case origin == "" && err != nil:
+		return err // where it is
+	case origin == "", errors.Is(err, zfs.ErrExists):
+	case err == nil:
+		// One command, since people wait, for all that have just been made of it: that the snapshot that
+		// was meant has this clone says all. From here on it cannot become another one.
+		found, err := a.origins.Ask(ctx, origin, func(ctx context.Context) ([]zfs.Snapshot, error) {
+			return a.zfs.SnapshotsNamed(ctx, []string{origin})
+		})
+		if err != nil {
+			return err
 		}
+		if len(found) == 1 && found[0].GUID == from.GUID && slices.Contains(found[0].Clones, ds) {
+			a.repl.Cloned(v.ID, v.Epoch, found[0])
+			a.noteMade(v.ID, a.clonedCopy(v, found[0]))
+			return a.propose(ctx, state.ConfirmCreate{ID: v.ID, Epoch: v.Epoch})
+		}
+		mine = true
+		a.unpoint(from)
+	case permanent(err):
+		return abort(err.Error())
+	default:
+		return err // perhaps it was renamed, or is gone: the next time tells
 	}
 	d, err := a.zfs.Dataset(ctx, ds)
 	if errors.Is(err, zfs.ErrNotFound) && origin == "" {
@@ -65,12 +76,74 @@ func (a *Agent) clone(ctx context.Context, v *state.Volume, props map[string]str
 	case err != nil:
 		return err
 	case right:
+		a.repl.Refresh(from.Volume) // which has a snapshot now that cannot be destroyed
 		a.noteMade(v.ID, copyOf(d))
 		return a.propose(ctx, state.ConfirmCreate{ID: v.ID, Epoch: v.Epoch})
 	case mine: // and nobody has written to it
 		return abort(fmt.Sprintf("snapshot %s of volume %q became another one while it was cloned", from.Snapshot, from.Name))
 	}
 	return fmt.Errorf("%s is there already, and is no clone of snapshot %s of volume %q: rename it by hand", ds, from.Snapshot, from.Name)
+}
+
+// cloneOf has ZFS make the clone, and returns of which snapshot; "" when this node has none with that
+// GUID. People wait, and each question is a program to be started: whether the clone is there
+// already, zfs says when it is made, and what this node was asked for a moment ago is not
+// looked for again, unless it is gone.
+func (a *Agent) cloneOf(ctx context.Context, from *state.CloneOf, ds string, props map[string]string) (origin string, err error) {
+	if a.wasThere(from) {
+		origin = a.layout.Dataset(from.Volume) + "@" + from.Snapshot
+		if err = a.zfs.Clone(ctx, origin, ds, props); !errors.Is(err, zfs.ErrNotFound) {
+			return origin, err
+		}
+		a.unpoint(from)
+	}
+	if origin, err = a.snapshotOf(ctx, from); err != nil || origin == "" {
+		return "", err
+	}
+	return origin, a.zfs.Clone(ctx, origin, ds, props)
+}
+
+// clonedCopy is a clone as it was just made of a snapshot, which nobody has to read for that.
+func (a *Agent) clonedCopy(v *state.Volume, of zfs.Snapshot) Copy {
+	with, _ := volumeIn(a.layout.Root(), of.Dataset)
+	return Copy{
+		Dataset: a.layout.Dataset(v.ID), Epoch: v.Epoch, RefQuota: v.Spec.Size, Data: of.Referenced, Mount: a.layout.Mountpoint(v.ID),
+		Shares: &volume.Shared{With: with, GUID: of.GUID, Bytes: of.Referenced},
+	}
+}
+
+// pointed is a snapshot that this node's copy of a volume was seen to have.
+type pointed struct {
+	of   volume.ID
+	name string
+	guid uint64
+}
+
+// pointedFor is how long it is believed that it still has it: who asked makes a clone of it next.
+const pointedFor = 10 * time.Second
+
+// Pointed says that this node's copy of a volume had a snapshot, when it was read from the disk then.
+func (a *Agent) Pointed(of volume.ID, name string, guid uint64, then time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	maps.DeleteFunc(a.pointed, func(_ pointed, at time.Time) bool { return time.Since(at) > pointedFor })
+	a.pointed[pointed{of, name, guid}] = then
+}
+
+// wasThere says that this node was just told of a snapshot that it is there. A clone of
+// what has its name by now is found out, and given up.
+func (a *Agent) wasThere(c *state.CloneOf) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at, ok := a.pointed[pointed{c.Volume, c.Snapshot, c.GUID}]
+	return ok && time.Since(at) <= pointedFor
+}
+
+// unpoint forgets that: it was not so.
+func (a *Agent) unpoint(c *state.CloneOf) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.pointed, pointed{c.Volume, c.Snapshot, c.GUID})
 }
 
 // snapshotOf is the full name of the snapshot with that GUID in this node's copy of a

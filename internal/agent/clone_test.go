@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,13 +93,102 @@ func TestClone(t *testing.T) {
 		}
 	})
 	t.Run("by few commands, since people wait", func(t *testing.T) {
-		a, host, f, _ := cloning(t)
-		host.ResetCommands()
-		must(t, a.do(ctx, create))
-		want := map[string]int{"snapshots-named": 2, "clone": 1, "dataset": 1}
-		if got := host.Commands(); !maps.Equal(got, want) || len(f.proposed) != 1 {
-			t.Errorf("it took %v, want %v; proposed: %+v", got, want, f.proposed)
+		for _, pointed := range []bool{false, true} {
+			a, host, f, of := cloning(t)
+			want := map[string]int{"snapshots-named": 2, "clone": 1}
+			if pointed { // it was just asked for the snapshot
+				a.Pointed(of.Volume, of.Snapshot, of.GUID, time.Now())
+				want["snapshots-named"]--
+			}
+			host.ResetCommands()
+			must(t, a.do(ctx, create))
+			if got := host.Commands(); !maps.Equal(got, want) || len(f.proposed) != 1 {
+				t.Errorf("it took %v, want %v; proposed: %+v", got, want, f.proposed)
+			}
+			// What is known by that is what a look shows.
+			d, err := host.Dataset(ctx, to)
+			must(t, err)
+			seen, known := copyOf(d), a.made[vol2].copy
+			seen.Used, known.Used = 0, 0
+			if known.Shares == nil || *known.Shares != (volume.Shared{With: vol1, GUID: of.GUID, Bytes: seen.Data}) {
+				t.Errorf("it is known to share %+v", known.Shares)
+			}
+			if known.Shares = nil; known != seen {
+				t.Errorf("known is %+v, and there is %+v", known, seen)
+			}
 		}
+	})
+	t.Run("of a snapshot that was there a moment ago", func(t *testing.T) {
+		for _, c := range []struct {
+			what   string
+			change func(a *Agent, host *zfsfake.Host) error
+			origin string // "": it is given up
+		}{
+			{"and has another name", func(_ *Agent, host *zfsfake.Host) error { return host.Rename(ctx, from+"@s", from+"@t") }, from + "@t"},
+			{"and is set aside", func(_ *Agent, host *zfsfake.Host) error {
+				return host.Rename(ctx, from, "tank/flocker-aside/"+string(vol1)+"-0000000000000005-1")
+			}, "tank/flocker-aside/" + string(vol1) + "-0000000000000005-1@s"},
+			{"and is gone", func(_ *Agent, host *zfsfake.Host) error { return host.DestroySnapshots(ctx, from, []string{"s"}) }, ""},
+			{"and its name another's", func(_ *Agent, host *zfsfake.Host) error {
+				return errors.Join(host.DestroySnapshots(ctx, from, []string{"s"}), host.Snapshot(ctx, []string{from + "@s"}, nil))
+			}, ""},
+			{"long ago, and its name another's", func(a *Agent, host *zfsfake.Host) error {
+				for p := range a.pointed {
+					a.pointed[p] = time.Now().Add(-pointedFor - time.Second)
+				}
+				return errors.Join(host.Rename(ctx, from+"@s", from+"@t"), host.Snapshot(ctx, []string{from + "@s"}, nil))
+			}, from + "@t"},
+		} {
+			a, host, f, of := cloning(t)
+			a.Pointed(of.Volume, of.Snapshot, of.GUID, time.Now())
+			must(t, c.change(a, host), a.do(ctx, create))
+			if len(f.proposed) != 1 {
+				t.Fatalf("%s: proposed: %+v", c.what, f.proposed)
+			}
+			_, confirmed := f.proposed[0].(state.ConfirmCreate)
+			d, err := host.Dataset(ctx, to)
+			if confirmed != (c.origin != "") || confirmed && (err != nil || d.Origin != c.origin) {
+				t.Errorf("%s: proposed %+v, cloned %+v, %v", c.what, f.proposed, d, err)
+			}
+			if !confirmed {
+				f.apply(t, f.proposed[0])
+				got, err := a.observe(ctx, true)
+				must(t, err)
+				if acts := Diff(f.s, got, self, func(volume.ID) bool { return false }); err == nil && len(got.Copies) > 0 && d.Name != "" && !slices.Equal(acts, []Action{{StepDestroy, vol2}}) {
+					t.Errorf("%s: of what was made by mistake follows %v", c.what, acts)
+				}
+				if a.wasThere(of) {
+					t.Errorf("%s: it is believed still", c.what)
+				}
+			}
+		}
+	})
+	t.Run("beside others of the same, which are looked at together", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a, host, f, of := cloning(t)
+			f.apply(t, state.CreateVolume{ID: vol3, Name: "copy3", Placement: volume.Placement{Primary: self}, Clone: of})
+			f.apply(t, state.CreateVolume{ID: vol4, Name: "copy4", Placement: volume.Placement{Primary: self}, Clone: of})
+			a.Pointed(of.Volume, of.Snapshot, of.GUID, time.Now())
+			host.Slow("", "", time.Second)
+			host.ResetCommands()
+			began := time.Now()
+			var jobs sync.WaitGroup
+			for _, act := range newHere(f.s, self) {
+				jobs.Go(func() { must(t, a.do(ctx, act)) })
+			}
+			jobs.Wait()
+			if took, got := time.Since(began), host.Commands(); took > 3*time.Second || got["clone"] != 3 || got["snapshots-named"] > 2 {
+				t.Errorf("three took %v and %v", took, got)
+			}
+			for _, id := range []volume.ID{vol2, vol3, vol4} {
+				if !exists(t, host, "tank/flocker/"+string(id)) {
+					t.Errorf("%s was not made", id)
+				}
+			}
+			if len(f.proposed) != 3 {
+				t.Errorf("proposed: %+v", f.proposed)
+			}
+		})
 	})
 	t.Run("of a copy in the trash", func(t *testing.T) {
 		a, host, f, _ := cloning(t)

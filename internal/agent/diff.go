@@ -51,6 +51,20 @@ func Diff(s *state.State, got Actual, self volume.NodeID, inUse func(volume.ID) 
 	return out
 }
 
+// newHere are the volumes that node self has to make, whatever is on its disk. What one is made of that
+// is there already, a set-aside copy or a dataset, needs a look.
+func newHere(s *state.State, self volume.NodeID) (out []Action) {
+	if removed(s, self) {
+		return nil
+	}
+	for v := range s.Volumes() {
+		if v.Phase == state.PhaseCreating && v.Placement.Primary == self && v.Adopt == "" {
+			out = append(out, Action{Do: StepCreate, Volume: v.ID})
+		}
+	}
+	return out
+}
+
 // removed says that a node is out of the cluster for ever.
 func removed(s *state.State, self volume.NodeID) bool {
 	n := s.Node(self)

@@ -145,12 +145,36 @@ type barrierRound struct {
 // entry of its term was committed by a majority. The index is that of the newest
 // state that can have been known to anybody when the call was made.
 func (c *Cluster) Barrier(ctx context.Context) (index uint64, err error) {
+	round, err := c.nextBarrier()
+	if err != nil {
+		return 0, err
+	}
+	select {
+	case <-round.done:
+		return round.index, round.err
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
+}
+
+// Nudge makes the other nodes hear at once of what this node, the leader, has committed by now. They hear
+// of it with its next message, which is sent after a while, or with the next entry: a barrier is one.
+// It waits for nothing and promises nothing.
+func (c *Cluster) Nudge() {
+	if _, err := c.nextBarrier(); err != nil {
+		c.log.Debug("others hear of a commit a little later", "err", err)
+	}
+}
+
+// nextBarrier joins the first that begins after the call.
+func (c *Cluster) nextBarrier() (*barrierRound, error) {
 	r := c.raft.Load()
 	if r == nil {
-		return 0, errStarting
+		return nil, errStarting
 	}
 	b := &c.barrier
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.next == nil {
 		b.next = &barrierRound{done: make(chan struct{})}
 	}
@@ -158,18 +182,11 @@ func (c *Cluster) Barrier(ctx context.Context) (index uint64, err error) {
 	if !b.running {
 		if !c.goRun(func() { c.runBarriers(r) }) {
 			b.next = nil
-			b.mu.Unlock()
-			return 0, ErrStopped
+			return nil, ErrStopped
 		}
 		b.running = true
 	}
-	b.mu.Unlock()
-	select {
-	case <-round.done:
-		return round.index, round.err
-	case <-ctx.Done():
-		return 0, context.Cause(ctx)
-	}
+	return round, nil
 }
 
 // runBarriers until nobody waits for one.

@@ -31,51 +31,80 @@ const (
 	cloneTries = 3
 )
 
-// cloneHere is CreateVolume on the leader, for a volume that is a clone.
+// cloneHere is CreateVolume on the leader, for a volume that is a clone. What is committed proves that this
+// node leads, and the state machine looks again whether the original is there. All else, a refusal
+// and what is there already, is said by a leader that has proven itself.
 func (m *member) cloneHere(ctx context.Context, req api.CreateVolumeRequest, from volume.Source, opts map[string]string) (api.Volume, error) {
-	// Only who leads may say what there is and what not.
+	c := cloning{req: req, from: from, opts: opts}
+	// One that has just been elected may not know all yet.
+	if m.leases.Load() != nil {
+		if made, err := m.cloneBy(ctx, &c); c.proven {
+			return made, err
+		}
+	}
 	if _, err := m.Barrier(ctx); err != nil {
 		return api.Volume{}, err
 	}
-	s := m.cluster.State()
-	if old := s.VolumeByName(req.Name); old != nil {
-		if err := sameClone(s, old, from, opts); err != nil {
+	c = cloning{req: req, from: from, opts: opts, proven: true}
+	return m.cloneBy(ctx, &c)
+}
+
+// cloning is one try to make a clone on the leader.
+type cloning struct {
+	req    api.CreateVolumeRequest
+	from   volume.Source
+	opts   map[string]string
+	proven bool // this node has led at some moment after the call
+}
+
+// errUnproven is what cloneBy returns where it has an answer that nobody may be given yet.
+var errUnproven = errors.New("this node has not proven yet that it leads")
+
+// cloneBy makes the clone. Unless it is proven, then or before, that this node leads, what it returns is no
+// answer.
+func (m *member) cloneBy(ctx context.Context, c *cloning) (api.Volume, error) {
+	if old := m.cluster.State().VolumeByName(c.req.Name); old != nil {
+		if !c.proven {
+			return api.Volume{}, errUnproven
+		}
+		if err := sameClone(m.cluster.State(), old, c.from, c.opts); err != nil {
 			return api.Volume{}, err
 		}
-		return m.awaitCreated(ctx, old.ID, req.Name)
+		return m.awaitCreated(ctx, old.ID, c.req.Name)
 	}
 	if who := m.unaware(knowsClones); who != "" {
 		return api.Volume{}, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that knows no clones", who).WithHint("upgrade flocker there first")
 	}
 	for try := 1; ; try++ {
 		// As it is now: what was taken may be gone because it has got another primary.
-		s = m.cluster.State()
-		v, err := original(s, from)
+		s := m.cluster.State()
+		v, err := original(s, c.from)
 		if err != nil {
 			return api.Volume{}, err
 		}
-		spec, err := v.Spec.Clone(opts)
+		spec, err := v.Spec.Clone(c.opts)
 		if err != nil {
 			return api.Volume{}, err
 		}
 		if err := m.knowsPlaces(v.Spec, spec); err != nil {
 			return api.Volume{}, err
 		}
-		if req.Node != "" && v.Placement.Role(req.Node) == volume.RoleNone {
-			return api.Volume{}, noCopyOn(s, v, req.Node)
+		if c.req.Node != "" && v.Placement.Role(c.req.Node) == volume.RoleNone {
+			return api.Volume{}, noCopyOn(s, v, c.req.Node)
 		}
-		made, again, err := m.cloneOnce(ctx, req, v, spec, from)
+		made, again, err := m.cloneOnce(ctx, c, v, spec)
 		if !again || try == cloneTries {
 			return made, err
 		}
-		m.log.Info("the snapshot that was to be cloned is gone already; another one is taken", "volume", req.Name, "of", v.Name, "err", err)
-		from.Volume = string(v.ID) // whatever has its name by then
+		m.log.Info("the snapshot that was to be cloned is gone already; another one is taken", "volume", c.req.Name, "of", v.Name, "err", err)
+		c.from.Volume = string(v.ID) // whatever has its name by then
 	}
 }
 
 // cloneOnce makes the clone of one snapshot. again says that this was taken for it and is
 // gone, so that another one may do.
-func (m *member) cloneOnce(ctx context.Context, req api.CreateVolumeRequest, v *state.Volume, spec volume.Spec, from volume.Source) (made api.Volume, again bool, err error) {
+func (m *member) cloneOnce(ctx context.Context, c *cloning, v *state.Volume, spec volume.Spec) (made api.Volume, again bool, err error) {
+	req, from := c.req, c.from
 	prefer := m.self
 	if node, forwarded := api.Caller(ctx); forwarded {
 		prefer = node
@@ -98,9 +127,11 @@ func (m *member) cloneOnce(ctx context.Context, req api.CreateVolumeRequest, v *
 	// not answered with what became of the first one.
 	res, err := m.commit(ctx, fmt.Sprintf("%s/%016x", req.Request, point.GUID), state.CreateVolume{ID: id, Name: req.Name, Spec: spec, Placement: p,
 		Clone: &state.CloneOf{Volume: v.ID, Name: v.Name, Snapshot: point.Name, GUID: point.GUID, Now: from.Snapshot == ""}})
+	c.proven = c.proven || err == nil
 	if err != nil {
 		return api.Volume{}, false, err
 	}
+	m.hurry(p.Primary)
 	made, err = m.awaitCreated(ctx, res.Volume, req.Name)
 	if volume.CodeOf(err) == volume.CodeRefused && from.Snapshot == "" {
 		_, gone := m.point(ctx, p.Primary, api.PointRequest{Volume: v.ID, Name: point.Name})
@@ -379,15 +410,28 @@ func (m *member) Point(ctx context.Context, req api.PointRequest) (api.Point, er
 			name, taken = pos.SnapshotName(), pos
 		}
 	}
-	list, err := m.repl.Snapshots(ctx, v.ID)
-	if err != nil {
+	// Many clones are often made of one at once.
+	got, err := m.points.Ask(ctx, api.PointRequest{Volume: v.ID, Name: name}, func(ctx context.Context) (found pointFound, err error) {
+		asked := time.Now()
+		found.Snapshot, found.ok, err = m.repl.SnapshotNamed(ctx, v.ID, name)
+		if err == nil && found.ok {
+			m.agent.Pointed(v.ID, name, found.GUID, asked)
+		}
+		return found, err
+	})
+	switch {
+	case err != nil:
 		return api.Point{}, named(err, v)
-	}
-	i := slices.IndexFunc(list, func(s replicate.Snapshot) bool { return s.Name == name && (taken.IsZero() || s.GUID == taken.GUID) })
-	if i < 0 {
+	case !got.ok || !taken.IsZero() && got.GUID != taken.GUID:
 		return api.Point{}, volume.Errorf(volume.CodeNotFound, "volume %q: the copy on %s has no snapshot %s", v.Name, m.cluster.State().NodeName(m.self), name)
 	}
-	return api.Point{Name: name, GUID: list[i].GUID, Taken: list[i].Taken, Referenced: list[i].Referenced}, nil
+	return api.Point{Name: name, GUID: got.GUID, Taken: got.Taken, Referenced: got.Referenced}, nil
+}
+
+// pointFound is a snapshot of a copy here, if it has one of that name.
+type pointFound struct {
+	replicate.Snapshot
+	ok bool
 }
 
 // pointFor takes a snapshot on the primary, and returns when that replica has it.

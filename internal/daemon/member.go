@@ -23,6 +23,7 @@ import (
 	"github.com/flocker-io/flocker/internal/lease"
 	"github.com/flocker-io/flocker/internal/placement"
 	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/together"
 	"github.com/flocker-io/flocker/internal/transport"
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/replicate"
@@ -54,6 +55,7 @@ type member struct {
 	sending  slots // who reads whole snapshots, for backups
 	readers  readers
 	restores restores
+	points   together.Asks[api.PointRequest, pointFound]
 	arrivals arrivals
 	promises *promises // nil on a witness
 	follow   *follower // nil on a node without containers

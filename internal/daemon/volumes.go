@@ -179,9 +179,20 @@ func (m *member) createHere(ctx context.Context, req api.CreateVolumeRequest, sp
 			return api.Volume{}, err
 		}
 		id = res.Volume
+		m.hurry(p.Primary)
 	}
 	return m.awaitCreated(ctx, id, req.Name)
 }
+
+// hurry makes another node, which people wait for, hear at once of what was just committed.
+func (m *member) hurry(node volume.NodeID) {
+	if node != m.self {
+		m.cluster.Nudge()
+	}
+}
+
+// spreadPatience is how long who has asked for a volume waits until others hear of it.
+const spreadPatience = 50 * time.Millisecond
 
 // awaitCreated returns when the primary has made the dataset and confirmed, or has
 // given up.
@@ -201,7 +212,10 @@ func (m *member) awaitCreated(ctx context.Context, id volume.ID, name string) (a
 		}
 		return api.Volume{}, volume.Errorf(volume.CodeRefused, "volume %q could not be made: %s", name, reason)
 	}
-	m.spread(ctx)
+	// Where disks are slow it goes on by itself: who has asked makes more of them, perhaps.
+	soon, cancel := context.WithTimeout(ctx, spreadPatience)
+	defer cancel()
+	m.spread(soon)
 	return m.view().volume(v), nil
 }
 

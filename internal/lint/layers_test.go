@@ -27,6 +27,7 @@ var layers = map[string][]string{
 	"internal/warm":      {"internal/mounts"}, // its test looks there
 	"internal/manual":    {},
 	"internal/terminal":  {},
+	"internal/together":  {},
 	"internal/mounts":    {},                                                      // its own, because the fencer is to be light: it needs nothing of internal/container
 	"internal/container": {"internal/volume", "internal/mounts", "internal/warm"}, // mounts: its test with a real engine looks there
 
@@ -40,7 +41,7 @@ var layers = map[string][]string{
 
 	// 3: one node's share in the cluster
 	"internal/cluster": {"internal/volume", "internal/lease", "internal/state", "internal/transport"},
-	"internal/agent":   {"internal/volume", "internal/state", "zfs", "replicate", "migrate"},
+	"internal/agent":   {"internal/volume", "internal/state", "internal/together", "zfs", "replicate", "migrate"},
 
 	// 4: the wiring. Only it sees all, and only programs and whole-cluster tests see it.
 	"internal/daemon": {everything},
