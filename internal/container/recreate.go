@@ -65,6 +65,27 @@ type Known struct {
 	Halted string
 }
 
+// mayReplace says that a container may make room for the one of a spec. Besides those known by ID it is
+// what flocker has made here of an earlier container of that name and those volumes, which its user has
+// since removed where it was by then; not what a person has made, or has started here.
+func (k Known) mayReplace(there Captured, s Spec) bool {
+	volumes := func(s Spec) (out []string) {
+		for _, m := range s.Mounts {
+			if m.Type == "volume" {
+				out = append(out, m.Driver+"/"+m.Name)
+			}
+		}
+		slices.Sort(out)
+		return slices.Compact(out)
+	}
+	outlived := func() bool {
+		made := there.Labels[LabelMade]
+		return made != "" && made != s.madeFor() && there.Started && !there.State.Live() &&
+			there.ID != k.Prepared && there.ID != k.Begun && slices.Equal(volumes(there.Spec), volumes(s))
+	}
+	return slices.Contains(k.Replaces, there.ID) || outlived()
+}
+
 // StoppedError is why a container does not stay that somebody had prepared. It was stopped again.
 type StoppedError struct {
 	ID  string
@@ -256,7 +277,7 @@ func NameTaken(there Captured, s Spec, known Known) error {
 		return nil
 	case there.State.Live():
 		return fmt.Errorf("another container named %s runs on this node", s.Name)
-	case !slices.Contains(known.Replaces, there.ID) && !again(there, s, known) && !ours(there, s, known):
+	case !known.mayReplace(there, s) && !again(there, s, known) && !ours(there, s, known):
 		return errTaken(s.Name)
 	}
 	return nil

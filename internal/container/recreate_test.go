@@ -240,6 +240,10 @@ func TestRecreateForeign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	olderImage := later
+	olderImage.Image = Image{ID: "sha256:0"}
+	elsewhere := later
+	elsewhere.Mounts = []MountPoint{{Type: "volume", Driver: "flocker", Name: "w", Destination: "/data"}}
 	for _, tc := range []struct {
 		name     string
 		spec     Spec
@@ -259,7 +263,9 @@ func TestRecreateForeign(t *testing.T) {
 		{"never started, with other ports, and made here", made, Created, false, ""},
 		{"never started, with other ports, and made here of another one", later, Created, false, "rename or remove it"},
 		{"it ended, was made here, and has been recorded since", made, Exited, true, ""},
-		{"it ended, and was made here of another one", later, Exited, false, "rename or remove it"},
+		{"it ended, and was made here of an earlier one", later, Exited, false, ""},
+		{"it ended, and was made here of another one, with another volume", elsewhere, Exited, false, "rename or remove it"},
+		{"it runs, and was made here of an earlier one of another image", olderImage, Running, false, "another container named db runs"},
 		{"the one that moved away", dbSpec(), Exited, true, ""},
 	} {
 		e := &madeEngine{containers: map[string]*Captured{}}

@@ -380,7 +380,7 @@ func takeName(ctx context.Context, m Maker, s Spec, id string, known Known) erro
 		return fmt.Errorf("another container named %s runs on this node", s.Name)
 	case ended(there, s, known):
 		return fmt.Errorf("what was made of container %s before has ended, and how has to be seen first", s.Name)
-	case !slices.Contains(known.Replaces, there.ID): // what somebody has prepared never is in a place to be removed from
+	case !known.mayReplace(there, s): // what somebody has prepared never is in a place to be removed from
 		return errTaken(s.Name)
 	default:
 		if err := stepAside(ctx, m, s.Name, there.ID); err != nil {
