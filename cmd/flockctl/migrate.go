@@ -37,9 +37,11 @@ if, once they are stopped, the last copy is not there before their clients are r
 were. A client that cannot be moved as long as it is connected is named at once. --force does not ask for any of that:
 also what others wait is then without a limit. --force with --max-pause ignores only who is in the way now.
 
-While it is watched it says what is under way: the first copy and how much of it, what it waits for, the hook that
-runs in a container, which copy ahead of the pause, the clients that are waited for, the stop, the last copy. With
---detach --json that is in phase, round, rounds and left_bytes; given again, the same command says how it is then.
+While it is watched it says what is under way: the first copy, what it waits for, the hook that runs in a
+container, which copy ahead of the pause, the clients that are waited for, the stop, the last copy. A copy has a bar,
+how fast it goes and how long it will take, where the nodes tell how much it is. On a terminal each of them has a line; in
+a pipe the copy under way is told of again each ten seconds. With --detach --json that is in phase, round, rounds,
+sent_bytes, total_bytes, rate and left_bytes; given again, the same command says how it is then.
 
 Ctrl-C calls the migration off until the volume has arrived; after that it only ends the watching.`
 
@@ -106,7 +108,7 @@ func (a *app) abortMigration(ctx context.Context, c *cli.Context) error {
 // called off, unless the volume has arrived by then.
 func (a *app) watchMigration(ctx context.Context, m api.Migration) (api.Migration, error) {
 	return watch(ctx, a, m, watched[api.Migration]{
-		pause: migratePause, most: a.watchFor(0), line: migrationLine,
+		pause: migratePause, most: a.watchFor(0), step: migrationStep,
 		over: func(m api.Migration) (bool, error) {
 			switch m.State {
 			case api.MigrationDone:
@@ -146,19 +148,62 @@ func (a *app) callOff(ctx context.Context, m api.Migration) (api.Migration, erro
 	return m, fmt.Errorf("the migration of volume %s could not be called off and goes on: %w", m.Name, err)
 }
 
-// migrationLine is a migration on one line, "" when none is under way.
-func migrationLine(m api.Migration) string {
+// migrationStep is a migration on one line, none when none is under way.
+func migrationStep(m api.Migration) step {
 	if m.State != api.MigrationRunning {
-		return ""
+		return step{}
 	}
 	text := fmt.Sprintf("%s from %s to %s", m.Name, m.From, m.To)
+	copying := copyPhase(m)
 	switch {
+	case copying != "" && m.TotalBytes > 0:
+		text = m.Name + ": " + migrationDoing(m) // which has to fit into a line
 	case m.Doing != "":
 		text += ": " + m.Doing
 	case m.Why != "":
 		text += " waits: " + m.Why
 	}
+	if copying != "" {
+		return step{phase: copying, what: m.Name + ": " + copying, counts: true, text: text}
+	}
+	if m.Phase == volume.MoveBegins || m.Phase == volume.MoveEnding {
+		return step{text: text} // they are between two others
+	}
+	return step{phase: string(m.Phase), what: text, text: text}
+}
+
+// migrationDoing is what is under way, with a bar while it is a copy and known how much that is.
+func migrationDoing(m api.Migration) string {
+	copying := copyPhase(m)
+	if copying == "" || m.TotalBytes <= 0 {
+		return m.Doing
+	}
+	text := copying + ": " + bar(m.SentBytes, max(m.SentBytes, m.TotalBytes))
+	if m.Rate > 0 {
+		text += ", " + size(m.Rate) + "/s"
+	}
+	if left, ok := timeLeft(m.TotalBytes-m.SentBytes, float64(m.Rate)); ok {
+		text += ", " + left + " left"
+	}
 	return text
+}
+
+// copyPhase is which copy is under way, "" when none is. In other phases what is sent is of no copy that
+// anybody waits for.
+func copyPhase(m api.Migration) string {
+	to := ""
+	if m.Arrived {
+		to = " back to " + m.From.String() // as when Swarm does not start its service
+	}
+	switch m.Phase {
+	case volume.MoveFirstCopy:
+		return "first copy to " + m.To.String()
+	case volume.MovePreCopy:
+		return fmt.Sprintf("pre-copy %d of at most %d", m.Round, m.Rounds) + to
+	case volume.MoveFinalCopy:
+		return "final copy" + to
+	}
+	return ""
 }
 
 // printMigration says what came of one, or would.

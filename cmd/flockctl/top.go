@@ -518,7 +518,7 @@ func topMoves(s cluster) *table {
 	moves := slices.Clone(s.moves)
 	slices.SortStableFunc(moves, func(x, y api.Migration) int { return strings.Compare(x.Name, y.Name) })
 	for _, m := range moves {
-		now := m.Doing
+		now := migrationDoing(m)
 		switch {
 		case m.State == api.MigrationDone && m.PausedSeconds > 0:
 			now = fmt.Sprintf("done, clients waited %.2f s", m.PausedSeconds)

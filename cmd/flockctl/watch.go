@@ -24,6 +24,8 @@ type watched[T any] struct {
 	// first: before it was looked at nothing goes on, so that is done at once.
 	first bool
 	line  func(T) string
+	// step is line for what goes on in phases; nil: it does not.
+	step func(T) step
 	// over says that it is, and how it ended.
 	over func(T) (bool, error)
 	look func(context.Context, T) (T, error)
@@ -48,7 +50,7 @@ func watch[T any](ctx context.Context, a *app, now T, w watched[T]) (T, error) {
 		if w.first {
 			w.first, pause = false, 0
 		} else {
-			p.show(w.line(now))
+			p.step(w.at(now))
 		}
 		if over, err := w.over(now); over {
 			return now, err
@@ -73,6 +75,13 @@ func watch[T any](ctx context.Context, a *app, now T, w watched[T]) (T, error) {
 	}
 }
 
+func (w watched[T]) at(now T) step {
+	if w.step != nil {
+		return w.step(now)
+	}
+	return step{text: w.line(now)}
+}
+
 // watchFor is how long somebody who gave no --timeout watches.
 func (a *app) watchFor(patience time.Duration) time.Duration {
 	if a.patient {
@@ -81,33 +90,70 @@ func (a *app) watchFor(patience time.Duration) time.Duration {
 	return a.timeout
 }
 
+// step is where something is that goes on in phases.
+type step struct {
+	// phase that it is in: its line stays on a terminal when it is over, and the next one's stands
+	// below. "": none of which anything should stay.
+	phase string
+	what  string // what stays of it
+	// counts says that text changes with each look, which is nothing to tell a pipe each time.
+	counts bool
+	text   string
+}
+
 // progressLine is one line of progress.
 type progressLine struct {
 	a     *app
 	shown string
+	at    step      // whose line that is
+	began time.Time // its phase
+	said  time.Time
 }
 
 func (a *app) newProgress() *progressLine { return &progressLine{a: a} }
 
 // show shows a line, if it is another one than the last, in place of that where there is a terminal.
-func (p *progressLine) show(text string) {
-	if text == "" || text == p.shown || p.a.asJSON || p.a.quiet {
+func (p *progressLine) show(text string) { p.step(step{text: text}) }
+
+// step shows where something is, in the same way within a phase.
+func (p *progressLine) step(s step) {
+	if s.text == "" || s.text == p.shown || p.a.asJSON || p.a.quiet {
 		return
 	}
-	p.shown = text
+	if s.phase != p.at.phase {
+		p.end()
+	}
+	if s.phase != "" {
+		now := p.a.now()
+		if p.at.phase == "" {
+			p.began = now
+		} else if !p.a.progress && s.counts && s.what == p.at.what && now.Sub(p.said) < meanwhileEvery*meanwhileLines {
+			return
+		}
+		p.said = now
+	}
+	p.at, p.shown = s, s.text
 	if !p.a.progress {
-		p.a.say("%s\n", strings.ReplaceAll(text, "\n", " "))
+		p.a.say("%s\n", strings.ReplaceAll(s.text, "\n", " "))
 		return
 	}
-	fmt.Fprintf(p.a.stderr, "\r\x1b[K%s", p.a.fitting(text))
+	fmt.Fprintf(p.a.stderr, "\r\x1b[K%s", p.a.fitting(s.text))
 }
 
-// end takes the line away.
+// end takes the line away; of a phase it says how long that was.
 func (p *progressLine) end() {
-	if p.a.progress && p.shown != "" {
+	switch {
+	case !p.a.progress || p.shown == "":
+	case p.at.phase == "":
 		fmt.Fprint(p.a.stderr, "\r\x1b[K")
+	default:
+		text := p.at.what
+		if d := p.a.now().Sub(p.began); d >= time.Second {
+			text += ", for " + age(d)
+		}
+		fmt.Fprintf(p.a.stderr, "\r\x1b[K%s\n", terminal.Visible(text))
 	}
-	p.shown = ""
+	p.at, p.shown = step{}, ""
 }
 
 // fitting is a line that does not go on in the next one of the terminal, which would stay.

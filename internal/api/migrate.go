@@ -54,11 +54,16 @@ type Migration struct {
 	Why   string `json:"why,omitempty"`
 	// Phase is the same for programs; "" before and after. Round of pre-copy, of at most
 	// Rounds, is under way. LeftBytes are still to be sent of what is being sent; 0: nothing
-	// is, or it is not known.
+	// is, or it is not known. SentBytes of TotalBytes, which is an estimate, have been, of late Rate
+	// of them a second; a TotalBytes of 0 is as before, or a node with an older version.
 	Phase     volume.MovePhase `json:"phase,omitempty"`
 	Round     int              `json:"round,omitempty"`
 	Rounds    int              `json:"rounds,omitempty"`
 	LeftBytes int64            `json:"left_bytes,omitempty"`
+	// A first copy may consist of several streams; these are the bytes of all.
+	SentBytes  int64 `json:"sent_bytes,omitempty"`
+	TotalBytes int64 `json:"total_bytes,omitempty"`
+	Rate       int64 `json:"rate,omitempty"`
 	// Containers go along, and With are the names of other volumes, which they need.
 	Containers []string `json:"containers"`
 	With       []string `json:"with"`

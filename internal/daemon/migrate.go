@@ -164,7 +164,8 @@ func (m *member) migration(v *state.Volume, id string) (api.Migration, error) {
 		if i := slices.IndexFunc(all, func(p placement.Migration) bool { return p.Volume.ID == v.ID }); i >= 0 {
 			p := all[i]
 			out.Doing, out.Why, out.Containers, out.Services, out.With = p.Doing, p.Why, p.Containers, p.Services, p.With
-			out.Phase, out.Round, out.Rounds, out.LeftBytes = p.Step.Phase, p.Step.Round, p.Step.Rounds, p.Left
+			out.Phase, out.Round, out.Rounds = p.Step.Phase, p.Step.Round, p.Step.Rounds
+			out.LeftBytes, out.SentBytes, out.TotalBytes, out.Rate = p.Copying.Left(), p.Copying.Sent, p.Copying.Total, p.Copying.Rate
 		}
 		if !out.Arrived {
 			out.PredictedSeconds = placement.PredictPause(view, v, now.To).Seconds()

@@ -103,10 +103,10 @@ type drainStep struct {
 
 	doing, why string
 	left       Left
-	// step is what doing says, for programs, and bytes what is still to be sent meanwhile; of
-	// a handoff only.
-	step  volume.MoveStep
-	bytes int64
+	// step is what doing says, for programs, and copying what is being sent meanwhile; of a
+	// handoff only.
+	step    volume.MoveStep
+	copying Copying
 }
 
 func (v *View) drainStep(vol *state.Volume, n *NodeView, role volume.Role) drainStep {
@@ -138,9 +138,7 @@ func (v *View) movingStep(vol *state.Volume) drainStep {
 	if c := n.Copy(vol.ID); c != nil {
 		s.step, holders = c.Moving, c.Holders
 	}
-	if l := v.link(vol, vol.Pending.To); l.Stream != "" {
-		s.bytes = max(l.TotalBytes-l.SentBytes, 0)
-	}
+	s.copying = copyingOn(v.link(vol, vol.Pending.To))
 	switch { // of a version that does not tell it shows in who uses the volume
 	case s.step.Phase == "" && len(holders) > 0:
 		s.step.Phase = volume.MoveStopping
@@ -150,7 +148,7 @@ func (v *View) movingStep(vol *state.Volume) drainStep {
 	if s.step.Phase == volume.MoveBegins {
 		return s
 	}
-	s.doing += ": " + stepText(s.step, holders, s.bytes)
+	s.doing += ": " + stepText(s.step, holders, s.copying.Left())
 	return s
 }
 

@@ -17,15 +17,34 @@ type Migration struct {
 	// it waits for.
 	Doing string
 	Why   string
-	// Step is the same for programs, and Left is how many bytes are still to be sent of what
-	// is being sent for it; 0: nothing is, or it is not known.
-	Step volume.MoveStep
-	Left int64
+	// Step is the same for programs, and Copying is how much of what is being sent for it has been.
+	Step    volume.MoveStep
+	Copying Copying
 	// Containers go along, and With are the other volumes that these need.
 	Containers []string
 	With       []string
 	// Services are those of a Swarm whose tasks go along.
 	Services []string
+}
+
+// Copying is how many bytes were sent of how many, which is an estimate, and how fast they have gone of
+// late, in bytes a second. The zero value: nothing is being sent, or it is not known.
+type Copying struct{ Sent, Total, Rate int64 }
+
+// copyingOn is that of a link.
+func copyingOn(l volume.LinkStatus) Copying {
+	if l.Stream == "" || l.TotalBytes <= 0 {
+		return Copying{}
+	}
+	return Copying{Sent: l.SentBytes, Total: max(l.TotalBytes, l.SentBytes), Rate: l.Rate}
+}
+
+// Left is how many bytes are still to be sent.
+func (c Copying) Left() int64 { return c.Total - c.Sent }
+
+// and is that of two links side by side.
+func (c Copying) and(o Copying) Copying {
+	return Copying{Sent: c.Sent + o.Sent, Total: c.Total + o.Total, Rate: c.Rate + o.Rate}
 }
 
 // migrationStep is the next step of a migration: commands, or why there are none.
@@ -65,7 +84,7 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 	switch {
 	case vol.Phase == state.PhaseMoving && vol.Pending != nil:
 		s := v.movingStep(vol)
-		return migrationStep{Migration: Migration{Doing: s.doing, Step: s.step, Left: s.bytes}}
+		return migrationStep{Migration: Migration{Doing: s.doing, Step: s.step, Copying: s.copying}}
 	case vol.Phase != state.PhaseActive:
 		return migrationStep{Migration: Migration{Why: fmt.Sprintf("it is %s", vol.Phase), Step: volume.MoveStep{Phase: volume.MoveWaiting}}}
 	case vol.LastRefusal != nil && vol.LastRefusal.Attempt == attempt:
@@ -255,9 +274,7 @@ func (v *View) planMigration(vol *state.Volume, n *NodeView, to volume.NodeID) (
 			p.Why = fmt.Sprintf("the copy of volume %s on %s is refused: %s", other.Name, m.Name, l.Error)
 		default:
 			p.Doing, p.Step.Phase = "first copy to "+m.Name+progress(l), volume.MoveFirstCopy
-			if l.Stream != "" {
-				p.Left = max(l.TotalBytes-l.SentBytes, 0)
-			}
+			p.Copying = p.Copying.and(copyingOn(l))
 		}
 	}
 	if p.Doing != "" {

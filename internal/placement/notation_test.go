@@ -515,8 +515,11 @@ func (w *world) run(t *testing.T, in string) string {
 			if len(m.Containers)+len(m.With) > 0 {
 				line += fmt.Sprintf(" (containers %v, with %v)", m.Containers, m.With)
 			}
-			if m.Volume.Phase == state.PhaseMoving || m.Left > 0 {
-				line += fmt.Sprintf(" [%s %d/%d left %s]", m.Step.Phase, m.Step.Round, m.Step.Rounds, volume.FormatSize(m.Left))
+			if m.Volume.Phase == state.PhaseMoving || m.Copying.Left() > 0 {
+				line += fmt.Sprintf(" [%s %d/%d left %s]", m.Step.Phase, m.Step.Round, m.Step.Rounds, volume.FormatSize(m.Copying.Left()))
+			}
+			if c := m.Copying; c != (Copying{}) {
+				line += fmt.Sprintf(" [%s of %s, %s/s]", volume.FormatSize(c.Sent), volume.FormatSize(c.Total), volume.FormatSize(c.Rate))
 			}
 			if len(m.Services) > 0 {
 				line += fmt.Sprintf(" (services %v)", m.Services)
@@ -799,7 +802,7 @@ func (w *world) addVolume(t *testing.T, line string) {
 	var holders []volume.Holder
 	absent := map[volume.NodeID]bool{}
 	links := map[volume.NodeID]volume.LinkState{}
-	left := map[volume.NodeID]int64{}
+	streams := map[volume.NodeID]Copying{}
 	var told volume.MoveStep
 	list := (*[]volume.NodeID)(nil)
 	var rest []string
@@ -903,9 +906,13 @@ func (w *world) addVolume(t *testing.T, line string) {
 			case volume.MoveJoin:
 				told.For = words[1]
 			}
-		case "left": // of the stream to a node
+		case "left": // of the stream to a node, whose other half was sent, at a quarter a second
 			id, bytes, _ := strings.Cut(value, ":")
-			left[volume.NodeID(id)] = parseBytes(t, bytes)
+			n := parseBytes(t, bytes)
+			streams[volume.NodeID(id)] = Copying{Sent: n, Total: 2 * n, Rate: n / 2}
+		case "stream": // to a node: NODE:SENT:TOTAL:RATE
+			f := strings.Split(value, ":")
+			streams[volume.NodeID(f[0])] = Copying{Sent: parseBytes(t, f[1]), Total: parseBytes(t, f[2]), Rate: parseBytes(t, f[3])}
 		case "refused", "lagging", "connecting":
 			for id := range strings.SplitSeq(value, ",") {
 				links[volume.NodeID(id)] = volume.LinkState(key)
@@ -930,8 +937,9 @@ func (w *world) addVolume(t *testing.T, line string) {
 	if heard, ok := w.reports[v.Placement.Primary]; ok {
 		for _, st := range heard.Report.Volumes {
 			for i := range st.Links {
-				if l := &st.Links[i]; st.Volume == v.ID && left[l.Replica] > 0 {
-					l.Stream, l.SentBytes, l.TotalBytes = "incremental", left[l.Replica], 2*left[l.Replica]
+				l := &st.Links[i]
+				if c, ok := streams[l.Replica]; ok && st.Volume == v.ID {
+					l.Stream, l.SentBytes, l.TotalBytes, l.Rate = "incremental", c.Sent, c.Total, c.Rate
 				}
 			}
 		}

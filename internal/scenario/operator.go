@@ -66,6 +66,7 @@ import (
 //	waited NODE VOLUME MOST [LEAST]  for its newest migration clients waited so long; 0s: nothing is known of it
 //	migrate NODE VOLUME [OTHER [force|max-pause=5s]]  flockctl migrate, not waited for; call-off NODE VOLUME
 //	migration NODE VOLUME STATE [TEXT]  until the newest one is so, with that text in what it says
+//	sending NODE VOLUME PHASE      until it tells in that phase how much is sent of how much
 //	drain NODE OTHER [keep]        flockctl node drain OTHER, not waited for; undrain NODE OTHER
 //	drained NODE OTHER             until nothing is left on it
 //	emptied NODE OTHER [all]       until it is drained, and the primary of nothing, or without any copy; after a
@@ -404,6 +405,17 @@ func (w *World) operatorStep(words []string) error {
 			m, err := node().API().Migration(w.ctx(), words[2], w.migrations[words[2]])
 			return err == nil && string(m.State) == words[3] && strings.Contains(m.Doing+m.Why+m.Reason, strings.Join(words[4:], " "))
 		})
+		return nil
+	case "sending":
+		var m api.Migration
+		w.Await(strings.Join(words, " "), func() bool {
+			var err error
+			m, err = node().API().Migration(w.ctx(), words[2], w.migrations[words[2]])
+			return err == nil && string(m.Phase) == words[3] && m.TotalBytes > 0
+		})
+		if m.SentBytes < 0 || m.SentBytes > m.TotalBytes || m.LeftBytes != m.TotalBytes-m.SentBytes || m.Rate < 0 {
+			return fmt.Errorf("%d of %d bytes are sent, %d are left, at %d a second", m.SentBytes, m.TotalBytes, m.LeftBytes, m.Rate)
+		}
 		return nil
 	case "call-off":
 		_, err := node().API().AbortMigration(w.ctx(), words[2], "")

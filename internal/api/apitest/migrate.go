@@ -40,10 +40,12 @@ func (f *Fake) MigrateVolume(ctx context.Context, ref string, req api.MigrateReq
 	if m.To == Gamma { // which is where it has clients that come through a route
 		m.PredictedSeconds = 0.05
 		m.Doing += ": pre-copy round 1 of at most 8, 12MiB left"
-		m.Phase, m.Round, m.Rounds, m.LeftBytes = volume.MovePreCopy, 1, 8, 12<<20
+		m.Phase, m.Round, m.Rounds = volume.MovePreCopy, 1, 8
+		m.LeftBytes, m.SentBytes, m.TotalBytes, m.Rate = 12<<20, 36<<20, 48<<20, 4<<20
 	}
 	if req.DryRun {
-		m.ID, m.State, m.Doing, m.Phase, m.Round, m.Rounds, m.LeftBytes = "", api.MigrationPlanned, "", "", 0, 0, 0
+		m.ID, m.State, m.Doing = "", api.MigrationPlanned, ""
+		enterPhase(&m, "")
 		if len(m.Containers) > 0 {
 			m.Notes = []string{"container " + m.Containers[0] + ": its port 5432 is published by the engine, past the route on port 5432: clients that come that way are not spared a move"}
 		}
@@ -79,7 +81,7 @@ func (f *Fake) migrated(ref, id string) (api.Migration, error) {
 	case f.looks == 1:
 		m.PredictedSeconds = 0
 		m.Arrived, m.Doing = true, "on "+m.To.Name+", where its containers are starting"
-		m.Phase, m.Round, m.Rounds, m.LeftBytes = volume.MoveStarting, 0, 0, 0
+		enterPhase(m, volume.MoveStarting)
 	default:
 		m.State, m.Doing, m.Phase, m.Ended = api.MigrationDone, "", "", Now
 		if len(m.Containers) > 0 {
@@ -114,6 +116,12 @@ func (f *Fake) AbortMigration(ctx context.Context, ref, id string) (api.Migratio
 		return api.Migration{}, volume.Errorf(volume.CodeRefused, "volume %q is on %s by now", m.Name, m.To)
 	}
 	m.State, m.Doing, m.Reason, m.Ended = api.MigrationFailed, "", "called off by its user", Now
-	m.Phase, m.Round, m.Rounds, m.LeftBytes = "", 0, 0, 0
+	enterPhase(m, "")
 	return *m, nil
+}
+
+// enterPhase begins one in which nothing is sent.
+func enterPhase(m *api.Migration, phase volume.MovePhase) {
+	m.Phase, m.Round, m.Rounds = phase, 0, 0
+	m.LeftBytes, m.SentBytes, m.TotalBytes, m.Rate = 0, 0, 0, 0
 }
