@@ -43,7 +43,9 @@ func TestExpired(t *testing.T) {
 
 // fixed is a cluster whose state does not change by itself.
 type fixed struct {
-	s        *state.State
+	s *state.State
+
+	mu       sync.Mutex // jobs of the agent propose at once
 	proposed []state.Command
 }
 
@@ -51,6 +53,8 @@ func (f *fixed) State() *state.State           { return f.s }
 func (f *fixed) Changed() <-chan struct{}      { return nil }
 func (f *fixed) CatchUp(context.Context) error { return nil }
 func (f *fixed) Propose(_ context.Context, c state.Command) (state.Result, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.proposed = append(f.proposed, c)
 	return state.Result{}, nil
 }
