@@ -47,6 +47,8 @@ func TestClones(t *testing.T) {
 		byHand := c.nanos(c.n1, "for i in 1 2 3 4 5 6 7 8 9 10; do zfs clone -o readonly=on -o canmount=noauto "+copyOf(v)+"@release tank/hand$i || exit 1; done")
 		c.n1.Sh("for i in 1 2 3 4 5 6 7 8 9 10; do zfs destroy tank/hand$i || exit 1; done")
 		c.Logf("    ten clones took %s, by hand %s (%.1f times)", ten.Round(10*time.Millisecond), byHand.Round(10*time.Millisecond), float64(ten)/float64(byHand))
+		atOnce := c.nanos(c.n1, `flockctl clone pg@release u1 u2 u3 u4 u5 u6 u7 u8 u9 u10 --node n1 -o replicas=0 >/dev/null || exit 1`)
+		c.Logf("    ten clones at once took %s (%.1f times)", atOnce.Round(10*time.Millisecond), float64(atOnce)/float64(byHand))
 		for _, name := range []string{"t1", "t10"} {
 			one := c.runPostgres(c.n1, name, name)
 			one.recovered(before, after+onTheWay)
