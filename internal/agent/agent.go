@@ -468,10 +468,14 @@ func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup, why cause) (wait
 	var got Actual
 	var holders map[volume.ID][]volume.Holder
 	inUse := func(id volume.ID) bool { return len(holders[id]) > 0 || !a.use.Idle(id) }
-	remembers := false
+	remembers, fresh := false, why != byTime || a.busy()
 	if why == byNews || why == atRest {
-		if got, holders, remembers = a.remembered(time.Now()); remembers {
-			remembers = suffices(s, got, a.self, Diff(s, got, a.self, inUse))
+		var known bool
+		if got, holders, remembers, known = a.remembered(time.Now()); remembers || known {
+			enough := suffices(s, got, a.self, Diff(s, got, a.self, inUse))
+			// News that ask nothing of the disk are no reason to list it: where the last look is old it is
+			// time for one, as without them.
+			remembers, fresh = remembers && enough, !enough
 		}
 	}
 	if why == atRest && !remembers {
@@ -483,7 +487,7 @@ func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup, why cause) (wait
 	} else {
 		a.stepped = time.Now()
 		var err error
-		if got, err = a.observe(ctx, why != byTime || a.busy()); err != nil {
+		if got, err = a.observe(ctx, fresh); err != nil {
 			if err = a.renew(ctx, err); err == nil {
 				return 0, byReason
 			}
@@ -523,11 +527,11 @@ func (a *Agent) step(ctx context.Context, jobs *sync.WaitGroup, why cause) (wait
 	return wait, then
 }
 
-// busy says that an action is under way.
+// busy says that an action is under way of which a look may tell more than is known.
 func (a *Agent) busy() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return len(a.running) > 0
+	return a.acting > 0
 }
 
 // forgive forgets failures of steps that are not wanted any more: a status that still

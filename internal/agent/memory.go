@@ -2,6 +2,7 @@ package agent
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -183,16 +184,16 @@ func (a *Agent) tell() { ring(a.news) }
 
 // remembered is what the last look has shown, and who uses what. ok is false when it is
 // time to look again, or when this node has changed, or is changing, more since than a.made
-// tells. A look that was put off for steps that are due is not made for these after all.
-func (a *Agent) remembered(now time.Time) (got Actual, holders map[volume.ID][]volume.Holder, ok bool) {
+// tells; known is true where only the time is up. A look that was put off for steps that are due is not made for these after all.
+func (a *Agent) remembered(now time.Time) (got Actual, holders map[volume.ID][]volume.Holder, ok, known bool) {
 	age := a.listEvery()
 	if a.excused {
 		age = max(age, dueFor)
 	}
-	ok = a.undisturbed(now, age)
+	ok, known = a.undisturbed(now, age), a.undisturbed(now, math.MaxInt64)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.actual, a.holders, ok && !a.seen.IsZero()
+	return a.actual, a.holders, ok && !a.seen.IsZero(), known && !a.seen.IsZero()
 }
 
 // undisturbed says that the last listing is not older than that, and that nothing that this node

@@ -13,6 +13,7 @@ import (
 	"github.com/flocker-io/flocker/internal/state"
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/replicate"
+	"github.com/flocker-io/flocker/zfs"
 	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
 
@@ -168,6 +169,7 @@ func TestMakingListsNothing(t *testing.T) {
 
 		looks := func(what string, why cause, want int) {
 			t.Helper()
+			a.asidesAt = time.Now() // what is set aside is listed by other rules
 			host.ResetCommands()
 			step(why)
 			if got := host.Commands()["datasets"]; got != want {
@@ -184,6 +186,24 @@ func TestMakingListsNothing(t *testing.T) {
 		looks("a reason", byReason, 1)
 		time.Sleep(a.poll)
 		looks("news when it is time to look", byNews, 1)
+		var began time.Time
+		a.listed = func() ([]zfs.Dataset, time.Time) { return a.list, began }
+		began = time.Now()
+		time.Sleep(a.poll)
+		looks("news when it is time, and others have listed", byNews, 0)
+		looks("a reason, and others have listed", byReason, 1)
+		began = time.Now()
+		time.Sleep(a.poll)
+		a.changing(id(0))()
+		time.Sleep(time.Millisecond)
+		looks("news after this node has done something, and others have listed before", byNews, 1)
+		time.Sleep(a.poll)
+		began = time.Now().Add(-time.Second)
+		f.apply(t, state.CreateVolume{ID: id(30), Name: "new", Placement: volume.Placement{Primary: self}})
+		looks("a new volume, and others have listed", byNews, 0)
+		f.apply(t, state.ConfirmCreate{ID: id(30), Epoch: 1})
+		a.listed = nil
+		looks("which is there", byNews, 0)
 
 		// What takes a dataset away ends what is remembered of it.
 		f.apply(t, state.BeginDelete{ID: id(0), Epoch: 1, Attempt: "a"})
