@@ -87,12 +87,21 @@ func newStreams(s *session) *streams {
 	return m
 }
 
+// What a client says is kept within these bounds until it is passed on. No stream can use up
+// what another has: those that are held would keep what had begun before them from its end, and
+// thereby the pause from ever being quiet. So there is room for all on a connection.
+const (
+	mostStreams = 250 // at a time
+	streamRoom  = 128 << 10
+)
+
 // serveStreams serves a client that has said first, until it is gone, as handler says.
 func serveStreams(ctx context.Context, conn net.Conn, first []byte, handler http.Handler, log *slog.Logger) error {
 	client := &preread{Conn: conn, left: first, closed: make(chan struct{})}
 	server := &http.Server{
 		Handler:     handler,
 		Protocols:   onlyHTTP2(),
+		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: mostStreams, MaxReceiveBufferPerStream: streamRoom, MaxReceiveBufferPerConnection: mostStreams * streamRoom},
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}

@@ -317,6 +317,53 @@ func TestHTTP2ServerIsFull(t *testing.T) {
 	}
 }
 
+// What is held says part of its body, and no more: what was asked for before comes to its end,
+// though it shares the connection with that.
+func TestHTTP2HeldBodies(t *testing.T) {
+	w := newWebs(t, Limits{Request: time.Minute, Event: time.Minute})
+	c := w.client(true)
+	if err := w.ask(c, "GET", "/first", ""); err != nil {
+		t.Fatal(err)
+	}
+	body, more := io.Pipe()
+	answers := make(chan error)
+	upload := func(uri string, body io.Reader) {
+		res, err := c.Post("http://"+w.addr+uri, "text/plain", body)
+		if err == nil {
+			_, err = io.Copy(io.Discard, res.Body)
+			_ = res.Body.Close()
+		}
+		answers <- err
+	}
+	go upload("/begun", body)
+	if _, err := more.Write(make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	w.g.Pause()
+	const held = 8
+	for i := range held {
+		go upload(fmt.Sprintf("/held/%d", i), strings.NewReader(strings.Repeat("x", 2<<20)))
+	}
+	w.until("they are held", func() bool { return w.g.held.Load() == held })
+	go func() {
+		_, err := more.Write(make([]byte, 4<<20))
+		_ = more.CloseWithError(err)
+	}()
+	w.quiet()
+	if err := <-answers; err != nil {
+		t.Error(err)
+	}
+	w.g.Resume(nil)
+	for range held {
+		if err := <-answers; err != nil {
+			t.Error(err)
+		}
+	}
+	if len(w.done) != held+2 {
+		t.Errorf("the server has done %d requests", len(w.done))
+	}
+}
+
 // What a server ends in good order is heard out, while what comes is for the next one.
 func TestHTTP2ServerLeaves(t *testing.T) {
 	w := newWebs(t, Limits{})
