@@ -86,7 +86,8 @@ type served interface {
 	settle()           // lets go of the server if that can only be seen by looking
 	comeBack(done func()) bool
 	parkLast()
-	close() // cuts it off
+	cut() // ends what is outstanding, and all if it is not known what that is
+	close()
 }
 
 // pause is one event during which nothing new reaches the server.
@@ -385,15 +386,15 @@ func (g *Gate) lingering() bool {
 	return slices.ContainsFunc(g.Sessions(), func(s Session) bool { return s.Busy == lingering })
 }
 
-// Cut ends every session that is not parked, nor about to be. What they wait for is lost
-// to them; it is for a pause that would not become quiet otherwise, where its user prefers
+// Cut ends every session that is not parked, nor about to be, or of one of HTTP/2 what is with
+// the server. What they wait for is lost to them; it is for a pause that would not become quiet otherwise, where its user prefers
 // that.
 func (g *Gate) Cut() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for s := range g.sessions {
 		if info := s.info(); info.State == Active && info.Busy != lingering {
-			s.close()
+			s.cut()
 		}
 	}
 }

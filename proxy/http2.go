@@ -60,7 +60,7 @@ type streams struct {
 	session *session
 	dialing chan struct{} // one at a time
 	server  *http2Server  // nil: none yet
-	running []*http.Request
+	running []*passed
 	waiting int // requests that may not be passed on yet
 }
 
@@ -72,6 +72,16 @@ type http2Server struct {
 	limit   int  // the most requests that it was seen to allow at once
 	retired bool // it takes no more of them
 }
+
+// passed is a request that is with the server.
+type passed struct {
+	*http.Request
+	server *http2Server
+	cut    context.CancelCauseFunc // ends what is said of it
+}
+
+// errCut is why a request ends that was in the way of a pause.
+var errCut = errors.New("cut off")
 
 // serveHTTP2 serves a client that has said first.
 func (s *session) serveHTTP2(ctx context.Context, first []byte) error {
@@ -129,24 +139,31 @@ func (m *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.pumps.Add(1) // before it was closed, hence before anybody waits
 	s.mu.Unlock()
 	defer s.pumps.Done()
+	ctx, cut := context.WithCancelCause(s.ctx)
+	defer cut(nil)
 	// Who does not read is not waited for when the session is cut: where it is one of several
-	// of its client's, the connection stays.
-	cut, control := make(chan struct{}), http.NewResponseController(w)
-	stop := context.AfterFunc(s.ctx, func() {
-		defer close(cut)
+	// of its client's, the connection stays. So it does when the request is, for which there
+	// may be last words.
+	over, control := make(chan struct{}), http.NewResponseController(w)
+	stop := context.AfterFunc(ctx, func() {
+		defer close(over)
 		past := time.Unix(1, 0)
-		if err := errors.Join(control.SetWriteDeadline(past), control.SetReadDeadline(past)); err != nil {
+		limit := past
+		if errors.Is(context.Cause(ctx), errCut) {
+			limit = time.Now().Add(time.Second)
+		}
+		if err := errors.Join(control.SetWriteDeadline(limit), control.SetReadDeadline(past)); err != nil {
 			s.gate.log.Debug("a request goes on after its session", "client", s.client.RemoteAddr(), "err", err)
 		}
 	})
 	defer func() {
 		if !stop() {
-			<-cut // it uses what is not to be used after this
+			<-over // it uses what is not to be used after this
 		}
 	}()
 
-	server, err := m.begin(r)
-	if err != nil {
+	p := &passed{Request: r, cut: cut}
+	if err := m.begin(p); err != nil {
 		if r.Context().Err() != nil || errors.Is(err, net.ErrClosed) {
 			panic(http.ErrAbortHandler) // nobody is there to be told
 		}
@@ -154,24 +171,51 @@ func (m *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuseHTTP2(w, r, "flocker: the server behind this port did not come back in time; try again")
 		return
 	}
-	defer m.end(r, server)
+	defer m.end(p)
+	m.pass(ctx, w, p)
+}
+
+// pass passes a request on to its server, and its answer back.
+func (m *streams) pass(ctx context.Context, w http.ResponseWriter, p *passed) {
+	s := m.session
+	var lost error // the server, before all was said
+	begun := false // the answer
+	if isGRPC(p.Request) {
+		defer func() {
+			switch why := recover(); {
+			case why == nil:
+			case why != http.ErrAbortHandler || lost == nil || p.Context().Err() != nil:
+				panic(why)
+			default:
+				loseGRPC(w, begun, cmp.Or(context.Cause(ctx), lost))
+			}
+		}()
+	}
 	proxy := httputil.ReverseProxy{
-		Transport:     server.http,
+		Transport:     p.server.http,
 		FlushInterval: -1,
 		BufferPool:    chunkPool{},
 		Rewrite:       sameRequest,
-		// What the server did not say, it shall not be made to have said.
-		ModifyResponse: func(*http.Response) error {
-			w.Header()["Date"], w.Header()["Content-Type"] = nil, nil
-			return nil
-		},
 		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
+			lost = err
 			s.gate.log.Debug("a request had no answer", "client", s.client.RemoteAddr(), "err", err)
 			panic(http.ErrAbortHandler) // which resets its stream
 		},
 		ErrorLog: slog.NewLogLogger(s.gate.log.Handler(), slog.LevelDebug),
 	}
-	proxy.ServeHTTP(w, r)
+	proxy.ModifyResponse = func(res *http.Response) error {
+		begun = true
+		res.Body = &lossy{res.Body, &lost}
+		// What the server did not say, it shall not be made to have said.
+		w.Header()["Date"], w.Header()["Content-Type"], w.Header()["Content-Length"] = nil, nil, nil
+		// Nor shall what it said in one with the headers come behind them: gRPC looks for a
+		// status where the end is.
+		if res.ContentLength == 0 {
+			proxy.FlushInterval = 0
+		}
+		return nil
+	}
+	proxy.ServeHTTP(w, p.Request)
 }
 
 // sameRequest undoes what a proxy does to requests otherwise.
@@ -187,11 +231,8 @@ func sameRequest(p *httputil.ProxyRequest) {
 
 // refuseHTTP2 says that a request was not done, to gRPC in its own words.
 func refuseHTTP2(w http.ResponseWriter, r *http.Request, why string) {
-	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
-		const unavailable = "14"
-		w.Header().Set("Content-Type", "application/grpc")
-		w.Header().Set("Grpc-Status", unavailable)
-		w.Header().Set("Grpc-Message", why)
+	if isGRPC(r) {
+		refuseGRPC(w, grpcUnavailable, why)
 		return
 	}
 	w.Header().Set("Retry-After", "1")
@@ -199,8 +240,8 @@ func refuseHTTP2(w http.ResponseWriter, r *http.Request, why string) {
 }
 
 // begin counts a request in, once the gate is not paused and there is a server.
-func (m *streams) begin(r *http.Request) (*http2Server, error) {
-	ctx, cancel := context.WithTimeout(r.Context(), m.session.gate.bounds().Request)
+func (m *streams) begin(p *passed) error {
+	ctx, cancel := context.WithTimeout(p.Context(), m.session.gate.bounds().Request)
 	defer cancel()
 	m.waits(1)
 	defer m.waits(-1)
@@ -208,11 +249,11 @@ func (m *streams) begin(r *http.Request) (*http2Server, error) {
 	for {
 		// A client that has given up may have asked again elsewhere.
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
-		server, pause, err := m.admit(r)
-		if server != nil || err != nil {
-			return server, err
+		pause, err := m.admit(p)
+		if p.server != nil || err != nil {
+			return err
 		}
 		if pause != nil {
 			h.count()
@@ -221,7 +262,7 @@ func (m *streams) begin(r *http.Request) (*http2Server, error) {
 			err = m.connect(ctx, h)
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 }
@@ -246,23 +287,24 @@ func (p *pause) wait(ctx context.Context) error {
 	}
 }
 
-// admit counts r in if it may be passed on now, under the lock that a pause takes.
-// Otherwise it returns the pause, or nothing if there is no server.
-func (m *streams) admit(r *http.Request) (*http2Server, *pause, error) {
+// admit counts a request in, and gives it its server, if it may be passed on now, under the
+// lock that a pause takes. Otherwise it returns the pause, or nothing if there is no server.
+func (m *streams) admit(p *passed) (*pause, error) {
 	s := m.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.closed:
-		return nil, nil, net.ErrClosed
+		return nil, net.ErrClosed
 	case s.pause != nil:
-		return nil, s.pause, nil
+		return s.pause, nil
 	case !m.connected():
-		return nil, nil, nil
+		return nil, nil
 	}
-	m.server.streams++
-	m.running = append(m.running, r)
-	return m.server, nil, nil
+	p.server = m.server
+	p.server.streams++
+	m.running = append(m.running, p)
+	return nil, nil
 }
 
 // connected says that there is a connection that takes requests. One that does not any
@@ -340,18 +382,33 @@ func (m *streams) connect(ctx context.Context, h *hold) error {
 }
 
 // end counts a request out.
-func (m *streams) end(r *http.Request, server *http2Server) {
+func (m *streams) end(p *passed) {
 	s := m.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := slices.Index(m.running, r)
+	i := slices.Index(m.running, p)
 	m.running = slices.Delete(m.running, i, i+1)
-	server.streams--
-	m.release(server)
+	p.server.streams--
+	m.release(p.server)
 	if s.closed {
-		_ = server.conn.Close()
+		_ = p.server.conn.Close()
 	}
 	s.park()
+}
+
+// cut ends what is with the server. What waits to be, on the same connection of the client's, is
+// in nobody's way. The session's lock is held.
+func (m *streams) cut() {
+	for _, p := range m.running {
+		p.cut(errCut) // before its server is lost
+		p.server.retired = true
+		_ = p.server.conn.Close()
+	}
+	if s := m.session; s.backend != nil {
+		_ = s.backend.Close()
+		m.server, s.backend = nil, nil
+		s.gate.wake()
+	}
 }
 
 // busy implements framer.

@@ -83,6 +83,13 @@ func (w *webs) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 		_, _ = io.Copy(conn, in)
 		return
+	case "/refused": // as servers of gRPC refuse: all is said with the headers
+		out.Header()["Content-Length"] = nil
+		out.Header().Set("Content-Type", "application/grpc")
+		out.Header().Set("Grpc-Status", "5")
+		return
+	case "/reset":
+		panic(http.ErrAbortHandler)
 	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {

@@ -64,7 +64,7 @@ func (c *sharedHTTP2) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// lane is that of the route for a name. One that was cut off has another session.
+// lane is that of the route for a name. One whose session has ended has another.
 func (c *sharedHTTP2) lane(name string) (l *http2Lane, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -157,6 +157,18 @@ func (s *session) close() {
 	s.closeLocked()
 }
 
+// cut ends what the session has with the server. Where that is known request by request, the
+// client stays.
+func (s *session) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m, ok := s.framer.(*streams); ok {
+		m.cut()
+		return
+	}
+	s.closeLocked()
+}
+
 func (s *session) closeLocked() {
 	s.closed = true
 	s.wakeWaiting()

@@ -675,8 +675,8 @@ func TestSharedHTTP2(t *testing.T) {
 	}
 }
 
-// Who is cut off and does not read holds nothing up: the session ends, and the connection goes
-// on for its other routes.
+// Who is cut off and does not read holds nothing up: the request ends, and the connection goes
+// on, also for the others of the same session.
 func TestSharedHTTP2CutUnread(t *testing.T) {
 	w := newWeb(t, 2, Limits{})
 	for node := range w.nodes {
@@ -693,10 +693,37 @@ func TestSharedHTTP2CutUnread(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, "more is said than the client takes", func() bool { return w.a.flood.Load() > 1<<20 })
-		if err := errors.Join(w.nodes[0].Pause(t.Context(), "a", 0), w.nodes[0].Cut(t.Context(), "a")); err != nil {
+		if err := w.nodes[0].Pause(t.Context(), "a", 0); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the session ends", func() bool { return w.status(node, "a").Sessions == 0 })
+		w.nodes[node].mu.Lock()
+		g := w.nodes[node].edges["a"].gate
+		w.nodes[node].mu.Unlock()
+		asks := func(what string, ok func(s *session, m *streams) bool) {
+			eventually(t, what, func() bool {
+				g.mu.Lock()
+				defer g.mu.Unlock()
+				for served := range g.sessions {
+					s := served.(*session)
+					s.mu.Lock()
+					defer s.mu.Unlock()
+					return ok(s, s.framer.(*streams))
+				}
+				return false
+			})
+		}
+		asks("the node knows of the pause", func(s *session, _ *streams) bool { return s.pause != nil })
+		held := make(chan string, 1)
+		id := fmt.Sprintf("held-%d", node)
+		go func() { held <- ask("a.example.org", id) }()
+		asks("another request waits", func(_ *session, m *streams) bool { return m.waiting == 1 })
+		if err := w.nodes[0].Cut(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
+		asks("only what waits is left", func(_ *session, m *streams) bool { return len(m.running) == 0 && m.waiting == 1 })
+		if err := w.nodes[0].Quiet(t.Context(), "a"); err != nil {
+			t.Error(err)
+		}
 		if _, err := io.Copy(io.Discard, res.Body); err == nil {
 			t.Error("it is told that this was all")
 		}
@@ -709,6 +736,9 @@ func TestSharedHTTP2CutUnread(t *testing.T) {
 		}
 		if got := ask("a.example.org", "z"); got != "200 A a.example.org /z" {
 			t.Errorf("after the cut: %q", got)
+		}
+		if got := <-held; got != "200 A a.example.org /"+id || w.a.times("/"+id) != 1 {
+			t.Errorf("what waited beside it: %q, done %d times", got, w.a.times("/"+id))
 		}
 		tr.CloseIdleConnections()
 	}

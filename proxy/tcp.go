@@ -366,6 +366,9 @@ func (r *relay) setWaits(waits bool) {
 	}
 }
 
+// cut implements served: nobody knows what is outstanding.
+func (r *relay) cut() { r.close() }
+
 // close implements served. It ends the session in no order, and both sides shall know
 // that: what one of them has of the other's words may not be all.
 func (r *relay) close() {

@@ -1,0 +1,174 @@
+package proxy
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// call makes a request of gRPC as far as a gate knows it, and returns when its answer begins.
+func (w *webs) call(c *http.Client, path string) *http.Response {
+	w.Helper()
+	res, err := c.Post("http://"+w.addr+path, "application/grpc+proto", strings.NewReader("x"))
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { _ = res.Body.Close() })
+	return res
+}
+
+// watch is a call that has had its first message.
+func (w *webs) watch(c *http.Client) (res *http.Response, rest *bufio.Reader) {
+	w.Helper()
+	res = w.call(c, "/watch")
+	rest = bufio.NewReader(res.Body)
+	if line, err := rest.ReadString('\n'); line != "first\n" {
+		w.Fatalf("%q, %v", line, err)
+	}
+	return res, rest
+}
+
+// A status that has come with the headers, and no message after it, goes on as it has come:
+// clients do not look for one there otherwise.
+func TestGRPCWithoutMessage(t *testing.T) {
+	w := newWebs(t, Limits{})
+	c := w.client(true)
+	for i := range 2000 {
+		res := w.call(c, "/refused")
+		_ = res.Body.Close()
+		_, said := res.Header["Content-Length"]
+		if res.ContentLength != 0 || said || res.Header.Get("Grpc-Status") != "5" {
+			t.Fatalf("answer %d has a body, or a length (%t): %d, %v", i, said, res.ContentLength, res.Header)
+		}
+	}
+}
+
+// Who loses the server hears what one hears whose connection has ended.
+func TestGRPCServerIsLost(t *testing.T) {
+	w := newWebs(t, Limits{})
+	c := w.client(true)
+	begun, rest := w.watch(c)
+	answer := make(chan *http.Response)
+	go func() {
+		res, err := c.Post("http://"+w.addr+"/slow", "application/grpc", nil)
+		if err != nil {
+			t.Error(err)
+		}
+		answer <- res
+	}()
+	other, err := c.Get("http://" + w.addr + "/watch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Body.Close() }()
+	w.until("all are with the server", func() bool { return w.calls.Load() == 3 })
+	w.now.CloseClientConnections()
+	if got, err := io.ReadAll(rest); len(got) > 0 || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got := begun.Trailer.Get("Grpc-Status"); got != "14" {
+		t.Errorf("a call that had part of its answer ends with %q: %v", got, begun.Trailer)
+	}
+	if res := <-answer; res != nil {
+		if got := res.Header.Get("Grpc-Status"); got != "14" {
+			t.Errorf("a call that had no answer ends with %q: %v", got, res.Header)
+		}
+		_ = res.Body.Close()
+	}
+	if got, err := io.ReadAll(other.Body); err == nil {
+		t.Errorf("what is not gRPC takes %q for the whole answer", got)
+	}
+	for range 3 {
+		w.let <- struct{}{}
+	}
+}
+
+// A server that resets a stream means that one.
+func TestGRPCServerResets(t *testing.T) {
+	w := newWebs(t, Limits{})
+	c := w.client(true)
+	res := w.call(c, "/reset")
+	if got := res.Header.Get("Grpc-Status"); got != "13" {
+		t.Errorf("it ends with %q: %v", got, res.Header)
+	}
+	if err := w.ask(c, "GET", "/1", ""); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is cut off is what is with the server. What waits on the same connection goes on waiting.
+func TestHTTP2Cut(t *testing.T) {
+	w := newWebs(t, Limits{Request: time.Minute, Event: time.Minute})
+	c := w.client(true)
+	begun, rest := w.watch(c)
+	other, err := c.Get("http://" + w.addr + "/watch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Body.Close() }()
+	w.until("both are with the server", func() bool { return w.calls.Load() == 2 })
+	if busy := w.busy(); busy != "2 requests have no answer yet, the oldest that for /watch" {
+		t.Errorf("busy: %q", busy)
+	}
+	answer := make(chan error)
+	go func() { answer <- w.ask(c, "POST", "/held", "x") }()
+	w.until("a request waits", func() bool { return w.g.held.Load() == 1 })
+	w.g.Cut()
+	w.quiet()
+	if got, err := io.ReadAll(rest); len(got) > 0 || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got := begun.Trailer.Get("Grpc-Status"); got != "14" {
+		t.Errorf("it ends with %q: %v", got, begun.Trailer)
+	}
+	if got, err := io.ReadAll(other.Body); err == nil {
+		t.Errorf("what is not gRPC takes %q for the whole answer", got)
+	}
+	if w.done["/held"] > 0 {
+		t.Error("what waits was done in the pause")
+	}
+	w.g.Resume(nil)
+	if err := <-answer; err != nil {
+		t.Error(err)
+	}
+	if w.done["/held"] != 1 {
+		t.Errorf("what waited was done %d times", w.done["/held"])
+	}
+	for range 2 {
+		w.let <- struct{}{}
+	}
+}
+
+func TestGRPCLost(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want int
+	}{
+		{io.ErrUnexpectedEOF, grpcUnavailable},
+		{errCut, grpcUnavailable},
+		{streamReset{Code: 0}, grpcInternal},
+		{fmt.Errorf("reading: %w", streamReset{Code: refusedStream}), grpcUnavailable},
+		{streamReset{Code: cancelStream}, grpcCancelled},
+		{streamReset{Code: enhanceYourCalm}, grpcResourceExhausted},
+		{streamReset{Code: inadequateSecurity}, grpcPermissionDenied},
+	} {
+		if got, why := grpcLost(c.err); got != c.want || why == "" || strings.Contains(why, "%") {
+			t.Errorf("%v: %d, %q, want %d", c.err, got, why, c.want)
+		}
+	}
+}
+
+func TestIsGRPC(t *testing.T) {
+	for kind, want := range map[string]bool{
+		"application/grpc": true, "application/grpc+proto": true, "application/grpc; charset=utf-8": true,
+		"": false, "text/plain": false, "application/grpc-web": false, "application/grpc-web+proto": false,
+	} {
+		if got := isGRPC(&http.Request{Header: http.Header{"Content-Type": {kind}}}); got != want {
+			t.Errorf("%q: %t", kind, got)
+		}
+	}
+}
