@@ -27,7 +27,7 @@ FUZZTIME ?= 5s
 race unit: export GOGC ?= 400
 # What the native tests of the proxy run: servers, and clients that nobody here wrote.
 # And what looks at the packages and at the alerts: rpm, promtool.
-NATIVES  := rpm prometheus redis-server redis-tools postgresql-15 nginx-light wrk apache2-utils hey nghttp2-client curl python3-websockets
+NATIVES  := rpm prometheus redis-server redis-tools postgresql-15 nginx-light wrk apache2-utils hey nghttp2-client curl python3-websockets python3-grpcio
 # And the shells whose completion is tried.
 NATIVES  += bash zsh fish
 NODES    ?= 3

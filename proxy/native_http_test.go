@@ -71,6 +71,7 @@ type native struct {
 	dir     string // of the server of this moment
 	begin   func(dir string) *exec.Cmd
 	server  *exec.Cmd
+	at      string // where it listens
 	epoch   uint64
 	moves   int
 	loads   sync.WaitGroup
@@ -117,8 +118,9 @@ func (n *native) start() {
 	if err != nil {
 		n.Fatalf("the server does not say where it is: %v", err)
 	}
+	n.at = strings.TrimSpace(addr)
 	n.epoch++
-	n.c.route(n.r, n.owner(), n.epoch, strings.TrimSpace(addr))
+	n.c.route(n.r, n.owner(), n.epoch, n.at)
 }
 
 // stop ends the server as a power cut would: what has been answered is in its folder.
@@ -545,20 +547,30 @@ func TestNativeWrk(t *testing.T) {
 		answers = append(answers, lines...)
 		return counted, err
 	})
-	done := make(map[string]int)
+	var done []string
 	for _, line := range n.done() {
-		done["200 "+line]++
+		done = append(done, "200 "+line)
 	}
-	for _, line := range answers {
-		done[line]--
+	eachOnce(t, done, answers)
+}
+
+// eachOnce says that what was done is what was answered, and that nothing was done twice.
+func eachOnce(t testing.TB, done, answered []string) {
+	t.Helper()
+	times := make(map[string]int)
+	for _, d := range done {
+		times[d]++
 	}
-	for line, more := range done {
+	for _, a := range answered {
+		times[a]--
+	}
+	for what, more := range times {
 		if more != 0 {
-			t.Errorf("%s: done %+d times more often than answered", line, more)
+			t.Errorf("%s: done %+d times more often than answered", what, more)
 		}
 	}
-	if len(done) != len(answers) {
-		t.Errorf("%d answers to %d requests", len(answers), len(done))
+	if len(times) != len(answered) {
+		t.Errorf("%d answers to %d requests", len(answered), len(times))
 	}
 }
 
