@@ -222,7 +222,9 @@ func (m *Mounts) Reconcile(view View, now time.Time) Reconciled {
 		for _, id := range slices.Sorted(maps.Keys(v.hints)) {
 			h := v.hints[id]
 			if starting[vol] || m.young(h, view, now) {
-				out.InUse[vol] = addHolder(out.InUse[vol], mountHolder(id))
+				by := mountHolder(id)
+				by.Starting = true
+				out.InUse[vol] = addHolder(out.InUse[vol], by)
 				continue
 			}
 			out.Dropped = append(out.Dropped, Hint{Volume: vol, ID: id, Count: h.count, Age: now.Sub(h.at)})

@@ -144,6 +144,27 @@ func seconds(t testing.TB, s string) time.Time {
 	return time.Unix(1_700_000_000+int64(n), 0)
 }
 
+// A mount without a container that runs is of one that is starting. What runs is not, nor what nobody can see.
+func TestMountsStarting(t *testing.T) {
+	var m Mounts
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	m.Mounting("pg", "1a2b", now)
+	m.Mounted("pg", "1a2b", now)
+	for _, tt := range []struct {
+		name string
+		view View
+		want volume.Holder
+	}{
+		{"starting", View{Known: true, At: now, Mounted: []string{"pg"}}, volume.Holder{Name: "mount ID 1a2b", Starting: true}},
+		{"not to be seen", View{At: now, Mounted: []string{"pg"}}, volume.Holder{Name: "mount ID 1a2b"}},
+		{"running", View{Known: true, At: now, Mounted: []string{"pg"}, Containers: []ContainerMount{{Volume: "pg", Container: "c", Name: "web", Running: true}}}, volume.Holder{Container: "c", Name: "web"}},
+	} {
+		if got := m.Reconcile(tt.view, now.Add(time.Second)).InUse["pg"]; len(got) != 1 || got[0] != tt.want {
+			t.Errorf("%s: %+v, want %+v", tt.name, got, tt.want)
+		}
+	}
+}
+
 // TestMountsNeverFreeWhileUsed plays random histories of one node against a model that
 // knows who really uses a volume, and checks the two rules: a volume with a user is
 // never free, and one without is free once the grace has passed and the engine answers.

@@ -153,6 +153,9 @@ type Config struct {
 	// StopFollowing stops the containers that go along with a volume, before it is given
 	// up; nil: none can be stopped.
 	StopFollowing func(context.Context, volume.ID) (Stopped, error)
+	// RecordUsers records the containers that use a volume here at this moment and are to follow it; an
+	// error says why one cannot be. Nil: none follow.
+	RecordUsers func(context.Context, volume.ID) error
 	// Moving is told of each try to carry out a volume's part of a move with containers away
 	// from this node, by what all volumes that go along have in common. What it returns is told how
 	// that ended: moved, refused, or "" where it is not known, or tried again. Nil: nobody is.
@@ -214,6 +217,7 @@ type Agent struct {
 	peers         Peers
 	prepareStop   func(context.Context, volume.ID) error
 	stopFollowing func(context.Context, volume.ID) (Stopped, error)
+	recordUsers   func(context.Context, volume.ID) error
 	moving        func(string) func(string, state.MoveTimes)
 	arriving      func(volume.ID, volume.Epoch, string)
 	rolledBack    func(committed bool)
@@ -288,7 +292,7 @@ func New(c Config) *Agent {
 	}
 	return &Agent{
 		self: c.Self, version: c.Version, bootID: c.BootID, layout: c.Layout, cluster: c.Cluster,
-		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, prepareStop: c.PrepareStop, stopFollowing: c.StopFollowing, moving: c.Moving, arriving: c.Arriving, rolledBack: c.RolledBack,
+		zfs: c.ZFS, files: c.Files, use: c.Use, repl: c.Repl, peers: c.Peers, prepareStop: c.PrepareStop, stopFollowing: c.StopFollowing, recordUsers: c.RecordUsers, moving: c.Moving, arriving: c.Arriving, rolledBack: c.RolledBack,
 		bound: c.Bound, clock: c.Clock, lease: c.Lease, log: c.Log, poll: c.Poll, listed: c.Listed,
 		fresh: make(chan struct{}), wake: make(chan struct{}, 1), stir: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		running: map[volume.ID]bool{}, failed: map[volume.ID]failure{}, logged: map[volume.ID]bool{}, made: map[volume.ID]made{}, taken: map[volume.ID]taken{}, pointed: map[pointed]time.Time{}, returned: map[volume.ID]bool{},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,11 +15,25 @@ import (
 )
 
 // errKept says why a volume is not given up.
-type errKept struct{ reason string }
+type errKept struct {
+	reason string
+	by     []volume.Holder // as far as they are known
+}
 
 func (e *errKept) Error() string { return e.reason }
 
-func inUse(by string) error { return &errKept{"it is in use by " + by} }
+func inUse(by string) *errKept { return &errKept{reason: "it is in use by " + by} }
+
+// starts says that it is in use by containers that have just been started, or are about to run: in a moment
+// it is known who goes along.
+func (e *errKept) starts() bool {
+	return len(e.by) > 0 && !slices.ContainsFunc(e.by, func(h volume.Holder) bool { return !h.Starting && !h.Follows })
+}
+
+// runs is starts, and all of them run by now.
+func (e *errKept) runs() bool {
+	return e.starts() && !slices.ContainsFunc(e.by, func(h volume.Holder) bool { return h.Starting })
+}
 
 // letGo unmounts the volume if nobody uses it, and makes sure that it is unmounted.
 // In the phases in which it is called Mount refuses, so it stays unmounted.
@@ -33,7 +48,7 @@ func (a *Agent) letGo(ctx context.Context, id volume.ID, hurried bool) error {
 	defer unlock()
 
 	name := a.layout.Dataset(id)
-	missing := &errKept{fmt.Sprintf("its dataset is missing on its primary %s, or the pool is not there; a replica still holds the data", a.name())}
+	missing := &errKept{reason: fmt.Sprintf("its dataset is missing on its primary %s, or the pool is not there; a replica still holds the data", a.name())}
 	if c, _ := a.seenCopy(id); !hurried || !c.Mounted {
 		switch ds, err := a.zfs.Dataset(ctx, name); {
 		case errors.Is(err, zfs.ErrNotFound):
@@ -49,7 +64,9 @@ func (a *Agent) letGo(ctx context.Context, id volume.ID, hurried bool) error {
 	case err != nil:
 		return inUse(fmt.Sprintf("perhaps a container: the engine on %s cannot be asked (%v)", a.name(), err))
 	case len(holders[id]) > 0:
-		return inUse(describe(holders[id]) + " on " + a.name())
+		kept := inUse(describe(holders[id]) + " on " + a.name())
+		kept.by = holders[id]
+		return kept
 	case !a.use.Idle(id):
 		return inUse("a container that is starting on " + a.name())
 	}
@@ -155,6 +172,9 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 		wait = min(2*wait, backPause)
 		err = a.letGo(ctx, id, true)
 	}
+	if !v.Pending.Follow && a.recordUsers != nil {
+		err = a.awaitStart(ctx, id, err, pending)
+	}
 	if errors.As(err, &kept) {
 		return refuse(kept.reason)
 	}
@@ -215,6 +235,30 @@ func (a *Agent) release(ctx context.Context, id volume.ID) error {
 	over()
 	for wait := backPause; ctx.Err() == nil && a.cluster.CatchUp(ctx) != nil; wait = min(2*wait, time.Second) {
 		a.rest(ctx, wait)
+	}
+	return err
+}
+
+// startPatience is how long a volume that is to move alone is kept by a container that is just starting before
+// that is refused. It is as long as the engine may take to describe one (engineTimeout).
+const startPatience = 10 * time.Second
+
+// awaitStart is what becomes of a volume that is kept, which nobody used when its move was begun: where it
+// is by containers that have just been started, these are recorded before it is refused, so that whoever
+// reads of the refusal knows already who goes along. Nothing is stopped here.
+func (a *Agent) awaitStart(ctx context.Context, id volume.ID, err error, pending func(*state.State) bool) error {
+	kept, began := (*errKept)(nil), time.Now()
+	wait := backPause
+	for errors.As(err, &kept) && kept.starts() && !kept.runs() && time.Since(began) < startPatience && ctx.Err() == nil && pending(a.cluster.State()) {
+		a.rest(ctx, wait)
+		wait = min(2*wait, time.Second)
+		err = a.letGo(ctx, id, false)
+	}
+	if !errors.As(err, &kept) || !kept.runs() {
+		return err
+	}
+	if failed := a.recordUsers(ctx, id); failed != nil {
+		return &errKept{reason: fmt.Sprintf("%s: %v", kept.reason, failed)}
 	}
 	return err
 }

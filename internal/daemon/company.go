@@ -67,7 +67,7 @@ func (g company) missing(s *state.State, self volume.NodeID, own *state.Pending,
 		v := s.Volume(id)
 		switch {
 		case v == nil || v.Placement.Primary != self: // it has gone ahead
-		case v.Phase != state.PhaseMoving && v.LastRefusal != nil && v.LastRefusal.Attempt == own.Attempt:
+		case v.Phase != state.PhaseMoving && v.LastRefusal != nil && v.LastRefusal.Follow && v.LastRefusal.Attempt == own.Attempt:
 			return v.Name, true, fmt.Errorf("volume %s stays: %s", v.Name, v.LastRefusal.Reason)
 		case v.Phase != state.PhaseMoving || v.Pending.To != own.To:
 			return v.Name, false, nil
@@ -166,8 +166,8 @@ func (f *follower) stopFor(ctx context.Context, id volume.ID) (agent.Stopped, er
 // recordNow records the containers that are to follow a volume and use it at this moment. One that has
 // just been started, or was made anew, may not be recorded yet, and would be taken for somebody who stays:
 // then all others are stopped in vain. The error is why one cannot be stopped and started again, before
-// anything is stopped. It is for rollbacks: where a volume moves, what goes along is looked at before, by
-// where it is to run.
+// anything is stopped. It is for rollbacks, and for the move of a volume that nobody used when it was begun, which
+// is refused then and begun anew: where containers move, what goes along is looked at before, by where it is to run.
 func (f *follower) recordNow(ctx context.Context, id volume.ID) error {
 	lctx, cancel := context.WithTimeout(ctx, engineTimeout)
 	users, err := f.engine.Users(lctx)

@@ -138,8 +138,9 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	})
 	var prepareStop func(context.Context, volume.ID) error
 	var stopFollowing func(context.Context, volume.ID) (agent.Stopped, error)
+	var recordUsers func(context.Context, volume.ID) error
 	if m.follow != nil {
-		prepareStop, stopFollowing = m.follow.prepare, m.follow.stopFor
+		prepareStop, stopFollowing, recordUsers = m.follow.prepare, m.follow.stopFor, m.follow.recordNow
 	}
 	var bound func(context.Context) ([]agent.Bind, error)
 	if engine := p.Engine; engine != nil {
@@ -150,7 +151,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	}
 	m.agent = agent.New(agent.Config{
 		Bound:       bound,
-		PrepareStop: prepareStop, StopFollowing: stopFollowing, Moving: p.Metrics.moving, RolledBack: p.Metrics.rolledBack,
+		PrepareStop: prepareStop, StopFollowing: stopFollowing, RecordUsers: recordUsers, Moving: p.Metrics.moving, RolledBack: p.Metrics.rolledBack,
 		Arriving: func(id volume.ID, epoch volume.Epoch, part string) { m.arrivals.note(id, epoch, part, "", time.Now()) },
 		Self:     m.self, Version: p.Version, BootID: p.BootID, Layout: m.layout,
 		Cluster: agentCluster{m}, ZFS: m.zfs, Files: p.Files, Use: m.use, Repl: m.repl, Log: m.log, Poll: p.Timers.Poll,

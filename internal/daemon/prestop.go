@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,7 +54,57 @@ func (f *follower) prepare(ctx context.Context, id volume.ID) (err error) {
 	if err := f.copyAhead(ctx, v, with.containers); err != nil {
 		return err
 	}
-	return f.awaitReady(ctx, id, v.Pending)
+	if err := f.awaitReady(ctx, id, v.Pending); err != nil {
+		return err
+	}
+	return f.awaitFresh(ctx, v)
+}
+
+// freshPatience is how long a move waits for what a container needs on its target that was not known when
+// the move began.
+const freshPatience = 30 * time.Second
+
+// awaitFresh waits until the target of a move has what the containers need that go along and were recorded
+// since it began: whoever began it has looked at the others only. The error says that nothing should be stopped.
+func (f *follower) awaitFresh(ctx context.Context, v *state.Volume) error {
+	patience, cancel := context.WithTimeout(ctx, freshPatience)
+	defer cancel()
+	for {
+		changed, heard := f.m.cluster.Changed(), f.m.reports.Changed()
+		s := f.m.cluster.State()
+		there, _ := f.m.reports.Get(v.Pending.To, f.m.now())
+		who, problem := freshLacks(goingWith(s, f.m.self, v.ID).containers, v.Changed, there.Report.Followed)
+		switch {
+		case who == "" || s.PartGone(v, f.m.self):
+			return nil
+		case problem != "":
+			return fmt.Errorf("container %s, which was started when the move had begun, cannot run on %s: %s", who, s.NodeName(v.Pending.To), problem)
+		}
+		select {
+		case <-changed:
+		case <-heard:
+		case <-patience.Done():
+			return fmt.Errorf("container %s was started when the move had begun, and its image is not on %s yet; nothing was stopped, try again", who, s.NodeName(v.Pending.To))
+		}
+	}
+}
+
+// freshLacks is a container recorded since that index of the state that could not be started at once where
+// it is to go, by what that node has told of containers; problem: nor later.
+func freshLacks(going []*state.Container, since uint64, there []volume.Followed) (who, problem string) {
+	for _, c := range going {
+		if c.Changed <= since {
+			continue
+		}
+		i := slices.IndexFunc(there, func(o volume.Followed) bool { return o.Record == c.RecordKey() })
+		if i < 0 || there[i].LacksImage || there[i].Problem != "" {
+			who = c.Name
+		}
+		if i >= 0 && there[i].Problem != "" {
+			return who, there[i].Problem
+		}
+	}
+	return who, ""
 }
 
 // copyAhead does it for one volume.

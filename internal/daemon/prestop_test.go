@@ -5,6 +5,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/flocker-io/flocker/internal/state"
+	"github.com/flocker-io/flocker/internal/volume"
 )
 
 // TestCopyAhead: copies that took so many milliseconds, when two are wanted and at most one
@@ -67,6 +70,30 @@ func TestCopyAheadRefuses(t *testing.T) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		} else if err != nil && !(strings.Contains(err.Error(), c.want) && strings.Contains(err.Error(), "--max-pause") && strings.Contains(err.Error(), "--force")) {
 			t.Errorf("%s: %q has no %q, or does not name the options", c.name, err, c.want)
+		}
+	}
+}
+
+// Of what goes along only that is looked at which was recorded when the move had begun.
+func TestFreshLacks(t *testing.T) {
+	rec := func(name string, changed uint64) *state.Container {
+		return &state.Container{Name: name, Changed: changed, Volumes: []state.ContainerVolume{{ID: "v", Epoch: 1}}}
+	}
+	web, side := rec("web", 5), rec("side", 7)
+	for _, tt := range []struct {
+		name         string
+		there        []volume.Followed
+		since        uint64
+		who, problem string
+	}{
+		{"both were known", nil, 7, "", ""},
+		{"nothing was told of it", []volume.Followed{{Record: web.RecordKey()}}, 6, "side", ""},
+		{"its image is on its way", []volume.Followed{{Record: side.RecordKey(), LacksImage: true}}, 6, "side", ""},
+		{"it cannot run there", []volume.Followed{{Record: side.RecordKey(), Problem: "its name is taken"}}, 6, "side", "its name is taken"},
+		{"it can", []volume.Followed{{Record: side.RecordKey()}}, 6, "", ""},
+	} {
+		if who, problem := freshLacks([]*state.Container{web, side}, tt.since, tt.there); who != tt.who || problem != tt.problem {
+			t.Errorf("%s: %q, %q; want %q, %q", tt.name, who, problem, tt.who, tt.problem)
 		}
 	}
 }

@@ -227,7 +227,11 @@ func (v *View) drainPrimary(vol *state.Volume, n *NodeView) drainStep {
 func names(holders []volume.Holder) string {
 	var out []string
 	for _, h := range holders {
-		out = append(out, "container "+cmp.Or(h.Name, h.Container, "that is starting"))
+		who := "container " + cmp.Or(h.Name, h.Container, "that is starting")
+		if h.Starting {
+			who = fmt.Sprintf("a container that is starting (%s)", h.Name)
+		}
+		out = append(out, who)
 	}
 	return strings.Join(out, ", ")
 }

@@ -127,8 +127,8 @@ func (v *View) stays(vol *state.Volume, n *NodeView, g company) string {
 			}
 			continue
 		}
-		if i < 0 && h.Follows {
-			continue
+		if i < 0 && (h.Follows || h.Starting) {
+			continue // see unrecorded
 		}
 		if i < 0 {
 			others = append(others, h)

@@ -87,7 +87,7 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 		return migrationStep{Migration: Migration{Doing: s.doing, Step: s.step, Copying: s.copying}}
 	case vol.Phase != state.PhaseActive:
 		return migrationStep{Migration: Migration{Why: fmt.Sprintf("it is %s", vol.Phase), Step: volume.MoveStep{Phase: volume.MoveWaiting}}}
-	case vol.LastRefusal != nil && vol.LastRefusal.Attempt == attempt:
+	case vol.LastRefusal != nil && vol.LastRefusal.Attempt == attempt && !v.joinedBy(vol):
 		return end(vol.LastRefusal.Reason)
 	case vol.LastRefusal != nil && vol.LastRefusal.Attempt == backAttempt+m.Attempt:
 		return end(fmt.Sprintf("its service does not run on %s, and it could not be brought back: %s", v.name(m.To), vol.LastRefusal.Reason))
@@ -118,7 +118,7 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 		return end(p.impossible)
 	}
 	for _, other := range p.here {
-		if r := other.LastRefusal; r != nil && r.Attempt == attempt {
+		if r := other.LastRefusal; r != nil && r.Attempt == attempt && !v.joinedBy(other) {
 			return end(fmt.Sprintf("volume %s stays: %s", other.Name, r.Reason))
 		}
 	}
@@ -140,6 +140,12 @@ func (v *View) migrationStep(vol *state.Volume) migrationStep {
 		s.Doing, s.Step.Phase = "moving to "+v.name(m.To), volume.MoveBegins
 	}
 	return s
+}
+
+// joinedBy says that a handoff of a volume alone was refused, and that by now there is who goes along: a
+// container that was just starting. With it the handoff is another one, and it is refused only once.
+func (v *View) joinedBy(vol *state.Volume) bool {
+	return !vol.LastRefusal.Follow && v.company(vol, vol.Placement.Primary).stops()
 }
 
 // stranded says that a container does not come up where its volume was migrated, and that the
@@ -320,7 +326,7 @@ func (v *View) others(vol *state.Volume, n *NodeView, g company) string {
 			}
 			continue
 		}
-		if g.recorded(h) < 0 && !h.Follows {
+		if g.recorded(h) < 0 && !h.Follows && !h.Starting {
 			others = append(others, h)
 		}
 	}
@@ -331,7 +337,7 @@ func (v *View) others(vol *state.Volume, n *NodeView, g company) string {
 }
 
 // Unrecorded says which containers use a volume where it is and are to follow it, and are not recorded as
-// they run there, as just after their start; nil when there are none. Without alone also those that use
+// they run there, as just after their start, or are about to run there, and may be to; nil when there are none. Without alone also those that use
 // what goes along with it.
 func Unrecorded(v *View, vol *state.Volume, alone bool) error {
 	n := v.Node(vol.Placement.Primary)
@@ -352,22 +358,30 @@ func Unrecorded(v *View, vol *state.Volume, alone bool) error {
 	return nil
 }
 
-// unrecorded names who uses a volume on a node and would go along if it were recorded; "" when there is none.
+// unrecorded names who uses a volume on a node and would go along if it were recorded, or may be about to;
+// "" when there is none.
 func (v *View) unrecorded(vol *state.Volume, n *NodeView, g company) string {
 	c := n.Copy(vol.ID)
 	if c == nil {
 		return ""
 	}
-	var all []volume.Holder
+	var fresh, starting []volume.Holder
 	for _, h := range c.Holders {
-		if h.Service == "" && h.Follows && g.recorded(h) < 0 {
-			all = append(all, h)
+		switch {
+		case h.Service != "" || g.recorded(h) >= 0:
+		case h.Starting:
+			starting = append(starting, h)
+		case h.Follows:
+			fresh = append(fresh, h)
 		}
 	}
-	if len(all) == 0 {
-		return ""
+	switch {
+	case len(fresh) > 0:
+		return fmt.Sprintf("volume %s is in use by %s on %s, which is to follow it and is not recorded yet", vol.Name, names(fresh), n.Name)
+	case len(starting) > 0:
+		return fmt.Sprintf("volume %s is in use by %s on %s, of which it is known in a moment whether it follows it", vol.Name, names(starting), n.Name)
 	}
-	return fmt.Sprintf("volume %s is in use by %s on %s, which is to follow it and is not recorded yet", vol.Name, names(all), n.Name)
+	return ""
 }
 
 // lacks says why containers could not run on a node, as far as it has said; "" when

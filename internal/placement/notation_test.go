@@ -64,13 +64,15 @@ var rewrite = flag.Bool("rewrite", false, "write what the code answers into test
 //	                             an operator has migrated it
 //	migrations                   Migrations: their commands, and how far each is
 //	  v1 n1 > n2 ended=n2        its last migration there came to nothing
-//	  v1 n1 > n2 migrate=n2      its user wants it there (n2:1m: since then); refused-of=op: the handoff was refused
+//	  v1 n1 > n2 migrate=n2      its user wants it there (n2:1m: since then); refused-of=op: the handoff was refused;
+//	                             refused-of=op:follow: one with containers
 //	swarm n1                     all nodes are in a Swarm that n1 manages; not ready: who gets no
 //	  without n3                 tasks; unheard n3: it has not told of a Swarm yet
 //	  tally v1 v2                and its services, with the volumes that they are bound to; once,
 //	                             off or tries=3 (MaxAttempts), as in volume.SwarmService
 //	  v1 n1 > n2 phase=moving pending=5s:join-1 to=n2   a handoff of that name began so long ago
 //	  v1 n1 > n2 fresh=web       a container uses it that is to follow it, recorded or not
+//	  v1 n1 > n2 starting=1a2b   it was just mounted there, for a container that does not run yet
 //	  v1 n1 > n2 task=tally      a task of that service uses it
 //	  v1 n2 > n1 migrate=n2 arrived=n1:10s   so long ago, for that migration; returned=n2: for
 //	                             want of its service it came back from there
@@ -851,7 +853,8 @@ func (w *world) addVolume(t *testing.T, line string) {
 		case "ended": // the last migration, in vain; to a node
 			v.LastMigration = &state.EndedMigration{Migration: state.Migration{From: v.Placement.Primary, To: volume.NodeID(value), Attempt: "op"}, Reason: "its primary said no", At: now}
 		case "refused-of": // the last handoff of that migration
-			v.LastRefusal = &state.Refusal{Attempt: state.MigrateAttempt + value, Reason: "its primary said no", At: now}
+			id, follow, _ := strings.Cut(value, ":")
+			v.LastRefusal = &state.Refusal{Attempt: state.MigrateAttempt + id, Reason: "its primary said no", At: now, Follow: follow != ""}
 		case "moved": // from a node, so long ago
 			from, rest, _ := strings.Cut(value, ":")
 			ago, attempt, _ := strings.Cut(rest, ":")
@@ -889,6 +892,8 @@ func (w *world) addVolume(t *testing.T, line string) {
 			holders = append(holders, volume.Holder{Container: value, Name: value, Unknown: value == "unknown"})
 		case "fresh": // a container with the label, which is recorded in a moment
 			holders = append(holders, volume.Holder{Container: value, Name: value, Follows: true})
+		case "starting": // a mount, without a container
+			holders = append(holders, volume.Holder{Name: "mount ID " + value, Starting: true})
 		case "refusal": // of a handoff of a drain, so long ago
 			v.LastRefusal = &state.Refusal{Attempt: drainAttempt + "1", Reason: "in use by a shell", At: now.Add(-duration(t, value))}
 		case "blank": // a primary, which has a dataset without a snapshot

@@ -63,6 +63,8 @@ func (w *World) moveFollowing(name, to string) error {
 //	image NODE IMAGE               until the node's engine has the image
 //	same NODE CONTAINER            it has its label, secret and policy, and the state does not show the secret
 //	ponders NODE TOOK DURATION     from now on, for so long, its engine takes TOOK to describe a container
+//	lingers NODE TOOK              from now on its engine takes TOOK between the mounts of volumes and the start of a process
+//	begins NODE CONTAINER VOLUME..  run-following that has only mounted the first yet; begins-other: without the label
 //	rm NODE CONTAINER              docker rm
 //	not-there NODE CONTAINER       the engine has no container of that name
 //	rmi NODE IMAGE, load NODE IMAGE  docker rmi and docker load
@@ -195,6 +197,24 @@ func (w *World) followStep(words []string) (ok bool, err error) {
 		during, err := time.ParseDuration(words[3])
 		m.Engine.Ponder(took, during)
 		return true, err
+	case "lingers":
+		took, err := time.ParseDuration(words[2])
+		m.Engine.Linger(took)
+		return true, err
+	case "begins", "begins-other":
+		opts := containerfake.RunOptions{Image: words[2] + ":1", Restart: "always"}
+		if words[0] == "begins" {
+			opts.Labels, opts.Env = map[string]string{container.LabelEnable: "true"}, []string{secret}
+		}
+		m.calls.Go(func() {
+			if err := m.Engine.Run(words[2], opts, words[3:]...); err != nil {
+				w.t.Errorf("container %s: %v", words[2], err)
+			}
+		})
+		w.Await(strings.Join(words, " "), func() bool {
+			v := m.daemon.State().VolumeByName(words[3])
+			return v != nil && slices.Contains(w.mountedOn(datasetOf(v.ID)), m.Name)
+		})
 	case "rm":
 		return true, m.Engine.Remove(words[2])
 	case "not-there":

@@ -216,6 +216,9 @@ type Holder struct {
 	// Follows: it has the label by which containers follow their volumes, and is recorded in a moment if
 	// it is not yet.
 	Follows bool `json:"follows,omitempty"`
+	// Starting: it was mounted a moment ago, for a container that does not run yet, and which one that is
+	// is not known.
+	Starting bool `json:"starting,omitempty"`
 	// Unknown: the container engine has not answered yet, so nobody knows whether there is one.
 	Unknown bool `json:"unknown,omitempty"`
 }

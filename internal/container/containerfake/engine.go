@@ -60,6 +60,7 @@ type Engine struct {
 	// See Ponder.
 	ponders      time.Duration
 	pondersUntil time.Time
+	lingers      time.Duration // see Linger
 	activated    int
 	serial       int
 }
@@ -242,6 +243,12 @@ func (e *Engine) start(name string) error {
 			e.setState(c, container.Exited, 128, err.Error())
 			return fmt.Errorf("error while mounting volume %s: %w", m.volume, err)
 		}
+	}
+	e.mu.Lock()
+	lingers := e.lingers
+	e.mu.Unlock()
+	if lingers > 0 {
+		time.Sleep(lingers)
 	}
 	e.mu.Lock()
 	c.restarts = 0

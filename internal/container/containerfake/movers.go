@@ -87,6 +87,14 @@ func (e *Engine) Ponder(takes, during time.Duration) {
 	e.ponders, e.pondersUntil = takes, time.Now().Add(during)
 }
 
+// Linger has the engine take so long, from now on, between the mounts of a container's volumes and the start
+// of its process, as one does that makes its networks.
+func (e *Engine) Linger(takes time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lingers = takes
+}
+
 func (e *Engine) ponder(ctx context.Context) error {
 	e.mu.Lock()
 	takes, until := e.ponders, e.pondersUntil
