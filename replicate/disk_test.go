@@ -82,14 +82,16 @@ func TestScheduled(t *testing.T) {
 		if err != nil || len(plan) != 4 || plan[0].Kind != KindScheduled || plan[0].Rule != 5*time.Minute {
 			t.Errorf("plan for no policy: %+v, %v", plan, err)
 		}
-		gone, err := a.eng().Prune(ctx, testVol)
+		policy, err := volume.ParseSnapshotPolicy("15m:1")
+		w.must(err)
+		gone, err := a.eng().Prune(ctx, testVol, policy)
 		if err != nil || len(gone) != 3 {
 			t.Errorf("pruned %+v, %v", gone, err)
 		}
 		w.waitFor("replicas follow", func() bool {
 			return slices.Equal(a.scheduled(), b.scheduled()) && slices.Equal(a.scheduled(), []string{"auto-15m-20000101T004500Z"})
 		})
-		_, err = b.eng().Prune(ctx, testVol)
+		_, err = b.eng().Prune(ctx, testVol, nil)
 		wantError(t, "prune on a replica", err, volume.CodeConflict, "not the primary")
 		w.waitFor("in sync", w.inSync("a", "b"))
 	})

@@ -497,10 +497,10 @@ func (e *Engine) prunable(id volume.ID, list []zfs.Snapshot, policy volume.Snaps
 	return out
 }
 
-// Prune destroys what PrunePlan names by the volume's policy, now, here and through
-// tombstones on the replicas. Only the primary does. It returns what is destroyed,
-// also when some of it could not be.
-func (e *Engine) Prune(ctx context.Context, id volume.ID) ([]Snapshot, error) {
+// Prune destroys what PrunePlan names, now, here and through tombstones on the replicas. Only the
+// primary does. It returns what is destroyed, also when some of it could not be. The policy that is
+// assigned may be an older one.
+func (e *Engine) Prune(ctx context.Context, id volume.ID, policy volume.SnapshotPolicy) ([]Snapshot, error) {
 	if err := acquire(ctx, e.pruning); err != nil {
 		return nil, err
 	}
@@ -510,12 +510,12 @@ func (e *Engine) Prune(ctx context.Context, id volume.ID) ([]Snapshot, error) {
 		return nil, err
 	}
 	e.mu.Lock()
-	a, _, err := e.primaryOf(id)
+	_, _, err = e.primaryOf(id)
 	e.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	plan := e.prunable(id, list, a.Snapshots)
+	plan := e.prunable(id, list, policy)
 	failed, err := e.remove(ctx, id, plan)
 	if err != nil {
 		return nil, fmt.Errorf("pruning volume %s: %w", id, err)

@@ -193,7 +193,7 @@ func (m *member) PruneSnapshots(ctx context.Context, ref string, req api.PruneRe
 	if err != nil {
 		return nil, err
 	}
-	policy := v.Spec.Snapshots
+	var policy volume.SnapshotPolicy
 	if req.Policy != "" {
 		if !req.DryRun {
 			return nil, volume.Errorf(volume.CodeInvalid, "another policy than the volume's own can only be tried with a dry run").
@@ -205,18 +205,37 @@ func (m *member) PruneSnapshots(ctx context.Context, ref string, req api.PruneRe
 		}
 	}
 	err = m.onPrimary(ctx, v, func(ctx context.Context, primary *api.Client) (err error) {
-		var list []replicate.Snapshot
-		switch {
-		case primary != nil:
+		if primary != nil {
 			out, err = primary.PruneSnapshots(ctx, string(v.ID), req)
 			return err
-		case req.DryRun:
+		}
+		if req.Policy == "" {
+			if policy, err = m.policyOf(ctx, v); err != nil {
+				return err
+			}
+		}
+		var list []replicate.Snapshot
+		if req.DryRun {
 			list, err = m.repl.PrunePlan(ctx, v.ID, policy)
-		default:
-			list, err = m.repl.Prune(ctx, v.ID)
+		} else {
+			list, err = m.repl.Prune(ctx, v.ID, policy)
 		}
 		out = forPeople(list)
 		return err
 	})
 	return out, err
+}
+
+// policyOf is a volume's policy as it is agreed on at this moment: it may have been changed a moment ago
+// through another node, and what is destroyed by the one before is not what its user has seen in a dry run.
+func (m *member) policyOf(ctx context.Context, v *state.Volume) (volume.SnapshotPolicy, error) {
+	// A question of this node, also where it was asked itself.
+	if err := m.catchUp(api.AsLocal(ctx)); err != nil {
+		return nil, fmt.Errorf("which snapshots its policy keeps is not known now, flockctl snapshot remove goes without that: %w", err)
+	}
+	now := m.cluster.State().Volume(v.ID)
+	if now == nil || !now.Live() {
+		return nil, volume.Errorf(volume.CodeNotFound, "no volume %s", v.Name)
+	}
+	return now.Spec.Snapshots, nil
 }

@@ -38,6 +38,7 @@ import (
 //	snapshot NODE NAME VOLUME..    flockctl snapshot create; snapshot-bare: with --no-hooks
 //	snapshots NODE VOLUME [NAME..] flockctl snapshot list has exactly these of users
 //	drop NODE VOLUME NAME          flockctl snapshot remove
+//	prunes NODE VOLUME N [dry]     flockctl snapshot prune of so many
 //	purge NODE VOLUME              flockctl trash remove
 //	hold NODE VOLUME NAME [NOTE], release NODE VOLUME NAME  flockctl snapshot hold and release
 //	on NODE VOLUME NAME            until the node's own disk has that snapshot; gone: until not
@@ -216,6 +217,12 @@ func (w *World) operatorStep(words []string) error {
 		return err
 	case "drop":
 		return node().API().RemoveSnapshot(w.ctx(), words[2], words[3])
+	case "prunes":
+		gone, err := node().API().PruneSnapshots(w.ctx(), words[2], api.PruneRequest{DryRun: slices.Contains(words, "dry")})
+		if err == nil && strconv.Itoa(len(gone)) != words[3] {
+			err = fmt.Errorf("it is about %d: %v", len(gone), gone)
+		}
+		return err
 	case "purge":
 		return node().API().PurgeVolume(w.ctx(), words[2])
 	case "hold":
