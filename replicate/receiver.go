@@ -538,7 +538,7 @@ func (e *Engine) receiveStream(ctx context.Context, w *wire, o offer, b begin, a
 	if reached {
 		e.fits(id)
 	} else if noRoom(recvErr) {
-		recvErr = errors.Join(recvErr, e.giveUp(ctx, o, !s.exists, before))
+		recvErr = errors.Join(recvErr, e.giveUp(ctx, o, !s.exists, before, in.bytes))
 	}
 	stopPings()
 

@@ -47,6 +47,17 @@ const (
 	lastMisfit  = time.Hour
 )
 
+// had is how much room a stream was tried with that did not fit: what was known to be free before, unless
+// somebody else had taken of it since; then what was left in the end, and what had come of the stream. Where
+// that takes more than its bytes, as on a dataset with copies=2, this is too little, and the stream comes
+// once more as soon as it is thrown away. What is known before a second try is known from zfs (admitsStream).
+func (m misfit) had(before, came, left int64) int64 {
+	if m.wait > 0 {
+		return before
+	}
+	return min(before, left+came)
+}
+
 // another is what is remembered once a stream did not fit again, or for the first time.
 func (m misfit) another(free int64, now time.Time) misfit {
 	wait := min(max(2*m.wait, firstMisfit), lastMisfit)
@@ -92,19 +103,20 @@ type crowdedError struct{ reason string }
 func (c *crowdedError) Error() string { return c.reason }
 
 // admitsStream says why no stream is received for a volume now; "" when one is. Before
-// it says so it asks zfs, unless it did a moment ago.
+// it says so, and before what did not fit is tried again, it asks zfs, unless it did a moment ago.
 func (e *Engine) admitsStream(ctx context.Context, id volume.ID) (why string) {
-	why = e.turnsAway(id)
-	if why != "" && e.askRoom(ctx) == nil {
-		why = e.turnsAway(id)
+	why, again := e.turnsAway(id)
+	if (why != "" || again) && e.askRoom(ctx) == nil {
+		why, _ = e.turnsAway(id)
 	}
 	return why
 }
 
-func (e *Engine) turnsAway(id volume.ID) string {
+func (e *Engine) turnsAway(id volume.ID) (why string, again bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.room.turnsAway(e.misfits[id], time.Now())
+	m, again := e.misfits[id]
+	return e.room.turnsAway(m, time.Now()), again
 }
 
 // askRoom asks zfs how much there is and how much of it is free, at most once a second.
@@ -163,8 +175,14 @@ func (e *Engine) fits(id volume.ID) {
 
 // giveUp throws away what has come of a stream that there is no room for: kept, it
 // would take what other volumes' streams need, which are small. It comes again, but not
-// soon. The caller has claimed the volume.
-func (e *Engine) giveUp(ctx context.Context, o offer, seeding bool, before room) error {
+// soon. Before is the room that was known when it began, and came is how many bytes of it have come. What
+// was known is seconds old, or minutes where listings are slow: so zfs is asked before its space is given back,
+// which takes a while. The caller has claimed the volume.
+func (e *Engine) giveUp(ctx context.Context, o offer, seeding bool, before room, came int64) error {
+	unasked := e.askRoom(ctx)
+	e.mu.Lock()
+	had := e.misfits[o.Volume].had(before.free, came, e.room.free)
+	e.mu.Unlock()
 	st := step{act: actAbort}
 	if seeding {
 		st = step{act: actAbortSeed, epoch: o.Epoch}
@@ -172,7 +190,7 @@ func (e *Engine) giveUp(ctx context.Context, o offer, seeding bool, before room)
 	err := e.perform(ctx, o.Volume, st, o.Epoch, nil)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.misfits[o.Volume] = e.misfits[o.Volume].another(before.free, time.Now())
+	e.misfits[o.Volume] = e.misfits[o.Volume].another(had, time.Now())
 	e.room.at = time.Time{}
-	return err
+	return errors.Join(err, unasked)
 }

@@ -97,3 +97,48 @@ func TestStreamThatDoesNotFit(t *testing.T) {
 		})
 	}
 }
+
+// What somebody else takes of a pool is not what a stream was tried with: as soon as it is given back, the
+// stream is tried again.
+func TestRoomTakenByOthers(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.pair("one")
+		b.host.SetCapacity("tank", 256<<20)
+		room := func() room {
+			b.eng().mu.Lock()
+			defer b.eng().mu.Unlock()
+			return b.eng().room
+		}
+		w.waitFor("b to know how large its pool is", func() bool { return room().size > 128<<20 })
+		b.host.SetCapacity("tank", 4<<20)
+		a.write("big", blob(rand.New(rand.NewPCG(4, 4)), 8<<20))
+		w.waitFor("it does not fit", func() bool { return a.link("b").State == volume.LinkRefused })
+		time.Sleep(5 * time.Second)
+		b.host.SetCapacity("tank", 256<<20)
+		began := time.Now()
+		w.waitFor("in sync", w.inSync("a", "b"))
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("it went on %v after there was room again", took)
+		}
+	})
+}
+
+// had is what a stream was tried with, by what was free before, what of it came, and what is free then.
+func TestMisfitHad(t *testing.T) {
+	for _, tt := range []struct {
+		name               string
+		m                  misfit
+		before, came, left int64
+		want               int64
+	}{
+		{"nobody else took any", misfit{}, 100, 95, 5, 100},
+		{"zfs has not counted all that came", misfit{}, 100, 95, 40, 100},
+		{"somebody had taken it before", misfit{}, 100, 3, 1, 4},
+		{"somebody gave some back meanwhile", misfit{}, 100, 95, 80, 100},
+		{"again, asked just before: what comes may take more than its bytes", misfit{}.another(100, time.Unix(1000, 0)), 100, 45, 5, 100},
+	} {
+		if got := tt.m.had(tt.before, tt.came, tt.left); got != tt.want {
+			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
+		}
+	}
+}
