@@ -331,7 +331,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	var jobs sync.WaitGroup
 	defer jobs.Wait()
 
-	if err := a.retry(ctx, "preparing the pool", a.prepare); err != nil {
+	if err := a.retry(ctx, "preparing the pool", a.prepareFirst); err != nil {
 		return err
 	}
 	if err := a.retry(ctx, "catching up with the cluster", a.cluster.CatchUp); err != nil {

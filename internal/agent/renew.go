@@ -11,9 +11,9 @@ import (
 	"github.com/flocker-io/flocker/zfs"
 )
 
-// A pool can be destroyed and made anew while flockd runs, or another one come in its place under
-// its name. Then what Run has prepared is missing, and nothing on this node can be listed until it is
-// made again: see renew.
+// A pool can be destroyed and made anew, or another one come in its place under its name. Then what
+// flocker keeps there is missing, and nothing on this node can be listed until it is made again: while flockd
+// runs by renew, and after a start by prepareFirst.
 
 // keepsOff says why the parents of all datasets are not made again in a pool that works and does not
 // have them; "" when they are. To make them is to say that this node has no copy any more and that its pool
@@ -36,6 +36,32 @@ func keepsOff(s *state.State, self volume.NodeID, pool zfs.Pool) string {
 		}
 	}
 	return ""
+}
+
+// prepareFirst is prepare after a start. That the pool lacks what flocker keeps there may be because it is
+// used for the first time, and because it was made anew while flockd did not run: nothing that this node
+// remembers tells them apart for sure, as its own state may be older. So it asks first what it is the
+// primary of by now.
+func (a *Agent) prepareFirst(ctx context.Context) error {
+	_, err := a.zfs.Dataset(ctx, a.layout.Root())
+	switch {
+	case errors.Is(err, zfs.ErrNotFound):
+	case err != nil:
+		return err
+	default:
+		return a.prepare(ctx)
+	}
+	pool, err := a.zfs.Pool(ctx, a.layout.Pool)
+	if err != nil {
+		return err
+	}
+	if err := a.cluster.CatchUp(ctx); err != nil {
+		return fmt.Errorf("pool %s lacks what flocker keeps there, and what this node is the primary of is not known: %w", pool.Name, err)
+	}
+	if why := keepsOff(a.cluster.State(), a.self, pool); why != "" {
+		return errors.New(why)
+	}
+	return a.prepare(ctx)
 }
 
 // renew makes the parents of all datasets again, after a listing has ended with cause, when that is

@@ -1,6 +1,9 @@
 package agent
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -102,3 +105,52 @@ func TestRenew(t *testing.T) {
 		})
 	}
 }
+
+// After a start a pool that lacks what flocker keeps there is prepared once it is known that this node is the
+// primary of nothing; one that has it at once, though nobody leads.
+func TestPrepareFirst(t *testing.T) {
+	const third = volume.NodeID("third")
+	for name, c := range map[string]struct {
+		empty, primary, leaderless bool
+		want                       string // in why it is put off; "": it is prepared
+	}{
+		"as it was left":                   {primary: true, leaderless: true},
+		"for the first time":               {empty: true},
+		"for the first time, with no lead": {empty: true, leaderless: true, want: "what this node is the primary of is not known"},
+		"made anew, a primary's":           {empty: true, primary: true, want: "once volume v, which this node is the primary of, has failed over"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, host, f, _ := quiet(t)
+			p := volume.Placement{Primary: self, Local: []volume.NodeID{other}}
+			if !c.primary {
+				p = volume.Placement{Primary: other, Local: []volume.NodeID{self}}
+			}
+			f.apply(t, state.CreateVolume{ID: vol1, Name: "v", Spec: volume.DefaultSpec(), Placement: p})
+			f.apply(t, state.ConfirmCreate{ID: vol1, Epoch: 1})
+			f.apply(t, state.AddNode{Node: state.Node{ID: third, Name: "third"}, Token: "t"})
+			arm := state.ArmFailover{Round: 1, Profile: "default"}
+			arm.Timers.Heartbeat, arm.Timers.Call = 2*time.Second, 1500*time.Millisecond
+			arm.Timers.TTL, arm.Timers.Fence, arm.Timers.Promote = 10*time.Second, 5*time.Second, 20*time.Second
+			f.apply(t, arm)
+			f.apply(t, state.GrantLease{Node: self, No: 1, Boot: "b", Round: 1})
+			if c.empty {
+				must(t, host.RenewPool("tank"))
+			}
+			if c.leaderless {
+				a.cluster = leaderless{a.cluster}
+			}
+			err := a.prepareFirst(t.Context())
+			if got := fmt.Sprint(err); (err == nil) != (c.want == "") || !strings.Contains(got, c.want) && c.want != "" {
+				t.Errorf("prepared: %v, want %q", err, c.want)
+			}
+			if there := exists(t, host, a.layout.Root()); there != (c.want == "") {
+				t.Errorf("%s is there: %v", a.layout.Root(), there)
+			}
+		})
+	}
+}
+
+// leaderless is a cluster that nobody leads.
+type leaderless struct{ Cluster }
+
+func (leaderless) CatchUp(context.Context) error { return errors.New("nobody leads") }
