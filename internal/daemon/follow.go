@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -33,9 +34,14 @@ const (
 	// followAtOnce bounds how many containers are started at a time, and how many are
 	// inspected.
 	followAtOnce = 4
-	// followRetry is the shortest pause after a failed start, and followMost the longest.
+	// followRetry is the shortest pause after a failed start, and followMost the longest while something
+	// happens at the engine, such as the end of a container that had the port: that may have been in the way.
+	// Where nothing does, there is little hope, and followIdle is the longest.
 	followRetry = 3 * time.Second
 	followMost  = time.Minute
+	followIdle  = 10 * time.Minute
+	// followOwn is for how long after a try what happens at the engine may be the try itself.
+	followOwn = 5 * time.Second
 	// followHurry is the first pause instead where clients wait for it to come up or to go back.
 	followHurry = 500 * time.Millisecond
 )
@@ -55,6 +61,7 @@ type follower struct {
 	keys sync.Mutex // of firstKey
 
 	mu       sync.Mutex
+	stirred  time.Time                  // something happened at the engine
 	busy     map[string]bool            // records that a job works on
 	watched  map[string]bool            // of these: only to see whether their containers stay
 	stopping map[string]int             // records that are stopped for a move, and by how many
@@ -89,6 +96,7 @@ type foreseen struct {
 }
 
 type followAttempt struct {
+	ended time.Time // the last try
 	next  time.Time
 	pause time.Duration
 	tries int    // in a row
@@ -131,6 +139,14 @@ func (f *follower) ring() {
 	}
 }
 
+// stir is ring for what happens at the engine.
+func (f *follower) stir() {
+	f.mu.Lock()
+	f.stirred = f.m.now()
+	f.mu.Unlock()
+	f.ring()
+}
+
 // run looks at the containers whenever something may have changed, until ctx ends.
 func (f *follower) run(ctx context.Context) error {
 	defer f.ahead.close()
@@ -158,7 +174,7 @@ func (f *follower) due() time.Duration {
 	defer f.mu.Unlock()
 	soonest := followEvery
 	for _, a := range f.failed {
-		if left := a.next.Sub(f.m.now()); left > 0 {
+		if left := a.again(f.stirred).Sub(f.m.now()); left > 0 {
 			soonest = min(soonest, left)
 		}
 	}
@@ -590,7 +606,7 @@ func (f *follower) drop(ctx context.Context, st followStep) {
 func (f *follower) begin(ctx context.Context, st followStep) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.busy[st.Record] || f.stopping[st.Record] > 0 || len(f.busy)-len(f.watched) >= followAtOnce || f.m.now().Before(f.failed[st.Record].next) {
+	if f.busy[st.Record] || f.stopping[st.Record] > 0 || len(f.busy)-len(f.watched) >= followAtOnce || f.m.now().Before(f.failed[st.Record].again(f.stirred)) {
 		return
 	}
 	if r := f.m.cluster.State().Container(st.Record); r == nil || r.Changed != st.Known.Changed {
@@ -640,14 +656,23 @@ func (a followAttempt) after(err error, undecided, back, told bool, now time.Tim
 	if back && tries < placement.StartTries {
 		least = followHurry
 	}
+	a.ended = now
 	if undecided { // which is no failure
 		a.next = now.Add(least)
 		return a
 	}
-	a.pause = min(max(2*a.pause, least), followMost)
+	a.pause = min(max(2*a.pause, least), followIdle)
 	a.next = now.Add(a.pause)
 	a.tries, a.err, a.told, a.begun = tries, err, a.told || told, ""
 	return a
+}
+
+// again is when the next try is due. stirred is when something happened at the engine last.
+func (a followAttempt) again(stirred time.Time) time.Time {
+	if most := a.ended.Add(followMost); a.next.After(most) && stirred.After(a.ended.Add(followOwn)) {
+		return most
+	}
+	return a.next
 }
 
 // bring has the container of a record running here, and seen to stay. It may be repeated.
@@ -994,6 +1019,10 @@ func (f *follower) shareKey(ctx context.Context) error {
 	return err
 }
 
+// engineIDs are what an engine calls things that it makes anew at each try, as in why a port is taken: that is
+// no other problem.
+var engineIDs = regexp.MustCompile(`\b[0-9a-f]{12,64}\b`)
+
 // note keeps a sentence for the operator about a record; "" when all is well.
 func (f *follower) note(record, problem string) {
 	f.mu.Lock()
@@ -1002,7 +1031,11 @@ func (f *follower) note(record, problem string) {
 	case problem == "":
 		delete(f.problems, record)
 	case f.problems[record] != problem:
+		told := engineIDs.ReplaceAllString(f.problems[record], "") == engineIDs.ReplaceAllString(problem, "")
 		f.problems[record] = problem
+		if told {
+			return
+		}
 		f.m.log.Warn("a container does not follow its volumes as it should", "problem", problem)
 	}
 }

@@ -290,6 +290,7 @@ func (m *member) passEvents(ctx context.Context) error {
 		case <-lease:
 		case <-m.use.watch.C():
 			wake = m.agent.Stir
+			m.follow.stir()
 		case <-retry.C:
 			wake = nil
 		case <-fresh:

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -398,6 +399,51 @@ func TestFollowAttempt(t *testing.T) {
 			if got := a.next.Sub(now); a.tries != c.tries || got != c.pause || due != c.due {
 				t.Errorf("%s, %d: %d tries, next after %s, told %t; want %+v", name, i, a.tries, got, due, c)
 			}
+		}
+	}
+}
+
+// What fails again and again is tried each minute while something happens at its engine, which may have been
+// in the way, and more and more seldom where nothing does, or only the try itself.
+func TestFollowAttemptsRest(t *testing.T) {
+	now := time.Now()
+	var a followAttempt
+	var pauses []time.Duration
+	for range 10 {
+		a = a.after(errors.New("its port is taken"), false, false, true, now)
+		pauses = append(pauses, a.again(time.Time{}).Sub(now).Round(time.Second))
+	}
+	if got, want := fmt.Sprint(pauses), "[3s 6s 12s 24s 48s 1m36s 3m12s 6m24s 10m0s 10m0s]"; got != want {
+		t.Errorf("the pauses are %s, want %s", got, want)
+	}
+	for stirred, want := range map[time.Duration]time.Duration{-time.Minute: followIdle, followOwn: followIdle, followOwn + 1: followMost, 5 * time.Minute: followMost} {
+		if got := a.again(now.Add(stirred)).Sub(now); got != want {
+			t.Errorf("stirred after %s: the next try is after %s, want %s", stirred, got, want)
+		}
+	}
+	if b := (followAttempt{}).after(errors.New("its port is taken"), false, false, true, now); b.again(now.Add(time.Minute)) != b.next {
+		t.Error("a short pause became longer")
+	}
+}
+
+// What is wrong is logged when it changes. An ID that its engine has made for the try alone is no change.
+func TestProblemsAreLoggedOnce(t *testing.T) {
+	var log strings.Builder
+	f := newFollower(&member{log: slog.New(slog.NewTextHandler(&log, nil)), now: time.Now}, nil)
+	taken := "driver failed programming external connectivity on endpoint web (%s): Bind for 0.0.0.0:80 failed: port is already allocated"
+	for _, tt := range []struct {
+		problem string
+		lines   int // so far
+	}{
+		{fmt.Sprintf(taken, strings.Repeat("0a1b", 16)), 1},
+		{fmt.Sprintf(taken, strings.Repeat("c3d4", 16)), 1},
+		{"no such image", 2},
+		{"", 2},
+		{"no such image", 3},
+	} {
+		f.note("web", tt.problem)
+		if got := strings.Count(log.String(), "level=WARN"); got != tt.lines || f.problems["web"] != tt.problem {
+			t.Errorf("%q: %d lines, want %d; what is shown is %q", tt.problem, got, tt.lines, f.problems["web"])
 		}
 	}
 }
