@@ -113,7 +113,7 @@ func TestRoomTakenByOthers(t *testing.T) {
 		b.host.SetCapacity("tank", 4<<20)
 		a.write("big", blob(rand.New(rand.NewPCG(4, 4)), 8<<20))
 		w.waitFor("it does not fit", func() bool { return a.link("b").State == volume.LinkRefused })
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // long enough that no retry of the link is what is waited for, and less than the volume is turned away for
 		b.host.SetCapacity("tank", 256<<20)
 		began := time.Now()
 		w.waitFor("in sync", w.inSync("a", "b"))
