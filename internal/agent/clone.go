@@ -80,6 +80,7 @@ func (a *Agent) clone(ctx context.Context, v *state.Volume, props map[string]str
 		a.noteMade(v.ID, copyOf(d))
 		return a.propose(ctx, state.ConfirmCreate{ID: v.ID, Epoch: v.Epoch})
 	case mine: // and nobody has written to it
+		a.noteMade(v.ID, copyOf(d)) // or the report would say that it is not here, and the volume be forgotten
 		return abort(fmt.Sprintf("snapshot %s of volume %q became another one while it was cloned", from.Snapshot, from.Name))
 	}
 	return fmt.Errorf("%s is there already, and is no clone of snapshot %s of volume %q: rename it by hand", ds, from.Snapshot, from.Name)

@@ -231,6 +231,38 @@ func TestClone(t *testing.T) {
 			t.Errorf("actions: %v", acts)
 		}
 	})
+	// What was made by mistake is destroyed before the volume is forgotten, so the report tells of it, though the
+	// last look was before.
+	t.Run("of another snapshot by mistake", func(t *testing.T) {
+		for _, c := range []struct {
+			what  string
+			then  func(host *zfsfake.Host) // with the wrong clone
+			tries int
+		}{
+			{"found out at once", func(*zfsfake.Host) {}, 1},
+		} {
+			a, host, f, of := cloning(t)
+			a.Pointed(of.Volume, of.Snapshot, of.GUID, time.Now())
+			see(t, a)
+			must(t, host.DestroySnapshots(ctx, from, []string{"s"}), host.Snapshot(ctx, []string{from + "@s"}, nil))
+			c.then(host)
+			for n := range c.tries {
+				if err := a.do(ctx, create); (err == nil) != (n == c.tries-1) {
+					t.Errorf("%s: try %d: %v", c.what, n, err)
+				}
+			}
+			if len(f.proposed) != 1 {
+				t.Fatalf("%s: proposed: %+v", c.what, f.proposed)
+			}
+			if p, ok := f.proposed[0].(state.AbortCreate); !ok || !strings.Contains(p.Reason, "became another one") {
+				t.Fatalf("%s: proposed: %+v", c.what, f.proposed)
+			}
+			f.apply(t, f.proposed[0])
+			if !slices.ContainsFunc(a.Report().Volumes, func(s volume.Status) bool { return s.Volume == vol2 && s.Exists }) {
+				t.Errorf("%s: it is given up, and reported as %+v", c.what, a.Report().Volumes)
+			}
+		}
+	})
 	t.Run("where something else is", func(t *testing.T) {
 		a, host, f, _ := cloning(t)
 		must(t, host.CreateFilesystem(ctx, to, nil))
