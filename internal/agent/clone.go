@@ -72,6 +72,7 @@ func (a *Agent) clone(ctx context.Context, v *state.Volume, props map[string]str
 	if err != nil {
 		return err
 	}
+	marked := d.User[propVolume] == string(v.ID) && d.User[propEpoch] == v.Epoch.String()
 	switch right, err := a.standsOn(ctx, d, from.GUID); {
 	case err != nil:
 		return err
@@ -79,7 +80,7 @@ func (a *Agent) clone(ctx context.Context, v *state.Volume, props map[string]str
 		a.repl.Refresh(from.Volume) // which has a snapshot now that cannot be destroyed
 		a.noteMade(v.ID, copyOf(d))
 		return a.propose(ctx, state.ConfirmCreate{ID: v.ID, Epoch: v.Epoch})
-	case mine: // and nobody has written to it
+	case mine || marked && !d.Mounted: // now, or before a crash, and nobody has written to it
 		a.noteMade(v.ID, copyOf(d)) // or the report would say that it is not here, and the volume be forgotten
 		return abort(fmt.Sprintf("snapshot %s of volume %q became another one while it was cloned", from.Snapshot, from.Name))
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -236,19 +237,27 @@ func TestClone(t *testing.T) {
 	t.Run("of another snapshot by mistake", func(t *testing.T) {
 		for _, c := range []struct {
 			what  string
-			then  func(host *zfsfake.Host) // with the wrong clone
+			fails string // command, once, after the wrong clone was made
+			after bool
 			tries int
 		}{
-			{"found out at once", func(*zfsfake.Host) {}, 1},
+			{"found out at once", "", false, 1},
+			{"found out after a crash", "clone", true, 2},
+			{"found out when it can be looked at", "snapshots-named", false, 2},
 		} {
 			a, host, f, of := cloning(t)
 			a.Pointed(of.Volume, of.Snapshot, of.GUID, time.Now())
 			see(t, a)
 			must(t, host.DestroySnapshots(ctx, from, []string{"s"}), host.Snapshot(ctx, []string{from + "@s"}, nil))
-			c.then(host)
+			if c.fails != "" {
+				host.Inject(zfsfake.Rule{Op: c.fails, Times: 1, After: c.after, Do: func(context.Context, string, string) error { return zfsfake.ErrInjected }})
+			}
 			for n := range c.tries {
 				if err := a.do(ctx, create); (err == nil) != (n == c.tries-1) {
 					t.Errorf("%s: try %d: %v", c.what, n, err)
+				}
+				if c.after {
+					clear(a.pointed)
 				}
 			}
 			if len(f.proposed) != 1 {
@@ -275,6 +284,22 @@ func TestClone(t *testing.T) {
 		must(t, host.Snapshot(ctx, []string{from + "@later"}, nil), host.Clone(ctx, from+"@later", to, nil))
 		if err := a.do(ctx, create); err == nil || len(f.proposed) != 0 {
 			t.Errorf("got %v, proposed %+v", err, f.proposed)
+		}
+	})
+	t.Run("where somebody uses one with this volume's marks", func(t *testing.T) {
+		for _, c := range []struct {
+			epoch   string
+			mounted bool
+		}{{"", true}, {volume.NewEpoch(9, 9).String(), false}} {
+			a, host, f, _ := cloning(t)
+			props := map[string]string{"mountpoint": "/x", "canmount": "noauto", propVolume: string(vol2), propEpoch: cmp.Or(c.epoch, f.s.Volume(vol2).Epoch.String())}
+			must(t, host.Snapshot(ctx, []string{from + "@later"}, nil), host.Clone(ctx, from+"@later", to, props))
+			if c.mounted {
+				must(t, host.Mount(ctx, to, true))
+			}
+			if err := a.do(ctx, create); err == nil || !strings.Contains(err.Error(), "rename it by hand") || len(f.proposed) != 0 {
+				t.Errorf("%+v: got %v, proposed %+v", c, err, f.proposed)
+			}
 		}
 	})
 	t.Run("and its original gone after a crash", func(t *testing.T) {
