@@ -33,17 +33,24 @@ const (
 
 // cloneHere is CreateVolume on the leader, for a volume that is a clone. What is committed proves that this
 // node leads, and the state machine looks again whether the original is there. All else, a refusal
-// and what is there already, is said by a leader that has proven itself.
+// and what is there already, is said by a leader that has proven itself. What took long to be refused is not
+// tried again for that.
 func (m *member) cloneHere(ctx context.Context, req api.CreateVolumeRequest, from volume.Source, opts map[string]string) (api.Volume, error) {
 	c := cloning{req: req, from: from, opts: opts}
+	var refusal error
 	// One that has just been elected may not know all yet.
 	if m.leases.Load() != nil {
-		if made, err := m.cloneBy(ctx, &c); c.proven {
+		made, err := m.cloneBy(ctx, &c)
+		if c.proven {
 			return made, err
 		}
+		refusal = err
 	}
 	if _, err := m.Barrier(ctx); err != nil {
 		return api.Volume{}, err
+	}
+	if c.stands(m.cluster.State()) {
+		return api.Volume{}, refusal
 	}
 	c = cloning{req: req, from: from, opts: opts, proven: true}
 	return m.cloneBy(ctx, &c)
@@ -55,6 +62,19 @@ type cloning struct {
 	from   volume.Source
 	opts   map[string]string
 	proven bool // this node has led at some moment after the call
+	// refused is the original as it was when nodes were asked for a snapshot of it, or for a place for the clone,
+	// if that was refused; else nil.
+	refused *state.Volume
+}
+
+// stands says that what was refused would be refused again: what nodes were asked for is the same
+// still. The state makes a new Volume for each change.
+func (c *cloning) stands(s *state.State) bool {
+	if c.refused == nil || s.VolumeByName(c.req.Name) != nil {
+		return false
+	}
+	v, err := original(s, c.from)
+	return err == nil && v == c.refused
 }
 
 // errUnproven is what cloneBy returns where it has an answer that nobody may be given yet.
@@ -63,19 +83,14 @@ var errUnproven = errors.New("this node has not proven yet that it leads")
 // cloneBy makes the clone. Unless it is proven, then or before, that this node leads, what it returns is no
 // answer.
 func (m *member) cloneBy(ctx context.Context, c *cloning) (api.Volume, error) {
-	if old := m.cluster.State().VolumeByName(c.req.Name); old != nil {
-		if !c.proven {
-			return api.Volume{}, errUnproven
-		}
-		if err := sameClone(m.cluster.State(), old, c.from, c.opts); err != nil {
-			return api.Volume{}, err
-		}
-		return m.awaitCreated(ctx, old.ID, c.req.Name)
+	if made, there, err := m.clonedAlready(ctx, c); there {
+		return made, err
 	}
 	if who := m.unaware(knowsClones); who != "" {
 		return api.Volume{}, volume.Errorf(volume.CodeRefused, "node %s runs a version of flocker that knows no clones", who).WithHint("upgrade flocker there first")
 	}
 	for try := 1; ; try++ {
+		c.refused = nil
 		// As it is now: what was taken may be gone because it has got another primary.
 		s := m.cluster.State()
 		v, err := original(s, c.from)
@@ -101,6 +116,24 @@ func (m *member) cloneBy(ctx context.Context, c *cloning) (api.Volume, error) {
 	}
 }
 
+// clonedAlready is what is there of the clone's name, if anything is: it is the answer when it was asked for in
+// the same words.
+func (m *member) clonedAlready(ctx context.Context, c *cloning) (made api.Volume, there bool, err error) {
+	s := m.cluster.State()
+	old := s.VolumeByName(c.req.Name)
+	switch {
+	case old == nil:
+		return api.Volume{}, false, nil
+	case !c.proven:
+		return api.Volume{}, true, errUnproven
+	}
+	if err := sameClone(s, old, c.from, c.opts); err != nil {
+		return api.Volume{}, true, err
+	}
+	made, err = m.awaitCreated(ctx, old.ID, c.req.Name)
+	return made, true, err
+}
+
 // cloneOnce makes the clone of one snapshot. again says that this was taken for it and is
 // gone, so that another one may do.
 func (m *member) cloneOnce(ctx context.Context, c *cloning, v *state.Volume, spec volume.Spec) (made api.Volume, again bool, err error) {
@@ -117,9 +150,11 @@ func (m *member) cloneOnce(ctx context.Context, c *cloning, v *state.Volume, spe
 		point, p, err = m.pointNamed(ctx, v, spec, prefer, req.Node, from.Snapshot)
 	}
 	if err != nil {
+		c.refused = v
 		return api.Volume{}, from.Snapshot == "" && volume.CodeOf(err) == volume.CodeNotFound, err
 	}
 	if err := fits(v, spec, point); err != nil {
+		c.refused = v
 		return api.Volume{}, false, err
 	}
 	id := volume.NewID()
@@ -127,8 +162,14 @@ func (m *member) cloneOnce(ctx context.Context, c *cloning, v *state.Volume, spe
 	// not answered with what became of the first one.
 	res, err := m.commit(ctx, fmt.Sprintf("%s/%016x", req.Request, point.GUID), state.CreateVolume{ID: id, Name: req.Name, Spec: spec, Placement: p,
 		Clone: &state.CloneOf{Volume: v.ID, Name: v.Name, Snapshot: point.Name, GUID: point.GUID, Now: from.Snapshot == ""}})
-	c.proven = c.proven || err == nil
+	c.proven = c.proven || err == nil || res.Err != nil // a refusal of the state machine was agreed on, too
 	if err != nil {
+		if res.Err != nil {
+			// Somebody was faster, perhaps with the same words.
+			if made, there, terr := m.clonedAlready(ctx, c); there {
+				return made, false, terr
+			}
+		}
 		return api.Volume{}, false, err
 	}
 	m.hurry(p.Primary)

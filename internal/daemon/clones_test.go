@@ -129,6 +129,53 @@ func TestOriginal(t *testing.T) {
 	}
 }
 
+// What nodes have refused holds, unless what they were asked for is another thing by now.
+func TestRefusalStands(t *testing.T) {
+	grow := func(s *state.State, apply func(state.Command), id volume.ID) {
+		v := s.Volume(id)
+		spec := v.Spec
+		spec.Size = 5 << 30
+		apply(state.UpdateSpec{ID: id, Spec: spec, Changed: v.Changed})
+	}
+	for _, tt := range []struct {
+		what, name string
+		asked      bool // nodes were
+		change     func(s *state.State, apply func(state.Command))
+		want       bool
+	}{
+		{"nobody was asked", "x", false, nil, false},
+		{"nothing has changed", "x", true, nil, true},
+		{"another volume has changed", "x", true, func(s *state.State, apply func(state.Command)) {
+			grow(s, apply, "000000000000000d")
+		}, true},
+		{"the name is taken", "now", true, nil, false},
+		{"the original has changed", "x", true, func(s *state.State, apply func(state.Command)) {
+			grow(s, apply, clonePG)
+		}, false},
+		{"the original is being removed", "x", true, func(s *state.State, apply func(state.Command)) {
+			apply(state.BeginDelete{ID: clonePG, Epoch: s.Volume(clonePG).Epoch, Attempt: "1"})
+		}, false},
+		{"another one has its name", "x", true, func(s *state.State, apply func(state.Command)) {
+			apply(state.BeginDelete{ID: clonePG, Epoch: s.Volume(clonePG).Epoch, Attempt: "1"})
+			apply(state.CommitDelete{ID: clonePG, Epoch: s.Volume(clonePG).Epoch, Attempt: "1"})
+			apply(state.CreateVolume{ID: "000000000000000e", Name: "pg", Placement: volume.Placement{Primary: cloneN1}})
+			apply(state.ConfirmCreate{ID: "000000000000000e", Epoch: s.Volume("000000000000000e").Epoch})
+		}, false},
+	} {
+		s, apply := cloneState(t)
+		c := cloning{req: api.CreateVolumeRequest{Name: tt.name}, from: volume.Source{Volume: "pg"}}
+		if tt.asked {
+			c.refused = s.Volume(clonePG)
+		}
+		if tt.change != nil {
+			tt.change(s, apply)
+		}
+		if got := c.stands(s); got != tt.want {
+			t.Errorf("%s: it stands: %v, want %v", tt.what, got, tt.want)
+		}
+	}
+}
+
 // A snapshot that is taken now is on the primary, and soon where nothing is in its way.
 func TestHolders(t *testing.T) {
 	v := &state.Volume{Placement: volume.Placement{Primary: cloneN1, Local: []volume.NodeID{cloneN2}, Remote: []volume.NodeID{cloneN3}}}

@@ -86,6 +86,78 @@ func TestTenClonesAtOnce(t *testing.T) {
 	})
 }
 
+// Who is refused a clone waits for one answer: no second snapshot is taken for it, and waited for.
+func TestARefusedCloneIsTriedOnce(t *testing.T) {
+	for _, c := range []struct {
+		from, options, want string
+		atMost              time.Duration
+		snapshots           int
+	}{
+		{"pg", "on=spare replicas=0", "did not get its snapshot within 30s", 31 * time.Second, 1},
+		{"pg@young", "on=spare replicas=0", "did not get its snapshot within 30s", 31 * time.Second, 1},
+		{"pg@nothing", "replicas=0", "has no snapshot nothing", time.Second, 0},
+		{"pg", "replicas=5 strict=true", "must not start degraded", 11 * time.Second, 0},
+		{"pg", "replicas=0 ports=5432", "port 5432 is that of volume", time.Second, 1}, // by the state machine
+	} {
+		t.Run(c.from+" "+c.options, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := NewWorld(t, 3)
+				defer w.Close()
+				w.Script(`
+					cluster
+					create n1 pg replicas=1 ports=5432
+					run n1 web pg
+					write n1 pg a one
+					await pg ok
+					call spare replica pg
+					snapshot n1 before pg
+					sync n1 pg 30s
+					sleep 20s
+					slow spare receive 10m
+					write n1 pg a two
+					snapshot n1 young pg
+					sleep 1s`)
+				host := w.Machine("n1").ZFS
+				host.ResetCommands()
+				began := time.Now()
+				w.Script("! clone n1 " + c.from + " x " + c.options + " ~ " + c.want)
+				took, commands := time.Since(began), host.Commands()
+				t.Logf("it took %v and %v", took, commands)
+				if took > c.atMost || commands["take"] > c.snapshots {
+					t.Errorf("it took %v and %d snapshots, want no more than %v and %d", took, commands["take"], c.atMost, c.snapshots)
+				}
+			})
+		})
+	}
+}
+
+// Of two that are asked for at once with one name, in other words, one is made, and the other is told what is there.
+func TestTwoClonesOfOneName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m, _ := cloners(t, "n1")
+		defer w.Close()
+		w.Script("snapshot n1 other pg")
+		m.ZFS.Slow("", "", 500*time.Millisecond) // both are under way when one is made
+		var all sync.WaitGroup
+		errs := make([]error, 2)
+		for i, from := range []string{"pg@release", "pg@other"} {
+			all.Go(func() {
+				req := api.CreateVolumeRequest{Name: "x", Options: map[string]string{volume.FromOption: from, "replicas": "0"}}
+				_, errs[i] = m.API().CreateVolume(w.ctx(), req)
+			})
+		}
+		all.Wait()
+		made, refused := errs[0], errs[1]
+		if made != nil {
+			made, refused = refused, made
+		}
+		if made != nil || refused == nil || !strings.Contains(refused.Error(), "exists already, as a clone of pg@") {
+			t.Errorf("got %v, want one of them made", errs)
+		}
+		w.Check()
+	})
+}
+
 // cloners is a cluster with a snapshot of a volume, and what makes clones of it on that node.
 func cloners(t *testing.T, node string) (w *World, m *Machine, clone func(name string) api.Volume) {
 	t.Helper()
