@@ -88,9 +88,17 @@ func (a *app) printError(err error) {
 	if err == nil || errors.As(err, &t) {
 		return
 	}
-	text := err.Error()
-	if errors.Is(err, context.Canceled) {
-		text = "interrupted: what was asked may still happen"
-	}
+	a.printFailure(errorText(err))
+}
+
+func (a *app) printFailure(text string) {
 	fmt.Fprintln(a.stderr, "flockctl:", terminal.Line(text))
+}
+
+// errorText is what an error says to people.
+func errorText(err error) string {
+	if errors.Is(err, context.Canceled) {
+		return "interrupted: what was asked may still happen"
+	}
+	return err.Error()
 }

@@ -393,14 +393,16 @@ func (f *Fake) cloned(from volume.Source, opts map[string]string) (volume.Spec, 
 		return volume.Spec{}, nil, err
 	}
 	v := f.volumes[i]
-	name := from.Snapshot
+	name, guid := from.Snapshot, uint64(7)
 	if name == "" {
 		name = "flk-0000000000000001-000000000099"
-	} else if !slices.ContainsFunc(f.snapshots[v.ID], func(s api.Snapshot) bool { return s.Name == name }) {
+	} else if at := slices.IndexFunc(f.snapshots[v.ID], func(s api.Snapshot) bool { return s.Name == name }); at >= 0 {
+		guid = f.snapshots[v.ID][at].GUID
+	} else {
 		return volume.Spec{}, nil, volume.Errorf(volume.CodeNotFound, "volume %q has no snapshot %s", v.Name, name).WithHint("`flockctl snapshot list %s` shows what there is", v.Name)
 	}
 	spec, err := v.Spec.Clone(opts)
-	return spec, &api.CloneOf{Volume: v.ID, Name: v.Name, Snapshot: name, GUID: 7}, err
+	return spec, &api.CloneOf{Volume: v.ID, Name: v.Name, Snapshot: name, GUID: guid}, err
 }
 
 // CreateVolume implements api.Backend.
