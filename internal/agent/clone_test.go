@@ -302,6 +302,39 @@ func TestClone(t *testing.T) {
 			}
 		}
 	})
+	// ZFS makes a clone in one transaction and sets its properties in another. Only one that has them is confirmed.
+	t.Run("without properties, since the power went", func(t *testing.T) {
+		for fails := range 3 { // which command that sets some, once; 0: none
+			a, host, f, _ := cloning(t)
+			must(t, host.Clone(ctx, from+"@s", to, nil), host.SetProperties(ctx, to, map[string]string{"canmount": "on"}))
+			see(t, a)
+			if fails > 0 {
+				host.Fail("set", "", fails, &zfs.Error{Op: "set", Kind: zfs.ErrBusy})
+				if err := a.do(ctx, create); err == nil || len(f.proposed) != 0 {
+					t.Errorf("number %d fails: %v, proposed: %+v", fails, err, f.proposed)
+				}
+			}
+			must(t, a.do(ctx, create))
+			d, err := host.Dataset(ctx, to)
+			if err != nil || d.Mounted || !d.ReadOnly || d.CanMount != "noauto" || d.User[propVolume] != string(vol2) || d.User[propEpoch] != f.s.Volume(vol2).Epoch.String() ||
+				d.Mountpoint != "/v/"+string(vol2) || d.RefQuota != 1<<30 {
+				t.Errorf("number %d fails: it is %+v, %v", fails, d, err)
+			}
+			if known := a.made[vol2].copy; known != copyOf(d) {
+				t.Errorf("number %d fails: known is %+v, and there is %+v", fails, known, copyOf(d))
+			}
+			if len(f.proposed) != 1 || f.proposed[0] != (state.ConfirmCreate{ID: vol2, Epoch: f.s.Volume(vol2).Epoch}) {
+				t.Errorf("number %d fails: proposed: %+v", fails, f.proposed)
+			}
+		}
+	})
+	t.Run("where somebody uses one without marks", func(t *testing.T) {
+		a, host, f, _ := cloning(t)
+		must(t, host.Clone(ctx, from+"@s", to, map[string]string{"mountpoint": "/x"}), host.Mount(ctx, to, true))
+		if err := a.do(ctx, create); err == nil || !strings.Contains(err.Error(), "unmount it") || len(f.proposed) != 0 {
+			t.Errorf("got %v, proposed %+v", err, f.proposed)
+		}
+	})
 	t.Run("and its original gone after a crash", func(t *testing.T) {
 		a, host, f, of := cloning(t)
 		must(t, host.Clone(ctx, from+"@s", to, nil), a.destroy(ctx, from), a.do(ctx, create))
