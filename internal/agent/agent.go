@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/state"
@@ -228,11 +229,12 @@ type Agent struct {
 	poll          time.Duration
 	listed        func() ([]zfs.Dataset, time.Time)
 
-	locks locks
-	fresh chan struct{} // closed once the node has caught up
-	wake  chan struct{} // look at the disk
-	stir  chan struct{} // likewise, for what the container engine does
-	news  chan struct{} // decide again; the disk need not have changed
+	locks  locks
+	caught atomic.Bool   // see CaughtUp
+	fresh  chan struct{} // closed once the node has caught up and read its disk
+	wake   chan struct{} // look at the disk
+	stir   chan struct{} // likewise, for what the container engine does
+	news   chan struct{} // decide again; the disk need not have changed
 
 	mu      sync.Mutex
 	actual  Actual
@@ -317,6 +319,10 @@ func ring(bell chan struct{}) {
 // it may act on its state.
 func (a *Agent) Fresh() <-chan struct{} { return a.fresh }
 
+// CaughtUp says that the state of this node is one of after its start. Its pool need not be prepared, so
+// unlike Fresh it allows nothing: it tells what this node has not, or has no more.
+func (a *Agent) CaughtUp() bool { return a.caught.Load() }
+
 func (a *Agent) isFresh() bool {
 	select {
 	case <-a.fresh:
@@ -334,7 +340,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.retry(ctx, "preparing the pool", a.prepareFirst); err != nil {
 		return err
 	}
-	if err := a.retry(ctx, "catching up with the cluster", a.cluster.CatchUp); err != nil {
+	if err := a.retry(ctx, "catching up with the cluster", a.catchUp); err != nil {
 		return err
 	}
 	if err := a.retry(ctx, "reading the disk", a.firstLook); err != nil {
@@ -783,6 +789,15 @@ func (a *Agent) retry(ctx context.Context, what string, f func(context.Context) 
 		}
 		pause = min(2*pause, 5*time.Second)
 	}
+}
+
+// catchUp makes CaughtUp true.
+func (a *Agent) catchUp(ctx context.Context) error {
+	err := a.cluster.CatchUp(ctx)
+	if err == nil {
+		a.caught.Store(true)
+	}
+	return err
 }
 
 // firstLook makes the first report after a start complete.

@@ -41,7 +41,8 @@ func keepsOff(s *state.State, self volume.NodeID, pool zfs.Pool) string {
 // prepareFirst is prepare after a start. That the pool lacks what flocker keeps there may be because it is
 // used for the first time, and because it was made anew while flockd did not run: nothing that this node
 // remembers tells them apart for sure, as its own state may be older. So it asks first what it is the
-// primary of by now.
+// primary of by now. To have asked may be what it waits for: a machine that has lost its power and cannot reset
+// itself is not failed over by time, only once it says that nothing of its lease is written in this boot.
 func (a *Agent) prepareFirst(ctx context.Context) error {
 	_, err := a.zfs.Dataset(ctx, a.layout.Root())
 	switch {
@@ -52,11 +53,12 @@ func (a *Agent) prepareFirst(ctx context.Context) error {
 		return a.prepare(ctx)
 	}
 	pool, err := a.zfs.Pool(ctx, a.layout.Pool)
-	if err != nil {
+	lead := a.catchUp(ctx) // also where there is no pool: what was on it need not wait for it
+	switch {
+	case err != nil:
 		return err
-	}
-	if err := a.cluster.CatchUp(ctx); err != nil {
-		return fmt.Errorf("pool %s lacks what flocker keeps there, and what this node is the primary of is not known: %w", pool.Name, err)
+	case lead != nil:
+		return fmt.Errorf("pool %s lacks what flocker keeps there, and what this node is the primary of is not known: %w", pool.Name, lead)
 	}
 	if why := keepsOff(a.cluster.State(), a.self, pool); why != "" {
 		return errors.New(why)

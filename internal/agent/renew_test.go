@@ -111,13 +111,16 @@ func TestRenew(t *testing.T) {
 func TestPrepareFirst(t *testing.T) {
 	const third = volume.NodeID("third")
 	for name, c := range map[string]struct {
-		empty, primary, leaderless bool
-		want                       string // in why it is put off; "": it is prepared
+		empty, away, primary, leaderless bool
+		want                             string // in why it is put off; "": it is prepared
+		caught                           bool   // what the state says against its lease counts from then on
 	}{
 		"as it was left":                   {primary: true, leaderless: true},
-		"for the first time":               {empty: true},
+		"for the first time":               {empty: true, caught: true},
 		"for the first time, with no lead": {empty: true, leaderless: true, want: "what this node is the primary of is not known"},
-		"made anew, a primary's":           {empty: true, primary: true, want: "once volume v, which this node is the primary of, has failed over"},
+		"made anew, a primary's":           {empty: true, primary: true, caught: true, want: "once volume v, which this node is the primary of, has failed over"},
+		"away":                             {away: true, primary: true, caught: true, want: "no such pool"},
+		"away, with no lead":               {away: true, primary: true, leaderless: true, want: "no such pool"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, host, f, _ := quiet(t)
@@ -136,12 +139,21 @@ func TestPrepareFirst(t *testing.T) {
 			if c.empty {
 				must(t, host.RenewPool("tank"))
 			}
+			if c.away {
+				host.ExportPool("tank")
+			}
 			if c.leaderless {
 				a.cluster = leaderless{a.cluster}
 			}
 			err := a.prepareFirst(t.Context())
 			if got := fmt.Sprint(err); (err == nil) != (c.want == "") || !strings.Contains(got, c.want) && c.want != "" {
 				t.Errorf("prepared: %v, want %q", err, c.want)
+			}
+			if a.CaughtUp() != c.caught {
+				t.Errorf("caught up: %v, want %v", a.CaughtUp(), c.caught)
+			}
+			if c.away {
+				return
 			}
 			if there := exists(t, host, a.layout.Root()); there != (c.want == "") {
 				t.Errorf("%s is there: %v", a.layout.Root(), there)

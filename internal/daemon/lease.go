@@ -60,7 +60,8 @@ type tenure struct {
 	instead func(ctx context.Context, root string) error // stops all writers when the fencer is gone; nil: nobody does
 	state   func() *state.State                          // what this node has applied
 	news    func() <-chan struct{}                       // closed at the next state
-	fresh   func() bool                                  // it has caught up with a leader since it started
+	fresh   func() bool                                  // it has caught up with a leader since it started, and may act
+	caught  func() bool                                  // it has caught up, though its pool may not be ready; nil: not before it is fresh
 	leader  func() (volume.NodeID, bool)
 	send    func(context.Context, api.BeatRequest) (api.BeatReply, error)
 	count   func(result string) // of beats, for metrics
@@ -159,7 +160,7 @@ func (t *tenure) follow(now lease.Moment, s *state.State) {
 	f, n := s.Failover(), s.Node(t.self)
 	// A state from before a restart may be older than what this node has done since: the
 	// fencer's memory is better.
-	if n == nil || !t.fresh() {
+	if n == nil || !t.upToDate() {
 		return
 	}
 	l := n.Lease
@@ -181,6 +182,11 @@ func (t *tenure) follow(now lease.Moment, s *state.State) {
 		t.end(now, l.No, "flockd has restarted, and the fencer does not remember the lease")
 	}
 }
+
+// upToDate says that the state is one of after our start: what it says against a lease counts. What is
+// given by it waits until this node is fresh, and until then it writes nothing. A node that waits for its
+// pool must be able to say so: its volumes may be what it waits for.
+func (t *tenure) upToDate() bool { return t.caught != nil && t.caught() || t.fresh() }
 
 // granted is a lease that the state gives this node, and that it has not taken.
 func (t *tenure) granted(s *state.State) (l state.Lease, ok bool) {
@@ -267,7 +273,7 @@ func (t *tenure) run(ctx context.Context) error {
 			t.recall()
 			break
 		}
-		if t.fresh() && t.clock().Sub(began) > fencerPatience {
+		if t.upToDate() && t.clock().Sub(began) > fencerPatience {
 			break
 		}
 		pause(ctx, guardEvery)

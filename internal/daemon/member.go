@@ -162,6 +162,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	t.self, t.boot, t.clock, t.root, t.log = m.self, p.BootID, m.clock, m.layout.Root(), m.log
 	t.instead, t.wall = p.StopWriters, p.now
 	t.fencer, t.state, t.news, t.leader, t.send = p.Fencer, c.State, c.Changed, c.Leader, m.send
+	t.caught = m.agent.CaughtUp
 	t.fresh, t.moved, t.count, t.fenced = m.ready, m.agent.Wake, p.Metrics.beat, p.Metrics.fence
 	return m
 }

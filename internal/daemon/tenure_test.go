@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +21,8 @@ import (
 // TestTenure runs testdata/tenure.txt: a node's side of its lease, step by step. UPDATE
 // writes what the code answers; the diff is the review. Each paragraph begins with a new machine. After each step, and each second, the node beats and
 // looks after its fencer; then it says how it is: whether it may write, under which lease and until when
-// (from now), the lease under which it has to stop its writers, and what its fencer does.
+// (from now), the lease under which it has to stop its writers, and what its fencer does. While flockd does not know
+// whether it may write, also what its beats say is stopped.
 //
 //	node n2         it is this one, which is the primary of nothing; else n1, which is
 //	agreed WORD..   so much more the cluster has agreed on, see leaseState
@@ -28,6 +30,8 @@ import (
 //	silent, heard   from now on the leader answers no beat, or answers again
 //	restart N       flockd begins anew with the first N words that were agreed on, as from
 //	                its disk; it knows that there may be more
+//	boot            the machine restarts; flockd has none of them, and its fencer remembers nothing
+//	no-pool         it has all of them, and cannot act yet: its pool is not ready
 //	caught-up       it has all of them
 //	fencer down|up  the process; what it knows is in a file
 //	pool ok|WORD..  what the pool does wrong from now on
@@ -72,6 +76,9 @@ type tenureWorld struct {
 	state  *state.State
 	of     int // that many words
 	fresh  bool
+	caught bool
+	boot   string // "": b
+	told   uint64 // the lease that the last beat said is stopped
 	silent bool
 	fencer tenureFencer
 	fences map[string]int
@@ -83,7 +90,7 @@ func (w *tenureWorld) start() {
 		w.now, w.fences, w.fresh = lease.Moment(time.Hour), map[string]int{}, true
 	}
 	n := newTenure()
-	n.self, n.boot, n.root, n.log = nodeID("n1"), "b", "tank/flocker", slog.New(slog.DiscardHandler)
+	n.self, n.boot, n.root, n.log = nodeID("n1"), cmp.Or(w.boot, "b"), "tank/flocker", slog.New(slog.DiscardHandler)
 	n.clock = func() lease.Moment { return w.now }
 	n.fencer, n.wall = &w.fencer, time.Now
 	n.state = func() *state.State {
@@ -93,9 +100,10 @@ func (w *tenureWorld) start() {
 		return w.state
 	}
 	n.news = func() <-chan struct{} { return nil }
-	n.fresh = func() bool { return w.fresh }
+	n.fresh, n.caught = func() bool { return w.fresh }, func() bool { return w.caught }
 	n.leader = func() (volume.NodeID, bool) { return nodeID("n2"), true }
 	n.send = func(_ context.Context, r api.BeatRequest) (api.BeatReply, error) {
+		w.told = r.Beat.Stopped
 		if w.silent {
 			return api.BeatReply{}, errors.New("nobody answers")
 		}
@@ -138,10 +146,16 @@ func (w *tenureWorld) step(words []string) string {
 		if _, err := fmt.Sscan(words[1], &w.seen); err != nil {
 			w.t.Fatal(err)
 		}
-		w.fresh = false
+		w.fresh, w.caught = false, false
+		w.start()
+	case "boot":
+		w.seen, w.fresh, w.caught, w.boot = 0, false, false, "b2"
+		w.fencer.is = fence.Status{Boot: w.boot, State: fence.PhaseIdle, Safety: volume.SafetySoftware}
 		w.start()
 	case "caught-up":
 		w.seen, w.fresh = len(w.agreed), true
+	case "no-pool": // it has caught up, and its pool is not prepared
+		w.seen, w.caught = len(w.agreed), true
 	case "fencer":
 		w.fencer.down = words[1] == "down"
 	case "pool":
@@ -199,6 +213,9 @@ func (w *tenureWorld) describe() string {
 		if c := w.fences[result]; c > 0 {
 			out += fmt.Sprintf(", %s %d", result, c)
 		}
+	}
+	if !w.fresh && w.told != 0 {
+		out += fmt.Sprintf("; tells that %d is stopped", w.told)
 	}
 	return out
 }

@@ -47,7 +47,14 @@ func (f *fencer) powerOn(boot string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stopTimer()
-	f.boot, f.state, f.lease, f.fenced, f.safety, f.off = boot, fence.PhaseIdle, fence.Lease{}, nil, volume.SafetySysrq, false
+	f.boot, f.state, f.lease, f.fenced, f.off = boot, fence.PhaseIdle, fence.Lease{}, nil, false
+}
+
+// isSafe has it reset the machine in that way from now on, or in none.
+func (f *fencer) isSafe(how volume.Safety) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.safety = how
 }
 
 // powerOff ends it.

@@ -44,7 +44,7 @@ import (
 //	aside N                        so many copies were set aside, on all machines
 //	clock NODE DURATION            its clock is wrong by that much
 //	property NODE VOLUME KEY VALUE  somebody sets a property of a copy by hand
-//	fencers                        before cluster: the machines have fencers
+//	fencers [SAFETY]               before cluster: the machines have fencers; SAFETY: sysrq, or software
 //	witnesses NODE..               before cluster: these join without a pool
 //	mode MODE [PROFILE]            of failover, until all nodes have agreed on that
 //	lease NODE WORD                until its lease is held, lost, revoked, or held with that number
@@ -128,6 +128,9 @@ func (w *World) step(words []string) error {
 	case "fencers":
 		w.fencers = true
 		for _, name := range w.Names() {
+			if arg(1) != "" {
+				w.Machine(name).fencer.isSafe(volume.Safety(arg(1)))
+			}
 			w.Machine(name).Stop()
 			w.Machine(name).Start()
 		}

@@ -118,7 +118,7 @@ func NewWorld(t testing.TB, n int) *World {
 		m.proxy = newFakeProxy(m)
 		m.hooks = &hooks{machine: m}
 		m.Engine.OnExec(m.hooks.run)
-		m.fencer = &fencer{zfs: m.ZFS, engine: m.Engine, clock: m.uptime, reset: m.dies}
+		m.fencer = &fencer{zfs: m.ZFS, engine: m.Engine, clock: m.uptime, reset: m.dies, safety: volume.SafetySysrq}
 		w.nodes[name] = m
 		m.powerOn()
 		m.Start()
