@@ -20,7 +20,7 @@ import (
 type Limits struct {
 	Request  time.Duration // that one request waits (10 s)
 	Event    time.Duration // that a pause may last (20 s)
-	Sessions int           // with a request that waits, or not yet served; past it nobody new is accepted (1,000)
+	Sessions int           // with a request that waits, or not yet served; past it nobody new is accepted, nor a request of HTTP/2 (1,000)
 	Dials    int           // at a time, after a pause: more overflow the server's queue (16)
 	Silence  time.Duration // after which a session whose protocol is not followed may be quiet (50 ms)
 }
@@ -557,6 +557,19 @@ func (c *crowd) room(ctx context.Context) error {
 
 // full says that no more clients may wait than do.
 func (g *Gate) full() bool { return g.waiting.Load() >= int64(g.bounds().Sessions) }
+
+var errNodeFull = errors.New("too many clients wait at this node already")
+
+// whyFull is why nobody else may begin to wait; nil if somebody may.
+func (g *Gate) whyFull() error {
+	switch own, all := g.hasRoom(); {
+	case !own:
+		return errFull
+	case !all:
+		return errNodeFull
+	}
+	return nil
+}
 
 // waits counts clients that begin to wait, or no longer do.
 func (g *Gate) waits(n int64) {

@@ -2,10 +2,13 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -97,6 +100,116 @@ func TestGRPCServerResets(t *testing.T) {
 	}
 	if err := w.ask(c, "GET", "/1", ""); err != nil {
 		t.Error(err)
+	}
+}
+
+// A client that has not said all, and says nothing, hears at once how its request ends.
+func TestHTTP2HeardInSilence(t *testing.T) {
+	lose := func(w *webs) { w.now.CloseClientConnections() }
+	for name, c := range map[string]struct {
+		path, kind string
+		then       func(w *webs) // once it is with the server, and has heard the first part of an answer
+		want       string        // of the status of gRPC and the body
+		fails      bool
+	}{
+		"a call without an answer loses its server": {"/slow", "application/grpc", lose, "14 ", false},
+		"a call within its answer":                  {"/watch", "application/grpc", lose, "14 first\n", false},
+		"what is not gRPC":                          {"/slow", "text/plain", lose, "", true},
+		"what is not gRPC, within its answer":       {"/watch", "text/plain", lose, " first\n", true},
+		"the server resets a call":                  {"/reset", "application/grpc", func(*webs) {}, "13 ", false},
+		"the server has answered all":               {"/watch", "application/grpc", func(w *webs) { w.let <- struct{}{} }, " first\nlast\n", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWebs(t, Limits{})
+			body, more := io.Pipe()
+			defer func() {
+				_ = more.Close()
+				close(w.let)
+			}()
+			type answer struct {
+				said string
+				err  error
+			}
+			heard, begun := make(chan answer, 1), make(chan struct{})
+			go func() {
+				res, err := w.client(true).Post("http://"+w.addr+c.path, c.kind, body)
+				if err != nil {
+					heard <- answer{"", err}
+					return
+				}
+				in := bufio.NewReader(res.Body)
+				first, _ := in.ReadString('\n') // the error will be there again
+				close(begun)
+				said, err := io.ReadAll(in)
+				_ = res.Body.Close()
+				heard <- answer{res.Header.Get("Grpc-Status") + res.Trailer.Get("Grpc-Status") + " " + first + string(said), err}
+			}()
+			switch c.path {
+			case "/slow":
+				w.until("it is with the server", func() bool { return w.calls.Load() == 1 })
+			case "/watch":
+				<-begun
+			}
+			c.then(w)
+			select {
+			case got := <-heard:
+				if got.said != c.want || got.err != nil != c.fails {
+					t.Errorf("it hears %q, %v", got.said, got.err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatal("it hears nothing")
+			}
+			w.g.Pause()
+			w.quiet()
+		})
+	}
+}
+
+// What a server that leaves has still to answer is in the way of a pause, and can be cut, though
+// other servers take the requests that come.
+func TestHTTP2LeftBehind(t *testing.T) {
+	for _, cut := range []bool{false, true} {
+		t.Run(fmt.Sprintf("cut %t", cut), func(t *testing.T) {
+			w := newWebs(t, Limits{Request: time.Minute, Event: time.Minute})
+			c := w.client(true)
+			begun, rest := w.watch(c)
+			old := w.now
+			w.now = w.start()
+			w.g.Resume(func(ctx context.Context) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() })
+			var leaves sync.WaitGroup
+			leaves.Go(func() {
+				if err := old.Config.Shutdown(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+			defer leaves.Wait()
+			defer close(w.let)
+			w.server("the server to say that it leaves", func(s *http.ClientConn) bool { return s.Available() == 0 })
+			answer := make(chan error, 1)
+			go func() { answer <- w.ask(c, "GET", "/1", "") }()
+			w.until("another request waits for a server", func() bool { return w.g.waiting.Load() == 1 && w.g.held.Load() == 1 })
+			if busy := w.busy(); busy != "1 requests have no answer yet, the oldest that for /watch" {
+				t.Errorf("busy: %q", busy)
+			}
+			want, status := "last\n", ""
+			if cut {
+				w.g.Cut()
+				want, status = "", "14"
+			} else {
+				w.let <- struct{}{}
+			}
+			w.quiet()
+			if got, err := io.ReadAll(rest); string(got) != want || err != nil {
+				t.Errorf("%q, %v", got, err)
+			}
+			if got := begun.Trailer.Get("Grpc-Status"); got != status {
+				t.Errorf("it ends with %q: %v", got, begun.Trailer)
+			}
+			w.g.Resume(w.dial())
+			if err := <-answer; err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -78,6 +78,7 @@ type passed struct {
 	*http.Request
 	server *http2Server
 	cut    context.CancelCauseFunc // ends what is said of it
+	off    bool                    // it was cut: nothing of it is with the server, whether its client hears of that or not
 }
 
 // errCut is why a request ends that was in the way of a pause.
@@ -97,23 +98,29 @@ func newStreams(s *session) *streams {
 	return m
 }
 
-// What a client says is kept within these bounds until it is passed on. No stream can use up
-// what another has: those that are held would keep what had begun before them from its end, and
-// thereby the pause from ever being quiet. So there is room for all on a connection.
+// What a client says is kept within these bounds until it is passed on, and so is what its
+// server says. No stream can use up what another has: those that are held would keep what had
+// begun before them from its end, and thereby the pause from ever being quiet; answers that are
+// not read would keep others from being heard. So there is room for all on a connection.
 const (
 	mostStreams = 250 // at a time
 	streamRoom  = 128 << 10
 )
 
+func http2Bounds() *http.HTTP2Config {
+	return &http.HTTP2Config{MaxConcurrentStreams: mostStreams, MaxReceiveBufferPerStream: streamRoom, MaxReceiveBufferPerConnection: mostStreams * streamRoom}
+}
+
 // serveStreams serves a client that has said first, until it is gone, as handler says.
 func serveStreams(ctx context.Context, conn net.Conn, first []byte, handler http.Handler, log *slog.Logger) error {
 	client := &preread{Conn: conn, left: first, closed: make(chan struct{})}
 	server := &http.Server{
-		Handler:     handler,
-		Protocols:   onlyHTTP2(),
-		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: mostStreams, MaxReceiveBufferPerStream: streamRoom, MaxReceiveBufferPerConnection: mostStreams * streamRoom},
-		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		Handler:        handler,
+		MaxHeaderBytes: maxHead,
+		Protocols:      onlyHTTP2(),
+		HTTP2:          http2Bounds(),
+		BaseContext:    func(net.Listener) context.Context { return ctx },
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	if err := server.Serve(&oneClient{conn: client}); !errors.Is(err, errOneClient) {
 		return fmt.Errorf("serving HTTP/2: %w", err)
@@ -168,7 +175,11 @@ func (m *streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler) // nobody is there to be told
 		}
 		s.gate.log.Debug("a request was refused", "client", s.client.RemoteAddr(), "err", err)
-		refuseHTTP2(w, r, "flocker: the server behind this port did not come back in time; try again")
+		why := tooLate
+		if errors.Is(err, errFull) || errors.Is(err, errNodeFull) {
+			why = "flocker: " + err.Error() + "; try again"
+		}
+		refuseHTTP2(w, r, why)
 		return
 	}
 	defer m.end(p)
@@ -195,7 +206,12 @@ func (m *streams) pass(ctx context.Context, w http.ResponseWriter, p *passed) {
 		Transport:     p.server.http,
 		FlushInterval: -1,
 		BufferPool:    chunkPool{},
-		Rewrite:       sameRequest,
+		Rewrite: func(r *httputil.ProxyRequest) {
+			sameRequest(r)
+			if r.Out.Body != nil {
+				r.Out.Body = &openBody{r.Out.Body, r.In.Body}
+			}
+		},
 		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
 			lost = err
 			s.gate.log.Debug("a request had no answer", "client", s.client.RemoteAddr(), "err", err)
@@ -218,6 +234,16 @@ func (m *streams) pass(ctx context.Context, w http.ResponseWriter, p *passed) {
 	proxy.ServeHTTP(w, p.Request)
 }
 
+// openBody is what a client says with a request, which may not be all yet. Close, as when the
+// server is lost, wakes who waits for more of it. ReverseProxy would keep that from the client's
+// side, since with HTTP/1.1 it waits for the rest.
+type openBody struct {
+	io.ReadCloser
+	client io.Closer
+}
+
+func (b *openBody) Close() error { return errors.Join(b.ReadCloser.Close(), b.client.Close()) }
+
 // sameRequest undoes what a proxy does to requests otherwise.
 func sameRequest(p *httputil.ProxyRequest) {
 	p.Out.URL = &url.URL{Scheme: "http", Host: cmp.Or(p.In.Host, "localhost"), Path: p.In.URL.Path, RawPath: p.In.URL.RawPath, RawQuery: p.In.URL.RawQuery}
@@ -239,14 +265,13 @@ func refuseHTTP2(w http.ResponseWriter, r *http.Request, why string) {
 	http.Error(w, why, http.StatusServiceUnavailable)
 }
 
-// begin counts a request in, once the gate is not paused and there is a server.
+// begin counts a request in, once the gate is not paused and there is a server. One that would
+// have to wait for that is refused where no more may: a connection has many.
 func (m *streams) begin(p *passed) error {
 	ctx, cancel := context.WithTimeout(p.Context(), m.session.gate.bounds().Request)
 	defer cancel()
-	m.waits(1)
-	defer m.waits(-1)
 	h := &hold{gate: m.session.gate}
-	for {
+	for waits := false; ; {
 		// A client that has given up may have asked again elsewhere.
 		if err := ctx.Err(); err != nil {
 			return err
@@ -254,6 +279,14 @@ func (m *streams) begin(p *passed) error {
 		pause, err := m.admit(p)
 		if p.server != nil || err != nil {
 			return err
+		}
+		if !waits {
+			if err := m.session.gate.whyFull(); err != nil {
+				return err
+			}
+			waits = true
+			m.waits(1)
+			defer m.waits(-1)
 		}
 		if pause != nil {
 			h.count()
@@ -316,19 +349,25 @@ func (m *streams) connected() bool {
 		m.server = nil
 		return false
 	}
-	server := m.server
-	free, used := server.http.Available(), server.http.InFlight()
-	if free > 0 {
-		server.limit = free + used
+	if !m.server.leaves() {
 		return true
 	}
-	if server.http.Err() == nil && used > 0 && used >= server.limit {
-		return true // it is only full
-	}
-	server.retired = true
-	m.release(server)
+	m.server.retired = true
+	m.release(m.server)
 	m.server, s.backend = nil, nil
 	return false
+}
+
+// leaves says that the server has ended the connection, or is about to. The session's lock is
+// held.
+func (c *http2Server) leaves() bool {
+	free, used := c.http.Available(), c.http.InFlight()
+	if free > 0 {
+		c.limit = free + used
+		return false
+	}
+	full := c.http.Err() == nil && used > 0 && used >= c.limit
+	return !full
 }
 
 // release closes a connection that nothing needs any more.
@@ -363,6 +402,7 @@ func (m *streams) connect(ctx context.Context, h *hold) error {
 	transport := &http.Transport{
 		Protocols:          onlyHTTP2(),
 		DisableCompression: true,
+		HTTP2:              http2Bounds(),
 		DialContext:        func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 	}
 	client, err := transport.NewClientConn(ctx, "http", "localhost:80")
@@ -394,6 +434,7 @@ func (m *streams) end(p *passed) {
 		_ = p.server.conn.Close()
 	}
 	s.park()
+	s.gate.wake() // also where it was the last with a server that takes no more
 }
 
 // cut ends what is with the server. What waits to be, on the same connection of the client's, is
@@ -401,22 +442,25 @@ func (m *streams) end(p *passed) {
 func (m *streams) cut() {
 	for _, p := range m.running {
 		p.cut(errCut) // before its server is lost
+		p.off = true
 		p.server.retired = true
 		_ = p.server.conn.Close()
 	}
 	if s := m.session; s.backend != nil {
 		_ = s.backend.Close()
 		m.server, s.backend = nil, nil
-		s.gate.wake()
 	}
+	m.session.gate.wake()
 }
 
-// busy implements framer.
+// busy implements framer. What was cut is in nobody's way, though it may not have ended: a client
+// whose connection takes nothing hears of no end.
 func (m *streams) busy() string {
-	if len(m.running) == 0 {
+	left := slices.DeleteFunc(slices.Clone(m.running), func(p *passed) bool { return p.off })
+	if len(left) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d requests have no answer yet, the oldest that for %.80s", len(m.running), m.running[0].URL.Path)
+	return fmt.Sprintf("%d requests have no answer yet, the oldest that for %.80s", len(left), left[0].URL.Path)
 }
 
 // The rest of framer is about bytes, of which none is passed on.

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -50,6 +51,17 @@ func (w *webs) start() *httptest.Server {
 	s.Start()
 	w.Cleanup(s.Close)
 	return s
+}
+
+// serve has another server take the place of the one that there is, which is of HTTP/2 alone.
+func (w *webs) serve(h http.Handler, set func(*http.Server)) {
+	w.now.Close()
+	w.now = httptest.NewUnstartedServer(h)
+	w.now.Config.Protocols = onlyHTTP2()
+	set(w.now.Config)
+	w.now.Start()
+	w.Cleanup(w.now.Close)
+	w.g.Resume(w.dial())
 }
 
 func (w *webs) dial() Dialer {
@@ -286,19 +298,15 @@ func (w *webs) server(what string, ok func(*http.ClientConn) bool) {
 // A server that takes few requests at a time is asked no more at a time, on one connection.
 func TestHTTP2ServerIsFull(t *testing.T) {
 	w := newWebs(t, Limits{})
-	w.now.Close()
-	w.now = httptest.NewUnstartedServer(w)
-	w.now.Config.Protocols = onlyHTTP2()
-	w.now.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 2}
 	var connections atomic.Int64
-	w.now.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateNew {
-			connections.Add(1)
+	w.serve(w, func(s *http.Server) {
+		s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 2}
+		s.ConnState = func(_ net.Conn, state http.ConnState) {
+			if state == http.StateNew {
+				connections.Add(1)
+			}
 		}
-	}
-	w.now.Start()
-	t.Cleanup(w.now.Close)
-	w.g.Resume(w.dial())
+	})
 	c := w.client(true)
 	if err := w.ask(c, "GET", "/first", ""); err != nil { // so that what the server allows is known
 		t.Fatal(err)
@@ -368,6 +376,135 @@ func TestHTTP2HeldBodies(t *testing.T) {
 	}
 	if len(w.done) != held+2 {
 		t.Errorf("the server has done %d requests", len(w.done))
+	}
+}
+
+// What a client does not read its server cannot say: neither the gate nor the network has room
+// for more than a part of it.
+func TestHTTP2Unread(t *testing.T) {
+	w := newWebs(t, Limits{})
+	const answers, takes = 8, 64 << 10
+	said := make(chan int, answers)
+	w.serve(http.HandlerFunc(func(out http.ResponseWriter, _ *http.Request) {
+		// By then nothing goes on any more.
+		if err := http.NewResponseController(out).SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+			t.Error(err)
+		}
+		total := 0
+		for {
+			n, err := out.Write(make([]byte, 16<<10))
+			if total += n; err != nil {
+				said <- total
+				return
+			}
+		}
+	}), func(*http.Server) {})
+	c := w.client(true)
+	c.Transport.(*http.Transport).HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: takes}
+	for range answers {
+		res, err := c.Get("http://" + w.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = res.Body.Close() }()
+	}
+	for range answers {
+		if n := <-said; n > takes+2*streamRoom {
+			t.Errorf("%d KiB were said of an answer that nobody reads", n>>10)
+		}
+	}
+}
+
+// A head that is longer than any is not kept.
+func TestHTTP2LongHead(t *testing.T) {
+	w := newWebs(t, Limits{})
+	c := w.client(true)
+	ask := func(length int) (refused bool) {
+		r, err := http.NewRequest(http.MethodGet, "http://"+w.addr+"/1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-Much", strings.Repeat("x", length))
+		res, err := c.Do(r)
+		if err != nil {
+			return true // by this client, which was told the bound
+		}
+		_ = res.Body.Close()
+		return res.StatusCode == http.StatusRequestHeaderFieldsTooLarge
+	}
+	if ask(maxHead / 2) {
+		t.Error("a head is refused")
+	}
+	w.g.Pause() // or the server would refuse it
+	if !ask(2 * maxHead) {
+		t.Error("a long head is not refused")
+	}
+}
+
+// Past the number that may wait requests are refused at once, on connections that were there
+// before; those that wait go on.
+func TestHTTP2Full(t *testing.T) {
+	w := newWebs(t, Limits{Sessions: 2, Request: time.Minute, Event: time.Minute})
+	var clients []*http.Client
+	for i := range 3 {
+		c := w.client(true)
+		if err := w.ask(c, "GET", fmt.Sprintf("/first/%d", i), ""); err != nil {
+			t.Fatal(err)
+		}
+		clients = append(clients, c)
+	}
+	w.g.Pause()
+	w.quiet()
+	answers := make(chan error)
+	for i := range int64(2) {
+		go func() { answers <- w.ask(clients[i], "POST", fmt.Sprintf("/held/%d", i), "x") }()
+		w.until("it waits", func() bool { return w.g.held.Load() == i+1 })
+	}
+	for _, c := range clients {
+		for kind, want := range map[string]string{"text/plain": "503", "application/grpc": "14"} {
+			res, err := c.Post("http://"+w.addr+"/more", kind, strings.NewReader("x"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			why, err := io.ReadAll(res.Body)
+			_ = res.Body.Close()
+			if got := res.Header.Get("Grpc-Status"); err != nil || got != want && fmt.Sprint(res.StatusCode) != want || !strings.Contains(string(why)+res.Header.Get("Grpc-Message"), "too many") {
+				t.Fatalf("%s: %s, %v, %q, %v", kind, res.Status, res.Header, why, err)
+			}
+		}
+	}
+	if n := w.g.waiting.Load(); n != 2 {
+		t.Errorf("%d wait", n)
+	}
+	w.g.Resume(nil)
+	for range 2 {
+		if err := <-answers; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := w.done["/held/0"] + w.done["/held/1"]; n != 2 || len(w.done) != 5 {
+		t.Errorf("the server has done %v", w.done)
+	}
+}
+
+// Nor may more wait than a node lets.
+func TestGateWhyFull(t *testing.T) {
+	g, err := NewGate(HTTP, nil, Limits{Sessions: 2}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.whyFull(); err != nil {
+		t.Error(err)
+	}
+	g.crowd = new(crowd)
+	g.crowd.bound(3)
+	g.crowd.waiting.Add(3)
+	if err := g.whyFull(); !errors.Is(err, errNodeFull) {
+		t.Error(err)
+	}
+	g.waits(2)
+	if err := g.whyFull(); !errors.Is(err, errFull) {
+		t.Error(err)
 	}
 }
 

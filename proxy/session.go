@@ -674,8 +674,9 @@ func (s *session) info() Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	info := Session{Client: s.conn.RemoteAddr().String(), Since: s.since, State: Parked, Pinned: s.framer.pinned() != ""}
+	m, ok := s.framer.(*streams) // which may have several servers: that which takes requests, and such as end
 	switch {
-	case s.backend != nil:
+	case s.backend != nil || ok && m.busy() != "":
 		info.State, info.Busy = Active, s.framer.busy()
 		if info.Busy == "" && s.writing {
 			info.Busy = "the client does not read what it asked for"
