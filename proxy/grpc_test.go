@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -213,6 +214,33 @@ func TestHTTP2LeftBehind(t *testing.T) {
 	}
 }
 
+// A call that the server would not take is no call that has lost it: it would be made again.
+func TestGRPCNotTaken(t *testing.T) {
+	w := newWebs(t, Limits{})
+	w.serve(w, func(s *http.Server) { s.MaxHeaderBytes = 8 << 10 })
+	c := w.client(true)
+	if err := w.ask(c, "GET", "/1", ""); err != nil { // so that what the server allows is known
+		t.Fatal(err)
+	}
+	r, err := http.NewRequest(http.MethodPost, "http://"+w.addr+"/2", strings.NewReader("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/grpc")
+	r.Header.Set("X-Much", strings.Repeat("x", 16<<10))
+	res, err := c.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	if status, why := res.Header.Get("Grpc-Status"), res.Header.Get("Grpc-Message"); status != "13" || !strings.Contains(why, "header list") {
+		t.Errorf("it ends with %q, %q", status, why)
+	}
+	if err := w.ask(c, "GET", "/3", ""); err != nil {
+		t.Error(err)
+	}
+}
+
 // What is cut off is what is with the server. What waits on the same connection goes on waiting.
 func TestHTTP2Cut(t *testing.T) {
 	w := newWebs(t, Limits{Request: time.Minute, Event: time.Minute})
@@ -259,18 +287,31 @@ func TestHTTP2Cut(t *testing.T) {
 func TestGRPCLost(t *testing.T) {
 	for _, c := range []struct {
 		err  error
+		gone bool
 		want int
 	}{
-		{io.ErrUnexpectedEOF, grpcUnavailable},
-		{errCut, grpcUnavailable},
-		{streamReset{Code: 0}, grpcInternal},
-		{fmt.Errorf("reading: %w", streamReset{Code: refusedStream}), grpcUnavailable},
-		{streamReset{Code: cancelStream}, grpcCancelled},
-		{streamReset{Code: enhanceYourCalm}, grpcResourceExhausted},
-		{streamReset{Code: inadequateSecurity}, grpcPermissionDenied},
+		{io.ErrUnexpectedEOF, true, grpcUnavailable},
+		{io.ErrUnexpectedEOF, false, grpcInternal},
+		{fmt.Errorf("writing: %w", &net.OpError{Op: "write", Err: net.ErrClosed}), false, grpcUnavailable},
+		{errCut, true, grpcUnavailable},
+		{errCut, false, grpcUnavailable},
+		{streamReset{Code: 0}, false, grpcInternal},
+		{streamReset{Code: 1, Cause: errors.New("received from peer")}, true, grpcInternal},
+		{fmt.Errorf("reading: %w", streamReset{Code: refusedStream}), false, grpcUnavailable},
+		{streamReset{Code: cancelStream}, false, grpcCancelled},
+		{streamReset{Code: enhanceYourCalm}, false, grpcResourceExhausted},
+		{streamReset{Code: inadequateSecurity}, false, grpcPermissionDenied},
 	} {
-		if got, why := grpcLost(c.err); got != c.want || why == "" || strings.Contains(why, "%") {
-			t.Errorf("%v: %d, %q, want %d", c.err, got, why, c.want)
+		if got, why := grpcLost(c.err, c.gone); got != c.want || why == "" || strings.Contains(why, "%") {
+			t.Errorf("%v, %t: %d, %q, want %d", c.err, c.gone, got, why, c.want)
+		}
+	}
+}
+
+func TestGRPCMessage(t *testing.T) {
+	for why, want := range map[string]string{"as it is": "as it is", "100%": "100%25", "two\nlines, ä": "two%0Alines, %C3%A4"} {
+		if got := grpcMessage(why); got != want {
+			t.Errorf("%q: %q, want %q", why, got, want)
 		}
 	}
 }

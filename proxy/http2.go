@@ -198,7 +198,7 @@ func (m *streams) pass(ctx context.Context, w http.ResponseWriter, p *passed) {
 			case why != http.ErrAbortHandler || lost == nil || p.Context().Err() != nil:
 				panic(why)
 			default:
-				loseGRPC(w, begun, cmp.Or(context.Cause(ctx), lost))
+				loseGRPC(w, begun, cmp.Or(context.Cause(ctx), lost), ctx.Err() != nil || m.leaves(p.server))
 			}
 		}()
 	}
@@ -221,12 +221,16 @@ func (m *streams) pass(ctx context.Context, w http.ResponseWriter, p *passed) {
 	}
 	proxy.ModifyResponse = func(res *http.Response) error {
 		begun = true
+		bodyless := res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusNotModified
+		if bodyless {
+			res.Body = &noBody{res.Body} // a length is that of another answer
+		}
 		res.Body = &lossy{res.Body, &lost}
 		// What the server did not say, it shall not be made to have said.
 		w.Header()["Date"], w.Header()["Content-Type"], w.Header()["Content-Length"] = nil, nil, nil
 		// Nor shall what it said in one with the headers come behind them: gRPC looks for a
 		// status where the end is.
-		if res.ContentLength == 0 {
+		if bodyless || res.ContentLength == 0 {
 			proxy.FlushInterval = 0
 		}
 		return nil
@@ -243,6 +247,11 @@ type openBody struct {
 }
 
 func (b *openBody) Close() error { return errors.Join(b.ReadCloser.Close(), b.client.Close()) }
+
+// noBody is that of an answer which has none, whatever its head says.
+type noBody struct{ io.Closer }
+
+func (noBody) Read([]byte) (int, error) { return 0, io.EOF }
 
 // sameRequest undoes what a proxy does to requests otherwise.
 func sameRequest(p *httputil.ProxyRequest) {
@@ -368,6 +377,12 @@ func (c *http2Server) leaves() bool {
 	}
 	full := c.http.Err() == nil && used > 0 && used >= c.limit
 	return !full
+}
+
+func (m *streams) leaves(server *http2Server) bool {
+	m.session.mu.Lock()
+	defer m.session.mu.Unlock()
+	return server.leaves()
 }
 
 // release closes a connection that nothing needs any more.

@@ -508,6 +508,29 @@ func TestGateWhyFull(t *testing.T) {
 	}
 }
 
+// An answer that has no body by its kind may say how long that of another would be.
+func TestHTTP2Bodyless(t *testing.T) {
+	w := newWebs(t, Limits{})
+	status := http.StatusNotModified
+	w.serve(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/1" {
+			out.Header().Set("Content-Length", "5")
+			out.WriteHeader(status)
+		}
+	}), func(*http.Server) {})
+	c := w.client(true)
+	for _, status = range []int{http.StatusNotModified, http.StatusNoContent} {
+		res, err := c.Get("http://" + w.addr + "/1")
+		if err != nil {
+			t.Fatal(status, err)
+		}
+		_ = res.Body.Close()
+		if got := res.Header.Get("Content-Length"); res.StatusCode != status || status == http.StatusNotModified && got != "5" {
+			t.Errorf("%d: %s, %v", status, res.Status, res.Header)
+		}
+	}
+}
+
 // What a server ends in good order is heard out, while what comes is for the next one.
 func TestHTTP2ServerLeaves(t *testing.T) {
 	w := newWebs(t, Limits{})
