@@ -720,8 +720,41 @@ func (a *Agent) create(ctx context.Context, id volume.ID) error {
 	if err != nil {
 		return err
 	}
+	if unmarked(d) {
+		if d, err = a.finish(ctx, d, props); err != nil {
+			return err
+		}
+	}
 	a.noteMade(id, copyOf(d))
 	return a.propose(ctx, state.ConfirmCreate{ID: id, Epoch: v.Epoch})
+}
+
+// unmarked says that a dataset which has a volume's name has nothing that flocker sets.
+func unmarked(d zfs.Dataset) bool { return d.User[propVolume] == "" && d.User[propEpoch] == "" }
+
+// finish gives an unmarked dataset its properties: ZFS makes one in one transaction and sets them in another, and the
+// machine may have lost its power in between. What marks it as ours comes with the last of them. Should
+// somebody have made it by hand, that stays.
+func (a *Agent) finish(ctx context.Context, d zfs.Dataset, props map[string]string) (zfs.Dataset, error) {
+	if d.Mounted {
+		return d, fmt.Errorf("%s is there already, but flocker has not finished it, and it is mounted: unmount it, or rename it by hand", d.Name)
+	}
+	fail := func(err error) (zfs.Dataset, error) {
+		return d, fmt.Errorf("finishing %s, which is there without its properties: %w", d.Name, err)
+	}
+	// By themselves first: to set a mountpoint mounts what may be mounted.
+	first := map[string]string{"canmount": props["canmount"], "readonly": props["readonly"]}
+	if err := a.zfs.SetProperties(ctx, d.Name, first); err != nil {
+		return fail(err)
+	}
+	if err := a.zfs.SetProperties(ctx, d.Name, props); err != nil {
+		return fail(err)
+	}
+	got, err := a.zfs.Dataset(ctx, d.Name)
+	if err != nil {
+		return fail(err)
+	}
+	return got, nil
 }
 
 // permanent says that trying again makes no sense.

@@ -73,16 +73,13 @@ func (a *Agent) clone(ctx context.Context, v *state.Volume, props map[string]str
 		return err
 	}
 	marked := d.User[propVolume] == string(v.ID) && d.User[propEpoch] == v.Epoch.String()
-	bare := d.User[propVolume] == "" && d.User[propEpoch] == ""
 	switch right, err := a.standsOn(ctx, d, from.GUID); {
 	case err != nil:
 		return err
-	case right && bare && d.Mounted:
-		return fmt.Errorf("%s is there already, a clone of that snapshot, but flocker has not made it, and it is mounted: unmount it, or rename it by hand", ds)
 	case right:
-		if bare {
+		if unmarked(d) {
 			if d, err = a.finish(ctx, d, props); err != nil {
-				return fmt.Errorf("finishing clone %s, which is there without its properties: %w", ds, err) // and it stays: perhaps somebody made it by hand
+				return err
 			}
 		}
 		a.repl.Refresh(from.Volume) // which has a snapshot now that cannot be destroyed
@@ -93,20 +90,6 @@ func (a *Agent) clone(ctx context.Context, v *state.Volume, props map[string]str
 		return abort(fmt.Sprintf("snapshot %s of volume %q became another one while it was cloned", from.Snapshot, from.Name))
 	}
 	return fmt.Errorf("%s is there already, and is no clone of snapshot %s of volume %q: rename it by hand", ds, from.Snapshot, from.Name)
-}
-
-// finish gives a clone its properties: ZFS makes it in one transaction and sets them in another, and the machine may have
-// lost its power in between. What marks it as ours comes with the last of them.
-func (a *Agent) finish(ctx context.Context, d zfs.Dataset, props map[string]string) (zfs.Dataset, error) {
-	// By themselves first: to set a mountpoint mounts what may be mounted.
-	first := map[string]string{"canmount": props["canmount"], "readonly": props["readonly"]}
-	if err := a.zfs.SetProperties(ctx, d.Name, first); err != nil {
-		return d, err
-	}
-	if err := a.zfs.SetProperties(ctx, d.Name, props); err != nil {
-		return d, err
-	}
-	return a.zfs.Dataset(ctx, d.Name)
 }
 
 // cloneOf has ZFS make the clone, and returns of which snapshot; "" when this node has none with that
