@@ -22,7 +22,7 @@ func TestSnapshots(t *testing.T) {
 		echo $i >>%s/file
 		curl --silent --show-error --fail --unix-socket /run/flocker/flockd.sock -d '{"volumes":["shots"],"name":"s'$i'"}' http://flockd/v1/snapshots
 	done`, count, dir))
-	b.n1.Flockctl("volume", "sync", "shots")
+	b.n1.Flockctl("volume", "sync", "--timeout", "30m", "shots") // a thousand streams, where machines are emulated
 	if there := b.n2.Lines("zfs list -H -d 1 -t snapshot -o name -s createtxg " + dataset); !holdsAll(there, dataset+"@", names) {
 		t.Fatalf("the replica has %d snapshots, and not all of %d", len(there), count)
 	}
