@@ -16,6 +16,9 @@ import (
 	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
 
+// keepNone is a policy that is asked for.
+func keepNone(context.Context) (volume.SnapshotPolicy, error) { return nil, nil }
+
 // policy gives all nodes that have the volume this policy.
 func (w *world) policy(s string) {
 	w.Helper()
@@ -84,14 +87,25 @@ func TestScheduled(t *testing.T) {
 		}
 		policy, err := volume.ParseSnapshotPolicy("15m:1")
 		w.must(err)
-		gone, err := a.eng().Prune(ctx, testVol, policy)
+		gone, err := a.eng().Prune(ctx, testVol, func(context.Context) (volume.SnapshotPolicy, error) {
+			select {
+			case a.eng().pruning <- struct{}{}:
+				t.Error("the policy is asked for while others may still destroy what an older one does not keep")
+				<-a.eng().pruning
+			default:
+			}
+			return policy, nil
+		})
 		if err != nil || len(gone) != 3 {
 			t.Errorf("pruned %+v, %v", gone, err)
+		}
+		if gone, err := a.eng().Prune(ctx, testVol, func(context.Context) (volume.SnapshotPolicy, error) { return nil, errors.New("nobody leads") }); err == nil || len(gone) > 0 {
+			t.Errorf("pruned %+v, %v by a policy that nobody knows", gone, err)
 		}
 		w.waitFor("replicas follow", func() bool {
 			return slices.Equal(a.scheduled(), b.scheduled()) && slices.Equal(a.scheduled(), []string{"auto-15m-20000101T004500Z"})
 		})
-		_, err = b.eng().Prune(ctx, testVol, nil)
+		_, err = b.eng().Prune(ctx, testVol, keepNone)
 		wantError(t, "prune on a replica", err, volume.CodeConflict, "not the primary")
 		w.waitFor("in sync", w.inSync("a", "b"))
 	})

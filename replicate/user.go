@@ -499,12 +499,17 @@ func (e *Engine) prunable(id volume.ID, list []zfs.Snapshot, policy volume.Snaps
 
 // Prune destroys what PrunePlan names, now, here and through tombstones on the replicas. Only the
 // primary does. It returns what is destroyed, also when some of it could not be. The policy that is
-// assigned may be an older one.
-func (e *Engine) Prune(ctx context.Context, id volume.ID, policy volume.SnapshotPolicy) ([]Snapshot, error) {
+// assigned may be an older one, and one that the caller knows, too, once what others destroy was waited for: so it is
+// asked for after that.
+func (e *Engine) Prune(ctx context.Context, id volume.ID, ask func(context.Context) (volume.SnapshotPolicy, error)) ([]Snapshot, error) {
 	if err := acquire(ctx, e.pruning); err != nil {
 		return nil, err
 	}
 	defer release(e.pruning)
+	policy, err := ask(ctx)
+	if err != nil {
+		return nil, err
+	}
 	list, err := e.primaryListing(ctx, id)
 	if err != nil {
 		return nil, err

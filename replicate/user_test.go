@@ -279,7 +279,7 @@ func TestFrozenTakesNone(t *testing.T) {
 		as.Frozen = true
 		a.assign(as)
 		wantError(t, "remove, frozen", a.eng().RemoveSnapshot(context.Background(), testVol, "x"), volume.CodeUnavailable, "being moved or removed")
-		_, err = a.eng().Prune(context.Background(), testVol, nil)
+		_, err = a.eng().Prune(context.Background(), testVol, keepNone)
 		wantError(t, "prune, frozen", err, volume.CodeUnavailable, "being moved or removed")
 		a.assign()
 		wantError(t, "gone", a.eng().TakeSnapshot(context.Background(), []volume.ID{"00000000000000bb"}, "x"), volume.CodeConflict, "not the primary")

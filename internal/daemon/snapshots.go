@@ -209,8 +209,9 @@ func (m *member) PruneSnapshots(ctx context.Context, ref string, req api.PruneRe
 			out, err = primary.PruneSnapshots(ctx, string(v.ID), req)
 			return err
 		}
-		if req.Policy == "" {
-			if policy, err = m.policyOf(ctx, v); err != nil {
+		agreed := func(ctx context.Context) (volume.SnapshotPolicy, error) { return m.policyOf(ctx, v) }
+		if req.DryRun && req.Policy == "" {
+			if policy, err = agreed(ctx); err != nil {
 				return err
 			}
 		}
@@ -218,7 +219,7 @@ func (m *member) PruneSnapshots(ctx context.Context, ref string, req api.PruneRe
 		if req.DryRun {
 			list, err = m.repl.PrunePlan(ctx, v.ID, policy)
 		} else {
-			list, err = m.repl.Prune(ctx, v.ID, policy)
+			list, err = m.repl.Prune(ctx, v.ID, agreed)
 		}
 		out = forPeople(list)
 		return err
