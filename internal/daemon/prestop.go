@@ -54,10 +54,11 @@ func (f *follower) prepare(ctx context.Context, id volume.ID) (err error) {
 	if err := f.copyAhead(ctx, v, with.containers); err != nil {
 		return err
 	}
-	if err := f.awaitReady(ctx, id, v.Pending); err != nil {
+	// Once all are ready, whoever is first stops the containers of all.
+	if err := f.awaitFresh(ctx, v); err != nil {
 		return err
 	}
-	return f.awaitFresh(ctx, v)
+	return f.awaitReady(ctx, id, v.Pending)
 }
 
 // freshPatience is how long a move waits for what a container needs on its target that was not known when
@@ -67,6 +68,9 @@ const freshPatience = 30 * time.Second
 // awaitFresh waits until the target of a move has what the containers need that go along and were recorded
 // since it began: whoever began it has looked at the others only. The error says that nothing should be stopped.
 func (f *follower) awaitFresh(ctx context.Context, v *state.Volume) error {
+	if f.stopBegan(v.Pending.Attempt) {
+		return nil // it is too late, as for copies ahead
+	}
 	patience, cancel := context.WithTimeout(ctx, freshPatience)
 	defer cancel()
 	for {

@@ -97,3 +97,12 @@ func TestFreshLacks(t *testing.T) {
 		}
 	}
 }
+
+// Nobody waits for what containers need where they go to once they are stopped: they would be started again in vain.
+func TestFreshTooLate(t *testing.T) {
+	f := newFollower(&member{}, nil) // it knows of no cluster, and asks for none
+	f.stops["a"] = &stopRun{}
+	if err := f.awaitFresh(t.Context(), &state.Volume{ID: "v", Pending: &state.Pending{Attempt: "a"}}); err != nil {
+		t.Error(err)
+	}
+}
