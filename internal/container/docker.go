@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -309,7 +310,7 @@ func (d *Docker) Follow(ctx context.Context, connected, changed func()) error {
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream := c.Events(ctx, client.EventsListOptions{Filters: client.Filters{}.Add("type", "container", "volume")})
+	stream := c.Events(ctx, client.EventsListOptions{Filters: client.Filters{}.Add("type", "container", "volume", "image", "network")})
 	// Events has returned after the engine's answer, or with an error that waits.
 	select {
 	case err := <-stream.Err:
@@ -330,8 +331,14 @@ func (d *Docker) Follow(ctx context.Context, connected, changed func()) error {
 }
 
 // concerns leaves out what comes often and changes nobody's use of a volume: health
-// checks and exec.
+// checks and exec. An image or a network that comes may be what a container has lacked.
 func concerns(m events.Message) bool {
 	action := string(m.Action)
+	switch m.Type {
+	case events.ImageEventType:
+		return slices.Contains([]string{"load", "pull", "tag", "import"}, action)
+	case events.NetworkEventType:
+		return action == "create"
+	}
 	return !strings.HasPrefix(action, "exec_") && !strings.HasPrefix(action, "health_status") && action != "top"
 }

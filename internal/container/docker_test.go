@@ -52,6 +52,14 @@ func TestDockerAnswers(t *testing.T) {
 			for _, action := range []string{"start", "exec_create: true", "exec_start: true", "exec_die", "health_status: healthy", "die"} {
 				fmt.Fprintf(w, `{"Type":"container","Action":%q,"Actor":{"ID":"aaaa"}}`+"\n", action)
 			}
+			if !strings.Contains(r.URL.RawQuery, "image") || !strings.Contains(r.URL.RawQuery, "network") {
+				return
+			}
+			for kind, actions := range map[string]string{"image": "load pull tag import untag delete save", "network": "create connect disconnect destroy"} {
+				for action := range strings.FieldsSeq(actions) {
+					fmt.Fprintf(w, `{"Type":%q,"Action":%q,"Actor":{"ID":"aaaa"}}`+"\n", kind, action)
+				}
+			}
 		default:
 			http.NotFound(w, r)
 		}
@@ -114,8 +122,8 @@ func TestDockerAnswers(t *testing.T) {
 	}
 	var connected, changed int
 	err = d.Follow(ctx, func() { connected++ }, func() { changed++ })
-	if err == nil || connected != 1 || changed != 2 {
-		t.Errorf("Follow = %v with %d connections, %d changes; want an end of the stream, 1, 2", err, connected, changed)
+	if err == nil || connected != 1 || changed != 7 {
+		t.Errorf("Follow = %v with %d connections, %d changes; want an end of the stream, 1, 7", err, connected, changed)
 	}
 	for _, p := range paths {
 		if !strings.HasPrefix(p, "/v1.41/") {

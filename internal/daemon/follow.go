@@ -39,7 +39,7 @@ const (
 	// Where nothing does, there is little hope, and followIdle is the longest.
 	followRetry = 3 * time.Second
 	followMost  = time.Minute
-	followIdle  = 10 * time.Minute
+	followIdle  = 5 * time.Minute
 	// followOwn is for how long after a try what happens at the engine may be the try itself.
 	followOwn = 5 * time.Second
 	// followHurry is the first pause instead where clients wait for it to come up or to go back.
@@ -147,6 +147,21 @@ func (f *follower) stir() {
 	f.ring()
 }
 
+// eased has what could not be started tried again now: what this node has seen end may have been in the way. A
+// record is named, or "" is all.
+func (f *follower) eased(record string) {
+	f.mu.Lock()
+	now := f.m.now()
+	for key, a := range f.failed {
+		if (record == "" || key == record) && a.next.After(now) {
+			a.next = now
+			f.failed[key] = a
+		}
+	}
+	f.mu.Unlock()
+	f.ring()
+}
+
 // run looks at the containers whenever something may have changed, until ctx ends.
 func (f *follower) run(ctx context.Context) error {
 	defer f.ahead.close()
@@ -223,8 +238,9 @@ func (f *follower) step(ctx context.Context) {
 	if s.Cluster().DataKey != "" {
 		if err := f.shareKey(ctx); err != nil {
 			f.note("data key", fmt.Sprintf("containers cannot follow to or from this node: %v", err))
-		} else {
+		} else if f.noted("data key") {
 			f.note("data key", "")
+			f.eased("")
 		}
 	}
 	lctx, cancel := context.WithTimeout(ctx, engineTimeout)
@@ -1038,6 +1054,13 @@ func (f *follower) note(record, problem string) {
 		}
 		f.m.log.Warn("a container does not follow its volumes as it should", "problem", problem)
 	}
+}
+
+// noted says that a sentence is kept about a record.
+func (f *follower) noted(record string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.problems[record] != ""
 }
 
 // forgetDone drops the sentences about what is not tried any more. Of what is hidden nobody

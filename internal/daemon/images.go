@@ -72,9 +72,7 @@ func (f *follower) fetchImages(ctx context.Context) error {
 				continue
 			}
 			delete(waits, r.Image.ID)
-			f.mu.Lock()
-			f.images[r.RecordKey()] = true
-			f.mu.Unlock()
+			f.noteImage(r.RecordKey(), true)
 		}
 		images.note(ctx, f.m.log, failed)
 		pause(ctx, followGap)
@@ -142,10 +140,19 @@ func (f *follower) hasImage(ctx context.Context, r *state.Container) (bool, erro
 	if err != nil && !errors.Is(err, container.ErrNotFound) {
 		return false, err
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.images[r.RecordKey()] = err == nil
+	f.noteImage(r.RecordKey(), err == nil)
 	return err == nil, nil
+}
+
+// noteImage keeps whether the image of a record is here. One that has come may be what its start has lacked.
+func (f *follower) noteImage(record string, has bool) {
+	f.mu.Lock()
+	had, asked := f.images[record]
+	f.images[record] = has
+	f.mu.Unlock()
+	if has && asked && !had {
+		f.eased(record)
+	}
 }
 
 // fetchImage asks the nodes that may have an image, the container's first.

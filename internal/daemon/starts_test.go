@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -413,7 +415,7 @@ func TestFollowAttemptsRest(t *testing.T) {
 		a = a.after(errors.New("its port is taken"), false, false, true, now)
 		pauses = append(pauses, a.again(time.Time{}).Sub(now).Round(time.Second))
 	}
-	if got, want := fmt.Sprint(pauses), "[3s 6s 12s 24s 48s 1m36s 3m12s 6m24s 10m0s 10m0s]"; got != want {
+	if got, want := fmt.Sprint(pauses), "[3s 6s 12s 24s 48s 1m36s 3m12s 5m0s 5m0s 5m0s]"; got != want {
 		t.Errorf("the pauses are %s, want %s", got, want)
 	}
 	for stirred, want := range map[time.Duration]time.Duration{-time.Minute: followIdle, followOwn: followIdle, followOwn + 1: followMost, 5 * time.Minute: followMost} {
@@ -423,6 +425,35 @@ func TestFollowAttemptsRest(t *testing.T) {
 	}
 	if b := (followAttempt{}).after(errors.New("its port is taken"), false, false, true, now); b.again(now.Add(time.Minute)) != b.next {
 		t.Error("a short pause became longer")
+	}
+}
+
+// What this node itself has seen end is not waited for: the image of one has come, or the key to the records of all.
+func TestEased(t *testing.T) {
+	now := time.Now()
+	later := now.Add(followIdle)
+	for name, c := range map[string]struct {
+		ends func(*follower)
+		want string // what is tried now
+	}{
+		"an image has come":         {func(f *follower) { f.noteImage("web", false); f.noteImage("web", true) }, "web"},
+		"it was there":              {func(f *follower) { f.noteImage("web", true); f.noteImage("web", true) }, ""},
+		"it goes":                   {func(f *follower) { f.noteImage("web", true); f.noteImage("web", false) }, ""},
+		"one of somebody else came": {func(f *follower) { f.noteImage("db", false); f.noteImage("db", true) }, ""},
+		"the key has come":          {func(f *follower) { f.eased("") }, "side web"},
+	} {
+		f := newFollower(&member{now: func() time.Time { return now }}, nil)
+		f.failed["web"], f.failed["side"] = followAttempt{next: later, tries: 9}, followAttempt{next: later, tries: 9}
+		c.ends(f)
+		var due []string
+		for _, key := range slices.Sorted(maps.Keys(f.failed)) {
+			if !f.failed[key].again(time.Time{}).After(now) {
+				due = append(due, key)
+			}
+		}
+		if got := strings.Join(due, " "); got != c.want || (len(f.wake) == 1) != (c.want != "") && name != "one of somebody else came" {
+			t.Errorf("%s: tried now are %q, want %q", name, got, c.want)
+		}
 	}
 }
 
