@@ -271,6 +271,34 @@ func (m *Mounts) silent(view View, out *Reconciled) {
 	}
 }
 
+// Starting are containers that use a volume, do not run, and may be about to: more Mounts of it are
+// remembered than those have that run, and one of them is young. Reconcile says nothing of them as long as others
+// run, who keep the volume in any case.
+func (m *Mounts) Starting(vol string, view View, now time.Time) (names []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	running := 0
+	for _, c := range view.Containers {
+		switch {
+		case c.Volume != vol:
+		case c.Running:
+			running++ // a Mount for each place where it has the volume
+		case !slices.Contains(names, c.Name):
+			names = append(names, c.Name)
+		}
+	}
+	v := m.volumes[vol]
+	if !view.Known || v == nil || len(v.hints) <= running {
+		return nil
+	}
+	for _, h := range v.hints {
+		if m.young(h, view, now) {
+			return names
+		}
+	}
+	return nil
+}
+
 // starting are the volumes of containers that do not run and may be about to.
 func (m *Mounts) starting(view View, now time.Time) map[string]bool {
 	byContainer := map[string][]string{}

@@ -165,6 +165,38 @@ func TestMountsStarting(t *testing.T) {
 	}
 }
 
+// One that starts where others run is known by its Mount. A Mount that is no one's who runs may also be left of
+// one that nobody unmounted, and who rests may have done so for long.
+func TestStartingBesideOthers(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	web := ContainerMount{Volume: "pg", Container: "c", Name: "web", Running: true}
+	side := ContainerMount{Volume: "pg", Container: "d", Name: "side"}
+	for _, tt := range []struct {
+		name   string
+		mounts map[string]time.Duration // by mount ID, how long ago
+		there  []ContainerMount
+		silent bool
+		want   string
+	}{
+		{"it has mounted", map[string]time.Duration{"1": time.Hour, "2": time.Second}, []ContainerMount{web, side}, false, "side"},
+		{"both have, just now", map[string]time.Duration{"1": 2 * time.Second, "2": time.Second}, []ContainerMount{web, side}, false, "side"},
+		{"nobody runs", map[string]time.Duration{"2": time.Second}, []ContainerMount{side}, false, "side"},
+		{"what runs has, and the other one rests", map[string]time.Duration{"1": time.Second}, []ContainerMount{web, side}, false, ""},
+		{"it has long ago", map[string]time.Duration{"1": time.Hour, "2": time.Hour}, []ContainerMount{web, side}, false, ""},
+		{"there is none", map[string]time.Duration{"1": time.Hour, "2": time.Second}, []ContainerMount{web}, false, ""},
+		{"another volume's", map[string]time.Duration{"1": time.Hour, "2": time.Second}, []ContainerMount{web, {Volume: "logs", Container: "d", Name: "side"}}, false, ""},
+		{"not to be seen", map[string]time.Duration{"1": time.Hour, "2": time.Second}, nil, true, ""},
+	} {
+		var m Mounts
+		for id, ago := range tt.mounts {
+			m.Mounted("pg", id, now.Add(-ago))
+		}
+		if got := strings.Join(m.Starting("pg", View{Known: !tt.silent, At: now, Containers: tt.there}, now), " "); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
 // TestMountsNeverFreeWhileUsed plays random histories of one node against a model that
 // knows who really uses a volume, and checks the two rules: a volume with a user is
 // never free, and one without is free once the grace has passed and the engine answers.

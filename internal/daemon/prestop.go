@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -45,7 +46,10 @@ func (f *follower) prepare(ctx context.Context, id volume.ID) (err error) {
 		return nil
 	}
 	f.tellStep(id, v.Pending.Attempt, volume.MoveStep{Phase: volume.MoveBegins})
-	with := goingWith(s, f.m.self, id)
+	if err := f.awaitStarts(ctx, v); err != nil {
+		return err
+	}
+	with := goingWith(f.m.cluster.State(), f.m.self, id)
 	defer func() {
 		if ctx.Err() != nil || err != nil {
 			f.undoHooks(ctx, with.containers)
@@ -59,6 +63,57 @@ func (f *follower) prepare(ctx context.Context, id volume.ID) (err error) {
 		return err
 	}
 	return f.awaitReady(ctx, id, v.Pending)
+}
+
+// beginPatience is how long a move waits for a container to run that has mounted what is to go.
+const beginPatience = 10 * time.Second
+
+// awaitStarts waits for containers that have mounted a volume of a company when its move began, and do not run
+// yet: nobody knows of them where others run on it, and those would be stopped in vain. From now on nothing is mounted.
+// What follows is recorded, to go along. The error says that nothing should be stopped.
+func (f *follower) awaitStarts(ctx context.Context, v *state.Volume) error {
+	for began, waited := time.Now(), false; ; waited = true {
+		g := goingWith(f.m.cluster.State(), f.m.self, v.ID)
+		if len(g.containers) == 0 || f.stopBegan(v.Pending.Attempt) || ctx.Err() != nil {
+			return nil // nothing is stopped, or it is too late; the caller sees the third
+		}
+		if rollsBack(v) {
+			g.volumes = map[volume.ID]bool{v.ID: true} // what others share stays, with whoever starts on it
+		}
+		names, err := f.m.use.starting(ctx, g.volumes)
+		switch {
+		case err != nil:
+			return fmt.Errorf("who else is about to use it is not known: %w", err)
+		case len(names) == 0 && !waited:
+			return nil
+		case len(names) == 0:
+			return f.takeAlong(ctx, g)
+		case time.Since(began) > beginPatience:
+			return fmt.Errorf("it is not known yet whether container %s, which is about to run, goes along; nothing was stopped, try again", strings.Join(names, " or "))
+		}
+		pause(ctx, followGap)
+	}
+}
+
+// takeAlong records who runs on what is to go and follows it; the error names who does not follow.
+func (f *follower) takeAlong(ctx context.Context, g company) error {
+	for id := range g.volumes {
+		if err := f.recordNow(ctx, id); err != nil {
+			return err
+		}
+	}
+	holders, err := f.m.use.Refresh(ctx, slices.Collect(maps.Keys(g.volumes)))
+	if err != nil {
+		return fmt.Errorf("who else uses it is not known: %w", err)
+	}
+	for id := range g.volumes {
+		for _, h := range holders[id] {
+			if h.Container != "" && !h.Follows && h.Service == "" {
+				return fmt.Errorf("it is in use by container %s, which was started when the move had begun and does not follow it; nothing was stopped", h.Name)
+			}
+		}
+	}
+	return nil
 }
 
 // freshPatience is how long a move waits for what a container needs on its target that was not known when

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/flocker-io/flocker/internal/container"
@@ -34,11 +35,34 @@ func (u *use) Idle(id volume.ID) bool               { return u.mounts.Idle(strin
 
 // Refresh implements agent.Use.
 func (u *use) Refresh(ctx context.Context, mounted []volume.ID) (map[volume.ID][]volume.Holder, error) {
-	view := plugin.View{At: u.now()}
+	view, err := u.look(ctx)
 	for _, id := range mounted {
 		view.Mounted = append(view.Mounted, string(id))
 	}
-	var err error
+	got := u.mounts.Reconcile(view, u.now())
+	out := make(map[volume.ID][]volume.Holder, len(got.InUse))
+	for id, holders := range got.InUse {
+		out[volume.ID(id)] = holders
+	}
+	return out, err
+}
+
+// starting are the containers that use one of these volumes and may be about to run.
+func (u *use) starting(ctx context.Context, ids map[volume.ID]bool) (names []string, err error) {
+	view, err := u.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for id := range ids {
+		names = append(names, u.mounts.Starting(string(id), view, u.now())...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// look is what the engine shows.
+func (u *use) look(ctx context.Context) (view plugin.View, err error) {
+	view.At = u.now()
 	if u.engine == nil {
 		view.Known = true
 	} else {
@@ -59,12 +83,7 @@ func (u *use) Refresh(ctx context.Context, mounted []volume.ID) (map[volume.ID][
 			}
 		}
 	}
-	got := u.mounts.Reconcile(view, u.now())
-	out := make(map[volume.ID][]volume.Holder, len(got.InUse))
-	for id, holders := range got.InUse {
-		out[volume.ID(id)] = holders
-	}
-	return out, err
+	return view, err
 }
 
 // pause waits, or less when ctx ends.
