@@ -172,6 +172,8 @@ func (e *edge) watch(ctx context.Context) {
 		to, reign, wanted, changed := e.to, e.reign, e.wanted, e.changed
 		e.mu.Unlock()
 		if !wanted || to.Owner == "" {
+			// Nobody tells the gate of the end of a pause any more: who comes next asks anew.
+			e.gate.release()
 			select {
 			case <-changed:
 			case <-ctx.Done():
