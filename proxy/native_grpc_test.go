@@ -102,19 +102,8 @@ func newGRPCCalls(t *testing.T, python []string, server string) *grpcCalls {
 	t.Helper()
 	client := exec.Command(python[0], append(python[1:], "testdata/native/grpc_calls.py", server)...)
 	c := &grpcCalls{T: t}
-	var err error
-	if c.in, err = client.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	out, err := client.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	client.Stderr = t.Output()
-	client.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := client.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in, out := talksWith(t, client)
+	c.in = in
 	heard := make(chan struct{})
 	go func() {
 		defer close(heard)

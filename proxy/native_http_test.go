@@ -605,6 +605,24 @@ func TestNativeCurl(t *testing.T) {
 	}
 }
 
+// talksWith starts a client that is told what to do line by line, and says how that went.
+func talksWith(t *testing.T, client *exec.Cmd) (in io.WriteCloser, out io.ReadCloser) {
+	t.Helper()
+	in, err := client.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err = client.StdoutPipe(); err != nil {
+		t.Fatal(err)
+	}
+	client.Stderr = t.Output()
+	client.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := client.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return in, out
+}
+
 // A connection that has become a websocket is pinned: a pause names it, and is given up
 // without harm to it, or cuts it. Whoever makes another then goes on.
 func TestNativeWebsocket(t *testing.T) {
@@ -617,19 +635,7 @@ func TestNativeWebsocket(t *testing.T) {
 		return exec.Command(python, "testdata/native/websocket_server.py", filepath.Join(dir, "done"))
 	})
 	client := exec.Command(python, "testdata/native/websocket_client.py", strings.Replace(n.url(1), "http:", "ws:", 1))
-	in, err := client.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := client.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	client.Stderr = t.Output()
-	client.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := client.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in, out := talksWith(t, client)
 	t.Cleanup(func() { _ = client.Process.Kill(); _ = client.Wait() })
 	lines := bufio.NewScanner(out)
 	last, ended := "", 0

@@ -17,7 +17,6 @@ import (
 // What flocker keeps in a pool is made again when the pool is there and lacks it, and nobody waits for
 // the lease of this node to end. No dataset of a volume is: that comes from another node, or not at all.
 func TestRenew(t *testing.T) {
-	const third = volume.NodeID("third")
 	lose := func(t *testing.T, host *zfsfake.Host) { must(t, host.RenewPool("tank")) }
 	for name, c := range map[string]struct {
 		role   volume.Role
@@ -61,12 +60,7 @@ func TestRenew(t *testing.T) {
 			f.apply(t, state.CreateVolume{ID: vol1, Name: "v", Spec: volume.DefaultSpec(), Placement: p})
 			f.apply(t, state.ConfirmCreate{ID: vol1, Epoch: 1})
 			if c.leases {
-				f.apply(t, state.AddNode{Node: state.Node{ID: third, Name: "third"}, Token: "t"})
-				arm := state.ArmFailover{Round: 1, Profile: "default"}
-				arm.Timers.Heartbeat, arm.Timers.Call = 2*time.Second, 1500*time.Millisecond
-				arm.Timers.TTL, arm.Timers.Fence, arm.Timers.Promote = 10*time.Second, 5*time.Second, 20*time.Second
-				f.apply(t, arm)
-				f.apply(t, state.GrantLease{Node: self, No: 1, Boot: "b", Round: 1})
+				f.underLeases(t)
 			}
 			must(t, host.CreateFilesystem(ctx, a.layout.Dataset(vol1), map[string]string{propEpoch: volume.Epoch(1).String()}))
 			a.step(ctx, &jobs, byReason)
@@ -109,7 +103,6 @@ func TestRenew(t *testing.T) {
 // After a start a pool that lacks what flocker keeps there is prepared once it is known that this node is the
 // primary of nothing; one that has it at once, though nobody leads.
 func TestPrepareFirst(t *testing.T) {
-	const third = volume.NodeID("third")
 	for name, c := range map[string]struct {
 		empty, away, primary, leaderless bool
 		want                             string // in why it is put off; "": it is prepared
@@ -130,12 +123,7 @@ func TestPrepareFirst(t *testing.T) {
 			}
 			f.apply(t, state.CreateVolume{ID: vol1, Name: "v", Spec: volume.DefaultSpec(), Placement: p})
 			f.apply(t, state.ConfirmCreate{ID: vol1, Epoch: 1})
-			f.apply(t, state.AddNode{Node: state.Node{ID: third, Name: "third"}, Token: "t"})
-			arm := state.ArmFailover{Round: 1, Profile: "default"}
-			arm.Timers.Heartbeat, arm.Timers.Call = 2*time.Second, 1500*time.Millisecond
-			arm.Timers.TTL, arm.Timers.Fence, arm.Timers.Promote = 10*time.Second, 5*time.Second, 20*time.Second
-			f.apply(t, arm)
-			f.apply(t, state.GrantLease{Node: self, No: 1, Boot: "b", Round: 1})
+			f.underLeases(t)
 			if c.empty {
 				must(t, host.RenewPool("tank"))
 			}
@@ -166,3 +154,15 @@ func TestPrepareFirst(t *testing.T) {
 type leaderless struct{ Cluster }
 
 func (leaderless) CatchUp(context.Context) error { return errors.New("nobody leads") }
+
+// underLeases has the cluster fail over by itself, of three nodes, with a lease for this one.
+func (f *fixed) underLeases(t *testing.T) {
+	t.Helper()
+	const third = volume.NodeID("third")
+	f.apply(t, state.AddNode{Node: state.Node{ID: third, Name: "third"}, Token: "t"})
+	arm := state.ArmFailover{Round: 1, Profile: "default"}
+	arm.Timers.Heartbeat, arm.Timers.Call = 2*time.Second, 1500*time.Millisecond
+	arm.Timers.TTL, arm.Timers.Fence, arm.Timers.Promote = 10*time.Second, 5*time.Second, 20*time.Second
+	f.apply(t, arm)
+	f.apply(t, state.GrantLease{Node: self, No: 1, Boot: "b", Round: 1})
+}
