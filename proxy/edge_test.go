@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -423,6 +424,193 @@ func TestEdgeBusyIsNamedAndCut(t *testing.T) {
 	}
 	if err := <-asked; err == nil {
 		t.Error("who was cut off has an answer")
+	}
+}
+
+// sink is a server that hears everybody to the end, and says nothing but its name.
+type sink struct {
+	addr  string
+	stop  func()
+	wrong atomic.Int64 // clients of which something was missing, or came twice
+
+	mu    sync.Mutex
+	conns []net.Conn
+	heard []*atomic.Int64 // of each, in order
+}
+
+// sequence is what the clients of a sink say: every eight bytes are how many came before them.
+func sequence(b []byte, from uint64) {
+	for i := 0; i < len(b); i += 8 {
+		binary.BigEndian.PutUint64(b[i:], from+uint64(i))
+	}
+}
+
+func newSink(t testing.TB, name string) *sink {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &sink{addr: l.Addr().String()}
+	var work sync.WaitGroup
+	work.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			heard := &atomic.Int64{}
+			s.mu.Lock()
+			s.conns, s.heard = append(s.conns, conn), append(s.heard, heard)
+			s.mu.Unlock()
+			work.Go(func() {
+				_, _ = io.WriteString(conn, name+"\n")
+				s.hear(conn, heard)
+			})
+		}
+	})
+	s.stop = sync.OnceFunc(func() {
+		_ = l.Close()
+		s.mu.Lock()
+		for _, conn := range s.conns {
+			_ = conn.Close()
+		}
+		s.mu.Unlock()
+		work.Wait()
+	})
+	t.Cleanup(s.stop)
+	return s
+}
+
+// counts says how much was heard of each client.
+func (s *sink) counts() (all []int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.heard {
+		all = append(all, n.Load())
+	}
+	return all
+}
+
+func (s *sink) hear(conn net.Conn, heard *atomic.Int64) {
+	in, got, want := bufio.NewReader(conn), make([]byte, 8), make([]byte, 8)
+	for n := uint64(0); ; n += 8 {
+		if _, err := io.ReadFull(in, got); err != nil {
+			return
+		}
+		if sequence(want, n); !bytes.Equal(got, want) {
+			s.wrong.Add(1)
+			return
+		}
+		heard.Add(8)
+	}
+}
+
+// Clients in mode tcp that never stop sending, and come to both nodes: a pause names each with
+// the node that it came to. Given up, it has cost them nothing; if they are cut off, they know
+// that they were, no server has heard more of them than they said, and whoever comes then
+// is served where the server is by now.
+func TestEdgeEndlessSenders(t *testing.T) {
+	c := newCluster(t, 2)
+	r := Route{ID: "r", Listen: freePort(t), Mode: TCP, Limits: Limits{Silence: time.Millisecond}}
+	first := newSink(t, "s1")
+	c.route(r, 0, 1, first.addr)
+	var said atomic.Int64
+	ends := make(chan error, len(c.nodes))
+	send := func(addr, server string) {
+		conn, _, name := visit(t, addr)
+		if name != server {
+			t.Fatalf("%s answers, want %s", name, server)
+		}
+		go func() {
+			block := make([]byte, 4096)
+			for from := uint64(0); ; from += uint64(len(block)) {
+				sequence(block, from)
+				said.Add(int64(len(block))) // before: some of it may come through in any case
+				if _, err := conn.Write(block); err != nil {
+					ends <- err
+					return
+				}
+			}
+		}()
+	}
+	onward := func(s *sink) {
+		t.Helper()
+		from := s.counts()
+		if len(from) != len(c.nodes) {
+			t.Fatalf("%d clients are heard, want %d", len(from), len(c.nodes))
+		}
+		eventually(t, "more of each is heard", func() bool {
+			for i, n := range s.counts() {
+				if n < from[i]+1<<20 {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	for i := range c.nodes {
+		send(c.addrOf(i, r), "s1")
+	}
+	onward(first)
+	if err := c.nodes[0].Pause(t.Context(), "r", 0); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both are named", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		err := c.nodes[0].Quiet(ctx, "r")
+		var busy *Busy
+		if !errors.As(err, &busy) {
+			t.Fatalf("who never stops is quiet: %v", err)
+		}
+		on := make(map[string]bool)
+		for _, s := range busy.Sessions {
+			on[s.Node] = s.Busy != ""
+		}
+		return len(busy.Sessions) == 2 && on["n1"] && on["n2"]
+	})
+	if err := c.nodes[0].Resume(t.Context(), "r", ""); err != nil {
+		t.Fatal(err)
+	}
+	onward(first)
+
+	if err := c.nodes[0].Pause(t.Context(), "r", 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.nodes[0].Cut(t.Context(), "r"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.nodes[0].Quiet(t.Context(), "r"); err != nil {
+		t.Errorf("after they were cut off: %v", err)
+	}
+	for range c.nodes {
+		if err := <-ends; !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("who was cut off ends with %v", err)
+		}
+	}
+	first.stop()
+	var heard int64
+	for _, n := range first.counts() {
+		heard += n
+	}
+	if first.wrong.Load() > 0 || heard > said.Load() {
+		t.Errorf("%d bytes were heard of %d, of %d clients not what they said", heard, said.Load(), first.wrong.Load())
+	}
+
+	second := newSink(t, "s2")
+	c.route(r, 1, 2, second.addr, 1)
+	c.route(r, 1, 2, "", 0)
+	for i := range c.nodes {
+		send(c.addrOf(i, r), "s2")
+	}
+	onward(second)
+	second.stop()
+	for range c.nodes {
+		<-ends
+	}
+	if second.wrong.Load() > 0 {
+		t.Error("the second server has not heard what was said")
 	}
 }
 
