@@ -427,8 +427,8 @@ func TestEdgeBusyIsNamedAndCut(t *testing.T) {
 	}
 }
 
-// sink is a server that hears everybody to the end, and says nothing but its name.
-type sink struct {
+// hearer is a server that hears everybody to the end, and says nothing but its name.
+type hearer struct {
 	addr  string
 	stop  func()
 	wrong atomic.Int64 // clients of which something was missing, or came twice
@@ -438,20 +438,20 @@ type sink struct {
 	heard []*atomic.Int64 // of each, in order
 }
 
-// sequence is what the clients of a sink say: every eight bytes are how many came before them.
+// sequence is what the clients of a hearer say: every eight bytes are how many came before them.
 func sequence(b []byte, from uint64) {
 	for i := 0; i < len(b); i += 8 {
 		binary.BigEndian.PutUint64(b[i:], from+uint64(i))
 	}
 }
 
-func newSink(t testing.TB, name string) *sink {
+func newHearer(t testing.TB, name string) *hearer {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &sink{addr: l.Addr().String()}
+	s := &hearer{addr: l.Addr().String()}
 	var work sync.WaitGroup
 	work.Go(func() {
 		for {
@@ -483,7 +483,7 @@ func newSink(t testing.TB, name string) *sink {
 }
 
 // counts says how much was heard of each client.
-func (s *sink) counts() (all []int64) {
+func (s *hearer) counts() (all []int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, n := range s.heard {
@@ -492,7 +492,7 @@ func (s *sink) counts() (all []int64) {
 	return all
 }
 
-func (s *sink) hear(conn net.Conn, heard *atomic.Int64) {
+func (s *hearer) hear(conn net.Conn, heard *atomic.Int64) {
 	in, got, want := bufio.NewReader(conn), make([]byte, 8), make([]byte, 8)
 	for n := uint64(0); ; n += 8 {
 		if _, err := io.ReadFull(in, got); err != nil {
@@ -513,7 +513,7 @@ func (s *sink) hear(conn net.Conn, heard *atomic.Int64) {
 func TestEdgeEndlessSenders(t *testing.T) {
 	c := newCluster(t, 2)
 	r := Route{ID: "r", Listen: freePort(t), Mode: TCP, Limits: Limits{Silence: time.Millisecond}}
-	first := newSink(t, "s1")
+	first := newHearer(t, "s1")
 	c.route(r, 0, 1, first.addr)
 	var said atomic.Int64
 	ends := make(chan error, len(c.nodes))
@@ -534,7 +534,7 @@ func TestEdgeEndlessSenders(t *testing.T) {
 			}
 		}()
 	}
-	onward := func(s *sink) {
+	onward := func(s *hearer) {
 		t.Helper()
 		from := s.counts()
 		if len(from) != len(c.nodes) {
@@ -598,7 +598,7 @@ func TestEdgeEndlessSenders(t *testing.T) {
 		t.Errorf("%d bytes were heard of %d, of %d clients not what they said", heard, said.Load(), first.wrong.Load())
 	}
 
-	second := newSink(t, "s2")
+	second := newHearer(t, "s2")
 	c.route(r, 1, 2, second.addr, 1)
 	c.route(r, 1, 2, "", 0)
 	for i := range c.nodes {
