@@ -28,23 +28,9 @@ func TestManyMade(t *testing.T) {
 			w.Machine(name).ZFS.ResetCommands()
 		}
 		began := time.Now()
-		var makers sync.WaitGroup
-		for _, name := range w.Names() {
-			makers.Go(func() {
-				for n := range each {
-					req := api.CreateVolumeRequest{Name: fmt.Sprintf("%s-%d", name, n), Options: map[string]string{"replicas": "1"}}
-					if _, err := w.Machine(name).API().CreateVolume(w.ctx(), req); err != nil {
-						t.Error(err)
-					}
-				}
-			})
-		}
-		makers.Wait()
+		w.makeMany(each)
 		took := time.Since(began)
-		w.Await("all are ok", func() bool {
-			s, err := w.Machine("n1").API().Status(w.ctx())
-			return err == nil && s.Volumes[api.HealthOK] == 3*each
-		})
+		w.awaitOK(3 * each)
 		listings, commands := 0, 0
 		for _, name := range w.Names() {
 			for op, n := range w.Machine(name).ZFS.Commands() {
@@ -59,6 +45,66 @@ func TestManyMade(t *testing.T) {
 			t.Errorf("%d listings for %d volumes", listings, 3*each)
 		}
 	})
+}
+
+// makeMany makes so many volumes from each node, with a replica.
+func (w *World) makeMany(each int) {
+	var makers sync.WaitGroup
+	for _, name := range w.Names() {
+		makers.Go(func() {
+			for n := range each {
+				req := api.CreateVolumeRequest{Name: fmt.Sprintf("%s-%d", name, n), Options: map[string]string{"replicas": "1"}}
+				if _, err := w.Machine(name).API().CreateVolume(w.ctx(), req); err != nil {
+					w.t.Error(err)
+				}
+			}
+		})
+	}
+	makers.Wait()
+}
+
+// awaitOK waits until there are so many volumes that are ok.
+func (w *World) awaitOK(volumes int) {
+	w.Await("all are ok", func() bool {
+		s, err := w.Machine("n1").API().Status(w.ctx())
+		return err == nil && s.Volumes[api.HealthOK] == volumes
+	})
+}
+
+// Volumes that nobody writes to have flockd start not one command more, however many there are.
+func TestIdleVolumesCostNoCommand(t *testing.T) {
+	few, many := 3, 100 // 333 take two minutes of processor, and not one command more
+	if testing.Short() {
+		many = 20
+	}
+	commands := func(each int) (all int, ops map[string]int) {
+		synctest.Test(t, func(t *testing.T) {
+			w := NewWorld(t, 3)
+			defer w.Close()
+			w.Script("cluster")
+			w.makeMany(each)
+			w.awaitOK(3 * each)
+			time.Sleep(10 * time.Minute) // first snapshots are pruned, and what was new is old
+			for _, name := range w.Names() {
+				w.Machine(name).ZFS.ResetCommands()
+			}
+			time.Sleep(10 * time.Minute)
+			ops = make(map[string]int)
+			for _, name := range w.Names() {
+				for op, n := range w.Machine(name).ZFS.Commands() {
+					all += n
+					ops[op] += n
+				}
+			}
+		})
+		return all, ops
+	}
+	a, opsA := commands(few)
+	b, opsB := commands(many)
+	t.Logf("three nodes in ten minutes: %d commands with %d volumes %v, %d with %d %v", a, 3*few, opsA, b, 3*many, opsB)
+	if b > a+a/20 {
+		t.Errorf("%d commands with %d idle volumes, %d with %d", b, 3*many, a, 3*few)
+	}
 }
 
 // A node on which nothing happens lists its datasets for replication only, however long
