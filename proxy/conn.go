@@ -3,8 +3,10 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -154,6 +156,26 @@ func socketCall(call, fd uintptr, p []byte, flags uintptr) (int, error) {
 			return 0, err
 		}
 	}
+}
+
+// serverDialer connects to servers, most of which are on this machine.
+var serverDialer = net.Dialer{Control: hasten}
+
+// hasten connects a socket that the net package is about to connect. Within a machine the
+// connection is there by the time the call returns, which still says that it is under way,
+// and who asks once more is told so. The net package asks once, and would wait for the poller,
+// with timers and a context for that. It finds all that goes wrong here as well.
+func hasten(network, addr string, raw syscall.RawConn) error {
+	to, err := netip.ParseAddrPort(addr)
+	if err != nil || network != "tcp4" {
+		return nil
+	}
+	sa := unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: to.Addr().As4()}
+	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&sa.Port))[:], to.Port())
+	return raw.Control(func(fd uintptr) {
+		// The socket does not block, so the scheduler hears of this as little as of receive and send.
+		_, _, _ = unix.RawSyscall(unix.SYS_CONNECT, fd, uintptr(unsafe.Pointer(&sa)), unix.SizeofSockaddrInet4)
+	})
 }
 
 // listenTCP listens with sockets that find out when their other side is no more. Those of

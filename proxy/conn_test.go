@@ -2,9 +2,12 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"testing"
 	"time"
@@ -100,6 +103,79 @@ func TestReaderAndWriterEnd(t *testing.T) {
 		if err := newWriter(ours).write(much); !errors.Is(err, unix.EPIPE) {
 			t.Errorf("writing: got %v, want that nobody is there", err)
 		}
+	})
+}
+
+// A server is reached as with any other Dialer, and so is told what went wrong: where nobody
+// listens, and where one has a full queue, until the time for it is over.
+func TestServerDialer(t *testing.T) {
+	listen := func(t *testing.T, addr string) net.Listener {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			t.Skipf("this machine has no %s: %v", addr, err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		return l
+	}
+	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+		t.Run(addr, func(t *testing.T) {
+			l := listen(t, addr)
+			conn, err := serverDialer.DialContext(t.Context(), "tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			accepted, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = accepted.Close() }()
+			if conn.RemoteAddr().String() != l.Addr().String() || conn.LocalAddr().String() != accepted.RemoteAddr().String() {
+				t.Errorf("it believes to be from %s to %s, and is from %s to %s", conn.LocalAddr(), conn.RemoteAddr(), accepted.RemoteAddr(), l.Addr())
+			}
+			if _, err := conn.Write([]byte("x")); err != nil {
+				t.Error(err)
+			}
+			if n, err := accepted.Read(make([]byte, 2)); n != 1 {
+				t.Errorf("%d bytes come through: %v", n, err)
+			}
+		})
+	}
+	t.Run("nobody listens", func(t *testing.T) {
+		l := listen(t, "127.0.0.1:0")
+		addr := l.Addr().String()
+		_ = l.Close()
+		if conn, err := serverDialer.DialContext(t.Context(), "tcp", addr); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("got %v, %v", conn, err)
+		}
+	})
+	t.Run("full", func(t *testing.T) {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = unix.Close(fd) }()
+		if err := cmp.Or(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+			t.Fatal(err)
+		}
+		at, err := unix.Getsockname(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(at.(*unix.SockaddrInet4).Port)).String()
+		for range 10 { // the kernel may let one or two more through than it was asked to
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			conn, err := serverDialer.DialContext(ctx, "tcp", addr)
+			cancel()
+			if err != nil {
+				if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("a queue that is full is %v", err)
+				}
+				return
+			}
+			defer func() { _ = conn.Close() }()
+		}
+		t.Error("the queue has no end")
 	})
 }
 

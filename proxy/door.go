@@ -437,7 +437,7 @@ func (d *door) reach(ctx context.Context, c *crossing, server string) error {
 	// Rather a new attempt than a lost SYN's second.
 	ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", server)
+	conn, err := serverDialer.DialContext(ctx, "tcp", server)
 	if err != nil {
 		return err
 	}
