@@ -135,6 +135,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return t.tell(out)
 }
 
+// rest is how long a connection does without, after an answer that took so long. An emulated
+// machine has other work to do, too, and the slower it is the more it would have clients alone.
+func rest(took time.Duration) time.Duration {
+	return min(max(100*time.Millisecond, 2*took), 2*time.Second)
+}
+
 // run asks until ctx ends.
 func (a *asker) run(ctx context.Context, t *tally) error {
 	var c *client
@@ -159,14 +165,14 @@ func (a *asker) run(ctx context.Context, t *tally) error {
 		if err != nil {
 			return fmt.Errorf("request %d after %s: %w", no, time.Since(began).Round(time.Millisecond), err)
 		}
-		t.add(n, time.Since(began))
+		took := time.Since(began)
+		t.add(n, took)
 		if a.anew || c.done {
 			_ = c.Close()
 			c = nil
 		}
-		// An emulated machine has other work to do, too.
 		select {
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(rest(took)):
 		case <-ctx.Done():
 		}
 	}
