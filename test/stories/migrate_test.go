@@ -146,6 +146,9 @@ func TestMigrate(t *testing.T) {
 			}
 			return healthy(v)
 		})
+		// On a node that it has left, its container stays as it ended, and has the name. Who removes the
+		// one that ran last removes that one alone.
+		want.Docker("rm", "pg")
 		db = c.runPostgres(want, "pg", "pgdata")
 		if rows := db.rows(); rows != acked {
 			t.Errorf("%d rows are on %s, it had %d", rows, want, acked)
