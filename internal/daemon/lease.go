@@ -76,7 +76,7 @@ type tenure struct {
 	mu      sync.Mutex
 	holder  *lease.Holder
 	round   uint64       // in which the lease of holder was granted
-	timers  lease.Timers // of the present round
+	timers  lease.Timers // of the present round; after a restart TTL and Fence of the lease that the fencer remembers, until this node has caught up
 	looked  bool         // a state was seen that is no older than this process
 	found   uint64       // the number of the lease in it
 	why     string       // the lease is over
@@ -306,6 +306,10 @@ func (t *tenure) recall() {
 	if st := t.fencing; st.Saved.No != 0 && t.ours(st.Lease) && st.Boot == t.boot {
 		t.holder.Restore(st.Saved)
 		t.round = st.Lease.Round
+		// Until this node has caught up its state may lack them, or have older ones.
+		if st.Lease.TTL != 0 {
+			t.timers.TTL, t.timers.Fence = st.Lease.TTL, st.Lease.Fence
+		}
 	}
 }
 

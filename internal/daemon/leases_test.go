@@ -220,6 +220,24 @@ func (f silent) Status(context.Context) (fence.Status, error) {
 	return f.st, nil
 }
 
+// What a restarted flockd tells its fencer before it has caught up is what the lease was granted
+// with, however its profile is called: another time to stop writers in would outlast what the
+// cluster waits for, or reset a machine that is slow.
+func TestRecallTimers(t *testing.T) {
+	s := leaseState(t, nil)
+	for _, timers := range []lease.Timers{lease.Fast, lease.Default, lease.Lab} {
+		n := newTenure()
+		n.self, n.boot, n.root = nodeID("n1"), "b", "tank"
+		n.state = func() *state.State { return s }
+		l := fence.Lease{Node: n.self, No: 3, Boot: "b", Round: 1, Until: lease.Moment(time.Hour), TTL: timers.TTL, Fence: timers.Fence}
+		n.fencing = fence.Status{Boot: "b", State: fence.PhaseArmed, Lease: l, Saved: lease.Saved{No: 3, TTL: timers.TTL, Until: l.Until, Begun: true}}
+		n.recall()
+		if got := n.deadline(3, l.Until); got.TTL != timers.TTL || got.Fence != timers.Fence {
+			t.Errorf("it tells of %s and %s to stop writers in, the lease has %s and %s", got.TTL, got.Fence, timers.TTL, timers.Fence)
+		}
+	}
+}
+
 // A restarted flockd waits for what its fencer remembers as long as it has not caught up:
 // else it would end a lease that runs.
 func TestRecallLate(t *testing.T) {
