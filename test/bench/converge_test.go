@@ -48,7 +48,7 @@ func TestConverge(t *testing.T) {
 		b.row(fmt.Sprintf("a volume moves under a writer of %.0f KiB a second", rate/1024), fmt.Sprintf("the last increment takes %.1f s of a pause; stop %.1f s, unmount %.1f s; all of it, rounds ahead included, %.0f s",
 			m.Times.Copy, m.Times.Stop, m.Times.Unmount, m.Ended.Sub(m.Began).Seconds()), "", "", "")
 		b.n2.Sh("docker rm -f " + name)
-		b.n2.Flockctl("volume", "rm", name)
+		b.n2.Flockctl("volume", "rm", "--yes", name)
 	}
 }
 
