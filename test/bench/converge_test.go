@@ -14,8 +14,9 @@ import (
 // what the volume holds.
 func TestConverge(t *testing.T) {
 	b := start(t, 2)
-	const name, pieces = "writer", 64
+	const pieces = 64
 	for _, kib := range []int{0, 128, 512, 2048} {
+		name := fmt.Sprintf("writer-%d", kib) // what a container leaves on a node keeps its name there
 		// Half a second's worth of what does not compress goes into one of its files, over and over.
 		write := fmt.Sprintf("dd if=/dev/urandom of=/d/$((i %% %d)) bs=1k count=%d conv=fsync 2>/dev/null", pieces, kib/2)
 		if kib == 0 {
