@@ -482,8 +482,9 @@ func TestNativeWrk(t *testing.T) {
 	n := newNative(t, HTTP, goServer)
 	var mu sync.Mutex
 	var answers []string
+	home := filepath.Dir(n.dir) // n.dir itself moves meanwhile
 	n.moveUnder(300, func(url string, over <-chan struct{}) (int, error) {
-		dir, err := os.MkdirTemp(filepath.Dir(n.dir), "wrk")
+		dir, err := os.MkdirTemp(home, "wrk")
 		if err != nil {
 			return 0, err
 		}
