@@ -22,7 +22,7 @@ bubbled  = $(shell grep -rl --include='*_test.go' '"testing/synctest"' . | sed '
 # Those that take longest begin first: the other processor then has the rest to do meanwhile.
 longest  = %/internal/scenario %/replicate %/proxy
 ordered  = $(filter $(longest),$(1)) $(filter-out $(longest),$(1))
-FUZZTIME ?= 5s
+FUZZTIME ?= 2s
 # Simulated clusters make garbage, and a tenth to a quarter of their time was its collection.
 race unit: export GOGC ?= 400
 # What the native tests of the proxy run: servers, and clients that nobody here wrote.
@@ -114,13 +114,14 @@ natives: ## install the programs that the native tests run
 	@test -x bin/versitygw || GOBIN="$(CURDIR)/bin" go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
 .PHONY: histories
+histories: export FLOCKER_HISTORIES ?= 4
 histories: export FLOCKER_SEEDS := $(or $(FLOCKER_SEEDS),$(shell date +%s%N))
-histories: ## random histories that nobody has seen yet; with FLOCKER_SEEDS=N those of a run before
+histories: ## FLOCKER_HISTORIES (4) times as many random histories as unit has, that nobody has seen yet; with FLOCKER_SEEDS=N those of a run before
 	@echo "random histories begin with FLOCKER_SEEDS=$(FLOCKER_SEEDS)"
 	$(go_test) ./internal/sim ./internal/scenario ./replicate -run 'TestOneWriter|TestStorms|TestLinearizable|TestHistories'
 
 .PHONY: fuzz
-fuzz: ## every fuzz target for FUZZTIME (5s)
+fuzz: ## every fuzz target for FUZZTIME (2s)
 	@TAGS=$(TAGS) tools/fuzz $(FUZZTIME)
 
 .PHONY: bench
@@ -132,7 +133,7 @@ bench: ## Go benchmarks, then flocker beside other ways to replicate, on the lab
 # ---- with the lab: real virtual machines, OpenZFS and Docker
 
 .PHONY: test
-test: natives check unit native fuzz ## everything a change must pass: check, unit, native, fuzz, one lab story per capability; an hour to an hour and a quarter on two cores
+test: natives check unit native fuzz ## everything a change must pass: check, unit, native, fuzz, one lab story per capability; about an hour on two cores
 	scripts/test core
 
 .PHONY: test-full

@@ -21,7 +21,7 @@ import (
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
-var histories = flag.Int("histories", 60, "random client histories to check for linearizability")
+var histories = flag.Int("histories", 20, "random client histories to check for linearizability")
 
 // TestLinearizable has clients at all nodes make, remove, bring back, fail over and look
 // at a few names, while leaders are lost, nodes are cut off and clients hang up before

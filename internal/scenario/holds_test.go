@@ -12,6 +12,7 @@ import (
 // A snapshot that is held outlasts its policy on all nodes, pruning, people, and its primary;
 // released, it goes as if it had never been held.
 func TestHeldSnapshotStays(t *testing.T) {
+	long(t)
 	synctest.Test(t, func(t *testing.T) {
 		w := NewWorld(t, 3)
 		defer w.Close()

@@ -73,10 +73,8 @@ func (w *World) awaitOK(volumes int) {
 
 // Volumes that nobody writes to have flockd start not one command more, however many there are.
 func TestIdleVolumesCostNoCommand(t *testing.T) {
-	few, many := 3, 100 // 333 take two minutes of processor, and not one command more
-	if testing.Short() {
-		many = 20
-	}
+	long(t)
+	const few, many = 3, 33 // 333 take two minutes of processor, and not one command more
 	commands := func(each int) (all int, ops map[string]int) {
 		synctest.Test(t, func(t *testing.T) {
 			w := NewWorld(t, 3)

@@ -28,6 +28,9 @@ func TestScripts(t *testing.T) {
 		name := strings.TrimSuffix(filepath.Base(file), ".txt")
 		n := int(name[len(name)-1] - '0')
 		t.Run(name, func(t *testing.T) {
+			if sleeps(string(text)) > quick {
+				long(t)
+			}
 			synctest.Test(t, func(t *testing.T) {
 				w := NewWorld(t, n)
 				defer w.Close()
@@ -35,6 +38,29 @@ func TestScripts(t *testing.T) {
 			})
 		})
 	}
+}
+
+// quick is how long a test may take in its bubble to be one of the quick loop: an hour of
+// three machines takes half a minute of a processor there, where it has the race detector.
+const quick = 30 * time.Minute
+
+// long is called by tests that take longer.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skipf("more than %s in the bubble", quick)
+	}
+}
+
+// sleeps is for how long a script does nothing.
+func sleeps(script string) (all time.Duration) {
+	for line := range strings.Lines(script) {
+		if words := strings.Fields(line); len(words) == 2 && words[0] == "sleep" {
+			d, _ := time.ParseDuration(words[1]) // what is none is refused where it runs
+			all += d
+		}
+	}
+	return all
 }
 
 // The leader loses power at every moment of a create: the volume is made once or not

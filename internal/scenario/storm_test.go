@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	storms   = flag.Int("storms", 240, "random fault histories of whole daemons")
+	storms   = flag.Int("storms", 80, "random fault histories of whole daemons")
 	seedFlag = flag.Uint64("seed", 0, "run only the history of this seed, and print its script")
 )
 
@@ -68,7 +68,7 @@ func seeds(t *testing.T, n, short int) []uint64 {
 	if *seedFlag != 0 {
 		return []uint64{*seedFlag}
 	}
-	if testing.Short() {
+	if n = firstseed.Times(n); testing.Short() {
 		n = min(n, short)
 	}
 	first := firstseed.Get()

@@ -67,7 +67,7 @@ func TestOneWriter(t *testing.T) {
 		}
 		return
 	}
-	n := *histories
+	n := firstseed.Times(*histories)
 	if testing.Short() {
 		n = min(n, 500)
 	}
