@@ -182,26 +182,14 @@ func TestRealLinks(t *testing.T) {
 	s := newRealStage(t, dir)
 	data := blob(rand.New(rand.NewPCG(1, 1)), 2<<20)
 
-	for _, c := range []cutting{{kind: kindFull, way: "sender"}, {kind: kindIncremental, way: "sender"}, {kind: kindIncremental, way: "receiver"}} {
-		s.on(t, fmt.Sprintf("%s stream cut at the %s", c.kind, c.way), func(w *world) { c.series(w, data, 1, 1<<4, 1<<8, 1<<12, 1<<16, 1<<20) })
-	}
-	var bad []badStream
-	for _, b := range badStreams {
-		if !b.good {
-			bad = append(bad, b)
-		}
-	}
-	for _, kind := range []string{kindFull, kindIncremental} {
-		fit := slices.DeleteFunc(slices.Clone(bad), func(b badStream) bool { return b.kind != "" && b.kind != kind })
-		twice := badStreams[slices.IndexFunc(badStreams, func(b badStream) bool { return b.good })]
-		s.on(t, kind+" streams that are bad", func(w *world) { sendBad(w, kind, data[:600<<10], append(fit, twice)...) })
-	}
+	cut := cutting{kind: kindIncremental, way: "receiver"}
+	s.on(t, "increment cut at the receiver", func(w *world) { cut.series(w, data, 1, 1<<4, 1<<8, 1<<12, 1<<16, 1<<20) })
+	s.bad(t, kindIncremental, data)
 	for _, l := range liars {
 		if l.half || l.name == "of a lower epoch" {
 			s.on(t, "a sender "+l.name, l.run)
 		}
 	}
-	s.on(t, "seed killed", func(w *world) { killAgainAndAgain(w, "b", false) })
 	s.on(t, "increments killed", func(w *world) { killAgainAndAgain(w, "b", true) })
 	s.on(t, "a user's snapshot is removed everywhere", realPrune)
 	for _, story := range crashStories {
@@ -212,7 +200,19 @@ func TestRealLinks(t *testing.T) {
 	s.on(t, "full pool", realNoSpace)
 }
 
-// TestRealCuts is what TestRealLinks has no time for, on real pools: each kind of stream
+// bad sends every bad stream of a kind.
+func (s *realStage) bad(t *testing.T, kind, data string) {
+	var fit []badStream
+	for _, b := range badStreams {
+		if !b.good && (b.kind == "" || b.kind == kind) {
+			fit = append(fit, b)
+		}
+	}
+	twice := badStreams[slices.IndexFunc(badStreams, func(b badStream) bool { return b.good })]
+	s.on(t, kind+" streams that are bad", func(w *world) { sendBad(w, kind, data[:600<<10], append(fit, twice)...) })
+}
+
+// TestRealCuts is what TestRealLinks has no time for, on real pools: bad first copies; each kind of stream
 // cut after any power of two bytes up to its size, either way, alone and with flockd killed
 // on either machine; and flockd killed at one command after the other of either. Where it
 // takes longer than realTime it ends with what it has, and says so. The powers are
@@ -224,6 +224,7 @@ func TestRealCuts(t *testing.T) {
 	}
 	s := newRealStage(t, dir)
 	began := time.Now()
+	s.bad(t, kindFull, blob(rand.New(rand.NewPCG(1, 1)), 2<<20))
 	for _, who := range []string{"a", "b"} {
 		s.on(t, "seed killed on "+who, func(w *world) { killAgainAndAgain(w, who, false) })
 		s.on(t, "increments killed on "+who, func(w *world) { killAgainAndAgain(w, who, true) })

@@ -177,7 +177,7 @@ func (c cluster) checkLeftovers() {
 // source only where the volume was mounted when the container was made.
 func leftovers(n *lab.Node) error {
 	out, err := n.Try(`
-zfs list -H -r -o name -t filesystem tank | grep -E -- '-(seed|receiving|partial)|/%recv|^tank/check-' | sed 's/^/half made: /'
+zfs list -H -r -o name -t filesystem tank | grep -E -- '-(seed|receiving|partial)|/%recv' | sed 's/^/half made: /'
 in_use=$(docker ps -q | xargs -r docker inspect -f '{{.State.Pid}}' | while read -r pid; do awk '$3 == "zfs" { print $1 }' "/proc/$pid/mounts"; done)
 awk '$3 == "zfs" && $1 ~ "^tank/flocker/" { print $1, $2 }' /proc/mounts | while read -r dataset dir; do
 	printf '%s\n' "$in_use" | grep -qxF "$dataset" || echo "mounted, not in use: $dir"

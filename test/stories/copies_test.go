@@ -117,23 +117,3 @@ func (c cluster) waitSnapshotAfter(v api.Volume, primary, replica *lab.Node) tim
 		return err
 	})
 }
-
-// onClone clones the newest engine snapshot of a copy, runs PostgreSQL on the clone
-// in a scratch container, and hands it to do.
-func (c cluster) onClone(n *lab.Node, v api.Volume, do func(db database, snapshot string)) {
-	c.Helper()
-	name := "check-" + strconv.Itoa(rand.IntN(1e9))
-	var snapshot string
-	c.Until("a clone of the newest snapshot on "+n.Name, soon, func() (err error) {
-		if snapshot, _, err = newestSeq(n, copyOf(v)); err != nil {
-			return err
-		}
-		_, err = n.Try(fmt.Sprintf("zfs clone -o mountpoint=/mnt/%[1]s -o readonly=off -o canmount=on %[2]s@%[3]s tank/%[1]s", name, copyOf(v), snapshot))
-		return err
-	})
-	defer n.Sh(fmt.Sprintf("docker rm -f %[1]s >/dev/null 2>&1; umount /mnt/%[1]s 2>/dev/null; zfs destroy tank/%[1]s", name))
-	n.Docker("run", "-d", "--name", name, "-v", "/mnt/"+name+"/data:"+dataDir, postgresImage)
-	db := database{c, n, name}
-	db.wait()
-	do(db, snapshot)
-}

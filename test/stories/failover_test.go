@@ -13,27 +13,20 @@ import (
 	"github.com/flocker-io/flocker/test/lab"
 )
 
-// A node loses power under a database that commits: its volume and its container are
-// back on another node by themselves, what is missing is only what came after the
-// point that was reported, and when the node returns, what it alone had is kept where
-// it can be found.
-func TestCoreFailover(t *testing.T) {
-	c := start(t)
-	c.Step("failover becomes automatic by itself", func() { c.waitAutomatic() })
-
-	var db database
+// failOver is the part of TestCoreMain in which n2 loses power under a database that commits:
+// its volume and its container are back on another node by themselves, what is missing is
+// only what came after the point that was reported, and when the node returns, what it alone
+// had is kept where it can be found.
+func (c cluster) failOver(db database, v api.Volume) {
+	c.Helper()
 	var w *writer
-	var v api.Volume
 	var synced int64
-	c.Step("PostgreSQL, which is to follow its volume, commits rows on n2", func() {
-		c.n2.Docker("volume", "create", "-d", "flocker", "-o", "size=1G", "-o", "replicas=2", "pgdata")
-		db = c.runPostgres(c.n2, "pg", "pgdata", "--restart", "always", "--label", "flocker.enable=true")
-		db.query(table)
+	c.Step("failover is automatic by itself, and PostgreSQL commits rows on n2", func() {
+		c.waitAutomatic()
 		w = db.write()
 		w.more(30)
-		v, _ = c.waitVolume(c.n2, "pgdata", "ok with two replicas", healthy)
+		c.waitVolume(c.n2, "pgdata", "ok with two replicas", healthy)
 		c.waitFollows(c.n2, "pg")
-		w.more(30)
 		// A replica that is called ok may be some seconds behind: only what came before
 		// a sync must survive, and all of that must.
 		synced = w.last()
@@ -58,7 +51,7 @@ func TestCoreFailover(t *testing.T) {
 		rows = db.rows()
 		c.Logf("    %d rows are there; %d were acknowledged, %d of them before a sync", rows, acked, synced)
 		if rows < synced {
-			t.Errorf("%d rows are there; %d were on all replicas when volume sync returned", rows, synced)
+			c.Errorf("%d rows are there; %d were on all replicas when volume sync returned", rows, synced)
 		}
 		c.checkLoss(event, cut, rows, &w.counter)
 		db.query("insert into rows values (1000000000, repeat(md5('1000000000'), 8)); delete from rows where id = 1000000000")
@@ -73,14 +66,14 @@ func TestCoreFailover(t *testing.T) {
 		c.Boot(c.n2)
 		c.waitVolume(to, "pgdata", "ok again", healthy)
 		if out := c.n2.Sh("docker ps -q --filter name=pg"); out != "" {
-			t.Errorf("a second database runs on n2: %s", out)
+			c.Errorf("a second database runs on n2: %s", out)
 		}
 		if is, err := mounted(c.n2, v); err != nil || is {
-			t.Errorf("n2 has the volume mounted: %v, %v", is, err)
+			c.Errorf("n2 has the volume mounted: %v, %v", is, err)
 		}
 		now := w.stop()
 		if now < rows+30 {
-			t.Errorf("%d rows after the failover and 30 more, it was %d then", now, rows)
+			c.Errorf("%d rows after the failover and 30 more, it was %d then", now, rows)
 		}
 		c.waitVolume(to, "pgdata", "ok", healthy)
 		c.checkEqual(v)
@@ -91,7 +84,7 @@ func TestCoreFailover(t *testing.T) {
 		c.restoreTail(c.n2, "tail")
 		old := c.runPostgres(c.n2, "old", "tail")
 		if got := old.rows(); got < acked || got > acked+onTheWay {
-			t.Errorf("the tail holds %d rows, %d were acknowledged before the power was cut", got, acked)
+			c.Errorf("the tail holds %d rows, %d were acknowledged before the power was cut", got, acked)
 		}
 		old.stop()
 	})

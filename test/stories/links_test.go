@@ -198,9 +198,9 @@ done`
 	})
 }
 
-// What TestCoreSuites has no time for: streams of all kinds are cut, on real pools, after
-// any power of two bytes, either way, alone and with flockd killed on either side, for as
-// many powers as there is time for.
+// What TestCoreSuites has no time for: first copies that are bad, and streams of all kinds that
+// are cut, on real pools, after any power of two bytes, either way, alone and with flockd killed
+// on either side, for as many powers as there is time for.
 func TestLinksCut(t *testing.T) {
-	onNode(t, 1, "./replicate", "FLOCKER_LINK_POOLS=/var/tmp/links", "TestRealCuts", 40*time.Minute)
+	onNode(t, 1, "./replicate", "FLOCKER_LINK_POOLS=/var/tmp/links", "TestRealCuts", "", 40*time.Minute)
 }

@@ -85,7 +85,8 @@ func TestCoreReplication(t *testing.T) {
 	primary, away := c.n1, c.n3
 	// As short as can be: what is shown here is a replica that is gone for longer. All three
 	// nodes have a copy, so none gets another.
-	primary.Flockctl("settings", "set", "replica-replace-after=1m")
+	const replaceAfter = time.Minute
+	primary.Flockctl("settings", "set", "replica-replace-after="+replaceAfter.String())
 	if _, err := createOn(primary, "steady", "size=1G", "replicas=2", "snapshots=1h:1"); err != nil {
 		t.Fatal(err)
 	}
@@ -105,16 +106,16 @@ func TestCoreReplication(t *testing.T) {
 			}
 			return nil
 		})
-		least := w.last() + 300
-		c.neverOK(primary, away, "steady", "much to be written, and a bookmark in the place of "+name, volume.LinkLagging, func() error {
-			if got := w.last(); got < least {
-				return fmt.Errorf("%d is written, want %d", got, least)
+		least, begin := w.last()+100, time.Now()
+		c.neverOK(primary, away, "steady", "much to be written for longer than replica-replace-after, and a bookmark in the place of "+name, volume.LinkLagging, func() error {
+			if got, gone := w.last(), time.Since(begin); got < least || gone < replaceAfter {
+				return fmt.Errorf("%d is written in %s, want %d in more than %s", got, gone.Round(time.Second), least, replaceAfter)
 			}
 			_, now, err := newestSeq(primary, dataset)
 			if err != nil {
 				return err
 			}
-			if now < seq+30 {
+			if now < seq+15 {
 				return fmt.Errorf("the primary is at %d, n3 at %d", now, seq)
 			}
 			out, err := primary.Try("zfs list -H -o name -d 1 -t snapshot,bookmark " + dataset)
