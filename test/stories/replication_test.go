@@ -86,7 +86,7 @@ func TestCoreReplication(t *testing.T) {
 	// As short as can be: what is shown here is a replica that is gone for longer. All three
 	// nodes have a copy, so none gets another.
 	const replaceAfter = time.Minute
-	primary.Flockctl("settings", "set", "replica-replace-after="+replaceAfter.String())
+	primary.Flockctl("settings", "set", "replica-replace-after=1m")
 	if _, err := createOn(primary, "steady", "size=1G", "replicas=2", "snapshots=1h:1"); err != nil {
 		t.Fatal(err)
 	}
