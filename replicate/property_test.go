@@ -24,7 +24,7 @@ import (
 )
 
 var (
-	histories = flag.Int("histories", 5000, "random histories to run")
+	histories = flag.Int("histories", 20000, "random histories to run")
 	seedFlag  = flag.Uint64("seed", 0, "run only the history of this seed")
 )
 
