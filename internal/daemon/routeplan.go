@@ -118,8 +118,21 @@ func planRoutes(v routeView) routePlan {
 		}
 		p.Config.Routes = append(p.Config.Routes, out)
 	}
+	p.askAlike()
 	v.opened(&p)
 	return p
+}
+
+// askAlike has a server that is asked for routes of several modes at the same time asked for one in
+// mode tcp as for another. That knows the protocol; all that tcp could ask is whether the server
+// accepts connections, and one that does may yet refuse what is said on them: Redis, while it loads.
+func (p *routePlan) askAlike() {
+	for i, to := range p.Probe {
+		knows := func(other routeServer) bool { return other.Server == to.Server && other.Mode != proxy.TCP }
+		if k := slices.IndexFunc(p.Probe, knows); to.Mode == proxy.TCP && k >= 0 {
+			p.Probe[i].Mode, p.Probe[i].Announce = p.Probe[k].Mode, p.Probe[k].Announce
+		}
+	}
 }
 
 // nameless says what becomes of a route with names where the proxy knows none: a route of the
