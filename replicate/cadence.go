@@ -22,7 +22,7 @@ type pulse struct {
 	since    time.Duration // since the newest was taken; negative: not in this process
 	unacked  int           // engine snapshots that the fastest replica lacks
 	none     bool          // there is no engine snapshot of this epoch yet
-	userTop  bool          // the newest snapshot is a user's
+	userTop  bool          // the newest snapshot is not the engine's: a user's, or a scheduled one
 	written  int64
 	moved    bool // the hint says that something was written
 }
@@ -36,10 +36,12 @@ func due(p pulse) bool {
 		return true
 	case p.unacked >= maxUnacked:
 		return false
+	case p.userTop:
+		return true // only with the engine's next one it goes to the replicas, and nobody waits an hour for that
 	case p.since >= 0 && p.since < p.interval-p.interval/10:
 		return false // a tenth early is better than a whole tick late
 	}
-	return p.userTop || p.written > 0 || p.moved
+	return p.written > 0 || p.moved
 }
 
 // tickEvery is the time from one tick to the next: as often as the busiest volume

@@ -412,6 +412,54 @@ func TestSelfClocked(t *testing.T) {
 	})
 }
 
+// A replica that answers and gets nothing whole is not one that acknowledges: at most two wait,
+// however often it has answered.
+func TestSelfClockedByAcknowledgements(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		before := len(a.snapshots())
+		broken := 0
+		b.host.Inject(zfsfake.Rule{Op: "receive", Times: 1000, Do: func(context.Context, string, string) error {
+			broken++
+			return errors.New("the stream breaks")
+		}})
+		for i := range 60 {
+			a.write("f", fmt.Sprint(i))
+			time.Sleep(time.Second)
+		}
+		if n := len(a.snapshots()) - before; n > maxUnacked {
+			t.Errorf("%d snapshots taken while none was acknowledged", n)
+		}
+		if broken < 3 {
+			t.Errorf("only %d streams broke", broken)
+		}
+	})
+}
+
+// What a user takes goes to the replicas at once, also of a volume that is replicated once an hour.
+func TestSnapshotOfLongInterval(t *testing.T) {
+	inBubble(t, "a b", func(w *world) {
+		a, b := w.node("a"), w.node("b")
+		a.create()
+		w.assign(1, "a", "b")
+		w.waitFor("in sync", w.inSync("a", "b"))
+		hourly := w.roleOf(a, 1, volume.Line{}, "a", "b")
+		hourly[0].Interval = time.Hour
+		a.assign(hourly...)
+		a.write("f", "1")
+		time.Sleep(5 * time.Minute)
+		w.userSnapshot("kept")
+		began := time.Now()
+		w.waitFor("it is on b", func() bool { return has(b, "kept") })
+		if took := time.Since(began); took > time.Minute {
+			t.Errorf("it was there after %s", took)
+		}
+	})
+}
+
 // The same over TLS, whose connections do not survive an expired write and may
 // wait while they are closed: a seed, increments, an idle hour, a stalled stream.
 func TestOverTLS(t *testing.T) {

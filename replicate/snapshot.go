@@ -176,10 +176,11 @@ func (e *Engine) dueNow(now time.Time) []volume.ID {
 }
 
 // unacked counts the engine snapshots that the fastest replica lacks. As long as
-// none has said where it stands, those that this process took count. The caller
-// holds mu.
+// none has acknowledged any, those that this process took count. What a replica
+// answers is no acknowledgement: one whose streams break answers each time. The
+// caller holds mu.
 func (e *Engine) unacked(a *Assignment, c *localCopy) int {
-	fewest := c.unproven
+	fewest, acked := c.unproven, false
 	for _, replica := range a.Replicas {
 		l := e.links[linkKey{a.Volume, replica, a.Epoch}]
 		if l == nil || l.acked.IsZero() {
@@ -191,7 +192,9 @@ func (e *Engine) unacked(a *Assignment, c *localCopy) int {
 				n++
 			}
 		}
-		fewest = min(fewest, n)
+		if !acked || n < fewest {
+			fewest, acked = n, true
+		}
 	}
 	return fewest
 }
