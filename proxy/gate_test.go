@@ -278,7 +278,7 @@ func TestGoneClientIsNotServed(t *testing.T) {
 	w.g.Pause()
 	c.say("INCR k\r\n")
 	w.until("the request to wait", func() bool { return w.states() == string(Waiting) })
-	_ = c.conn.Close()
+	c.leaves()
 	w.g.Resume(nil)
 	w.until("the session to end", func() bool { return len(w.g.Sessions()) == 0 })
 	if got := w.server.heard(); got != "" {

@@ -127,6 +127,8 @@ func (r *relay) connect() (net.Conn, error) {
 		if r.attach(conn, pauses) {
 			return conn, nil
 		}
+		// A pause came while it was dialled, and its end may be long after.
+		held = true
 		_ = conn.Close()
 		if err := ctx.Err(); err != nil {
 			return nil, err

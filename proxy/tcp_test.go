@@ -66,6 +66,17 @@ func (c *testClient) ended() error {
 	return err
 }
 
+// leaves closes the connection, once the other side has heard that its client goes.
+func (c *testClient) leaves() {
+	c.w.Helper()
+	if err := c.conn.(*net.TCPConn).CloseWrite(); err != nil {
+		c.w.Fatal(err)
+	}
+	const finWait2 = 5 // in the kernel's numbering: the end is acknowledged
+	c.w.until("its end to be heard", func() bool { return tcpInfo(c.conn).State == finWait2 })
+	_ = c.conn.Close()
+}
+
 // What is quiet ends, in good order; what has said nothing goes on elsewhere, and so does
 // who comes meanwhile.
 func TestTCPQuiet(t *testing.T) {
@@ -144,8 +155,35 @@ func TestTCPGoneClientIsNotServed(t *testing.T) {
 	c := w.client()
 	c.say("INCR k\n")
 	w.until("it to wait", func() bool { return w.states() == string(Waiting) })
-	_ = c.conn.Close()
+	c.leaves()
 	w.g.Resume(nil)
+	w.until("the session to end", func() bool { return len(w.g.Sessions()) == 0 })
+	if got := w.server.heard(); got != "" {
+		t.Errorf("the server heard %s", got)
+	}
+}
+
+// Nor is one that goes while its connection is made, if a pause came and went meanwhile.
+func TestTCPGoneWhileDialedIsNotServed(t *testing.T) {
+	w := newTCPWorld(t, Limits{})
+	dialing, let := make(chan struct{}), make(chan struct{})
+	first := sync.OnceFunc(func() {
+		close(dialing)
+		<-let
+	})
+	slow := func(ctx context.Context) (net.Conn, error) {
+		first()
+		return w.server.dial(ctx)
+	}
+	w.g.Pause()
+	w.g.Resume(slow)
+	c := w.client()
+	c.say("INCR k\n")
+	<-dialing
+	w.g.Pause()
+	w.g.Resume(slow)
+	c.leaves()
+	close(let)
 	w.until("the session to end", func() bool { return len(w.g.Sessions()) == 0 })
 	if got := w.server.heard(); got != "" {
 		t.Errorf("the server heard %s", got)
