@@ -53,6 +53,8 @@ type routePlan struct {
 	Open []volume.ID
 	// Problems are sentences by route.
 	Problems map[string]string
+
+	speaks map[string]routeServer // by server: a route of this node's whose mode knows its protocol
 }
 
 // routeServer is where a route is to lead.
@@ -91,7 +93,7 @@ func announceOf(version int) proxy.Announce {
 //	containers are starting    any                   leads nowhere: nothing may reach a server that may yet go back
 //	paused by an operator      any                   paused
 func planRoutes(v routeView) routePlan {
-	p := routePlan{Config: proxy.Config{Node: string(v.Self), Waiting: v.Settings.HoldNode}, Problems: map[string]string{}}
+	p := routePlan{Config: proxy.Config{Node: string(v.Self), Waiting: v.Settings.HoldNode}, Problems: map[string]string{}, speaks: map[string]routeServer{}}
 	addrs := map[volume.NodeID]string{}
 	for n := range v.State.Nodes() {
 		if host, _, err := net.SplitHostPort(n.Addr); err == nil {
@@ -123,17 +125,19 @@ func planRoutes(v routeView) routePlan {
 	return p
 }
 
-// askAlike has a server that is asked for routes of several modes at the same time asked for one in
-// mode tcp as for another. That knows the protocol; all that tcp could ask is whether the server
-// accepts connections, and one that does may yet refuse what is said on them: Redis, while it loads.
+// askAlike has a server asked for routes of modes that know no protocol as for a route of one that
+// does. All that the former could ask is whether it accepts connections, and one that does may yet
+// refuse what is said on them: Redis, while it loads.
 func (p *routePlan) askAlike() {
 	for i, to := range p.Probe {
-		knows := func(other routeServer) bool { return other.Server == to.Server && other.Mode != proxy.TCP }
-		if k := slices.IndexFunc(p.Probe, knows); to.Mode == proxy.TCP && k >= 0 {
-			p.Probe[i].Mode, p.Probe[i].Announce = p.Probe[k].Mode, p.Probe[k].Announce
+		if as, ok := p.speaks[to.Server]; ok && !knows(to.Mode) {
+			p.Probe[i].Mode, p.Probe[i].Announce = as.Mode, as.Announce
 		}
 	}
 }
+
+// knows says that a mode follows a protocol.
+func knows(m proxy.Mode) bool { return m != proxy.TCP && m != proxy.TLS }
 
 // nameless says what becomes of a route with names where the proxy knows none: a route of the
 // port that has none serves everybody.
@@ -181,6 +185,9 @@ func (v routeView) own(p *routePlan, out *proxy.Route, r state.NodeRoute) {
 		p.Pause = append(p.Pause, out.ID)
 	}
 	server, problem := v.server(r)
+	if _, ok := p.speaks[server]; !ok && server != "" && knows(out.Mode) {
+		p.speaks[server] = routeServer{out.ID, out.Mode, out.Announce, server}
+	}
 	// It has to answer before anything reaches it: one that is new here, and one that was
 	// stopped for a move which was given up. While it is on its way here that is only found
 	// out.

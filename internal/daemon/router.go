@@ -65,10 +65,10 @@ type router struct {
 	stirred bool
 
 	mu       sync.Mutex
-	stopping map[string]int    // routes whose servers are being stopped, and by how many
-	ready    map[string]served // by route: the server that has answered, or may as well have
-	news     chan struct{}     // closed at the next server
-	probing  map[string]string // by route: the one that is being asked
+	stopping map[string]int         // routes whose servers are being stopped, and by how many
+	ready    map[string]served      // by route: the server that has answered, or may as well have
+	news     chan struct{}          // closed at the next server
+	probing  map[string]routeServer // by route: the one that is being asked, and how
 	problems []string
 	answers  bool                       // the proxy does
 	version  string                     // of its program
@@ -78,7 +78,7 @@ type router struct {
 func newRouter(m *member, p Parts) *router {
 	return &router{
 		m: m, proxy: p.Proxy, probe: p.Probe, port: p.ProxyPort, opened: p.Metrics.arrived, wake: make(chan struct{}, 1),
-		stopping: map[string]int{}, ready: map[string]served{}, news: make(chan struct{}), probing: map[string]string{}, telling: map[volume.ID]volume.Epoch{},
+		stopping: map[string]int{}, ready: map[string]served{}, news: make(chan struct{}), probing: map[string]routeServer{}, telling: map[volume.ID]volume.Epoch{},
 	}
 }
 
@@ -288,16 +288,16 @@ func (r *router) look(ctx context.Context, s *state.State) (out []servingContain
 func (r *router) begin(ctx context.Context, to routeServer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.probing[to.ID] == to.Server {
+	if r.probing[to.ID] == to {
 		return
 	}
-	r.probing[to.ID] = to.Server
+	r.probing[to.ID] = to
 	r.probes.Go(func() {
 		pctx, cancel := context.WithTimeout(ctx, probePatience)
 		defer cancel()
 		err := r.probe(pctx, to.Mode, to.Announce, to.Server)
 		r.mu.Lock()
-		if r.probing[to.ID] == to.Server {
+		if r.probing[to.ID] == to {
 			delete(r.probing, to.ID)
 			r.ready[to.ID] = served{to.Server, err == nil}
 			close(r.news)
@@ -412,6 +412,7 @@ func (r *router) quiesce(ctx context.Context, id volume.ID, waits func(who strin
 	for _, rt := range routes {
 		// Who comes back is another process, even at the same address.
 		delete(r.ready, routeID(rt.Route))
+		delete(r.probing, routeID(rt.Route))
 		r.stopping[routeID(rt.Route)]++
 	}
 	r.mu.Unlock()
