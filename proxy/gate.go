@@ -67,6 +67,8 @@ type Gate struct {
 
 	waiting atomic.Int64 // clients, by their own word: see room
 
+	loaded atomic.Bool // the server has what it answers from, as it has told somebody since the last pause
+
 	mu       sync.Mutex
 	dial     Dialer
 	pause    *pause // nil: not paused
@@ -243,6 +245,7 @@ func (g *Gate) pauseFor(event time.Duration) {
 	for s := range g.sessions {
 		s.setPause(g.pause)
 	}
+	g.loaded.Store(false) // which from now on no session can say of the server before
 	if old != nil {
 		close(old.over)
 	}
@@ -272,6 +275,7 @@ func (g *Gate) begin(dial Dialer, ready func()) bool {
 	defer g.mu.Unlock()
 	if dial != nil {
 		g.dial = dial
+		g.loaded.Store(false)
 	}
 	if g.pause == nil || g.pause.ending {
 		return false

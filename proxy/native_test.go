@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,6 +28,7 @@ import (
 type redisServer struct {
 	t    testing.TB
 	dir  string
+	args []string
 	port int
 	cmd  *exec.Cmd
 	// ended is closed when its process is.
@@ -35,10 +37,10 @@ type redisServer struct {
 
 // startRedis starts a server on a port that is free. Until the server has it somebody else may
 // take it, as for a connection of his own; then it is another one.
-func startRedis(t testing.TB, dir string) *redisServer {
+func startRedis(t testing.TB, dir string, args ...string) *redisServer {
 	t.Helper()
 	for range 10 {
-		if r := tryRedis(t, dir); r != nil {
+		if r := tryRedis(t, dir, args); r != nil {
 			return r
 		}
 	}
@@ -47,7 +49,7 @@ func startRedis(t testing.TB, dir string) *redisServer {
 }
 
 // tryRedis returns nil when the server has ended by itself.
-func tryRedis(t testing.TB, dir string) *redisServer {
+func tryRedis(t testing.TB, dir string, args []string) *redisServer {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -55,8 +57,9 @@ func tryRedis(t testing.TB, dir string) *redisServer {
 	}
 	port := l.Addr().(*net.TCPAddr).Port
 	_ = l.Close()
-	r := &redisServer{t: t, dir: dir, port: port, ended: make(chan struct{})}
-	r.cmd = exec.Command("redis-server", "--port", fmt.Sprint(port), "--dir", dir, "--appendonly", "yes", "--save", "", "--logfile", filepath.Join(dir, "log"))
+	r := &redisServer{t: t, dir: dir, args: args, port: port, ended: make(chan struct{})}
+	all := []string{"--port", fmt.Sprint(port), "--dir", dir, "--appendonly", "yes", "--save", "", "--logfile", filepath.Join(dir, "log")}
+	r.cmd = exec.Command("redis-server", append(all, args...)...)
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +102,7 @@ func (r *redisServer) move() *redisServer {
 	if err := os.CopyFS(to, os.DirFS(r.dir)); err != nil {
 		r.t.Fatal(err)
 	}
-	return startRedis(r.t, to)
+	return startRedis(r.t, to, r.args...)
 }
 
 // front serves a gate on a port of this machine.
@@ -141,6 +144,85 @@ func TestNativeRedis(t *testing.T) {
 		t.Logf("move %d: quiet after %s, paused for %s", i+1, quiet, time.Since(begin))
 	}
 	bench.countedAs(server)
+}
+
+// A server that wants a password answers while it loads as if it were ready, until somebody has logged in. Nobody
+// hears of that: neither who had before it moved, nor who logs in meanwhile, whatever comes with that.
+func TestNativeRedisPassword(t *testing.T) {
+	needs(t, "redis-server")
+	const keys = 1000
+	server := startRedis(t, t.TempDir(), "--appendonly", "no", "--requirepass", "secret",
+		"--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024") // which takes two seconds
+	g, err := NewGate(Redis, server.dial, Limits{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{T: t, g: g, port: front(t, g)}
+	type answered struct {
+		conn net.Conn
+		in   *bufio.Reader
+	}
+	dial := func() answered {
+		conn, in := dialRedis(t, w.port)
+		return answered{conn, in}
+	}
+	say := func(a answered, lines string, want ...string) {
+		t.Helper()
+		if _, err := a.conn.Write([]byte(lines)); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range want {
+			if got := redisSays(t, a.in); got != want {
+				t.Fatalf("%q is answered %q, want %q", lines, got, want)
+			}
+		}
+	}
+	before, waits := dial(), dial()
+	say(before, "GET k0\r\n", "-NOAUTH Authentication required.")
+	say(before, "AUTH wrong\r\n", "-WRONGPASS invalid username-password pair or user is disabled.")
+	say(before, "AUTH secret\r\nSELECT 1\r\n", "+OK", "+OK")
+	for i := range keys {
+		say(before, fmt.Sprintf("SET k%d %d\r\n", i, i), "+OK")
+	}
+	say(waits, "AUTH secret\r\nSELECT 1\r\nBLPOP q 0\r\n", "+OK", "+OK")
+	w.until("it to wait", func() bool {
+		return slices.ContainsFunc(g.Sessions(), func(s Session) bool { return s.Busy == "a blocking command waits" })
+	})
+	say(before, "SAVE\r\n", "+OK")
+	g.Pause()
+	w.quiet()
+	meanwhile := dial()
+	say(meanwhile, "AUTH default secret\r\nSELECT 1\r\nGET k7\r\n")
+	server.stop()
+	server = server.move()
+	direct, in := dialRedis(t, server.port)
+	say(answered{direct, in}, "AUTH secret\r\nGET k7\r\n", "+OK", "-LOADING Redis is loading the dataset in memory")
+	g.Resume(server.dial)
+	after := dial()
+	say(after, "AUTH secret\r\nSELECT 1\r\nMULTI\r\nINCR k9\r\nEXEC\r\n", "+OK", "+OK", "+OK", "+QUEUED", ":10")
+	say(meanwhile, "", "+OK", "+OK", "7")
+	say(before, "GET k8\r\n", "8")
+	say(before, "RPUSH q 1\r\n", ":1")
+	say(waits, "", "q 1")
+
+	// Once that is known, who logs in does so once.
+	connections := func() (n int) {
+		t.Helper()
+		if _, err := direct.Write([]byte("INFO stats\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		_, text, _ := strings.Cut(redisSays(t, in), "total_connections_received:")
+		if _, err := fmt.Sscan(text, &n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	n := connections()
+	say(dial(), "AUTH default secret\r\nPING\r\n", "+OK", "+PONG")
+	say(dial(), "AUTH secret\r\nPING\r\n", "+OK", "+PONG")
+	if more := connections() - n; more != 2 {
+		t.Errorf("two who log in make %d connections", more)
+	}
 }
 
 // What a session selected in a transaction holds after a move if the transaction was done, and

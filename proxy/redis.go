@@ -32,6 +32,11 @@ type redisFramer struct {
 	pin     string
 	setup   []redisSetup // in the order in which they have to be repeated
 
+	// Whether the server has loaded its data, which one that wants a password tells only those who have logged in.
+	loaded  bool // it has
+	login   bool // that is not known, and the client's first login has no answer yet
+	unasked bool // nor is it known since that was answered
+
 	// What a client waits for: see redis_wait.go.
 	id     string     // by which the server knows the session, or what is known of that
 	parts  bool       // the server takes parts of a second
@@ -264,6 +269,7 @@ func (f *redisFramer) sent() {
 		for _, a := range f.args {
 			c.setup.args = append(c.setup.args, bytes.Clone(a))
 		}
+		f.login = !f.loaded && c.setup.logsIn() && !f.open() && !slices.ContainsFunc(f.setup, redisSetup.logsIn)
 	}
 	f.waiting.push(c)
 	if f.waiting.tooMuch() {
@@ -397,6 +403,9 @@ func (f *redisFramer) follow() {
 // answered acts on the reply to the oldest command that has none.
 func (f *redisFramer) answered(refused bool) {
 	c, ok := f.waiting.pop()
+	if f.login && c.setup != nil && c.setup.logsIn() {
+		f.login, f.unasked = false, !refused
+	}
 	switch {
 	case !ok:
 		// Such as "max number of clients reached", after which the server hangs up.
@@ -496,6 +505,11 @@ func (f *redisFramer) repeat(s redisSetup) {
 	f.setup = append(kept, s)
 }
 
+// logsIn says that a command has a password.
+func (s redisSetup) logsIn() bool {
+	return s.key == "AUTH" || s.key == "HELLO" && helloHas(s.args, "AUTH")
+}
+
 func helloHas(args [][]byte, word string) bool {
 	for _, a := range args[min(2, len(args)):] {
 		if strings.EqualFold(string(a), word) {
@@ -536,7 +550,12 @@ func (f *redisFramer) busy() string {
 
 // replay implements framer.
 func (f *redisFramer) replay(backend io.ReadWriter) error {
-	all := f.setup
+	setup := f.setup
+	f.loaded = false
+	if k := slices.IndexFunc(setup, redisSetup.logsIn); k >= 0 {
+		setup = slices.Insert(slices.Clone(setup), k+1, redisSetup{"PING", [][]byte{[]byte("PING")}})
+	}
+	all := setup
 	ids := f.id != idUnknown
 	if ids {
 		all = append(slices.Clone(all), redisSetup{"CLIENT ID", redisID})
@@ -564,8 +583,14 @@ func (f *redisFramer) replay(backend io.ReadWriter) error {
 			return fmt.Errorf("repeating %s: %w", s.key, err)
 		}
 		switch {
-		case i < len(f.setup):
-		case ids && i == len(f.setup):
+		case i < len(setup) && s.key == "PING":
+			if strings.HasPrefix(text, "LOADING") {
+				return fmt.Errorf("%w: it answered: %s", errNotReady, text)
+			}
+			f.loaded = text == ""
+			continue
+		case i < len(setup):
+		case ids && i == len(setup):
 			switch f.id = idRefused; {
 			case text == "" && len(replies.said) == 1:
 				f.id = replies.said[0]
@@ -753,7 +778,8 @@ func (q *respQueue) unwatches() bool {
 	return false
 }
 
-// probeRedis asks a server whether it is ready. One that wants a password first is.
+// probeRedis asks a server whether it is ready. One that wants a password first is taken for it: whether it has
+// loaded its data is asked when somebody has logged in.
 func probeRedis(conn io.ReadWriter) error {
 	if _, err := conn.Write(appendCommand(nil, [][]byte{[]byte("PING")})); err != nil {
 		return err

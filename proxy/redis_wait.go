@@ -234,9 +234,9 @@ func (f *redisFramer) knowsID() bool {
 
 // behind implements waiter: a server does nothing for a client that waits, and what came with its words could not
 // be done in their order any more if it were there already when the wait is ended. Nor shall the end of a wait be
-// asked for and find another command.
+// asked for and find another command. And what comes behind a login may be for a server that has yet to load.
 func (f *redisFramer) behind() bool {
-	return f.pin == "" && (f.wait != nil || f.again != nil || f.asked == beingAsked)
+	return f.pin == "" && (f.wait != nil || f.again != nil || f.asked == beingAsked || f.login || f.unasked)
 }
 
 // owed implements waiter.
@@ -260,7 +260,18 @@ func (f *redisFramer) forced() (null []byte, ends time.Time) { return f.null, f.
 func (f *redisFramer) forget() { f.again, f.null = nil, nil }
 
 // attached implements waiter: what another connection was asked is of no interest.
-func (f *redisFramer) attached() { f.asked, f.lost, f.why = notAsked, false, "" }
+func (f *redisFramer) attached(loaded bool) bool {
+	f.asked, f.lost, f.why = notAsked, false, ""
+	f.loaded = f.loaded || loaded
+	return f.loaded
+}
+
+// doubts implements waiter.
+func (f *redisFramer) doubts() bool {
+	doubts := f.unasked && f.pin == ""
+	f.unasked = false
+	return doubts
+}
 
 // unblock implements waiter.
 func (f *redisFramer) unblock() ender {

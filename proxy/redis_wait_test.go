@@ -228,7 +228,7 @@ func TestRedisForgetsTheLastConnection(t *testing.T) {
 	f.unblock()
 	f.decide(false, true, errors.New("lost"))
 	f.says(t, "*-1\r\n", "")
-	f.attached()
+	f.attached(false)
 	f.resend(time.Now())
 	f.says(t, "*-1\r\n", "*-1\r\n")
 	if f.pending() || f.behind() {
@@ -266,6 +266,44 @@ func TestRedisReplayAsks(t *testing.T) {
 		got := resent(f, begin.Add(500*time.Millisecond))
 		if f.id != want.id || got != want.again {
 			t.Errorf("%q: its number is %q, want %q; it asks %q, want %q", says, f.id, want.id, got, want.again)
+		}
+	}
+}
+
+// One that wants a password is not known to load before somebody has logged in: then it is not ready,
+// and the session waits.
+func TestRedisReplayWhileLoading(t *testing.T) {
+	word := func(all ...string) (args [][]byte) {
+		for _, a := range all {
+			args = append(args, []byte(a))
+		}
+		return args
+	}
+	for _, c := range []struct {
+		says  string
+		setup []redisSetup
+		heard string
+		err   error
+	}{
+		{"+OK\r\n+PONG\r\n+OK\r\n", []redisSetup{{"AUTH", word("AUTH", "secret")}, {"SELECT", word("SELECT", "1")}}, "AUTH PING SELECT", nil},
+		{"+OK\r\n-LOADING Redis is loading the dataset in memory\r\n+OK\r\n", []redisSetup{{"AUTH", word("AUTH", "secret")}, {"SELECT", word("SELECT", "1")}}, "AUTH PING SELECT", errNotReady},
+		{"%1\r\n+server\r\n+redis\r\n-LOADING yes\r\n", []redisSetup{{"HELLO", word("HELLO", "3", "AUTH", "default", "secret")}}, "HELLO PING", errNotReady},
+		{"+OK\r\n-NOPERM this user has no permissions to run the 'ping' command\r\n", []redisSetup{{"AUTH", word("AUTH", "who", "secret")}}, "AUTH PING", nil},
+		{"+OK\r\n", []redisSetup{{"SELECT", word("SELECT", "1")}}, "SELECT", nil},
+	} {
+		f := &redisFramer{setup: c.setup}
+		server := &answersBy{Reader: strings.NewReader(c.says)}
+		if err := f.replay(server); !errors.Is(err, c.err) {
+			t.Errorf("%q: %v, want %v", c.says, err, c.err)
+		}
+		var heard []string
+		for _, word := range strings.Fields(server.heard.String()) {
+			if slices.Contains([]string{"AUTH", "HELLO", "PING", "SELECT"}, word) && (len(heard) == 0 || heard[len(heard)-1] != "HELLO" || word != "AUTH") {
+				heard = append(heard, word)
+			}
+		}
+		if got := strings.Join(heard, " "); got != c.heard {
+			t.Errorf("%q: it was asked %q, want %q", c.says, got, c.heard)
 		}
 	}
 }
@@ -458,7 +496,7 @@ func FuzzRedisWaits(f *testing.F) {
 			case op == 'l' && asking:
 				decide(true)
 			case op == 'm' && session.pending() && !asking && len(queue) == 0 && len(says) == 0:
-				session.attached()
+				session.attached(false)
 				processed = true // what is asked of the other server
 				session.resend(time.Now())
 				queue = append(queue, 'b')

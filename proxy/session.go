@@ -401,14 +401,14 @@ func (s *session) comeBack(done func()) bool {
 // reach has use speak with a server, once there may be one; early, before a pause has
 // ended, which h does not count.
 func (s *session) reach(ctx context.Context, early bool, h *hold, use func(net.Conn) error) error {
-	for held := false; ; held = true {
-		err := s.tryReach(ctx, early, held, h, use)
+	for tries := 0; ; tries++ {
+		err := s.tryReach(ctx, early, tries > 0, h, use)
 		if errors.Is(err, errPaused) || errors.Is(err, errNotReady) {
 			h.count()
 		}
 		switch {
 		case errors.Is(err, errPaused):
-		case errors.Is(err, errNotReady) && rest(ctx, 5*time.Millisecond) == nil:
+		case errors.Is(err, errNotReady) && rest(ctx, notReady(tries)) == nil:
 		default:
 			return err
 		}
@@ -420,6 +420,10 @@ var (
 	errPaused   = errors.New("paused")
 	errNotReady = errors.New("the server is not ready") // and nothing was asked of it that may not be asked again
 )
+
+// notReady is how long a server that was not ready so many times before is left alone: that it starts is no reason
+// to keep it busy, and many may ask.
+func notReady(before int) time.Duration { return 5 * time.Millisecond << min(before, 4) }
 
 func (s *session) tryReach(ctx context.Context, early, held bool, h *hold, use func(net.Conn) error) error {
 	s.mu.Lock()
@@ -493,7 +497,10 @@ func (s *session) attach(conn net.Conn) error {
 		return errors.New("the server was exchanged while it was logging the client in")
 	}
 	if s.waiter != nil {
-		if s.waiter.attached(); s.waiter.pending() && gone(s.conn) {
+		if s.waiter.attached(s.gate.loaded.Load()) && !stale {
+			s.gate.loaded.Store(true)
+		}
+		if s.waiter.pending() && gone(s.conn) {
 			return errors.New("the client has gone while what it waits for was ended")
 		}
 	}
@@ -545,6 +552,7 @@ func (s *session) replies(from net.Conn) {
 		s.writing = false
 		s.goOn()
 		s.park()
+		s.doubt()
 		s.wakeWaiting()
 		s.mu.Unlock()
 		if err != nil {
@@ -600,6 +608,16 @@ func (s *session) park() {
 		s.pumps.Go(s.comeAgain)
 	}
 	s.gate.wake()
+}
+
+// doubt lets go of a server that may not have loaded its data yet, which it has been silent about until the client
+// logged in: the connection that is made for what the client says next asks. s.mu is held.
+func (s *session) doubt() {
+	if s.waiter == nil || !s.waiter.doubts() || s.closed || s.backend == nil || s.framer.busy() != "" {
+		return
+	}
+	_ = s.backend.Close()
+	s.backend, s.out = nil, nil
 }
 
 // ask puts a question to the server whose answer the framer takes. It is written under

@@ -44,8 +44,11 @@ type waiter interface {
 	// forget has it pending no more: its client has heard that.
 	forced() (null []byte, ends time.Time)
 	forget()
-	// attached says that a new connection has taken the place of the old one.
-	attached()
+	// attached says that a new connection has taken the place of the old one, and whether it is known of its
+	// server that it has loaded what it answers from. It returns whether that is known now.
+	attached(loaded bool) bool
+	// doubts says, once, that the client has logged in where this is not known: another connection is to ask.
+	doubts() bool
 }
 
 // ender ends one session's wait, by another connection to its server. Nothing guards it.
@@ -272,7 +275,12 @@ func (s *session) tryAgain(ctx context.Context, h *hold) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return s.tryReach(ctx, false, true, h, s.attach)
+	for tries := 0; ; tries++ {
+		err := s.tryReach(ctx, false, true, h, s.attach)
+		if !errors.Is(err, errNotReady) || rest(ctx, notReady(tries)) != nil {
+			return err
+		}
+	}
 }
 
 func (s *session) paused() *pause {

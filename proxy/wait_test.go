@@ -329,6 +329,8 @@ func TestWaitLogsIn(t *testing.T) {
 	w.c.hear("+server")
 	w.c.hear("+redis")
 	w.c.say("SELECT 3\r\n")
+	server = w.accept()
+	server.hears("HELLO 3 AUTH u p | PING", "%1 | +server | +redis | +PONG | ")
 	server.hears("SELECT 3", "+OK | ")
 	w.c.hear("+OK")
 	w.c.say("BLPOP q 0\r\n")
@@ -342,7 +344,7 @@ func TestWaitLogsIn(t *testing.T) {
 	w.quiet()
 	w.g.Resume(nil)
 	again := w.accept()
-	again.hears("HELLO 3 AUTH u p | SELECT 3 | CLIENT ID", "%1 | +server | +redis | +OK | :8 | ")
+	again.hears("HELLO 3 AUTH u p | PING | SELECT 3 | CLIENT ID", "%1 | +server | +redis | +PONG | +OK | :8 | ")
 	again.hears("BLPOP q 0", "_ | ")
 	w.c.hear("_")
 }
