@@ -253,6 +253,7 @@ func (e *edge) follow(ctx, reign context.Context, to place) error {
 		does.end()
 		first := last.Serial == 0
 		last = o
+		e.gate.loaded.Store(false) // it may lead to another server, and no pause have said so
 		if o.Phase == phaseLast || o.Phase == phaseOpen {
 			e.mu.Lock()
 			e.listen = o.Listen

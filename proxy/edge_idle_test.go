@@ -62,7 +62,11 @@ func TestEdgeIdleInAPause(t *testing.T) {
 		if err := d.resume(""); err != nil {
 			t.Fatal(err)
 		}
+		e.gate.loaded.Store(true) // the server before that pause
 		defer visit()()
+		if e.gate.loaded.Load() {
+			t.Error("the new server passes for one that has loaded")
+		}
 		if lines() != 1 || len(e.gate.Sessions()) != 1 {
 			t.Errorf("a client comes after the pause: the edge has %d lines, and %+v", lines(), e.gate.Sessions())
 		}

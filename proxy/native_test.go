@@ -168,7 +168,7 @@ func TestNativeRedisPassword(t *testing.T) {
 	}
 	say := func(a answered, lines string, want ...string) {
 		t.Helper()
-		if _, err := a.conn.Write([]byte(lines)); err != nil {
+		if _, err := a.conn.Write([]byte(lines)); lines != "" && err != nil {
 			t.Fatal(err)
 		}
 		for _, want := range want {
@@ -204,6 +204,14 @@ func TestNativeRedisPassword(t *testing.T) {
 	say(before, "GET k8\r\n", "8")
 	say(before, "RPUSH q 1\r\n", ":1")
 	say(waits, "", "q 1")
+
+	// One that says all at once, and that it will say no more, gets all its answers.
+	half := dial()
+	say(half, "AUTH secret\r\nSELECT 1\r\nGET k7\r\n")
+	if err := half.conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	say(half, "", "+OK", "+OK", "7")
 
 	// Once that is known, who logs in does so once.
 	connections := func() (n int) {

@@ -493,30 +493,63 @@ func redisDropped(said string) bool {
 	return false
 }
 
-// repeat remembers a command that succeeded.
+// repeat remembers a command that succeeded, and forgets what it supersedes; a login takes the place of the one
+// before it, and so stays before what only those may say who have logged in.
 func (f *redisFramer) repeat(s redisSetup) {
+	at := -1
 	kept := f.setup[:0]
 	for _, old := range f.setup {
-		// HELLO with AUTH logs in, and a protocol version is chosen anew by each HELLO.
-		if old.key != s.key && !(s.key == "HELLO" && old.key == "AUTH" && helloHas(s.args, "AUTH")) {
+		switch both := old.logsIn() && s.logsIn(); {
+		case both && old.key == "HELLO" && s.key == "AUTH":
+			s = old.withLogin(s.args[1:])
+		case both:
+		case old.key != s.key:
 			kept = append(kept, old)
+			continue
+		case old.logsIn(): // HELLO, and now another version of the protocol
+			k := old.index("AUTH")
+			s = s.withLogin(old.args[k+1 : k+3])
+		default:
+			continue
+		}
+		if at < 0 {
+			at = len(kept)
 		}
 	}
-	f.setup = append(kept, s)
+	if at < 0 {
+		at = len(kept)
+	}
+	f.setup = slices.Insert(kept, at, s)
+}
+
+// withLogin is a HELLO with the user, who may be left out, and the password of another login.
+func (s redisSetup) withLogin(login [][]byte) redisSetup {
+	if len(login) == 1 {
+		login = [][]byte{[]byte("default"), login[0]}
+	}
+	args := slices.Clone(s.args)
+	if k := s.index("AUTH"); k >= 0 {
+		args = slices.Delete(args, k, k+3)
+	}
+	return redisSetup{s.key, slices.Insert(args, min(2, len(args)), slices.Insert(slices.Clone(login), 0, []byte("AUTH"))...)}
 }
 
 // logsIn says that a command has a password.
 func (s redisSetup) logsIn() bool {
-	return s.key == "AUTH" || s.key == "HELLO" && helloHas(s.args, "AUTH")
+	return s.key == "AUTH" || s.key == "HELLO" && s.index("AUTH") >= 0
 }
 
-func helloHas(args [][]byte, word string) bool {
-	for _, a := range args[min(2, len(args)):] {
-		if strings.EqualFold(string(a), word) {
-			return true
+// index is where a HELLO that was accepted has an option, `AUTH user password` or `SETNAME name`; -1: nowhere.
+func (s redisSetup) index(option string) int {
+	for i := 2; i < len(s.args); i += 2 {
+		switch word := strings.ToUpper(string(s.args[i])); {
+		case word == option:
+			return i
+		case word == "AUTH":
+			i++
 		}
 	}
-	return false
+	return -1
 }
 
 // open implements framer: what comes within a transaction is let through, or it would
@@ -553,9 +586,9 @@ func (f *redisFramer) replay(backend io.ReadWriter) error {
 	setup := f.setup
 	f.loaded = false
 	if k := slices.IndexFunc(setup, redisSetup.logsIn); k >= 0 {
-		setup = slices.Insert(slices.Clone(setup), k+1, redisSetup{"PING", [][]byte{[]byte("PING")}})
+		setup = slices.Insert(slices.Clone(setup), k+1, redisSetup{"PING", redisPing})
 	}
-	all := setup
+	all, loads := setup, false
 	ids := f.id != idUnknown
 	if ids {
 		all = append(slices.Clone(all), redisSetup{"CLIENT ID", redisID})
@@ -584,10 +617,8 @@ func (f *redisFramer) replay(backend io.ReadWriter) error {
 		}
 		switch {
 		case i < len(setup) && s.key == "PING":
-			if strings.HasPrefix(text, "LOADING") {
-				return fmt.Errorf("%w: it answered: %s", errNotReady, text)
-			}
-			f.loaded = text == ""
+			loads = strings.HasPrefix(text, "LOADING")
+			f.loaded = !loads // a user who may not ask hears that first; nothing better is to be had of that one
 			continue
 		case i < len(setup):
 		case ids && i == len(setup):
@@ -606,7 +637,25 @@ func (f *redisFramer) replay(backend io.ReadWriter) error {
 			return fmt.Errorf("repeating %s: the server answered: %s", s.key, text)
 		}
 	}
+	if loads {
+		return errors.Join(errNotReady, outlastLoading(backend, replies))
+	}
 	return replies.rest()
+}
+
+// outlastLoading asks a server until it has loaded its data, on one connection: many clients may wait for that. The
+// connection ends when there is no time left.
+func outlastLoading(backend io.Writer, replies *replies) error {
+	const most = 100 * time.Millisecond
+	for every := 5 * time.Millisecond; ; every = min(2*every, most) {
+		time.Sleep(every)
+		if _, err := backend.Write(appendCommand(nil, redisPing)); err != nil {
+			return err
+		}
+		if text, err := replies.next(); err != nil || !strings.HasPrefix(text, "LOADING") {
+			return err
+		}
+	}
 }
 
 // refusal implements framer.
@@ -778,10 +827,12 @@ func (q *respQueue) unwatches() bool {
 	return false
 }
 
+var redisPing = [][]byte{[]byte("PING")}
+
 // probeRedis asks a server whether it is ready. One that wants a password first is taken for it: whether it has
 // loaded its data is asked when somebody has logged in.
 func probeRedis(conn io.ReadWriter) error {
-	if _, err := conn.Write(appendCommand(nil, [][]byte{[]byte("PING")})); err != nil {
+	if _, err := conn.Write(appendCommand(nil, redisPing)); err != nil {
 		return err
 	}
 	text, err := newReplies(conn).next()

@@ -239,6 +239,9 @@ func (f *redisFramer) behind() bool {
 	return f.pin == "" && (f.wait != nil || f.again != nil || f.asked == beingAsked || f.login || f.unasked)
 }
 
+// loggingIn implements waiter.
+func (f *redisFramer) loggingIn() bool { return f.login || f.unasked }
+
 // owed implements waiter.
 func (f *redisFramer) owed() bool { return f.id == idAsked }
 

@@ -401,14 +401,14 @@ func (s *session) comeBack(done func()) bool {
 // reach has use speak with a server, once there may be one; early, before a pause has
 // ended, which h does not count.
 func (s *session) reach(ctx context.Context, early bool, h *hold, use func(net.Conn) error) error {
-	for tries := 0; ; tries++ {
-		err := s.tryReach(ctx, early, tries > 0, h, use)
+	for held := false; ; held = true {
+		err := s.tryReach(ctx, early, held, h, use)
 		if errors.Is(err, errPaused) || errors.Is(err, errNotReady) {
 			h.count()
 		}
 		switch {
 		case errors.Is(err, errPaused):
-		case errors.Is(err, errNotReady) && rest(ctx, notReady(tries)) == nil:
+		case errors.Is(err, errNotReady) && rest(ctx, notReadyRest) == nil:
 		default:
 			return err
 		}
@@ -421,9 +421,7 @@ var (
 	errNotReady = errors.New("the server is not ready") // and nothing was asked of it that may not be asked again
 )
 
-// notReady is how long a server that was not ready so many times before is left alone: that it starts is no reason
-// to keep it busy, and many may ask.
-func notReady(before int) time.Duration { return 5 * time.Millisecond << min(before, 4) }
+const notReadyRest = 5 * time.Millisecond // until it is asked again
 
 func (s *session) tryReach(ctx context.Context, early, held bool, h *hold, use func(net.Conn) error) error {
 	s.mu.Lock()
@@ -613,7 +611,7 @@ func (s *session) park() {
 // doubt lets go of a server that may not have loaded its data yet, which it has been silent about until the client
 // logged in: the connection that is made for what the client says next asks. s.mu is held.
 func (s *session) doubt() {
-	if s.waiter == nil || !s.waiter.doubts() || s.closed || s.backend == nil || s.framer.busy() != "" {
+	if s.waiter == nil || !s.waiter.doubts() || s.gate.loaded.Load() || s.closed || s.backend == nil || s.framer.busy() != "" {
 		return
 	}
 	_ = s.backend.Close()

@@ -27,6 +27,9 @@ type waiter interface {
 	owed() bool
 	// behind says that what the client says next has to wait for an answer.
 	behind() bool
+	// loggingIn says that this is the answer to the client's login: what the client has said behind that is to be done,
+	// also if it has closed its side since.
+	loggingIn() bool
 	// waits says that the server has not answered yet.
 	waits() bool
 	// unblock begins to end the wait; nil if there is none, or none that can be begun again.
@@ -275,9 +278,9 @@ func (s *session) tryAgain(ctx context.Context, h *hold) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	for tries := 0; ; tries++ {
+	for {
 		err := s.tryReach(ctx, false, true, h, s.attach)
-		if !errors.Is(err, errNotReady) || rest(ctx, notReady(tries)) != nil {
+		if !errors.Is(err, errNotReady) || rest(ctx, notReadyRest) != nil {
 			return err
 		}
 	}
@@ -318,6 +321,12 @@ func (s *session) tell(null []byte) error {
 	return err
 }
 
+func (s *session) loggingIn() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waiter.loggingIn()
+}
+
 // afterWait blocks until what the client says next may be said. One that goes away meanwhile has said
 // nothing after what it waited for: its server forgets it with that.
 func (s *session) afterWait(ctx context.Context) error {
@@ -335,7 +344,7 @@ func (s *session) afterWait(ctx context.Context) error {
 		select {
 		case <-s.answers:
 		case <-again.C:
-			left = gone(s.conn)
+			left = reset(s.conn) || gone(s.conn) && !s.loggingIn()
 		case <-ctx.Done():
 		}
 		again.Stop()

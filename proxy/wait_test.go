@@ -349,6 +349,23 @@ func TestWaitLogsIn(t *testing.T) {
 	w.c.hear("_")
 }
 
+// What one that has closed its side has said behind its login is done, however long that takes to be answered.
+func TestLoginOfHalfClosed(t *testing.T) {
+	w := newWaiting(t)
+	w.c.say("AUTH p\r\nSET k v\r\n")
+	server := w.accept()
+	if err := w.c.conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(150 * time.Millisecond) // it is looked for each 100
+	server.hears("AUTH p", "+OK | ")
+	w.c.hear("+OK")
+	again := w.accept()
+	again.hears("AUTH p | PING", "+OK | +PONG | ")
+	again.hears("SET k v", "+OK | ")
+	w.c.hear("+OK")
+}
+
 // Clients of a real server wait for elements that others push, while it moves back and forth between
 // nodes: each element is popped once, and none of them hears an error, nor a null before its time. What the server says
 // that it has moved or given to whom is what they have heard of.
