@@ -65,10 +65,10 @@ type router struct {
 	stirred bool
 
 	mu       sync.Mutex
-	stopping map[string]int         // routes whose servers are being stopped, and by how many
-	ready    map[string]served      // by route: the server that has answered, or may as well have
-	news     chan struct{}          // closed at the next server
-	probing  map[string]routeServer // by route: the one that is being asked, and how
+	stopping map[string]int      // routes whose servers are being stopped, and by how many
+	ready    map[string]served   // by route: the server that has answered, or may as well have
+	news     chan struct{}       // closed at the next server
+	probing  map[string]*probing // by route
 	problems []string
 	answers  bool                       // the proxy does
 	version  string                     // of its program
@@ -78,7 +78,7 @@ type router struct {
 func newRouter(m *member, p Parts) *router {
 	return &router{
 		m: m, proxy: p.Proxy, probe: p.Probe, port: p.ProxyPort, opened: p.Metrics.arrived, wake: make(chan struct{}, 1),
-		stopping: map[string]int{}, ready: map[string]served{}, news: make(chan struct{}), probing: map[string]routeServer{}, telling: map[volume.ID]volume.Epoch{},
+		stopping: map[string]int{}, ready: map[string]served{}, news: make(chan struct{}), probing: map[string]*probing{}, telling: map[volume.ID]volume.Epoch{},
 	}
 }
 
@@ -283,32 +283,49 @@ func (r *router) look(ctx context.Context, s *state.State) (out []servingContain
 	return out, true
 }
 
-// begin probes a server in the background, until ctx ends. The loop goes on when it has
-// answered.
+// probing is one server being asked whether it is ready.
+type probing struct {
+	to     routeServer
+	cancel context.CancelFunc
+}
+
+// begin probes a server in the background, until ctx ends or another is to be asked for that route. The loop
+// goes on when it has answered.
 func (r *router) begin(ctx context.Context, to routeServer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.probing[to.ID] == to {
+	if p := r.probing[to.ID]; p != nil && p.to == to {
 		return
 	}
-	r.probing[to.ID] = to
+	r.giveUp(to.ID)
+	pctx, cancel := context.WithTimeout(ctx, probePatience)
+	p := &probing{to, cancel}
+	r.probing[to.ID] = p
 	r.probes.Go(func() {
-		pctx, cancel := context.WithTimeout(ctx, probePatience)
 		defer cancel()
 		err := r.probe(pctx, to.Mode, to.Announce, to.Server)
 		r.mu.Lock()
-		if r.probing[to.ID] == to {
+		counts := r.probing[to.ID] == p // or it may be of a server that was stopped, at the same address
+		if counts {
 			delete(r.probing, to.ID)
 			r.ready[to.ID] = served{to.Server, err == nil}
 			close(r.news)
 			r.news = make(chan struct{})
 		}
 		r.mu.Unlock()
-		if err != nil && ctx.Err() == nil {
+		if err != nil && counts && ctx.Err() == nil {
 			r.m.log.Warn("a server does not answer as its route's mode says, and gets its clients all the same", "route", to.ID, "server", to.Server, "err", err)
 		}
 		r.ring()
 	})
+}
+
+// giveUp asks a route's server no more. r.mu is held.
+func (r *router) giveUp(route string) {
+	if p := r.probing[route]; p != nil {
+		p.cancel()
+		delete(r.probing, route)
+	}
 }
 
 // forgetGone drops what was found out about servers that do not run any more: whoever comes
@@ -316,10 +333,16 @@ func (r *router) begin(ctx context.Context, to routeServer) {
 func (r *router) forgetGone(here []servingContainer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	maps.DeleteFunc(r.ready, func(_ string, server served) bool {
+	gone := func(server served) bool {
 		host := server.host()
 		return host == "" || !slices.ContainsFunc(here, func(c servingContainer) bool { return c.Ports.Address == host })
-	})
+	}
+	maps.DeleteFunc(r.ready, func(_ string, server served) bool { return gone(server) })
+	for route, p := range r.probing {
+		if gone(served{server: p.to.Server}) {
+			r.giveUp(route)
+		}
+	}
 }
 
 func (r *router) isReady(id, server string) bool {
@@ -412,7 +435,7 @@ func (r *router) quiesce(ctx context.Context, id volume.ID, waits func(who strin
 	for _, rt := range routes {
 		// Who comes back is another process, even at the same address.
 		delete(r.ready, routeID(rt.Route))
-		delete(r.probing, routeID(rt.Route))
+		r.giveUp(routeID(rt.Route))
 		r.stopping[routeID(rt.Route)]++
 	}
 	r.mu.Unlock()
