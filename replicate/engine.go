@@ -375,6 +375,10 @@ func (e *Engine) claim(ctx context.Context, id volume.ID, epoch volume.Epoch, pe
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		delete(e.receives, id)
+		if e.leftover[id] {
+			e.changes++
+			e.begun[id] = e.changes // a listing under way may be from before it was made
+		}
 		close(r.done)
 	}, true
 }

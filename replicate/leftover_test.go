@@ -9,6 +9,7 @@ import (
 
 	"github.com/flocker-io/flocker/internal/volume"
 	"github.com/flocker-io/flocker/zfs"
+	"github.com/flocker-io/flocker/zfs/zfsfake"
 )
 
 // A seed that is begun while the datasets are being listed is not forgotten by that
@@ -79,6 +80,39 @@ func TestNoCopy(t *testing.T) {
 		gone := b.host.Fail("dataset", "", 0, &zfs.Error{Op: "dataset", Kind: zfs.ErrNotFound})
 		defer gone()
 		look("the pool is gone", never, 0, zfs.ErrNotFound)
+	})
+}
+
+// After the loss of a node each of its volumes is promised: that costs no listing of all of them each time, unless
+// it is not known what there is.
+func TestPromiseListsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		b := newBusy(t, 3)
+		b.round(t, 1)
+		promise := func(what string, id volume.ID, listings int) {
+			t.Helper()
+			b.commands()
+			p, err := b.engine.Promise(ctx, id, 2, volume.Line{})
+			if err != nil || !p.Exists || p.Newest.Seq != 1 {
+				t.Errorf("%s: %+v, %v", what, p, err)
+			}
+			if got := b.commands()["datasets"]; got != listings {
+				t.Errorf("%s: %d listings, want %d", what, got, listings)
+			}
+		}
+		promise("as ever", b.ids[0], 0)
+		time.Sleep(time.Hour)
+		promise("an hour after the last listing", b.ids[1], 0)
+		b.host.Fail("datasets", testRoot, 1, zfsfake.ErrInjected)
+		if err := b.engine.tick(ctx); err == nil {
+			t.Fatal("the pool could be asked")
+		}
+		promise("where the last listing failed", b.ids[2], 1)
+		b.engine.mu.Lock()
+		b.engine.leaves(b.ids[0])
+		b.engine.mu.Unlock()
+		promise("where there may be a seed", b.ids[0], 1)
 	})
 }
 

@@ -313,7 +313,8 @@ func (e *Engine) prepare(ctx context.Context, o offer, a *Assignment) (answer, s
 }
 
 // look reads how this node's copy of a volume stands. The snapshots come from
-// memory unless reread: nobody but the claimant changes them.
+// memory unless reread: nobody but the claimant changes them. Seeds and forks beside the copy are looked for
+// only where there may be any: that takes a listing of all volumes, and after the loss of a node each is read.
 func (e *Engine) look(ctx context.Context, id volume.ID, reread bool) (standing, error) {
 	name, asked := e.cfg.dataset(id), time.Now()
 	d, err := e.cfg.Pool.Dataset(ctx, name)
@@ -324,9 +325,11 @@ func (e *Engine) look(ctx context.Context, id volume.ID, reread bool) (standing,
 	e.mu.Lock()
 	leftover := e.leftover[id]
 	seen := e.copies[id] != nil || e.blind || asked.Sub(e.listedAt) > recent
+	// Only this engine makes seeds and forks. What was left of an earlier one the survey has found.
+	unsure := !e.surveyed || e.blind
 	e.mu.Unlock()
 	switch {
-	case leftover, reread, !s.exists && seen:
+	case leftover, reread && unsure, !s.exists && seen:
 		if err := e.lookLeftover(ctx, id, &s); err != nil {
 			return s, err
 		}

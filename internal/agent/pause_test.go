@@ -38,14 +38,14 @@ func TestArrivalCommands(t *testing.T) {
 			since: func(ctx context.Context, w *arriving) error {
 				return w.host.DestroySnapshots(ctx, w.ds, []string{w.start.SnapshotName()})
 			},
-			takes:  "dataset snapshots-named dataset datasets snapshots bookmarks",
+			takes:  "dataset snapshots-named dataset snapshots bookmarks",
 			denied: "lacks the snapshot it was handed over with",
 		},
 		"another one has its name": {
 			since: func(ctx context.Context, w *arriving) error {
 				return errors.Join(w.host.DestroySnapshots(ctx, w.ds, []string{w.start.SnapshotName()}), w.host.Snapshot(ctx, []string{w.ds + "@" + w.start.SnapshotName()}, nil))
 			},
-			takes:  "dataset snapshots-named dataset datasets snapshots bookmarks",
+			takes:  "dataset snapshots-named dataset snapshots bookmarks",
 			denied: "lacks the snapshot it was handed over with",
 		},
 		"the copy has accepted a newer epoch": {
@@ -59,7 +59,7 @@ func TestArrivalCommands(t *testing.T) {
 			since: func(ctx context.Context, w *arriving) error {
 				return w.host.Rename(ctx, w.ds+"@"+w.start.SnapshotName(), w.ds+"@other")
 			},
-			takes:  "dataset snapshots-named dataset datasets snapshots bookmarks set",
+			takes:  "dataset snapshots-named dataset snapshots bookmarks set",
 			mounts: "mount",
 		},
 		"it cannot be asked for by name": {
@@ -67,7 +67,7 @@ func TestArrivalCommands(t *testing.T) {
 				w.host.Fail("snapshots-named", "", 0, zfsfake.ErrInjected)
 				return nil
 			},
-			takes:  "dataset dataset datasets snapshots bookmarks set", // besides what failed
+			takes:  "dataset dataset snapshots bookmarks set", // besides what failed
 			mounts: "mount",
 		},
 		"half a stream has come": {
@@ -77,12 +77,12 @@ func TestArrivalCommands(t *testing.T) {
 				}
 				return nil
 			},
-			takes:  "dataset dataset datasets snapshots bookmarks abort-receive dataset datasets snapshots bookmarks set",
+			takes:  "dataset dataset snapshots bookmarks abort-receive dataset snapshots bookmarks set",
 			mounts: "mount",
 		},
 		"the last look is old": {
 			since:  func(context.Context, *arriving) error { time.Sleep(time.Minute); return nil },
-			takes:  "datasets pool datasets dataset datasets snapshots bookmarks set", // of the node first, and of its pool
+			takes:  "datasets pool datasets dataset snapshots bookmarks set", // of the node first, and of its pool
 			mounts: "mount",
 		},
 		"its quota is refused": { // besides what failed

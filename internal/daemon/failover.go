@@ -240,29 +240,29 @@ func linksIn(r *volume.Report, id volume.ID) []volume.LinkStatus {
 	return r.Volumes[i].Links
 }
 
-// askAll begins the calls that are due: at most one to each node, and first about
-// volumes that it was never asked about. The clock of a volume runs from when all nodes
+// askAll begins the calls that are due, at most one to each node. The clock of a volume runs from when all nodes
 // that live have been asked about it, or it would decide for those whose turn comes first.
 func (e *elections) askAll(ctx context.Context, calls *sync.WaitGroup, st *state.State, electing []*state.Volume, view *placement.View) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now, patience := e.now(), timersOf(st).Promote
-	want := map[volume.NodeID][]api.PromiseFor{}
-	ask := func(again bool) {
-		for _, v := range electing {
-			el := e.open[v.ID]
-			for _, node := range v.Placement.Replicas() {
-				n := view.Node(node)
-				if n == nil || n.Witness || e.asking[node] || len(want[node]) == askMost || el.called[node] != again || again && !el.due(now, n) {
-					continue
-				}
-				el.called[node] = true
-				want[node] = append(want[node], api.PromiseFor{ID: v.ID, Epoch: v.Epoch})
+	due := map[volume.NodeID][]toAsk{}
+	for _, v := range electing {
+		el := e.open[v.ID]
+		for _, node := range v.Placement.Replicas() {
+			if n := view.Node(node); n != nil && !n.Witness && !e.asking[node] && (!el.called[node] || el.due(now, n)) {
+				due[node] = append(due[node], el.toAsk(v, node))
 			}
 		}
 	}
-	ask(false)
-	ask(true)
+	want := map[volume.NodeID][]api.PromiseFor{}
+	for node, all := range due {
+		slices.SortStableFunc(all, toAsk.compare)
+		for _, q := range all[:min(len(all), askMost)] {
+			e.open[q.ID].called[node] = true
+			want[node] = append(want[node], q.PromiseFor)
+		}
+	}
 	for _, v := range electing {
 		el := e.open[v.ID]
 		waits := slices.ContainsFunc(v.Placement.Replicas(), func(node volume.NodeID) bool {
@@ -277,6 +277,30 @@ func (e *elections) askAll(ctx context.Context, calls *sync.WaitGroup, st *state
 		e.asking[node] = true
 		calls.Go(func() { e.ask(ctx, node, api.PromiseRequest{Index: st.Index, Volumes: volumes}) })
 	}
+}
+
+// toAsk is what a node is to be asked about a volume.
+type toAsk struct {
+	api.PromiseFor
+	promised bool      // it is asked for the sake of freshness
+	at       time.Time // when it answered last; zero: it has not been asked
+}
+
+func (el *election) toAsk(v *state.Volume, node volume.NodeID) toAsk {
+	a := el.answers[node]
+	return toAsk{api.PromiseFor{ID: v.ID, Epoch: v.Epoch}, a.Err == "" && !a.at.IsZero(), a.at}
+}
+
+// compare says which of two comes first where a node has many to answer: what it was never asked about, then
+// what it owes an answer, whatever waits longest. Else those that a slow node takes long for would keep it from the others.
+func (q toAsk) compare(r toAsk) int {
+	if q.promised != r.promised {
+		if q.promised {
+			return 1
+		}
+		return -1
+	}
+	return q.at.Compare(r.at)
 }
 
 // due says that a node which was asked already is to be asked again; one that has not

@@ -118,7 +118,7 @@ func newMember(p Parts, c *cluster.Cluster, setup localSetup) *member {
 	if p.Dirty != nil {
 		dirty = p.Dirty(setup.Pool)
 	}
-	seen := &listings{Pool: m.zfs, root: m.layout.Root()}
+	seen := newListings(m.zfs, m.layout.Root())
 	m.repl = replicate.New(replicate.Config{
 		Node: m.self, ClusterID: c.ClusterID(), Root: m.layout.Root(), Pool: seen, Dirty: dirty,
 		Dial: func(ctx context.Context, to volume.NodeID) (net.Conn, error) {

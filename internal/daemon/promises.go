@@ -10,14 +10,15 @@ import (
 	"github.com/flocker-io/flocker/internal/volume"
 )
 
-// promiseLimit is how long one promise may take before it begins anew: what hangs so long
+// promiseLimit is how long one promise may take, from its turn on, before it begins anew: what hangs so long
 // is not slow.
 const promiseLimit = 2 * time.Minute
 
 // promises are what this node is promising. On a node that is slow one takes longer than
 // a call for it may last: it is made without the call, and the next one gets what came of
 // it, or each would begin anew and none would ever end. A promise stays true, so for
-// askFresh it is what every call gets; what failed is told once.
+// askFresh from the first call that got it, it is what every call gets: a node that owes many is asked again about each
+// after a while. What failed is told once.
 type promises struct {
 	read  func(context.Context, volume.ID, volume.Epoch) (volume.Promise, error)
 	slots chan struct{} // bounds how many copies are read at the same time
@@ -34,14 +35,14 @@ type promising struct {
 	over   chan struct{} // closed when the rest is known
 	out    volume.Promise
 	err    error
-	at     time.Time
+	told   time.Time // when it was first told; zero: not yet. promises.mu guards it
 }
 
-// old says that it was made so long ago that the disk is to be read again.
+// old says that it was told so long ago that the disk is to be read again.
 func (e *promising) old() bool {
 	select {
 	case <-e.over:
-		return time.Since(e.at) >= askFresh
+		return !e.told.IsZero() && time.Since(e.told) >= askFresh
 	default:
 		return false
 	}
@@ -99,12 +100,16 @@ func (p *promises) get(ctx context.Context, v api.PromiseFor) (a api.PromiseAnsw
 		a.Error, a.Reading = "it is still reading its copy", true
 		return a
 	}
-	if e.err == nil {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case e.err == nil:
 		a.Promise = e.out
-	} else {
+		if e.told.IsZero() {
+			e.told = time.Now()
+		}
+	default:
 		a.Error = e.err.Error()
-		p.mu.Lock()
-		defer p.mu.Unlock()
 		if p.entries[v.ID] == e {
 			delete(p.entries, v.ID)
 		}
@@ -125,7 +130,7 @@ func (p *promises) begin(v api.PromiseFor) *promising {
 	if p.life == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeoutCause(p.life, promiseLimit, fmt.Errorf("its copy could not be read within %s", promiseLimit))
+	ctx, cancel := context.WithCancel(p.life)
 	e := &promising{epoch: v.Epoch, cancel: cancel, over: make(chan struct{})}
 	p.entries[v.ID] = e
 	p.under.Go(func() {
@@ -134,11 +139,12 @@ func (p *promises) begin(v api.PromiseFor) *promising {
 		select {
 		case p.slots <- struct{}{}:
 			defer func() { <-p.slots }()
-			e.out, e.err = p.read(ctx, v.ID, v.Epoch)
+			limited, end := context.WithTimeoutCause(ctx, promiseLimit, fmt.Errorf("its copy could not be read within %s", promiseLimit))
+			defer end()
+			e.out, e.err = p.read(limited, v.ID, v.Epoch)
 		case <-ctx.Done():
 			e.err = context.Cause(ctx)
 		}
-		e.at = time.Now()
 	})
 	return e
 }

@@ -3,6 +3,9 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -114,6 +117,47 @@ func TestPromiseOutlivesItsCall(t *testing.T) {
 			t.Errorf("when it is old: %+v, read %d times", a, r.seen().reads)
 		}
 	})
+}
+
+// After the loss of a node many are asked for. The last of them has its whole time when its turn comes, and is kept until
+// somebody gets it.
+func TestPromisesInTurn(t *testing.T) {
+	const each, many = promiseLimit * 3 / 4, 4 * promisesAtOnce
+	promisingNode(t, each, func(r *reader, p *promises, _ *volume.Epoch, _ chan struct{}) {
+		var asked sync.WaitGroup
+		for i := range many {
+			asked.Go(func() { call(p, volume.ID(fmt.Sprint(i)), 2) })
+		}
+		asked.Wait()
+		time.Sleep(each*many/promisesAtOnce + 2*askFresh)
+		for i := range many {
+			if a := call(p, volume.ID(fmt.Sprint(i)), 2); !a.Promise.Exists {
+				t.Errorf("%d: %+v", i, a)
+			}
+		}
+		if got := r.seen(); got.reads != many || got.most != promisesAtOnce {
+			t.Errorf("%d reads for %d, %d at a time", got.reads, many, got.most)
+		}
+	})
+}
+
+// Of what a node owes more answers to than one call has room for, what was never asked comes first, then what has waited
+// longest, and last what it has promised.
+func TestAskedFirst(t *testing.T) {
+	begin := time.Now()
+	at := func(s int) time.Time { return begin.Add(time.Duration(s) * time.Second) }
+	all := []toAsk{
+		{api.PromiseFor{ID: "promised"}, true, at(1)}, {api.PromiseFor{ID: "late"}, false, at(3)}, {api.PromiseFor{ID: "never"}, false, time.Time{}},
+		{api.PromiseFor{ID: "promised before"}, true, at(0)}, {api.PromiseFor{ID: "later"}, false, at(4)}, {api.PromiseFor{ID: "nor this"}, false, time.Time{}},
+	}
+	slices.SortStableFunc(all, toAsk.compare)
+	var got []string
+	for _, q := range all {
+		got = append(got, string(q.ID))
+	}
+	if want := "never, nor this, late, later, promised before, promised"; strings.Join(got, ", ") != want {
+		t.Errorf("asked in the order %v, want %s", got, want)
+	}
 }
 
 // A failure is told once, and tried again; what hangs is given up.
