@@ -54,7 +54,7 @@ func (e *Engine) unseen(old *Assignment, a Assignment) bool {
 	if old != nil {
 		was := *old
 		was.Stay = a.Stay
-		return !sameAssignment(was, a)
+		return !sameAssignment(&was, &a)
 	}
 	c := e.copies[a.Volume]
 	return a.Role != volume.RolePrimary || c == nil || !c.known || c.encryption == ""

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -189,7 +188,7 @@ func (e *Engine) Assign(all []Assignment) {
 			delete(e.promised, a.Volume)
 		}
 		old := e.table[a.Volume]
-		if old != nil && sameAssignment(*old, a) {
+		if old != nil && sameAssignment(old, &a) {
 			table[a.Volume] = old
 			continue
 		}
@@ -212,7 +211,12 @@ func (e *Engine) Assign(all []Assignment) {
 	e.reassigned()
 }
 
-func sameAssignment(a, b Assignment) bool { return reflect.DeepEqual(a, b) }
+// sameAssignment compares without reflection: with each change of the cluster's state all of a node's are compared.
+func sameAssignment(a, b *Assignment) bool {
+	return a.Volume == b.Volume && a.Epoch == b.Epoch && a.Role == b.Role && a.Primary == b.Primary && slices.Equal(a.Replicas, b.Replicas) &&
+		a.Interval == b.Interval && maps.Equal(a.Properties, b.Properties) && slices.Equal(a.Snapshots, b.Snapshots) &&
+		a.Frozen == b.Frozen && a.Line == b.Line && slices.Equal(a.Stay, b.Stay) && a.Origin == b.Origin
+}
 
 // reassigned makes what goes on fit the table. The caller holds mu.
 func (e *Engine) reassigned() {

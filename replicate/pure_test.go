@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -488,4 +489,56 @@ func TestParting(t *testing.T) {
 			t.Errorf("with origin %q: parting %v, want %v", origin, got, want)
 		}
 	}
+}
+
+// An assignment that differs in whatever is another one.
+func TestSameAssignment(t *testing.T) {
+	filled := func() (a Assignment) {
+		v := reflect.ValueOf(&a).Elem()
+		for i := range v.NumField() {
+			v.Field(i).Set(filledValue(t, v.Type().Field(i).Type))
+		}
+		return a
+	}
+	whole, same := filled(), filled()
+	if !sameAssignment(&whole, &same) {
+		t.Error("two that are alike are not the same")
+	}
+	for i := range reflect.TypeFor[Assignment]().NumField() {
+		other := filled()
+		reflect.ValueOf(&other).Elem().Field(i).SetZero()
+		if sameAssignment(&whole, &other) {
+			t.Errorf("one without %s is the same", reflect.TypeFor[Assignment]().Field(i).Name)
+		}
+	}
+}
+
+// filledValue is one of a type that is not its zero.
+func filledValue(t *testing.T, typ reflect.Type) reflect.Value {
+	v := reflect.New(typ).Elem()
+	switch typ.Kind() {
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int64:
+		v.SetInt(7)
+	case reflect.Uint64:
+		v.SetUint(7)
+	case reflect.Slice:
+		return reflect.Append(v, filledValue(t, typ.Elem()))
+	case reflect.Map:
+		v.Set(reflect.MakeMap(typ))
+		v.SetMapIndex(filledValue(t, typ.Key()), filledValue(t, typ.Elem()))
+	case reflect.Struct:
+		if typ == reflect.TypeFor[time.Time]() {
+			return reflect.ValueOf(time.Unix(7, 0))
+		}
+		for i := range typ.NumField() {
+			v.Field(i).Set(filledValue(t, typ.Field(i).Type))
+		}
+	default:
+		t.Fatalf("no value of %s is known", typ)
+	}
+	return v
 }
