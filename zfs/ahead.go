@@ -195,7 +195,7 @@ func (a *ahead) stop() {
 
 // prepare starts a command that waits for its input.
 func prepare(argv []string) (*standby, error) {
-	own, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0)
+	nice, err := commandNice()
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +209,7 @@ func prepare(argv []string) (*standby, error) {
 		w.Close()
 		return nil, err
 	}
-	s := &standby{child: ch, stdin: w, nice: 20 - own, claimed: make(chan struct{})} // the kernel tells 20 less it
+	s := &standby{child: ch, stdin: w, nice: nice, claimed: make(chan struct{})}
 	if err := s.prioritize(max(s.nice, aheadNice)); err != nil {
 		s.quit()
 		return nil, err
@@ -218,7 +218,7 @@ func prepare(argv []string) (*standby, error) {
 }
 
 func (s *standby) prioritize(nice int) error {
-	return syscall.Setpriority(syscall.PRIO_PROCESS, s.child.cmd.Process.Pid, nice)
+	return s.child.prioritize(nice)
 }
 
 // ready says that a command which was claimed lives and has our priority. One that does

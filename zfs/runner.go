@@ -99,11 +99,26 @@ func start(c command) (*child, error) {
 		}
 		return nil, e
 	}
+	// What began ahead of others is no worse for it, so that this may fail.
+	if nice, err := commandNice(); err == nil {
+		_ = ch.prioritize(nice)
+	}
 	go func() {
 		defer close(ch.ended)
 		ch.err = ch.cmd.Wait()
 	}()
 	return ch, nil
+}
+
+// commandNice is the niceness of commands: ours, but never before other programs. A daemon that runs before all others,
+// or it would lose its leases on a machine without rest, must not have its own listings of a large pool keep it from that.
+func commandNice() (int, error) {
+	own, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0)
+	return max(0, 20-own), err // the kernel tells 20 less it
+}
+
+func (ch *child) prioritize(nice int) error {
+	return syscall.Setpriority(syscall.PRIO_PROCESS, ch.cmd.Process.Pid, nice)
 }
 
 // end waits for the child, or stops it when ctx ends, and returns what it printed.
