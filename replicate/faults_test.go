@@ -225,18 +225,18 @@ func TestAdmission(t *testing.T) {
 		// The epoch on disk counts too, when the assignment is older; for a copy that is
 		// up to date, as the next listing of the pool shows it.
 		w.must(b.host.SetProperties(context.Background(), b.dataset(), map[string]string{propEpoch: volume.Epoch(9).String()}))
-		time.Sleep(recent)
+		time.Sleep(2 * maxTick)
 		if got := ask(a, func(*offer) {}); got.Verdict != saysStale || got.Epoch != 9 {
 			t.Errorf("epoch 9 on disk: %+v", got)
 		}
 		w.must(b.host.SetProperties(context.Background(), b.dataset(), map[string]string{propEpoch: "nonsense"}))
-		time.Sleep(recent)
+		time.Sleep(2 * maxTick)
 		if got := ask(a, func(*offer) {}); got.Verdict != saysRefused {
 			t.Errorf("unreadable epoch on disk: %+v", got)
 		}
 		w.must(b.host.SetProperties(context.Background(), b.dataset(), map[string]string{propEpoch: volume.Epoch(5).String(), "mountpoint": "/m"}))
 		w.must(b.host.Mount(context.Background(), b.dataset(), false))
-		time.Sleep(recent)
+		time.Sleep(2 * maxTick)
 		if got := ask(a, func(*offer) {}); got.Verdict != saysRefused {
 			t.Errorf("mounted: %+v", got)
 		}

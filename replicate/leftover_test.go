@@ -72,7 +72,7 @@ func TestNoCopy(t *testing.T) {
 		}
 		hidden()
 
-		time.Sleep(recent + time.Second)
+		time.Sleep(2*maxTick + time.Second)
 		look("never there, by a listing of long ago", never, 1, nil)
 		if err := b.engine.tick(ctx); err != nil {
 			t.Fatal(err)
@@ -80,6 +80,48 @@ func TestNoCopy(t *testing.T) {
 		gone := b.host.Fail("dataset", "", 0, &zfs.Error{Op: "dataset", Kind: zfs.ErrNotFound})
 		defer gone()
 		look("the pool is gone", never, 0, zfs.ErrNotFound)
+	})
+}
+
+// Where a listing takes longer than two ticks, what it told is believed until the next one but one: looks of their own
+// for all volumes in between would make listings take longer yet.
+func TestListingsThatTakeLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		b := newBusy(t, 2)
+		here, never := b.ids[0], volume.ID("00000000000000ff")
+		remembered := func(what string, want bool) {
+			t.Helper()
+			b.commands()
+			if _, ok := b.engine.remembered(here, time.Now()); ok != want {
+				t.Errorf("%s: a copy is remembered: %v", what, ok)
+			}
+			listings := 1
+			if want {
+				listings = 0
+			}
+			if _, err := b.engine.look(ctx, never, false); err != nil || b.commands()["datasets"] != listings {
+				t.Errorf("%s: that there is no copy is not found out by %d listings, %v", what, listings, err)
+			}
+		}
+		if err := b.engine.tick(ctx); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2*maxTick + time.Second)
+		remembered("a quick listing of 31 s ago", false)
+
+		const takes = 40 * time.Second
+		quick := b.host.Slow("datasets", testRoot, takes)
+		if err := b.engine.tick(ctx); err != nil {
+			t.Fatal(err)
+		}
+		quick()
+		time.Sleep(time.Minute) // the next one begins; this one was asked for 40 s earlier
+		remembered("as the next listing begins", true)
+		time.Sleep(takes)
+		remembered("as it ends", true)
+		time.Sleep(time.Minute + time.Second)
+		remembered("when two should have ended", false)
 	})
 }
 

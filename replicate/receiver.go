@@ -324,7 +324,7 @@ func (e *Engine) look(ctx context.Context, id volume.ID, reread bool) (standing,
 	}
 	e.mu.Lock()
 	leftover := e.leftover[id]
-	seen := e.copies[id] != nil || e.blind || asked.Sub(e.listedAt) > recent
+	seen := e.copies[id] != nil || e.blind || asked.Sub(e.listedAt) > e.recent()
 	// Only this engine makes seeds and forks. What was left of an earlier one the survey has found.
 	unsure := !e.surveyed || e.blind
 	e.mu.Unlock()

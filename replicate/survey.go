@@ -148,8 +148,12 @@ func (e *Engine) noteDatasets(list []zfs.Dataset, since uint64, asked time.Time)
 }
 
 // recent is how old a look at a copy may be to decide by it: two ticks at their
-// slowest.
-const recent = 2 * maxTick
+// slowest, or two listings where those take longer. Otherwise each idle replica would cost
+// looks of its own just where listings take long already, and they would never be quick again.
+// The caller holds mu.
+func (e *Engine) recent() time.Duration {
+	return max(2*maxTick, 2*(e.listEvery()+e.listTook))
+}
 
 // remembered is how a copy stands by the last look at it, by itself or in a listing
 // of all. ok is false unless that is recent and nothing was done to the copy since
@@ -160,7 +164,7 @@ func (e *Engine) remembered(id volume.ID, now time.Time) (s standing, ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c := e.copies[id]
-	if c == nil || !c.known || e.blind || e.leftover[id] || c.listed.IsZero() || now.Sub(c.listed) > recent {
+	if c == nil || !c.known || e.blind || e.leftover[id] || c.listed.IsZero() || now.Sub(c.listed) > e.recent() {
 		return standing{}, false
 	}
 	return standing{exists: true, mounted: c.mounted, token: c.token, epoch: c.epoch, badEpoch: c.badEpoch,
